@@ -1,0 +1,51 @@
+# Needs make and Python 3.10 or newer; everything else goes into $(VENV).
+# `make demo` and `make test` are the two commands of the README; `make help` lists the others.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # two pips in one environment would trip over each other
+.DELETE_ON_ERROR:
+.PHONY: help demo test slow lint types docs clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@echo 'ARGS="..." is handed on to the command; PYTHON=python3.12 picks the interpreter of a new environment.'
+
+demo: $(VENV)/.with-demo  ## train plain and AIM on real images, print the table, draw the picture
+	$(BIN)/aimwrap demo $(ARGS)
+
+test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow ones
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(VENV)/.with-test  ## run the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.with-test  ## check style with ruff
+	$(BIN)/ruff check $(ARGS) .
+
+types: $(VENV)/.with-test  ## check types with mypy, strictly
+	$(BIN)/mypy $(ARGS)
+
+docs: $(VENV)/.with-docs  ## build the documentation into site/; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra: made after its installation succeeded, old as soon as pyproject.toml changes.
+$(VENV)/.with-%: $(VENV)/.created pyproject.toml
+	@echo "Installing aimwrap[$*] into $(VENV); the first time this downloads PyTorch and takes some minutes."
+	$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit("aimwrap needs Python 3.10 or newer, and %s is %s: try make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]) if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,35 @@
+"""Make a CNN classifier choose, per image, which positions of its own feature maps the decision may use.
+
+An independent implementation of AIM, "Amending Inherent Interpretability via Self-Supervised Masking" (Alshami et al.,
+ICCV 2025). The data flow, and where each part lives::
+
+    image -> taps/            the backbone's maps at the chosen stages
+          -> mask_estimator   one map -> mask logits A                         (eq. 1)
+          -> gumbel           mask logits -> mask B of zeros and ones          (eq. 2)
+          -> top_down         transformed map x mask; coarse to fine, summed   (eq. 3)
+          -> model            classifiers per stage and for the fused map      (eq. 4, 5)  -> AIMOutput
+          -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
+"""
+
+from .gumbel import binary_gumbel_softmax
+from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
+from .mask_estimator import MaskEstimator
+from .model import AIM, MaskedFeatures
+from .output import AIMOutput
+from .tau import TauScheduler, annealed_tau
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AIM",
+    "AIMLoss",
+    "AIMLossComponents",
+    "AIMOutput",
+    "MaskEstimator",
+    "MaskedFeatures",
+    "TauScheduler",
+    "active_area",
+    "active_area_loss",
+    "annealed_tau",
+    "binary_gumbel_softmax",
+]

@@ -1,0 +1,268 @@
+"""Handwritten digits pasted on photographs: a small set whose background gives the label away, with exact object masks.
+
+Everything comes from the scikit-learn package (extra ``demo``), so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.random import Generator
+
+__all__ = ["DigitSample", "DigitsOnPhotographs"]
+
+NUM_TRAIN_DIGITS = 1197  # of scikit-learn's 1,797; the other 600 are only ever tested on
+STROKE_THRESHOLD = 0.4  # of the enlarged 8x8 digit's full ink: where a stroke begins
+MAX_TILT_DEGREES = 12.0
+
+
+class DigitSample(NamedTuple):
+    """One image with what is known about it.
+
+    Attributes:
+        image: (3, H, W) float32 in [0, 1], RGB, not normalised.
+        label: the class of the digit, 0 or 1.
+        place: the photograph behind it, 0 (china) or 1 (flower).
+        object_mask: (1, H, W) float32, 1 where the digit and its outline cover the photograph, else 0.
+    """
+
+    image: Tensor
+    label: int
+    place: int
+    object_mask: Tensor
+
+
+class DigitsOnPhotographs(Dataset[DigitSample]):
+    """Scikit-learn's handwritten digits, pasted on crops of its two photographs.
+
+    The task is whether the digit has a closed loop: label 0 are the digits 1, 2, 3, 5 and 7, label 1 are 0, 6, 8 and 9
+    (4 is written both ways, so it is left out). In training the photograph is *tied* to the label: a share ``tie`` of
+    each label's images stands on its own photograph (label 0 on china, label 1 on flower), the rest on the other. In the
+    test it is untied: each test digit appears twice, once on either photograph, so all four groups are equally large.
+    A model that looks at the background is right in training and wrong on half of the test.
+
+    What is real: the digits (written by people, 8 x 8 pixels) and the photographs. What is synthetic: putting one on the
+    other, the digit's enlargement, colour, outline, tilt, size and position, and above all the tie.
+
+    Training and test share no digit (the first 1,197 of scikit-learn's are for training, the last 600 for the test,
+    whatever the seed) and no pixel of a photograph (training crops come from the left half, test crops from the right).
+    ``group`` is ``2 * label + place``: groups 0 and 3 are the usual pairs, 1 and 2 contradict the tie.
+
+    An image depends on ``seed``, ``split`` and its index alone, never on the global random state.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        tie: share of each label's training images on that label's own photograph, 0.5 (untied) to 1. The test ignores it.
+        seed: draws which digits are used and how each is drawn.
+        image_size: side of the square images, in pixels.
+        digit_size: smallest and largest side of the pasted digit, as shares of the image's side.
+        num_images: number of images, for a smaller set; a multiple of 2 in training, of 4 in the test. By default as
+            many as there are digits: see ``len``.
+        classes: the digits of label 0 and those of label 1.
+
+    Attributes:
+        labels, places, groups: (len,) int64 tensors, in the order of the images.
+        place_names, class_names: what 0 and 1 mean.
+
+    Raises:
+        ValueError: for an argument outside the ranges above, or more images than there are digits.
+        ImportError: without scikit-learn, naming the extra.
+
+    >>> train = DigitsOnPhotographs("train", tie=0.95, image_size=64, num_images=40)
+    >>> image, label, place, object_mask = train[0]
+    >>> image.shape, object_mask.shape
+    (torch.Size([3, 64, 64]), torch.Size([1, 64, 64]))
+    >>> torch.bincount(train.groups).tolist()  # label 0 on china, on flower; label 1 on china, on flower
+    [19, 1, 1, 19]
+    """
+
+    place_names = ("china", "flower")
+
+    def __init__(
+        self,
+        split: Literal["train", "test"],
+        tie: float = 0.95,
+        seed: int = 0,
+        image_size: int = 112,
+        *,
+        digit_size: tuple[float, float] = (0.4, 0.55),
+        num_images: int | None = None,
+        classes: tuple[Sequence[int], Sequence[int]] = ((1, 2, 3, 5, 7), (0, 6, 8, 9)),
+    ) -> None:
+        _check_arguments(split, tie, image_size, digit_size)
+        self.split = split
+        self.tie = tie
+        self.seed = seed
+        self.image_size = image_size
+        self.digit_size = digit_size
+        self.class_names = tuple("digit " + ", ".join(map(str, digits)) for digits in classes)
+        self._digits, digit_values, self._photographs = _load_sources(split)
+        rng = _random_generator(seed, split, -1)
+        chosen = _choose_digits(digit_values, classes, split, num_images, rng)
+        self._digit_of_image, self.labels, self.places = _assign_places(chosen, split, tie, rng)
+        self.groups = 2 * self.labels + self.places
+
+    def __len__(self) -> int:
+        """Number of images; by default 994 in training (labels balanced) and 920 in the test (groups balanced)."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> DigitSample:
+        """Draw image ``index``: the same pixels every time."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must be in 0..{len(self) - 1}, got {index}.")
+        rng = _random_generator(self.seed, self.split, index)
+        label, place = int(self.labels[index]), int(self.places[index])
+        background = _crop_photograph(self._photographs[place], self.image_size, rng)
+        strokes, body = _draw_digit(self._digits[self._digit_of_image[index]], self.image_size, self.digit_size, rng)
+        fill, outline = _draw_colours(rng)
+        image = torch.lerp(background, outline, body)
+        image = torch.lerp(image, fill, strokes)
+        return DigitSample(image, label, place, (body >= 0.5).float())
+
+    def stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All images at once, for sets this small.
+
+        Returns:
+            images (len, 3, H, W), labels (len,), places (len,) and object masks (len, 1, H, W).
+        """
+        samples = [self[index] for index in range(len(self))]
+        images = torch.stack([sample.image for sample in samples])
+        object_masks = torch.stack([sample.object_mask for sample in samples])
+        return images, self.labels, self.places, object_masks
+
+
+def _check_arguments(split: str, tie: float, image_size: int, digit_size: tuple[float, float]) -> None:
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+    if not 0.5 <= tie <= 1:
+        raise ValueError(f"tie is a share of the images, 0.5 (untied) to 1 (always), got {tie}.")
+    if image_size < 32:
+        raise ValueError(f"image_size must be at least 32 pixels to show a digit, got {image_size}.")
+    if not 0.1 <= digit_size[0] <= digit_size[1] <= 0.9:
+        raise ValueError(
+            "digit_size must be (smallest, largest) with 0.1 <= smallest <= largest <= 0.9, as shares of the image's "
+            f"side, got {digit_size}."
+        )
+
+
+def _load_sources(split: str) -> tuple[Tensor, np.ndarray, list[Tensor]]:
+    """The split's digits (n, 8, 8) in [0, 1], their values (n,), and its half of each photograph (3, h, w) in [0, 1]."""
+    try:
+        from sklearn.datasets import load_digits, load_sample_images
+    except ImportError as error:
+        raise ImportError('DigitsOnPhotographs needs scikit-learn: pip install "aimwrap[demo]".') from error
+    digits = load_digits()
+    part = slice(0, NUM_TRAIN_DIGITS) if split == "train" else slice(NUM_TRAIN_DIGITS, None)
+    halves = []
+    for photograph in load_sample_images().images:  # china.jpg, flower.jpg
+        middle = photograph.shape[1] // 2
+        half = photograph[:, :middle] if split == "train" else photograph[:, middle:]
+        halves.append(torch.from_numpy(half.copy()).permute(2, 0, 1).float() / 255)
+    return torch.from_numpy(digits.images[part]).float() / 16, digits.target[part], halves
+
+
+def _random_generator(seed: int, split: str, index: int) -> Generator:
+    """A generator of its own for each image; index -1 is the one that composes the set."""
+    import numpy as np
+
+    return np.random.default_rng([seed, split == "train", index + 1])
+
+
+def _choose_digits(
+    digit_values: np.ndarray,
+    classes: tuple[Sequence[int], Sequence[int]],
+    split: str,
+    num_images: int | None,
+    rng: Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each label the same number of digits, as positions in the split's digits, shuffled."""
+    import numpy as np
+
+    candidates = [rng.permutation(np.flatnonzero(np.isin(digit_values, list(digits)))) for digits in classes]
+    available = min(len(candidates[0]), len(candidates[1]))
+    images_per_digit = 1 if split == "train" else 2
+    step = 2 * images_per_digit
+    if num_images is None:
+        num_images = available * step
+    if num_images % step or not 0 < num_images <= available * step:
+        raise ValueError(
+            f"num_images must be a multiple of {step} from {step} to {available * step} for split={split!r} and these "
+            f"classes, got {num_images}."
+        )
+    return candidates[0][: num_images // step], candidates[1][: num_images // step]
+
+
+def _assign_places(
+    chosen: tuple[np.ndarray, np.ndarray], split: str, tie: float, rng: Generator
+) -> tuple[list[int], Tensor, Tensor]:
+    """The digit, label and place of every image, shuffled."""
+    import numpy as np
+
+    digits, labels, places = [], [], []
+    for label, members in enumerate(chosen):
+        if split == "test":  # each digit once on either photograph
+            members = np.concatenate([members, members])
+            on_own_place = np.arange(len(members)) < len(members) // 2
+        else:
+            on_own_place = np.arange(len(members)) < round(tie * len(members))
+        digits.append(members)
+        labels.append(np.full(len(members), label))
+        places.append(np.where(on_own_place, label, 1 - label))
+    order = rng.permutation(sum(len(members) for members in digits))
+    ordered = [np.concatenate(parts)[order] for parts in (digits, labels, places)]
+    return ordered[0].tolist(), torch.from_numpy(ordered[1]).long(), torch.from_numpy(ordered[2]).long()
+
+
+def _crop_photograph(photograph: Tensor, image_size: int, rng: Generator) -> Tensor:
+    """A random square of (3, h, w), half to all of its shorter side, perhaps mirrored: (3, image_size, image_size)."""
+    height, width = photograph.shape[1:]
+    side = int(rng.uniform(0.5, 1.0) * min(height, width))
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    crop = photograph[:, top : top + side, left : left + side]
+    if rng.random() < 0.5:
+        crop = crop.flip(-1)
+    resized = F.interpolate(crop[None], size=(image_size, image_size), mode="bilinear", antialias=True)
+    brightness = float(rng.uniform(0.8, 1.2))
+    return (resized[0] * brightness).clamp(0, 1)
+
+
+def _draw_digit(
+    digit: Tensor, image_size: int, digit_size: tuple[float, float], rng: Generator
+) -> tuple[Tensor, Tensor]:
+    """Enlarge, tilt and place an 8x8 digit.
+
+    Returns:
+        Opacity of the strokes and of the strokes with their outline, each (1, image_size, image_size) in [0, 1].
+    """
+    import numpy as np
+
+    side = rng.uniform(*digit_size) * image_size
+    centre = rng.uniform(side / 2, image_size - side / 2, size=2)  # x, y
+    angle = np.radians(rng.uniform(-MAX_TILT_DEGREES, MAX_TILT_DEGREES))
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    scale = image_size / side  # from the image's coordinates in [-1, 1] to the digit's
+    shift = 1 - 2 * centre / image_size
+    affine = torch.from_numpy(np.concatenate([scale * rotation, (scale * rotation @ shift)[:, None]], 1)).float()
+    grid = F.affine_grid(affine[None], [1, 1, image_size, image_size], align_corners=False)
+    # a margin of one empty pixel, so that strokes at the rim end softly; the grid is stretched to match
+    ink = F.grid_sample(F.pad(digit, (1, 1, 1, 1))[None, None], grid * 0.8, mode="bicubic", align_corners=False)[0]
+    strokes = ((ink - STROKE_THRESHOLD) * 6 + 0.5).clamp(0, 1)
+    radius = max(1, round(side / 18))
+    body = F.max_pool2d(strokes, 2 * radius + 1, stride=1, padding=radius)
+    return strokes, body
+
+
+def _draw_colours(rng: Generator) -> tuple[Tensor, Tensor]:
+    """A fill of any hue, light or dark, and an outline of the opposite lightness, each (3, 1, 1) in [0, 1]."""
+    hue = torch.from_numpy(rng.random(3)).float()
+    light, dark = 0.6 + 0.4 * hue, 0.3 * hue
+    fill, outline = (light, dark) if rng.random() < 0.5 else (dark, light)
+    return fill[:, None, None], outline[:, None, None]

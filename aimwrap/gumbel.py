@@ -1,0 +1,57 @@
+"""Binary Gumbel-softmax with a straight-through gradient: from mask logits to masks, as pure functions.
+
+The paper's G (eq. 2) after Verelst and Tuytelaars (CVPR 2020), whose two Gumbel draws per position only ever appear as
+their difference, which is one draw of logistic noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def logistic_noise_like(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Draw the difference of two independent standard Gumbel variables, one per element.
+
+    Args:
+        logits: gives shape and device.
+        generator: source of randomness; torch's default generator if None.
+
+    Returns:
+        float32 noise of the same shape, always finite: the uniform draw is kept one rounding step away from 0 and 1, so
+        that the noise stays within about +-16.
+    """
+    uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=torch.float32)
+    rounding = torch.finfo(torch.float32).eps
+    uniform = uniform.clamp(rounding, 1 - rounding)
+    return uniform.log() - (-uniform).log1p()
+
+
+def binary_gumbel_softmax(
+    logits: Tensor, *, training: bool, temperature: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Turn mask logits A into a mask B of exact zeros and ones (paper eq. 2).
+
+    In training a position is open with probability sigmoid(A); the value is hard, the gradient is that of the soft
+    sigmoid((A + noise) / temperature). In evaluation there is no noise: the mask is 1 where A >= 0.
+
+    Args:
+        logits: mask logits A of any shape and floating dtype, such as (N, 1, H, W).
+        training: whether to draw noise.
+        temperature: of the Gumbel-softmax; lower makes the soft gradient steeper and more local. Not the area tau.
+        generator: source of the noise; torch's default generator if None.
+
+    Returns:
+        The mask, of the shape and dtype of ``logits``.
+
+    Example:
+        >>> binary_gumbel_softmax(torch.tensor([-3.0, 0.0, 0.1]), training=False)
+        tensor([0., 1., 1.])
+    """
+    attention = logits.float()  # noise and sigmoid in float32 whatever autocast says
+    if training:
+        attention = attention + logistic_noise_like(attention, generator=generator)
+    soft = torch.sigmoid(attention / temperature)
+    hard = (attention >= 0).float()
+    # In this order the sum is exactly 0 or 1; hard + soft - soft.detach() misses by a rounding error.
+    return (hard - soft.detach() + soft).to(logits.dtype)

@@ -1,0 +1,409 @@
+"""AIM: a backbone, masks on its feature maps, and classifiers that see only what the masks keep (paper Figure 2)."""
+
+from __future__ import annotations
+
+import copy as copying
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from torch import Tensor, nn
+
+from .backbones import create_backbone
+from .cost import Cost
+from .gumbel import binary_gumbel_softmax
+from .loss import check_tau
+from .mask_estimator import MaskEstimator, MaskNorm
+from .output import AIMOutput
+from .taps import Stage, TappedModel, count_macs, tap_backbone
+from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling, pool
+
+Head = Literal["paper", "feature-preserving"]
+
+
+class MaskedFeatures(NamedTuple):
+    """What lies between the backbone's maps and the classifiers; the dicts are keyed by stage, shallow to deep.
+
+    Attributes:
+        mask_logits: the paper's A, (N, 1, H_l, W_l) each; empty where masks were given.
+        masks: the paper's B, (N, 1, H_l, W_l) each.
+        masked: the paper's O, (N, D, H_l, W_l) each.
+        fused: the paper's O_final, (N, D, H, W).
+        merged_mask: the support of ``fused``, (N, 1, H, W).
+    """
+
+    mask_logits: dict[Stage, Tensor]
+    masks: dict[Stage, Tensor]
+    masked: dict[Stage, Tensor]
+    fused: Tensor
+    merged_mask: Tensor
+
+
+class AIM(nn.Module):
+    """Wrap a CNN classifier so that it chooses, per image, which positions of its feature maps the decision may use.
+
+    The backbone's own classifier is not used: AIM brings classifiers of its own, which have to be trained. The
+    backbone's parameters are shared, not copied, and what lies behind its deepest tap is neither run nor trained.
+
+    Reference: Alshami et al., "AIM: Amending Inherent Interpretability via Self-Supervised Masking", ICCV 2025.
+
+    Args:
+        backbone: a CNN classifier, or the name of a timm or torchvision model. It is left as it was found.
+        stages: stages to tap: numbers, where stage k is the last map at stride 4 * 2^k (0..3 at strides 4..32), or node
+            names. The paper's count of a ResNet includes the stem: its ``ResNet50+AIM(3)`` is ``stages=[2, 3]`` here.
+        tau: the area each mask is to keep, in (0, 1]: a float, or one per stage in the order of ``stages``. The model
+            only declares it; :class:`~aimwrap.AIMLoss` pulls towards it.
+        num_classes: K; read off the backbone's classifier if None.
+        head: ``"paper"``, or ``"feature-preserving"``: no new transforms, the masks select positions of the backbone's
+            own final map.
+        width: D, the transforms' common width (paper head only).
+        mask_width: hidden channels of the mask estimators.
+        mask_norm: norm inside the mask estimators: ``"layer"``, ``"batch"`` or ``"none"``.
+        logit_range: bound on the mask logits' size, so that no mask gets stuck; ``math.inf`` for none.
+        pooling: average over ``"active"`` positions or over ``"all"``.
+        temperature: of the Gumbel-softmax. Not the area, which is ``tau``.
+        example_input: images (N, C, H, W) as the backbone takes them, where it takes unusual ones.
+        copy: tap a deep copy, so that training the wrapped model does not move the backbone that was passed.
+        backbone_kwargs: arguments of the builder where ``backbone`` is a name.
+
+    Attributes:
+        tau: the declared areas, one float per stage, shallow to deep.
+        taps: what was tapped: stage, node, channels and stride, shallow to deep.
+        variant: the model's name in the paper's notation and count, such as ``"ResNet+AIM [3, 25%]"``.
+
+    Raises:
+        TypeError: if the backbone or a stage is of the wrong type.
+        ValueError: if a stage does not exist, tau does not fit, the backbone cannot be run or traced, or its number of
+            classes cannot be seen.
+
+    Example:
+        >>> import torchvision
+        >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3], tau=0.25)
+        >>> model.variant
+        'ResNet+AIM [3, 25%]'
+        >>> output = model.eval()(torch.zeros(1, 3, 64, 64))
+        >>> output.logits.shape, {stage: tuple(mask.shape) for stage, mask in output.masks.items()}
+        (torch.Size([1, 10]), {2: (1, 1, 4, 4), 3: (1, 1, 2, 2)})
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module | str,
+        stages: Sequence[Stage] = (2, 3),
+        tau: float | Sequence[float] = 0.25,
+        *,
+        num_classes: int | None = None,
+        head: Head = "paper",
+        width: int = 256,
+        mask_width: int = 32,
+        mask_norm: MaskNorm = "layer",
+        logit_range: float = 4.0,
+        pooling: Pooling = "active",
+        temperature: float = 1.0,
+        example_input: Tensor | None = None,
+        copy: bool = False,
+        backbone_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        area_of = _areas(stages, tau)
+        _check_choices(head=(head, Head), pooling=(pooling, Pooling))
+        _check_positive(width=width, mask_width=mask_width, temperature=temperature)
+        if isinstance(backbone, str):
+            architecture, backbone = backbone, create_backbone(backbone, backbone_kwargs)
+        elif backbone_kwargs is not None:
+            raise ValueError("backbone_kwargs builds a backbone given by name; this one is already a module")
+        else:
+            architecture = _architecture(backbone)
+        tapped = tap_backbone(
+            copying.deepcopy(backbone) if copy else backbone,
+            stages,
+            final=head == "feature-preserving",
+            example_input=example_input,
+        )
+        self.taps = tapped.taps
+        self.tau = tuple(area_of[tap.stage] for tap in self.taps)
+        self.num_classes = _number_of_classes(num_classes, tapped)
+        self.head = head
+        self.pooling: Pooling = pooling
+        self.temperature = temperature
+        self.in_channels = tapped.image_shape[0]
+        self.variant = f"{architecture}+AIM {_notation(tapped, self.tau)}"
+        self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
+
+        channels = [tap.channels for tap in self.taps]
+        self.backbone = tapped.backbone
+        self.top_down = (
+            PaperTopDown(channels, width)
+            if tapped.final is None
+            else FeaturePreservingTopDown(channels, tapped.final.channels)
+        )
+        self.mask_estimators = nn.ModuleDict(
+            {
+                _key(tap.stage): MaskEstimator(evidence, mask_width, mask_norm, logit_range)
+                for tap, evidence in zip(self.taps, self.top_down.evidence_channels, strict=True)
+            }
+        )
+        self.stage_classifiers = nn.ModuleDict(
+            {_key(tap.stage): _classifier(self.top_down.out_channels, self.num_classes) for tap in self.taps}
+        )
+        self.classifier = _classifier(self.top_down.out_channels, self.num_classes)
+        self._follow(tapped.backbone)
+        self._warn_without_deepest(tapped)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages as the user named them, shallow to deep."""
+        return tuple(tap.stage for tap in self.taps)
+
+    def forward(self, images: Tensor, masks: Mapping[Stage, Tensor] | None = None) -> AIMOutput:
+        """Classify images by what the masks keep of them.
+
+        Args:
+            images: (N, C, H, W), floating, normalised as the backbone's own training did.
+            masks: masks to use instead of the estimators' own, by stage, each of a shape that broadcasts to
+                (N, 1, H_l, W_l). ``torch.ones(1, 1, 1, 1)`` for every stage holds all masks open: the control.
+
+        Returns:
+            Logits, stage logits and masks, in training and in evaluation alike.
+
+        Raises:
+            TypeError: if the images are not floating.
+            ValueError: if the images' rank, channels or size do not fit, or given masks are not for these stages.
+        """
+        return self.forward_head(self.forward_masks(self.forward_backbone(images), masks))
+
+    def forward_backbone(self, images: Tensor) -> dict[str, Tensor]:
+        """The bottom-up pathway alone: the tapped maps S_l(x_l), which a frozen backbone's user may cache.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
+        """
+        self._check_images(images)
+        maps: dict[str, Tensor] = self.backbone(images)
+        return maps
+
+    def forward_masks(self, maps: Mapping[str, Tensor], masks: Mapping[Stage, Tensor] | None = None) -> MaskedFeatures:
+        """The top-down pathway: estimate the masks, apply them, and fuse what they keep.
+
+        Args:
+            maps: from :meth:`forward_backbone`.
+            masks: as in :meth:`forward`.
+
+        Returns:
+            Masks, masked maps, and the fused map with its support.
+        """
+        features, evidence = self.top_down([maps[str(stage)] for stage in self.stages], maps.get("final"))
+        attention = [] if masks is not None else self._estimate(evidence)  # A_l = M(S_l(x_l)), eq. 1
+        binary = self._given(masks, features) if masks is not None else self._binarise(attention)  # B_l = G(A_l), eq. 2
+        masked = [transformed * mask for transformed, mask in zip(features, binary, strict=True)]  # O_l, eq. 3
+        fused, merged_mask = self.top_down.fuse(masked, binary)  # coarse to fine, to O_final
+        return MaskedFeatures(
+            dict(zip(self.stages, attention, strict=False)),
+            dict(zip(self.stages, binary, strict=True)),
+            dict(zip(self.stages, masked, strict=True)),
+            fused,
+            merged_mask,
+        )
+
+    def forward_head(self, features: MaskedFeatures) -> AIMOutput:
+        """The classifiers: each stage's on its own masked map, before any merging, and the final one on the fused map.
+
+        Args:
+            features: from :meth:`forward_masks`.
+
+        Returns:
+            Logits, stage logits and masks.
+        """
+        stage_logits = {
+            stage: self.stage_classifiers[_key(stage)](pool(masked, features.masks[stage], self.pooling))  # f_l, eq. 4
+            for stage, masked in features.masked.items()
+        }
+        logits = self.classifier(pool(features.fused, features.merged_mask, self.pooling))  # f_final(O_final), eq. 5
+        return AIMOutput(logits, stage_logits, features.masks)
+
+    def cost(self) -> Cost:
+        """Count parameters and multiply-accumulates, beside those of the backbone as it came.
+
+        Returns:
+            The counts for one image of the size that the backbone was probed with (its own, or 224 x 224).
+        """
+        backbone_parameters, backbone_macs, image_shape = self._bare
+        macs = count_macs(self, (1, *image_shape))
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return Cost(
+            parameters,
+            macs,
+            backbone_parameters,
+            backbone_macs,
+            parameters - sum(parameter.numel() for parameter in self.backbone.parameters()),
+            macs - count_macs(self.backbone, (1, *image_shape)),
+            (image_shape[1], image_shape[2]),
+        )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint, as ``nn.Module.load_state_dict`` does, naming what differs where it is another variant's.
+
+        Raises:
+            RuntimeError: if the checkpoint does not fit.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise RuntimeError(f"{_misfit(self, state_dict)}\n{error}") from error
+
+    def extra_repr(self) -> str:
+        """The variant, the taps and the cost."""
+        taps = [
+            f"stage {tap.stage!r}: {tap.node}, {tap.channels} channels, stride {tap.stride}, tau {area:g}"
+            for tap, area in zip(self.taps, self.tau, strict=True)
+        ]
+        title = f"{self.variant}, {self.head} head, {self.num_classes} classes, mean over {self.pooling} positions"
+        return "\n".join([title, *taps, str(self.cost())])
+
+    def _estimate(self, evidence: Sequence[Tensor]) -> list[Tensor]:
+        return [estimator(x) for estimator, x in zip(self.mask_estimators.values(), evidence, strict=True)]
+
+    def _binarise(self, attention: Sequence[Tensor]) -> list[Tensor]:
+        return [binary_gumbel_softmax(a, training=self.training, temperature=self.temperature) for a in attention]
+
+    def _given(self, masks: Mapping[Stage, Tensor], features: Sequence[Tensor]) -> list[Tensor]:
+        if set(masks) != set(self.stages):
+            raise ValueError(f"masks must be given for the stages {list(self.stages)}, got {list(masks)}")
+        shapes = [(len(x), 1, *x.shape[-2:]) for x in features]
+        return [masks[stage].to(x).expand(shape) for stage, x, shape in zip(self.stages, features, shapes, strict=True)]
+
+    def _check_images(self, images: Tensor) -> None:
+        expected = f"images must be a float tensor of shape (N, {self.in_channels}, H, W)"
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            came = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"{expected}, got {came}; scale uint8 images with images.float() / 255 and normalise them")
+        if images.ndim != 4:
+            raise ValueError(f"{expected}, got {tuple(images.shape)}; add a batch dimension with images.unsqueeze(0)")
+        if images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{expected}, got {images.shape[1]} channels; channels come second (images.permute(0, 3, 1, 2) turns "
+                "channels-last ones), and example_input= wraps a backbone for another number of them"
+            )
+        stride = self.taps[-1].stride
+        if min(images.shape[-2:]) < stride:
+            raise ValueError(
+                f"images of {images.shape[-2]} x {images.shape[-1]} are smaller than one position of stage "
+                f"{self.stages[-1]!r}; enlarge them to at least {stride} pixels or tap a shallower stage"
+            )
+
+    def _follow(self, backbone: nn.Module) -> None:
+        """New modules take the backbone's device, dtype and mode."""
+        like = next((p for p in backbone.parameters() if p.is_floating_point()), None)
+        for module in (self.top_down, self.mask_estimators, self.stage_classifiers, self.classifier):
+            module.train(backbone.training)
+            if like is not None:
+                module.to(device=like.device, dtype=like.dtype)
+        self.training = backbone.training
+
+    def _warn_without_deepest(self, tapped: TappedModel) -> None:
+        deepest = tapped.deepest_stage
+        numbers = [stage for stage in self.stages if isinstance(stage, int)]
+        if numbers and deepest is not None and deepest not in self.stages:
+            warnings.warn(
+                f"stages={list(self.stages)} leaves out the deepest stage, {deepest}, where the meaning is; the "
+                f"paper always starts from it. stages={[*numbers, deepest]} includes it. The paper counts a ResNet's "
+                "stem, so its ResNet50+AIM(2) is stages=[1, 2, 3] here",
+                stacklevel=3,
+            )
+
+
+def _areas(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage, float]:
+    """Each stage's declared area, in the order in which the user wrote them."""
+    if isinstance(stages, str) or not isinstance(stages, Sequence):
+        raise TypeError(f"stages must be a list of numbers or node names, got {stages!r}; write stages=[{stages!r}]")
+    wrong = [s for s in stages if not isinstance(s, int | str) or isinstance(s, bool)]
+    if wrong:
+        raise TypeError(f"stages must be numbers or node names, got {wrong[0]!r} of type {type(wrong[0]).__name__}")
+    if not stages:
+        raise ValueError("stages is empty; stages=[2, 3] is the paper's usual choice")
+    if len(set(map(str, stages))) != len(stages):
+        raise ValueError(f"stages must not repeat, got {list(stages)}")
+    areas = check_tau(tau)
+    if not isinstance(areas, tuple):
+        areas = (areas,) * len(stages)
+    if len(areas) != len(stages):
+        raise ValueError(f"tau must be one float or one per stage: {len(stages)} stage(s), {len(areas)} value(s)")
+    return dict(zip(stages, areas, strict=True))
+
+
+def _check_choices(**choices: tuple[str, Any]) -> None:
+    for name, (value, literal) in choices.items():
+        if value not in get_args(literal):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(literal)))}, got {value!r}")
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _number_of_classes(asked: int | None, tapped: TappedModel) -> int:
+    if asked is not None:
+        if asked < 1:
+            raise ValueError(f"num_classes must be at least 1, got {asked}")
+        return asked
+    if tapped.num_classes is None:
+        raise ValueError(
+            f"num_classes cannot be read off {tapped.backbone.architecture}: it does not end in a classifier that "
+            "gives (N, K) logits. Pass num_classes="
+        )
+    return tapped.num_classes
+
+
+def _architecture(backbone: nn.Module) -> str:
+    """timm's name of the model where it keeps one, else the class's."""
+    record = getattr(backbone, "pretrained_cfg", None)
+    name = record.get("architecture") if isinstance(record, dict) else None
+    source = getattr(backbone, "_orig_mod", backbone)
+    return name or type(source).__name__
+
+
+def _notation(tapped: TappedModel, tau: Sequence[float]) -> str:
+    """The paper's ``[stage where the top-down path ceases, area]``, by its count, which includes a stem's stage."""
+    numbers = [tap.stage for tap in tapped.taps if isinstance(tap.stage, int)]
+    deepest = tapped.deepest_stage
+    if deepest is not None and len(numbers) == len(tapped.taps) and numbers == [*range(numbers[0], deepest + 1)]:
+        where = str(numbers[0] + tapped.paper_stage_offset)
+    else:
+        where = "+".join(tap.node for tap in tapped.taps)
+    areas = tau[:1] if len(set(tau)) == 1 else tau
+    return f"[{where}, {', '.join(f'{100 * area:.4g}%' for area in areas)}]"
+
+
+def _key(stage: Stage) -> str:
+    """A stage's name among the submodules, where no dot may stand."""
+    return f"stage_{stage}".replace(".", "_")
+
+
+def _classifier(in_features: int, num_classes: int) -> nn.Linear:
+    classifier = nn.Linear(in_features, num_classes)
+    nn.init.trunc_normal_(classifier.weight, std=0.02)
+    nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def _misfit(model: AIM, state: Mapping[str, Any]) -> str:
+    """Say in the model's own terms what a checkpoint is that does not load."""
+    if not any(key.startswith("backbone.") for key in state):
+        return (
+            "this looks like the backbone's own checkpoint; load it with "
+            "model.backbone.load_state_dict(state_dict, strict=False)"
+        )
+    stages = dict.fromkeys(key.split(".")[1] for key in state if key.startswith("mask_estimators."))
+    own = list(model.mask_estimators)
+    if list(stages) != own:
+        has = f"it has {', '.join(stages)}, this model ({model.variant}) has {', '.join(own)}"
+        return f"the checkpoint is another variant's: {has}"
+    head = "paper" if any(key.startswith("top_down.transforms") for key in state) else "feature-preserving"
+    if head != model.head:
+        return f"the checkpoint is another variant's: it has the {head} head, this model the {model.head} one"
+    return f"the checkpoint does not fit {model.variant} with {model.num_classes} classes; build the model the same way"

@@ -1,0 +1,12 @@
+"""Taps: where a backbone's stages are, and a backbone that returns their maps.
+
+``tap_backbone`` is the whole of it: it probes the model on fake tensors (:mod:`.probe`), turns stage numbers into node
+names (:mod:`.stages`), and builds the extractor from torchvision's graph utilities (:mod:`.graph`), checked against the
+shapes that the probe saw. The user's model is only read.
+"""
+
+from .graph import TappedBackbone
+from .probe import count_macs
+from .tap import Stage, Tap, TappedModel, tap_backbone
+
+__all__ = ["Stage", "Tap", "TappedBackbone", "TappedModel", "count_macs", "tap_backbone"]

@@ -1,0 +1,167 @@
+"""The annealed area target: a pure function of the step, and the scheduler that moves a loss's tau along it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+
+if TYPE_CHECKING:
+    from .loss import AIMLoss
+
+Curve = Literal["linear", "cosine"]
+
+
+def annealed_tau(
+    step: float, target: float, anneal_steps: float, *, start: float = 1.0, curve: Curve = "linear"
+) -> float:
+    """The area target at a step: from ``start`` to ``target`` in ``anneal_steps``, then held.
+
+    The paper's annealing (section 3, "Optional Mask Annealing"): training begins with fully active masks and the
+    threshold is lowered each epoch; that it falls linearly is from a third party's note on the appendix.
+
+    Args:
+        step: epochs or optimiser steps done, from 0.
+        target: the area held at the end, in (0, 1].
+        anneal_steps: how many steps the way takes; 0 stands at the target from the beginning.
+        start: the area at step 0, in (0, 1].
+        curve: ``"linear"``, or ``"cosine"``: half a cosine wave, slow at both ends.
+
+    Returns:
+        The area target at that step.
+
+    Example:
+        >>> [annealed_tau(epoch, target=0.2, anneal_steps=4) for epoch in (0, 2, 4, 9)]
+        [1.0, 0.6, 0.2, 0.2]
+    """
+    progress = min(1.0, step / anneal_steps) if anneal_steps > 0 else 1.0
+    if progress == 1.0:
+        return target
+    if curve == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return start - (start - target) * progress
+
+
+class TauScheduler:
+    """Move a loss's area target from ``start`` down to the value it was built with, then hold it.
+
+    It moves ``criterion.tau`` as a learning-rate scheduler moves an optimiser's rate: it stands at ``start`` before any
+    :meth:`step`. Give the annealing's length in epochs and call :meth:`step` after each epoch, or in optimiser steps
+    and call it after each of those.
+
+    Args:
+        criterion: the loss; the tau that it holds now becomes the target.
+        anneal_epochs: length in calls of :meth:`step`, one per epoch.
+        anneal_steps: length in calls of :meth:`step`, one per optimiser step. Exactly one of the two must be given.
+        start: the area at the beginning; the paper's 1.0 is fully open. At least the target of every stage.
+        curve: ``"linear"`` (the paper's) or ``"cosine"``.
+
+    Raises:
+        ValueError: if not exactly one length is given, or one is negative, or ``start`` or ``curve`` does not fit.
+
+    Example:
+        >>> from aimwrap import AIMLoss
+        >>> criterion = AIMLoss(tau=0.5)
+        >>> schedule = TauScheduler(criterion, anneal_epochs=2)
+        >>> for epoch in range(4):
+        ...     print(criterion.tau.item())
+        ...     schedule.step()
+        1.0
+        0.75
+        0.5
+        0.5
+    """
+
+    def __init__(
+        self,
+        criterion: AIMLoss,
+        anneal_epochs: int | None = None,
+        *,
+        anneal_steps: int | None = None,
+        start: float = 1.0,
+        curve: Curve = "linear",
+    ) -> None:
+        if (anneal_epochs is None) == (anneal_steps is None):
+            raise ValueError(
+                "TauScheduler needs exactly one of anneal_epochs (call step() after each epoch) and anneal_steps "
+                f"(call it after each optimiser step), got anneal_epochs={anneal_epochs}, anneal_steps={anneal_steps}"
+            )
+        length = anneal_epochs if anneal_epochs is not None else anneal_steps
+        assert length is not None
+        name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
+        if length < 0:
+            raise ValueError(f"{name} must not be negative, got {length}; 0 starts at the target")
+        if curve not in get_args(Curve):
+            raise ValueError(f"curve must be one of {', '.join(map(repr, get_args(Curve)))}, got {curve!r}")
+        self.criterion = criterion
+        self.target: float | tuple[float, ...] = criterion.target_tau
+        if not max(_as_tuple(self.target)) <= start <= 1:
+            raise ValueError(
+                f"start must lie between the target {self.target} and 1, got {start}; masks open before they close"
+            )
+        self.length = length
+        self.unit = name.removeprefix("anneal_")
+        self.start = start
+        self.curve: Curve = curve
+        self.steps_done = 0
+        self._move()
+
+    def step(self) -> None:
+        """Note that one more epoch, or optimiser step, is done, and move ``criterion.tau``."""
+        self.steps_done += 1
+        self._move()
+
+    @property
+    def tau(self) -> float | tuple[float, ...]:
+        """The area target as it stands: a float, or one per stage, shallow to deep."""
+        values = tuple(
+            annealed_tau(self.steps_done, target, self.length, start=self.start, curve=self.curve)
+            for target in _as_tuple(self.target)
+        )
+        return values if isinstance(self.target, tuple) else values[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: the progress, the target and the curve; plain numbers and strings."""
+        names = ("steps_done", "target", "length", "unit", "start", "curve")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another scheduler stood, and move ``criterion.tau`` there.
+
+        Args:
+            state: from :meth:`state_dict`. Its target is restored too, so the new loss may hold any tau.
+
+        Raises:
+            ValueError: if entries are missing, or the number of stages differs.
+        """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"this is no state of a TauScheduler, it lacks {sorted(missing)}; pass its state_dict()")
+        target = state["target"]
+        target = tuple(target) if isinstance(target, list | tuple) else target
+        if len(_as_tuple(target)) != len(_as_tuple(self.target)):
+            raise ValueError(
+                f"the state is for {len(_as_tuple(target))} stage(s) and this loss has {len(_as_tuple(self.target))}; "
+                "build the AIMLoss with the tau of the model that is resumed"
+            )
+        for name in self.state_dict():
+            setattr(self, name, state[name])
+        self.target = target
+        self._move()
+
+    def __repr__(self) -> str:
+        return (
+            f"TauScheduler({self.start:g} -> {self.target} in {self.length} {self.unit}, {self.curve}; "
+            f"{self.steps_done} done, tau = {self.tau})"
+        )
+
+    def _move(self) -> None:
+        # In place: a buffer that keeps its identity costs torch.compile no recompilation when its value moves.
+        with torch.no_grad():
+            self.criterion.tau.copy_(torch.tensor(self.tau))
+
+
+def _as_tuple(value: float | Sequence[float]) -> tuple[float, ...]:
+    return (value,) if isinstance(value, int | float) else tuple(value)
