@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(C
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would trip over each other
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow lint types docs clean
+.PHONY: help demo test slow minimum lint types docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow on
 slow: $(VENV)/.with-test  ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+minimum: $(VENV)-minimum/.with-test  ## run the tests on the oldest versions that pyproject.toml allows
+	$(VENV)-minimum/bin/python -m pytest $(ARGS)
+
 lint: $(VENV)/.with-test  ## check style with ruff
 	$(BIN)/ruff check $(ARGS) .
 
@@ -36,7 +39,7 @@ docs: $(VENV)/.with-docs  ## build the documentation into site/; any warning is 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-minimum site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: made after its installation succeeded, old as soon as pyproject.toml changes.
@@ -45,7 +48,13 @@ $(VENV)/.with-%: $(VENV)/.created pyproject.toml
 	$(PIP_INSTALL) --editable '.[$*]'
 	@touch $@
 
-$(VENV)/.created:
+# pip only ever takes the newest version; uv can take the oldest.
+$(VENV)-minimum/.with-test: $(VENV)-minimum/.created pyproject.toml
+	$(VENV)-minimum/bin/python -m pip install --disable-pip-version-check --quiet uv
+	$(VENV)-minimum/bin/uv pip install --python $(VENV)-minimum/bin/python --resolution lowest-direct --editable '.[test]'
+	@touch $@
+
+$(VENV)/.created $(VENV)-minimum/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("aimwrap needs Python 3.10 or newer, and %s is %s: try make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]) if sys.version_info < (3, 10) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D)
 	@touch $@

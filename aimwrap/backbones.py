@@ -32,7 +32,8 @@ def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None)
         return backbone
     torchvision_models = torchvision.models.list_models(module=torchvision.models)
     if library != "timm" and model in torchvision_models:
-        return torchvision.models.get_model(model, **arguments)
+        backbone = torchvision.models.get_model(model, **arguments)
+        return backbone
     known = {"timm": timm.list_models(), "torchvision": torchvision_models}
     candidates = known[library] if library else [*known["timm"], *known["torchvision"]]
     close = difflib.get_close_matches(model, candidates, n=3, cutoff=0.5)

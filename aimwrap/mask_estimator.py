@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
 from einops import reduce
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MaskNorm = Literal["layer", "batch", "none"]
 
@@ -22,52 +24,70 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, norm: MaskNorm) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = _conv3x3(channels, channels)
         self.norm1 = _norm(norm, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = _conv3x3(channels, channels)
         self.norm2 = _norm(norm, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine a map without changing its shape."""
-        refined = self.norm1(self.conv1(x)).relu()
-        return (x + self.norm2(self.conv2(refined))).relu()
+        refined = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(x + self.norm2(self.conv2(refined)))
 
 
 class MaskEstimator(nn.Module):
     """Estimate mask logits from a feature map (paper eq. 1, section 3 "Mask Estimation" and Figure 2).
 
-    A 3x3 convolution, three residual blocks, then the identity beside its global average, expanded and concatenated,
-    and a 1x1 convolution to one channel. Two things are ours, because without them masks die (docs: "Why masks die"): a
-    norm behind each convolution, and logits kept in ``(-logit_range, logit_range)``, so that the sigmoid of a mask that
-    was pushed fully open while tau was near 1 is never so flat that it cannot close again.
+    As in the paper: a 3x3 convolution, three residual blocks, then the identity beside its global average, and a 1x1
+    convolution of the two to one channel. That convolution is written as the sum of its halves: ``where`` reads the
+    identity and says which positions matter, ``how_much`` reads the average and says how open the image is.
+
+    Four things are ours, because without them masks die (docs: "Why masks die"): a norm behind each convolution; no
+    zero padding, whose border is the first thing that a mask on a small map sees; the standardised ``where``; and
+    logits kept in ``(-logit_range, logit_range)``, so that a mask pushed fully open while tau was near 1 can close again.
 
     Args:
         in_channels: C of the map.
         width: hidden channels.
         norm: ``"layer"`` (over channels), ``"batch"`` or ``"none"``, the paper being silent about it.
+        logit_spread: standard deviation of an image's logits over its positions, before they are bounded. Without it
+            all logits of an image move together: a training mask then has the target area by noise alone, and is all
+            off in evaluation. ``None`` leaves them free.
         logit_range: bound on the logits' size; ``math.inf`` leaves them free.
 
     Raises:
-        ValueError: if ``norm`` or ``logit_range`` is not one of those.
+        ValueError: if an argument is not one of those, or not positive.
 
     Example:
+        >>> import torch
         >>> MaskEstimator(64)(torch.randn(2, 64, 14, 14)).shape
         torch.Size([2, 1, 14, 14])
     """
 
-    def __init__(self, in_channels: int, width: int = 32, norm: MaskNorm = "layer", logit_range: float = 4.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int = 32,
+        norm: MaskNorm = "layer",
+        logit_spread: float | None = 3.0,
+        logit_range: float = 6.0,
+    ) -> None:
         super().__init__()
         if norm not in get_args(MaskNorm):
             raise ValueError(f"mask_norm must be one of {', '.join(map(repr, get_args(MaskNorm)))}, got {norm!r}")
+        if logit_spread is not None and not logit_spread > 0:
+            raise ValueError(f"logit_spread must be positive (None to leave the logits free), got {logit_spread}")
         if not logit_range > 0:
             raise ValueError(f"logit_range must be positive (math.inf for no bound), got {logit_range}")
+        self.logit_spread = logit_spread
         self.logit_range = logit_range
-        self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.stem = _conv3x3(in_channels, width)
         self.stem_norm = _norm(norm, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(3)))
-        self.to_logit = nn.Conv2d(2 * width, 1, 1)
+        self.where = nn.Conv2d(width, 1, 1, bias=False)
+        self.how_much = nn.Conv2d(width, 1, 1)
         self.apply(_initialise)
-        nn.init.trunc_normal_(self.to_logit.weight, std=0.02)
+        nn.init.trunc_normal_(self.how_much.weight, std=0.02)
 
     def forward(self, features: Tensor) -> Tensor:
         """Estimate the logits.
@@ -78,14 +98,24 @@ class MaskEstimator(nn.Module):
         Returns:
             Mask logits A, (N, 1, H, W).
         """
-        local = self.blocks(self.stem_norm(self.stem(features)).relu())
-        context = reduce(local, "n c h w -> n c 1 1", "mean").expand_as(local)
-        logits = self.to_logit(torch.cat([local, context], dim=1))
-        return self.logit_range * torch.tanh(logits / self.logit_range) if self.logit_range < float("inf") else logits
+        local = self.blocks(torch.relu(self.stem_norm(self.stem(features))))
+        context = reduce(local, "n c h w -> n c 1 1", "mean")
+        logits = self._spread(self.where(local)) + self.how_much(context)  # the 1x1 convolution, eq. 1
+        return logits if math.isinf(self.logit_range) else self.logit_range * torch.tanh(logits / self.logit_range)
+
+    def _spread(self, logits: Tensor) -> Tensor:
+        """Standardise each image's logits over its positions."""
+        if self.logit_spread is None:
+            return logits
+        return self.logit_spread * F.layer_norm(logits, logits.shape[-2:])
 
     def extra_repr(self) -> str:
-        """The bound on the logits."""
-        return f"logit_range={self.logit_range:g}"
+        """What keeps the logits alive."""
+        return f"logit_spread={self.logit_spread}, logit_range={self.logit_range:g}"
+
+
+def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
 
 
 def _norm(norm: MaskNorm, channels: int) -> nn.Module:
@@ -95,8 +125,8 @@ def _norm(norm: MaskNorm, channels: int) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Logits start within a few tenths of zero: about half of the positions are open, and not the same half twice."""
+    """Images start about half open: ``how_much`` near zero, and ``where`` at random."""
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -15,7 +15,7 @@ from .gumbel import binary_gumbel_softmax
 from .loss import check_tau
 from .mask_estimator import MaskEstimator, MaskNorm
 from .output import AIMOutput
-from .taps import Stage, TappedModel, count_macs, tap_backbone
+from .taps import FINAL, Stage, TappedModel, count_macs, tap_backbone
 from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling, pool
 
 Head = Literal["paper", "feature-preserving"]
@@ -59,6 +59,8 @@ class AIM(nn.Module):
         width: D, the transforms' common width (paper head only).
         mask_width: hidden channels of the mask estimators.
         mask_norm: norm inside the mask estimators: ``"layer"``, ``"batch"`` or ``"none"``.
+        logit_spread: standard deviation of an image's mask logits over its positions; ``None`` leaves them free, as the
+            paper does, and masks then die easily.
         logit_range: bound on the mask logits' size, so that no mask gets stuck; ``math.inf`` for none.
         pooling: average over ``"active"`` positions or over ``"all"``.
         temperature: of the Gumbel-softmax. Not the area, which is ``tau``.
@@ -77,7 +79,7 @@ class AIM(nn.Module):
             classes cannot be seen.
 
     Example:
-        >>> import torchvision
+        >>> import torch, torchvision
         >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3], tau=0.25)
         >>> model.variant
         'ResNet+AIM [3, 25%]'
@@ -97,7 +99,8 @@ class AIM(nn.Module):
         width: int = 256,
         mask_width: int = 32,
         mask_norm: MaskNorm = "layer",
-        logit_range: float = 4.0,
+        logit_spread: float | None = 3.0,
+        logit_range: float = 6.0,
         pooling: Pooling = "active",
         temperature: float = 1.0,
         example_input: Tensor | None = None,
@@ -139,7 +142,7 @@ class AIM(nn.Module):
         )
         self.mask_estimators = nn.ModuleDict(
             {
-                _key(tap.stage): MaskEstimator(evidence, mask_width, mask_norm, logit_range)
+                _key(tap.stage): MaskEstimator(evidence, mask_width, mask_norm, logit_spread, logit_range)
                 for tap, evidence in zip(self.taps, self.top_down.evidence_channels, strict=True)
             }
         )
@@ -195,7 +198,7 @@ class AIM(nn.Module):
         Returns:
             Masks, masked maps, and the fused map with its support.
         """
-        features, evidence = self.top_down([maps[str(stage)] for stage in self.stages], maps.get("final"))
+        features, evidence = self.top_down([maps[str(stage)] for stage in self.stages], maps.get(FINAL))
         attention = [] if masks is not None else self._estimate(evidence)  # A_l = M(S_l(x_l)), eq. 1
         binary = self._given(masks, features) if masks is not None else self._binarise(attention)  # B_l = G(A_l), eq. 2
         masked = [transformed * mask for transformed, mask in zip(features, binary, strict=True)]  # O_l, eq. 3
@@ -353,14 +356,14 @@ def _number_of_classes(asked: int | None, tapped: TappedModel) -> int:
         return asked
     if tapped.num_classes is None:
         raise ValueError(
-            f"num_classes cannot be read off {tapped.backbone.architecture}: it does not end in a classifier that "
+            f"num_classes cannot be read off {tapped.architecture}: it does not end in a classifier that "
             "gives (N, K) logits. Pass num_classes="
         )
     return tapped.num_classes
 
 
 def _architecture(backbone: nn.Module) -> str:
-    """timm's name of the model where it keeps one, else the class's."""
+    """The name under which timm built the model, where it keeps one, else the class's."""
     record = getattr(backbone, "pretrained_cfg", None)
     name = record.get("architecture") if isinstance(record, dict) else None
     source = getattr(backbone, "_orig_mod", backbone)

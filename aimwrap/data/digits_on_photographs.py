@@ -41,39 +41,39 @@ class DigitSample(NamedTuple):
 
 
 class DigitsOnPhotographs(Dataset[DigitSample]):
-    """Scikit-learn's handwritten digits, pasted on crops of its two photographs.
+    """Scikit-learn's handwritten zeros and ones, pasted on crops of its two photographs.
 
-    The task is whether the digit has a closed loop: label 0 are the digits 1, 2, 3, 5 and 7, label 1 are 0, 6, 8 and 9
-    (4 is written both ways, so it is left out). In training the photograph is *tied* to the label: a share ``tie`` of
-    each label's images stands on its own photograph (label 0 on china, label 1 on flower), the rest on the other. In the
-    test it is untied: each test digit appears twice, once on either photograph, so all four groups are equally large.
-    A model that looks at the background is right in training and wrong on half of the test.
+    The label is the digit, 0 or 1. In training the photograph is *tied* to it: a share ``tie`` of each label's images
+    stands on the label's own photograph (0 on china, 1 on flower), the rest on the other. In the test it is untied:
+    each digit appears on either photograph, so all four groups are equally large. A model that looks at the background
+    is right in training and wrong on half of the test.
 
-    What is real: the digits (written by people, 8 x 8 pixels) and the photographs. What is synthetic: putting one on the
-    other, the digit's enlargement, colour, outline, tilt, size and position, and above all the tie.
+    What is real: the digits (written by people, 8 x 8 pixels) and the photographs. What is synthetic: putting one on
+    the other, the digit's enlargement, colour, outline, tilt, size and position, and above all the tie.
 
     Training and test share no digit (the first 1,197 of scikit-learn's are for training, the last 600 for the test,
     whatever the seed) and no pixel of a photograph (training crops come from the left half, test crops from the right).
-    ``group`` is ``2 * label + place``: groups 0 and 3 are the usual pairs, 1 and 2 contradict the tie.
+    ``group`` is ``2 * label + place``: groups 0 and 3 are the usual pairs, 1 and 2 contradict the tie. Where a set is
+    larger than there are digits, digits come again, each time drawn and placed anew.
 
-    An image depends on ``seed``, ``split`` and its index alone, never on the global random state.
+    An image depends on the arguments and its index alone, never on the global random state.
 
     Args:
         split: ``"train"`` or ``"test"``.
-        tie: share of each label's training images on that label's own photograph, 0.5 (untied) to 1. The test ignores it.
+        tie: share of each label's training images on that label's own photograph, 0.5 (untied) to 1; the test
+            ignores it.
         seed: draws which digits are used and how each is drawn.
         image_size: side of the square images, in pixels.
         digit_size: smallest and largest side of the pasted digit, as shares of the image's side.
-        num_images: number of images, for a smaller set; a multiple of 2 in training, of 4 in the test. By default as
-            many as there are digits: see ``len``.
-        classes: the digits of label 0 and those of label 1.
+        num_images: how many; a multiple of 2 in training (as many of each label) and of 4 in the test (of each group).
+        classes: the digits that make up label 0 and label 1, for other tasks than 0 against 1.
 
     Attributes:
-        labels, places, groups: (len,) int64 tensors, in the order of the images.
-        place_names, class_names: what 0 and 1 mean.
+        labels: (len,) int64, in the order of the images; likewise ``places`` and ``groups``.
+        place_names: what place 0 and place 1 are.
 
     Raises:
-        ValueError: for an argument outside the ranges above, or more images than there are digits.
+        ValueError: for an argument outside the ranges above.
         ImportError: without scikit-learn, naming the extra.
 
     >>> train = DigitsOnPhotographs("train", tie=0.95, image_size=64, num_images=40)
@@ -91,19 +91,18 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         split: Literal["train", "test"],
         tie: float = 0.95,
         seed: int = 0,
-        image_size: int = 112,
+        image_size: int = 160,
         *,
         digit_size: tuple[float, float] = (0.4, 0.55),
-        num_images: int | None = None,
-        classes: tuple[Sequence[int], Sequence[int]] = ((1, 2, 3, 5, 7), (0, 6, 8, 9)),
+        num_images: int = 320,
+        classes: tuple[Sequence[int], Sequence[int]] = ((0,), (1,)),
     ) -> None:
-        _check_arguments(split, tie, image_size, digit_size)
+        _check_arguments(split, tie, image_size, digit_size, classes)
         self.split = split
         self.tie = tie
         self.seed = seed
         self.image_size = image_size
         self.digit_size = digit_size
-        self.class_names = tuple("digit " + ", ".join(map(str, digits)) for digits in classes)
         self._digits, digit_values, self._photographs = _load_sources(split)
         rng = _random_generator(seed, split, -1)
         chosen = _choose_digits(digit_values, classes, split, num_images, rng)
@@ -111,7 +110,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         self.groups = 2 * self.labels + self.places
 
     def __len__(self) -> int:
-        """Number of images; by default 994 in training (labels balanced) and 920 in the test (groups balanced)."""
+        """Number of images."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> DigitSample:
@@ -139,7 +138,13 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         return images, self.labels, self.places, object_masks
 
 
-def _check_arguments(split: str, tie: float, image_size: int, digit_size: tuple[float, float]) -> None:
+def _check_arguments(
+    split: str,
+    tie: float,
+    image_size: int,
+    digit_size: tuple[float, float],
+    classes: tuple[Sequence[int], Sequence[int]],
+) -> None:
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
     if not 0.5 <= tie <= 1:
@@ -151,10 +156,13 @@ def _check_arguments(split: str, tie: float, image_size: int, digit_size: tuple[
             "digit_size must be (smallest, largest) with 0.1 <= smallest <= largest <= 0.9, as shares of the image's "
             f"side, got {digit_size}."
         )
+    first, second = map(set, classes)
+    if not first or not second or first & second or not first | second <= set(range(10)):
+        raise ValueError(f"classes must be two disjoint, non-empty collections of the digits 0 to 9, got {classes}.")
 
 
 def _load_sources(split: str) -> tuple[Tensor, np.ndarray, list[Tensor]]:
-    """The split's digits (n, 8, 8) in [0, 1], their values (n,), and its half of each photograph (3, h, w) in [0, 1]."""
+    """The split's digits (n, 8, 8), their values (n,) and its half of each photograph (3, h, w), in [0, 1]."""
     try:
         from sklearn.datasets import load_digits, load_sample_images
     except ImportError as error:
@@ -180,24 +188,19 @@ def _choose_digits(
     digit_values: np.ndarray,
     classes: tuple[Sequence[int], Sequence[int]],
     split: str,
-    num_images: int | None,
+    num_images: int,
     rng: Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each label the same number of digits, as positions in the split's digits, shuffled."""
     import numpy as np
 
     candidates = [rng.permutation(np.flatnonzero(np.isin(digit_values, list(digits)))) for digits in classes]
-    available = min(len(candidates[0]), len(candidates[1]))
     images_per_digit = 1 if split == "train" else 2
     step = 2 * images_per_digit
-    if num_images is None:
-        num_images = available * step
-    if num_images % step or not 0 < num_images <= available * step:
-        raise ValueError(
-            f"num_images must be a multiple of {step} from {step} to {available * step} for split={split!r} and these "
-            f"classes, got {num_images}."
-        )
-    return candidates[0][: num_images // step], candidates[1][: num_images // step]
+    if num_images < step or num_images % step:
+        raise ValueError(f"num_images must be a positive multiple of {step} for split={split!r}, got {num_images}.")
+    first, second = (np.resize(members, num_images // step) for members in candidates)  # repeats when they run out
+    return first, second
 
 
 def _assign_places(
@@ -222,16 +225,18 @@ def _assign_places(
 
 
 def _crop_photograph(photograph: Tensor, image_size: int, rng: Generator) -> Tensor:
-    """A random square of (3, h, w), half to all of its shorter side, perhaps mirrored: (3, image_size, image_size)."""
+    """A random square, perhaps mirrored, of (3, h, w): (3, image_size, image_size).
+
+    Its side is 15 to 30 % of the photograph's shorter one: close-ups, of which even two photographs hold many.
+    """
     height, width = photograph.shape[1:]
-    side = int(rng.uniform(0.5, 1.0) * min(height, width))
+    side = int(rng.uniform(0.15, 0.3) * min(height, width))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     crop = photograph[:, top : top + side, left : left + side]
     if rng.random() < 0.5:
         crop = crop.flip(-1)
     resized = F.interpolate(crop[None], size=(image_size, image_size), mode="bilinear", antialias=True)
-    brightness = float(rng.uniform(0.8, 1.2))
-    return (resized[0] * brightness).clamp(0, 1)
+    return resized[0].clamp(0, 1)
 
 
 def _draw_digit(

@@ -7,6 +7,6 @@ shapes that the probe saw. The user's model is only read.
 
 from .graph import TappedBackbone
 from .probe import count_macs
-from .tap import Stage, Tap, TappedModel, tap_backbone
+from .tap import FINAL, Stage, Tap, TappedModel, tap_backbone
 
-__all__ = ["Stage", "Tap", "TappedBackbone", "TappedModel", "count_macs", "tap_backbone"]
+__all__ = ["FINAL", "Stage", "Tap", "TappedBackbone", "TappedModel", "count_macs", "tap_backbone"]

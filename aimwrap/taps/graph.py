@@ -8,17 +8,22 @@ host forgets one of the graphs when pickled, and switches a frozen BatchNorm bac
 
 from __future__ import annotations
 
+import operator
+import re
+import sys
 import warnings
 from collections.abc import Callable
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from .probe import Place
+
 # A functional activation right behind a stage belongs to it (DenseNet's relu after norm5); modules are seen by name.
 _FUNCTIONAL_ACTIVATIONS = frozenset({"relu", "relu_", "gelu", "silu", "hardswish", "leaky_relu", "elu", "relu6"})
+_IN_PLACE_OPERATORS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
 
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
@@ -27,7 +32,7 @@ class GraphNames:
     """The names of a backbone's graph nodes in train and in eval mode, and what users may call them.
 
     Args:
-        shadow: the backbone's shadow (:func:`aimwrap.taps.probe.shadow_of`); its training flags are switched.
+        shadow: the backbone's traceable shadow; its training flags are switched.
 
     Raises:
         ValueError: if the backbone cannot be traced.
@@ -42,15 +47,15 @@ class GraphNames:
             raise ValueError(
                 f"the backbone {type(shadow).__name__} cannot be traced by torchvision's graph utilities "
                 f"(tried with timm's untraced modules and functions): {type(error).__name__}: {error}\n"
-                "This is usually control flow that depends on values. Move it into a submodule of its own and "
+                "This is usually control flow that depends on sizes or values. Move it into a submodule of its own and "
                 "register that with timm.models.register_notrace_module(TheClass), which keeps it in one piece."
             ) from error
 
-    def resolve(self, node: str, following_activation: bool = False) -> tuple[NodePair, str]:
-        """Find the last graph node of a module, or the very node of that name, in both modes.
+    def resolve(self, place: Place, following_activation: bool = False) -> tuple[NodePair, str]:
+        """Find the last graph node of a module's call, or the very node of that name, in both modes.
 
         Args:
-            node: a module's or a graph node's qualified name.
+            place: the module or graph node.
             following_activation: step on to a functional activation that directly follows.
 
         Returns:
@@ -59,22 +64,26 @@ class GraphNames:
         Raises:
             ValueError: if there is none in either mode.
         """
-        train = self._last_under(self.train, node, following_activation)
-        evaluated = self._last_under(self.eval, node, following_activation)
-        inside = evaluated == node or evaluated.startswith(node + ".")
-        return (train, evaluated), node if inside else f"{node} + {evaluated}"
+        train = self._last_of(self.train, place, following_activation)
+        evaluated = self._last_of(self.eval, place, following_activation)
+        name = place.node if place.calls < 2 else evaluated
+        inside = _is_under(evaluated, place.node, repeated=True)
+        return (train, evaluated), name if inside else f"{name} + {evaluated}"
 
-    def _last_under(self, names: list[str], node: str, following_activation: bool) -> str:
-        positions = [i for i, name in enumerate(names) if name == node or name.startswith(node + ".")]
+    def _last_of(self, names: list[str], place: Place, following_activation: bool) -> str:
+        repeated = place.calls > 1
+        positions = [i for i, name in enumerate(names) if _is_under(name, place.node, repeated)]
         if not positions:
             raise ValueError(
-                f"the backbone has no node {node!r}; it has {_abridged(_module_names(self.eval))}. "
+                f"the backbone has no node {place.node!r}; it has {_abridged(_module_names(self.eval))}. "
                 "torchvision.models.feature_extraction.get_graph_node_names(backbone) lists every node"
             )
         position = positions[-1]
+        if repeated and len(positions) % place.calls == 0:
+            position = positions[len(positions) // place.calls * (place.call + 1) - 1]
         if following_activation and position + 1 < len(names):
             follower = names[position + 1]
-            if follower.rstrip("_0123456789") in _FUNCTIONAL_ACTIVATIONS or follower in _FUNCTIONAL_ACTIVATIONS:
+            if re.sub(r"_\d+$", "", follower) in _FUNCTIONAL_ACTIVATIONS:
                 position += 1
         return names[position]
 
@@ -88,13 +97,12 @@ class TappedBackbone(nn.Module):
 
     Args:
         model: the backbone whose parameters are shared.
-        shadow: its shadow, which is traced.
+        shadow: its traceable shadow.
         nodes: for each name of a map, its exact node in the train and in the eval graph.
     """
 
     def __init__(self, model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> None:
         super().__init__()
-        self.architecture = type(model).__name__
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
@@ -104,13 +112,15 @@ class TappedBackbone(nn.Module):
                 eval_return_nodes={evaluated: evaluated for _, evaluated in nodes.values()},
                 tracer_kwargs=_tracer_options(),
             )
-        self._graphs = {True: extractor.train_graph, False: extractor.eval_graph}
-        self._nodes = dict(nodes)
-        for node in chain(extractor.train_graph.nodes, extractor.eval_graph.nodes):
-            if node.op in ("call_module", "get_attr"):
-                self._adopt(model, shadow, node.target)
+        graphs = {True: extractor.train_graph, False: extractor.eval_graph}
+        for graph in graphs.values():
+            _protect_taps(graph, shadow)
+            for node in graph.nodes:
+                if node.op in ("call_module", "get_attr"):
+                    self._adopt(model, extractor, node.target)
         self.training = model.training
-        self._compile()
+        # One attribute, whose name no submodule of a backbone will have.
+        self._aimwrap_program = _Program(type(model).__name__, dict(nodes), graphs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Run the backbone up to its deepest tap.
@@ -121,69 +131,75 @@ class TappedBackbone(nn.Module):
         Returns:
             The tapped maps by name, each (N, C_l, H_l, W_l).
         """
-        maps = self._forwards[self.training](self, images)
-        return {name: maps[train if self.training else evaluated] for name, (train, evaluated) in self._nodes.items()}
+        program = self._aimwrap_program
+        maps = program.forwards[self.training](self, images)
+        return {name: maps[pair[0] if self.training else pair[1]] for name, pair in program.nodes.items()}
 
-    def _adopt(self, model: nn.Module, shadow: nn.Module, target: str) -> None:
-        """Share one module, parameter or buffer of the backbone under its own name."""
+    def _adopt(self, model: nn.Module, extractor: nn.Module, target: str) -> None:
+        """Share one module, parameter, buffer or tensor of the backbone under its own name."""
         *path, name = target.split(".")
         source: nn.Module = model
         host: nn.Module = self
         for part in path:
             source = getattr(source, part)
-            if not hasattr(host, part):
+            if part not in host._modules:
                 container = nn.Module()
                 container.training = source.training
                 host.add_module(part, container)
-            host = getattr(host, part)
+            host = host.get_submodule(part)
         # A tensor that the forward itself makes is found on what was traced, not on the user's model.
-        value = getattr(source, name) if hasattr(source, name) else getattr(shadow, name)
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            host.register_buffer(name, value, persistent=name not in source._non_persistent_buffers_set)
+        value = getattr(source, name) if hasattr(source, name) else extractor.get_buffer(target)
+        if isinstance(value, nn.Module):
+            host.add_module(name, value)
+        elif isinstance(value, nn.Parameter):
+            host.register_parameter(name, value)
         else:
-            setattr(host, name, value)
-
-    def _compile(self) -> None:
-        self._forwards = {training: _python_function(graph) for training, graph in self._graphs.items()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "_forwards"}
-        return state | {"_graphs": {training: _pack(graph) for training, graph in self._graphs.items()}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        graphs = {training: _unpack(packed) for training, packed in state["_graphs"].items()}
-        super().__setstate__(state | {"_graphs": graphs})
-        self._compile()
+            saved = name in source._buffers and name not in source._non_persistent_buffers_set
+            host.register_buffer(name, value, persistent=saved)
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        return f"{type(self).__name__}({self.architecture} up to its deepest tap, {parameters / 1e6:.2f} M parameters)"
+        source = self._aimwrap_program.architecture
+        return f"{type(self).__name__}({source} up to its deepest tap, {parameters / 1e6:.2f} M parameters)"
 
 
-def _tracer_options() -> dict[str, Any]:
-    """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes)."""
-    return {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+class _Program:
+    """What a tapped backbone runs: two graphs as Python functions, rebuilt from plain data when pickled or copied.
 
+    torch would pickle a graph's code and trace that anew, which opens what had to be kept in one piece.
+    """
 
-def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
-    code = graph.python_code("self")
-    namespace: dict[str, Any] = dict(code.globals)
-    exec(compile(code.src, "<tapped backbone>", "exec"), namespace)
-    function: Callable[..., dict[str, Tensor]] = namespace["forward"]
-    return function
+    def __init__(self, architecture: str, nodes: dict[str, NodePair], graphs: dict[bool, fx.Graph]) -> None:
+        self.architecture = architecture
+        self.nodes = nodes
+        self.graphs = graphs
+        self.forwards = {training: _python_function(graph) for training, graph in graphs.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        packed = {training: _pack(graph) for training, graph in self.graphs.items()}
+        return _unpack_program, (self.architecture, self.nodes, packed)
 
 
 class _Reference(str):
     """A graph node inside another node's arguments, by name."""
 
 
-def _pack(graph: fx.Graph) -> list[tuple[Any, ...]]:
-    """A graph as plain data: torch would pickle its code and trace that anew, losing what was kept in one piece."""
+class _Function(NamedTuple):
+    """A function by its place, for those that pickle does not find by themselves (torch.nn.functional's max_pool2d)."""
 
+    module: str
+    name: str
+
+
+def _unpack_program(architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]]) -> _Program:
+    return _Program(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
+
+
+def _pack(graph: fx.Graph) -> list[tuple[Any, ...]]:
     def by_name(argument: Any) -> Any:
         return fx.map_arg(argument, lambda node: _Reference(node.name))
 
-    return [(n.op, n.target, by_name(n.args), by_name(n.kwargs), n.name) for n in graph.nodes]
+    return [(n.op, _by_place(n.target), by_name(n.args), by_name(n.kwargs), n.name) for n in graph.nodes]
 
 
 def _unpack(packed: list[tuple[Any, ...]]) -> fx.Graph:
@@ -194,8 +210,55 @@ def _unpack(packed: list[tuple[Any, ...]]) -> fx.Graph:
         return fx.node.map_aggregate(argument, lambda leaf: nodes[leaf] if isinstance(leaf, _Reference) else leaf)
 
     for op, target, args, kwargs, name in packed:
+        if isinstance(target, _Function):
+            __import__(target.module)
+            target = getattr(sys.modules[target.module], target.name)
         nodes[name] = graph.create_node(op, target, by_node(args), by_node(kwargs), name)
     return graph
+
+
+def _by_place(target: Any) -> Any:
+    module, name = getattr(target, "__module__", None), getattr(target, "__name__", None)
+    if module is None or name is None or getattr(sys.modules.get(module), name, None) is not target:
+        return target  # a module's or method's name, or a builtin, which pickle knows how to find
+    return _Function(module, name)
+
+
+def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
+    code = graph.python_code("self")
+    namespace: dict[str, Any] = dict(code.globals)
+    exec(compile(code.src, "<tapped backbone>", "exec"), namespace)
+    function: Callable[..., dict[str, Tensor]] = namespace["forward"]
+    return function
+
+
+def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
+    """Clone a tapped map that a later node overwrites in place (the sum before a ResNet block's last ReLU)."""
+    output = next(node for node in graph.nodes if node.op == "output")
+    for tapped in output.all_input_nodes:
+        if any(_works_in_place(user, shadow) for user in tapped.users):
+            with graph.inserting_after(tapped):
+                clone = graph.call_method("clone", (tapped,))
+            output.replace_input_with(tapped, clone)
+
+
+def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(shadow.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return node.target in _IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace", False))
+
+
+def _tracer_options() -> dict[str, Any]:
+    """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes)."""
+    return {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+
+
+def _is_under(name: str, node: str, repeated: bool) -> bool:
+    """Whether a graph node belongs to a module; those of a leaf's second and later calls are ``leaf_1`` and so on."""
+    numbered = repeated and re.fullmatch(re.escape(node) + r"_\d+", name) is not None
+    return name == node or name.startswith(node + ".") or numbered
 
 
 def _module_names(names: list[str]) -> list[str]:

@@ -12,14 +12,31 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
+
+STRIDE_TOLERANCE = 0.25  # octaves; unpadded nets are not exact: Inception turns 299 pixels into 8, which is 5.22
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)
+
+
+class Place(NamedTuple):
+    """Whose output is meant: a module or graph node and, where a forward calls it several times, which call.
+
+    Attributes:
+        node: its qualified name.
+        call: index of the call, from 0.
+        calls: how often a forward calls it; 0 if unknown, which means the last one.
+    """
+
+    node: str
+    call: int = 0
+    calls: int = 0
 
 
 @dataclass
@@ -78,6 +95,23 @@ class Probe:
     parameters: int
     macs: int
 
+    def place(self, call: Call) -> Place:
+        """Where a recorded call stands among the calls of its module."""
+        same = [other for other in self.root.calls() if other.name == call.name]
+        return Place(call.name, next(i for i, other in enumerate(same) if other is call), len(same))
+
+    def stride(self, shape: tuple[int, ...]) -> int:
+        """Pixels of the image per position of a map, for a shape (N, C, H, W).
+
+        Raises:
+            ValueError: if height and width disagree: the map is not laid out as (N, C, H, W).
+        """
+        ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
+        if abs(math.log2(ratios[0] / ratios[1])) > STRIDE_TOLERANCE:
+            raise ValueError(f"shape {tuple(shape)} does not fit images {tuple(self.image_shape)}")
+        level = round(math.log2(ratios[0]))
+        return 2**level if abs(math.log2(ratios[0]) - level) <= STRIDE_TOLERANCE else round(ratios[0])
+
     def fake_images(self) -> Tensor:
         """Fake images like the ones that were probed, (1, C, H, W), on the model's device."""
         return _fake_images(self.shadow, self.mode, self.image_shape)
@@ -105,6 +139,23 @@ def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
+def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A shadow whose buffers and tensor attributes are parameters.
+
+    Tracing records what is done with parameters and bakes the result of anything done with other tensors in as a
+    constant: here one without values, and on the real model one that no longer follows the buffer.
+    """
+    shadow = shadow_of(module, mode)
+    for submodule in shadow.modules():
+        tensors = {name: value for name, value in vars(submodule).items() if isinstance(value, Tensor)}
+        tensors |= {name: value for name, value in submodule._buffers.items() if value is not None}
+        for name, value in tensors.items():
+            vars(submodule).pop(name, None)
+            submodule._buffers.pop(name, None)
+            submodule._parameters[name] = nn.Parameter(value, requires_grad=False)
+    return shadow
+
+
 def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
     """Run the model once, to the end, on fake tensors, and record every module's shapes.
 
@@ -128,6 +179,12 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         try:
             with torch.no_grad(), mode, counter, _recorded_calls(shadow) as root:
                 shadow(images)
+        except DataDependentOutputException as error:
+            raise ValueError(
+                f"the backbone {type(model).__name__} has control flow that depends on values ({error}), which can be "
+                "neither run without values nor traced. Move it into a submodule of its own, behind the deepest stage, "
+                "or replace it, for example by torch.where"
+            ) from error
         except Exception as error:  # whatever a stranger's forward raises, the next size may suit it
             failures.append(f"{tuple(image_shape)}: {type(error).__name__}: {_first_line(error)}")
             continue

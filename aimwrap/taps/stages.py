@@ -2,7 +2,7 @@
 
 Stage k is the backbone's last map at stride 4 * 2^k. "The last 4-D output at that stride" is not it: the first block
 of the *next* stage still works at the old resolution. So the rule looks at module boundaries only, and inside a module
-only where it spans two or more halvings of the map; what it keeps per stride is what the model's author drew as a stage.
+only where it spans two or more halvings of the map; what it keeps per stride is what the author drew as a stage.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .probe import Call, Probe
+from .probe import STRIDE_TOLERANCE, Call, Place, Probe
 
-_STRIDE_TOLERANCE = 0.25  # unpadded nets are not exact: Inception turns 299 pixels into 8 (an octave of 5.22)
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
@@ -25,15 +24,15 @@ class Stages:
     """Where a backbone's stages are.
 
     Attributes:
-        nodes: stage number -> module name.
-        final: module name of the last map before global pooling, head expansion included.
+        nodes: stage number -> whose output it is.
+        final: whose output is the last map before global pooling, head expansion included.
         levels_before_stage_0: how many finer resolutions (stem levels) come before stride 4: what the paper's own stage
             count is ahead of ours. One for ResNet, whose stem counts as a stage there; none for ConvNeXt.
         obstacle: why the numbers cannot be trusted, or None.
     """
 
-    nodes: dict[int, str]
-    final: str | None
+    nodes: dict[int, Place]
+    final: Place | None
     levels_before_stage_0: int
     obstacle: str | None = None
 
@@ -69,14 +68,14 @@ def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
     return shape[1] if is_classifier else None
 
 
-def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, str]:
+def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
     """Timm's `feature_info`, matched by reduction (its index is not the stage number) and checked against the probe."""
     info = getattr(model, "feature_info", None)
     info = getattr(info, "info", info)
     if not isinstance(info, list | tuple):
         return {}
     measured = {call.name: call for call in probe.root.calls()}
-    nodes: dict[int, str] = {}
+    nodes: dict[int, Place] = {}
     for entry in info:
         if not isinstance(entry, dict) or not {"module", "reduction", "num_chs"} <= entry.keys():
             return {}
@@ -88,7 +87,7 @@ def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, str]:
             return {}
         if call.output_shape[1] != entry["num_chs"] or _level(call.output_shape, probe) != stage + 2:
             return {}
-        nodes[int(stage)] = entry["module"]
+        nodes[int(stage)] = Place(entry["module"])
     return nodes
 
 
@@ -111,9 +110,9 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         return Stages({}, None, 0, obstacle)
     final = _without_classifier(by_level[deepest], probe)
     by_level[deepest] = _without_head_expansion(final)
-    nodes = {level - 2: calls[-1].name for level, calls in by_level.items() if level >= 2}
+    nodes = {level - 2: probe.place(calls[-1]) for level, calls in by_level.items() if level >= 2}
     stem_levels = sum(level < 2 for level in by_level)
-    return Stages(nodes, final[-1].name, stem_levels, obstacle)
+    return Stages(nodes, probe.place(final[-1]), stem_levels, obstacle)
 
 
 def _obstacle(call: Call, probe: Probe) -> str | None:
@@ -149,7 +148,7 @@ def _level(shape: tuple[int, ...] | None, probe: Probe) -> int | None:
         return None
     octaves = [math.log2(image / side) for image, side in zip(probe.image_shape[2:], shape[2:], strict=True)]
     level = round(octaves[0])
-    return level if all(abs(octave - level) <= _STRIDE_TOLERANCE for octave in octaves) else None
+    return level if all(abs(octave - level) <= STRIDE_TOLERANCE for octave in octaves) else None
 
 
 def _is_global_pool(call: Call) -> bool:

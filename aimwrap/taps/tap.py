@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .graph import GraphNames, NodePair, TappedBackbone
-from .probe import Probe, probe, shadow_of
+from .probe import Place, Probe, probe, traceable_shadow_of
 from .stages import Stages, find_stages, number_of_classes
 
 Stage = int | str
-FINAL = "final"  # the name of the final map beside the stages' maps
+FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
 
 class Tap(NamedTuple):
@@ -24,7 +24,7 @@ class Tap(NamedTuple):
         stage: what the user calls it, a stage number or a node name.
         node: the module or graph node whose output it is.
         channels: C of its (N, C, H, W).
-        stride: pixels of the image per position, rounded to whole pixels.
+        stride: pixels of the image per position, to the next power of two where it is near one.
     """
 
     stage: Stage
@@ -41,6 +41,7 @@ class TappedModel:
         backbone: the extractor, sharing the user's parameters; it returns maps keyed by ``str(stage)``.
         taps: the stages' taps, shallow to deep.
         final: the tap of the map before global pooling, or None where it was not asked for.
+        architecture: the backbone's class.
         num_classes: width of the backbone's classifier, or None where it has none.
         image_shape: (C, H, W) of the probed images.
         paper_stage_offset: what the paper's stage count is ahead of ours on this backbone.
@@ -52,6 +53,7 @@ class TappedModel:
     backbone: TappedBackbone
     taps: tuple[Tap, ...]
     final: Tap | None
+    architecture: str
     num_classes: int | None
     image_shape: tuple[int, ...]
     paper_stage_offset: int
@@ -68,7 +70,7 @@ def tap_backbone(
     Args:
         model: the backbone. It is only read; its parameters are shared by the result.
         stages: stage numbers (stage k is the last map at stride 4 * 2^k) or node names, in any order.
-        final: also return the last map before global pooling, under the name ``"final"``.
+        final: also return the last map before global pooling, under the name :data:`FINAL`.
         example_input: images (N, C, H, W) as the backbone takes them, where its own record of them will not do.
 
     Returns:
@@ -81,22 +83,24 @@ def tap_backbone(
     model = _unwrapped(model)
     measured = probe(model, example_input)
     found = find_stages(model, measured)
-    names = GraphNames(shadow_of(model, measured.mode))
-    wanted = {str(s): s if isinstance(s, str) else _node_of(s, found, type(model).__name__) for s in stages}
+    names = GraphNames(traceable_shadow_of(model, measured.mode))
+    wanted = {str(s): Place(s) if isinstance(s, str) else _place_of(s, found, type(model).__name__) for s in stages}
     if final:
         wanted[FINAL] = found.final or wanted[str(stages[-1])]
-    resolved = {name: names.resolve(node, following_activation=name not in stages) for name, node in wanted.items()}
+    resolved = {name: names.resolve(place, following_activation=name not in stages) for name, place in wanted.items()}
     nodes = {name: pair for name, (pair, _) in resolved.items()}
     shown = {name: label for name, (_, label) in resolved.items()}
-    taps = _measure(measured, stages, shown, nodes)
+    taps = _measure(model, measured, stages, shown, nodes)
 
     def order(tap: Tap) -> int:
-        return names.eval.index(nodes[str(tap.stage)][1])
+        position: int = names.eval.index(nodes[str(tap.stage)][1])
+        return position
 
     return TappedModel(
-        backbone=TappedBackbone(model, shadow_of(model, measured.mode), nodes),
+        backbone=TappedBackbone(model, traceable_shadow_of(model, measured.mode), nodes),
         taps=tuple(sorted((tap for tap in taps if tap.stage != FINAL), key=lambda tap: (tap.stride, order(tap)))),
         final=next((t for t in taps if t.stage == FINAL), None),
+        architecture=type(model).__name__,
         num_classes=number_of_classes(model, measured),
         image_shape=measured.image_shape[1:],
         paper_stage_offset=found.levels_before_stage_0,
@@ -116,14 +120,16 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return source
 
 
-def _node_of(stage: int, found: Stages, architecture: str) -> str:
+def _place_of(stage: int, found: Stages, architecture: str) -> Place:
     by_name = "name its nodes instead, for example stages=['layer3', 'layer4']"
     if found.obstacle is not None:
         raise ValueError(
             f"stage numbers cannot be trusted on {architecture}: {found.obstacle}. Where it has maps, {by_name}"
         )
     if stage not in found.nodes:
-        have = ", ".join(f"{number} ({node}, stride {4 * 2**number})" for number, node in sorted(found.nodes.items()))
+        have = ", ".join(
+            f"{number} ({place.node}, stride {4 * 2**number})" for number, place in sorted(found.nodes.items())
+        )
         raise ValueError(
             f"stages: {architecture} has no stage {stage} (stride {4 * 2**stage if stage >= 0 else '?'}); "
             f"it has {have or 'none'}. Choose among them, pass example_input= if it takes images of another size, "
@@ -132,10 +138,11 @@ def _node_of(stage: int, found: Stages, architecture: str) -> str:
     return found.nodes[stage]
 
 
-def _measure(measured: Probe, stages: Sequence[Stage], labels: dict[str, str], nodes: dict[str, NodePair]) -> list[Tap]:
+def _measure(
+    model: nn.Module, measured: Probe, stages: Sequence[Stage], labels: dict[str, str], nodes: dict[str, NodePair]
+) -> list[Tap]:
     """Channels and strides from a fake run of the extractor itself, held against what the probe saw of each module."""
-    shadow = shadow_of(measured.shadow, measured.mode)
-    extractor = TappedBackbone(shadow, shadow, nodes).eval()
+    extractor = TappedBackbone(measured.shadow, traceable_shadow_of(model, measured.mode), nodes).eval()
     with torch.no_grad(), measured.mode:
         maps = extractor(measured.fake_images())
     seen = {call.name: call.output_shape for call in measured.root.calls()}
@@ -151,5 +158,9 @@ def _measure(measured: Probe, stages: Sequence[Stage], labels: dict[str, str], n
                 f"stages: tapping {node!r} through the graph gives {tuple(value.shape)}, but the module gives "
                 f"{seen[node]}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
-        taps.append(Tap(stage, node, value.shape[1], round(measured.image_shape[2] / value.shape[2])))
+        try:
+            stride = measured.stride(tuple(value.shape))
+        except ValueError as error:
+            raise ValueError(f"stages: node {node!r} gives no (N, C, H, W) map: {error}; name another node") from error
+        taps.append(Tap(stage, node, value.shape[1], stride))
     return taps

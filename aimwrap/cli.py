@@ -1,0 +1,106 @@
+"""The command line: ``aimwrap demo``. Needs the extra ``demo``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, get_args
+
+try:
+    import typer
+except ImportError as error:
+    raise ImportError('the command line needs typer: pip install "aimwrap[demo]"') from error
+
+from .model import Head
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def aimwrap() -> None:
+    """Make any CNN choose where it looks, and see what it chose."""
+
+
+@app.command()
+def demo(
+    seeds: Annotated[str, typer.Option(help="How many seeds (5 means 0 to 4), or which: 0,3,7")] = "1",
+    ties: Annotated[str, typer.Option(help="Shares of the training labels that the background is tied to.")] = "0.95,1",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, for every variant.")] = 8,
+    tau: Annotated[float, typer.Option(min=0.01, max=1.0, help="Area that AIM's masks are to keep.")] = 0.25,
+    heads: Annotated[
+        str, typer.Option(help="AIM's heads: feature-preserving, paper, or both with a comma between.")
+    ] = ("feature-preserving"),
+    output: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("demo.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON instead of tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Train a plain CNN and the same CNN with AIM where the background gives the label away, and see where they look.
+
+    Prints a table per tie and writes a picture. Five seeds, as in the documentation: aimwrap demo --seeds 5
+    """
+    seed_numbers, tie_shares, head_names = parse_seeds(seeds), parse_ties(ties), parse_heads(heads)
+    try:
+        from .demo import Settings, format_report, run_demo
+
+        settings = Settings(epochs=epochs, tau=tau, quiet=quiet or as_json)
+        started = time.perf_counter()
+        runs = run_demo(tie_shares, seed_numbers, settings, output, head_names)
+    except ImportError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        flat = [{**run._asdict(), "scores": run.scores._asdict()} for run in runs]
+        typer.echo(json.dumps(flat, indent=2))
+        return
+    typer.echo(f"\n{format_report(runs, settings)}\n")
+    typer.echo(f"{time.perf_counter() - started:.0f} seconds in all. The picture is in {output}.")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read ``--seeds``: a single number is how many, several are which.
+
+    >>> parse_seeds("3"), parse_seeds("0,7")
+    ([0, 1, 2], [0, 7])
+    """
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and "," not in text:
+        numbers = list(range(numbers[0]))
+    if not numbers or min(numbers) < 0:
+        raise typer.BadParameter(f"--seeds must be a count from 1, such as 5, or a list such as 0,3,7; got {text!r}")
+    return numbers
+
+
+def parse_ties(text: str) -> list[float]:
+    """Read ``--ties``.
+
+    >>> parse_ties("0.95,1")
+    [0.95, 1.0]
+    """
+    try:
+        shares = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        shares = []
+    if not shares or not all(0.5 <= share <= 1 for share in shares):
+        raise typer.BadParameter(f"--ties must be shares from 0.5 to 1, such as 0.95,1; got {text!r}")
+    return shares
+
+
+def parse_heads(text: str) -> list[Head]:
+    """Read ``--heads``.
+
+    >>> parse_heads("paper, feature-preserving")
+    ['paper', 'feature-preserving']
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    heads = [head for name in names for head in get_args(Head) if head == name]
+    if not heads or len(heads) != len(names):
+        raise typer.BadParameter(f"--heads must be among {', '.join(get_args(Head))}; got {text!r}")
+    return heads
+
+
+def main() -> None:
+    """Entry point of the ``aimwrap`` command."""
+    app()

@@ -1,0 +1,89 @@
+"""The demo: on real images, a plain CNN looks at the background and the same CNN with AIM looks at the object.
+
+``aimwrap demo`` runs it. Data and backbone come with pip packages (extra ``demo``); nothing is downloaded::
+
+    backbone   the pretrained network
+    training   the variants and the one training loop they share
+    report     scores, table, notes
+    figure     the picture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from ..model import Head
+from .backbone import load_pretrained_backbone
+from .figure import draw_demo
+from .report import Run, Scores, format_report, format_table, score
+from .training import (
+    PLAIN,
+    Outcome,
+    Settings,
+    Split,
+    aim_name,
+    load_splits,
+    train_aim_frozen,
+    train_linear_probe,
+    train_plain,
+)
+
+__all__ = ["Run", "Scores", "Settings", "format_report", "format_table", "run_demo"]
+
+
+def run_demo(
+    ties: Sequence[float] = (0.95, 1.0),
+    seeds: Sequence[int] = (0,),
+    settings: Settings | None = None,
+    output: Path | None = None,
+    heads: Sequence[Head] = ("feature-preserving",),
+    make_backbone: Callable[[], nn.Module] = load_pretrained_backbone,
+) -> list[Run]:
+    """Train every variant with every tie and seed.
+
+    Args:
+        ties: shares of the training labels that the background is tied to.
+        seeds: each draws its own data, initial weights and order of the batches.
+        settings: what the variants share.
+        output: where to write the picture, of the last tie and the first seed; None for none.
+        heads: of AIM, each trained beside its control; the first is in the picture.
+        make_backbone: builds a fresh backbone for each variant.
+
+    Returns:
+        The scores of every variant, tie and seed.
+    """
+    settings = settings or Settings()
+    runs = []
+    for tie in ties:
+        for seed in seeds:
+            splits = load_splits(tie, seed, settings)
+            outcomes = train_variants(splits, seed, settings, heads, make_backbone)
+            test = splits[1]
+            chance = test.object_masks.mean().item()
+            runs += [Run(tie, seed, outcome.variant, score(outcome, test), chance) for outcome in outcomes]
+            if output is not None and tie == ties[-1] and seed == seeds[0]:
+                by_name = {outcome.variant: outcome for outcome in outcomes}
+                figure = draw_demo(test, by_name, PLAIN, aim_name(heads[0]), tie, seed, settings)
+                output.parent.mkdir(parents=True, exist_ok=True)
+                figure.savefig(output)
+    return runs
+
+
+def train_variants(
+    splits: tuple[Split, Split],
+    seed: int,
+    settings: Settings,
+    heads: Sequence[Head],
+    make_backbone: Callable[[], nn.Module],
+) -> list[Outcome]:
+    """Train all variants with one budget."""
+    outcomes = [
+        train_plain(make_backbone(), splits, settings, seed),
+        train_linear_probe(make_backbone(), splits, settings, seed),
+    ]
+    for head in heads:
+        outcomes += train_aim_frozen(make_backbone(), splits, settings, seed, head)
+    return outcomes

@@ -1,0 +1,257 @@
+"""The demo's variants, trained with one budget: the same images, epochs, batches and optimiser.
+
+BatchNorm keeps its ImageNet statistics in every variant: estimating them anew on a few hundred images costs plain
+training dozens of points, so doing it on one side only would decide the comparison.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from tqdm import tqdm
+
+from ..data import DigitsOnPhotographs
+from ..loss import AIMLoss
+from ..metrics import class_activation_map
+from ..model import AIM, Head
+from ..taps import Stage
+from ..tau import TauScheduler
+from .backbone import MEAN_AND_STD
+
+STAGES = (2, 3)
+OPEN_MASKS: dict[Stage, Tensor] = dict.fromkeys(STAGES, torch.ones(1, 1, 1, 1))
+PLAIN = "plain, fine-tuned"
+PROBE = "linear probe, frozen"
+
+
+def aim_name(head: Head, *, held_open: bool = False) -> str:
+    """The name of AIM's rows, which says the head."""
+    return f"AIM{' held open' if held_open else ''}, frozen ({head} head)"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all variants share.
+
+    Attributes:
+        epochs: passes over the training images.
+        anneal_share: share of the epochs in which AIM's tau falls to its target.
+        batch_size: images per step.
+        learning_rate: of new modules, in every variant.
+        backbone_learning_rate: of the backbone, where it is fine-tuned.
+        tau: area that AIM's masks are to keep.
+        tau_start: area where the annealing starts. The paper starts at 1; with as few steps as here some seeds' masks
+            then end far below tau.
+        image_size: in pixels.
+        train_images, test_images: sizes of the sets.
+        quiet: no progress bars.
+    """
+
+    epochs: int = 8
+    anneal_share: float = 0.5
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    backbone_learning_rate: float = 1e-4
+    tau: float = 0.25
+    tau_start: float = 0.5
+    image_size: int = 160
+    train_images: int = 320
+    test_images: int = 240
+    quiet: bool = False
+
+
+class Split(NamedTuple):
+    """A stacked data set: normalised images (N, 3, H, W), labels and places (N,), object masks (N, 1, H, W)."""
+
+    images: Tensor
+    labels: Tensor
+    places: Tensor
+    object_masks: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trained variant says about the test images.
+
+    Attributes:
+        variant: its name, with the head where it is AIM.
+        logits: (N, K).
+        heatmap: (N, h, w), the class-activation map of the predicted class, at the variant's own resolution.
+        seconds: training and the features it needed.
+        masks: by stage, (N, 1, h_l, w_l); empty without AIM.
+        merged_mask: (N, 1, h, w), what the decision could use; all ones without AIM.
+    """
+
+    variant: str
+    logits: Tensor
+    heatmap: Tensor
+    seconds: float
+    merged_mask: Tensor
+    masks: dict[Stage, Tensor] = field(default_factory=dict)
+
+
+def load_splits(tie: float, seed: int, settings: Settings) -> tuple[Split, Split]:
+    """Draw the training set, tied, and the test set, untied."""
+    sizes = {"train": settings.train_images, "test": settings.test_images}
+    splits = []
+    for name in ("train", "test"):
+        data = DigitsOnPhotographs(name, tie, seed, settings.image_size, num_images=sizes[name])
+        images, labels, places, object_masks = data.stacked()
+        images = ((images - MEAN_AND_STD) / MEAN_AND_STD).contiguous(memory_format=torch.channels_last)
+        splits.append(Split(images, labels, places, object_masks))
+    return splits[0], splits[1]
+
+
+def batch_order(num_images: int, settings: Settings, seed: int) -> list[list[Tensor]]:
+    """The images' indices, by epoch and batch: drawn once, so that every variant sees the same batches."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        list(torch.randperm(num_images, generator=generator).split(settings.batch_size)) for _ in range(settings.epochs)
+    ]
+
+
+def train(
+    loss_of_batch: Callable[[Tensor], Tensor],
+    optimizer: Optimizer,
+    epochs: list[list[Tensor]],
+    name: str,
+    quiet: bool,
+    after_epoch: Callable[[], None] | None = None,
+) -> None:
+    """The loop that every variant goes through.
+
+    Args:
+        loss_of_batch: from the indices of a batch (B,) to its loss, a scalar.
+        optimizer: holds the variant's parameters.
+        epochs: from :func:`batch_order`.
+        name: shown beside the progress bar.
+        quiet: no progress bar.
+        after_epoch: called at the end of each, such as a schedule's ``step``.
+    """
+    for batches in tqdm(epochs, desc=f"{name:<44}", unit="epoch", disable=quiet):
+        for batch in batches:
+            optimizer.zero_grad()
+            loss_of_batch(batch).backward()
+            optimizer.step()
+        if after_epoch is not None:
+            after_epoch()
+
+
+@torch.no_grad()
+def final_maps(backbone: nn.Module, images: Tensor) -> Tensor:
+    """The map that the network's own classifier pools, after its head convolution: (N, D, h, w)."""
+    return torch.cat([backbone.forward_features(batch) for batch in images.split(64)])  # type: ignore[operator]
+
+
+def train_plain(backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int) -> Outcome:
+    """Fine-tune the whole network with a new classifier, as one usually would."""
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    train_split, test_split = splits
+    classifier = nn.Linear(backbone.num_features, 2)  # type: ignore[arg-type]
+    optimizer = AdamW(
+        [
+            {"params": backbone.parameters(), "lr": settings.backbone_learning_rate},
+            {"params": classifier.parameters(), "lr": settings.learning_rate},
+        ]
+    )
+
+    def loss_of_batch(batch: Tensor) -> Tensor:
+        maps: Tensor = backbone.forward_features(train_split.images[batch])  # type: ignore[operator]
+        return F.cross_entropy(classifier(maps.mean(dim=(2, 3))), train_split.labels[batch])
+
+    order = batch_order(len(train_split.labels), settings, seed)
+    train(loss_of_batch, optimizer, order, PLAIN, settings.quiet)
+    return _outcome_of_linear(PLAIN, classifier, final_maps(backbone, test_split.images), started)
+
+
+def train_linear_probe(backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int) -> Outcome:
+    """Train only a linear layer, on the frozen network's own pooled final map."""
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    train_split, test_split = splits
+    pooled = final_maps(backbone, train_split.images).mean(dim=(2, 3))
+    classifier = nn.Linear(pooled.shape[1], 2)
+    optimizer = AdamW(classifier.parameters(), settings.learning_rate)
+
+    def loss_of_batch(batch: Tensor) -> Tensor:
+        return F.cross_entropy(classifier(pooled[batch]), train_split.labels[batch])
+
+    order = batch_order(len(train_split.labels), settings, seed)
+    train(loss_of_batch, optimizer, order, PROBE, settings.quiet)
+    return _outcome_of_linear(PROBE, classifier, final_maps(backbone, test_split.images), started)
+
+
+def train_aim_frozen(
+    backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int, head: Head
+) -> tuple[Outcome, Outcome]:
+    """Train AIM on a frozen backbone twice: with its masks held open (the control), and as it is meant.
+
+    The backbone's maps do not change, so they are computed once.
+    """
+    started = time.perf_counter()
+    labels = splits[0].labels
+    model = AIM(backbone, STAGES, settings.tau, num_classes=2, head=head)
+    train_maps, test_maps = (backbone_maps(model, split.images) for split in splits)
+    seconds_for_maps = time.perf_counter() - started
+    outcomes = []
+    for masks in (OPEN_MASKS, None):
+        started = time.perf_counter() - seconds_for_maps
+        torch.manual_seed(seed)
+        model = AIM(backbone, STAGES, settings.tau, num_classes=2, head=head)
+        name = aim_name(head, held_open=masks is not None)
+        criterion = AIMLoss(tau=model.tau)
+        anneal_epochs = max(1, round(settings.anneal_share * settings.epochs))
+        start = max(settings.tau_start, settings.tau)
+        schedule = TauScheduler(criterion, anneal_epochs=anneal_epochs, start=start)
+        optimizer = AdamW(new_parameters(model), settings.learning_rate)
+        model.train()
+
+        def loss_of_batch(batch: Tensor) -> Tensor:
+            maps = {name: values[batch] for name, values in train_maps.items()}
+            output = model.forward_head(model.forward_masks(maps, masks))  # noqa: B023
+            return criterion(output, labels[batch])  # type: ignore[no-any-return] # noqa: B023
+
+        order = batch_order(len(labels), settings, seed)
+        train(loss_of_batch, optimizer, order, name, settings.quiet, schedule.step)
+        outcomes.append(_outcome_of_aim(name, model, test_maps, masks, started))
+    return outcomes[0], outcomes[1]
+
+
+def new_parameters(model: AIM) -> list[nn.Parameter]:
+    """All parameters that AIM adds to the backbone."""
+    modules = (model.mask_estimators, model.top_down, model.stage_classifiers, model.classifier)
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+@torch.no_grad()
+def backbone_maps(model: AIM, images: Tensor) -> dict[str, Tensor]:
+    """The backbone's tapped maps of all images, by name."""
+    model.eval()
+    batches = [model.forward_backbone(batch) for batch in images.split(64)]
+    return {name: torch.cat([maps[name] for maps in batches]) for name in batches[0]}
+
+
+@torch.no_grad()
+def _outcome_of_linear(name: str, classifier: nn.Linear, maps: Tensor, started: float) -> Outcome:
+    logits = classifier(maps.mean(dim=(2, 3)))
+    heatmap = class_activation_map(maps, classifier.weight, logits.argmax(dim=1))
+    return Outcome(name, logits, heatmap, time.perf_counter() - started, torch.ones_like(heatmap)[:, None])
+
+
+@torch.no_grad()
+def _outcome_of_aim(
+    name: str, model: AIM, maps: dict[str, Tensor], masks: dict[Stage, Tensor] | None, started: float
+) -> Outcome:
+    model.eval()
+    features = model.forward_masks(maps, masks)
+    logits = model.forward_head(features).logits
+    heatmap = class_activation_map(features.fused, model.classifier.weight, logits.argmax(dim=1))
+    return Outcome(name, logits, heatmap, time.perf_counter() - started, features.merged_mask, dict(features.masks))

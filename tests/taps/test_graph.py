@@ -1,0 +1,293 @@
+"""The tapped backbone: two graphs on the user's own parameters, through copies and pickles."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo import ConstantNet, FunctionalNet, HeadConvNet, NormalisingNet, ParameterNet, TinyNet, TrainEvalNet, conv_block
+
+from aimwrap.taps import TappedBackbone, tap_backbone
+from aimwrap.taps.graph import GraphNames
+
+
+def tapped(model: nn.Module, *stages: int | str) -> TappedBackbone:
+    return tap_backbone(model, list(stages)).backbone
+
+
+def test_what_lies_behind_the_deepest_tap_is_gone() -> None:
+    names = {name for name, _ in tapped(HeadConvNet(), "block1").named_parameters()}
+    assert {name.split(".")[0] for name in names} == {"stem", "block0", "block1"}
+
+
+def test_behind_the_tap_is_not_run() -> None:
+    model = TinyNet()
+    ran: list[str] = []
+    for name in ("block2", "fc"):
+        for module in getattr(model, name).modules():
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    tapped(model, 0, 1)(torch.randn(1, 3, 64, 64))
+    assert ran == []
+    tapped(model, 2)(torch.randn(1, 3, 64, 64))
+    assert set(ran) == {"block2"}
+
+
+def test_state_dict_names_are_the_backbones() -> None:
+    for model in (TinyNet(), ParameterNet(), HeadConvNet(), TrainEvalNet()):
+        own, theirs = tapped(model, 2, 3).state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+        assert own.keys() < theirs.keys()
+        assert all(value is theirs[name] for name, value in own.items())
+
+
+def test_state_dict_holds_no_tensor_that_the_backbones_does_not() -> None:
+    """Plain attributes, tensors made in the forward, and non-persistent buffers stay out of checkpoints."""
+    for model in (NormalisingNet(), ConstantNet()):
+        assert set(tapped(model, 2, 3).state_dict()) <= set(model.state_dict())
+
+
+def test_buffers_that_the_forward_reshapes() -> None:
+    model = NormalisingNet().eval()
+    images = torch.rand(2, 3, 64, 64)
+    maps = tapped(model, 3)(images)
+    assert type(maps["3"]) is Tensor  # not a fake one
+    assert torch.equal(maps["3"], model.features(images))
+
+
+def test_reshaped_buffers_follow_their_values() -> None:
+    """A normalisation that is loaded later must count."""
+    model = NormalisingNet().eval()
+    backbone = tapped(model, 3)
+    backbone.load_state_dict({"std": torch.ones(3)}, strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(backbone(images)["3"], model.features(images))
+
+
+def test_tensors_made_in_the_forward() -> None:
+    model = ConstantNet().eval()
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(tapped(model, 3)(images)["3"], model.features(images))
+
+
+def test_plain_tensor_attribute_that_is_computed_with() -> None:
+    class Computed(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.tensor(2.0)
+
+        def features(self, x: Tensor) -> Tensor:
+            return super().features(x * (1 + self.gain))
+
+    model, images = Computed().eval(), torch.rand(2, 3, 64, 64)
+    assert torch.equal(tapped(model, 3)(images)["3"], model.features(images))
+
+
+class SharedActivation(TinyNet):
+    """One ReLU module called after every convolution, as tutorials write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(12, 12, 3, padding=1)
+        self.relu = nn.ReLU()
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block0(self.stem(x))
+        x = self.relu(self.first(x))
+        x = self.relu(self.second(x))
+        return self.block3(self.block2(x))
+
+
+def test_a_module_called_twice_at_one_stage_is_tapped_at_its_last_call() -> None:
+    model = SharedActivation().eval()
+    outputs: list[Tensor] = []
+    model.relu.register_forward_hook(lambda m, a, out: outputs.append(out))
+    images = torch.rand(1, 3, 64, 64)
+    model(images)
+    last = outputs[-1]
+    assert torch.equal(tapped(model, 1)(images)["1"], last)
+
+
+def test_a_pool_shared_by_all_stages() -> None:
+    """Either the right map or an error, never the first call's map; the tutorial CNN is this model."""
+
+    class SharedPool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = ((3, 4), (4, 5), (5, 6), (6, 7), (7, 8))
+            self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in sizes)
+            self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for convolution in self.convolutions:
+                x = self.pool(F.relu(convolution(x)))
+            return self.fc(x.mean((2, 3)))
+
+    model = SharedPool().eval()
+    outputs: list[Tensor] = []
+    model.pool.register_forward_hook(lambda m, a, out: outputs.append(out))
+    images = torch.rand(1, 3, 64, 64)
+    model(images)
+    expected = {"2": outputs[3], "3": outputs[4]}
+    maps = tapped(model, 2, 3)(images)
+    assert all(torch.equal(maps[stage], value) for stage, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["architecture", "_nodes", "_graphs", "_forwards"])
+def test_submodules_may_have_any_name(name: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Sequential(conv_block(3, 4), conv_block(4, 5)))
+            self.fc = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.get_submodule(name)(x).mean((2, 3)))
+
+    model = Named().eval()
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(tapped(model, 0)(images)["0"], model.get_submodule(name)(images))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_train_and_eval_have_their_own_graph(training: bool) -> None:
+    model = TrainEvalNet().train(training)
+    images = torch.rand(4, 3, 64, 64)
+    x = copy.deepcopy(model).block2(model.block1(model.block0(model.stem(images))))
+    expected = copy.deepcopy(model).block3(x * 2 if training else x)
+    assert torch.allclose(tapped(model, 3).train(training)(images)["3"], expected)
+
+
+def test_follows_the_models_mode_and_frozen_parts() -> None:
+    model = TinyNet(dropout=0.5).train()
+    model.block1.eval()
+    backbone = tapped(model, 3)
+    assert backbone.training
+    flags = {name: module.training for name, module in backbone.named_modules()}
+    assert not flags["block1.1"] and flags["block2.1"]
+    assert not tapped(model.eval(), 3).training
+
+
+def test_frozen_statistics_do_not_move() -> None:
+    model = TinyNet().train()
+    model.block1.eval()
+    backbone = tapped(model, 3)
+    before = copy.deepcopy(model.state_dict())
+    backbone(torch.rand(4, 3, 64, 64))
+    after = model.state_dict()
+    moved = {name.rsplit(".", 1)[0] for name in after if not torch.equal(after[name], before[name])}
+    assert moved == {"stem.1", "block0.1", "block2.1", "block3.1"}
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+@pytest.mark.parametrize("model_class", [TinyNet, ParameterNet, TrainEvalNet, FunctionalNet, NormalisingNet])
+def test_copies_switch_modes(how: str, model_class: type[TinyNet]) -> None:
+    backbone = tapped(model_class().train(), 2, 3)
+    if how == "deepcopy":
+        twin = copy.deepcopy(backbone)
+    elif how == "pickle":
+        twin = pickle.loads(pickle.dumps(backbone))
+    else:
+        buffer = io.BytesIO()
+        torch.save(backbone, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    images = torch.rand(2, 3, 64, 64)
+    for training in (False, True):
+        ours, theirs = backbone.train(training)(images), twin.train(training)(images)
+        assert list(ours) == list(theirs) == ["2", "3"]
+        assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
+
+
+def test_a_loaded_copy_turns_dropout_off_and_on() -> None:
+    """What torchvision's own extractor forgets when it is pickled."""
+    backbone = pickle.loads(pickle.dumps(tapped(TinyNet(dropout=0.5).train(), 3)))
+    images = torch.rand(2, 3, 64, 64)
+    backbone.eval()
+    assert torch.equal(backbone(images)["3"], backbone(images)["3"])
+    backbone.train()
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert not torch.equal(backbone(images)["3"], backbone(images)["3"])
+
+
+def test_functional_dropout_follows_the_mode() -> None:
+    class FunctionalDropout(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            x = self.block2(self.block1(self.block0(self.stem(x))))
+            return self.block3(F.dropout(x, 0.5, training=self.training))
+
+    backbone = pickle.loads(pickle.dumps(tapped(FunctionalDropout(), 3))).eval()
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(backbone(images)["3"], backbone(images)["3"])
+    backbone.train()
+    assert not torch.equal(backbone(images)["3"], backbone(images)["3"])
+
+
+def test_maps_run_through_jumps_of_precision_and_place() -> None:
+    backbone = tapped(ParameterNet(), 3).to(torch.float64)
+    assert backbone(torch.rand(2, 3, 64, 64, dtype=torch.float64))["3"].dtype == torch.float64
+
+
+def test_resolves_a_module_to_its_last_node() -> None:
+    names = GraphNames(TinyNet())
+    assert names.resolve("block1") == (("block1.2", "block1.2"), "block1")
+    assert names.resolve("block1.0") == (("block1.0", "block1.0"), "block1.0")
+    assert names.resolve("mean") == (("mean", "mean"), "mean")
+
+
+def test_steps_on_to_a_functional_activation_only_if_asked_and_only_if_it_follows() -> None:
+    class Activated(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            return F.relu(super().features(x) + 1, inplace=True)
+
+    class DirectlyActivated(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            return F.gelu(super().features(x))
+
+    assert GraphNames(Activated()).resolve("block3", following_activation=True)[1] == "block3"
+    assert GraphNames(DirectlyActivated()).resolve("block3", following_activation=True) == (
+        ("gelu", "gelu"),
+        "block3 + gelu",
+    )
+    assert GraphNames(DirectlyActivated()).resolve("block3")[1] == "block3"
+    assert GraphNames(TinyNet()).resolve("block3", following_activation=True)[1] == "block3"
+
+
+def test_an_unknown_node_lists_those_there_are() -> None:
+    pattern = r"the backbone has no node 'layer9'; it has x, stem.0, .*block3.*get_graph_node_names"
+    with pytest.raises(ValueError, match=pattern):
+        tapped(TinyNet(), "layer9")
+
+
+def test_a_prefix_of_a_name_is_no_node() -> None:
+    with pytest.raises(ValueError, match="no node 'bloc'"):
+        tapped(TinyNet(), "bloc")
+
+
+def test_control_flow_that_cannot_be_traced() -> None:
+    class Branching(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            return super().features(x[..., 1:] if x.shape[-1] % 2 else x)
+
+    pattern = r"the backbone Branching cannot be traced .*timm's untraced modules(.*\n)*.*register_notrace_module"
+    with pytest.raises(ValueError, match=pattern):
+        tapped(Branching(), "block3")
+
+
+def test_control_flow_that_depends_on_values_is_named_as_such() -> None:
+    """No example_input helps here, so the message must not send the user there."""
+
+    class Branching(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            return super().features(-x if x.sum() > 1e30 else x)
+
+    with pytest.raises(ValueError, match="control flow that depends on values"):
+        tapped(Branching(), "block3")
+
+
+def test_repr_is_one_line() -> None:
+    assert repr(tapped(TinyNet(), 3)) == "TappedBackbone(TinyNet up to its deepest tap, 0.01 M parameters)"

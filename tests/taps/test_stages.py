@@ -1,0 +1,315 @@
+"""Which nodes are stages 0..3: the table of real backbones, node by node, and models whose numbers are refused."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from zoo import TinyNet, conv_block
+
+from aimwrap.taps import TappedModel, tap_backbone
+
+
+def tap(model: nn.Module, stages: list[int], **arguments: object) -> TappedModel:
+    return tap_backbone(model, stages, **arguments)
+
+
+TABLE: dict[str, list[tuple[str, int]]] = {
+    "resnet50": [("layer1", 256), ("layer2", 512), ("layer3", 1024), ("layer4", 2048)],
+    "convnext_tiny": [("features.1", 96), ("features.3", 192), ("features.5", 384), ("features.7", 768)],
+    "efficientnet_b0": [("features.2", 24), ("features.3", 40), ("features.5", 112), ("features.7", 320)],
+    "mobilenet_v3_large": [("features.3", 24), ("features.6", 40), ("features.12", 112), ("features.15", 160)],
+    "mobilenet_v2": [("features.3", 24), ("features.6", 32), ("features.13", 96), ("features.17", 320)],
+    "densenet121": [
+        ("features.denseblock1", 256),
+        ("features.denseblock2", 512),
+        ("features.denseblock3", 1024),
+        ("features.norm5 + relu", 1024),
+    ],
+    "vgg16_bn": [("features.22", 256), ("features.32", 512), ("features.42", 512), ("features.43", 512)],
+    "regnet_y_400mf": [
+        ("trunk_output.block1", 48),
+        ("trunk_output.block2", 104),
+        ("trunk_output.block3", 208),
+        ("trunk_output.block4", 440),
+    ],
+    "shufflenet_v2_x1_0": [("maxpool", 24), ("stage2", 116), ("stage3", 232), ("stage4", 464)],
+}
+
+
+def build(name: str) -> nn.Module:
+    if name == "regnet_y_400mf":  # cannot be built on the meta device
+        return torchvision.models.get_model(name)
+    with torch.device("meta"):
+        return torchvision.models.get_model(name)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_torchvision_table(name: str) -> None:
+    tapped = tap(build(name), [0, 1, 2, 3])
+    assert [(tap.node, tap.channels) for tap in tapped.taps] == TABLE[name]
+    assert [tap.stage for tap in tapped.taps] == [0, 1, 2, 3]
+    assert [tap.stride for tap in tapped.taps] == [4, 8, 16, 32]
+    assert tapped.num_classes == 1000
+    assert tapped.deepest_stage == 3
+    assert tapped.image_shape == (3, 224, 224)
+
+
+def test_inception_at_its_own_size() -> None:
+    """299 pixels become 73, 35, 17 and 8, unpadded, which are no exact powers of two."""
+    model = torchvision.models.inception_v3(init_weights=False)
+    tapped = tap(model, [0, 1, 2, 3], example_input=torch.zeros(1, 3, 299, 299))
+    assert [(tap.node, tap.channels) for tap in tapped.taps] == [
+        ("Conv2d_4a_3x3", 192),
+        ("Mixed_5d", 288),
+        ("Mixed_6e", 768),
+        ("Mixed_7c", 2048),
+    ]
+    assert tapped.image_shape == (3, 299, 299)
+    assert tapped.num_classes == 1000
+
+
+def test_squeezenet_has_no_stage_at_stride_32() -> None:
+    """Its deepest stride is 16, and its classifier, a convolution, is no stage."""
+    with torch.device("meta"):
+        model = torchvision.models.squeezenet1_0()
+    pattern = r"SqueezeNet has no stage 3 \(stride 32\); it has 0 \(.*2 \(features.12, stride 16\)\."
+    with pytest.raises(ValueError, match=pattern):
+        tap(model, [2, 3])
+    tapped = tap(model, [0, 1, 2])
+    assert [(tap.node, tap.channels) for tap in tapped.taps] == [
+        ("features.5", 256),
+        ("features.10", 512),
+        ("features.12", 512),
+    ]
+    assert tapped.num_classes == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "final", "channels"),
+    [
+        ("resnet50", "layer4", 2048),
+        ("efficientnet_b0", "features.8", 1280),
+        ("mobilenet_v3_large", "features.16", 960),
+        ("shufflenet_v2_x1_0", "conv5", 1024),
+        ("densenet121", "features.norm5 + relu", 1024),
+        ("squeezenet1_0", "features.12", 512),
+        ("vgg16_bn", "features.43", 512),
+    ],
+)
+def test_final_map_includes_the_head_convolution(name: str, final: str, channels: int) -> None:
+    tapped = tap(build(name), [2], final=True)
+    assert tapped.final is not None
+    assert (tapped.final.node, tapped.final.channels) == (final, channels)
+
+
+TIMM_TABLE = [
+    "resnet10t",
+    "convnext_atto",
+    "tf_efficientnet_lite0",
+    "efficientnet_lite0",
+    "mobilenetv3_small_050",
+    "densenet121",
+    "regnetx_002",
+    "regnety_002",
+]
+
+
+@pytest.mark.parametrize("name", TIMM_TABLE)
+def test_values_are_timms_own_features(name: str) -> None:
+    """Against features_only=True with the same weights, matched by reduction, at another size than the probe's."""
+    model = timm.create_model(name, num_classes=3).eval()
+    tapped = tap(model, [0, 1, 2, 3])
+    reference = timm.create_model(name, features_only=True).eval()
+    mapped = {key.replace("_", "."): value for key, value in model.state_dict().items()}
+    state = {key: mapped[key.replace("_", ".")] for key in reference.state_dict()}
+    reference.load_state_dict(state)
+    images = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        maps, features = tapped.backbone(images), reference(images)
+    expected = dict(zip(reference.feature_info.reduction(), features, strict=True))
+    for tap_, reduction in zip(tapped.taps, (4, 8, 16, 32), strict=True):
+        assert tap_.channels == expected[reduction].shape[1]
+        torch.testing.assert_close(maps[str(tap_.stage)], expected[reduction], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_resnet", "convnext_atto", "densenet121"])
+def test_strides_are_timms_reductions_at_odd_native_sizes(name: str) -> None:
+    """resnet10t's own size is 176 px and test_resnet's 160: 176 / 6 = 29.3, but stage 3 is at stride 32."""
+    tapped = tap(timm.create_model(name, num_classes=3), [0, 1, 2, 3])
+    assert [tap.stride for tap in tapped.taps] == [4, 8, 16, 32]
+
+
+def test_timm_record_that_contradicts_the_probe_is_not_believed() -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.feature_info[-1]["num_chs"] += 1
+    assert [tap.node for tap in tap(model, [2, 3]).taps] == ["layer3", "layer4"]  # by module boundaries
+    model.feature_info[-1] = {"module": "layer1", "num_chs": 32, "reduction": 32}
+    assert [tap.node for tap in tap(model, [2, 3]).taps] == ["layer3", "layer4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [("resnet18", 1), ("convnext_tiny", 0), ("densenet121", 1)],
+)
+def test_the_papers_count_includes_a_stem_stage(name: str, offset: int) -> None:
+    """ResNet-50 "has five convolutional stages, including the stem cell"; ConvNeXt's are S_0 to S_3."""
+    assert tap(build(name), [2, 3]).paper_stage_offset == offset
+
+
+def test_vit_is_refused_for_its_tokens() -> None:
+    with torch.device("meta"):
+        model = torchvision.models.vit_b_16()
+    pattern = r"cannot be trusted on VisionTransformer: .* works on tokens, \(1, 197, 768\).*name its nodes"
+    with pytest.raises(ValueError, match=pattern):
+        tap(model, [2])
+
+
+def test_swin_is_refused_for_its_layout() -> None:
+    with torch.device("meta"):
+        model = torchvision.models.swin_t()
+    pattern = r"cannot be trusted on SwinTransformer: .* works on channels-last maps, \(1, 56, 56, 96\)"
+    with pytest.raises(ValueError, match=pattern):
+        tap(model, [2, 3])
+
+
+class BackAndForth(TinyNet):
+    """Goes back to a finer resolution at the level of stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(20, 20, 4, stride=4)
+        self.last = conv_block(20, 20, stride=2)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(self.up(super().features(x)))
+
+
+def test_strides_that_go_back_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"cannot be trusted on BackAndForth: 'up' goes back from stride 32 to 8"):
+        tap(BackAndForth(), [2, 3])
+
+
+@pytest.mark.parametrize("stage", [4, -1, 99])
+def test_missing_stage_lists_those_that_exist(stage: int) -> None:
+    pattern = rf"has no stage {stage} .*it has 0 \(block0, stride 4\).*3 \(block3, stride 32\).*example_input="
+    with pytest.raises(ValueError, match=pattern):
+        tap(TinyNet(), [stage])
+
+
+def test_no_stage_at_all() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    with pytest.raises(ValueError, match=r"Flat has no stage 3 \(stride 32\); it has none\."):
+        tap(Flat(), [3])
+
+
+def test_first_block_of_the_next_stage_is_not_the_stage() -> None:
+    """The trap: it still works at the old resolution (here as a stride-1 convolution before the strided one)."""
+
+    class Early(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block2 = nn.Sequential(conv_block(12, 14, stride=1), conv_block(14, 16))
+
+    tapped = tap(Early(), [1, 2])
+    assert [(tap.node, tap.channels) for tap in tapped.taps] == [("block1", 12), ("block2", 16)]
+
+
+def test_containers_are_opened_only_if_they_span_several_stages() -> None:
+    model = nn.Sequential(
+        nn.Sequential(conv_block(3, 4), conv_block(4, 5), conv_block(5, 6)),  # strides 2, 4, 8: opened
+        conv_block(6, 7),  # 16: one stage
+        nn.Sequential(conv_block(7, 8), conv_block(8, 9, stride=1)),  # 32: one stage of two blocks
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(9, 2),
+    )
+    tapped = tap(model, [0, 1, 2, 3])
+    assert [(tap.node, tap.channels) for tap in tapped.taps] == [("0.1", 5), ("0.2", 6), ("1", 7), ("2", 9)]
+
+
+class WithHead(TinyNet):
+    """The last map, then a head of the given layers, before pooling."""
+
+    def __init__(self, *head: nn.Module, channels: int = 20) -> None:
+        super().__init__()
+        self.head = nn.ModuleList(head)
+        self.fc = nn.Linear(channels, 3)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = super().features(x)
+        for layer in self.head:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("head", "channels", "node", "final"),
+    [
+        ((nn.Conv2d(20, 50, 1), nn.ReLU()), 50, "block3", "head.1"),  # a head expansion: stepped back over
+        ((nn.Dropout(0.1), nn.Conv2d(20, 50, 1)), 50, "block3", "head.1"),
+        ((nn.Conv2d(20, 50, 3, padding=1),), 50, "head.0", "head.0"),  # reads neighbours: the stage itself
+        ((nn.Conv2d(20, 10, 1),), 10, "head.0", "head.0"),  # narrows: no expansion
+        ((nn.BatchNorm2d(20),), 20, "head.0", "head.0"),
+        ((nn.Identity(), nn.Dropout2d(0.1)), 20, "block3", "block3"),
+        ((nn.AdaptiveAvgPool2d(1),), 20, "block3", "block3"),
+    ],
+)
+def test_deepest_stage_and_final_map_around_a_head(head: tuple, channels: int, node: str, final: str) -> None:
+    tapped = tap(WithHead(*head, channels=channels), [3], final=True)
+    assert tapped.taps[0].node == node
+    assert tapped.final is not None
+    assert tapped.final.node == final
+
+
+@pytest.mark.parametrize(("side", "found"), [(8, True), (10, False)])
+def test_a_quarter_octave_of_tolerance(side: int, found: bool) -> None:
+    """Maps of 224 px at stride 32 have 7 cells; 8 are 0.19 octaves off, 10 are 0.51."""
+
+    class Resized(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block3 = nn.Sequential(nn.Conv2d(16, 20, 1), nn.Upsample(size=(side, side)))
+
+    if found:
+        assert tap(Resized(), [3]).taps[0].node == "block3"
+    else:
+        with pytest.raises(ValueError, match="has no stage 3"):
+            tap(Resized(), [3])
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 11])
+def test_number_of_classes_of_a_hand_written_model(num_classes: int) -> None:
+    assert tap(TinyNet(num_classes), [3]).num_classes == num_classes
+
+
+def test_number_of_classes_of_a_convolutional_classifier() -> None:
+    model = nn.Sequential(
+        *[conv_block(i, o) for i, o in ((3, 4), (4, 5), (5, 6), (6, 7), (7, 8))],
+        nn.Conv2d(8, 9, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    tapped = tap(model, [3], final=True)
+    assert tapped.num_classes == 9
+    assert tapped.taps[0].node == tapped.final.node == "4"
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050"])
+def test_headless_models_show_no_classes(name: str) -> None:
+    assert tap(timm.create_model(name, num_classes=0), [3]).num_classes is None
+
+
+def test_headless_hand_written_model_shows_no_classes() -> None:
+    class Headless(TinyNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.features(x).mean((2, 3))
+
+    assert tap(Headless(), [3]).num_classes is None

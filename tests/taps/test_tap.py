@@ -1,0 +1,207 @@
+"""From stages, as the user names them, to taps: order, node names, measured facts, and what is refused."""
+
+import itertools
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from zoo import HeadConvNet, TinyNet
+
+from aimwrap.taps import Tap, tap_backbone
+
+
+def test_a_tap_is_what_was_measured() -> None:
+    tapped = tap_backbone(TinyNet(), [2, 3])
+    assert tapped.taps == (Tap(2, "block2", 16, 16), Tap(3, "block3", 20, 32))
+    assert tapped.final is None
+    assert tapped.num_classes == 7
+    assert tapped.parameters == sum(p.numel() for p in TinyNet().parameters())
+
+
+@pytest.mark.parametrize("stages", [*itertools.permutations([0, 1, 3])])
+def test_taps_run_shallow_to_deep_whatever_the_order(stages: tuple[int, ...]) -> None:
+    tapped = tap_backbone(TinyNet(), stages)
+    assert [tap.stage for tap in tapped.taps] == [0, 1, 3]
+
+
+@pytest.mark.parametrize("stages", [*itertools.permutations(["block1.0", "block1", 2])])
+def test_taps_of_one_stride_run_in_the_order_of_the_forward(stages: tuple[int | str, ...]) -> None:
+    tapped = tap_backbone(TinyNet(), stages)
+    assert [tap.stage for tap in tapped.taps] == ["block1.0", "block1", 2]
+    assert [tap.stride for tap in tapped.taps] == [8, 8, 16]
+
+
+def test_numbers_and_names_mix() -> None:
+    model = TinyNet().eval()
+    tapped = tap_backbone(model, [3, "block0"])
+    assert [(tap.stage, tap.node) for tap in tapped.taps] == [("block0", "block0"), (3, "block3")]
+    images = torch.rand(2, 3, 64, 64)
+    maps = tapped.backbone(images)
+    assert set(maps) == {"block0", "3"}
+    assert torch.equal(maps["block0"], model.block0(model.stem(images)))
+
+
+def test_graph_nodes_that_are_no_modules_can_be_named() -> None:
+    """A functional node of the tracer's naming."""
+
+    class Doubled(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            return super().features(x) * 2
+
+    model, images = Doubled().eval(), torch.rand(1, 3, 64, 64)
+    tapped = tap_backbone(model, ["mul"])
+    assert tapped.taps == (Tap("mul", "mul", 20, 32),)
+    assert torch.equal(tapped.backbone(images)["mul"], model.features(images))
+
+
+def test_a_tapped_map_is_not_overwritten_by_the_in_place_operation_behind_it() -> None:
+    """ResNet's layer4.1.add is the sum before the last activation, which works in place."""
+    model = torchvision.models.resnet18(num_classes=3).eval()
+    images = torch.rand(1, 3, 64, 64)
+    maps = tap_backbone(model, ["layer4.1.add", "layer4"]).backbone(images)
+    assert (maps["layer4.1.add"] < 0).any()
+    assert torch.equal(maps["layer4.1.add"].relu(), maps["layer4"])
+
+
+def test_one_node_as_stage_and_as_final_map() -> None:
+    model = TinyNet().eval()
+    tapped = tap_backbone(model, [2, 3], final=True)
+    assert tapped.final is not None
+    assert (tapped.final.node, tapped.final.channels) == ("block3", 20)
+    maps = tapped.backbone(torch.rand(2, 3, 64, 64))
+    assert set(maps) == {"2", "3", "final map"}
+    assert torch.equal(maps["3"], maps["final map"])
+
+
+def test_one_node_as_number_and_as_name() -> None:
+    maps = tap_backbone(TinyNet().eval(), [3, "block3"]).backbone(torch.rand(2, 3, 64, 64))
+    assert torch.equal(maps["3"], maps["block3"])
+
+
+def test_final_map_lies_behind_the_deepest_stage() -> None:
+    tapped = tap_backbone(HeadConvNet(), [2, 3], final=True)
+    assert tapped.final is not None
+    assert (tapped.final.node, tapped.final.channels, tapped.final.stride) == ("head_conv", 40, 32)
+
+
+def test_a_backbone_may_have_a_module_called_final() -> None:
+    class Final(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.final = nn.Conv2d(20, 20, 3, padding=1)
+
+        def features(self, x: Tensor) -> Tensor:
+            return self.final(super().features(x))
+
+    model = Final().eval()
+    images = torch.rand(1, 3, 64, 64)
+    maps = tap_backbone(model, ["block2", "final"], final=True).backbone(images)
+    assert torch.equal(maps["final"], model.features(images))
+    assert torch.equal(maps["final map"], maps["final"])
+
+
+class Thirds(nn.Module):
+    """Strides 3 and 9: no stage numbers, but maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse, self.fc = nn.Conv2d(3, 8, 3, 3), nn.Conv2d(8, 16, 3, 3), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.coarse(self.fine(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("stages", [["fine", "coarse"], ["coarse", "fine"]])
+def test_final_map_without_stage_numbers_is_the_deepest_named_node(stages: list[str]) -> None:
+    tapped = tap_backbone(Thirds(), stages, final=True)
+    assert [tap.stage for tap in tapped.taps] == ["fine", "coarse"]
+    assert tapped.final is not None
+    assert tapped.final.node == "coarse"
+
+
+def test_tapping_consumes_no_randomness() -> None:
+    model = TinyNet(dropout=0.5)
+    before = torch.get_rng_state()
+    tap_backbone(model, [2, 3], final=True)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_example_input_sets_channels_and_size() -> None:
+    tapped = tap_backbone(TinyNet(in_channels=5), [3], example_input=torch.zeros(8, 5, 96, 128))
+    assert tapped.image_shape == (5, 96, 128)
+    assert tapped.taps[0].stride == 32
+
+
+def test_torch_compiled_backbone_is_unwrapped() -> None:
+    model = TinyNet()
+    tapped = tap_backbone(torch.compile(model, backend="eager"), [2, 3])
+    assert [tap.node for tap in tapped.taps] == ["block2", "block3"]
+    assert set(tapped.backbone.parameters()) <= set(model.parameters())
+    assert all(not name.startswith("_orig_mod") for name, _ in tapped.backbone.named_parameters())
+
+
+@pytest.mark.parametrize("backbone", [None, 3, TinyNet])
+def test_backbone_that_is_no_module(backbone: object) -> None:
+    with pytest.raises(TypeError, match=r"backbone must be an nn.Module or a model's name, got"):
+        tap_backbone(backbone, [2])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
+def test_scripted_backbone() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(TypeError, match=r"backbone is a scripted module, .*; pass the module it was scripted from"):
+        tap_backbone(scripted, [2])
+
+
+@pytest.mark.parametrize(("node", "came"), [("fc", r"\(1, 7\)"), ("mean", r"\(1, 20\)")])
+def test_a_node_that_is_no_map(node: str, came: str) -> None:
+    pattern = rf"stages: node '{node}' gives {came}, not a \(N, C, H, W\) map; name another node"
+    with pytest.raises(ValueError, match=pattern):
+        tap_backbone(TinyNet(), [node])
+
+
+def test_a_channels_last_node_is_not_taken_for_a_map() -> None:
+    """Swin's features.5 gives (N, 14, 14, 384): as (N, C, H, W) that would be 14 channels."""
+    with torch.device("meta"):
+        model = torchvision.models.swin_t()
+    with pytest.raises(ValueError, match=r"'features.5'.*\(N, C, H, W\)"):
+        tap_backbone(model, ["features.5"])
+
+
+def test_a_node_whose_graph_contradicts_the_module() -> None:
+    """The module hands on less than its last node makes: the graph node and the module are not the same map."""
+
+    class Cropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 9, 3, stride=2, padding=1)
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            self.pool(x)
+            return x
+
+    class Contradicting(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block1 = Cropping()
+            self.fc = nn.Linear(9, 3)
+
+        def features(self, x: Tensor) -> Tensor:
+            return self.block1(self.block0(self.stem(x)))
+
+    pattern = r"'block1' through .* gives \(1, 9, 14, 14\), but the module gives \(1, 9, 28, 28\); name a graph node"
+    with pytest.raises(ValueError, match=pattern):
+        tap_backbone(Contradicting(), ["block1"])
+
+
+def test_refusals_leave_the_model_alone() -> None:
+    model = TinyNet().train()
+    model.block1.eval()
+    flags = [module.training for module in model.modules()]
+    for stages in ([9], ["nowhere"], ["fc"]):
+        with pytest.raises(ValueError, match=r"stage|node"):
+            tap_backbone(model, stages)
+    assert [module.training for module in model.modules()] == flags
