@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 MaskNorm = Literal["layer", "batch", "none"]
+
+# Size of the normalised average's entries. One step of SGD moves an image's openness by the learning rate times the
+# square of this times the width, one of Adam by the learning rate times this times the width: small enough for the one
+# not to be thrown out of range, large enough for the other to get there.
+_CONTEXT_SCALE = 0.5
 
 
 class ResidualBlock(nn.Module):
@@ -40,19 +44,24 @@ class MaskEstimator(nn.Module):
 
     As in the paper: a 3x3 convolution, three residual blocks, then the identity beside its global average, and a 1x1
     convolution of the two to one channel. That convolution is written as the sum of its halves: ``where`` reads the
-    identity and says which positions matter, ``how_much`` reads the average and says how open the image is.
+    identity and ranks the positions, ``how_much`` reads the average and says how open the image is.
 
-    Four things are ours, because without them masks die (docs: "Why masks die"): a norm behind each convolution; no
-    zero padding, whose border is the first thing that a mask on a small map sees; the standardised ``where``; and
-    logits kept in ``(-logit_range, logit_range)``, so that a mask pushed fully open while tau was near 1 can close again.
+    Five things are ours, because without them masks die (docs: "Why masks die"):
+
+    - a norm behind each convolution;
+    - no zero padding: its border is the first thing that a mask on a small map sees;
+    - ``where`` is standardised over each image's positions. Otherwise all logits of an image move together, and a
+      training mask has the target area by noise alone and is all off in evaluation;
+    - ``how_much`` reads a normalised average and does not train what is below it: the area loss pulls at all logits at
+      once, hard enough to kill the hidden units;
+    - logits are kept in ``[-logit_range, logit_range]`` and the gradient goes through, so that a mask pushed fully open
+      while tau was near 1 can close again.
 
     Args:
         in_channels: C of the map.
         width: hidden channels.
         norm: ``"layer"`` (over channels), ``"batch"`` or ``"none"``, the paper being silent about it.
-        logit_spread: standard deviation of an image's logits over its positions, before they are bounded. Without it
-            all logits of an image move together: a training mask then has the target area by noise alone, and is all
-            off in evaluation. ``None`` leaves them free.
+        logit_spread: standard deviation of an image's logits over its positions; ``None`` leaves them free.
         logit_range: bound on the logits' size; ``math.inf`` leaves them free.
 
     Raises:
@@ -85,7 +94,7 @@ class MaskEstimator(nn.Module):
         self.stem_norm = _norm(norm, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(3)))
         self.where = nn.Conv2d(width, 1, 1, bias=False)
-        self.how_much = nn.Conv2d(width, 1, 1)
+        self.how_much = nn.Linear(width, 1)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.how_much.weight, std=0.02)
 
@@ -99,19 +108,42 @@ class MaskEstimator(nn.Module):
             Mask logits A, (N, 1, H, W).
         """
         local = self.blocks(torch.relu(self.stem_norm(self.stem(features))))
-        context = reduce(local, "n c h w -> n c 1 1", "mean")
-        logits = self._spread(self.where(local)) + self.how_much(context)  # the 1x1 convolution, eq. 1
-        return logits if math.isinf(self.logit_range) else self.logit_range * torch.tanh(logits / self.logit_range)
+        context = reduce(local, "n c h w -> n c", "mean")
+        logits = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
+        return _clamp_passing_gradients(logits, self.logit_range)
 
-    def _spread(self, logits: Tensor) -> Tensor:
+    def _ranked(self, logits: Tensor) -> Tensor:
         """Standardise each image's logits over its positions."""
         if self.logit_spread is None:
             return logits
         return self.logit_spread * F.layer_norm(logits, logits.shape[-2:])
 
+    def _openness(self, context: Tensor) -> Tensor:
+        """One logit per image, (N, 1, 1, 1), to shift all of its positions by."""
+        normalised = _CONTEXT_SCALE * F.layer_norm(context.detach(), context.shape[-1:])
+        openness: Tensor = rearrange(self.how_much(normalised), "n 1 -> n 1 1 1")
+        return openness
+
     def extra_repr(self) -> str:
         """What keeps the logits alive."""
         return f"logit_spread={self.logit_spread}, logit_range={self.logit_range:g}"
+
+
+class _ClampPassingGradients(torch.autograd.Function):
+    """Clamp to [-bound, bound] with the gradient of the identity: what was pushed out of range finds its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, bound: float) -> Tensor:
+        return logits.clamp(-bound, bound)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _clamp_passing_gradients(logits: Tensor, bound: float) -> Tensor:
+    clamped: Tensor = _ClampPassingGradients.apply(logits, bound)
+    return clamped
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -37,8 +37,8 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     Args:
         masked: features times mask, (N, D, H, W).
         mask: 0 or 1, (N, 1, H, W); zero wherever ``masked`` is.
-        pooling: ``"active"`` divides by the number of open positions (by 1 if there is none, so an empty mask pools to
-            zero), ``"all"`` by the number of positions.
+        pooling: ``"active"`` divides by the number of open positions, ``"all"`` by the number of positions. An empty
+            mask pools to zero in both; in ``"active"`` its gradient, too, is then that of ``"all"``.
 
     Returns:
         (N, D).
@@ -50,9 +50,11 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """
     if pooling == "all":
         return masked.mean(dim=(2, 3))
-    # Counted in float32: half precision cannot count past 2048.
-    active = mask.float().sum(dim=(2, 3)).clamp(min=1)
-    return (masked.float().sum(dim=(2, 3)) / active).to(masked.dtype)
+    # Counted in float32: half precision cannot count past 2048. Dividing an empty mask's zeros by the number of
+    # positions, not by 1, keeps the gradient that would open it from being that many times larger than any other.
+    positions = mask.shape[2] * mask.shape[3]
+    active = mask.float().sum(dim=(2, 3))
+    return (masked.float().sum(dim=(2, 3)) / torch.where(active > 0, active, positions)).to(masked.dtype)
 
 
 class Transform(nn.Module):

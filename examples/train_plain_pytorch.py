@@ -1,6 +1,6 @@
 """Train AIM in plain PyTorch: point DATA at a folder of class folders, run, and adapt.
 
-    python examples/train_plain_pytorch.py path/to/data      # path/to/data/train/<class>/*.jpg and .../val/<class>/*.jpg
+    python examples/train_plain_pytorch.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 """
 
 import sys

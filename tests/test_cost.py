@@ -27,12 +27,13 @@ def test_paper_head_by_hand() -> None:
     """At 8 x 12 pixels the map has 2 x 3 = 6 positions.
 
     transform: 1x1 5 -> 7 (35 + 7), 3x3 7 -> 7 (441 + 7), LayerNorm (14)
-    estimator: 3x3 5 -> 2 (90 + 2), six 3x3 2 -> 2 (6 (36 + 2)), seven LayerNorms (7 x 4), 1x1 4 -> 1 (4 + 1)
+    estimator: 3x3 5 -> 2 (90 + 2), six 3x3 2 -> 2 (6 (36 + 2)), seven LayerNorms (7 x 4), 1x1 2 -> 1 twice (4 + 1);
+        the second of those sees the average, one position
     classifiers: twice 7 -> 2 (2 (14 + 2))
     """
     cost = wrap().cost()
     head = 42 + 448 + 14 + 92 + 228 + 28 + 5 + 32
-    macs = 6 * (35 + 441 + 90 + 6 * 36 + 4) + 28
+    macs = 6 * (35 + 441 + 90 + 6 * 36 + 2) + 2 + 28
     assert cost == Cost(
         parameters=245 + head,
         macs=6 * 240 + macs,
@@ -48,7 +49,7 @@ def test_feature_preserving_head_by_hand() -> None:
     """No transform, and the classifiers read the final map's 5 channels."""
     cost = wrap(head="feature-preserving").cost()
     assert cost.head_parameters == 92 + 228 + 28 + 5 + 2 * 12
-    assert cost.head_macs == 6 * (90 + 6 * 36 + 4) + 2 * 10
+    assert cost.head_macs == 6 * (90 + 6 * 36 + 2) + 2 + 2 * 10
 
 
 def test_text() -> None:

@@ -18,22 +18,31 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Te
 
 
 def transcribed(estimator: MaskEstimator, x: Tensor) -> Tensor:
-    """Section 3, "Mask Estimation", sentence by sentence, with our norms and bound."""
+    """Section 3, "Mask Estimation", sentence by sentence, with our norms, padding, spread and bound."""
     p = dict(estimator.named_parameters())
 
-    def conv(name: str, x: Tensor, padding: int = 1) -> Tensor:
-        return F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], padding=padding)
+    def conv3x3(name: str, x: Tensor) -> Tensor:
+        rows = [0, *range(x.shape[2]), x.shape[2] - 1]  # the border repeated, not zeros
+        columns = [0, *range(x.shape[3]), x.shape[3] - 1]
+        return F.conv2d(x[:, :, rows][:, :, :, columns], p[f"{name}.weight"], p[f"{name}.bias"])
 
     def norm(name: str, x: Tensor) -> Tensor:
         return layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"])
 
-    x = F.relu(norm("stem_norm", conv("stem", x)))  # begins with a 3x3 convolutional layer,
+    x = F.relu(norm("stem_norm", conv3x3("stem", x)))  # begins with a 3x3 convolutional layer,
     for i in range(3):  # followed by three residual blocks that each utilise 3x3 convolutional layers.
-        inner = F.relu(norm(f"blocks.{i}.norm1", conv(f"blocks.{i}.conv1", x)))
-        x = F.relu(x + norm(f"blocks.{i}.norm2", conv(f"blocks.{i}.conv2", inner)))
+        inner = F.relu(norm(f"blocks.{i}.norm1", conv3x3(f"blocks.{i}.conv1", x)))
+        x = F.relu(x + norm(f"blocks.{i}.norm2", conv3x3(f"blocks.{i}.conv2", inner)))
     context = torch.stack([torch.stack([plane.sum() / plane.numel() for plane in image]) for image in x])
     expanded = context[:, :, None, None] * torch.ones(1, 1, *x.shape[2:])
-    logits = conv("to_logit", torch.cat([x, expanded], dim=1), padding=0)  # finally a 1x1 convolutional layer
+    if estimator.logit_spread is None:  # concatenated; finally a 1x1 convolutional layer
+        weight = torch.cat([p["where.weight"], p["how_much.weight"]], dim=1)
+        logits = F.conv2d(torch.cat([x, expanded], dim=1), weight, p["how_much.bias"])
+    else:
+        where = torch.einsum("nchw,c->nhw", x, p["where.weight"].flatten())[:, None]
+        deviation = where - where.mean((2, 3), keepdim=True)
+        where = estimator.logit_spread * deviation / (deviation.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+        logits = where + F.conv2d(expanded, p["how_much.weight"], p["how_much.bias"])
     return estimator.logit_range * torch.tanh(logits / estimator.logit_range)
 
 
@@ -44,19 +53,55 @@ def randomised(estimator: MaskEstimator) -> MaskEstimator:
     return estimator
 
 
-def test_equals_a_transcription_of_the_paper() -> None:
-    estimator = randomised(MaskEstimator(5, width=6))
+@pytest.mark.parametrize("logit_spread", [None, 0.5, 3.0])
+def test_equals_a_transcription_of_the_paper(logit_spread: float | None) -> None:
+    """Without the spread the two halves are the paper's one 1x1 convolution of the concatenation."""
+    estimator = randomised(MaskEstimator(5, width=6, logit_spread=logit_spread))
     x = torch.randn(2, 5, 7, 9)
     torch.testing.assert_close(estimator(x), transcribed(estimator, x), rtol=1e-4, atol=1e-4)
 
 
 def test_layers_are_the_papers() -> None:
+    """The last 1x1 convolution, 32 channels to one, in its two halves."""
     convolutions = [m for m in MaskEstimator(48, width=16).modules() if isinstance(m, nn.Conv2d)]
     assert [(m.in_channels, m.out_channels, m.kernel_size, m.stride) for m in convolutions] == [
         (48, 16, (3, 3), (1, 1)),
         *[(16, 16, (3, 3), (1, 1))] * 6,
-        (32, 1, (1, 1), (1, 1)),
+        *[(16, 1, (1, 1), (1, 1))] * 2,
     ]
+
+
+def test_a_constant_map_has_no_border() -> None:
+    """Zero padding would draw a frame into the mask."""
+    logits = randomised(MaskEstimator(3, width=8, logit_spread=None))(torch.ones(1, 3, 7, 7))
+    torch.testing.assert_close(logits, logits[:, :, :1, :1].expand_as(logits))
+
+
+@pytest.mark.parametrize("logit_spread", [0.5, 3.0])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_logits_of_an_image_spread_over_its_positions(scale: float, logit_spread: float) -> None:
+    """Whatever the features' scale; and how open the image is shifts all of its positions alike."""
+    estimator = randomised(MaskEstimator(6, width=8, logit_spread=logit_spread, logit_range=math.inf))
+    logits = estimator(scale * torch.randn(4, 6, 9, 9))
+    spreads, means = logits.std((2, 3), correction=0).flatten(), logits.mean((2, 3)).flatten()
+    torch.testing.assert_close(spreads, torch.full((4,), logit_spread), rtol=0.01, atol=0)
+    assert means.std() > 1e-3
+
+
+def test_spread_is_each_images_own() -> None:
+    """Other images of the batch change nothing."""
+    estimator = randomised(MaskEstimator(6, width=8))
+    x = torch.randn(3, 6, 5, 5)
+    torch.testing.assert_close(estimator(x)[:1], estimator(x[:1]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_single_position_and_a_constant_map_stay_finite() -> None:
+    for x in (torch.randn(2, 4, 1, 1), torch.zeros(2, 4, 5, 5)):
+        estimator = MaskEstimator(4, width=8)
+        logits = estimator(x)
+        logits.sum().backward()
+        assert logits.isfinite().all()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in estimator.parameters())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 7), (13, 8)])
@@ -77,9 +122,8 @@ def test_context_reaches_every_position_of_its_own_image_only() -> None:
 
 def test_logits_also_read_the_neighbourhood() -> None:
     """With the context's weights at zero, a change stays within seven cells."""
-    estimator = randomised(MaskEstimator(3, width=8))
-    with torch.no_grad():
-        estimator.to_logit.weight[:, 8:] = 0
+    estimator = randomised(MaskEstimator(3, width=8, logit_spread=None))
+    nn.init.zeros_(estimator.how_much.weight)
     x = torch.randn(1, 3, 1, 40)
     changed = x.clone()
     changed[..., 0] += 5
@@ -115,37 +159,42 @@ def test_first_masks_without_a_norm_at_ordinary_scale(seed: int) -> None:
 @pytest.mark.parametrize("bias", [-1e4, 1e4])
 def test_logits_stay_in_range(bias: float, logit_range: float) -> None:
     estimator = MaskEstimator(4, width=4, logit_range=logit_range)
-    nn.init.constant_(estimator.to_logit.bias, bias)
+    nn.init.constant_(estimator.how_much.bias, bias)
     logits = estimator(torch.randn(2, 4, 3, 3))
     torch.testing.assert_close(logits, torch.full_like(logits, math.copysign(logit_range, bias)))
 
 
 def test_bound_leaves_small_logits_alone_and_keeps_their_sign() -> None:
-    """4 tanh(a / 4) = a - a^3 / 48 + ..."""
+    """6 tanh(a / 6) = a - a^3 / 108 + ..."""
     torch.manual_seed(1)
     bounded = randomised(MaskEstimator(4, width=4))
     torch.manual_seed(1)
     free = randomised(MaskEstimator(4, width=4, logit_range=math.inf))
     x = torch.randn(4, 4, 5, 5)
-    torch.testing.assert_close(bounded(x), 4 * torch.tanh(free(x) / 4))
+    torch.testing.assert_close(bounded(x), 6 * torch.tanh(free(x) / 6))
     assert torch.equal(bounded(x).sign(), free(x).sign())
 
 
 def test_infinite_range_leaves_logits_free() -> None:
     estimator = MaskEstimator(4, width=4, logit_range=math.inf)
-    nn.init.constant_(estimator.to_logit.bias, 1e4)
+    nn.init.constant_(estimator.how_much.bias, 1e4)
     assert (estimator(torch.randn(2, 4, 3, 3)) > 9e3).all()
 
 
-@pytest.mark.parametrize("bias", [-8.0, 8.0])
+@pytest.mark.parametrize("bias", [-12.0, 12.0])
 def test_a_mask_pushed_fully_open_can_still_close(bias: float) -> None:
-    """The gradient at the bound: sigmoid' there is 0.018, and tanh' at 8 / 4 is 0.07; without the bound it is 3e-4."""
-    estimator = MaskEstimator(4, width=8)
-    nn.init.constant_(estimator.to_logit.bias, bias)
-    binary_gumbel_softmax(estimator(torch.randn(16, 4, 8, 8)), training=True).mean().backward()
-    gradient = estimator.to_logit.bias.grad.item()
-    assert 5e-4 < gradient < 5e-3
-    assert all(p.grad.abs().sum() > 0 for p in estimator.parameters())
+    """At 12 / 6 tanh is 0.96 and its slope 0.07; the sigmoid's slope at 5.8 is 3e-3. Unbounded at 12: 6e-6."""
+    gradients = []
+    for logit_range in (6.0, math.inf):
+        torch.manual_seed(0)
+        estimator = MaskEstimator(4, width=8, logit_range=logit_range)
+        nn.init.constant_(estimator.how_much.bias, bias)
+        soft = torch.sigmoid(estimator(torch.randn(16, 4, 8, 8)))
+        soft.mean().backward()
+        gradients.append(estimator.how_much.bias.grad.item())
+        assert all(p.grad.abs().sum() > 0 for p in estimator.parameters())
+    assert gradients[0] > 1e-4
+    assert gradients[0] > 2 * gradients[1]
 
 
 @pytest.mark.parametrize(("norm", "count"), [("layer", 7), ("batch", 7), ("none", 0)])
@@ -159,13 +208,13 @@ def test_norms(norm: str, count: int) -> None:
 
 
 def test_initialisation() -> None:
-    """He's for the 3x3 convolutions (fan out: 9 x 64), small for the last, zero biases."""
+    """He's for the convolutions (fan in), the openness near zero, zero biases."""
     estimator = MaskEstimator(128, width=64)
-    assert estimator.stem.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.05)
+    assert estimator.stem.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 128)), rel=0.05)
     assert estimator.blocks[1].conv2.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.05)
-    assert estimator.to_logit.weight.abs().max() < 0.1
-    assert estimator.to_logit.weight.std() > 0.01  # findings: a zero last layer is all off in evaluation
-    assert all((m.bias == 0).all() for m in estimator.modules() if isinstance(m, nn.Conv2d))
+    assert estimator.where.weight.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.3)
+    assert 0.01 < estimator.how_much.weight.std() < 0.03
+    assert all((m.bias == 0).all() for m in estimator.modules() if isinstance(m, nn.Conv2d) and m.bias is not None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -177,8 +226,8 @@ def test_autocast_gives_finite_logits(dtype: torch.dtype) -> None:
 
 
 def test_repr_shows_the_bound() -> None:
-    assert "logit_range=4" in repr(MaskEstimator(4))
-    assert "logit_range=inf" in repr(MaskEstimator(4, logit_range=math.inf))
+    assert "logit_spread=3.0, logit_range=6" in repr(MaskEstimator(4))
+    assert "logit_spread=None, logit_range=inf" in repr(MaskEstimator(4, logit_spread=None, logit_range=math.inf))
 
 
 def test_wrong_norm() -> None:
@@ -190,3 +239,9 @@ def test_wrong_norm() -> None:
 def test_wrong_logit_range(logit_range: float) -> None:
     with pytest.raises(ValueError, match=r"logit_range must be positive \(math.inf for no bound\), got"):
         MaskEstimator(4, logit_range=logit_range)
+
+
+@pytest.mark.parametrize("logit_spread", [0.0, -1.0, math.nan])
+def test_wrong_logit_spread(logit_spread: float) -> None:
+    with pytest.raises(ValueError, match=r"logit_spread must be positive \(None to leave the logits free\), got"):
+        MaskEstimator(4, logit_spread=logit_spread)

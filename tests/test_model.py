@@ -41,9 +41,9 @@ def balanced(model: AIM, images: Tensor) -> AIM:
     """Move each estimator's bias so that about half of the positions of these images have a positive logit."""
     twin = copy.deepcopy(model)
     for stage, logits in twin.forward_masks(twin.forward_backbone(images)).mask_logits.items():
-        ordered = 4 * torch.atanh(logits.detach().flatten().sort().values / 4)
+        ordered = 6 * torch.atanh(logits.detach().flatten().sort().values / 6)
         middle = len(ordered) // 2
-        model.mask_estimators[f"stage_{stage}"].to_logit.bias.data -= ordered[middle - 1 : middle + 1].mean()
+        model.mask_estimators[f"stage_{stage}"].how_much.bias.data -= ordered[middle - 1 : middle + 1].mean()
     return model
 
 
@@ -64,13 +64,20 @@ def nearest(x: Tensor, like: Tensor) -> Tensor:
 
 def estimate(estimator: MaskEstimator, x: Tensor) -> Tensor:
     """A = M(S(x)), eq. 1."""
-    conv = lambda layer, x: F.conv2d(x, layer.weight, layer.bias, padding=layer.kernel_size[0] // 2)  # noqa: E731
+
+    def conv(layer: nn.Module, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), layer.weight, layer.bias)
+
     x = F.relu(norm_over_channels(conv(estimator.stem, x), estimator.stem_norm))
     for block in estimator.blocks:
         inner = F.relu(norm_over_channels(conv(block.conv1, x), block.norm1))
         x = F.relu(x + norm_over_channels(conv(block.conv2, inner), block.norm2))
+    where = F.conv2d(x, estimator.where.weight)
+    deviation = where - where.mean((2, 3), keepdim=True)
+    where = 3 * deviation / torch.sqrt(deviation.square().mean((2, 3), keepdim=True) + 1e-5)
     everywhere = torch.ones_like(x) * x.flatten(2).mean(2)[:, :, None, None]
-    return 4 * torch.tanh(conv(estimator.to_logit, torch.cat([x, everywhere], 1)) / 4)
+    how_much = F.conv2d(everywhere, estimator.how_much.weight, estimator.how_much.bias)
+    return 6 * torch.tanh((where + how_much) / 6)
 
 
 def transform(layers: nn.Module, x: Tensor) -> Tensor:
@@ -240,7 +247,7 @@ def test_empty_masks_give_the_bias_and_finite_gradients(head: str, pooling: str)
 def test_masks_that_close_by_themselves_give_finite_gradients_everywhere(head: str) -> None:
     model = aim(head).eval()
     for estimator in model.mask_estimators.values():
-        nn.init.constant_(estimator.to_logit.bias, -1e4)
+        nn.init.constant_(estimator.how_much.bias, -1e4)
     output = model(torch.randn(2, 3, 64, 64))
     assert all((mask == 0).all() for mask in output.masks.values())
     assert torch.equal(output.logits, model.classifier.bias.expand(2, -1))
@@ -317,7 +324,7 @@ def test_temperature_shapes_the_gradient_only() -> None:
         output = model(torch.randn(2, 3, 64, 64))
         masks.append(output.masks[3])
         output.masks[3].sum().backward()
-        gradients.append(model.mask_estimators["stage_3"].to_logit.bias.grad.clone())
+        gradients.append(model.mask_estimators["stage_3"].how_much.bias.grad.clone())
     assert torch.equal(*masks)
     assert not torch.allclose(*gradients)
 
@@ -336,7 +343,7 @@ def test_first_batch_has_masks_neither_all_on_nor_all_off(head: str, seed: int) 
 # ---- Numbers that cannot overflow -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("logit_range", [4.0, math.inf])
+@pytest.mark.parametrize("logit_range", [6.0, math.inf])
 @pytest.mark.parametrize("bias", [-1e4, 0.0, 1e4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @every_head
@@ -345,7 +352,7 @@ def test_autocast_with_extreme_logits_stays_finite(
 ) -> None:
     model = aim(head, logit_range=logit_range).train()
     for estimator in model.mask_estimators.values():
-        nn.init.constant_(estimator.to_logit.bias, bias)
+        nn.init.constant_(estimator.how_much.bias, bias)
     with torch.autocast("cpu", dtype=dtype):
         output = model(torch.randn(2, 3, 64, 64))
         loss = AIMLoss(model.tau)(output, torch.tensor([0, 1]))
@@ -508,12 +515,12 @@ def test_initialisation_of_the_classifiers() -> None:
 
 
 def test_arguments_reach_their_modules() -> None:
-    model = aim(width=24, mask_width=12, mask_norm="batch", logit_range=7.0)
+    model = aim(width=24, mask_width=12, mask_norm="batch", logit_spread=2.0, logit_range=7.0)
     assert model.top_down.transforms[0].refine.out_channels == model.classifier.in_features == 24
     for estimator in model.mask_estimators.values():
         assert estimator.stem.out_channels == 12
         assert isinstance(estimator.stem_norm, nn.BatchNorm2d)
-        assert estimator.logit_range == 7.0
+        assert (estimator.logit_spread, estimator.logit_range) == (2.0, 7.0)
     preserving = aim("feature-preserving", width=24)
     assert preserving.classifier.in_features == 40
     assert [e.stem.in_channels for e in preserving.mask_estimators.values()] == [16 + 20, 20]
@@ -693,6 +700,7 @@ def test_compiled_loop_of_model_and_criterion_compiles_once_per_mode() -> None:
         ({"head": "fpn"}, ValueError, r"head must be one of 'paper', 'feature-preserving', got 'fpn'"),
         ({"pooling": "max"}, ValueError, r"pooling must be one of 'active', 'all', got 'max'"),
         ({"mask_norm": "group"}, ValueError, r"mask_norm must be one of .*, got 'group'"),
+        ({"logit_spread": 0}, ValueError, r"logit_spread must be positive"),
         ({"logit_range": 0}, ValueError, r"logit_range must be positive"),
         ({"width": 0}, ValueError, r"width must be positive, got 0"),
         ({"mask_width": -4}, ValueError, r"mask_width must be positive, got -4"),

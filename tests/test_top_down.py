@@ -62,6 +62,16 @@ def test_pool_of_an_empty_mask_is_zero_with_finite_gradient(pooling: str) -> Non
     assert features.grad.isfinite().all() and mask.grad.isfinite().all()
 
 
+def test_pool_of_an_empty_mask_has_the_gradient_of_the_mean_over_all_positions() -> None:
+    """Divided by 1 instead, an image whose mask closed would pull at it harder by the number of positions."""
+    features, gradients = torch.randn(1, 3, 4, 4), []
+    for pooling in ("active", "all"):
+        mask = torch.zeros(1, 1, 4, 4, requires_grad=True)
+        pool(features * mask, mask.detach(), pooling).sum().backward()
+        gradients.append(mask.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_pool_counts_each_image_apart() -> None:
     mask = torch.zeros(2, 1, 2, 2)
     mask[0, 0, 0, 0] = 1
@@ -73,9 +83,9 @@ def test_pool_counts_each_image_apart() -> None:
 @pytest.mark.parametrize("pooling", ["active", "all"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_pool_in_half_precision_of_a_large_map(dtype: torch.dtype, pooling: str) -> None:
-    """112 x 112 positions are more than bfloat16 can count, and their sum more than float16 can hold."""
-    mask = torch.ones(1, 1, 112, 112, dtype=dtype)
-    pooled = pool(torch.full((1, 2, 112, 112), 8.0, dtype=dtype), mask, pooling)
+    """300 x 300 positions are more than float16 can hold, let alone their sum, and more than bfloat16 can count."""
+    mask = torch.ones(1, 1, 300, 300, dtype=dtype)
+    pooled = pool(torch.full((1, 2, 300, 300), 8.0, dtype=dtype), mask, pooling)
     assert pooled.dtype == dtype
     assert pooled.tolist() == [[8.0, 8.0]]
 

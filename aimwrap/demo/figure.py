@@ -44,9 +44,9 @@ def draw_demo(
         "the ones on flower, so the background gives the answer away; in the test it does not (second and third row). "
         f'Both networks learn from the labels alone. "{plain}" is tf_efficientnet_lite0 with ImageNet weights; '
         f'"{aim}" puts masks of about {settings.tau:.0%} of the area (tau) on the same network. Masks: white = open. '
-        f"{decides}Merged mask: dark = the decision cannot use this position. Heatmaps: class-activation map of the "
-        "predicted class, positive part, each scaled to its own maximum; the thin white line is the digit's true outline, which "
-        "training never sees; pointing = share of the heatmap that lies on the digit (chance: "
+        f"{decides}Merged mask: dark = the decision cannot use this position. Heatmaps: class-activation map of "
+        "the predicted class, positive part, each scaled to its own maximum; the thin white line is the digit's true "
+        "outline, which training never sees; pointing = share of the heatmap that lies on the digit (chance: "
         f"{float(test.object_masks.mean()):.2f}). Green: right, red: wrong. The rows are the first test image of each "
         "pair of digit and photograph, not picked by hand."
     )

@@ -79,8 +79,7 @@ def format_table(runs: Sequence[Run], settings: Settings) -> str:
     chance = statistics.mean(run.chance for run in runs)
     spread = ", mean ± standard deviation" if len(seeds) > 1 else ""
     lines = [
-        f"Background tied to {runs[0].tie:.0%} of the training labels, untied in the test; tau {settings.tau:g} "
-        f"(annealed from {max(settings.tau_start, settings.tau):g}), "
+        f"Background tied to {runs[0].tie:.0%} of the training labels, untied in the test; tau {settings.tau:g}, "
         f"{settings.epochs} epochs, seed{'s' if spread else ''} {', '.join(map(str, seeds))}{spread}.",
         f"Chance of pointing: {chance:.3f}.",
         "",

@@ -42,13 +42,11 @@ class Settings:
 
     Attributes:
         epochs: passes over the training images.
-        anneal_share: share of the epochs in which AIM's tau falls to its target.
+        anneal_share: share of the epochs in which AIM's tau falls from 1 to its target.
         batch_size: images per step.
         learning_rate: of new modules, in every variant.
         backbone_learning_rate: of the backbone, where it is fine-tuned.
         tau: area that AIM's masks are to keep.
-        tau_start: area where the annealing starts. The paper starts at 1; with as few steps as here some seeds' masks
-            then end far below tau.
         image_size: in pixels.
         train_images, test_images: sizes of the sets.
         quiet: no progress bars.
@@ -60,7 +58,6 @@ class Settings:
     learning_rate: float = 1e-3
     backbone_learning_rate: float = 1e-4
     tau: float = 0.25
-    tau_start: float = 0.5
     image_size: int = 160
     train_images: int = 320
     test_images: int = 240
@@ -209,8 +206,7 @@ def train_aim_frozen(
         name = aim_name(head, held_open=masks is not None)
         criterion = AIMLoss(tau=model.tau)
         anneal_epochs = max(1, round(settings.anneal_share * settings.epochs))
-        start = max(settings.tau_start, settings.tau)
-        schedule = TauScheduler(criterion, anneal_epochs=anneal_epochs, start=start)
+        schedule = TauScheduler(criterion, anneal_epochs=anneal_epochs)
         optimizer = AdamW(new_parameters(model), settings.learning_rate)
         model.train()
 

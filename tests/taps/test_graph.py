@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from zoo import ConstantNet, FunctionalNet, HeadConvNet, NormalisingNet, ParameterNet, TinyNet, TrainEvalNet, conv_block
 
 from aimwrap.taps import TappedBackbone, tap_backbone
-from aimwrap.taps.graph import GraphNames
 
 
 def tapped(model: nn.Module, *stages: int | str) -> TappedBackbone:
@@ -111,7 +110,7 @@ def test_a_module_called_twice_at_one_stage_is_tapped_at_its_last_call() -> None
 
 
 def test_a_pool_shared_by_all_stages() -> None:
-    """Either the right map or an error, never the first call's map; the tutorial CNN is this model."""
+    """The tutorial CNN: a stage is the last map at its stride, so the activated convolution behind a pool."""
 
     class SharedPool(nn.Module):
         def __init__(self) -> None:
@@ -130,7 +129,7 @@ def test_a_pool_shared_by_all_stages() -> None:
     model.pool.register_forward_hook(lambda m, a, out: outputs.append(out))
     images = torch.rand(1, 3, 64, 64)
     model(images)
-    expected = {"2": outputs[3], "3": outputs[4]}
+    expected = {"2": F.relu(model.convolutions[4](outputs[3])), "3": outputs[4]}
     maps = tapped(model, 2, 3)(images)
     assert all(torch.equal(maps[stage], value) for stage, value in expected.items())
 
@@ -160,14 +159,37 @@ def test_train_and_eval_have_their_own_graph(training: bool) -> None:
     assert torch.allclose(tapped(model, 3).train(training)(images)["3"], expected)
 
 
+def test_a_stage_may_end_in_another_node_in_training() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(16, 20, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.conv(x))
+            return x * 2 if self.training else x
+
+    class Ending(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block3 = Block()
+
+    model = Ending().eval()
+    backbone, images = tapped(model, 3), torch.rand(2, 3, 64, 64)
+    expected = model.features(images)
+    assert torch.equal(backbone(images)["3"], expected)
+    backbone.training = True  # the train graph, on modules that are still in evaluation
+    assert torch.equal(backbone(images)["3"], 2 * expected)
+
+
 def test_follows_the_models_mode_and_frozen_parts() -> None:
     model = TinyNet(dropout=0.5).train()
     model.block1.eval()
     backbone = tapped(model, 3)
     assert backbone.training
     flags = {name: module.training for name, module in backbone.named_modules()}
-    assert not flags["block1.1"] and flags["block2.1"]
-    assert not tapped(model.eval(), 3).training
+    assert [name for name, training in flags.items() if not training] == ["block1", "block1.0", "block1.1", "block1.2"]
+    assert not any(module.training for module in tapped(model.eval(), 3).modules())
 
 
 def test_frozen_statistics_do_not_move() -> None:
@@ -232,29 +254,35 @@ def test_maps_run_through_jumps_of_precision_and_place() -> None:
     assert backbone(torch.rand(2, 3, 64, 64, dtype=torch.float64))["3"].dtype == torch.float64
 
 
-def test_resolves_a_module_to_its_last_node() -> None:
-    names = GraphNames(TinyNet())
-    assert names.resolve("block1") == (("block1.2", "block1.2"), "block1")
-    assert names.resolve("block1.0") == (("block1.0", "block1.0"), "block1.0")
-    assert names.resolve("mean") == (("mean", "mean"), "mean")
+@pytest.mark.parametrize("node", ["block1", "block1.1", "mean"])
+def test_a_module_is_tapped_at_its_last_node_and_a_node_at_itself(node: str) -> None:
+    class Named(TinyNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.features(x).mean((2, 3), keepdim=True).flatten(1))
+
+    tapped_model = tap_backbone(Named(), [node])
+    assert [tap.node for tap in tapped_model.taps] == [node]
+    names = [name for name, _ in tapped_model.backbone.named_modules()]
+    assert ("block1.2" in names) == (node != "block1.1")  # the tap is where the backbone ends
+    assert ("block3" in names) == (node == "mean")
 
 
-def test_steps_on_to_a_functional_activation_only_if_asked_and_only_if_it_follows() -> None:
-    class Activated(TinyNet):
+def test_steps_on_to_a_functional_activation_only_for_numbers_and_only_if_it_follows() -> None:
+    class AfterASum(TinyNet):
         def features(self, x: Tensor) -> Tensor:
-            return F.relu(super().features(x) + 1, inplace=True)
+            return F.relu(super().features(x) + 1)
 
-    class DirectlyActivated(TinyNet):
+    class Activated(TinyNet):
         def features(self, x: Tensor) -> Tensor:
             return F.gelu(super().features(x))
 
-    assert GraphNames(Activated()).resolve("block3", following_activation=True)[1] == "block3"
-    assert GraphNames(DirectlyActivated()).resolve("block3", following_activation=True) == (
-        ("gelu", "gelu"),
-        "block3 + gelu",
-    )
-    assert GraphNames(DirectlyActivated()).resolve("block3")[1] == "block3"
-    assert GraphNames(TinyNet()).resolve("block3", following_activation=True)[1] == "block3"
+    def node_of(model: nn.Module, stage: int | str) -> str:
+        return tap_backbone(model, [stage]).taps[0].node
+
+    assert node_of(AfterASum(), 3) == "block3"
+    assert node_of(Activated(), 3) == "block3 + gelu"
+    assert node_of(Activated(), "block3") == "block3"
+    assert node_of(TinyNet(), 3) == "block3"
 
 
 def test_an_unknown_node_lists_those_there_are() -> None:
