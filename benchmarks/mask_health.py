@@ -1,6 +1,6 @@
 """Do masks survive? AIM's head on frozen, cached features, over optimisers, learning rates, annealing and tau.
 
-    python benchmarks/mask_health.py                      # the whole grid, both heads: about 40 minutes on two cores
+    python benchmarks/mask_health.py                      # the whole grid, both heads: about 20 minutes
     python benchmarks/mask_health.py --head paper --seeds 5 --only-default
 
 A mask is healthy when its area in evaluation lies within max(0.05, 0.4 tau) of tau and it differs between images. Data:
@@ -58,22 +58,21 @@ def main() -> int:
     for case, result in results.items():
         print(row(case, result))
     dead = sum(not result.healthy for result in results.values())
-    print(
-        f"\n{len(results) - dead} of {len(results)} runs healthy; {EPOCHS} epochs of {SETTINGS.train_images} images each"
-    )
+    images = SETTINGS.train_images
+    print(f"\n{len(results) - dead} of {len(results)} runs healthy; {EPOCHS} epochs of {images} images each")
     return 1 if dead else 0
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
-    """The default setting with several seeds, then the grid with seed 0."""
+    """The default setting with several seeds, then the corners of the grid with seed 0."""
     heads = [arguments.head] if arguments.head else ["paper", "feature-preserving"]
     default = [Case(head, "AdamW", 1e-3, 4, 0.25, seed) for head in heads for seed in range(arguments.seeds)]
     if arguments.only_default:
         return default
-    steps = [("AdamW", 1e-4), ("AdamW", 1e-3), ("AdamW", 3e-3), ("SGD", 1e-2), ("SGD", 1e-1)]
+    steps = [("AdamW", 1e-4), ("AdamW", 3e-3), ("SGD", 1e-2), ("SGD", 1e-1)]
     grid = [
         Case(head, *step, anneal_epochs, tau, 0)
-        for head, step, anneal_epochs, tau in itertools.product(heads, steps, (4, 20), (0.1, 0.25, 0.5))
+        for head, step, anneal_epochs, tau in itertools.product(heads, steps, (4, 20), (0.1, 0.5))
     ]
     return list(dict.fromkeys([*default, *grid]))
 
