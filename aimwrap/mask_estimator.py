@@ -157,7 +157,7 @@ def _norm(norm: MaskNorm, channels: int) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Images start about half open: ``how_much`` near zero, and ``where`` at random."""
+    """Images start about half open: ``where`` ranks at random, ``how_much`` starts near zero (torch's own bias)."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:

@@ -275,8 +275,17 @@ class AIM(nn.Module):
     def _given(self, masks: Mapping[Stage, Tensor], features: Sequence[Tensor]) -> list[Tensor]:
         if set(masks) != set(self.stages):
             raise ValueError(f"masks must be given for the stages {list(self.stages)}, got {list(masks)}")
-        shapes = [(len(x), 1, *x.shape[-2:]) for x in features]
-        return [masks[stage].to(x).expand(shape) for stage, x, shape in zip(self.stages, features, shapes, strict=True)]
+        given = []
+        for stage, x in zip(self.stages, features, strict=True):
+            shape = (len(x), 1, *x.shape[-2:])
+            try:
+                given.append(masks[stage].to(x).expand(shape))
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the mask given for stage {stage!r} must broadcast to {shape}, got {tuple(masks[stage].shape)}; "
+                    "masks have a channel dimension of 1, and torch.ones(1, 1, 1, 1) holds a stage open"
+                ) from error
+        return given
 
     def _check_images(self, images: Tensor) -> None:
         expected = f"images must be a float tensor of shape (N, {self.in_channels}, H, W)"
@@ -384,7 +393,7 @@ def _notation(tapped: TappedModel, tau: Sequence[float]) -> str:
 
 def _key(stage: Stage) -> str:
     """A stage's name among the submodules, where no dot may stand."""
-    return f"stage_{stage}".replace(".", "_")
+    return f"stage_{stage}".replace(".", "-")
 
 
 def _classifier(in_features: int, num_classes: int) -> nn.Linear:

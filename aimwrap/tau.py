@@ -32,10 +32,15 @@ def annealed_tau(
     Returns:
         The area target at that step.
 
+    Raises:
+        ValueError: if ``curve`` is none of the two.
+
     Example:
         >>> [annealed_tau(epoch, target=0.2, anneal_steps=4) for epoch in (0, 2, 4, 9)]
         [1.0, 0.6, 0.2, 0.2]
     """
+    if curve not in get_args(Curve):
+        raise ValueError(f"curve must be one of {', '.join(map(repr, get_args(Curve)))}, got {curve!r}")
     progress = min(1.0, step / anneal_steps) if anneal_steps > 0 else 1.0
     if progress == 1.0:
         return target
@@ -52,7 +57,7 @@ class TauScheduler:
     and call it after each of those.
 
     Args:
-        criterion: the loss; the tau that it holds now becomes the target.
+        criterion: the loss; the tau that it was built with is the target.
         anneal_epochs: length in calls of :meth:`step`, one per epoch.
         anneal_steps: length in calls of :meth:`step`, one per optimiser step. Exactly one of the two must be given.
         start: the area at the beginning; the paper's 1.0 is fully open. At least the target of every stage.
@@ -93,8 +98,6 @@ class TauScheduler:
         name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
         if length < 0:
             raise ValueError(f"{name} must not be negative, got {length}; 0 starts at the target")
-        if curve not in get_args(Curve):
-            raise ValueError(f"curve must be one of {', '.join(map(repr, get_args(Curve)))}, got {curve!r}")
         self.criterion = criterion
         self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:
@@ -140,7 +143,6 @@ class TauScheduler:
         if missing:
             raise ValueError(f"this is no state of a TauScheduler, it lacks {sorted(missing)}; pass its state_dict()")
         target = state["target"]
-        target = tuple(target) if isinstance(target, list | tuple) else target
         if len(_as_tuple(target)) != len(_as_tuple(self.target)):
             raise ValueError(
                 f"the state is for {len(_as_tuple(target))} stage(s) and this loss has {len(_as_tuple(self.target))}; "
@@ -148,7 +150,9 @@ class TauScheduler:
             )
         for name in self.state_dict():
             setattr(self, name, state[name])
-        self.target = target
+        values = _as_tuple(target)
+        self.target = values if isinstance(self.criterion.target_tau, tuple) else values[0]
+        self.criterion.target_tau = self.target
         self._move()
 
     def __repr__(self) -> str:

@@ -50,11 +50,12 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """
     if pooling == "all":
         return masked.mean(dim=(2, 3))
-    # Counted in float32: half precision cannot count past 2048. Dividing an empty mask's zeros by the number of
-    # positions, not by 1, keeps the gradient that would open it from being that many times larger than any other.
+    # Counted in float32 at least: half precision cannot count past 2048. Dividing an empty mask's zeros by the number
+    # of positions, not by 1, keeps the gradient that would open it from being that many times larger than any other.
     positions = mask.shape[2] * mask.shape[3]
-    active = mask.float().sum(dim=(2, 3))
-    return (masked.float().sum(dim=(2, 3)) / torch.where(active > 0, active, positions)).to(masked.dtype)
+    wide = torch.promote_types(masked.dtype, torch.float32)
+    active = mask.to(wide).sum(dim=(2, 3))
+    return (masked.to(wide).sum(dim=(2, 3)) / torch.where(active > 0, active, positions)).to(masked.dtype)
 
 
 class Transform(nn.Module):

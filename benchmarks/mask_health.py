@@ -1,7 +1,7 @@
 """Do masks survive? AIM's head on frozen, cached features, over optimisers, learning rates, annealing and tau.
 
     python benchmarks/mask_health.py                      # the whole grid, both heads: about 20 minutes
-    python benchmarks/mask_health.py --head paper --seeds 5 --only-default
+    python benchmarks/mask_health.py --head paper --part default
 
 A mask is healthy when its area in evaluation lies within max(0.05, 0.4 tau) of tau and it differs between images. Data:
 the demo's digits on photographs, 95 % tie. Prints a row per run as it finishes and a Markdown table at the end; exits
@@ -23,9 +23,10 @@ from aimwrap import AIM, AIMLoss, TauScheduler
 from aimwrap.demo.backbone import load_pretrained_backbone
 from aimwrap.demo.training import Settings, Split, backbone_maps, load_splits, new_parameters
 
-EPOCHS = 24
 SETTINGS = Settings(train_images=320, test_images=240)
-BATCH_SIZE = 8
+EPOCHS, BATCH_SIZE = 24, 8
+# An estimator at Adam's 1e-4 moves its logits by about 0.002 a step and has 4 to go: it gets the steps that this takes.
+SLOW_EPOCHS, SLOW_BATCH_SIZE = 40, 4
 
 
 class Case(NamedTuple):
@@ -58,8 +59,7 @@ def main() -> int:
     for case, result in results.items():
         print(row(case, result))
     dead = sum(not result.healthy for result in results.values())
-    images = SETTINGS.train_images
-    print(f"\n{len(results) - dead} of {len(results)} runs healthy; {EPOCHS} epochs of {images} images each")
+    print(f"\n{len(results) - dead} of {len(results)} runs healthy; {EPOCHS} epochs, {SLOW_EPOCHS} at 1e-4")
     return 1 if dead else 0
 
 
@@ -67,14 +67,12 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
     """The default setting with several seeds, then the corners of the grid with seed 0."""
     heads = [arguments.head] if arguments.head else ["paper", "feature-preserving"]
     default = [Case(head, "AdamW", 1e-3, 4, 0.25, seed) for head in heads for seed in range(arguments.seeds)]
-    if arguments.only_default:
-        return default
-    steps = [("AdamW", 1e-4), ("AdamW", 3e-3), ("SGD", 1e-2), ("SGD", 1e-1)]
+    steps = [("SGD", 1e-1), ("SGD", 1e-2), ("AdamW", 3e-3), ("AdamW", 1e-4)]
     grid = [
         Case(head, *step, anneal_epochs, tau, 0)
         for head, step, anneal_epochs, tau in itertools.product(heads, steps, (4, 20), (0.1, 0.5))
     ]
-    return list(dict.fromkeys([*default, *grid]))
+    return {"default": default, "grid": grid, "all": [*default, *grid]}[arguments.part]
 
 
 def run(
@@ -90,8 +88,9 @@ def run(
         else torch.optim.SGD(new_parameters(model), case.learning_rate, momentum=0.9)
     )
     train, test = splits
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(train.labels)).split(BATCH_SIZE):
+    slow = case.learning_rate <= 1e-4
+    for _ in range(SLOW_EPOCHS if slow else EPOCHS):
+        for batch in torch.randperm(len(train.labels)).split(SLOW_BATCH_SIZE if slow else BATCH_SIZE):
             features = model.forward_masks({name: values[batch] for name, values in maps[0].items()})
             loss = criterion(model.forward_head(features), train.labels[batch])
             optimizer.zero_grad()
@@ -122,7 +121,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=int, default=5, help="seeds of the default setting (AdamW 1e-3, 4 epochs, 0.25)"
     )
-    parser.add_argument("--only-default", action="store_true", help="leave the grid out")
+    parser.add_argument("--part", choices=["default", "grid", "all"], default="all")
     return parser.parse_args()
 
 

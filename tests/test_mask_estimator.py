@@ -215,13 +215,19 @@ def test_norms(norm: str, count: int) -> None:
 
 
 def test_initialisation() -> None:
-    """He's for the convolutions (fan in), the openness near zero, zero biases."""
+    """He's for the convolutions (fan in), and the openness near zero."""
     estimator = MaskEstimator(128, width=64)
     assert estimator.stem.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 128)), rel=0.05)
     assert estimator.blocks[1].conv2.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.05)
     assert estimator.where.weight.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.3)
     assert 0.01 < estimator.how_much.weight.std() < 0.03
-    assert all((p == 0).all() for n, p in estimator.named_parameters() if n.endswith("bias"))
+
+
+def test_biases_start_at_zero_or_near_it() -> None:
+    estimator = MaskEstimator(128, width=8)
+    biases = {n: p for n, p in estimator.named_parameters() if n.endswith("bias")}
+    assert biases.pop("how_much.bias").abs() <= 8**-0.5  # torch's own start of a linear layer
+    assert all((p == 0).all() for p in biases.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -31,7 +31,8 @@ class Place(NamedTuple):
     Attributes:
         node: its qualified name.
         call: index of the call, from 0.
-        calls: how often a forward calls it; 0 if unknown, which means the last one.
+        calls: how often a forward calls it; 0 if unknown, which means the last one. One pool shared by five stages is
+            ``Place("pool", 3, 5)`` at the fourth of them, and ``pool_3`` among the graph's nodes.
     """
 
     node: str

@@ -40,6 +40,8 @@ class Stages:
 def find_stages(model: nn.Module, probe: Probe) -> Stages:
     """Find the stages: the model's own record of them where timm keeps one, else the module-boundary rule.
 
+    The final map and the number of stem levels come from the rule in both cases: no record tells them.
+
     Args:
         model: the backbone.
         probe: its recorded forward.
@@ -110,7 +112,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         return Stages({}, None, 0, obstacle)
     final = _without_classifier(by_level[deepest], probe)
     by_level[deepest] = _without_head_expansion(final)
-    nodes = {level - 2: probe.place(calls[-1]) for level, calls in by_level.items() if level >= 2}
+    nodes = {level - 2: probe.place(_without_do_nothing(calls)[-1]) for level, calls in by_level.items() if level >= 2}
     stem_levels = sum(level < 2 for level in by_level)
     return Stages(nodes, probe.place(final[-1]), stem_levels, obstacle)
 
