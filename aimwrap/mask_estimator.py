@@ -78,7 +78,7 @@ class MaskEstimator(nn.Module):
         in_channels: int,
         width: int = 32,
         norm: MaskNorm = "layer",
-        logit_spread: float | None = 3.0,
+        logit_spread: float | None = 4.0,
         logit_range: float = 6.0,
     ) -> None:
         super().__init__()

@@ -99,7 +99,7 @@ class AIM(nn.Module):
         width: int = 256,
         mask_width: int = 32,
         mask_norm: MaskNorm = "layer",
-        logit_spread: float | None = 3.0,
+        logit_spread: float | None = 4.0,
         logit_range: float = 6.0,
         pooling: Pooling = "active",
         temperature: float = 1.0,

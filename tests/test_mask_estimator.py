@@ -239,7 +239,7 @@ def test_autocast_gives_finite_logits(dtype: torch.dtype) -> None:
 
 
 def test_repr_shows_the_bound() -> None:
-    assert "logit_spread=3.0, logit_range=6" in repr(MaskEstimator(4))
+    assert "logit_spread=4.0, logit_range=6" in repr(MaskEstimator(4))
     assert "logit_spread=None, logit_range=inf" in repr(MaskEstimator(4, logit_spread=None, logit_range=math.inf))
 
 

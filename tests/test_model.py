@@ -74,7 +74,7 @@ def estimate(estimator: MaskEstimator, x: Tensor) -> Tensor:
         x = F.relu(x + norm_over_channels(conv(block.conv2, inner), block.norm2))
     where = F.conv2d(x, estimator.where.weight)
     deviation = where - where.mean((2, 3), keepdim=True)
-    where = 3 * deviation / torch.sqrt(deviation.square().mean((2, 3), keepdim=True) + 1e-5)
+    where = 4 * deviation / torch.sqrt(deviation.square().mean((2, 3), keepdim=True) + 1e-5)
     context = x.flatten(2).mean(2)
     context = context - context.mean(1, keepdim=True)
     context = 0.5 * context / torch.sqrt(context.square().mean(1, keepdim=True) + 1e-5)

@@ -54,7 +54,7 @@ class Settings:
 
     epochs: int = 8
     anneal_share: float = 0.5
-    batch_size: int = 16
+    batch_size: int = 8
     learning_rate: float = 1e-3
     backbone_learning_rate: float = 1e-4
     tau: float = 0.25
