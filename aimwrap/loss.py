@@ -116,6 +116,13 @@ class AIMLoss(nn.Module):
                 raise ValueError(f"{name} must not be negative, got {weight}; 0 switches the term off")
         if area_per not in get_args(AreaPer):
             raise ValueError(f"area_per must be 'image' or 'batch', got {area_per!r}")
+        if classification_loss is not None and not isinstance(classification_loss, nn.Module):
+            raise TypeError(
+                "classification_loss must be a module, such as nn.CrossEntropyLoss(label_smoothing=0.1), got "
+                f"{getattr(classification_loss, '__name__', type(classification_loss).__name__)}; was () forgotten?"
+            )
+        if getattr(classification_loss, "reduction", "mean") == "none":
+            raise ValueError('classification_loss must return a scalar; build it with reduction="mean"')
         self.target_tau = check_tau(tau)
         self.mask_weight = mask_weight
         self.stage_weight = stage_weight
@@ -182,7 +189,7 @@ class AIMLoss(nn.Module):
 
 def check_tau(tau: float | Sequence[float]) -> float | tuple[float, ...]:
     """Return tau as a float, or as a tuple of floats if it came as a sequence; every one of them in (0, 1]."""
-    single = isinstance(tau, int | float)
+    single = isinstance(tau, int | float) and not isinstance(tau, bool)
     if not single and not (isinstance(tau, Sequence) and all(isinstance(value, int | float) for value in tau)):
         raise TypeError(f"tau must be a float, or a list of floats with one per stage, got {tau!r}")
     values = (float(tau),) if isinstance(tau, int | float) else tuple(map(float, tau))
@@ -195,6 +202,8 @@ def check_tau(tau: float | Sequence[float]) -> float | tuple[float, ...]:
 
 def _check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
     classes = logits.shape[1]
+    if not isinstance(target, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(target).__name__}; torch.tensor(labels) makes one")
     if target.is_floating_point():
         if target.shape != logits.shape:
             raise ValueError(
@@ -207,6 +216,8 @@ def _check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
             f"labels must be class indices of shape ({logits.shape[0]},), got {tuple(target.shape)}; "
             "labels.squeeze() or one_hot.argmax(dim=1) may be what is missing"
         )
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f"labels must be int64, got {target.dtype}; call labels.long()")
     # Looking at values would wait for a GPU and break a compiled graph; there, torch's own check remains.
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = target[((target < 0) | (target >= classes)) & (target != ignore_index)]

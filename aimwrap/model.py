@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
 from .backbones import create_backbone
@@ -15,7 +16,7 @@ from .gumbel import binary_gumbel_softmax
 from .loss import check_tau
 from .mask_estimator import MaskEstimator, MaskNorm
 from .output import AIMOutput
-from .taps import FINAL, Stage, TappedModel, count_macs, tap_backbone
+from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
 from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling, pool
 
 Head = Literal["paper", "feature-preserving"]
@@ -124,6 +125,7 @@ class AIM(nn.Module):
             example_input=example_input,
         )
         self.taps = tapped.taps
+        _check_distinct(self.taps)
         self.tau = tuple(area_of[tap.stage] for tap in self.taps)
         self.num_classes = _number_of_classes(num_classes, tapped)
         self.head = head
@@ -164,7 +166,8 @@ class AIM(nn.Module):
         Args:
             images: (N, C, H, W), floating, normalised as the backbone's own training did.
             masks: masks to use instead of the estimators' own, by stage, each of a shape that broadcasts to
-                (N, 1, H_l, W_l). ``torch.ones(1, 1, 1, 1)`` for every stage holds all masks open: the control.
+                (N, 1, H_l, W_l); their values are not checked. ``torch.ones(1, 1, 1, 1)`` for every stage holds
+                all masks open: the control.
 
         Returns:
             Logits, stage logits and masks, in training and in evaluation alike.
@@ -263,8 +266,12 @@ class AIM(nn.Module):
             f"stage {tap.stage!r}: {tap.node}, {tap.channels} channels, stride {tap.stride}, tau {area:g}"
             for tap, area in zip(self.taps, self.tau, strict=True)
         ]
+        try:
+            taps.append(str(self.cost()))
+        except (RuntimeError, TypeError) as error:  # a model that cannot run as it is can still be looked at
+            taps.append(f"cost unknown: {type(error).__name__}")
         title = f"{self.variant}, {self.head} head, {self.num_classes} classes, mean over {self.pooling} positions"
-        return "\n".join([title, *taps, str(self.cost())])
+        return "\n".join([title, *taps])
 
     def _estimate(self, evidence: Sequence[Tensor]) -> list[Tensor]:
         return [estimator(x) for estimator, x in zip(self.mask_estimators.values(), evidence, strict=True)]
@@ -292,6 +299,8 @@ class AIM(nn.Module):
         if not isinstance(images, Tensor) or not images.is_floating_point():
             came = images.dtype if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"{expected}, got {came}; scale uint8 images with images.float() / 255 and normalise them")
+        if images.dtype == torch.float64 and self.classifier.weight.dtype != torch.float64:
+            raise TypeError(f"{expected}, got float64 for a {self.classifier.weight.dtype} model; call images.float()")
         if images.ndim != 4:
             raise ValueError(f"{expected}, got {tuple(images.shape)}; add a batch dimension with images.unsqueeze(0)")
         if images.shape[1] != self.in_channels:
@@ -344,6 +353,13 @@ def _areas(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage,
     if len(areas) != len(stages):
         raise ValueError(f"tau must be one float or one per stage: {len(stages)} stage(s), {len(areas)} value(s)")
     return dict(zip(stages, areas, strict=True))
+
+
+def _check_distinct(taps: Sequence[Tap]) -> None:
+    for tap in taps:
+        same = [other.stage for other in taps if other.node == tap.node]
+        if len(same) > 1:
+            raise ValueError(f"stages must not repeat: {same} are all the node {tap.node!r}; leave one of them")
 
 
 def _check_choices(**choices: tuple[str, Any]) -> None:
@@ -405,7 +421,14 @@ def _classifier(in_features: int, num_classes: int) -> nn.Linear:
 
 def _misfit(model: AIM, state: Mapping[str, Any]) -> str:
     """Say in the model's own terms what a checkpoint is that does not load."""
-    if not any(key.startswith("backbone.") for key in state):
+    prefix = next((p for p in ("module.", "_orig_mod.") if state and all(key.startswith(p) for key in state)), None)
+    if prefix is not None:
+        stripped = f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
+        return f"every name begins with {prefix!r}; load {stripped} in its place"
+    nested = [key for key, value in state.items() if isinstance(value, Mapping)]
+    if nested:
+        return f"this is a dict around a checkpoint; pass the part that holds the weights, perhaps state[{nested[0]!r}]"
+    if state.keys() & model.backbone.state_dict().keys():
         return (
             "this looks like the backbone's own checkpoint; load it with "
             "model.backbone.load_state_dict(state_dict, strict=False)"

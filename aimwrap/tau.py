@@ -93,6 +93,8 @@ class TauScheduler:
                 "TauScheduler needs exactly one of anneal_epochs (call step() after each epoch) and anneal_steps "
                 f"(call it after each optimiser step), got anneal_epochs={anneal_epochs}, anneal_steps={anneal_steps}"
             )
+        if not hasattr(criterion, "target_tau"):
+            raise TypeError(f"TauScheduler moves an AIMLoss's tau, got {type(criterion).__name__}; pass the criterion")
         length = anneal_epochs if anneal_epochs is not None else anneal_steps
         assert length is not None
         name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
@@ -142,6 +144,11 @@ class TauScheduler:
         missing = self.state_dict().keys() - state.keys()
         if missing:
             raise ValueError(f"this is no state of a TauScheduler, it lacks {sorted(missing)}; pass its state_dict()")
+        if state["unit"] != self.unit:
+            raise ValueError(
+                f"the state counts {state['unit']} and this scheduler {self.unit}; build it with "
+                f"anneal_{state['unit']}={state['length']}"
+            )
         target = state["target"]
         if len(_as_tuple(target)) != len(_as_tuple(self.target)):
             raise ValueError(

@@ -277,3 +277,17 @@ def test_soft_labels_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
 def test_label_out_of_range(label: int) -> None:
     with pytest.raises(ValueError, match=rf"labels must lie in 0..1, got {label}; .*2 classes, set num_classes="):
         AIMLoss(tau=0.5)(worked_example()[0], torch.tensor([0, label]))
+
+
+def test_slips_with_labels_and_losses() -> None:
+    output = AIMOutput(torch.zeros(2, 3), {3: torch.zeros(2, 3)}, {3: torch.ones(2, 1, 1, 1)})
+    with pytest.raises(TypeError, match=r"labels must be int64, got torch.int32; call labels.long\(\)"):
+        AIMLoss(tau=0.5)(output, torch.tensor([0, 1], dtype=torch.int32))
+    with pytest.raises(TypeError, match=r"labels must be a tensor, got list"):
+        AIMLoss(tau=0.5)(output, [0, 1])
+    with pytest.raises(TypeError, match=r"must be a module.*got CrossEntropyLoss; was \(\) forgotten"):
+        AIMLoss(tau=0.5, classification_loss=nn.CrossEntropyLoss)
+    with pytest.raises(ValueError, match=r'must return a scalar; build it with reduction="mean"'):
+        AIMLoss(tau=0.5, classification_loss=nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(TypeError, match="tau must be a float"):
+        AIMLoss(tau=True)

@@ -780,3 +780,50 @@ def test_block_widths_of_the_hand_written_net() -> None:
     """The numbers that the tests above lean on."""
     assert [tap.channels for tap in AIM(TinyNet(), [0, 1, 2, 3]).taps] == [8, 12, 16, 20]
     assert isinstance(conv_block(3, 4)[0], nn.Conv2d)
+
+
+# ---- What people slip on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrap", "pattern"),
+    [
+        (lambda state: {"model": state, "epoch": 3}, r"pass the part that holds the weights, perhaps state\['model'\]"),
+        (lambda state: {f"module.{k}": v for k, v in state.items()}, r"begins with 'module\.'; load \{k\.removeprefix"),
+        (lambda state: {f"_orig_mod.{k}": v for k, v in state.items()}, r"begins with '_orig_mod\.'"),
+    ],
+)
+def test_checkpoints_that_are_wrapped_or_prefixed(wrap: Callable[[dict], dict], pattern: str) -> None:
+    model = aim()
+    with pytest.raises(RuntimeError, match=pattern):
+        model.load_state_dict(wrap(model.state_dict()))
+
+
+def test_one_node_under_two_names_is_a_repetition() -> None:
+    with pytest.raises(ValueError, match=r"stages must not repeat: \[3, 'block3'\] are all the node 'block3'"):
+        AIM(TinyNet(), [3, "block3"])
+
+
+def test_double_precision_images_for_a_single_precision_model() -> None:
+    with pytest.raises(TypeError, match=r"got float64 for a torch\.float32 model; call images\.float\(\)"):
+        aim()(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+
+
+def test_headless_model_that_ends_in_an_identity_has_no_classes() -> None:
+    model = torchvision.models.mobilenet_v3_small()
+    model.classifier[3] = nn.Identity()
+    with pytest.raises(ValueError, match=r"num_classes cannot be read off MobileNetV3.*Pass num_classes="):
+        AIM(model)
+
+
+def test_wrapped_and_unlike_backbones() -> None:
+    with pytest.raises(TypeError, match=r"wrapped in DataParallel; pass its \.module, and wrap AIM instead"):
+        AIM(nn.DataParallel(TinyNet()))
+    with pytest.raises(TypeError, match="example_input must be a tensor of images"):
+        AIM(TinyNet(), example_input=[1])
+
+
+def test_a_model_that_cannot_run_can_be_printed() -> None:
+    model = aim()
+    model.backbone.half()
+    assert "cost unknown" in repr(model)

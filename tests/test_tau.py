@@ -221,3 +221,13 @@ def test_a_state_for_another_number_of_stages() -> None:
     with pytest.raises(ValueError, match=r"the state is for 3 stage\(s\) and this loss has 2; build the AIMLoss with"):
         schedule.load_state_dict(other.state_dict())
     assert schedule.criterion.tau.tolist() == [1.0, 1.0]
+
+
+def test_state_in_another_unit_and_something_that_is_no_criterion() -> None:
+    state = TauScheduler(AIMLoss(tau=0.25), anneal_steps=5000).state_dict()
+    schedule = TauScheduler(AIMLoss(tau=0.25), anneal_epochs=4)
+    with pytest.raises(ValueError, match=r"the state counts steps and this scheduler epochs; .*anneal_steps=5000"):
+        schedule.load_state_dict(state)
+    assert schedule.unit == "epochs"
+    with pytest.raises(TypeError, match="moves an AIMLoss's tau, got Linear; pass the criterion"):
+        TauScheduler(torch.nn.Linear(1, 1), anneal_epochs=4)

@@ -236,10 +236,23 @@ def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
     """Clone a tapped map that a later node overwrites in place (the sum before a ResNet block's last ReLU)."""
     output = next(node for node in graph.nodes if node.op == "output")
     for tapped in output.all_input_nodes:
-        if any(_works_in_place(user, shadow) for user in tapped.users):
+        if _is_overwritten(tapped, shadow):
             with graph.inserting_after(tapped):
                 clone = graph.call_method("clone", (tapped,))
             output.replace_input_with(tapped, clone)
+
+
+def _is_overwritten(node: fx.Node, shadow: nn.Module) -> bool:
+    """Whether a node's tensor is changed in place, directly or behind nodes that may hand the same memory on."""
+    users = list(node.users)
+    return any(_works_in_place(u, shadow) or (_may_alias(u, shadow) and _is_overwritten(u, shadow)) for u in users)
+
+
+def _may_alias(node: fx.Node, shadow: nn.Module) -> bool:
+    """Whether a node may return its input's own memory: views, and modules that do nothing in evaluation."""
+    if node.op == "call_module":
+        return not any(True for _ in shadow.get_submodule(str(node.target)).parameters())
+    return node.op == "call_method" or (node.op == "call_function" and not node.kwargs.get("inplace", False))
 
 
 def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:

@@ -217,6 +217,10 @@ def count_macs(module: nn.Module, image_shape: tuple[int, ...]) -> int:
 
 def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[tuple[int, ...]]:
     if example_input is not None:
+        if not isinstance(example_input, Tensor):
+            raise TypeError(
+                f"example_input must be a tensor of images (N, C, H, W), got {type(example_input).__name__}"
+            )
         if example_input.ndim != 4:
             raise ValueError(
                 f"example_input must be images of shape (N, C, H, W), got {tuple(example_input.shape)}; "

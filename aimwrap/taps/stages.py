@@ -65,7 +65,11 @@ def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
     shape = probe.root.output_shape
     if shape is None or len(shape) != 2 or getattr(model, "num_classes", None) == 0:
         return None
-    weight = getattr(_last_weighted(probe), "weight", None)
+    last = _last_weighted(probe)
+    calls = list(probe.root.leaves())
+    if calls and isinstance(calls[-1].module, nn.Identity) and getattr(model, "num_classes", None) != shape[1]:
+        return None  # an Identity in a classifier's place; timm's heads end in one too, but say their number of classes
+    weight = getattr(last, "weight", None)
     is_classifier = weight is not None and weight.ndim >= 2 and weight.shape[0] == shape[1]
     return shape[1] if is_classifier else None
 

@@ -115,6 +115,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         raise TypeError(f"backbone must be an nn.Module or a model's name, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("backbone is a scripted module, which cannot be tapped; pass the module it was scripted from")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise TypeError(f"backbone is wrapped in {type(model).__name__}; pass its .module, and wrap AIM instead")
     source = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     assert isinstance(source, nn.Module)
     return source

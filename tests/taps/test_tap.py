@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -205,3 +206,13 @@ def test_refusals_leave_the_model_alone() -> None:
         with pytest.raises(ValueError, match=r"stage|node"):
             tap_backbone(model, stages)
     assert [module.training for module in model.modules()] == flags
+
+
+def test_a_tapped_map_is_not_overwritten_behind_an_identity() -> None:
+    """Timm's ResNet has an Identity between bn1 and the ReLU that works in place."""
+    model = timm.create_model("resnet18").eval()
+    outputs: list[torch.Tensor] = []
+    model.layer3[1].bn1.register_forward_hook(lambda m, a, out: outputs.append(out.clone()))
+    images = torch.rand(1, 3, 64, 64)
+    model(images)
+    assert torch.equal(tap_backbone(model, ["layer3.1.bn1", "layer4"]).backbone(images)["layer3.1.bn1"], outputs[0])
