@@ -48,10 +48,27 @@ def binary_gumbel_softmax(
         >>> binary_gumbel_softmax(torch.tensor([-3.0, 0.0, 0.1]), training=False)
         tensor([0., 1., 1.])
     """
-    attention = logits.float()  # noise and sigmoid in float32 whatever autocast says
-    if training:
-        attention = attention + logistic_noise_like(attention, generator=generator)
+    return straight_through(perturb(logits, training=training, generator=generator), temperature).to(logits.dtype)
+
+
+def perturb(logits: Tensor, *, training: bool, generator: torch.Generator | None = None) -> Tensor:
+    """Add the noise, in training; in float32 whatever autocast says."""
+    attention = logits.float()
+    return attention + logistic_noise_like(attention, generator=generator) if training else attention
+
+
+def straight_through(attention: Tensor, temperature: float = 1.0) -> Tensor:
+    """Exactly 1 where the perturbed logits are at least 0, else exactly 0, with the gradient of the soft sigmoid."""
     soft = torch.sigmoid(attention / temperature)
     hard = (attention >= 0).float()
     # In this order the sum is exactly 0 or 1; hard + soft - soft.detach() misses by a rounding error.
-    return (hard - soft.detach() + soft).to(logits.dtype)
+    return hard - soft.detach() + soft
+
+
+def rank_only(attention: Tensor) -> Tensor:
+    """The same values with a gradient that sums to zero over an image's positions, (N, 1, H, W) in and out.
+
+    What trains through it orders an image's positions, but cannot open or close all of them together.
+    """
+    ranks = attention - attention.mean(dim=(2, 3), keepdim=True)
+    return attention.detach() + (ranks - ranks.detach())  # the bracket is exactly zero

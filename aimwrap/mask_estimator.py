@@ -12,11 +12,6 @@ from torch.nn import functional as F
 
 MaskNorm = Literal["layer", "batch", "none"]
 
-# Size of the normalised average's entries. One step of SGD moves an image's openness by the learning rate times the
-# square of this times the width, one of Adam by the learning rate times this times the width: small enough for the one
-# not to be thrown out of range, large enough for the other to get there.
-_CONTEXT_SCALE = 0.5
-
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a skip connection; (N, C, H, W) in and out.
@@ -120,7 +115,7 @@ class MaskEstimator(nn.Module):
 
     def _openness(self, context: Tensor) -> Tensor:
         """One logit per image, (N, 1, 1, 1), to shift all of its positions by."""
-        normalised = _CONTEXT_SCALE * F.layer_norm(context.detach(), context.shape[-1:])
+        normalised = F.layer_norm(context.detach(), context.shape[-1:])
         openness: Tensor = rearrange(self.how_much(normalised), "n 1 -> n 1 1 1")
         return openness
 

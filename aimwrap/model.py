@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .backbones import create_backbone
 from .cost import Cost
-from .gumbel import binary_gumbel_softmax
+from .gumbel import perturb, rank_only, straight_through
 from .loss import check_tau
 from .mask_estimator import MaskEstimator, MaskNorm
 from .output import AIMOutput
@@ -27,7 +27,9 @@ class MaskedFeatures(NamedTuple):
 
     Attributes:
         mask_logits: the paper's A, (N, 1, H_l, W_l) each; empty where masks were given.
-        masks: the paper's B, (N, 1, H_l, W_l) each.
+        masks: the paper's B, (N, 1, H_l, W_l) each, for the area loss.
+        selections: the same masks as the features meet them: what is trained through them, unless ``labels_move_area``,
+            orders an image's positions but leaves its area alone.
         masked: the paper's O, (N, D, H_l, W_l) each.
         fused: the paper's O_final, (N, D, H, W).
         merged_mask: the support of ``fused``, (N, 1, H, W).
@@ -35,6 +37,7 @@ class MaskedFeatures(NamedTuple):
 
     mask_logits: dict[Stage, Tensor]
     masks: dict[Stage, Tensor]
+    selections: dict[Stage, Tensor]
     masked: dict[Stage, Tensor]
     fused: Tensor
     merged_mask: Tensor
@@ -63,6 +66,9 @@ class AIM(nn.Module):
         logit_spread: standard deviation of an image's mask logits over its positions; ``None`` leaves them free, as the
             paper does, and masks then die easily.
         logit_range: bound on the mask logits' size, so that no mask gets stuck; ``math.inf`` for none.
+        labels_move_area: whether the classification losses, too, train how open a mask is, as in the paper. By default
+            they train which positions are open and the area loss alone trains how many: near an empty mask their
+            gradient is large enough to throw it fully open.
         pooling: average over ``"active"`` positions or over ``"all"``.
         temperature: of the Gumbel-softmax. Not the area, which is ``tau``.
         example_input: images (N, C, H, W) as the backbone takes them, where it takes unusual ones.
@@ -102,6 +108,7 @@ class AIM(nn.Module):
         mask_norm: MaskNorm = "layer",
         logit_spread: float | None = 4.0,
         logit_range: float = 6.0,
+        labels_move_area: bool = False,
         pooling: Pooling = "active",
         temperature: float = 1.0,
         example_input: Tensor | None = None,
@@ -129,6 +136,7 @@ class AIM(nn.Module):
         self.tau = tuple(area_of[tap.stage] for tap in self.taps)
         self.num_classes = _number_of_classes(num_classes, tapped)
         self.head = head
+        self.labels_move_area = labels_move_area
         self.pooling: Pooling = pooling
         self.temperature = temperature
         self.in_channels = tapped.image_shape[0]
@@ -203,12 +211,13 @@ class AIM(nn.Module):
         """
         features, evidence = self.top_down([maps[str(stage)] for stage in self.stages], maps.get(FINAL))
         attention = [] if masks is not None else self._estimate(evidence)  # A_l = M(S_l(x_l)), eq. 1
-        binary = self._given(masks, features) if masks is not None else self._binarise(attention)  # B_l = G(A_l), eq. 2
-        masked = [transformed * mask for transformed, mask in zip(features, binary, strict=True)]  # O_l, eq. 3
-        fused, merged_mask = self.top_down.fuse(masked, binary)  # coarse to fine, to O_final
+        binary, selections = self._binarise(attention) if masks is None else self._given(masks, features)  # B_l, eq. 2
+        masked = [transformed * mask for transformed, mask in zip(features, selections, strict=True)]  # O_l, eq. 3
+        fused, merged_mask = self.top_down.fuse(masked, selections)  # coarse to fine, to O_final
         return MaskedFeatures(
             dict(zip(self.stages, attention, strict=False)),
             dict(zip(self.stages, binary, strict=True)),
+            dict(zip(self.stages, selections, strict=True)),
             dict(zip(self.stages, masked, strict=True)),
             fused,
             merged_mask,
@@ -224,7 +233,7 @@ class AIM(nn.Module):
             Logits, stage logits and masks.
         """
         stage_logits = {
-            stage: self.stage_classifiers[_key(stage)](pool(masked, features.masks[stage], self.pooling))  # f_l, eq. 4
+            stage: self.stage_classifiers[_key(stage)](pool(masked, features.selections[stage], self.pooling))  # eq. 4
             for stage, masked in features.masked.items()
         }
         logits = self.classifier(pool(features.fused, features.merged_mask, self.pooling))  # f_final(O_final), eq. 5
@@ -271,15 +280,22 @@ class AIM(nn.Module):
         except (RuntimeError, TypeError) as error:  # a model that cannot run as it is can still be looked at
             taps.append(f"cost unknown: {type(error).__name__}")
         title = f"{self.variant}, {self.head} head, {self.num_classes} classes, mean over {self.pooling} positions"
+        title += ", labels move the area" if self.labels_move_area else ""
         return "\n".join([title, *taps])
 
     def _estimate(self, evidence: Sequence[Tensor]) -> list[Tensor]:
         return [estimator(x) for estimator, x in zip(self.mask_estimators.values(), evidence, strict=True)]
 
-    def _binarise(self, attention: Sequence[Tensor]) -> list[Tensor]:
-        return [binary_gumbel_softmax(a, training=self.training, temperature=self.temperature) for a in attention]
+    def _binarise(self, attention: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """B_l = G(A_l), eq. 2, twice from the same noise: for the area loss, and for what selects features."""
+        noisy = [perturb(a, training=self.training) for a in attention]
+        binary = [straight_through(a, self.temperature).to(x.dtype) for a, x in zip(noisy, attention, strict=True)]
+        if self.labels_move_area:
+            return binary, binary
+        ranked = [straight_through(rank_only(a), self.temperature) for a in noisy]
+        return binary, [mask.to(x.dtype) for mask, x in zip(ranked, attention, strict=True)]
 
-    def _given(self, masks: Mapping[Stage, Tensor], features: Sequence[Tensor]) -> list[Tensor]:
+    def _given(self, masks: Mapping[Stage, Tensor], features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         if set(masks) != set(self.stages):
             raise ValueError(f"masks must be given for the stages {list(self.stages)}, got {list(masks)}")
         given = []
@@ -292,7 +308,7 @@ class AIM(nn.Module):
                     f"the mask given for stage {stage!r} must broadcast to {shape}, got {tuple(masks[stage].shape)}; "
                     "masks have a channel dimension of 1, and torch.ones(1, 1, 1, 1) holds a stage open"
                 ) from error
-        return given
+        return given, given
 
     def _check_images(self, images: Tensor) -> None:
         expected = f"images must be a float tensor of shape (N, {self.in_channels}, H, W)"

@@ -50,12 +50,26 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """
     if pooling == "all":
         return masked.mean(dim=(2, 3))
-    # Counted in float32 at least: half precision cannot count past 2048. Dividing an empty mask's zeros by the number
-    # of positions, not by 1, keeps the gradient that would open it from being that many times larger than any other.
-    positions = mask.shape[2] * mask.shape[3]
     wide = torch.promote_types(masked.dtype, torch.float32)
-    active = mask.to(wide).sum(dim=(2, 3))
-    return (masked.to(wide).sum(dim=(2, 3)) / torch.where(active > 0, active, positions)).to(masked.dtype)
+    return (masked.to(wide).sum(dim=(2, 3)) / active_positions(mask.to(wide))).to(masked.dtype)
+
+
+def active_positions(mask: Tensor) -> Tensor:
+    """Count the open positions of (N, 1, H, W), which is float32 at least: half precision cannot count past 2048.
+
+    An empty mask counts as a full one: its zeros stay zeros, and the gradient that would open it is not H * W times
+    larger than any other, as it would be for a count of 1.
+    """
+    active = mask.sum(dim=(2, 3))
+    return torch.where(active > 0, active, mask.shape[2] * mask.shape[3])
+
+
+def pooling_weights(mask: Tensor, pooling: Pooling) -> Tensor:
+    """The factor that :func:`pool` gives every position of an image, (N, 1, 1, 1)."""
+    wide = mask.to(torch.promote_types(mask.dtype, torch.float32))
+    if pooling == "all":
+        return torch.full_like(wide[:, :, :1, :1], 1 / (mask.shape[2] * mask.shape[3]))
+    return 1 / active_positions(wide)[:, :, None, None]
 
 
 class Transform(nn.Module):
@@ -125,6 +139,20 @@ class PaperTopDown(nn.Module):
             merged = union(finer_mask, resize_to(merged, finer_mask))
         return fused, merged
 
+    def parts(self, masked: Sequence[Tensor]) -> list[Tensor]:
+        """What each stage brings to O_final: its masked map, resized along the chain of :meth:`fuse`.
+
+        Args:
+            masked: O_l per stage, (N, D, H_l, W_l).
+
+        Returns:
+            Per stage, (N, D, H, W); they sum to O_final.
+        """
+        brought: list[Tensor] = []
+        for finer in reversed(masked):
+            brought = [finer, *(resize_to(part, finer) for part in brought)]
+        return brought
+
 
 class FeaturePreservingTopDown(nn.Module):
     """Our pathway: the classified features stay the pretrained ones, and what is refined top-down is the mask.
@@ -172,3 +200,14 @@ class FeaturePreservingTopDown(nn.Module):
             The masked map that is classified, (N, D, H, W), and its support, (N, 1, H, W).
         """
         return masked[0], masks[0]
+
+    def parts(self, masked: Sequence[Tensor]) -> list[Tensor]:
+        """What each stage brings to the classified map: the finest all of it, the others zeros.
+
+        Args:
+            masked: per stage, (N, D, H_l, W_l).
+
+        Returns:
+            Per stage, (N, D, H, W).
+        """
+        return [masked[0], *(torch.zeros_like(masked[0]) for _ in masked[1:])]

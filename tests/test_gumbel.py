@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimwrap import binary_gumbel_softmax
-from aimwrap.gumbel import logistic_noise_like
+from aimwrap.gumbel import logistic_noise_like, perturb, rank_only, straight_through
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -166,3 +166,20 @@ def test_noise_and_sigmoid_are_float32_under_autocast(dtype: torch.dtype, traini
     torch.manual_seed(1)
     binary_gumbel_softmax(full, training=training).sum().backward()
     assert torch.equal(half.grad, full.grad.to(dtype))
+
+
+def test_rank_only_keeps_values_and_takes_the_mean_out_of_the_gradient() -> None:
+    logits = (5 * torch.randn(3, 1, 4, 7)).requires_grad_()
+    upstream = torch.randn(3, 1, 4, 7)
+    ranked = rank_only(logits)
+    assert torch.equal(ranked, logits)
+    ranked.backward(upstream)
+    torch.testing.assert_close(logits.grad, upstream - upstream.mean((2, 3), keepdim=True))
+
+
+def test_parts_make_the_whole() -> None:
+    logits = torch.randn(2, 1, 5, 5)
+    for training in (True, False):
+        whole, parts = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+        mask = binary_gumbel_softmax(logits, training=training, temperature=0.5, generator=whole)
+        assert torch.equal(mask, straight_through(perturb(logits, training=training, generator=parts), 0.5))

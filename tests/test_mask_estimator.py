@@ -39,7 +39,7 @@ def transcribed(estimator: MaskEstimator, x: Tensor) -> Tensor:
         where = estimator.logit_spread * deviation / (deviation.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
     context = torch.stack([torch.stack([plane.sum() / plane.numel() for plane in image]) for image in x])
     context = context - context.mean(1, keepdim=True)
-    context = 0.5 * context / (context.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    context = context / (context.square().mean(1, keepdim=True) + 1e-5).sqrt()
     how_much = (context * p["how_much.weight"]).sum(1) + p["how_much.bias"]  # and its second, expanded
     return (where + how_much[:, None, None, None]).clamp(-estimator.logit_range, estimator.logit_range)
 

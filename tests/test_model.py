@@ -77,7 +77,7 @@ def estimate(estimator: MaskEstimator, x: Tensor) -> Tensor:
     where = 4 * deviation / torch.sqrt(deviation.square().mean((2, 3), keepdim=True) + 1e-5)
     context = x.flatten(2).mean(2)
     context = context - context.mean(1, keepdim=True)
-    context = 0.5 * context / torch.sqrt(context.square().mean(1, keepdim=True) + 1e-5)
+    context = context / torch.sqrt(context.square().mean(1, keepdim=True) + 1e-5)
     how_much = context @ estimator.how_much.weight.T + estimator.how_much.bias
     return (where + how_much[:, :, None, None]).clamp(-6, 6)
 
@@ -340,6 +340,63 @@ def test_first_batch_has_masks_neither_all_on_nor_all_off(head: str, seed: int) 
         areas = mask.mean((1, 2, 3))
         assert 0.05 < areas.mean() < 0.95
         assert len(mask.flatten(1).unique(dim=0)) > 1
+
+
+# ---- What trains the masks ------------------------------------------------------------------------------------------
+
+
+def mask_gradients(model: AIM, loss: AIMLoss) -> dict[str, Tensor]:
+    """Gradients on the estimators after one batch, under one seed."""
+    torch.manual_seed(3)
+    images = torch.randn(4, 3, 64, 64)
+    model.zero_grad()
+    loss(model.train()(images), torch.arange(4) % NUM_CLASSES).backward()
+    return {name: p.grad.clone() for name, p in model.mask_estimators.named_parameters()}
+
+
+@pytest.mark.parametrize("pooling", ["active", "all"])
+@every_head
+def test_labels_order_positions_and_the_area_loss_opens_them(head: str, pooling: str) -> None:
+    """The classification losses pull at no estimator's openness; its order of positions they train as ever."""
+    model = lively(aim(head, (1, 2, 3), pooling=pooling))
+    twin = lively(aim(head, (1, 2, 3), pooling=pooling, labels_move_area=True))
+    twin.load_state_dict(model.state_dict())
+    labels_only = AIMLoss(model.tau, mask_weight=0)
+    area_only = AIMLoss(model.tau, stage_weight=0, final_weight=0)
+    from_labels, as_the_paper = mask_gradients(model, labels_only), mask_gradients(twin, labels_only)
+    for name, gradient in from_labels.items():
+        if "how_much" in name:
+            assert gradient.abs().max() < 1e-5 * as_the_paper[name].abs().max()
+        else:
+            assert gradient.abs().max() > 0
+            torch.testing.assert_close(gradient, as_the_paper[name], rtol=1e-3, atol=1e-6)
+    from_area = mask_gradients(model, area_only)
+    assert all(from_area[name].abs().max() > 0 for name in from_area if "how_much" in name)
+    for name, gradient in mask_gradients(twin, area_only).items():
+        assert torch.equal(gradient, from_area[name])
+
+
+@every_head
+def test_what_trains_the_area_changes_no_value(head: str) -> None:
+    model = lively(aim(head)).train()
+    twin = aim(head, labels_move_area=True).train()
+    twin.load_state_dict(model.state_dict())
+    images, outputs = torch.randn(2, 3, 64, 64), []
+    for each in (model, twin):
+        torch.manual_seed(7)
+        outputs.append(each(images))
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    for stage in model.stages:
+        assert torch.equal(outputs[0].masks[stage], outputs[1].masks[stage])
+        assert torch.equal(outputs[0].stage_logits[stage], outputs[1].stage_logits[stage])
+
+
+@every_head
+def test_a_mask_and_its_selection_are_one_mask(head: str) -> None:
+    model = lively(aim(head)).train()
+    features = model.forward_masks(model.forward_backbone(torch.randn(2, 3, 97, 61)))
+    for stage in model.stages:
+        assert torch.equal(features.masks[stage], features.selections[stage])
 
 
 # ---- Numbers that cannot overflow -----------------------------------------------------------------------------------
