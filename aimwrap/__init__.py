@@ -9,14 +9,19 @@ ICCV 2025). The data flow, and where each part lives::
           -> top_down         transformed map x mask; coarse to fine, summed   (eq. 3)
           -> model            classifiers per stage and for the fused map      (eq. 4, 5)  -> AIMOutput
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
+
+Beside it: health (masks that died), explanation (exact contributions), verification (what is guaranteed, and how far).
 """
 
+from .explanation import Explanation, explain
 from .gumbel import binary_gumbel_softmax
+from .health import MaskFinding, MaskHealth, MaskHealthWarning
 from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
 from .mask_estimator import MaskEstimator
 from .model import AIM, MaskedFeatures
 from .output import AIMOutput
 from .tau import TauScheduler, annealed_tau
+from .verification import Check, Survival, Verification, verify
 
 __version__ = "0.1.0"
 
@@ -25,11 +30,20 @@ __all__ = [
     "AIMLoss",
     "AIMLossComponents",
     "AIMOutput",
+    "Check",
+    "Explanation",
     "MaskEstimator",
+    "MaskFinding",
+    "MaskHealth",
+    "MaskHealthWarning",
     "MaskedFeatures",
+    "Survival",
     "TauScheduler",
+    "Verification",
     "active_area",
     "active_area_loss",
     "annealed_tau",
     "binary_gumbel_softmax",
+    "explain",
+    "verify",
 ]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
-from aimwrap import AIM, AIMLoss, TauScheduler
+from aimwrap import AIM, AIMLoss, MaskHealth, TauScheduler
 
 EPOCHS, ANNEAL_EPOCHS = 20, 6
 
@@ -29,6 +29,7 @@ def main(data: str) -> None:
     model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)  # two masks, at strides 16 and 32
     criterion = AIMLoss(tau=model.tau).to(device)  # classification losses + 6 * (active area - tau)^2
     schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)  # masks start open: tau 1.0 -> 0.25
+    health = MaskHealth(criterion)  # warns when masks die, and says what to do
     new_modules = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
     optimizer = torch.optim.AdamW(
         [{"params": model.backbone.parameters(), "lr": 1e-5}, {"params": new_modules, "lr": 1e-3}]
@@ -42,17 +43,20 @@ def main(data: str) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            health.update(output, training=True)
         schedule.step()
-        evaluate(model, val_loader, device, epoch)
+        evaluate(model, val_loader, device, epoch, health)
+        health.warn()
     torch.save(model.state_dict(), "aim.pt")
 
 
 @torch.no_grad()
-def evaluate(model: AIM, loader: DataLoader, device: str, epoch: int) -> None:
+def evaluate(model: AIM, loader: DataLoader, device: str, epoch: int, health: MaskHealth) -> None:
     model.eval()
     correct, seen, areas = 0, 0, dict.fromkeys(model.stages, 0.0)
     for images, labels in loader:
         output = model(images.to(device))
+        health.update(output, training=False)
         correct += (output.logits.argmax(1).cpu() == labels).sum().item()
         seen += len(labels)
         for stage, mask in output.masks.items():  # 0 or 1, (N, 1, H, W): where the model may look

@@ -1,0 +1,153 @@
+"""Exact explanations: how much each position adds to each class logit, read off the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .model import AIM, MaskedFeatures
+from .taps import Stage
+from .top_down import pooling_weights
+
+
+class Explanation(NamedTuple):
+    """What a prediction is made of; the dicts are keyed as the user named the stages, shallow to deep.
+
+    Over positions, contributions add up to the logits: ``contributions.sum((2, 3)) + bias`` is ``logits`` at the
+    classes asked for. Outside the merged mask they are exactly zero.
+
+    Attributes:
+        logits: the prediction, for all classes, (N, num_classes).
+        masks: each stage's mask B (paper eq. 2), (N, 1, H_l, W_l).
+        mask_probabilities: sigmoid(A), how often the noise of training would open each position, (N, 1, H_l, W_l). The
+            mask is 1 where it is at least one half.
+        merged_mask: the positions of the classified map that can count at all, (N, 1, H, W).
+        contributions: share of each position in each logit asked for, (N, K, H, W).
+        stage_contributions: the part of ``contributions`` that each stage brings, on the shallowest stage's grid,
+            (N, K, H, W) each; they sum to ``contributions``. These are shares of the *final* logits and not of
+            ``AIMOutput.stage_logits``. With the feature-preserving head the finest stage selects all features, and the
+            deeper ones bring zeros.
+        bias: what the classifier adds to each logit whatever it sees, (K,).
+    """
+
+    logits: Tensor
+    masks: dict[Stage, Tensor]
+    mask_probabilities: dict[Stage, Tensor]
+    merged_mask: Tensor
+    contributions: Tensor
+    stage_contributions: dict[Stage, Tensor]
+    bias: Tensor
+
+
+@torch.no_grad()
+def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | None = None) -> Explanation:
+    """Take a prediction apart into the shares of positions, without gradient or approximation.
+
+    Between the classified map and the logits AIM has an average and one linear layer (paper eq. 5), so each position's
+    share is exact. This holds for any network that ends so (class activation maps, Zhou et al. 2016); what the masks
+    add are the exact zeros. What a share says about *pixels* is another matter: see :func:`~aimwrap.verify`.
+
+    The model runs in evaluation mode, and is left in the mode that it was in.
+
+    Args:
+        model: an :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``.
+        images: (N, C, H, W), as the model takes them.
+        classes: K classes to explain, the same for all images; all of them if None. To explain each image's own
+            prediction: ``explanation.contributions[torch.arange(N), explanation.logits.argmax(1)]``.
+
+    Returns:
+        Logits, masks and contributions.
+
+    Raises:
+        TypeError: if the model is no AIM, or its final classifier no linear layer.
+        ValueError: if a class does not exist, or the images do not fit.
+
+    Example:
+        >>> import torchvision
+        >>> from aimwrap import AIM
+        >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3])
+        >>> explanation = explain(model, torch.randn(2, 3, 64, 64), classes=[3, 7])
+        >>> explanation.contributions.shape
+        torch.Size([2, 2, 4, 4])
+        >>> logits = explanation.contributions.sum((2, 3)) + explanation.bias
+        >>> torch.allclose(logits, explanation.logits[:, [3, 7]], atol=1e-5)
+        True
+    """
+    aim = unwrap(model)
+    asked = _check_classes(classes, aim.num_classes)
+    with evaluating(aim):
+        features = aim.forward_masks(aim.forward_backbone(images))
+        output = aim.forward_head(features)
+    return Explanation(
+        output.logits,
+        output.masks,
+        {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()},
+        features.merged_mask,
+        _shares(aim, features.fused, features, asked),
+        {
+            stage: _shares(aim, part, features, asked)
+            for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
+        },
+        _linear(aim).bias[asked],
+    )
+
+
+def _shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor) -> Tensor:
+    """How much each position of a part of the classified map adds to the logits (eq. 5, before its sum)."""
+    weight = _linear(aim).weight[classes].to(torch.promote_types(part.dtype, torch.float32))
+    per_position = torch.einsum("kd,ndhw->nkhw", weight, part.to(weight.dtype))
+    return per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)
+
+
+def unwrap(model: nn.Module) -> AIM:
+    """The AIM inside ``torch.compile``'s and the data-parallel wrappers.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    inner: object = model
+    while not isinstance(inner, AIM):
+        wrapped = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        if not isinstance(wrapped, nn.Module):
+            raise TypeError(
+                f"model must be an AIM, got {type(model).__name__}; wrap the backbone: AIM(backbone, stages=[2, 3])"
+            )
+        inner = wrapped
+    return inner
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode, then give every module back the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _linear(aim: AIM) -> nn.Linear:
+    if not isinstance(aim.classifier, nn.Linear):
+        raise TypeError(
+            f"model.classifier must be one nn.Linear, got {type(aim.classifier).__name__}: behind anything else a "
+            "logit is no sum over positions, and has no exact explanation"
+        )
+    return aim.classifier
+
+
+def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:
+    if classes is None:
+        return torch.arange(num_classes)
+    asked = torch.as_tensor(classes)
+    if asked.ndim != 1 or asked.is_floating_point() or asked.dtype == torch.bool:
+        raise ValueError(f"classes must be a list of class numbers such as [0, 3], or None for all, got {classes!r}")
+    wrong = [int(k) for k in asked if not 0 <= int(k) < num_classes]
+    if wrong:
+        raise ValueError(f"classes must be between 0 and {num_classes - 1}, got {wrong}")
+    return asked.long().cpu()

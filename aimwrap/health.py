@@ -1,0 +1,220 @@
+"""Notice masks that died: fully on, fully off, frozen, the same for every image, or open in training only."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .loss import AIMLoss, check_tau
+from .output import AIMOutput
+from .taps import Stage
+
+Symptom = Literal["not finite", "all on", "all off", "open only in training", "same for every image", "frozen"]
+
+# Within this of 0 or 1 an area is as good as none or all, unless tau itself is.
+_EDGE = 0.02
+# While tau is still on its way down, areas follow late: "all on" is said only below this.
+_LATE = 0.7
+
+_REMEDIES: dict[Symptom, str] = {
+    "not finite": "training diverged: lower the learning rate, clip gradients, and in half precision scale the loss",
+    "all on": "the model is then the plain one: lower the new modules' learning rate, let TauScheduler anneal for "
+    "longer or from a smaller tau (start=0.5), and keep the defaults of mask_norm, logit_spread and logit_range",
+    "all off": "the decision is then the classifier's bias: raise tau, lower the new modules' learning rate, and give "
+    "the masks more steps before you judge them",
+    "open only in training": "noise opens positions whose logits all lie below 0: keep logit_spread at its default, "
+    "or train longer after the annealing, so that the logits spread",
+    "same for every image": "it hides a fixed region whatever the image shows: train longer, tap a finer stage, or "
+    "raise the estimators' learning rate; on a map of a few positions it can be harmless",
+    "frozen": "its area is off tau and it has not moved since the last report: raise the mask estimators' learning "
+    "rate, and see that their parameters are in the optimizer",
+}
+
+
+class MaskHealthWarning(UserWarning):
+    """A mask is dead or dying; the message names the stage and the remedy."""
+
+
+class MaskFinding(NamedTuple):
+    """One symptom of one stage's mask.
+
+    Attributes:
+        stage: as the user named it; None where it is the whole output.
+        symptom: what is wrong.
+        area: mean active area that it was seen at.
+        message: a sentence for people, with the remedy.
+    """
+
+    stage: Stage | None
+    symptom: Symptom
+    area: float
+    message: str
+
+
+@dataclass
+class _Seen:
+    """What is kept of a stage's masks in one mode; tensors stay on their device until a report is asked for."""
+
+    images: int = 0
+    area: Tensor | None = None  # summed over images
+    any_on: Tensor | None = None  # per position, while all maps have one size
+    all_on: Tensor | None = None
+    comparable: bool = True
+    first: Tensor | None = None  # the first batch's masks
+
+    def add(self, mask: Tensor) -> None:
+        mask = mask.detach()
+        area = mask.float().mean((1, 2, 3)).sum()
+        any_on, all_on = mask.amax(0), mask.amin(0)
+        self.images += len(mask)
+        if self.area is None or self.any_on is None or self.all_on is None:
+            self.area, self.any_on, self.all_on, self.first = area, any_on, all_on, mask.bool()
+            return
+        self.area = self.area + area
+        if self.comparable and any_on.shape == self.any_on.shape:
+            self.any_on, self.all_on = torch.maximum(self.any_on, any_on), torch.minimum(self.all_on, all_on)
+        else:
+            self.comparable = False
+
+    @property
+    def mean_area(self) -> float:
+        return float(self.area) / self.images if self.area is not None else float("nan")
+
+    @property
+    def one_for_all(self) -> bool:
+        return (
+            self.comparable
+            and self.images > 1
+            and self.any_on is not None
+            and self.all_on is not None
+            and torch.equal(self.any_on, self.all_on)
+        )
+
+
+@dataclass
+class _Batches:
+    """Everything seen since the last report."""
+
+    training: dict[Stage, _Seen] = field(default_factory=dict)
+    evaluation: dict[Stage, _Seen] = field(default_factory=dict)
+    bad_values: Tensor | None = None  # how many logits were not finite
+    tau: Tensor | None = None  # that the masks were last trained towards
+
+
+class MaskHealth:
+    """Watch masks over batches and say which are dead, and what to do (never an exception: training goes on).
+
+    Feed it outputs of training and of evaluation, and ask for a report now and then, once per epoch for instance. Most
+    symptoms only show in evaluation, since noise keeps a training mask lively. A few batches are enough.
+
+    Args:
+        tau: the area the masks are to have: the :class:`~aimwrap.AIMLoss`, whose annealed tau is then followed, a
+            float, or one per stage.
+
+    Raises:
+        TypeError, ValueError: if tau is none of these.
+
+    Example:
+        >>> health = MaskHealth(0.25)
+        >>> open_masks = {3: torch.ones(4, 1, 7, 7)}
+        >>> logits = torch.zeros(4, 2)
+        >>> health.update(AIMOutput(logits, {3: logits}, open_masks), training=False)
+        >>> [(finding.stage, finding.symptom) for finding in health.report()]
+        [(3, 'all on')]
+    """
+
+    def __init__(self, tau: AIMLoss | float | Sequence[float]) -> None:
+        self._tau = tau if isinstance(tau, AIMLoss) else check_tau(tau)
+        self._target = tau.target_tau if isinstance(tau, AIMLoss) else check_tau(tau)
+        self._batches = _Batches()
+        self._last_first: dict[Stage, Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, output: AIMOutput, *, training: bool) -> None:
+        """Look at one batch; cheap, and without waiting for a GPU.
+
+        Args:
+            output: the model's.
+            training: whether the model was in training mode: ``model.training``.
+        """
+        seen = self._batches.training if training else self._batches.evaluation
+        for stage, mask in output.masks.items():
+            seen.setdefault(stage, _Seen()).add(mask)
+        bad = sum((~logits.detach().isfinite()).sum() for logits in (output.logits, *output.stage_logits.values()))
+        before = self._batches.bad_values
+        self._batches.bad_values = torch.as_tensor(bad if before is None else before + bad)
+        if training or self._batches.tau is None:
+            # The one of the last training batch: by evaluation, the scheduler has often moved on already.
+            tau = self._tau.tau if isinstance(self._tau, AIMLoss) else torch.tensor(self._tau)
+            self._batches.tau = tau.detach().clone()
+
+    def report(self) -> list[MaskFinding]:
+        """Name what is wrong with the batches since the last report, and start anew.
+
+        Returns:
+            One finding per stage and symptom, empty where the masks are well.
+        """
+        batches, self._batches = self._batches, _Batches()
+        findings: list[MaskFinding] = []
+        if batches.bad_values is not None and int(batches.bad_values) > 0:
+            what = f"{int(batches.bad_values)} logits are not finite"
+            findings.append(MaskFinding(None, "not finite", float("nan"), f"{what}: {_REMEDIES['not finite']}"))
+        stages = list(dict.fromkeys((*batches.training, *batches.evaluation)))
+        taus = _per_stage(batches.tau, len(stages))
+        targets = _per_stage(torch.tensor(self._target), len(stages))
+        for stage, tau, target in zip(stages, taus, targets, strict=True):
+            training, evaluation = batches.training.get(stage), batches.evaluation.get(stage)
+            findings += self._of_stage(stage, tau, tau > target + 1e-6, training, evaluation)
+        for stage, seen in batches.evaluation.items():
+            if seen.first is not None:
+                self._last_first[stage] = seen.first
+        return findings
+
+    def warn(self) -> list[MaskFinding]:
+        """As :meth:`report`, and issue each finding as a :class:`MaskHealthWarning`."""
+        findings = self.report()
+        for finding in findings:
+            warnings.warn(finding.message, MaskHealthWarning, stacklevel=2)
+        return findings
+
+    def _of_stage(
+        self, stage: Stage, tau: float, annealing: bool, training: _Seen | None, evaluation: _Seen | None
+    ) -> list[MaskFinding]:
+        """At most one finding: the first that fits explains the others."""
+        seen = evaluation or training
+        if seen is None:
+            return []
+        where = "in evaluation" if evaluation else "in training"
+        area = seen.mean_area
+        symptom: Symptom | None = None
+        if area > 1 - _EDGE:
+            symptom = "all on" if tau < (_LATE if annealing else 1 - 2 * _EDGE) else None
+        elif area < _EDGE and tau > 2 * _EDGE:
+            opened = training is not None and evaluation is not None and training.mean_area > max(_EDGE, 0.2 * tau)
+            symptom = "open only in training" if opened else "all off"
+        elif evaluation is not None and self._frozen(stage, tau, evaluation):
+            symptom = "frozen"
+        elif evaluation is not None and evaluation.one_for_all and tau < 1:
+            symptom = "same for every image"
+        if symptom is None:
+            return []
+        state = f"the mask of stage {stage!r} is {symptom} (area {area:.3f} {where}, tau {tau:.3g})"
+        return [MaskFinding(stage, symptom, area, f"{state}: {_REMEDIES[symptom]}")]
+
+    def _frozen(self, stage: Stage, tau: float, evaluation: _Seen) -> bool:
+        last, first = self._last_first.get(stage), evaluation.first
+        off = abs(evaluation.mean_area - tau) > max(0.05, 0.4 * tau)
+        return off and last is not None and first is not None and last.shape == first.shape and torch.equal(last, first)
+
+
+def _per_stage(tau: Tensor | None, stages: int) -> list[float]:
+    values = [] if tau is None else tau.flatten().tolist()
+    values = values * stages if len(values) == 1 else values
+    if len(values) != stages:
+        raise ValueError(f"tau must be one value or one per stage: the outputs have {stages}, tau has {len(values)}")
+    return values
