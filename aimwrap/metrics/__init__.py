@@ -1,10 +1,53 @@
-"""Metrics: where a model looks, and how it does on the hardest group."""
+"""Metrics for any model: where it looks, and how it does on the hardest group.
 
-from aimwrap.metrics.functional import (
-    class_activation_map,
-    energy_pointing_game,
-    group_accuracies,
-    worst_group_accuracy,
-)
+Pure functions on a batch, and where each lives::
 
-__all__ = ["class_activation_map", "energy_pointing_game", "group_accuracies", "worst_group_accuracy"]
+    objects           what counts as the object: masks, soft masks, boxes
+    pointing          energy pointing game, its chance level and area-corrected form; pointing game
+    masks             precision, recall and IoU of a binary mask
+    groups            accuracy by group, of the worst group, and the averages
+    class_activation  a heatmap to score: the class activation map
+
+Over a data set, the same as torchmetrics' ``Metric`` (extra ``metrics``) is in ``modules``, imported when first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from .class_activation import class_activation_map
+from .groups import average_accuracy, group_accuracies, weighted_average_accuracy, worst_group_accuracy
+from .masks import mask_iou, mask_precision, mask_recall
+from .objects import boxes_to_masks
+from .pointing import area_corrected, chance_level, energy_pointing_game, pointing_game
+
+if TYPE_CHECKING:
+    from .modules import EnergyPointingGame, GroupAccuracy, MaskOverlap, PointingGame
+else:
+
+    def __getattr__(name: str) -> type:
+        """Import the Metric classes when they are asked for: torchmetrics is an extra."""
+        if name not in ("EnergyPointingGame", "GroupAccuracy", "MaskOverlap", "PointingGame"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import modules
+
+        return getattr(modules, name)
+
+
+__all__ = [
+    "EnergyPointingGame",
+    "GroupAccuracy",
+    "MaskOverlap",
+    "PointingGame",
+    "area_corrected",
+    "average_accuracy",
+    "boxes_to_masks",
+    "chance_level",
+    "class_activation_map",
+    "energy_pointing_game",
+    "group_accuracies",
+    "mask_iou",
+    "mask_precision",
+    "mask_recall",
+    "pointing_game",
+    "weighted_average_accuracy",
+    "worst_group_accuracy",
+]

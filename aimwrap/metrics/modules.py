@@ -1,0 +1,380 @@
+"""The metrics over a whole data set, as torchmetrics' ``Metric``: right for any batches and any number of processes.
+
+Each computes with the pure functions beside it. Scores per image are kept, not means per batch, and gathered from all
+processes. Needs the extra ``metrics``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+try:
+    from torchmetrics import Metric
+except ImportError as error:
+    raise ImportError('the Metric classes need torchmetrics: pip install "aimwrap[metrics]"') from error
+
+from .groups import check_num_groups, count_by_group, train_shares, weighted_average, worst
+from .masks import mask_iou, mask_precision, mask_recall
+from .pointing import (
+    Interpolation,
+    Negatives,
+    area_corrected,
+    chance_level,
+    check_choice,
+    energy_pointing_game,
+    pointing_game,
+)
+
+
+class EnergyPointingGame(Metric):
+    """:func:`~aimwrap.metrics.energy_pointing_game` over a data set, with its chance level beside it.
+
+    ``compute()`` returns a dict, ready for a logger:
+
+    - ``energy_pointing``: mean over the images whose score is defined.
+    - ``chance``: mean chance level of the same images.
+    - ``area_corrected``: mean of their area-corrected scores, see :func:`~aimwrap.metrics.area_corrected`; images that
+      the object fills are left out.
+    - ``zero_energy``: how many images had no energy. By default their score is undefined.
+    - ``empty_object``: how many images had no object, with or without energy. Likewise.
+
+    :meth:`per_image` returns each image's values.
+
+    Args:
+        negatives: as for :func:`~aimwrap.metrics.energy_pointing_game`.
+        threshold: likewise.
+        empty_object: likewise; 0 counts the image as a miss in the means, NaN leaves it out.
+        zero_energy: likewise.
+        resolution: likewise.
+        interpolation: likewise.
+        **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
+
+    Raises:
+        ValueError: if a choice is unknown; in ``update``, as :func:`~aimwrap.metrics.energy_pointing_game`.
+
+    >>> metric = EnergyPointingGame()
+    >>> metric.update(torch.tensor([[[3.0, 1.0]], [[0.0, 2.0]]]), torch.tensor([[[1, 0]], [[1, 0]]]))
+    >>> metric.update(torch.tensor([[[-1.0, 0.0]]]), torch.tensor([[[0, 1]]]))  # no energy: left out
+    >>> for name, value in metric.compute().items():
+    ...     print(f"{name:16} {value:g}")
+    energy_pointing  0.375
+    chance           0.5
+    area_corrected   -0.25
+    zero_energy      1
+    empty_object     0
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    scores: list[Tensor]
+    chances: list[Tensor]
+
+    def __init__(
+        self,
+        *,
+        negatives: Negatives = "clamp",
+        threshold: float | None = 0.5,
+        empty_object: float = math.nan,
+        zero_energy: float = math.nan,
+        resolution: tuple[int, int] | None = None,
+        interpolation: Interpolation = "bilinear",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_choice("negatives", negatives, get_args(Negatives))
+        check_choice("interpolation", interpolation, get_args(Interpolation))
+        self.negatives = negatives
+        self.threshold = threshold
+        self.empty_object = empty_object
+        self.zero_energy = zero_energy
+        self.resolution = resolution
+        self.interpolation = interpolation
+        # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("chances", [], dist_reduce_fx="cat")
+
+    def update(self, attribution: Tensor, object_mask: Tensor) -> None:
+        """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
+        scores = energy_pointing_game(
+            attribution,
+            object_mask,
+            negatives=self.negatives,
+            threshold=self.threshold,
+            resolution=self.resolution,
+            interpolation=self.interpolation,
+        )
+        self.scores.append(scores)
+        self.chances.append(chance_level(object_mask, threshold=self.threshold))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means and the counts, named as above, each a scalar."""
+        values = self.per_image()
+        scores, chance = values["energy_pointing"], values["chance"]
+        no_object = chance == 0
+        return {
+            "energy_pointing": scores.nanmean(),
+            "chance": chance[~scores.isnan()].mean(),
+            "area_corrected": values["area_corrected"].nanmean(),
+            "zero_energy": (_joined(self.scores).isnan() & ~no_object).sum(),
+            "empty_object": no_object.sum(),
+        }
+
+    def per_image(self) -> dict[str, Tensor]:
+        """Each image's ``energy_pointing``, ``chance`` and ``area_corrected``, (N,) each, in the order of the updates.
+
+        Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
+        """
+        scores, chance = _joined(self.scores), _joined(self.chances)
+        scores = torch.where(scores.isnan(), self.zero_energy, scores)
+        scores = torch.where(chance == 0, self.empty_object, scores)
+        return {"energy_pointing": scores, "chance": chance, "area_corrected": area_corrected(scores, chance)}
+
+
+class PointingGame(Metric):
+    """:func:`~aimwrap.metrics.pointing_game` over a data set.
+
+    ``compute()`` returns a dict, ready for a logger:
+
+    - ``pointing``: share of hits among the images whose score is defined.
+    - ``constant_map``: how many images had a map of equal values. By default their score is undefined.
+    - ``empty_object``: how many images had no object, with or without a constant map. Likewise.
+
+    :meth:`per_image` returns each image's score.
+
+    Args:
+        tolerance: as for :func:`~aimwrap.metrics.pointing_game`.
+        threshold: likewise.
+        empty_object: likewise; 0 counts the image as a miss, NaN leaves it out.
+        constant_map: likewise.
+        interpolation: likewise.
+        **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
+
+    Raises:
+        ValueError: if a choice is unknown; in ``update``, as :func:`~aimwrap.metrics.pointing_game`.
+
+    >>> metric = PointingGame(tolerance=0)
+    >>> metric.update(torch.tensor([[[3.0, 1.0]], [[0.0, 2.0]]]), torch.tensor([[[1, 0]], [[1, 0]]]))
+    >>> metric.compute()
+    {'pointing': tensor(0.5000), 'constant_map': tensor(0), 'empty_object': tensor(0)}
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    hits: list[Tensor]
+    no_object: list[Tensor]
+
+    def __init__(
+        self,
+        *,
+        tolerance: float = 15,
+        threshold: float = 0.5,
+        empty_object: float = math.nan,
+        constant_map: float = math.nan,
+        interpolation: Interpolation = "bilinear",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_choice("interpolation", interpolation, get_args(Interpolation))
+        self.tolerance = tolerance
+        self.threshold = threshold
+        self.empty_object = empty_object
+        self.constant_map = constant_map
+        self.interpolation = interpolation
+        # NaN in hits means a constant map where the object is not empty.
+        self.add_state("hits", [], dist_reduce_fx="cat")
+        self.add_state("no_object", [], dist_reduce_fx="cat")
+
+    def update(self, attribution: Tensor, object_mask: Tensor) -> None:
+        """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
+        hits = pointing_game(
+            attribution,
+            object_mask,
+            tolerance=self.tolerance,
+            threshold=self.threshold,
+            interpolation=self.interpolation,
+        )
+        self.hits.append(hits)
+        self.no_object.append((chance_level(object_mask, threshold=self.threshold) == 0).float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the share of hits and the counts, named as above, each a scalar."""
+        no_object = _joined(self.no_object) > 0
+        return {
+            "pointing": self.per_image().nanmean(),
+            "constant_map": (_joined(self.hits).isnan() & ~no_object).sum(),
+            "empty_object": no_object.sum(),
+        }
+
+    def per_image(self) -> Tensor:
+        """Each image's score, (N,), in the order of the updates.
+
+        Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
+        """
+        hits = _joined(self.hits)
+        hits = torch.where(hits.isnan(), self.constant_map, hits)
+        return torch.where(_joined(self.no_object) > 0, self.empty_object, hits)
+
+
+class MaskOverlap(Metric):
+    """Precision, recall and IoU of binary masks over a data set.
+
+    ``compute()`` returns a dict of ``precision``, ``recall`` and ``iou``, ready for a logger: each the mean over the
+    images where it is defined, see :func:`~aimwrap.metrics.mask_precision`, :func:`~aimwrap.metrics.mask_recall` and
+    :func:`~aimwrap.metrics.mask_iou`; and of ``empty_mask`` and ``empty_object``, how many images had one.
+    :meth:`per_image` returns each image's values.
+
+    Args:
+        threshold: a position belongs to the object where the object mask is above it; None for soft objects.
+        empty: the score where one is undefined; 0 counts it as a miss, NaN leaves it out of that mean.
+        **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
+
+    Raises:
+        ValueError: in ``update``, as :func:`~aimwrap.metrics.mask_precision`.
+
+    >>> metric = MaskOverlap()
+    >>> metric.update(torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 0]]]), torch.tensor([[[0, 1, 1, 1]], [[1, 1, 1, 1]]]))
+    >>> for name, value in metric.compute().items():
+    ...     print(f"{name:13} {value:.3f}")
+    precision     0.500
+    recall        0.167
+    iou           0.125
+    empty_mask    1.000
+    empty_object  0.000
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    precision: list[Tensor]
+    recall: list[Tensor]
+    iou: list[Tensor]
+
+    def __init__(self, *, threshold: float | None = 0.5, empty: float = math.nan, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threshold = threshold
+        self.empty = empty
+        # NaN means undefined: precision for want of a mask, recall for want of an object.
+        for name in ("precision", "recall", "iou"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, mask: Tensor, object_mask: Tensor) -> None:
+        """Score a batch: (N, 1, h, w) or (N, h, w) binary masks and (N, H, W) or (N, 1, H, W) object masks."""
+        scores = [f(mask, object_mask, threshold=self.threshold) for f in (mask_precision, mask_recall, mask_iou)]
+        for state, values in zip((self.precision, self.recall, self.iou), scores, strict=True):
+            state.append(values)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means and the counts, named as above, each a scalar."""
+        means = {name: values.nanmean() for name, values in self.per_image().items()}
+        empty_mask, empty_object = (_joined(state).isnan().sum() for state in (self.precision, self.recall))
+        return {**means, "empty_mask": empty_mask, "empty_object": empty_object}
+
+    def per_image(self) -> dict[str, Tensor]:
+        """Each image's ``precision``, ``recall`` and ``iou``, (N,) each, in the order of the updates.
+
+        Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
+        """
+        joined = {"precision": _joined(self.precision), "recall": _joined(self.recall), "iou": _joined(self.iou)}
+        return {name: torch.where(values.isnan(), self.empty, values) for name, values in joined.items()}
+
+
+class GroupAccuracy(Metric):
+    """Accuracy per group, of the worst group, and on average, over a data set.
+
+    ``compute()`` returns a dict, ready for a logger:
+
+    - ``group_0``, ``group_1``, ... or the names given: :func:`~aimwrap.metrics.group_accuracies`.
+    - ``worst_group``: :func:`~aimwrap.metrics.worst_group_accuracy`.
+    - ``average``: :func:`~aimwrap.metrics.average_accuracy`, each image counting once.
+    - ``weighted_average``, where ``train_counts`` are given: :func:`~aimwrap.metrics.weighted_average_accuracy`.
+
+    Args:
+        num_groups: how many groups there are.
+        group_names: what to call them in the dict, in their order.
+        train_counts: images of each group in the training set, or their shares.
+        **kwargs: of ``torchmetrics.Metric``, such as ``sync_on_compute``.
+
+    Raises:
+        ValueError: if there are not as many names or counts as groups, or a name is taken; in ``update``, as
+            :func:`~aimwrap.metrics.group_accuracies`.
+
+    >>> metric = GroupAccuracy(num_groups=2, train_counts=[75, 25])
+    >>> metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]))
+    >>> for name, value in metric.compute().items():
+    ...     print(f"{name:16} {value:.3f}")
+    group_0          1.000
+    group_1          0.500
+    worst_group      0.500
+    average          0.667
+    weighted_average 0.875
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    correct: Tensor
+    images: Tensor
+    shares: Tensor | None
+
+    def __init__(
+        self,
+        num_groups: int,
+        *,
+        group_names: Sequence[str] | None = None,
+        train_counts: Sequence[float] | Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_num_groups(num_groups)
+        self.num_groups = num_groups
+        self.group_names = _checked_names(group_names, num_groups)
+        shares = None if train_counts is None else train_shares(train_counts, num_groups)
+        self.register_buffer("shares", shares, persistent=False)
+        self.add_state("correct", torch.zeros(num_groups, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros(num_groups, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, labels: Tensor, groups: Tensor) -> None:
+        """Count a batch: (N,) predicted classes or (N, K) logits, (N,) labels and (N,) groups."""
+        correct, images = count_by_group(predictions, labels, groups, self.num_groups)
+        self.correct += correct
+        self.images += images
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the accuracies, named as above, each a scalar."""
+        accuracies = self.correct / self.images
+        named = dict(zip(self.group_names, accuracies.unbind(), strict=True))
+        named["worst_group"] = worst(accuracies)
+        named["average"] = self.correct.sum() / self.images.sum()
+        if self.shares is not None:
+            named["weighted_average"] = weighted_average(accuracies, self.shares)
+        return named
+
+
+def _checked_names(names: Sequence[str] | None, num_groups: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(f"group_{group}" for group in range(num_groups))
+    taken = {"worst_group", "average", "weighted_average"}
+    if len(set(names)) != num_groups or len(names) != num_groups or taken & set(names):
+        raise ValueError(
+            f"group_names must be {num_groups} different names, none of them {', '.join(sorted(taken))}, got "
+            f"{list(names)}."
+        )
+    return tuple(names)
+
+
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
+    """A list state as one tensor: torchmetrics has joined it already after gathering from several processes."""
+    if isinstance(state, Tensor):
+        return state
+    return torch.cat(state) if state else torch.zeros(0)
