@@ -1,0 +1,121 @@
+"""Whether guided backpropagation would be guided: what captum's hooks on ``nn.ReLU`` modules reach, and what not.
+
+Guided backpropagation (Springenberg et al. 2015) passes only positive gradients at every ReLU. captum does that by
+hooks on ``nn.ReLU`` modules. A ReLU called as a function, and every other activation, keeps its plain gradient, and
+nothing says so. So the gradient's own graph is searched here, which shows functions and modules alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+# Rectifiers other than ReLU, as autograd names them (ReLU6 is a hardtanh). Gates (sigmoid, hardsigmoid, tanh) multiply
+# what passes and rectify nothing: they keep their gradient in guided backpropagation, too.
+_OTHER_RECTIFIERS = {
+    "Celu": "CELU", "Elu": "ELU/SELU", "Gelu": "GELU", "Hardswish": "Hardswish", "Hardtanh": "ReLU6/Hardtanh",
+    "LeakyRelu": "LeakyReLU", "Mish": "Mish", "PreluKernel": "PReLU", "RreluWithNoise": "RReLU", "Silu": "SiLU",
+    "Softplus": "Softplus", "Threshold": "Threshold",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What hooks on ``nn.ReLU`` modules would guide.
+
+    Attributes:
+        guided: ReLUs on the gradient's way to the images that the hooks reach.
+        missed: what they miss or spoil, in words; empty if guided backpropagation is what its name says.
+    """
+
+    guided: int
+    missed: tuple[str, ...]
+
+
+def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
+    """Run one image and search the graph of its logits.
+
+    What autograd does not show is not seen: an activation composed of arithmetic (``x * torch.sigmoid(x)``,
+    ``x.clamp(min=0)``) or run inside reentrant checkpointing.
+
+    Args:
+        model: the classifier, in evaluation mode.
+        image: (1, C, H, W).
+
+    Returns:
+        What would be guided.
+    """
+    by_modules: set[Node] = set()
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output: by_modules.add(output.grad_fn))
+        for module in model.modules()
+        if isinstance(module, nn.ReLU)
+    ]
+    try:
+        with torch.enable_grad():
+            start = image.detach().clone().requires_grad_().clone()
+            logits = model(start)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert start.grad_fn is not None
+    readers = _readers(logits.grad_fn)
+    on_the_way = _ahead_of(start.grad_fn, readers)
+
+    relus = {node for node in on_the_way if _kind(node) == "Relu"}
+    guided = relus & by_modules
+    shared = sum(len(readers[node.next_functions[0]]) > 1 for node in guided)
+    missed = Counter(_OTHER_RECTIFIERS[kind] for kind in map(_kind, on_the_way) if kind in _OTHER_RECTIFIERS)
+    own = {type(n).__name__ for n in on_the_way if isinstance(n, torch.autograd.function.BackwardCFunction)}
+    words = [f"{count} x {name}" for name, count in sorted(missed.items())]
+    if relus - by_modules:
+        words.append(f"{len(relus - by_modules)} x ReLU called as a function")
+    if own:
+        words.append(f"autograd functions of its own ({', '.join(sorted(own))})")
+    if shared:
+        words.append(f"{shared} x ReLU whose input another branch reads (captum clips that branch's gradient, too)")
+    return Guidance(len(guided), tuple(words))
+
+
+_Output = tuple[Node | None, int]  # one output of a graph node
+
+
+def _readers(end: Node | None) -> dict[_Output, list[Node]]:
+    """Who reads each output, over the whole graph behind a result."""
+    readers: dict[_Output, list[Node]] = {}
+    seen: set[Node] = set()
+    waiting = [end] if end is not None else []
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        for source in node.next_functions:
+            if source[0] is not None:
+                readers.setdefault(source, []).append(node)
+                waiting.append(source[0])
+    return readers
+
+
+def _ahead_of(start: Node, readers: dict[_Output, list[Node]]) -> set[Node]:
+    """The nodes between ``start`` and the result: parameters' own computations are not among them."""
+    by_node: dict[Node | None, list[Node]] = {}
+    for (node, _), ahead in readers.items():
+        by_node.setdefault(node, []).extend(ahead)
+    found: set[Node] = set()
+    waiting = [start]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(by_node.get(node, ()))
+    return found
+
+
+def _kind(node: Node) -> str:
+    return re.sub(r"Backward\d*$", "", node.name())

@@ -1,0 +1,304 @@
+"""Grad-CAM, Guided Backprop, Guided Grad-CAM and Score-CAM with one signature, computed by captum and grad-cam."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..explanation import evaluating
+from ..model import AIM
+from .guidance import guidance_of
+from .layers import chosen_layer
+from .view import LogitsView, without_wrappers
+
+
+def grad_cam(
+    model: nn.Module, images: Tensor, classes: Tensor | None = None, *, layer: nn.Module | str | None = None
+) -> Tensor:
+    """Grad-CAM: a layer's map, each channel weighted with the mean of the logit's gradient (by captum).
+
+    Reference: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
+    ICCV 2017.
+
+    Between AIM's fused map and the logits there is only an average and a linear layer. So for AIM this *is* the class
+    activation map, and what :func:`aimwrap.explain` calls contributions: exactly 0 outside the merged mask, and with
+    the classifier's bias its sum is the logit.
+
+    Args:
+        model: an AIM, or any classifier that returns (N, K) logits, also inside ``torch.compile`` or
+            ``DistributedDataParallel``. It is run in evaluation mode and left as found. An AIM's masks are held
+            while gradients are taken, as :class:`LogitsView` does with ``mask_gradients=False``; pass a view to choose.
+            That matters only for a ``layer`` before the masks.
+        images: (N, C, H, W), as the model takes them.
+        classes: (N,) the class to explain in each image, such as the true one; the predicted one if None.
+        layer: the module whose map is explained, or its name; by default the last map, as :func:`cam_layer_of` finds
+            it. It must give (N, D, h, w) maps, and be called once.
+
+    Returns:
+        (N, h, w) at the layer's own resolution: signed, where the reference ends with a ReLU (``.clamp(min=0)``), and
+        not normalised.
+
+    Raises:
+        ImportError: if captum is not installed.
+        TypeError: if the model, images, classes or layer are of the wrong type.
+        ValueError: if no layer is found or it gives no maps, the model gives no logits, or the classes do not fit.
+
+    Example:
+        >>> import torch, torchvision
+        >>> model = torchvision.models.resnet18(num_classes=10)
+        >>> grad_cam(model, torch.randn(2, 3, 64, 64)).shape  # doctest: +SKIP
+        torch.Size([2, 2, 2])
+    """
+    captum = _library("captum.attr")
+    with _explained(model, images, classes) as (view, inputs, targets):
+        hooked = _hooked(view, layer, inputs)
+        attribution: Tensor = captum.LayerGradCam(view, hooked).attribute(inputs, targets)
+    return attribution.detach()[:, 0]
+
+
+def guided_backprop(
+    model: nn.Module, images: Tensor, classes: Tensor | None = None, *, partial: bool = False
+) -> Tensor:
+    """Guided backpropagation: the logit's gradient at the pixels, positive parts only at every ReLU (by captum).
+
+    Reference: Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR 2015 workshop.
+
+    captum hooks ``nn.ReLU`` modules and nothing else. A network with other activations (GELU, SiLU, ReLU6, a ReLU
+    called as a function) would get its plain gradient, in part or in whole, under this name; so it is refused. The
+    paper's head is among them: its transforms end in a GELU.
+
+    Args:
+        model: as in :func:`grad_cam`. With an AIM's masks held, the mask estimators are not on the gradient's way.
+        images: (N, C, H, W).
+        classes: (N,), or None for the predicted ones.
+        partial: take what is guided only at some activations, with a warning that says which are left out.
+
+    Returns:
+        (N, H, W) at the images' resolution: signed, the sum over the channels.
+
+    Raises:
+        ImportError: if captum is not installed.
+        TypeError: as :func:`grad_cam`.
+        ValueError: if something would not be guided and ``partial`` is False, or if nothing would be; or as
+            :func:`grad_cam`.
+
+    Example:
+        >>> import torch, torchvision
+        >>> model = torchvision.models.resnet18(num_classes=10)
+        >>> guided_backprop(model, torch.randn(2, 3, 64, 64)).shape  # doctest: +SKIP
+        torch.Size([2, 64, 64])
+    """
+    captum = _library("captum.attr")
+    with _explained(model, images, classes) as (view, inputs, targets):
+        _check_guidance("guided_backprop", view, inputs, partial)
+        attribution: Tensor = captum.GuidedBackprop(view).attribute(inputs, targets)
+    return attribution.detach().sum(dim=1)
+
+
+def guided_grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor | None = None,
+    *,
+    layer: nn.Module | str | None = None,
+    partial: bool = False,
+) -> Tensor:
+    """Guided Grad-CAM: guided backpropagation times the positive part of Grad-CAM, resized to the images (by captum).
+
+    Reference: Selvaraju et al., ICCV 2017, section 3.2; the resizing is bilinear, as there. It reaches up to one of the
+    layer's cells beyond an AIM's merged mask.
+
+    Args:
+        model: as in :func:`grad_cam`.
+        images: (N, C, H, W).
+        classes: (N,), or None for the predicted ones.
+        layer: as in :func:`grad_cam`.
+        partial: as in :func:`guided_backprop`.
+
+    Returns:
+        (N, H, W) at the images' resolution: signed, the sum over the channels.
+
+    Raises:
+        ImportError: if captum is not installed.
+        TypeError: as :func:`grad_cam`.
+        ValueError: as :func:`grad_cam` and :func:`guided_backprop`.
+
+    Example:
+        >>> import torch, torchvision
+        >>> model = torchvision.models.resnet18(num_classes=10)
+        >>> guided_grad_cam(model, torch.randn(2, 3, 64, 64)).shape  # doctest: +SKIP
+        torch.Size([2, 64, 64])
+    """
+    captum = _library("captum.attr")
+    with _explained(model, images, classes) as (view, inputs, targets):
+        _check_guidance("guided_grad_cam", view, inputs, partial)
+        explainer = captum.GuidedGradCam(view, _hooked(view, layer, inputs))
+        attribution: Tensor = explainer.attribute(inputs, targets, interpolate_mode="bilinear")
+    return attribution.detach().sum(dim=1)
+
+
+def score_cam(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor | None = None,
+    *,
+    layer: nn.Module | str | None = None,
+    batch_size: int = 16,
+) -> Tensor:
+    """Score-CAM: a layer's map, each channel weighted by the logit of the image seen through it (by grad-cam).
+
+    Reference: Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR
+    workshops 2020.
+
+    No gradients, but D forward passes per image, and memory for D copies of it. An AIM chooses new masks for each of
+    the copies; the map is exactly 0 outside the merged mask of the image itself.
+
+    Args:
+        model: as in :func:`grad_cam`.
+        images: (N, C, H, W).
+        classes: (N,), or None for the predicted ones.
+        layer: as in :func:`grad_cam`.
+        batch_size: how many copies of an image to classify at once.
+
+    Returns:
+        (N, h, w) at the layer's own resolution: signed, where the reference ends with a ReLU, and before grad-cam's
+        scaling to [0, 1] and resizing.
+
+    Raises:
+        ImportError: if grad-cam is not installed.
+        TypeError: as :func:`grad_cam`.
+        ValueError: as :func:`grad_cam`.
+
+    Example:
+        >>> import torch, torchvision
+        >>> model = torchvision.models.resnet18(num_classes=10)
+        >>> score_cam(model, torch.randn(2, 3, 64, 64)).shape  # doctest: +SKIP
+        torch.Size([2, 2, 2])
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    library = _library("pytorch_grad_cam")
+    target = library.utils.model_targets.ClassifierOutputTarget
+    with _explained(model, images, classes) as (view, inputs, targets), torch.no_grad():
+        hooked = _hooked(view, layer, inputs)
+        explainer = library.ScoreCAM(view, [hooked])
+        try:
+            explainer.batch_size = batch_size
+            explainer.activations_and_grads(inputs)
+            (maps,) = (activation.numpy() for activation in explainer.activations_and_grads.activations)
+        finally:
+            explainer.activations_and_grads.release()  # else it would keep every copy's maps until the end
+        with contextlib.redirect_stderr(io.StringIO()):  # one progress bar per image
+            cams = [
+                # Not its whole call, which scales each map to [0, 1] and resizes it. One image at a time, for memory.
+                explainer.get_cam_image(inputs[i : i + 1], hooked, [target(int(k))], maps[i : i + 1], None)
+                for i, k in enumerate(targets)
+            ]
+    return torch.cat([torch.from_numpy(cam) for cam in cams]).to(images)
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError('attribution needs captum and grad-cam: pip install "aimwrap[attribution]"') from error
+
+
+@contextlib.contextmanager
+def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+    """The classifier in evaluation mode, inputs that take a gradient, and a class for each; after it, all as it was."""
+    view = _classifier(model)
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        came = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be a floating tensor of shape (N, C, H, W), got {came}")
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images must be of shape (N, C, H, W), N at least 1, got {tuple(images.shape)}")
+    with evaluating(view), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
+        inputs = images.detach().clone().requires_grad_()
+        with torch.no_grad():
+            logits = view(inputs)
+        yield view, inputs, _targets(classes, logits, len(images))
+
+
+def _classifier(model: nn.Module) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    inner = without_wrappers(model)
+    return LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
+
+
+def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"model must return logits of shape ({images}, K), got {came}; wrap it in a module that picks them out"
+        )
+    if classes is None:
+        return logits.argmax(dim=1)
+    if not isinstance(classes, Tensor) or classes.is_floating_point():
+        kind = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+        raise TypeError(f"classes must be an integer tensor of shape ({images},), got {kind}")
+    if classes.shape != (images,):
+        raise ValueError(f"classes must be of shape ({images},), one class per image, got {tuple(classes.shape)}")
+    lowest, highest = int(classes.min()), int(classes.max())
+    if lowest < 0 or highest >= logits.shape[1]:
+        raise ValueError(f"classes must lie in 0..{logits.shape[1] - 1}, got {lowest}..{highest}")
+    return classes.to(logits.device, torch.long).clone()  # not an inference tensor, though the caller's may be one
+
+
+def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> nn.Module:
+    """The layer to hook, seen to give one map per forward."""
+    chosen = chosen_layer(view, layer, inputs[:1])
+    outputs: list[object] = []
+    handle = chosen.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+    try:
+        with torch.no_grad():
+            view(inputs[:1])
+    finally:
+        handle.remove()
+    kind = type(chosen).__name__
+    if not outputs:
+        raise ValueError(
+            f"layer ({kind}) is not called in a forward; choose another. Of an AIM's backbone, only the innermost "
+            "modules are called, not the blocks around them"
+        )
+    if len(outputs) > 1:
+        raise ValueError(
+            f"layer ({kind}) is called {len(outputs)} times in a forward, so it gives no one map; choose a module that "
+            "is called once"
+        )
+    if not isinstance(outputs[0], Tensor) or outputs[0].ndim != 4:
+        came = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
+        raise ValueError(f"layer ({kind}) gives {came}, not an (N, D, h, w) map; choose another")
+    return chosen
+
+
+def _check_guidance(function: str, view: nn.Module, inputs: Tensor, partial: bool) -> None:
+    guidance = guidance_of(view, inputs[:1])
+    missed = "; ".join(guidance.missed)
+    if guidance.guided == 0:
+        raise ValueError(
+            f"{function} needs nn.ReLU modules, which captum hooks, between the images and the logits; "
+            f"{type(view).__name__} has none there ({missed or 'no activation at all'}), so the result would be the "
+            "plain gradient. Use grad_cam or score_cam, or captum.attr.Saliency for that gradient under its own name"
+        )
+    if not missed:
+        return
+    finding = (
+        f"captum guides nn.ReLU modules only: {guidance.guided} of them between the images and the logits, "
+        f"but not {missed}"
+    )
+    if not partial:
+        raise ValueError(
+            f"{function} would be guided only in part. {finding}. Use grad_cam or score_cam, which need no ReLU, "
+            "or pass partial=True to have it all the same"
+        )
+    warnings.warn(f"{function} is guided only in part. {finding}", stacklevel=3)
