@@ -1,0 +1,212 @@
+"""Run the study: every variant with every seed, one JSON line per run, resuming where it stopped.
+
+    python benchmarks/stamps/fetch.py                              # once: the pictures
+    python benchmarks/stamps/study.py headline                     # the frozen backbone: about 90 minutes on two cores
+    python benchmarks/stamps/study.py ablations --seeds 0,1,2
+    python benchmarks/stamps/study.py fine-tuned --seeds 0
+    python benchmarks/stamps/report.py                             # tables and figures from the results
+
+Runs go seed by seed, since each seed has its own images. Results are appended to results/<part>.jsonl beside this file;
+a run that stands there is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+from variants import Config, Data, Outcome, load_backbone, load_data, train
+
+from aimwrap import AIM, verify
+from aimwrap.metrics import energy_pointing_game, worst_group_accuracy
+
+RESULTS = Path(__file__).parent / "results"
+TIES = (0.95, 1.0)
+
+
+def headline(tie: float, seed: int) -> list[Config]:
+    """Plain with its search, the controls, and AIM with either head."""
+    probes = [
+        Config("plain", tie, seed, epochs=epochs, learning_rate=rate)
+        for epochs, rate in itertools.product((6, 20, 60), (3e-4, 1e-3, 3e-3))
+    ]
+    return [
+        *probes,
+        Config("open", tie, seed),
+        Config("aim", tie, seed, tau=0.1),
+        Config("aim", tie, seed, tau=0.25),
+        Config("open", tie, seed, head="paper"),
+        Config("aim", tie, seed, tau=0.25, head="paper"),
+        Config("aim", tie, seed, tau=0.1, head="paper"),
+    ]
+
+
+def ablations(tie: float, seed: int) -> list[Config]:
+    """One setting changed at a time, from AIM at tau 0.1 with the feature-preserving head."""
+    changes: list[dict[str, Any]] = [
+        {"refinement": "intersection"},
+        {"refinement": "union"},
+        {"refinement": "finest"},
+        {"stages": (3,)},
+        {"stages": (1, 2, 3)},
+        {"tau": 0.05},
+        {"tau": 0.35},
+        {"pooling": "all"},
+        {"tau_start": 0.5},
+        {"anneal_share": 0.2},
+        {"anneal_share": 0.8},
+        {"temperature": 0.5},
+        {"temperature": 2.0},
+        {"mask_width": 8},
+        {"mask_width": 64},
+        {"mask_norm": "batch"},
+        {"mask_norm": "none"},
+        {"mask_weight": 2.0},
+        {"mask_weight": 20.0},
+        {"stage_weight": 0.0},
+        {"area_per": "batch"},
+        {"labels_move_area": True},
+        {"learning_rate": 3e-4},
+        {"learning_rate": 3e-3},
+        {"epochs": 6},
+        {"epochs": 60},
+    ]
+    return [Config("aim", tie, seed, **change) for change in changes]
+
+
+def fine_tuned(tie: float, seed: int) -> list[Config]:
+    """The backbone trained too, plain and AIM with the same rates and epochs."""
+    return [
+        Config(method, tie, seed, epochs=6, backbone_rate=rate, norms=norms)
+        for rate, norms in ((1e-5, "kept"), (3e-5, "kept"), (1e-4, "kept"), (1e-5, "adapted"))
+        for method in ("plain", "aim")
+    ]
+
+
+PARTS = {"headline": headline, "ablations": ablations, "fine-tuned": fine_tuned}
+TIES_OF = {"headline": TIES, "ablations": (1.0,), "fine-tuned": TIES}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    path = RESULTS / f"{arguments.part}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    backbone = load_backbone()
+    for seed, tie in itertools.product(arguments.seeds, arguments.ties or TIES_OF[arguments.part]):
+        done = [record["config"] for record in read_results(path)]
+        missing = [config for config in PARTS[arguments.part](tie, seed) if config.key not in done]
+        if not missing:
+            continue
+        data = load_data(tie, seed, backbone, with_maps=not all(config.backbone_rate for config in missing))
+        for config in tqdm(missing, desc=f"tie {tie}, seed {seed}", unit="run"):
+            outcome = train(config, data, backbone)
+            record = measure(config, outcome, data[1])
+            if arguments.part == "headline" and is_shown(config):
+                record["survival"] = survival(outcome, data, backbone, seed)
+            with path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            scores = {name: value for name, value in record.items() if isinstance(value, float)}
+            tqdm.write(f"{config.method} {json.dumps(changes_of(config))} {json.dumps(scores)}", file=sys.stderr)
+
+
+def is_shown(config: Config) -> bool:
+    """The one setting of AIM whose pixels are replaced too: the feature-preserving head's at tau 0.1."""
+    return config.method == "aim" and config.head == "feature-preserving" and config.tau == 0.1
+
+
+def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
+    """Everything the report needs: means, and per image what the bootstrap resamples."""
+    groups = 2 * test.labels + test.places
+    right = outcome.logits.argmax(1) == test.labels
+    pointing = energy_pointing_game(outcome.heatmap, test.object_masks, zero_energy=0.0)
+    # every map averaged down to the plain network's 5 x 5 grid, so that no map gains by being finer
+    coarse = F.adaptive_avg_pool2d(outcome.heatmap[:, None], (5, 5))[:, 0]
+    matched = energy_pointing_game(coarse, test.object_masks, zero_energy=0.0)
+    record: dict[str, Any] = {
+        "config": config.key,
+        "accuracy": right.float().mean().item(),
+        "worst_group": worst_group_accuracy(outcome.logits, test.labels, groups, 4).item(),
+        "pointing": pointing.mean().item(),
+        "pointing_matched": matched.mean().item(),
+        "without_energy": (outcome.heatmap.clamp(min=0).sum((1, 2)) == 0).sum().item(),
+        "chance": test.object_masks.mean().item(),
+        "seconds": outcome.seconds,
+        "areas": outcome.areas,
+    }
+    images = {
+        "cutout": test.cutouts.tolist(),
+        "group": groups.tolist(),
+        "right": right.int().tolist(),
+        "pointing": rounded(pointing),
+        "pointing_matched": rounded(matched),
+    }
+    if outcome.merged_mask is not None:
+        precision, recall = overlap(outcome.merged_mask, test.object_masks)
+        record |= {
+            "area": outcome.merged_mask.mean().item(),
+            "precision": precision.mean().item(),
+            "recall": recall.mean().item(),
+        }
+        images |= {"precision": rounded(precision), "recall": rounded(recall)}
+    return record | {"images": images}
+
+
+def overlap(mask: Tensor, object_masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Precision and recall of a mask (N, 1, h, w) against the objects' pixels; an empty mask has precision 0."""
+    wide = F.interpolate(mask, size=object_masks.shape[-2:], mode="nearest")
+    inside = (wide * object_masks).sum((1, 2, 3))
+    return inside / wide.sum((1, 2, 3)).clamp(min=1), inside / object_masks.sum((1, 2, 3)).clamp(min=1)
+
+
+def survival(outcome: Outcome, data: tuple[Data, Data], backbone: torch.nn.Module, seed: int) -> list[dict[str, Any]]:
+    """How often AIM's and the linear probe's predictions survive when pixels are replaced."""
+    assert isinstance(outcome.model, AIM)
+    probe = train(Config("plain", 1.0, seed), data, backbone).model.eval()
+    found = verify(outcome.model, data[1].images, probe, batch_size=50)
+    if not found.passed:
+        raise RuntimeError(f"the trained model breaks a guarantee:\n{found}")
+    return [row._asdict() for row in found.survival]
+
+
+def rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
+
+
+def changes_of(config: Config) -> dict[str, Any]:
+    """The fields that differ from the defaults."""
+    default = Config(config.method, config.tie, config.seed).key
+    return {name: value for name, value in config.key.items() if value != default[name]}
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--seeds", type=numbers(int), default=[0, 1, 2, 3, 4], help="0,1,2 (default: 0 to 4)")
+    parser.add_argument("--ties", type=numbers(float), help="0.95,1 (default: as the part needs)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; run two processes with other seeds instead")
+    return parser.parse_args()
+
+
+def numbers(kind: type) -> Any:
+    def parse(text: str) -> Iterable[Any]:
+        return [kind(part) for part in text.split(",")]
+
+    return parse
+
+
+if __name__ == "__main__":
+    main()
