@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from .explanation import evaluating, explain, unwrap
 from .metrics import class_activation_map
@@ -114,7 +113,8 @@ def verify(
 
     A mask proves which *features* were pooled. A feature's receptive field is wider than its cell, and the mask itself
     is computed from the whole image, so pixels outside the merged mask can still reach the decision. Three fillings
-    replace them: the image's mean colour, a strong blur, another image of ``images``. Each is done with the masks held
+    replace them: the image's mean colour, a strong blur (the image at 1/16 of its size, enlarged), another image of
+    ``images``. Each is done with the masks held
     fixed, where only features can change, and recomputed, where the masks can change too. The controls: the same
     shape moved elsewhere, and, for the plain model, as many pixels of its own class activation map. All fillings
     are unnatural images, so compare the rows and do not read one alone.
@@ -305,15 +305,18 @@ def _measure(
         predicted = aim.forward_head(features).logits.argmax(1)
         region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
         areas.append(region.mean((1, 2, 3)))
+        fillings = _fillings(images, other)
         for name, kept in (("merged mask", region), ("moved mask", _moved(region))):
-            for filling, filled in _fill(images, kept, other).items():
+            for filling, pixels in fillings.items():
+                filled = torch.where(kept > 0, images, pixels)
                 for how, given in (("fixed", masks), ("recomputed", None)):
                     same = aim(filled, given).logits.argmax(1) == predicted
                     survived.setdefault((name, filling, how), []).extend(same.tolist())
         if plain is not None:
             logits, heatmap = plain(images)
-            for filling, filled in _fill(images, _highest(heatmap, region), other).items():
-                same = plain(filled)[0].argmax(1) == logits.argmax(1)
+            kept = _highest(heatmap, region)
+            for filling, pixels in fillings.items():
+                same = plain(torch.where(kept > 0, images, pixels))[0].argmax(1) == logits.argmax(1)
                 survived.setdefault(("plain CAM", filling, "none"), []).extend(same.tolist())
     rows = tuple(
         Survival(*key, sum(same) / len(same), *_wilson_interval(sum(same), len(same)), len(same))
@@ -341,16 +344,17 @@ def _with_progress(batches: tuple[Tensor, ...]) -> Iterable[Tensor]:
     return bar
 
 
-def _fill(images: Tensor, kept: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
-    """Images with everything outside ``kept`` (N, 1, H, W) replaced."""
-    size = max(3, 2 * (min(images.shape[-2:]) // 4) - 1)  # a kernel of about half the image: only colours are left
+def _fillings(images: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
+    """What may stand in the place of pixels, each of the images' shape."""
+    height, width = images.shape[-2:]
+    small = F.interpolate(images.float(), (-(-height // 16), -(-width // 16)), mode="bilinear", antialias=True)
     fillings = {
         "mean colour": images.mean((2, 3), keepdim=True).expand_as(images),
-        "blur": gaussian_blur(images.float(), [size, size]).to(images.dtype),
+        "blur": F.interpolate(small, (height, width), mode="bilinear").to(images.dtype),  # to 1/16 and back
     }
     if others is not None:
         fillings["another image"] = others
-    return {name: torch.where(kept > 0, images, filling) for name, filling in fillings.items()}
+    return fillings
 
 
 def _moved(region: Tensor) -> Tensor:

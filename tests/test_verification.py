@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo import BACKBONES, HeadConvNet
 
 from aimwrap import AIM, AIMOutput, MaskedFeatures, Verification, verify
-from aimwrap.verification import _fill, _highest, _moved, _strangers, _wilson_interval
+from aimwrap.verification import _fillings, _highest, _moved, _strangers, _wilson_interval
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
 HEADS = ["paper", "feature-preserving"]
@@ -207,17 +207,38 @@ def test_nothing_is_left_changed() -> None:
     assert first == second
 
 
-def test_fillings_change_nothing_inside_the_region() -> None:
+def test_fillings() -> None:
     images, others = torch.randn(3, 3, 40, 48), torch.randn(3, 3, 40, 48)
-    kept = (torch.rand(3, 1, 40, 48) < 0.3).float()
-    inside = kept.bool().expand_as(images)
-    filled = _fill(images, kept, others)
-    for each in filled.values():
-        assert torch.equal(each[inside], images[inside])
-    assert torch.equal(filled["another image"][~inside], others[~inside])
-    means = images.mean((2, 3), keepdim=True).expand_as(images)
-    assert torch.equal(filled["mean colour"][~inside], means[~inside])
-    assert filled["blur"][~inside].std() < 0.2 * images[~inside].std()
+    fillings = _fillings(images, others)
+    assert torch.equal(fillings["another image"], others)
+    torch.testing.assert_close(fillings["mean colour"], images.mean((2, 3), keepdim=True).expand_as(images))
+    assert fillings["blur"].std() < 0.2 * images.std()
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)  # what changes slowly, a blur keeps
+    assert (_fillings(ramp, None)["blur"] - ramp).abs().max() < 0.15
+    assert list(_fillings(images, None)) == ["mean colour", "blur"]
+
+
+def test_pixels_inside_the_region_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model is shown equals the image where the region is, and the filling elsewhere."""
+    model, images = aim(), torch.randn(2, 3, 64, 64)
+    shown: list[Tensor] = []
+    honest = AIM.forward
+
+    def forward(self: AIM, pixels: Tensor, masks: object = None) -> AIMOutput:
+        shown.append(pixels)
+        return honest(self, pixels, masks)
+
+    monkeypatch.setattr(AIM, "forward", forward)
+    verify(model, images)
+    merged = model.forward_masks(model.forward_backbone(images)).merged_mask
+    region = nn.functional.interpolate(merged, size=(64, 64), mode="nearest").bool().expand_as(images)
+    assert 0 < region.float().mean() < 1
+    mean = images.mean((2, 3), keepdim=True).expand_as(images)
+    assert torch.equal(shown[-12], torch.where(region, images, mean))  # merged mask, mean colour, masks fixed
+    assert torch.equal(shown[-11], shown[-12])  # and recomputed
+    moved = shown[-6]
+    assert (moved[0] == images[0]).float().mean() == pytest.approx(region[0].float().mean().item(), abs=0.01)
+    assert not torch.equal(moved, shown[-12])
 
 
 def test_a_moved_region_has_the_area_and_lies_elsewhere() -> None:

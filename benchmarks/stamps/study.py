@@ -114,7 +114,7 @@ def main() -> None:
             if arguments.part == "headline" and is_shown(config):
                 record["survival"] = survival(outcome, data, backbone, seed)
             with path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(record, separators=(",", ":")) + "\n")
             scores = {name: value for name, value in record.items() if isinstance(value, float)}
             tqdm.write(f"{config.method} {json.dumps(changes_of(config))} {json.dumps(scores)}", file=sys.stderr)
 
