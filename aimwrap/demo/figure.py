@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..data import DigitsOnPhotographs
 from ..plot import Panel, plot_panels
+from ..plot.canvas import RIGHT, WRONG
 from .backbone import MEAN_AND_STD
 from .report import pointing_per_image
 from .training import STAGES, Outcome, Settings, Split
@@ -47,7 +48,7 @@ def draw_demo(
         f"{decides}Merged mask: dark = the decision cannot use this position. Heatmaps: class-activation map of "
         "the predicted class, positive part, each scaled to its own maximum; the thin white line is the digit's true "
         "outline, which training never sees; pointing = share of the heatmap that lies on the digit (chance: "
-        f"{float(test.object_masks.mean()):.2f}). Green: right, red: wrong. The rows are the first test image of each "
+        f"{float(test.object_masks.mean()):.2f}). The rows are the first test image of each "
         "pair of digit and photograph, not picked by hand."
     )
     title = f"Where does the decision come from? Background tied to {tie:.0%} of the training labels, seed {seed}"
@@ -73,8 +74,8 @@ def _row(test: Split, index: int, plain: Outcome, aim: Outcome) -> list[Panel]:
                 image=image,
                 heatmap=heatmap,
                 object_mask=object_mask,
-                caption=f"says {predicted}, pointing {pointing:.2f}",
-                highlight="#15803d" if predicted == label else "#b91c1c",
+                caption=f"says {predicted}: {'right' if predicted == label else 'wrong'}\npointing {pointing:.2f}",
+                highlight=RIGHT if predicted == label else WRONG,
             )
         )
     return panels

@@ -1,0 +1,170 @@
+"""What users hand in, checked and copied into plain tensors: without gradient, on the CPU, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ROUNDING = 0.01  # of half precision, and of a resize that overshoots a little
+
+
+def images_of(images: Tensor) -> Tensor:
+    """Images to show, (N, 3, H, W) in [0, 1].
+
+    Raises:
+        ValueError: if the shape does not fit, there is none, or they are normalised or of 8 bits.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(
+            f"images must be (N, 3, H, W) with at least one image, got {tuple(images.shape)}: image[None] makes a "
+            "batch of one image, images.expand(-1, 3, -1, -1) three channels of one."
+        )
+    images = plain(images)
+    low, high = float(images.min()), float(images.max())
+    if not -ROUNDING <= low <= high <= 1 + ROUNDING:
+        raise ValueError(
+            f"images must stay from 0 to 1, got {low:g} to {high:g}: undo the normalisation, images * std + mean with "
+            "both as (3, 1, 1), or divide 8-bit images by 255."
+        )
+    return images.clamp(0, 1)
+
+
+def mask_of(name: str, mask: Tensor, count: int) -> Tensor:
+    """A mask per image, (N, 1, h, w) of zeros and ones.
+
+    Args:
+        name: of the argument, for the message.
+        mask: of any type.
+        count: N, from the images.
+
+    Raises:
+        ValueError: if the shape does not fit, or a value is neither 0 nor 1.
+    """
+    if mask.ndim != 4 or mask.shape[:2] != (count, 1) or mask.numel() == 0:
+        raise ValueError(
+            f"{name} must be ({count}, 1, h, w), one mask per image, got {tuple(mask.shape)}: take as many masks as "
+            "images, mask[:len(images)]; mask[:, None] adds the channel."
+        )
+    mask = plain(mask)
+    between = mask[(mask - mask.round()).abs().nan_to_num(1.0) > ROUNDING]
+    if len(between) or bool((mask.round() != mask.round().clamp(0, 1)).any()):
+        wrong = float(between[0]) if len(between) else float(mask.max() if mask.max() > 1 else mask.min())
+        raise ValueError(
+            f"{name} must hold zeros and ones, got {wrong:g}: take the masks of a model's output or of explain(); "
+            "for probabilities, mask >= 0.5."
+        )
+    return mask.round()
+
+
+def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
+    """A heatmap per image, (N, h, w).
+
+    Args:
+        name: of the argument, for the message.
+        heatmaps: of any scale and sign.
+        count: N, from the images.
+
+    Raises:
+        ValueError: if the shape does not fit, or a value is not finite.
+    """
+    if heatmaps.ndim != 3 or len(heatmaps) != count or heatmaps.numel() == 0:
+        raise ValueError(
+            f"{name} must be ({count}, h, w), one heatmap per image, got {tuple(heatmaps.shape)}: add channels up, "
+            "heatmaps.sum(dim=1), and take as many as images."
+        )
+    heatmaps = plain(heatmaps)
+    if not bool(heatmaps.isfinite().all()):
+        wrong = [i for i, values in enumerate(heatmaps) if not bool(values.isfinite().all())]
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity for images {wrong}: leave them out, or use torch.nan_to_num."
+        )
+    return heatmaps
+
+
+def scores_of(name: str, scores: Tensor | Sequence[float], count: int | None = None) -> Tensor:
+    """One score per image, (N,) float32; NaN where there is none.
+
+    Args:
+        name: of the argument, for the message.
+        scores: numbers.
+        count: N, where it is known.
+
+    Raises:
+        ValueError: if the shape does not fit, or a score is infinite.
+    """
+    values = plain(torch.as_tensor(scores))
+    expected = "(N,)" if count is None else f"({count},)"
+    if values.ndim != 1 or len(values) == 0 or (count is not None and len(values) != count):
+        raise ValueError(
+            f"{name} must be {expected}, one score per image, got {tuple(values.shape)}: metrics return them before "
+            "any mean; for data sets, see their per_image()."
+        )
+    if bool(values.isinf().any()):
+        raise ValueError(f"{name} must be finite, or NaN where an image has no score, got infinity.")
+    return values
+
+
+def classes_of(name: str, classes: Tensor | Sequence[int] | None, count: int, names: Sequence[str] | None) -> list[str]:
+    """The name of each image's class; empty where no classes are given.
+
+    Args:
+        name: of the argument, for the message.
+        classes: (N,) class numbers.
+        count: N, from the images.
+        names: what the classes are called; by default their numbers.
+
+    Raises:
+        ValueError: if the shape does not fit, or a class has no name.
+    """
+    if classes is None:
+        return []
+    numbers = torch.as_tensor(classes).detach().cpu()
+    if numbers.shape != (count,) or numbers.is_floating_point():
+        raise ValueError(
+            f"{name} must be ({count},) class numbers, one per image, got {tuple(numbers.shape)} of {numbers.dtype}: "
+            "logits.argmax(dim=1) turns logits into them."
+        )
+    if names is None:
+        return [str(int(number)) for number in numbers]
+    wrong = sorted({int(number) for number in numbers if not 0 <= int(number) < len(names)})
+    if wrong:
+        raise ValueError(
+            f"class_names must name every class of {name}, got {len(names)} names and the classes {wrong}: "
+            "give them in the order of the class numbers, from 0."
+        )
+    return [names[int(number)] for number in numbers]
+
+
+def titles_of(name: str, titles: Sequence[str] | None, default: Sequence[str]) -> list[str]:
+    """As many titles as there are defaults.
+
+    Args:
+        name: of the argument, for the message.
+        titles: as given, or None for the defaults.
+        default: one per thing that has a title.
+
+    Raises:
+        ValueError: if there are more or fewer.
+    """
+    if titles is None:
+        return list(default)
+    if isinstance(titles, str) or len(titles) != len(default):
+        raise ValueError(f"{name} must be {len(default)} texts, got {titles!r}: leave it out for {list(default)}.")
+    return list(titles)
+
+
+def pair_of(name: str, names: tuple[str, str]) -> tuple[str, str]:
+    """What the two models are called.
+
+    Raises:
+        ValueError: if there are not two of them.
+    """
+    first, second = titles_of(name, names, ("plain", "AIM"))
+    return first, second
+
+
+def plain(values: Tensor) -> Tensor:
+    """Without gradient, on the CPU, in float32."""
+    return values.detach().to(device="cpu", dtype=torch.float32)

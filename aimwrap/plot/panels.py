@@ -1,0 +1,135 @@
+"""A grid of pictures, with titles, captions and an explanation: what the figures of masks and heatmaps are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .canvas import SMALL, TEXT, TITLE, line_height, new_figure, text_height, wrap, write_frame
+from .draw import draw_heatmap, draw_image, draw_mask, draw_masked_image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN_TITLE = 9.5  # in points
+WIDEST, WIDEST_PANEL, NARROWEST_PANEL = 15.0, 1.75, 1.15  # inches; many columns make the panels narrower
+LEFT, RIGHT = 0.75, 0.08  # margins, in inches
+BETWEEN = 0.1  # inches from panel to panel
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a grid: what to draw, and a short line beneath.
+
+    Attributes:
+        image: (3, H, W) in [0, 1]; None where the mask is shown by itself.
+        mask: (1, h, w): alone, or laid over the image.
+        heatmap: (h, w), laid over the image.
+        object_mask: (1, H, W), outlined on a heatmap.
+        caption: beneath the picture; wrapped to its width.
+        highlight: the caption's colour, for instance for a right and for a wrong prediction. Say it in words, too.
+    """
+
+    image: Tensor | None = None
+    mask: Tensor | None = None
+    heatmap: Tensor | None = None
+    object_mask: Tensor | None = None
+    caption: str = ""
+    highlight: str = "0.15"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what is drawn.
+
+        Raises:
+            ValueError: if there is nothing to draw.
+        """
+        shown = self.mask if self.image is None else self.image
+        if shown is None:
+            raise ValueError("a panel needs an image, or a mask to show by itself; got neither")
+        return shown.shape[-2], shown.shape[-1]
+
+    def draw(self, axes: Axes) -> None:
+        """Draw what is given."""
+        if self.image is not None and self.heatmap is not None:
+            draw_heatmap(axes, self.image, self.heatmap, self.object_mask)
+        elif self.image is not None and self.mask is not None:
+            draw_masked_image(axes, self.image, self.mask)
+        elif self.image is not None:
+            draw_image(axes, self.image)
+        elif self.mask is not None:
+            draw_mask(axes, self.mask)
+        axes.tick_params(length=0, labelbottom=False, labelleft=False)
+        axes.set_xlabel(self.caption, fontsize=SMALL, color=self.highlight, labelpad=4)
+
+
+def plot_panels(
+    rows: Sequence[Sequence[Panel]],
+    column_titles: Sequence[str],
+    row_titles: Sequence[str],
+    title: str,
+    explanation: str,
+    *,
+    room_below: float = 0.0,
+) -> Figure:
+    """Draw a grid of panels with titles and an explanation beneath, on a figure of its own (no pyplot state).
+
+    Args:
+        rows: panels, as many in each row as there are column titles.
+        column_titles: above the first row.
+        row_titles: left of each row.
+        title: in bold, above all; wrapped here, like all text.
+        explanation: sentences beneath the grid.
+        room_below: inches left free between the grid and the explanation, for what the caller adds.
+
+    Returns:
+        The figure; ``figure.savefig("name.png")`` writes it.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+        ValueError: if the titles do not fit the panels, or a panel is empty.
+    """
+    if not rows or len(rows) != len(row_titles) or any(len(row) != len(column_titles) for row in rows):
+        raise ValueError(
+            f"rows must be {len(row_titles)} rows of {len(column_titles)} panels, one per row and column title, "
+            f"got rows of {[len(row) for row in rows]}"
+        )
+    shape = max((panel.shape for row in rows for panel in row), key=lambda shape: shape[0] / shape[1])
+    columns = len(column_titles)
+    side = min(WIDEST_PANEL, max(NARROWEST_PANEL, WIDEST / columns))
+    tall = side * shape[0] / shape[1]
+    width = LEFT + columns * side + (columns - 1) * BETWEEN + RIGHT
+
+    title = wrap(title, width - 0.2, TITLE, "bold")
+    text = wrap(explanation, width - LEFT - RIGHT, TEXT)
+    column_titles = [wrap(column_title, side, COLUMN_TITLE) for column_title in column_titles]
+    row_titles = [wrap(row_title, tall, TEXT) for row_title in row_titles]
+    rows = [[replace(panel, caption=wrap(panel.caption, side, SMALL)) for panel in row] for row in rows]
+    most_lines = max(panel.caption.count("\n") + 1 for row in rows for panel in row)
+
+    head = 0.1 + text_height(title, TITLE) + max(text_height(t, COLUMN_TITLE) for t in column_titles) + 0.15
+    foot = 0.1 + text_height(text, TEXT) + room_below + 0.1
+    beneath = 0.14 + most_lines * line_height(SMALL)  # of a panel
+    height = head + len(rows) * (tall + beneath) + foot
+    figure = new_figure(width, height)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, row, row_title in zip(grid, rows, row_titles, strict=True):
+        for axes, panel in zip(axes_row, row, strict=True):
+            panel.draw(axes)
+        axes_row[0].set_ylabel(row_title, fontsize=TEXT)
+    for axes, column_title in zip(grid[0], column_titles, strict=True):
+        axes.set_title(column_title, fontsize=COLUMN_TITLE)
+    figure.subplots_adjust(
+        left=LEFT / width,
+        right=1 - RIGHT / width,
+        top=1 - head / height,
+        bottom=(foot + beneath) / height,
+        wspace=BETWEEN / side,
+        hspace=beneath / tall,
+    )
+    write_frame(figure, title, text, LEFT)
+    return figure
