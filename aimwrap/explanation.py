@@ -23,8 +23,8 @@ class Explanation(NamedTuple):
     Attributes:
         logits: the prediction, for all classes, (N, num_classes).
         masks: each stage's mask B (paper eq. 2), (N, 1, H_l, W_l).
-        mask_probabilities: sigmoid(A), how often the noise of training would open each position, (N, 1, H_l, W_l). The
-            mask is 1 where it is at least one half.
+        mask_probabilities: sigmoid(A), how often training's noise would open each position, (N, 1, H_l, W_l). The mask
+            is 1 where A is not negative: where this is one half or more, but for the last rounding.
         merged_mask: the positions of the classified map that can count at all, (N, 1, H, W).
         contributions: share of each position in each logit asked for, (N, K, H, W).
         stage_contributions: the part of ``contributions`` that each stage brings, on the shallowest stage's grid,
@@ -92,27 +92,30 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
             stage: _shares(aim, part, features, asked)
             for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
         },
-        _linear(aim).bias[asked],
+        _bias(aim)[asked],
     )
 
 
 def _shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor) -> Tensor:
     """How much each position of a part of the classified map adds to the logits (eq. 5, before its sum)."""
-    weight = _linear(aim).weight[classes].to(torch.promote_types(part.dtype, torch.float32))
-    per_position = torch.einsum("kd,ndhw->nkhw", weight, part.to(weight.dtype))
-    return per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)
+    with torch.autocast(part.device.type, enabled=False):
+        weight = _linear(aim).weight[classes].to(torch.promote_types(part.dtype, torch.float32))
+        per_position = torch.einsum("kd,ndhw->nkhw", weight, part.to(weight.dtype))
+        return per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)
 
 
 def unwrap(model: nn.Module) -> AIM:
-    """The AIM inside ``torch.compile``'s and the data-parallel wrappers.
+    """The AIM inside ``torch.compile``'s and the data-parallel wrappers, or in a module's attribute ``model``.
 
     Raises:
         TypeError: if there is none.
     """
     inner: object = model
     while not isinstance(inner, AIM):
-        wrapped = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
-        if not isinstance(wrapped, nn.Module):
+        names = ("_orig_mod", "module", "model")  # torch.compile, data parallel, LogitsView and Lightning modules
+        held = (getattr(inner, name, None) for name in names)
+        wrapped = next((module for module in held if isinstance(module, nn.Module)), None)
+        if wrapped is None:
             raise TypeError(
                 f"model must be an AIM, got {type(model).__name__}; wrap the backbone: AIM(backbone, stages=[2, 3])"
             )
@@ -141,12 +144,23 @@ def _linear(aim: AIM) -> nn.Linear:
     return aim.classifier
 
 
+def _bias(aim: AIM) -> Tensor:
+    linear = _linear(aim)
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+
+
 def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:
     if classes is None:
         return torch.arange(num_classes)
-    asked = torch.as_tensor(classes)
+    expected = "classes must be a list of class numbers such as [0, 3], or None for all"
+    try:
+        asked = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{expected}, got {classes!r}") from error
+    if asked.numel() == 0:
+        raise ValueError(f"{expected}, got none")
     if asked.ndim != 1 or asked.is_floating_point() or asked.dtype == torch.bool:
-        raise ValueError(f"classes must be a list of class numbers such as [0, 3], or None for all, got {classes!r}")
+        raise ValueError(f"{expected}, got {classes!r}")
     wrong = [int(k) for k in asked if not 0 <= int(k) < num_classes]
     if wrong:
         raise ValueError(f"classes must be between 0 and {num_classes - 1}, got {wrong}")

@@ -14,12 +14,23 @@ from .loss import AIMLoss, check_tau
 from .output import AIMOutput
 from .taps import Stage
 
-Symptom = Literal["not finite", "all on", "all off", "open only in training", "same for every image", "frozen"]
+Symptom = Literal[
+    "not finite",
+    "all on",
+    "all off",
+    "open only in training",
+    "all or nothing",
+    "frozen",
+    "same for every image",
+    "off tau",
+]
 
 # Within this of 0 or 1 an area is as good as none or all, unless tau itself is.
 _EDGE = 0.02
 # While tau is still on its way down, areas follow late: "all on" is said only below this.
 _LATE = 0.7
+# Share of images that are fully on or fully off, from which on a mask chooses images and not positions.
+_MOST = 0.9
 
 _REMEDIES: dict[Symptom, str] = {
     "not finite": "training diverged: lower the learning rate, clip gradients, and in half precision scale the loss",
@@ -31,6 +42,10 @@ _REMEDIES: dict[Symptom, str] = {
     "or train longer after the annealing, so that the logits spread",
     "same for every image": "it hides a fixed region whatever the image shows: train longer, tap a finer stage, or "
     "raise the estimators' learning rate; on a map of a few positions it can be harmless",
+    "all or nothing": "it chooses images and not positions: keep area_per='image' and logit_spread at its default, or "
+    "train longer",
+    "off tau": "that is more than max(0.05, 0.4 tau): train longer after the annealing, raise the mask estimators' "
+    "learning rate, or raise AIMLoss's mask_weight",
     "frozen": "its area is off tau and it has not moved since the last report: raise the mask estimators' learning "
     "rate, and see that their parameters are in the optimizer",
 }
@@ -62,6 +77,7 @@ class _Seen:
 
     images: int = 0
     area: Tensor | None = None  # summed over images
+    extreme: Tensor | None = None  # images that are fully on or fully off
     any_on: Tensor | None = None  # per position, while all maps have one size
     all_on: Tensor | None = None
     comparable: bool = True
@@ -69,13 +85,16 @@ class _Seen:
 
     def add(self, mask: Tensor) -> None:
         mask = mask.detach()
-        area = mask.float().mean((1, 2, 3)).sum()
+        areas = mask.float().mean((1, 2, 3))
+        area, extreme = areas.sum(), ((areas == 0) | (areas == 1)).sum()
         any_on, all_on = mask.amax(0), mask.amin(0)
         self.images += len(mask)
-        if self.area is None or self.any_on is None or self.all_on is None:
-            self.area, self.any_on, self.all_on, self.first = area, any_on, all_on, mask.bool()
+        if self.area is None or self.extreme is None or self.any_on is None or self.all_on is None:
+            self.area, self.extreme, self.any_on, self.all_on = area, extreme, any_on, all_on
+            self.first = mask.bool()
             return
         self.area = self.area + area
+        self.extreme = self.extreme + extreme
         if self.comparable and any_on.shape == self.any_on.shape:
             self.any_on, self.all_on = torch.maximum(self.any_on, any_on), torch.minimum(self.all_on, all_on)
         else:
@@ -84,6 +103,11 @@ class _Seen:
     @property
     def mean_area(self) -> float:
         return float(self.area) / self.images if self.area is not None else float("nan")
+
+    @property
+    def all_or_nothing(self) -> bool:
+        positions = self.first[0].numel() if self.first is not None else 0
+        return self.extreme is not None and positions > 1 and float(self.extreme) >= _MOST * self.images
 
     @property
     def one_for_all(self) -> bool:
@@ -110,14 +134,24 @@ class MaskHealth:
     """Watch masks over batches and say which are dead, and what to do (never an exception: training goes on).
 
     Feed it outputs of training and of evaluation, and ask for a report now and then, once per epoch for instance. Most
-    symptoms only show in evaluation, since noise keeps a training mask lively. A few batches are enough.
+    symptoms only show in evaluation, since noise keeps a training mask lively. A few batches are enough. A mask is
+
+    - *all on*, or *all off*: less than 2 % away from it, where tau is not. While tau is being annealed, "all on" is
+      said only once tau is below 0.7;
+    - *open only in training*: off in evaluation, and not in training;
+    - *all or nothing*: fully on or fully off in nine of ten images;
+    - *frozen*: off tau, and bit for bit the same on the first evaluation batch as in the last report, though there was
+      training in between (show it the same images first each time);
+    - the *same for every image*, bit for bit, in evaluation;
+    - *off tau*: in evaluation and after the annealing, more than max(0.05, 0.4 tau) away from it.
 
     Args:
         tau: the area the masks are to have: the :class:`~aimwrap.AIMLoss`, whose annealed tau is then followed, a
             float, or one per stage.
 
     Raises:
-        TypeError, ValueError: if tau is none of these.
+        TypeError: if tau is none of these.
+        ValueError: if it is not in (0, 1].
 
     Example:
         >>> health = MaskHealth(0.25)
@@ -129,6 +163,9 @@ class MaskHealth:
     """
 
     def __init__(self, tau: AIMLoss | float | Sequence[float]) -> None:
+        if isinstance(tau, torch.nn.Module) and not isinstance(tau, AIMLoss):
+            expected = "tau must be the AIMLoss, a float, or one per stage"
+            raise TypeError(f"{expected}, got {type(tau).__name__}; pass the criterion, or model.tau")
         self._tau = tau if isinstance(tau, AIMLoss) else check_tau(tau)
         self._target = tau.target_tau if isinstance(tau, AIMLoss) else check_tau(tau)
         self._batches = _Batches()
@@ -141,7 +178,16 @@ class MaskHealth:
         Args:
             output: the model's.
             training: whether the model was in training mode: ``model.training``.
+
+        Raises:
+            TypeError: if ``output`` is not an :class:`~aimwrap.AIMOutput`.
+            ValueError: if tau does not fit its stages.
         """
+        if not isinstance(output, AIMOutput):
+            raise TypeError(f"output must be what an AIM returns, an AIMOutput, got {type(output).__name__}")
+        if len(output.logits) == 0:
+            return
+        self._check_stages(len(output.masks))
         seen = self._batches.training if training else self._batches.evaluation
         for stage, mask in output.masks.items():
             seen.setdefault(stage, _Seen()).add(mask)
@@ -160,6 +206,8 @@ class MaskHealth:
             One finding per stage and symptom, empty where the masks are well.
         """
         batches, self._batches = self._batches, _Batches()
+        if batches.tau is None:
+            return []
         findings: list[MaskFinding] = []
         if batches.bad_values is not None and int(batches.bad_values) > 0:
             what = f"{int(batches.bad_values)} logits are not finite"
@@ -197,10 +245,14 @@ class MaskHealth:
         elif area < _EDGE and tau > 2 * _EDGE:
             opened = training is not None and evaluation is not None and training.mean_area > max(_EDGE, 0.2 * tau)
             symptom = "open only in training" if opened else "all off"
-        elif evaluation is not None and self._frozen(stage, tau, evaluation):
+        elif seen.all_or_nothing:
+            symptom = "all or nothing"
+        elif training is not None and evaluation is not None and self._frozen(stage, tau, evaluation):
             symptom = "frozen"
         elif evaluation is not None and evaluation.one_for_all and tau < 1:
             symptom = "same for every image"
+        elif evaluation is not None and not annealing and _is_off(area, tau):
+            symptom = "off tau"
         if symptom is None:
             return []
         state = f"the mask of stage {stage!r} is {symptom} (area {area:.3f} {where}, tau {tau:.3g})"
@@ -208,13 +260,21 @@ class MaskHealth:
 
     def _frozen(self, stage: Stage, tau: float, evaluation: _Seen) -> bool:
         last, first = self._last_first.get(stage), evaluation.first
-        off = abs(evaluation.mean_area - tau) > max(0.05, 0.4 * tau)
-        return off and last is not None and first is not None and last.shape == first.shape and torch.equal(last, first)
+        if last is None or first is None or last.shape != first.shape:
+            return False
+        return _is_off(evaluation.mean_area, tau) and torch.equal(last, first)
+
+    def _check_stages(self, stages: int) -> None:
+        values = self._tau.tau.numel() if isinstance(self._tau, AIMLoss) else torch.tensor(self._tau).numel()
+        if values not in (1, stages):
+            raise ValueError(f"tau must be one value or one per stage: the outputs have {stages}, tau has {values}")
 
 
-def _per_stage(tau: Tensor | None, stages: int) -> list[float]:
-    values = [] if tau is None else tau.flatten().tolist()
-    values = values * stages if len(values) == 1 else values
-    if len(values) != stages:
-        raise ValueError(f"tau must be one value or one per stage: the outputs have {stages}, tau has {len(values)}")
-    return values
+def _is_off(area: float, tau: float) -> bool:
+    """Further from tau than healthy masks are (benchmarks/mask_health.py)."""
+    return abs(area - tau) > max(0.05, 0.4 * tau)
+
+
+def _per_stage(tau: Tensor, stages: int) -> list[float]:
+    values: list[float] = tau.flatten().tolist()
+    return values * stages if len(values) == 1 else values

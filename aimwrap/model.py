@@ -29,7 +29,7 @@ class MaskedFeatures(NamedTuple):
         mask_logits: the paper's A, (N, 1, H_l, W_l) each; empty where masks were given.
         masks: the paper's B, (N, 1, H_l, W_l) each, for the area loss.
         selections: the same masks as the features meet them: what is trained through them, unless ``labels_move_area``,
-            orders an image's positions but leaves its area alone.
+            orders an image's positions but does not shift their logits together.
         masked: the paper's O, (N, D, H_l, W_l) each.
         fused: the paper's O_final, (N, D, H, W).
         merged_mask: the support of ``fused``, (N, 1, H, W).
@@ -66,9 +66,9 @@ class AIM(nn.Module):
         logit_spread: standard deviation of an image's mask logits over its positions; ``None`` leaves them free, as the
             paper does, and masks then die easily.
         logit_range: bound on the mask logits' size, so that no mask gets stuck; ``math.inf`` for none.
-        labels_move_area: whether the classification losses, too, train how open a mask is, as in the paper. By default
-            they train which positions are open and the area loss alone trains how many: near an empty mask their
-            gradient is large enough to throw it fully open.
+        labels_move_area: whether the classification losses may shift all mask logits of an image together, as in the
+            paper. By default that part of their gradient is taken out, so that they order the positions and only the
+            area loss pulls at how many are open: near an empty mask it is large enough to throw all masks fully open.
         pooling: average over ``"active"`` positions or over ``"all"``.
         temperature: of the Gumbel-softmax. Not the area, which is ``tau``.
         example_input: images (N, C, H, W) as the backbone takes them, where it takes unusual ones.

@@ -21,8 +21,10 @@ from .metrics import class_activation_map
 from .model import AIM
 from .output import AIMOutput
 from .taps import FINAL, Stage, tap_backbone
+from .top_down import pool
 
-ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Of a logit's terms before they cancel, summed without sign.
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 PlainModel = nn.Module | Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -45,7 +47,7 @@ class Survival(NamedTuple):
     """How often a prediction survives when the pixels outside a region are replaced.
 
     Attributes:
-        region: what is kept: ``"merged mask"``; ``"moved mask"``, the same shape somewhere else, the control; or
+        region: what is kept: ``"merged mask"``; ``"moved mask"``, the control, which is the same shape elsewhere; or
             ``"plain CAM"``, as many pixels where the plain model's own class activation map is highest.
         filling: what replaces the rest: ``"mean colour"``, ``"blur"`` or ``"another image"``.
         masks: ``"fixed"`` (those of the whole image), ``"recomputed"`` (from what is left), ``"none"`` (plain model).
@@ -69,13 +71,15 @@ class Verification:
 
     Attributes:
         checks: the guarantees.
-        survival: the measurements.
-        area: mean area of the merged mask, which the regions share.
+        survival: the measurements; empty where they were not asked for or would mean nothing.
+        area: mean area of the merged mask, which the regions share; NaN where it was not measured.
+        note: why there are no measurements.
     """
 
     checks: tuple[Check, ...]
     survival: tuple[Survival, ...]
     area: float
+    note: str = ""
 
     @property
     def passed(self) -> bool:
@@ -96,6 +100,8 @@ class Verification:
                 f"[{row.low:.3f}, {row.high:.3f}]  of {row.images}"
                 for row in self.survival
             ]
+        if self.note:
+            lines += ["", f"Pixels not measured: {self.note}"]
         return "\n".join(lines)
 
 
@@ -114,61 +120,70 @@ def verify(
     A mask proves which *features* were pooled. A feature's receptive field is wider than its cell, and the mask itself
     is computed from the whole image, so pixels outside the merged mask can still reach the decision. Three fillings
     replace them: the image's mean colour, a strong blur (the image at 1/16 of its size, enlarged), another image of
-    ``images``. Each is done with the masks held
-    fixed, where only features can change, and recomputed, where the masks can change too. The controls: the same
-    shape moved elsewhere, and, for the plain model, as many pixels of its own class activation map. All fillings
-    are unnatural images, so compare the rows and do not read one alone.
+    ``images``. Each is done with the masks held fixed, where only features can change, and recomputed, where the masks
+    can change too. The controls: the same shape moved elsewhere (around the border, so it may be cut in two, and a
+    large one overlaps itself), and, for the plain model, as many pixels of its own class activation map. All
+    fillings are unnatural images, so compare the rows and do not read one alone.
 
     Args:
-        model: an :class:`~aimwrap.AIM`; left in the mode that it was in.
+        model: an :class:`~aimwrap.AIM`; left in the mode that it was in. Inside ``torch.compile``, the masks are
+            checked on the model that was compiled, and the logits on what the compiler made of it.
         images: (N, C, H, W), as the model takes them; take at least a hundred for the measurements, of the test set.
         plain: the plain classifier to compare with: a CNN that ends in global average pooling and one linear layer (a
             norm in between, as in ConvNeXt, makes its class activation map an approximation), or a function from images
             to logits (N, K) and heatmaps (N, h, w).
         batch_size: images per forward pass.
         measure_pixels: False leaves the measurements out.
-        seed: of the controls and of the checks' random features; torch's own generator is not touched.
+        seed: of the controls and of the checks' random features. The random states of the CPU and of CUDA devices are
+            left as they were.
 
     Returns:
         The checks, ``passed`` if all hold, and the measurements.
 
     Raises:
-        TypeError: if the model is no AIM.
+        TypeError: if the model is no AIM, or images, ``plain`` or ``batch_size`` are of the wrong type.
         ValueError: if there are no images, or ``plain``'s class activation map cannot be found.
 
     Example:
         >>> import torchvision
         >>> from aimwrap import AIM
         >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3])
-        >>> verify(model, torch.randn(4, 3, 64, 64)).passed
+        >>> verify(model, torch.randn(4, 3, 64, 64), measure_pixels=False).passed
         True
     """
     aim = unwrap(model)
-    if not isinstance(images, Tensor) or len(images) == 0:
-        raise ValueError("images must be a tensor (N, C, H, W) of at least one image; a hundred give useful intervals")
+    _check_arguments(images, batch_size)
+    batches = images.split(batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    with evaluating(aim), _kept_random_state():
+        checks = (*_merge(_checks(model, aim, batch, generator) for batch in batches),)
+        if not measure_pixels:
+            return Verification(checks, (), math.nan)
+        return Verification(checks, *_measure(aim, batches, _plain(plain), checks[0], generator))
+
+
+def _check_arguments(images: Tensor, batch_size: int) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}; torch.stack makes one")
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image, got none; a hundred or more give useful intervals")
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+        raise TypeError(f"batch_size must be an int, got {batch_size!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    batches = images.split(batch_size)
-    with evaluating(aim), torch.random.fork_rng(devices=_devices(images)):
-        torch.manual_seed(seed)
-        checks = (*_merge(_checks(aim, batch) for batch in batches),)
-        survival: tuple[Survival, ...] = ()
-        area = math.nan
-        if measure_pixels:
-            survival, area = _measure(aim, batches, _plain(plain) if plain is not None else None)
-    return Verification(checks, survival, area)
 
 
 # ---- The guarantees -------------------------------------------------------------------------------------------------
 
 
-def _checks(aim: AIM, images: Tensor) -> list[Check]:
+def _checks(model: nn.Module, aim: AIM, images: Tensor, generator: torch.Generator) -> list[Check]:
+    before = _under_one_seed(aim, images)
     return [
         _finite(aim, images),
-        _binary(aim, images),
+        _binary(before),
         _repeatable(aim, images),
-        *(_masked_features_move_nothing(aim, images, stage) for stage in aim.stages),
-        _contributions_add_up(aim, images),
+        *(_masked_features_move_nothing(aim, images, stage, before, generator) for stage in aim.stages),
+        _contributions_add_up(model, aim, images),
     ]
 
 
@@ -201,9 +216,9 @@ def _finite(aim: AIM, images: Tensor) -> Check:
     return Check(name, True, "maps, mask logits, masked features and logits are")
 
 
-def _binary(aim: AIM, images: Tensor) -> Check:
+def _binary(output: AIMOutput) -> Check:
     name = "masks are exactly 0 or 1"
-    for stage, mask in aim(images).masks.items():
+    for stage, mask in output.masks.items():
         if not ((mask == 0) | (mask == 1)).all():
             return Check(name, False, f"the mask of stage {stage!r} holds other values: it is soft, and hides nothing")
     return Check(name, True, "at every stage")
@@ -221,11 +236,15 @@ def _repeatable(aim: AIM, images: Tensor) -> Check:
     return Check(name, True, "the same bits twice")
 
 
-def _masked_features_move_nothing(aim: AIM, images: Tensor, stage: Stage) -> Check:
+def _masked_features_move_nothing(
+    aim: AIM, images: Tensor, stage: Stage, before: AIMOutput, generator: torch.Generator
+) -> Check:
     """Replace the stage's features where its mask is 0, under the same random numbers: no bit may differ."""
     name = f"features outside the mask of stage {stage!r} move no logit"
-    before = _under_one_seed(aim, images)
-    with _disturbed(aim, stage, before.masks[stage]):
+    outside = int((before.masks[stage] == 0).sum())
+    if outside == 0:
+        return Check(name, True, "not tested: the mask is open everywhere")
+    with _disturbed(aim, stage, before.masks[stage], generator):
         after = _under_one_seed(aim, images)
     reached = [
         what
@@ -238,25 +257,34 @@ def _masked_features_move_nothing(aim: AIM, images: Tensor, stage: Stage) -> Che
     if reached:
         how = "its mask is not applied, or something between mask and classifier mixes positions"
         return Check(name, False, f"where the mask is 0, they reach {', '.join(reached)}: {how}")
-    return Check(name, True, "to the bit")
+    return Check(name, True, f"to the bit, {outside} positions of {before.masks[stage].numel()} replaced")
 
 
 def _under_one_seed(aim: AIM, images: Tensor) -> AIMOutput:
-    with torch.random.fork_rng(devices=_devices(images)):
-        torch.manual_seed(0)
+    """A run whose random numbers, should any be drawn, are the same each time."""
+    with _kept_random_state():
+        torch.default_generator.manual_seed(0)
+        if images.is_cuda:
+            torch.cuda.manual_seed(0)
         output: AIMOutput = aim(images)
     return output
 
 
 @contextmanager
-def _disturbed(aim: AIM, stage: Stage, mask: Tensor) -> Iterator[None]:
+def _kept_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        yield
+
+
+@contextmanager
+def _disturbed(aim: AIM, stage: Stage, mask: Tensor, generator: torch.Generator) -> Iterator[None]:
     """Large random features at the stage's masked positions, before the mask is applied."""
     index = aim.stages.index(stage)
 
     def disturb(module: nn.Module, args: Any, result: tuple[list[Tensor], list[Tensor]]) -> Any:
         features, evidence = list(result[0]), result[1]
-        with torch.random.fork_rng(devices=_devices(mask)):  # a noise left on must meet the same random numbers
-            noise = 100 * torch.randn_like(features[index])
+        noise = torch.empty_like(features[index])  # of the same memory format, or sums come in another order
+        noise.copy_(100 * torch.randn(noise.shape, generator=generator))
         features[index] = torch.where(mask == 0, noise, features[index])
         return features, evidence
 
@@ -267,70 +295,106 @@ def _disturbed(aim: AIM, stage: Stage, mask: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def _contributions_add_up(aim: AIM, images: Tensor) -> Check:
+def _contributions_add_up(model: nn.Module, aim: AIM, images: Tensor) -> Check:
+    """Against the logits of the model's own forward, which is what people call."""
     name = "contributions add up to the logits"
-    try:
+    if not isinstance(aim.classifier, nn.Linear):
+        how = "behind anything but one nn.Linear a logit is no sum over positions"
+        return Check(name, False, f"model.classifier must be one nn.Linear, got {type(aim.classifier).__name__}: {how}")
+    with _exact_matmul():
         explanation = explain(aim, images)
-    except TypeError as error:
-        return Check(name, False, str(error))
+        output = model(images)
+        logits = output.logits if isinstance(output, AIMOutput) else output
+        size = _size_of_terms(aim, images)
     bound = ROUNDING[explanation.logits.dtype]
     rebuilt = explanation.contributions.sum((2, 3)) + explanation.bias
-    scale = explanation.contributions.abs().sum((2, 3)) + explanation.bias.abs()
-    miss = ((rebuilt - explanation.logits).abs() / scale.clamp(min=1e-12)).max().item()
+    miss = ((rebuilt - logits).abs() / size.clamp(min=torch.finfo(torch.float32).tiny)).max().item()
     if not miss <= bound:
         how = "something, such as a norm or a non-linearity, stands between the pooled map and the logits"
-        return Check(name, False, f"off by {miss:.1e} of their size, where rounding allows {bound:g}: {how}")
+        return Check(name, False, f"off by {miss:.1e} of their terms, where rounding allows {bound:g}: {how}")
     outside = (explanation.contributions * (explanation.merged_mask == 0)).abs().max().item()
     if outside > 0:
         how = "a stage's mask is not applied before the maps are merged"
         return Check(name, False, f"positions outside the merged mask add up to {outside:.1e}, not 0: {how}")
-    parts = torch.stack(list(explanation.stage_contributions.values())).sum(0)
-    gap = (parts - explanation.contributions).abs().max().item()
-    if gap > bound * max(1.0, explanation.contributions.abs().max().item()):
+    parts = sum(share.sum((2, 3)) for share in explanation.stage_contributions.values()) + explanation.bias
+    gap = ((parts - rebuilt).abs() / size.clamp(min=torch.finfo(torch.float32).tiny)).max().item()
+    if not gap <= bound:
         return Check(name, False, f"the stages' shares miss the whole by {gap:.1e}: fuse() adds more than masked maps")
-    return Check(name, True, f"within {miss:.1e}, and are 0 outside the merged mask")
+    return Check(name, True, f"within {miss:.1e} of their terms, and are 0 outside the merged mask")
+
+
+def _size_of_terms(aim: AIM, images: Tensor) -> Tensor:
+    """What a logit's terms add up to without their signs, (N, K): rounding is a share of this, not of the logit."""
+    assert isinstance(aim.classifier, nn.Linear)
+    features = aim.forward_masks(aim.forward_backbone(images))
+    pooled = pool(features.fused.abs(), features.merged_mask, aim.pooling).float()
+    size = pooled @ aim.classifier.weight.abs().float().T
+    return size if aim.classifier.bias is None else size + aim.classifier.bias.abs().float()
+
+
+@contextmanager
+def _exact_matmul() -> Iterator[None]:
+    """Without the reduced precision (TF32) that training may allow for speed."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 # ---- The measurements -----------------------------------------------------------------------------------------------
 
 
+class _Plain(NamedTuple):
+    """The plain model's logits, and its logits with heatmaps."""
+
+    logits: Callable[[Tensor], Tensor]
+    explained: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 def _measure(
-    aim: AIM, batches: tuple[Tensor, ...], plain: Callable[[Tensor], tuple[Tensor, Tensor]] | None
-) -> tuple[tuple[Survival, ...], float]:
+    aim: AIM, batches: tuple[Tensor, ...], plain: _Plain | None, finite: Check, generator: torch.Generator
+) -> tuple[tuple[Survival, ...], float, str]:
+    if not finite.passed:
+        return (), math.nan, finite.detail
     survived: dict[tuple[str, str, str], list[bool]] = {}
     areas: list[Tensor] = []
-    for images, other in zip(_with_progress(batches), _strangers(batches), strict=True):
+    for images, other in zip(_with_progress(batches), _strangers(batches, generator), strict=True):
         features = aim.forward_masks(aim.forward_backbone(images))
-        masks = features.masks
         predicted = aim.forward_head(features).logits.argmax(1)
         region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
         areas.append(region.mean((1, 2, 3)))
         fillings = _fillings(images, other)
-        for name, kept in (("merged mask", region), ("moved mask", _moved(region))):
+        for name, kept in (("merged mask", region), ("moved mask", _moved(region, generator))):
             for filling, pixels in fillings.items():
-                filled = torch.where(kept > 0, images, pixels)
-                for how, given in (("fixed", masks), ("recomputed", None)):
-                    same = aim(filled, given).logits.argmax(1) == predicted
+                maps = aim.forward_backbone(torch.where(kept > 0, images, pixels))
+                for how, given in (("fixed", features.masks), ("recomputed", None)):
+                    same = aim.forward_head(aim.forward_masks(maps, given)).logits.argmax(1) == predicted
                     survived.setdefault((name, filling, how), []).extend(same.tolist())
         if plain is not None:
-            logits, heatmap = plain(images)
+            logits, heatmap = _checked_plain(plain.explained(images), len(images))
             kept = _highest(heatmap, region)
             for filling, pixels in fillings.items():
-                same = plain(torch.where(kept > 0, images, pixels))[0].argmax(1) == logits.argmax(1)
+                same = plain.logits(torch.where(kept > 0, images, pixels)).argmax(1) == logits.argmax(1)
                 survived.setdefault(("plain CAM", filling, "none"), []).extend(same.tolist())
+    area = torch.cat(areas).mean().item()
+    if not 0.005 < area < 0.995:
+        state = "empty" if area < 0.5 else "open everywhere"
+        return (), area, f"the masks are {state}, so every row would say the same; see MaskHealth for the remedy"
     rows = tuple(
         Survival(*key, sum(same) / len(same), *_wilson_interval(sum(same), len(same)), len(same))
         for key, same in survived.items()
     )
-    return rows, torch.cat(areas).mean().item()
+    return rows, area, ""
 
 
-def _strangers(batches: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+def _strangers(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:
     """For each image another one, along one random cycle through all of them; none where there is but one."""
     images = torch.cat(batches)
     if len(images) < 2:
         return (None,)
-    order = torch.randperm(len(images))
+    order = torch.randperm(len(images), generator=generator)
     strangers: tuple[Tensor, ...] = images[order.roll(1)[order.argsort()]].split(len(batches[0]))
     return strangers
 
@@ -357,11 +421,13 @@ def _fillings(images: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
     return fillings
 
 
-def _moved(region: Tensor) -> Tensor:
+def _moved(region: Tensor, generator: torch.Generator) -> Tensor:
     """The same shape elsewhere: each image's region rolled by a random step of at least a quarter of each side."""
     moved = []
     for one in region:
-        steps = [int(torch.randint(side // 4, side - side // 4 + 1, ())) for side in one.shape[-2:]]
+        steps = [
+            int(torch.randint(side // 4, side - side // 4 + 1, (), generator=generator)) for side in one.shape[-2:]
+        ]
         moved.append(one.roll(steps, (1, 2)))
     return torch.stack(moved)
 
@@ -382,32 +448,54 @@ def _wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _plain(plain: PlainModel) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+_FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"
+
+
+def _plain(plain: PlainModel | None) -> _Plain | None:
     """A plain classifier's logits and class activation map, from its last map and its linear layer."""
+    if plain is None:
+        return None
     if not isinstance(plain, nn.Module):
-        return plain
-    if isinstance(plain, AIM):
-        raise TypeError("plain must be the classifier without AIM, got an AIM")
-    tapped = tap_backbone(plain, [3], final=True)
+        if not callable(plain):
+            raise TypeError(f"plain must be a classifier, or a function, got {type(plain).__name__}; {_FUNCTION_FORM}")
+        return _Plain(lambda images: plain(images)[0], plain)
+    inner = getattr(plain, "_orig_mod", getattr(plain, "module", plain))
+    if isinstance(inner, AIM):
+        raise TypeError("plain must be the classifier without AIM, got an AIM; pass the backbone trained by itself")
+    try:
+        tapped = tap_backbone(inner, [3], final=True)
+    except (TypeError, ValueError) as error:
+        name = type(inner).__name__
+        raise ValueError(f"plain's last feature map cannot be found in {name}; {_FUNCTION_FORM}") from error
     assert tapped.final is not None
     channels = tapped.final.channels
-    layers = [m for m in plain.modules() if isinstance(m, nn.Linear) and m.in_features == channels]
+    layers = [m for m in inner.modules() if isinstance(m, nn.Linear) and m.in_features == channels]
     if not layers or layers[-1].out_features != tapped.num_classes:
         raise ValueError(
             "plain must end in global average pooling and one linear layer, so that it has a class activation map; "
-            f"{type(plain).__name__} has no nn.Linear({channels}, {tapped.num_classes}) behind its last map. "
-            "Pass a function from images to (logits, heatmaps) instead"
+            f"{type(inner).__name__} has no nn.Linear({channels}, {tapped.num_classes}) behind its last map: "
+            f"{_FUNCTION_FORM}"
         )
     weight = layers[-1].weight
 
-    def logits_and_heatmap(images: Tensor) -> tuple[Tensor, Tensor]:
-        with evaluating(plain):
-            logits = plain(images)
+    def logits_of(images: Tensor) -> Tensor:
+        with evaluating(inner):
+            logits: Tensor = inner(images)
+        return logits
+
+    def explained(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits_of(images)
+        with evaluating(inner):
             features = tapped.backbone(images)[FINAL]
         return logits, class_activation_map(features, weight, logits.argmax(1))
 
-    return logits_and_heatmap
+    return _Plain(logits_of, explained)
 
 
-def _devices(images: Tensor) -> list[torch.device]:
-    return [images.device] if images.device.type == "cuda" else []
+def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:
+    shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result).__name__
+    if not isinstance(result, tuple) or len(result) != 2 or result[0].ndim != 2 or result[1].ndim != 3:
+        raise ValueError(f"plain must return logits ({images}, K) and heatmaps ({images}, h, w), got {shapes}")
+    if not result[1].isfinite().all():
+        raise ValueError("plain's heatmaps must be finite, got NaN or infinity; check its weights and the images")
+    return result

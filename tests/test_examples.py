@@ -27,6 +27,7 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.filterwarnings("ignore::aimwrap.MaskHealthWarning")  # two epochs on noise
 def test_plain_pytorch_example_runs(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

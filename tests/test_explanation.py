@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from zoo import BACKBONES, NUM_CLASSES, HeadConvNet
 
 from aimwrap import AIM, Explanation, explain
+from aimwrap.attribution import LogitsView
 
 QUICK = ["tiny", "head_conv", "parameters", "tv_resnet18", "convnext_atto", "tf_efficientnet_lite0"]  # others: slow
 
@@ -171,9 +172,19 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert ((got.contributions.sum((2, 3)) + got.bias - got.logits).abs() <= tolerance * scale).all()
 
 
+def test_autocast_does_not_round_the_shares() -> None:
+    """The map may come in half precision; what is made of it does not."""
+    model, images = aim(pooling="all"), torch.randn(2, 3, 97, 97)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = explain(model, images)
+        fused = model.forward_masks(model.forward_backbone(images)).fused.float()
+    by_hand = torch.einsum("kd,ndhw->nkhw", model.classifier.weight, fused) / fused[0, 0].numel()
+    torch.testing.assert_close(got.contributions, by_hand, rtol=1e-5, atol=1e-7)
+
+
 def test_wrappers_are_looked_through() -> None:
     model, images = aim(), torch.randn(1, 3, 64, 64)
-    for outer in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+    for outer in (nn.DataParallel(model), torch.compile(model, backend="eager"), LogitsView(model)):
         assert torch.equal(explain(outer, images).contributions, explain(model, images).contributions)
 
 
@@ -194,7 +205,7 @@ def test_classes_that_do_not_exist(classes: list[int]) -> None:
         explain(aim(), torch.randn(1, 3, 64, 64), classes)
 
 
-@pytest.mark.parametrize("classes", [3, [0.5], [[1]], [True, False]])
+@pytest.mark.parametrize("classes", [3, [0.5], [[1]], [True, False], [], "cat", {1, 2}])
 def test_classes_of_another_kind(classes: object) -> None:
     with pytest.raises(ValueError, match="classes must be a list of class numbers"):
         explain(aim(), torch.randn(1, 3, 64, 64), classes)

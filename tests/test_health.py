@@ -90,10 +90,88 @@ def test_images_of_several_sizes() -> None:
 def test_frozen_masks_are_off_tau_and_do_not_move() -> None:
     health = MaskHealth(0.1)
     for epoch in range(3):
-        health.update(output({2: random_masks(0.6), 3: random_masks(0.1)}), training=False)
-        assert symptoms(health) == ([] if epoch == 0 else [(2, "frozen")])  # stage 3 stands still where it should
+        for training in (True, False):
+            health.update(output({2: random_masks(0.6), 3: random_masks(0.1)}), training=training)
+        assert symptoms(health) == [(2, "frozen" if epoch else "off tau")]  # stage 3 stands still where it should
+    for training in (True, False):
+        health.update(output({2: random_masks(0.6, seed=1), 3: random_masks(0.1)}), training=training)
+    assert symptoms(health) == [(2, "off tau")]  # moved
     health.update(output({2: random_masks(0.6, seed=1), 3: random_masks(0.1)}), training=False)
-    assert symptoms(health) == []  # moved
+    assert symptoms(health) == [(2, "off tau")]  # nothing was trained in between
+
+
+def test_frozen_compares_the_first_batch() -> None:
+    health, said = MaskHealth(0.1), []
+    for last in (1, 2):
+        health.update(output({3: random_masks(0.6)}), training=True)
+        for seed in (0, last):
+            health.update(output({3: random_masks(0.6, seed=seed)}), training=False)
+        said.append(symptoms(health))
+    assert said == [[(3, "off tau")], [(3, "frozen")]]
+
+
+@pytest.mark.parametrize(
+    ("tau", "area", "said"),
+    [
+        (0.25, 0.34, []),
+        (0.25, 0.37, ["off tau"]),  # 0.4 tau = 0.1
+        (0.25, 0.13, ["off tau"]),
+        (0.05, 0.09, []),  # 0.05 counts more than 0.4 tau = 0.02
+        (0.05, 0.12, ["off tau"]),
+    ],
+)
+def test_off_tau_is_what_the_sweep_calls_unhealthy(tau: float, area: float, said: list[str]) -> None:
+    mask = torch.zeros(4, 1, 10, 10).flatten(1)
+    for n in range(4):
+        mask[n, n : n + round(100 * area)] = 1
+    health = MaskHealth(tau)
+    health.update(output({3: mask.view(4, 1, 10, 10)}), training=False)
+    assert [symptom for _, symptom in symptoms(health)] == said
+    health.update(output({3: mask.view(4, 1, 10, 10)}), training=True)
+    assert symptoms(health) == []  # training masks are noisy, and judged by the extremes only
+
+
+def test_all_or_nothing() -> None:
+    mask = random_masks(0.25, images=40)
+    mask[:9], mask[9:36] = 1, 0
+    health = MaskHealth(0.25)
+    health.update(output({3: mask}), training=False)
+    assert symptoms(health) == [(3, "all or nothing")]
+    mask[9:14] = random_masks(0.25, images=5)
+    health.update(output({3: mask}), training=False)
+    assert symptoms(health) == []  # 31 of 40
+
+
+@pytest.mark.parametrize(
+    ("tau", "trained", "said"),
+    [
+        (0.25, 0.04, "all off"),
+        (0.25, 0.06, "open only in training"),
+        (0.06, 0.018, "all off"),
+        (0.06, 0.05, "open only in training"),
+    ],
+)
+def test_open_in_training_means_a_fifth_of_tau_and_more_than_nothing(tau: float, trained: float, said: str) -> None:
+    health = MaskHealth(tau)
+    mask = torch.zeros(1, 1, 25, 40).flatten()
+    mask[: round(1000 * trained)] = 1
+    health.update(output({3: mask.view(1, 1, 25, 40)}), training=True)
+    health.update(output({3: torch.zeros(2, 1, 25, 40)}), training=False)
+    assert symptoms(health) == [(3, said)]
+
+
+def test_masks_that_are_to_be_open_everywhere_may_be_the_same() -> None:
+    health = MaskHealth(1.0)
+    health.update(output({3: random_masks(0.97, 1).expand(4, -1, -1, -1)}), training=False)
+    assert symptoms(health) == []
+
+
+def test_asking_without_having_looked_is_no_error() -> None:
+    for tau in (AIMLoss((0.25, 0.25)), (0.25, 0.25), 0.25):
+        health = MaskHealth(tau)
+        assert health.warn() == []
+        health.update(output({2: random_masks(0.25)[:0], 3: random_masks(0.25)[:0]}), training=False)  # an empty batch
+        assert health.warn() == []
 
 
 def test_values_that_are_not_finite() -> None:
@@ -147,13 +225,16 @@ def test_a_fresh_model_is_healthy() -> None:
     with torch.no_grad():
         for _ in range(3):
             health.update(model(torch.randn(8, 3, 160, 160)), training=False)
-    assert not {"all on", "all off", "not finite"} & {finding.symptom for finding in health.report()}
+    assert health.report() == []
 
 
 def test_tau_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match="tau"):
         MaskHealth(1.5)
+    with pytest.raises(TypeError, match="tau must be the AIMLoss, a float, or one per stage, got HeadConvNet"):
+        MaskHealth(HeadConvNet())
     health = MaskHealth((0.1, 0.2, 0.3))
-    health.update(output({3: random_masks(0.25)}), training=False)
     with pytest.raises(ValueError, match="tau must be one value or one per stage: the outputs have 1, tau has 3"):
-        health.report()
+        health.update(output({3: random_masks(0.25)}), training=False)
+    with pytest.raises(TypeError, match="output must be what an AIM returns, an AIMOutput, got Tensor"):
+        health.update(torch.zeros(2, 3), training=False)

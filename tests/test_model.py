@@ -325,10 +325,13 @@ def test_temperature_shapes_the_gradient_only() -> None:
         model = aim(temperature=temperature).train()
         output = model(torch.randn(2, 3, 64, 64))
         masks.append(output.masks[3])
-        output.masks[3].sum().backward()
-        gradients.append(model.mask_estimators["stage_3"].how_much.bias.grad.clone())
+        through_features = torch.autograd.grad(output.logits.sum(), model.mask_estimators["stage_3"].where.weight)
+        torch.manual_seed(5)
+        model(torch.randn(2, 3, 64, 64)).masks[3].sum().backward()
+        gradients.append((model.mask_estimators["stage_3"].how_much.bias.grad.clone(), *through_features))
     assert torch.equal(*masks)
-    assert not torch.allclose(*gradients)
+    for one, other in zip(*gradients, strict=True):
+        assert not torch.allclose(one, other)
 
 
 @pytest.mark.parametrize("seed", range(5))
