@@ -10,22 +10,30 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bootstrap import Estimate, by_setting, difference, estimate
 from study import PARTS, RESULTS, TIES, read_results
 from variants import Config
 
+from aimwrap.plot import Result, plot_results, plot_scatter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ASSETS = Path(__file__).parents[2] / "docs" / "assets"
 
 Run = dict[str, Any]
+SHOWN_PARTS = ("headline", "paper-head", "oracle")
 HEADLINE = [
-    ("linear probe, its best setting", None),
+    ("linear probe, its best setting", "plain"),
     ("masks held open, feature-preserving head", {"method": "open", "head": "feature-preserving"}),
     ("**AIM**, feature-preserving head, tau 0.1", {"method": "aim", "head": "feature-preserving", "tau": 0.1}),
+    ("**AIM**, the same, its best setting", "aim"),
     ("**AIM**, feature-preserving head, tau 0.25", {"method": "aim", "head": "feature-preserving", "tau": 0.25}),
     ("masks held open, paper head", {"method": "open", "head": "paper"}),
     ("**AIM**, paper head, tau 0.25", {"method": "aim", "head": "paper", "tau": 0.25}),
+    ("linear probe without any background (oracle)", {"method": "oracle"}),
 ]
 SHOWN: dict[str, Any] = {"method": "aim", "head": "feature-preserving", "tau": 0.1}
 
@@ -40,19 +48,21 @@ def main() -> None:
         else:
             (RESULTS / f"{name}.md").write_text(f"{table}\n")
     if not only_print:
-        draw()
+        records = [record for part in SHOWN_PARTS for record in read_results(RESULTS / f"{part}.jsonl")]
+        draw(records, search_of(records, read_results(RESULTS / "aim-search.jsonl")))
 
 
 def tables() -> dict[str, str]:
     """Every table, by the name of its file; those without results are left out."""
     results = {part: read_results(RESULTS / f"{part}.jsonl") for part in PARTS}
-    results["headline"] += results["paper-head"]
+    results["headline"] += results["paper-head"] + results["oracle"]
+    search = search_of(results["headline"], results["aim-search"])
     written = {}
     if results["headline"]:
         written |= {
-            "headline": headline(results["headline"]),
-            "gains": gains(results["headline"]),
-            "plain-search": plain_search(results["headline"]),
+            "headline": headline(results["headline"], search),
+            "gains": gains(results["headline"], search),
+            "search": search_table(search),
             "survival": survival(results["headline"]),
         }
     if results["ablations"]:
@@ -65,48 +75,43 @@ def tables() -> dict[str, str]:
 # ---- Tables ---------------------------------------------------------------------------------------------------------
 
 
-def headline(records: Sequence[Run]) -> str:
+def headline(records: Sequence[Run], search: Sequence[Run]) -> str:
     rows = []
     for tie in TIES:
-        for name, wanted in HEADLINE:
-            runs = best_plain(records, tie) if wanted is None else pick(records, tie=tie, **wanted)
-            if not runs:
-                continue
+        for name, runs in headline_rows(records, search, tie):
             masked = "precision" in runs[0]["images"]
             cells = [interval(estimate(runs, m)) for m in ("accuracy", "worst_group", "pointing", "pointing_matched")]
             cells.append(f"{mean(runs, 'area'):.2f}" if masked else "1")
             cells += [interval(estimate(runs, m)) if masked else "" for m in ("precision", "recall")]
-            rows.append([f"{tie:.0%}", name, *cells])
+            rows.append([f"{100 * tie:.0f} %", f"{name}{few(runs)}", *cells])
     header = ["tie", "", "accuracy", "worst group", "pointing", "pointing at 5 × 5", "area"]
     return markdown([*header, "mask precision", "mask recall"], rows)
 
 
-def gains(records: Sequence[Run]) -> str:
+def gains(records: Sequence[Run], search: Sequence[Run]) -> str:
     rows = []
     for tie in TIES:
-        plain = best_plain(records, tie)
-        for name, wanted in HEADLINE[1:]:
-            assert wanted is not None
-            runs = pick(records, tie=tie, **wanted)
-            if len(runs) < 2 or len(runs) > len(plain):
-                continue
+        plain = best_of(search, "plain", tie)
+        for name, runs in headline_rows(records, search, tie)[1:]:
             cells = []
             for measure in ("accuracy", "worst_group", "pointing_matched"):
                 gain = difference(runs, plain, measure)
                 wins = sum(value > 0 for value in gain.seeds)
                 cells.append(f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {wins} of {len(gain.seeds)}")
-            rows.append([f"{tie:.0%}", name, *cells])
+            rows.append([f"{100 * tie:.0f} %", f"{name}{few(runs)}", *cells])
     return markdown(["tie", "minus the best linear probe", "accuracy", "worst group", "pointing at 5 × 5"], rows)
 
 
-def plain_search(records: Sequence[Run]) -> str:
+def search_table(search: Sequence[Run]) -> str:
     rows = []
-    for tie in TIES:
-        for runs in by_setting(records, lambda c, tie=tie: c["method"] == "plain" and c["tie"] == tie).values():
-            config = runs[0]["config"]
-            cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing")]
-            rows.append([f"{tie:.0%}", str(config["epochs"]), f"{config['learning_rate']:g}", *cells])
-    return markdown(["tie", "epochs", "learning rate", "accuracy", "worst group", "pointing"], rows)
+    for method, name in (("plain", "linear probe"), ("aim", "**AIM**, tau 0.1")):
+        for tie in TIES:
+            for runs in by_setting(search, lambda c, m=method, t=tie: (c["method"], c["tie"]) == (m, t)).values():
+                config = runs[0]["config"]
+                cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing_matched")]
+                setting = [str(config["epochs"]), f"{config['learning_rate']:g}"]
+                rows.append([f"{100 * tie:.0f} %", f"{name}{few(runs)}", *setting, *cells])
+    return markdown(["tie", "", "epochs", "learning rate", "accuracy", "worst group", "pointing at 5 × 5"], rows)
 
 
 def survival(records: Sequence[Run]) -> str:
@@ -124,7 +129,7 @@ def survival(records: Sequence[Run]) -> str:
                     if (row["region"], row["masks"], row["filling"]) == (region, masks, filling)
                 ]
                 cells.append(plus_minus(rates))
-            rows.append([f"{tie:.0%}", region, masks, *cells])
+            rows.append([f"{100 * tie:.0f} %", region, masks, *cells])
     return markdown(["tie", "pixels kept", "masks", "rest: mean colour", "rest: blur", "rest: another image"], rows)
 
 
@@ -150,8 +155,8 @@ def fine_tuned(records: Sequence[Run]) -> str:
         name = "plain" if config["method"] == "plain" else "**AIM**, feature-preserving head, tau 0.1"
         cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing_matched")]
         cells += [deviation(runs, m) if m in runs[0] else "" for m in ("area", "precision")]
-        rows.append([f"{config['tie']:.0%}", f"{config['backbone_rate']:g}", config["norms"], name, *cells])
-    rows.sort(key=lambda row: (row[0] != "95%", float(row[1]), row[2]))
+        rows.append([f"{100 * config['tie']:.0f} %", f"{config['backbone_rate']:g}", config["norms"], name, *cells])
+    rows.sort(key=lambda row: (row[0] != "95 %", float(row[1]), row[2]))
     header = ["tie", "backbone's rate", "BatchNorm", "", "accuracy", "worst group", "pointing at 5 × 5", "area"]
     return markdown([*header, "mask precision"], rows)
 
@@ -172,10 +177,30 @@ def pick(records: Sequence[Run], **wanted: Any) -> list[Run]:
     return sorted(chosen, key=lambda run: run["config"]["seed"])
 
 
-def best_plain(records: Sequence[Run], tie: float) -> list[Run]:
-    """The linear probe's setting with the best worst group, picked on the test itself: in plain's favour."""
-    settings = by_setting(records, lambda c: c["method"] == "plain" and c["tie"] == tie).values()
+def search_of(headline: Sequence[Run], aim_search: Sequence[Run]) -> list[Run]:
+    """Every setting that plain and AIM were tried with."""
+    aim = [run for tie in TIES for run in pick(headline, tie=tie, **SHOWN)]
+    return [*(run for run in headline if run["config"]["method"] == "plain"), *aim, *aim_search]
+
+
+def best_of(search: Sequence[Run], method: str, tie: float) -> list[Run]:
+    """The setting with the best worst group, picked on the test itself, in either method's favour."""
+    settings = by_setting(search, lambda c: c["method"] == method and c["tie"] == tie).values()
     return max(settings, key=lambda runs: (len(runs), mean(runs, "worst_group")), default=[])
+
+
+def headline_rows(records: Sequence[Run], search: Sequence[Run], tie: float) -> list[tuple[str, list[Run]]]:
+    """Names and runs of the rows that there are results for."""
+    rows = [
+        (name, best_of(search, wanted, tie) if isinstance(wanted, str) else pick(records, tie=tie, **wanted))
+        for name, wanted in HEADLINE
+    ]
+    return [(name, runs) for name, runs in rows if runs]
+
+
+def few(runs: Sequence[Run]) -> str:
+    """A remark where not all five seeds were run."""
+    return "" if len(runs) >= 5 else f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
 
 
 # ---- Cells ----------------------------------------------------------------------------------------------------------
@@ -207,8 +232,47 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # ---- Figures --------------------------------------------------------------------------------------------------------
 
 
-def draw() -> None:
-    """The figures of the page."""
+def draw(records: Sequence[Run], search: Sequence[Run]) -> None:
+    """The figures of the page, from the headline's runs."""
+    draw_results(records, search).savefig(ASSETS / "found-results.png", dpi=110)
+    draw_scatter(records, search).savefig(ASSETS / "found-scatter.png", dpi=110)
+
+
+def draw_results(records: Sequence[Run], search: Sequence[Run]) -> Figure:
+    """Every headline row as a dot with its interval."""
+    measures = {"accuracy": "accuracy", "worst_group": "worst group", "pointing_matched": "pointing at 5 × 5"}
+    panels: dict[tuple[str, str], list[Result]] = {}
+    baseline = HEADLINE[0][0]
+    for tie in TIES:
+        for measure, shown in measures.items():
+            rows = panels.setdefault((f"{100 * tie:.0f} % tie", shown), [])
+            for name, runs in headline_rows(records, search, tie):
+                rows.append(Result(name.replace("*", ""), *estimate(runs, measure)))
+    chance = {"pointing at 5 × 5": statistics.mean(run["chance"] for run in records)}
+    return plot_results(
+        panels,
+        baseline=baseline,
+        interval="95 % bootstrap over cut-outs",
+        chance=chance,
+        title="Stamps: a frozen tf_efficientnet_lite0",
+    )
+
+
+def draw_scatter(records: Sequence[Run], search: Sequence[Run]) -> Figure:
+    """Energy pointing of every test image at a 100 % tie, on the plain network's grid, all seeds together."""
+    plain = {run["config"]["seed"]: run["images"] for run in best_of(search, "plain", 1.0)}
+    aim = {run["config"]["seed"]: run["images"] for run in pick(records, tie=1.0, **SHOWN)}
+    seeds = sorted(plain.keys() & aim.keys())
+    assert all(plain[seed]["cutout"] == aim[seed]["cutout"] for seed in seeds)
+    return plot_scatter(
+        [value for seed in seeds for value in plain[seed]["pointing_matched"]],
+        [value for seed in seeds for value in aim[seed]["pointing_matched"]],
+        groups=[group for seed in seeds for group in plain[seed]["group"]],
+        group_names=["bird on water", "bird on land", "mammal on water", "mammal on land"],
+        chance=statistics.mean(run["chance"] for run in pick(records, tie=1.0, **SHOWN)),
+        measure="energy pointing at 5 × 5",
+        names=("linear probe", "AIM"),
+    )
 
 
 if __name__ == "__main__":
