@@ -27,7 +27,7 @@ Symptom = Literal[
 
 # Within this of 0 or 1 an area is as good as none or all, unless tau itself is.
 _EDGE = 0.02
-# While tau is still on its way down, areas follow late: "all on" is said only below this.
+# While tau is still on its way down, areas follow late: above this, only masks that are off are reported.
 _LATE = 0.7
 # Share of images that are fully on or fully off, from which on a mask chooses images and not positions.
 _MOST = 0.9
@@ -136,14 +136,15 @@ class MaskHealth:
     Feed it outputs of training and of evaluation, and ask for a report now and then, once per epoch for instance. Most
     symptoms only show in evaluation, since noise keeps a training mask lively. A few batches are enough. A mask is
 
-    - *all on*, or *all off*: less than 2 % away from it, where tau is not. While tau is being annealed, "all on" is
-      said only once tau is below 0.7;
+    - *all on*, or *all off*: less than 2 % away from it, where tau is not;
     - *open only in training*: off in evaluation, and not in training;
     - *all or nothing*: fully on or fully off in nine of ten images;
     - *frozen*: off tau, and bit for bit the same on the first evaluation batch as in the last report, though there was
       training in between (show it the same images first each time);
     - the *same for every image*, bit for bit, in evaluation;
     - *off tau*: in evaluation and after the annealing, more than max(0.05, 0.4 tau) away from it.
+
+    While tau is being annealed and still above 0.7, masks follow late, and only those that are off are reported.
 
     Args:
         tau: the area the masks are to have: the :class:`~aimwrap.AIMLoss`, whose annealed tau is then followed, a
@@ -239,12 +240,15 @@ class MaskHealth:
             return []
         where = "in evaluation" if evaluation else "in training"
         area = seen.mean_area
+        early = annealing and tau >= _LATE
         symptom: Symptom | None = None
         if area > 1 - _EDGE:
-            symptom = "all on" if tau < (_LATE if annealing else 1 - 2 * _EDGE) else None
+            symptom = "all on" if tau < 1 - 2 * _EDGE and not early else None
         elif area < _EDGE and tau > 2 * _EDGE:
             opened = training is not None and evaluation is not None and training.mean_area > max(_EDGE, 0.2 * tau)
             symptom = "open only in training" if opened else "all off"
+        elif early:
+            pass  # most masks are still fully open, and the same for all images, as they should be
         elif seen.all_or_nothing:
             symptom = "all or nothing"
         elif training is not None and evaluation is not None and self._frozen(stage, tau, evaluation):

@@ -196,6 +196,26 @@ def test_masks_may_be_open_while_tau_is_on_its_way() -> None:
     assert said == [[], [], *[[(2, "all on")]] * 4]  # tau 1, 0.81; then 0.625, 0.44, 0.25, 0.25
 
 
+def test_masks_that_are_only_beginning_to_close_are_left_in_peace() -> None:
+    """At tau 0.81 most are still fully on, or alike."""
+    criterion = AIMLoss(tau=0.25)
+    schedule, health = TauScheduler(criterion, anneal_epochs=4), MaskHealth(criterion)
+    schedule.step()
+    mostly_open = torch.ones(20, 1, 10, 10)
+    mostly_open[:2, :, :3] = 0  # 18 of 20 fully on, mean area 0.97
+    alike = torch.ones(20, 1, 10, 10)
+    alike[:, :, 0, :5] = 0
+    for training in (True, False):
+        health.update(output({2: mostly_open, 3: alike}), training=training)
+    assert symptoms(health) == []
+    for _ in range(4):
+        schedule.step()
+    health = MaskHealth(criterion)
+    for training in (True, False):
+        health.update(output({2: mostly_open, 3: alike}), training=training)
+    assert symptoms(health) == [(2, "all or nothing"), (3, "same for every image")]
+
+
 def test_warnings_name_stage_area_and_remedy() -> None:
     health = MaskHealth(0.25)
     health.update(output({"layer4": random_masks(1.0)}), training=False)
