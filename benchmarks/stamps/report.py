@@ -30,7 +30,7 @@ HEADLINE = [
     ("linear probe, its best setting", "plain"),
     ("masks held open, feature-preserving head", {"method": "open", "head": "feature-preserving"}),
     ("**AIM**, feature-preserving head, tau 0.1", {"method": "aim", "head": "feature-preserving", "tau": 0.1}),
-    ("**AIM**, the same, its best setting", "aim"),
+    ("**AIM**, feature-preserving head, tau 0.1, its best setting", "aim"),
     ("**AIM**, feature-preserving head, tau 0.25", {"method": "aim", "head": "feature-preserving", "tau": 0.25}),
     ("masks held open, paper head", {"method": "open", "head": "paper"}),
     ("**AIM**, paper head, tau 0.25", {"method": "aim", "head": "paper", "tau": 0.25}),
