@@ -88,7 +88,7 @@ def run(
         backbone,
         tau=case.tau,
         num_classes=2,
-        head=case.head,  # type: ignore[arg-type]
+        head=case.head,
         labels_move_area=labels_move_area,
     ).train()
     criterion = AIMLoss(tau=model.tau)

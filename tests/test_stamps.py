@@ -59,7 +59,7 @@ class Made:
 
     def stamps(self, split: str, tie: float = 0.95, seed: int = 0, image_size: int = 48, **arguments: Any) -> Stamps:
         arguments = {"num_images": 40, **arguments}
-        return Stamps(split, tie, seed, image_size, folder=self.folder, sources=self.sources, **arguments)  # type: ignore[arg-type]
+        return Stamps(split, tie, seed, image_size, folder=self.folder, sources=self.sources, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_labels_and_places_are_those_of_the_lists_and_none_is_left_out(made: Mad
     for index in range(len(data)):
         assert made.sources.cutouts[data.cutouts[index]].label == data.labels[index]
         assert made.sources.photographs[data.photographs[index]].place == data.places[index]
-    cutouts, photographs = split_sources(made.sources, split, 0)  # type: ignore[arg-type]
+    cutouts, photographs = split_sources(made.sources, split, 0)
     assert set(data.cutouts.tolist()) == {*cutouts[0].tolist(), *cutouts[1].tolist()}
     assert set(data.photographs.tolist()) == {*photographs[0].tolist(), *photographs[1].tolist()}
 
@@ -177,12 +177,12 @@ def test_images_depend_on_seed_and_index_alone(made: Made) -> None:
     images, labels, places, object_masks = first.stacked()
     torch.manual_seed(1)
     np.random.seed(1)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr]
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
     again = made.stamps("train", seed=3)
     assert torch.equal(again[7].image, images[7]) and torch.equal(again[7].object_mask, object_masks[7])
     assert torch.equal(labels, again.labels) and torch.equal(places, again.places)
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert (np.random.get_state()[1] == states[1]).all()  # type: ignore[index]
+    assert (np.random.get_state()[1] == states[1]).all()
     assert not torch.equal(made.stamps("train", seed=4)[7].image, images[7])
     assert not torch.equal(made.stamps("test", seed=3)[7].image, images[7])
     assert not torch.equal(images[6], images[7])

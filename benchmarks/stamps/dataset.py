@@ -174,7 +174,7 @@ def split_sources(
     places = [(photograph.place, photograph.path) for photograph in sources.photographs]
     cutouts = tuple(_part(animals, label, split, rng, "animals of label") for label in (0, 1))
     photographs = tuple(_part(places, place, split, rng, "photographs of place") for place in (0, 1))
-    return cutouts, photographs  # type: ignore[return-value]
+    return cutouts, photographs
 
 
 def _part(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,6 @@ HEADLINE = [
     ("linear probe without any background (oracle)", {"method": "oracle"}),
 ]
 SHOWN: dict[str, Any] = {"method": "aim", "head": "feature-preserving", "tau": 0.1}
-SHOWN_ROW = 2  # of HEADLINE; AIM's best setting gets a row only where it is another
 
 
 def main() -> None:
@@ -50,14 +49,18 @@ def main() -> None:
         else:
             (RESULTS / f"{name}.md").write_text(f"{table}\n")
     if not only_print:
-        records = [record for part in SHOWN_PARTS for record in read_results(RESULTS / f"{part}.jsonl")]
+        records = shown_records()
         draw(records, search_of(records, read_results(RESULTS / "aim-search.jsonl")))
+
+
+def shown_records() -> list[Run]:
+    """The runs behind the headline's table and figures."""
+    return [record for part in SHOWN_PARTS for record in read_results(RESULTS / f"{part}.jsonl")]
 
 
 def tables() -> dict[str, str]:
     """Every table, by the name of its file; those without results are left out."""
-    results = {part: read_results(RESULTS / f"{part}.jsonl") for part in PARTS}
-    results["headline"] += results["paper-head"] + results["oracle"]
+    results = {part: read_results(RESULTS / f"{part}.jsonl") for part in PARTS} | {"headline": shown_records()}
     search = search_of(results["headline"], results["aim-search"])
     written = {}
     if results["headline"]:
@@ -199,8 +202,11 @@ def headline_rows(records: Sequence[Run], search: Sequence[Run], tie: float) -> 
         (name, best_of(search, wanted, tie) if isinstance(wanted, str) else pick(records, tie=tie, **wanted))
         for name, wanted in HEADLINE
     ]
-    shown = pick(records, tie=tie, **SHOWN)
-    return [(name, runs) for i, (name, runs) in enumerate(rows) if runs and (runs != shown or i == SHOWN_ROW)]
+    unique: list[tuple[str, list[Run]]] = []  # AIM's best setting gets a row only where it is another
+    for name, runs in rows:
+        if runs and all(runs != other for _, other in unique):
+            unique.append((name, runs))
+    return unique
 
 
 def few(runs: Sequence[Run]) -> str:
@@ -230,8 +236,8 @@ def plus_minus(values: Sequence[float]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    line: Callable[[Sequence[str]], str] = lambda cells: f"| {' | '.join(cells)} |"  # noqa: E731
-    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 # ---- Figures --------------------------------------------------------------------------------------------------------

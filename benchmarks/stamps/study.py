@@ -27,10 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
-from variants import Config, Data, Outcome, load_backbone, load_data, train
+from variants import Config, Data, Outcome, load_data, train
 
 from aimwrap import AIM, verify
-from aimwrap.metrics import energy_pointing_game, worst_group_accuracy
+from aimwrap.demo.backbone import load_pretrained_backbone
+from aimwrap.metrics import energy_pointing_game, mask_precision, mask_recall, worst_group_accuracy
 
 RESULTS = Path(__file__).parent / "results"
 TIES = (0.95, 1.0)
@@ -130,7 +131,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     path = RESULTS / f"{arguments.part}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    backbone = load_backbone()
+    backbone = load_pretrained_backbone()
     for seed, tie in itertools.product(arguments.seeds, arguments.ties or ties_of(arguments.part)):
         done = [record["config"] for record in read_results(path)]
         missing = [config for config in PARTS[arguments.part](tie, seed) if config.key not in done]
@@ -184,7 +185,9 @@ def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
         "pointing_matched": rounded(matched),
     }
     if outcome.merged_mask is not None:
-        precision, recall = overlap(outcome.merged_mask, test.object_masks)
+        # an empty mask has precision 0; no object is empty
+        precision = mask_precision(outcome.merged_mask, test.object_masks, empty=0.0)
+        recall = mask_recall(outcome.merged_mask, test.object_masks)
         record |= {
             "area": outcome.merged_mask.mean().item(),
             "precision": precision.mean().item(),
@@ -192,13 +195,6 @@ def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
         }
         images |= {"precision": rounded(precision), "recall": rounded(recall)}
     return record | {"images": images}
-
-
-def overlap(mask: Tensor, object_masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Precision and recall of a mask (N, 1, h, w) against the objects' pixels; an empty mask has precision 0."""
-    wide = F.interpolate(mask, size=object_masks.shape[-2:], mode="nearest")
-    inside = (wide * object_masks).sum((1, 2, 3))
-    return inside / wide.sum((1, 2, 3)).clamp(min=1), inside / object_masks.sum((1, 2, 3)).clamp(min=1)
 
 
 def survival(outcome: Outcome, data: tuple[Data, Data], backbone: torch.nn.Module, seed: int) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from dataset import Stamps
 from torch import Tensor, nn
 
 from aimwrap import AIM, AIMLoss, MaskEstimator, TauScheduler
-from aimwrap.demo.backbone import MEAN_AND_STD, load_pretrained_backbone
+from aimwrap.demo.backbone import MEAN_AND_STD
 from aimwrap.metrics import class_activation_map
 from aimwrap.top_down import FeaturePreservingTopDown, resize_to, union
 
@@ -132,7 +132,7 @@ def train(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outco
 
 def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
     train_set, test_set = data
-    classifier = nn.Linear(backbone.num_features, 2)  # type: ignore[arg-type]
+    classifier = nn.Linear(backbone.num_features, 2)
     groups = [{"params": classifier.parameters(), "lr": config.learning_rate}]
     if config.backbone_rate:
         groups.append({"params": backbone.parameters(), "lr": config.backbone_rate})
@@ -223,10 +223,10 @@ def build(config: Config, backbone: nn.Module) -> AIM:
         list(config.stages),
         config.tau,
         num_classes=2,
-        head=config.head,  # type: ignore[arg-type]
+        head=config.head,
         mask_width=config.mask_width,
-        mask_norm=config.mask_norm,  # type: ignore[arg-type]
-        pooling=config.pooling,  # type: ignore[arg-type]
+        mask_norm=config.mask_norm,
+        pooling=config.pooling,
         temperature=config.temperature,
         labels_move_area=config.labels_move_area,
     )
@@ -268,7 +268,3 @@ class MergedMasks(FeaturePreservingTopDown):
             else:
                 fused, merged = finer, mask
         return fused, merged
-
-
-def load_backbone() -> nn.Module:
-    return load_pretrained_backbone()

@@ -182,18 +182,18 @@ def test_options_are_handed_on() -> None:
         {"resolution": (2, 3)},
         {"interpolation": "nearest"},
     ):
-        metric: Any = EnergyPointingGame(**options)  # type: ignore[arg-type]
+        metric: Any = EnergyPointingGame(**options)
         metric.update(heatmaps, objects)
-        expected = functions.energy_pointing_game(heatmaps, objects, **options)  # type: ignore[arg-type]
+        expected = functions.energy_pointing_game(heatmaps, objects, **options)
         torch.testing.assert_close(metric.per_image()["energy_pointing"], expected, equal_nan=True, rtol=0, atol=0)
         assert not torch.equal(expected[5:], functions.energy_pointing_game(heatmaps, objects)[5:]), options
     for options in ({"threshold": 0.9}, {"tolerance": 0}, {"interpolation": "nearest"}):
-        metric = PointingGame(**{"tolerance": 1, **options})  # type: ignore[arg-type]
+        metric = PointingGame(**{"tolerance": 1, **options})
         metric.update(heatmaps, objects)
-        expected = functions.pointing_game(heatmaps, objects, **{"tolerance": 1, **options})  # type: ignore[arg-type]
+        expected = functions.pointing_game(heatmaps, objects, **{"tolerance": 1, **options})
         torch.testing.assert_close(metric.per_image(), expected, equal_nan=True)
     for options in ({"threshold": None}, {"threshold": 0.2}, {"empty": 0.5}):
-        metric = MaskOverlap(**options)  # type: ignore[arg-type]
+        metric = MaskOverlap(**options)
         metric.update(data["masks"], objects)
         for name, function in (("precision", "mask_precision"), ("recall", "mask_recall"), ("iou", "mask_iou")):
             expected = getattr(functions, function)(data["masks"], objects, **options)
@@ -216,9 +216,9 @@ def test_a_collection_flattens_the_results() -> None:
 
 def test_errors() -> None:
     with pytest.raises(ValueError, match="negatives must be one of 'clamp', 'abs', 'keep', got 'drop'"):
-        EnergyPointingGame(negatives="drop")  # type: ignore[arg-type]
+        EnergyPointingGame(negatives="drop")
     with pytest.raises(ValueError, match="interpolation must be one of 'bilinear', 'nearest', got 'cubic'"):
-        PointingGame(interpolation="cubic")  # type: ignore[arg-type]
+        PointingGame(interpolation="cubic")
     for names in (["a"], ["a", "a"], ["a", "average"]):
         with pytest.raises(ValueError, match="group_names must be 2 different names, none of them average"):
             GroupAccuracy(2, group_names=names)

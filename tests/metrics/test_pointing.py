@@ -322,7 +322,7 @@ def test_pointing_errors() -> None:
     with pytest.raises(ValueError, match="attribution must be finite"):
         pointing_game(attribution / 0, object_mask)
     with pytest.raises(ValueError, match="interpolation must be one of"):
-        pointing_game(attribution, object_mask, interpolation="cubic")  # type: ignore[arg-type]
+        pointing_game(attribution, object_mask, interpolation="cubic")
 
 
 # --- boxes ---
