@@ -277,3 +277,27 @@ def test_fetch_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     problem = fetch.fetch("cut-outs", made.sources, tmp_path / "to")
     assert problem and "needs apt-get and dpkg" in problem and "tuxpaint-data" in problem
+
+
+def test_centred_cutouts_stand_in_the_middle(made: Made) -> None:
+    for sample in made.stamps("test", placement="centre"):
+        rows, columns = sample.object_mask[0].any(1).nonzero(), sample.object_mask[0].any(0).nonzero()
+        for span in (rows, columns):
+            assert abs((span.min() + span.max()).item() - 47) <= 2
+
+
+def test_cutouts_at_the_edge_are_cut_off_by_a_quarter_to_a_half(made: Made) -> None:
+    whole, cut = made.stamps("test"), made.stamps("test", placement="edge")
+    edges = set()
+    for before, after in zip(whole, cut, strict=True):
+        mask = after.object_mask[0]
+        touched = [mask[:, 0].any(), mask[:, -1].any(), mask[0].any(), mask[-1].any()]
+        edges |= {number for number, touches in enumerate(touched) if touches}
+        assert any(touched)
+        assert 0.4 < mask.sum() / before.object_mask.sum() < 0.85  # the boxes are full: area is what was cut
+    assert edges == {0, 1, 2, 3}
+
+
+def test_placement_is_checked(made: Made) -> None:
+    with pytest.raises(ValueError, match=r"placement must be one of 'anywhere', 'centre', 'edge', got 'corner'"):
+        made.stamps("test", placement="corner")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 
 TRAIN_SHARE = 0.6  # of the animals and of the photographs; the rest are only ever tested on
 NUM_IMAGES = {"train": 1200, "test": 400}
+Placement = Literal["anywhere", "centre", "edge"]
+CUT_OFF = (0.25, 0.5)  # of a cut-out that stands at the edge: as much of its width or height lies outside the image
 LONGEST_SIDE = 1600  # of a decoded photograph: no crop needs more
 MASK_THRESHOLD = 0.5  # of the alpha: where the object begins
 SMALLEST_CROP = 0.15  # of the photograph's shorter side
@@ -69,6 +71,8 @@ class Stamps(Dataset[StampSample]):
         image_size: side of the square images, in pixels.
         num_images: how many; a multiple of 2 in training and of 4 in the test. By default 1,200 and 400.
         object_size: smallest and largest longer side of the cut-out, as shares of the image's side.
+        placement: where the cut-out stands: ``"anywhere"`` inside the image, in its ``"centre"``, or at an ``"edge"``,
+            with a quarter to a half of it outside; the object mask then is of the part inside.
         folder: where ``fetch.py`` put the pictures.
         sources: other lists than the two in this folder.
 
@@ -94,15 +98,17 @@ class Stamps(Dataset[StampSample]):
         *,
         num_images: int | None = None,
         object_size: tuple[float, float] = (0.5, 0.8),
+        placement: Placement = "anywhere",
         folder: Path | str = DOWNLOADS,
         sources: Sources | None = None,
     ) -> None:
-        num_images = _check_arguments(split, tie, image_size, num_images, object_size)
+        num_images = _check_arguments(split, tie, image_size, num_images, object_size, placement)
         self.split = split
         self.tie = tie
         self.seed = seed
         self.image_size = image_size
         self.object_size = object_size
+        self.placement = placement
         sources = read_sources() if sources is None else sources
         check_files(sources, Path(folder))
         members = split_sources(sources, split, seed)
@@ -122,7 +128,7 @@ class Stamps(Dataset[StampSample]):
         """Make image ``index``: the same pixels every time."""
         background, rng = self._draw_background(index)
         cutout = int(self.cutouts[index])
-        colour, alpha = _place_cutout(self._cutouts[cutout], self.image_size, self.object_size, rng)
+        colour, alpha = _place_cutout(self._cutouts[cutout], self.image_size, self.object_size, self.placement, rng)
         image = np.clip(colour + (1 - alpha) * background, 0, 1)
         return StampSample(
             torch.from_numpy(image.transpose(2, 0, 1).copy()),
@@ -191,7 +197,12 @@ def _part(
 
 
 def _check_arguments(
-    split: str, tie: float, image_size: int, num_images: int | None, object_size: tuple[float, float]
+    split: str,
+    tie: float,
+    image_size: int,
+    num_images: int | None,
+    object_size: tuple[float, float],
+    placement: str,
 ) -> int:
     if split not in NUM_IMAGES:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
@@ -204,6 +215,8 @@ def _check_arguments(
             "object_size must be (smallest, largest) with 0.1 <= smallest <= largest <= 1, as shares of the image's "
             f"side, got {object_size}."
         )
+    if placement not in get_args(Placement):
+        raise ValueError(f"placement must be one of {', '.join(map(repr, get_args(Placement)))}, got {placement!r}.")
     num_images = NUM_IMAGES[split] if num_images is None else num_images
     step = 2 if split == "train" else 4
     if num_images < step or num_images % step:
@@ -304,7 +317,7 @@ def _power_to_mean(luma: np.ndarray, mean: float) -> float:
 
 
 def _place_cutout(
-    cutout: Image.Image, image_size: int, object_size: tuple[float, float], rng: Generator
+    cutout: Image.Image, image_size: int, object_size: tuple[float, float], placement: Placement, rng: Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resize, perhaps mirror and place a cut-out.
 
@@ -318,6 +331,19 @@ def _place_cutout(
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     left, top = int(rng.integers(image_size - width + 1)), int(rng.integers(image_size - height + 1))
+    if placement == "centre":
+        left, top = (image_size - width) // 2, (image_size - height) // 2
+    elif placement == "edge":
+        left, top = _at_an_edge(left, top, width, height, image_size, rng)
     whole = np.zeros((image_size, image_size, 4), np.float32)
-    whole[top : top + height, left : left + width] = pixels
+    inside = whole[max(top, 0) : top + height, max(left, 0) : left + width]
+    inside[:] = pixels[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
     return whole[..., :3], whole[..., 3:]
+
+
+def _at_an_edge(left: int, top: int, width: int, height: int, image_size: int, rng: Generator) -> tuple[int, int]:
+    """Move a cut-out over one of the four edges, by a share of its width or height; the other coordinate stays."""
+    cut, edge = rng.uniform(*CUT_OFF), int(rng.integers(4))
+    if edge < 2:
+        return (-round(cut * width) if edge == 0 else image_size - width + round(cut * width)), top
+    return left, (-round(cut * height) if edge == 2 else image_size - height + round(cut * height))

@@ -10,16 +10,18 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from dataset import Stamps
+from bottom_up import BottomUp
+from dataset import Placement, Stamps
 from torch import Tensor, nn
 
-from aimwrap import AIM, AIMLoss, MaskEstimator, TauScheduler
+from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator, TauScheduler
 from aimwrap.demo.backbone import MEAN_AND_STD
 from aimwrap.metrics import class_activation_map
+from aimwrap.model import MaskedFeatures
 from aimwrap.top_down import FeaturePreservingTopDown, resize_to, union
 
 STAGES = (1, 2, 3)  # whose maps are cached, with the final one
@@ -30,12 +32,16 @@ class Config:
     """One run; its fields are its key in the results.
 
     Attributes:
-        method: "plain" (a linear classifier on the pooled final map), "open" (AIM with its masks held open), "aim", or
-            "oracle" (plain, on images whose background is replaced by grey: what is left to win).
+        method: "plain" (a linear classifier on the pooled final map), "open" (AIM with its masks held open), "aim",
+            "bottom-up" (the paper's Table 2), or one of two that know the true mask: "oracle" (plain, on images whose
+            background is replaced by grey: what is left to win) and "true mask" (AIM with the true mask on its
+            features: what is left to win by masks on these features).
         tie, seed: of the data; the seed also initialises and orders.
         epochs, learning_rate: of the new modules; AdamW, batches of 32.
         backbone_rate: learning rate of the backbone; 0 keeps it frozen, and its maps are then cached.
         norms: "kept" holds BatchNorm at its ImageNet statistics, "adapted" lets it follow.
+        second_look: the same network then sees the image without the pixels outside its own merged mask; both looks are
+            trained, and the second decides.
         the rest: arguments of AIM, AIMLoss and TauScheduler; ``refinement`` is how the stages' masks become one with
             the feature-preserving head ("concatenation" is the library's own).
     """
@@ -61,6 +67,7 @@ class Config:
     area_per: str = "image"
     labels_move_area: bool = False
     refinement: str = "concatenation"
+    second_look: bool = False
 
     @property
     def key(self) -> dict[str, Any]:
@@ -92,15 +99,28 @@ class Outcome(NamedTuple):
 
 def load_data(tie: float, seed: int, backbone: nn.Module, *, with_maps: bool = True) -> tuple[Data, Data]:
     """The training and the test set of a seed; the maps take about 400 MB and half a minute."""
+    return (
+        load_split("train", tie, seed, backbone, with_maps=with_maps),
+        load_split("test", tie, seed, backbone, with_maps=with_maps),
+    )
+
+
+def load_split(
+    split: Literal["train", "test"],
+    tie: float,
+    seed: int,
+    backbone: nn.Module,
+    *,
+    with_maps: bool = True,
+    placement: Placement = "anywhere",
+) -> Data:
+    """One split, normalised, and the frozen backbone's maps of it."""
+    stamps = Stamps(split, tie, seed, placement=placement)
+    images, labels, places, object_masks = stamps.stacked()
+    images = ((images - MEAN_AND_STD) / MEAN_AND_STD).contiguous(memory_format=torch.channels_last)
     tapping = AIM(backbone, list(STAGES), num_classes=2, head="feature-preserving").eval()
-    splits = []
-    for split in ("train", "test"):
-        stamps = Stamps(split, tie, seed)
-        images, labels, places, object_masks = stamps.stacked()
-        images = ((images - MEAN_AND_STD) / MEAN_AND_STD).contiguous(memory_format=torch.channels_last)
-        maps = maps_of(tapping, images) if with_maps else {}
-        splits.append(Data(images, labels, places, object_masks, stamps.cutouts, maps))
-    return splits[0], splits[1]
+    maps = maps_of(tapping, images) if with_maps else {}
+    return Data(images, labels, places, object_masks, stamps.cutouts, maps)
 
 
 def without_background(data: Data, backbone: nn.Module) -> Data:
@@ -125,7 +145,7 @@ def train(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outco
         backbone = copy.deepcopy(backbone)
     if config.method == "oracle":
         data = (without_background(data[0], backbone), without_background(data[1], backbone))
-    run = _train_plain if config.method in ("plain", "oracle") else _train_aim
+    run = {"plain": _train_plain, "oracle": _train_plain, "bottom-up": _train_bottom_up}.get(config.method, _train_aim)
     outcome = run(config, data, backbone)
     return outcome._replace(seconds=time.perf_counter() - started)
 
@@ -161,35 +181,112 @@ def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module) -
 def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
     train_set, test_set = data
     model = build(config, backbone)
-    criterion = AIMLoss(
-        tau=model.tau, mask_weight=config.mask_weight, stage_weight=config.stage_weight, area_per=config.area_per
-    )
-    schedule = TauScheduler(
-        criterion, anneal_epochs=max(1, round(config.anneal_share * config.epochs)), start=config.tau_start
-    )
-    masks = dict.fromkeys(model.stages, torch.ones(1, 1, 1, 1)) if config.method == "open" else None
+    criterion, schedule = _losses(config, model.tau)
     new = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
-    groups = [{"params": new, "lr": config.learning_rate}]
-    if config.backbone_rate:
-        groups.append({"params": model.backbone.parameters(), "lr": config.backbone_rate})
     model.train()
 
     def loss_of(batch: Tensor) -> Tensor:
-        if config.backbone_rate:
-            maps = model.forward_backbone(train_set.images[batch])
-        else:
-            maps = {name: values[batch] for name, values in train_set.maps.items()}
-        return criterion(model.forward_head(model.forward_masks(maps, masks)), train_set.labels[batch])
+        first, second = looks(config, model, rows_of(train_set, batch))
+        loss = criterion(model.forward_head(first), train_set.labels[batch])
+        if second is not None:
+            loss = loss + F.cross_entropy(model.forward_head(second).logits, train_set.labels[batch])
+        return loss
 
-    _loop(config, loss_of, groups, len(train_set.labels), model.backbone, schedule.step)
+    _loop(config, loss_of, _groups(config, new, model.backbone), len(train_set.labels), model.backbone, schedule.step)
     model.eval()
-    maps = maps_of(model, test_set.images) if config.backbone_rate else test_set.maps
+    outputs, heatmaps, merged = [], [], []
     with torch.no_grad():
-        features = model.forward_masks(maps, masks)
+        for batch in torch.arange(len(test_set.labels)).split(50):
+            first, second = looks(config, model, rows_of(test_set, batch))
+            decisive = first if second is None else second
+            outputs.append(model.forward_head(decisive))
+            shown = class_activation_map(decisive.fused, model.classifier.weight, outputs[-1].logits.argmax(1))
+            heatmaps.append(shown)
+            merged.append(decisive.merged_mask)
+    logits = torch.cat([output.logits for output in outputs])
+    return Outcome(logits, torch.cat(heatmaps), torch.cat(merged), areas_of(outputs), 0.0, model)
+
+
+def looks(config: Config, model: AIM, data: Data) -> tuple[MaskedFeatures, MaskedFeatures | None]:
+    """What the model makes of the images, and, with a second look, of the pixels that its merged mask keeps."""
+    maps = data.maps if not config.backbone_rate else model.forward_backbone(data.images)
+    first = model.forward_masks(maps, given_masks(config, model, data))
+    if not config.second_look:
+        return first, None
+    with torch.set_grad_enabled(bool(config.backbone_rate) and torch.is_grad_enabled()):
+        kept = data.images * resize_to(first.merged_mask, data.images)  # 0 is mid-grey
+        again = model.forward_backbone(kept)
+    return first, model.forward_masks(again, first.selections)
+
+
+def given_masks(config: Config, model: AIM, data: Data) -> dict[Any, Tensor] | None:
+    """Masks to use instead of the estimators' own, by stage: everything, or the object's own cells."""
+    if config.method == "open":
+        return dict.fromkeys(model.stages, torch.ones(1, 1, 1, 1))
+    if config.method == "true mask":
+        return {tap.stage: object_cells(data.object_masks, tap.stride) for tap in model.taps}
+    return None
+
+
+def object_cells(object_masks: Tensor, stride: int) -> Tensor:
+    """Cells of which the object covers at least a half, and the one it covers most: (N, 1, H, W)."""
+    size = object_masks.shape[-1] // stride
+    share = F.adaptive_avg_pool2d(object_masks, size)
+    return (share >= share.amax((2, 3), keepdim=True).clamp(max=0.5)).float()
+
+
+def rows_of(data: Data, batch: Tensor) -> Data:
+    """Some of the images."""
+    rows = [values if isinstance(values, dict) else values[batch] for values in data]
+    return Data(*rows)._replace(maps={name: values[batch] for name, values in data.maps.items()})
+
+
+def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
+    train_set, test_set = data
+    backbone = copy.deepcopy(backbone)  # frozen or not, it is run here, inside the model
+    model = BottomUp(backbone, 2, config.mask_width, config.mask_norm, config.labels_move_area)
+    criterion, schedule = _losses(config, (config.tau, config.tau))
+    new = [*model.mask_estimators.parameters(), *model.classifier.parameters()]
+    inside = nn.ModuleList([model.stage_2, model.stage_3, model.head])
+    inside.requires_grad_(bool(config.backbone_rate))
+    model.train()
+    inside.eval()
+
+    def features_of(data: Data) -> Any:
+        return model(model.stage_2(data.images) if config.backbone_rate else data.maps["2"])
+
+    def loss_of(batch: Tensor) -> Tensor:
+        features = features_of(rows_of(train_set, batch))
+        loss: Tensor = criterion(model.forward_head(features), train_set.labels[batch])
+        return loss
+
+    _loop(config, loss_of, _groups(config, new, inside), len(train_set.labels), inside, schedule.step)
+    model.eval()
+    with torch.no_grad():
+        features = features_of(test_set)
         output = model.forward_head(features)
         heatmap = class_activation_map(features.fused, model.classifier.weight, output.logits.argmax(1))
-    areas = {stage: mask.mean().item() for stage, mask in output.masks.items()}
-    return Outcome(output.logits, heatmap, features.merged_mask, areas, 0.0, model)
+    return Outcome(output.logits, heatmap, features.merged_mask, areas_of([output]), 0.0, model)
+
+
+def _losses(config: Config, tau: tuple[float, ...]) -> tuple[AIMLoss, TauScheduler]:
+    stage_weight = 0.0 if config.method == "bottom-up" else config.stage_weight
+    criterion = AIMLoss(tau=tau, mask_weight=config.mask_weight, stage_weight=stage_weight, area_per=config.area_per)
+    anneal_epochs = max(1, round(config.anneal_share * config.epochs))
+    return criterion, TauScheduler(criterion, anneal_epochs=anneal_epochs, start=config.tau_start)
+
+
+def _groups(config: Config, new: list[nn.Parameter], backbone: nn.Module) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = [{"params": new, "lr": config.learning_rate}]
+    if config.backbone_rate:
+        groups.append({"params": backbone.parameters(), "lr": config.backbone_rate})
+    return groups
+
+
+def areas_of(outputs: Sequence[AIMOutput]) -> dict[int, float]:
+    """Each stage's mean active area over all images."""
+    stages = outputs[0].masks
+    return {stage: torch.cat([output.masks[stage] for output in outputs]).mean().item() for stage in stages}
 
 
 def _loop(

@@ -1,0 +1,77 @@
+"""The paper's Table 3: does a model that was trained on centred objects find them at the edge?
+
+    python benchmarks/stamps/centre_bias.py --seeds 0,1,2
+
+Training shows every animal in the middle of the image; the test shows it there, and over an edge with a quarter to a
+half of it cut off. Places are untied, so that nothing but the position changes. Appends to results/centre-bias.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from study import RESULTS, measure, numbers, read_results
+from tqdm import tqdm
+from variants import Config, Data, Outcome, load_split, train
+
+from aimwrap.demo.backbone import load_pretrained_backbone
+
+UNTIED = 0.5
+PLACEMENTS = ("centre", "anywhere", "edge")
+
+
+def configs(seed: int) -> list[Config]:
+    """The best settings that the study found for the linear probe, and AIM's two."""
+    return [
+        Config("plain", UNTIED, seed, epochs=6, learning_rate=3e-4),
+        Config("plain", UNTIED, seed),
+        Config("open", UNTIED, seed),
+        Config("aim", UNTIED, seed),
+        Config("aim", UNTIED, seed, epochs=6, learning_rate=3e-4),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=numbers(int), default=[0, 1, 2], help="0,1,2 (default)")
+    seeds = parser.parse_args().seeds
+    torch.set_num_threads(1)
+    path = RESULTS / "centre-bias.jsonl"
+    backbone = load_pretrained_backbone()
+    for seed in seeds:
+        done = [record["config"] for record in read_results(path)]
+        missing = [config for config in configs(seed) if config.key not in done]
+        if not missing:
+            continue
+        train_set = load_split("train", UNTIED, seed, backbone, placement="centre")
+        tests = [load_split("test", UNTIED, seed, backbone, placement=placement) for placement in PLACEMENTS]
+        for config in tqdm(missing, desc=f"seed {seed}", unit="run"):
+            outcome = train(config, (train_set, joined(tests)), backbone)
+            with path.open("a") as file:
+                for number, (placement, test) in enumerate(zip(PLACEMENTS, tests, strict=True)):
+                    rows = slice(number * len(test.labels), (number + 1) * len(test.labels))
+                    record = measure(config, part_of(outcome, rows), test) | {"placement": placement}
+                    file.write(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+def joined(tests: list[Data]) -> Data:
+    """Several test sets as one."""
+    maps = {name: torch.cat([test.maps[name] for test in tests]) for name in tests[0].maps}
+    columns = [torch.cat(values) for values in list(zip(*tests, strict=True))[:-1]]
+    return Data(*columns, maps)
+
+
+def part_of(outcome: Outcome, rows: slice) -> Outcome:
+    """What was said about one of them."""
+    mask = outcome.merged_mask
+    return outcome._replace(
+        logits=outcome.logits[rows],
+        heatmap=outcome.heatmap[rows],
+        merged_mask=None if mask is None else mask[rows],
+    )
+
+
+if __name__ == "__main__":
+    main()
