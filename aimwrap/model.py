@@ -58,8 +58,9 @@ class AIM(nn.Module):
         tau: the area each mask is to keep, in (0, 1]: a float, or one per stage in the order of ``stages``. The model
             only declares it; :class:`~aimwrap.AIMLoss` pulls towards it.
         num_classes: K; read off the backbone's classifier if None.
-        head: ``"paper"``, or ``"feature-preserving"``: no new transforms, the masks select positions of the backbone's
-            own final map.
+        head: ``"feature-preserving"``: no new transforms, the masks select positions of the backbone's own final map;
+            or ``"paper"``, to the letter. The study on real photographs set the default: with a perfect tie the
+            paper's head puts its masks on the background.
         width: D, the transforms' common width (paper head only).
         mask_width: hidden channels of the mask estimators.
         mask_norm: norm inside the mask estimators: ``"layer"``, ``"batch"`` or ``"none"``.
@@ -102,7 +103,7 @@ class AIM(nn.Module):
         tau: float | Sequence[float] = 0.25,
         *,
         num_classes: int | None = None,
-        head: Head = "paper",
+        head: Head = "feature-preserving",
         width: int = 256,
         mask_width: int = 32,
         mask_norm: MaskNorm = "layer",
@@ -456,5 +457,5 @@ def _misfit(model: AIM, state: Mapping[str, Any]) -> str:
         return f"the checkpoint is another variant's: {has}"
     head = "paper" if any(key.startswith("top_down.transforms") for key in state) else "feature-preserving"
     if head != model.head:
-        return f"the checkpoint is another variant's: it has the {head} head, this model the {model.head} one"
+        return f"the checkpoint is another variant's: it has the {head} head; build the model with head={head!r}"
     return f"the checkpoint does not fit {model.variant} with {model.num_classes} classes; build the model the same way"

@@ -31,7 +31,7 @@ def test_paper_head_by_hand() -> None:
         the second of those sees the average, one position
     classifiers: twice 7 -> 2 (2 (14 + 2))
     """
-    cost = wrap().cost()
+    cost = wrap(head="paper").cost()
     head = 42 + 448 + 14 + 92 + 228 + 28 + 5 + 32
     macs = 6 * (35 + 441 + 90 + 6 * 36 + 2) + 2 + 28
     assert cost == Cost(

@@ -229,7 +229,7 @@ def test_warnings_name_stage_area_and_remedy() -> None:
 
 
 def test_nothing_keeps_a_graph_and_nothing_changes() -> None:
-    model = AIM(HeadConvNet(), [2, 3], width=8, mask_width=4).train()
+    model = AIM(HeadConvNet(), [2, 3], mask_width=4).train()
     result = model(torch.randn(2, 3, 64, 64))
     health = MaskHealth(AIMLoss(model.tau))
     health.update(result, training=True)
@@ -240,7 +240,7 @@ def test_nothing_keeps_a_graph_and_nothing_changes() -> None:
 
 def test_a_fresh_model_is_healthy() -> None:
     torch.manual_seed(0)
-    model = AIM(HeadConvNet(), [2, 3], width=8, mask_width=16).eval()
+    model = AIM(HeadConvNet(), [2, 3], mask_width=16).eval()
     health = MaskHealth(0.5)
     with torch.no_grad():
         for _ in range(3):

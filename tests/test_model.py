@@ -539,7 +539,7 @@ def test_variant_counts_as_the_paper_does() -> None:
 
 
 def test_convnext_tiny_of_the_acceptance_list() -> None:
-    model = AIM(timm.create_model("convnext_tiny", num_classes=200), stages=[2, 3], tau=0.25)
+    model = AIM(timm.create_model("convnext_tiny", num_classes=200), stages=[2, 3], tau=0.25, head="paper")
     cost = model.cost()
     assert model.num_classes == 200
     assert model.variant == "convnext_tiny+AIM [2, 25%]"
@@ -550,6 +550,10 @@ def test_convnext_tiny_of_the_acceptance_list() -> None:
         output = model.eval()(torch.zeros(1, 3, 224, 224))
     assert [tuple(mask.shape) for mask in output.masks.values()] == [(1, 1, 14, 14), (1, 1, 7, 7)]
     assert output.logits.shape == (1, 200)
+
+
+def test_the_head_of_the_study_is_the_default() -> None:
+    assert AIM(TinyNet(), [2, 3]).head == "feature-preserving"
 
 
 def test_resnet50_of_the_acceptance_list() -> None:
@@ -653,7 +657,7 @@ def test_checkpoint_of_other_stages() -> None:
 
 def test_checkpoint_of_the_other_head() -> None:
     for head, other in (HEADS, HEADS[::-1]):
-        with pytest.raises(RuntimeError, match=f"another variant.* the {other} head, this model the {head} one"):
+        with pytest.raises(RuntimeError, match=f"another variant.* the {other} head; build the model with head=.{other}"):
             aim(head).load_state_dict(aim(other).state_dict())
 
 

@@ -129,7 +129,7 @@ def test_fresh_models_of_many_classes_and_few_positions_pass(classes: int) -> No
     """Logits that nearly cancel: rounding is judged by their terms."""
     for seed in range(3):
         torch.manual_seed(seed)
-        model = AIM(HeadConvNet(), [3], num_classes=classes, width=256, mask_width=4)
+        model = AIM(HeadConvNet(), [3], num_classes=classes, head="paper", mask_width=4)
         found = guarantees(model, torch.randn(32, 3, 64, 64))
         assert found.passed, str(found)
 

@@ -34,7 +34,8 @@ HEADLINE = [
     ("**AIM**, feature-preserving head, tau 0.25", {"method": "aim", "head": "feature-preserving", "tau": 0.25}),
     ("masks held open, paper head", {"method": "open", "head": "paper"}),
     ("**AIM**, paper head, tau 0.25", {"method": "aim", "head": "paper", "tau": 0.25}),
-    ("linear probe without any background (oracle)", {"method": "oracle"}),
+    ("oracle: the object's own mask on the features", {"method": "true mask", "epochs": 6}),
+    ("oracle: linear probe without any background", {"method": "oracle"}),
 ]
 SHOWN: dict[str, Any] = {"method": "aim", "head": "feature-preserving", "tau": 0.1}
 
@@ -74,6 +75,13 @@ def tables() -> dict[str, str]:
         written["ablations"] = ablations(results["ablations"], results["headline"])
     if results["fine-tuned"]:
         written["fine-tuned"] = fine_tuned(results["fine-tuned"])
+    if results["second-look"]:
+        written["second-look"] = second_look(results["second-look"], search)
+    if results["bottom-up"]:
+        written["bottom-up"] = bottom_up(results["bottom-up"], results["headline"])
+    centred = read_results(RESULTS / "centre-bias.jsonl")
+    if centred:
+        written["centre-bias"] = centre_bias(centred)
     return written
 
 
@@ -154,11 +162,58 @@ def ablation_row(name: str, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def fine_tuned(records: Sequence[Run]) -> str:
+def second_look(records: Sequence[Run], search: Sequence[Run]) -> str:
+    """Each setting of AIM with a second look, below the same seeds with one."""
+    rows = []
+    looked = by_setting(records, lambda c: c["second_look"]).values()
+    once = [*search, *(run for run in records if not run["config"]["second_look"])]
+    for twice in looked:
+        config = twice[0]["config"]
+        seeds = [run["config"]["seed"] for run in twice]
+        partner = [run for seed in seeds for run in pick(once, **(config | {"seed": seed, "second_look": False}))]
+        setting = f"tau {config['tau']:g}, {config['epochs']} epochs at {config['learning_rate']:g}"
+        for name, runs in ((f"{setting}, one look", partner), (f"{setting}, second look", twice)):
+            rows.append(ablation_row(f"{name}{few(runs)}", runs))
+    return markdown(["", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
+
+
+def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
+    """Masks inside the backbone, beside AIM with the same tau and seeds."""
     rows = []
     for runs in by_setting(records, lambda c: True).values():
         config = runs[0]["config"]
-        name = "plain" if config["method"] == "plain" else "**AIM**, feature-preserving head, tau 0.1"
+        moved = ", the paper's gradient" if config["labels_move_area"] else ""
+        rows.append(ablation_row(f"bottom-up, tau {config['tau']:g}{moved}{few(runs)}", runs))
+    seeds = {run["config"]["seed"] for run in records}
+    for tau in sorted({run["config"]["tau"] for run in records}, reverse=True):
+        top_down = pick(reference, tie=1.0, **(SHOWN | {"tau": tau}))
+        same = [run for run in top_down if run["config"]["seed"] in seeds]
+        rows.append(ablation_row(f"**AIM**, tau {tau:g}{few(same)}", same))
+    return markdown(["", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
+
+
+def centre_bias(records: Sequence[Run]) -> str:
+    """Trained on centred animals, tested by where they stand."""
+    rows = []
+    for runs in by_setting(records, lambda c: True).values():
+        config = runs[0]["config"]
+        names = {"plain": "linear probe", "open": "masks held open", "aim": "**AIM**, tau 0.1"}
+        setting = f"{names[config['method']]}, {config['epochs']} epochs at {config['learning_rate']:g}"
+        for placement in dict.fromkeys(run["placement"] for run in runs):
+            there = [run for run in runs if run["placement"] == placement]
+            cells = [deviation(there, measure) for measure in ("accuracy", "pointing_matched")]
+            chance = f"{mean(there, 'chance'):.3f}"
+            precision = deviation(there, "precision") if config["method"] == "aim" else ""
+            rows.append([f"{setting}{few(there)}", placement, *cells, chance, precision])
+    return markdown(["", "animals stand", "accuracy", "pointing at 5 × 5", "its chance", "mask precision"], rows)
+
+
+def fine_tuned(records: Sequence[Run]) -> str:
+    names = {"plain": "plain", "open": "masks held open", "aim": "**AIM**, tau 0.1"}
+    rows = []
+    for runs in by_setting(records, lambda c: True).values():
+        config = runs[0]["config"]
+        name = f"{names[config['method']]}{few(runs)}"
         cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing_matched")]
         cells += [deviation(runs, m) if m in runs[0] else "" for m in ("area", "precision")]
         setting = [f"{100 * config['tie']:.0f}{NO_BREAK}%", f"{config['backbone_rate']:g}", config["norms"]]

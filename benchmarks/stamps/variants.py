@@ -97,6 +97,9 @@ class Outcome(NamedTuple):
     model: nn.Module
 
 
+Watch = Callable[[nn.Module, TauScheduler | None], None]
+
+
 def load_data(tie: float, seed: int, backbone: nn.Module, *, with_maps: bool = True) -> tuple[Data, Data]:
     """The training and the test set of a seed; the maps take about 400 MB and half a minute."""
     return (
@@ -137,8 +140,8 @@ def maps_of(model: AIM, images: Tensor) -> dict[str, Tensor]:
     return {name: torch.cat([maps[name] for maps in batches]) for name in batches[0]}
 
 
-def train(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
-    """Train one variant and run it on the test set."""
+def train(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch = lambda *_: None) -> Outcome:
+    """Train one variant and run it on the test set; ``watch`` is given the model after every epoch."""
     started = time.perf_counter()
     torch.manual_seed(config.seed)
     if config.backbone_rate:
@@ -146,11 +149,11 @@ def train(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outco
     if config.method == "oracle":
         data = (without_background(data[0], backbone), without_background(data[1], backbone))
     run = {"plain": _train_plain, "oracle": _train_plain, "bottom-up": _train_bottom_up}.get(config.method, _train_aim)
-    outcome = run(config, data, backbone)
+    outcome = run(config, data, backbone, watch)
     return outcome._replace(seconds=time.perf_counter() - started)
 
 
-def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
+def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch) -> Outcome:
     train_set, test_set = data
     classifier = nn.Linear(backbone.num_features, 2)
     groups = [{"params": classifier.parameters(), "lr": config.learning_rate}]
@@ -164,7 +167,7 @@ def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module) -
         vectors = forward(train_set.images[batch]).mean((2, 3)) if config.backbone_rate else pooled[batch]
         return F.cross_entropy(classifier(vectors), train_set.labels[batch])
 
-    _loop(config, loss_of, groups, len(train_set.labels), backbone)
+    _loop(config, loss_of, groups, len(train_set.labels), backbone, lambda: watch(classifier, None))
     backbone.eval()
     with torch.no_grad():
         if config.backbone_rate:
@@ -178,7 +181,7 @@ def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module) -
     return Outcome(logits, heatmap, None, {}, 0.0, plain)
 
 
-def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
+def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch) -> Outcome:
     train_set, test_set = data
     model = build(config, backbone)
     criterion, schedule = _losses(config, model.tau)
@@ -192,7 +195,11 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> 
             loss = loss + F.cross_entropy(model.forward_head(second).logits, train_set.labels[batch])
         return loss
 
-    _loop(config, loss_of, _groups(config, new, model.backbone), len(train_set.labels), model.backbone, schedule.step)
+    def after_epoch() -> None:
+        schedule.step()
+        watch(model, schedule)
+
+    _loop(config, loss_of, _groups(config, new, model.backbone), len(train_set.labels), model.backbone, after_epoch)
     model.eval()
     outputs, heatmaps, merged = [], [], []
     with torch.no_grad():
@@ -241,7 +248,7 @@ def rows_of(data: Data, batch: Tensor) -> Data:
     return Data(*rows)._replace(maps={name: values[batch] for name, values in data.maps.items()})
 
 
-def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
+def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch) -> Outcome:
     train_set, test_set = data
     backbone = copy.deepcopy(backbone)  # frozen or not, it is run here, inside the model
     model = BottomUp(backbone, 2, config.mask_width, config.mask_norm, config.labels_move_area)
@@ -260,7 +267,11 @@ def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Modul
         loss: Tensor = criterion(model.forward_head(features), train_set.labels[batch])
         return loss
 
-    _loop(config, loss_of, _groups(config, new, inside), len(train_set.labels), inside, schedule.step)
+    def after_epoch() -> None:
+        schedule.step()
+        watch(model, schedule)
+
+    _loop(config, loss_of, _groups(config, new, inside), len(train_set.labels), inside, after_epoch)
     model.eval()
     with torch.no_grad():
         features = features_of(test_set)
@@ -295,7 +306,7 @@ def _loop(
     groups: list[dict[str, Any]],
     num_images: int,
     backbone: nn.Module,
-    after_epoch: Callable[[], None] = lambda: None,
+    after_epoch: Callable[[], None],
 ) -> None:
     optimizer = torch.optim.AdamW(groups)
     order = torch.Generator().manual_seed(config.seed)
