@@ -16,6 +16,7 @@ from .gumbel import perturb, rank_only, straight_through
 from .loss import check_tau
 from .mask_estimator import MaskEstimator, MaskNorm
 from .output import AIMOutput
+from .parameter_groups import parameter_groups
 from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
 from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling, pool
 
@@ -239,6 +240,86 @@ class AIM(nn.Module):
         }
         logits = self.classifier(pool(features.fused, features.merged_mask, self.pooling))  # f_final(O_final), eq. 5
         return AIMOutput(logits, stage_logits, features.masks)
+
+    def freeze_backbone(self, up_to: Stage | None = None) -> AIM:
+        """Stop training the backbone, or the part of it that a stage's map depends on.
+
+        What is frozen also stays in evaluation mode when ``train()`` is called: its norms keep their statistics, its
+        dropout stays off. Freezing another part later adds to the first.
+
+        Args:
+            up_to: one of :attr:`stages`: what comes behind its map goes on training. None freezes the whole backbone.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: if ``up_to`` is none of the stages.
+
+        Example:
+            >>> import torchvision
+            >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3]).freeze_backbone(up_to=2).train()
+            >>> {name.split(".")[0] for name, p in model.backbone.named_parameters() if p.requires_grad}
+            {'layer4'}
+            >>> [model.backbone.get_submodule(name).training for name in ("layer3.0.bn1", "layer4.0.bn1")]
+            [False, True]
+        """
+        if up_to is not None and up_to not in self.stages:
+            raise ValueError(
+                f"up_to must be one of the tapped stages {list(self.stages)}, or None for all, got {up_to!r}"
+            )
+        self.backbone.freeze(None if up_to is None else str(up_to))
+        return self
+
+    def freeze_norm_statistics(self) -> AIM:
+        """Keep the backbone's running statistics (BatchNorm's) as they are while its weights go on training.
+
+        Such norms stay in evaluation mode when ``train()`` is called. On small or biased training sets this matters
+        more than most settings do. It changes nothing where norms have no running statistics, as in ConvNeXt.
+
+        Returns:
+            The model itself.
+        """
+        self.backbone.freeze_statistics()
+        return self
+
+    def unfreeze_backbone(self) -> AIM:
+        """Train the whole backbone again, norm statistics included, with every module in the model's own mode.
+
+        Returns:
+            The model itself.
+        """
+        self.backbone.unfreeze()
+        return self.train(self.training)
+
+    def parameter_groups(
+        self, lr: float, head_lr: float | None = None, mask_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Sort the trainable parameters for an optimiser: each once, by learning rate and weight decay.
+
+        Norms, biases, other vectors and scalars, and the mask estimators get ``weight_decay=0``; the others the
+        optimiser's own. Freeze first: frozen parameters are left out.
+
+        Args:
+            lr: learning rate of the backbone.
+            head_lr: of transforms and classifiers; ``lr`` if None.
+            mask_lr: of the mask estimators; ``head_lr`` if None.
+
+        Returns:
+            Groups with ``name``, ``params``, ``lr`` and perhaps ``weight_decay``, none of them empty.
+
+        Raises:
+            ValueError: if a rate is negative, or nothing is trainable.
+
+        Example:
+            >>> import torch, torchvision
+            >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3])
+            >>> groups = model.parameter_groups(lr=1e-5, head_lr=1e-3)
+            >>> [group["name"] for group in groups]
+            ['backbone', 'backbone, no decay', 'head', 'head, no decay', 'masks, no decay']
+            >>> optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
+        """
+        return parameter_groups(self, lr, head_lr, mask_lr)
 
     def cost(self) -> Cost:
         """Count parameters and multiply-accumulates, beside those of the backbone as it came.

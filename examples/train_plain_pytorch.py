@@ -30,10 +30,8 @@ def main(data: str) -> None:
     criterion = AIMLoss(tau=model.tau).to(device)  # classification losses + 6 * (active area - tau)^2
     schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)  # masks start open: tau 1.0 -> 0.25
     health = MaskHealth(criterion)  # warns when masks die, and says what to do
-    new_modules = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
-    optimizer = torch.optim.AdamW(
-        [{"params": model.backbone.parameters(), "lr": 1e-5}, {"params": new_modules, "lr": 1e-3}]
-    )
+    groups = model.parameter_groups(lr=1e-5, head_lr=1e-3)  # a slow backbone keeps its features local
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
 
     for epoch in range(EPOCHS):
         model.train()

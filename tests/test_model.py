@@ -657,7 +657,8 @@ def test_checkpoint_of_other_stages() -> None:
 
 def test_checkpoint_of_the_other_head() -> None:
     for head, other in (HEADS, HEADS[::-1]):
-        with pytest.raises(RuntimeError, match=f"another variant.* the {other} head; build the model with head=.{other}"):
+        expected = f"another variant.* the {other} head; build the model with head=.{other}"
+        with pytest.raises(RuntimeError, match=expected):
             aim(head).load_state_dict(aim(other).state_dict())
 
 

@@ -119,8 +119,9 @@ class TappedBackbone(nn.Module):
                 if node.op in ("call_module", "get_attr"):
                     self._adopt(model, extractor, node.target)
         self.training = model.training
-        # One attribute, whose name no submodule of a backbone will have.
+        # Attributes whose names no submodule of a backbone will have.
         self._aimwrap_program = _Program(type(model).__name__, dict(nodes), graphs)
+        self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Run the backbone up to its deepest tap.
@@ -134,6 +135,64 @@ class TappedBackbone(nn.Module):
         program = self._aimwrap_program
         maps = program.forwards[self.training](self, images)
         return {name: maps[pair[0] if self.training else pair[1]] for name, pair in program.nodes.items()}
+
+    def freeze(self, up_to: str | None = None) -> None:
+        """Stop training everything, or what one map depends on; such modules stay in evaluation mode.
+
+        Args:
+            up_to: name of a map, or None for the whole backbone.
+        """
+        names = self._names_up_to(up_to)
+        for name in names:
+            owner, _, attribute = name.rpartition(".")
+            part = getattr(self.get_submodule(owner), attribute)
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False)
+            elif isinstance(part, nn.Parameter):
+                part.requires_grad = False
+        modules = dict(self.named_modules())
+        self._aimwrap_frozen |= frozenset(modules if up_to is None else names & modules.keys())
+        self._hold_frozen()
+
+    def freeze_statistics(self) -> None:
+        """Keep norms with running statistics in evaluation mode; their weights go on training."""
+        norms = {name for name, m in self.named_modules() if getattr(m, "running_mean", None) is not None}
+        self._aimwrap_frozen |= norms
+        self._hold_frozen()
+
+    def unfreeze(self) -> None:
+        """Train everything again, from the next :meth:`train` on."""
+        self.requires_grad_(True)
+        self._aimwrap_frozen = frozenset()
+
+    def train(self, mode: bool = True) -> TappedBackbone:
+        """Switch to training or evaluation mode, as ``nn.Module.train`` does, but for what is frozen."""
+        super().train(mode)
+        self._hold_frozen()
+        return self
+
+    def _hold_frozen(self) -> None:
+        for name in self._aimwrap_frozen:
+            for module in self.get_submodule(name).modules():
+                module.training = False
+
+    def _names_up_to(self, name: str | None) -> set[str]:
+        """Names of the modules and tensors that a map depends on, in either mode; all of them for None."""
+        found: set[str] = set()
+        for training, graph in self._aimwrap_program.graphs.items():
+            tapped = next(node for node in graph.nodes if node.op == "output")
+            if name is None:
+                waiting = list(graph.nodes)
+            else:
+                waiting = [tapped.args[0][self._aimwrap_program.nodes[name][0 if training else 1]]]
+            seen: set[fx.Node] = set()
+            while waiting:
+                node = waiting.pop()
+                if node not in seen:
+                    seen.add(node)
+                    waiting.extend(node.all_input_nodes)
+            found |= {str(node.target) for node in seen if node.op in ("call_module", "get_attr")}
+        return found
 
     def _adopt(self, model: nn.Module, extractor: nn.Module, target: str) -> None:
         """Share one module, parameter, buffer or tensor of the backbone under its own name."""

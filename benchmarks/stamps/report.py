@@ -75,6 +75,7 @@ def tables() -> dict[str, str]:
         written["ablations"] = ablations(results["ablations"], results["headline"])
     if results["fine-tuned"]:
         written["fine-tuned"] = fine_tuned(results["fine-tuned"])
+        written["fine-tuned-gains"] = fine_tuned_gains(results["fine-tuned"], search)
     if results["second-look"]:
         written["second-look"] = second_look(results["second-look"], search)
     if results["bottom-up"]:
@@ -106,14 +107,37 @@ def gains(records: Sequence[Run], search: Sequence[Run]) -> str:
     for tie in TIES:
         plain = best_of(search, "plain", tie)
         for name, runs in headline_rows(records, search, tie)[1:]:
-            cells = []
-            for measure in ("accuracy", "worst_group", "pointing_matched"):
-                gain = difference(runs, plain, measure)
-                wins = sum(value > 0 for value in gain.seeds)
-                ends = f"[{gain.low:+.3f},{NO_BREAK}{gain.high:+.3f}]"
-                cells.append(f"{gain.mean:+.3f} {ends}, {wins}{NO_BREAK}of{NO_BREAK}{len(gain.seeds)}")
-            rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *cells])
+            rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *gain_cells(runs, plain)])
     return markdown(["tie", "minus the best linear probe", "accuracy", "worst group", "pointing at 5 × 5"], rows)
+
+
+def gain_cells(runs: Sequence[Run], others: Sequence[Run]) -> list[str]:
+    """Differences by measure, with interval and the number of seeds that gain."""
+    cells = []
+    for measure in ("accuracy", "worst_group", "pointing_matched"):
+        gain = difference(runs, others, measure)
+        wins = sum(value > 0 for value in gain.seeds)
+        ends = f"[{gain.low:+.3f},{NO_BREAK}{gain.high:+.3f}]"
+        cells.append(f"{gain.mean:+.3f} {ends}, {wins}{NO_BREAK}of{NO_BREAK}{len(gain.seeds)}")
+    return cells
+
+
+def fine_tuned_gains(records: Sequence[Run], search: Sequence[Run]) -> str:
+    """AIM with a trained backbone, minus plain trained alike and minus the best linear probe on the same seeds."""
+    rows = []
+    for runs in by_setting(records, lambda c: c["method"] == "aim").values():
+        config = runs[0]["config"]
+        alike = pick(records, **{**config, "method": "plain", "seed": None})
+        setting = [f"{100 * config['tie']:.0f}{NO_BREAK}%", f"{config['backbone_rate']:g}, {config['norms']}"]
+        probes = best_of(search, "plain", config["tie"])
+        for name, others in (("plain, trained alike", alike), ("the best linear probe", probes)):
+            both = {run["config"]["seed"] for run in runs} & {run["config"]["seed"] for run in others}
+            paired = [run for run in runs if run["config"]["seed"] in both]
+            if paired:
+                rows.append([*setting, f"{name}{few(paired)}", *gain_cells(paired, others)])
+    rows.sort(key=lambda row: (not row[0].startswith("95"), row[1]))
+    header = ["tie", "backbone's rate, BatchNorm", "AIM minus", "accuracy", "worst group", "pointing at 5 × 5"]
+    return markdown(header, rows)
 
 
 def search_table(search: Sequence[Run]) -> str:
@@ -150,8 +174,9 @@ def survival(records: Sequence[Run]) -> str:
 def ablations(records: Sequence[Run], reference: Sequence[Run]) -> str:
     seeds = {run["config"]["seed"] for run in records}
     base = [run for run in pick(reference, tie=1.0, **SHOWN) if run["config"]["seed"] in seeds]
-    rows = [ablation_row("none: the row to compare with", base)] if base else []
-    rows += [ablation_row(describe(runs[0]["config"]), runs) for runs in by_setting(records, lambda c: True).values()]
+    rows = [ablation_row(f"none: the row to compare with{few(base)}", base)] if base else []
+    for runs in by_setting(records, lambda c: True).values():
+        rows.append(ablation_row(f"{describe(runs[0]['config'])}{few(runs)}", runs))
     return markdown(["change", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
 
 
@@ -234,8 +259,9 @@ def describe(config: dict[str, Any]) -> str:
 
 
 def pick(records: Sequence[Run], **wanted: Any) -> list[Run]:
-    """The runs whose config has these values, by seed; those of other settings than the plan's are not in the file."""
-    chosen = [run for run in records if all(run["config"][name] == value for name, value in wanted.items())]
+    """The runs whose config has these values, by seed; None stands for any."""
+    given = {name: value for name, value in wanted.items() if value is not None}
+    chosen = [run for run in records if all(run["config"][name] == value for name, value in given.items())]
     return sorted(chosen, key=lambda run: run["config"]["seed"])
 
 
@@ -286,7 +312,7 @@ def deviation(runs: Sequence[Run], measure: str) -> str:
 
 def plus_minus(values: Sequence[float]) -> str:
     if len(values) < 2:
-        return f"{values[0]:.3f} (one seed)"
+        return f"{values[0]:.3f}"
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
