@@ -10,12 +10,14 @@ ICCV 2025). The data flow, and where each part lives::
           -> model            classifiers per stage and for the fused map      (eq. 4, 5)  -> AIMOutput
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
 
-Beside it: health (masks that died), explanation (exact contributions), verification (what is guaranteed, and how far).
+Beside it: inspection (a backbone before it is wrapped), health (masks that died), explanation (exact contributions),
+verification (what is guaranteed, and how far).
 """
 
 from .explanation import Explanation, explain
 from .gumbel import binary_gumbel_softmax
 from .health import MaskFinding, MaskHealth, MaskHealthWarning
+from .inspection import Inspection, inspect_backbone
 from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
 from .mask_estimator import MaskEstimator
 from .model import AIM, MaskedFeatures
@@ -32,6 +34,7 @@ __all__ = [
     "AIMOutput",
     "Check",
     "Explanation",
+    "Inspection",
     "MaskEstimator",
     "MaskFinding",
     "MaskHealth",
@@ -45,5 +48,6 @@ __all__ = [
     "annealed_tau",
     "binary_gumbel_softmax",
     "explain",
+    "inspect_backbone",
     "verify",
 ]

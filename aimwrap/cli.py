@@ -1,17 +1,21 @@
-"""The command line: ``aimwrap demo``. Needs the extra ``demo``."""
+"""The command line: ``aimwrap demo`` and ``aimwrap inspect``. Needs the extra ``cli``; the demo needs ``demo``."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, get_args
 
+import torch
+
 try:
     import typer
 except ImportError as error:
-    raise ImportError('the command line needs typer: pip install "aimwrap[demo]"') from error
+    raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
 
+from .inspection import inspect_backbone
 from .model import Head
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -54,6 +58,33 @@ def demo(
         return
     typer.echo(f"\n{format_report(runs, settings)}\n")
     typer.echo(f"{time.perf_counter() - started:.0f} seconds in all. The picture is in {output}.")
+
+
+@app.command()
+def inspect(
+    backbone: Annotated[str, typer.Argument(help="A timm or torchvision model's name, or package.module:name.")],
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of square images; by default what the model was made for.")
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the images, where --image-size is given.")] = 3,
+    head: Annotated[str, typer.Option(help="The head whose cost is shown: feature-preserving or paper.")] = (
+        "feature-preserving"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show a backbone's stages, how they were found, what AIM on them costs, and the two lines to paste.
+
+    Needs no weights and no data. Exit code 1 says that the backbone cannot be tapped, and the message why.
+    """
+    (chosen,) = parse_heads(head)[:1]
+    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    example_input = None if image_size is None else torch.zeros(1, channels, image_size, image_size)
+    try:
+        found = inspect_backbone(backbone, head=chosen, example_input=example_input)
+    except (TypeError, ValueError) as error:
+        typer.echo(json.dumps({"name": backbone, "error": str(error)}) if as_json else str(error), err=not as_json)
+        raise typer.Exit(1) from error
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -6,7 +6,19 @@ shapes that the probe saw. The user's model is only read.
 """
 
 from .graph import TappedBackbone
-from .probe import count_macs
+from .probe import count_macs, probe
+from .stages import find_stages, number_of_classes
 from .tap import FINAL, Stage, Tap, TappedModel, tap_backbone
 
-__all__ = ["FINAL", "Stage", "Tap", "TappedBackbone", "TappedModel", "count_macs", "tap_backbone"]
+__all__ = [
+    "FINAL",
+    "Stage",
+    "Tap",
+    "TappedBackbone",
+    "TappedModel",
+    "count_macs",
+    "find_stages",
+    "number_of_classes",
+    "probe",
+    "tap_backbone",
+]

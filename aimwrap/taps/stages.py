@@ -29,12 +29,14 @@ class Stages:
         levels_before_stage_0: how many finer resolutions (stem levels) come before stride 4: what the paper's own stage
             count is ahead of ours. One for ResNet, whose stem counts as a stage there; none for ConvNeXt.
         obstacle: why the numbers cannot be trusted, or None.
+        found_by: what the numbers rest on, in words.
     """
 
     nodes: dict[int, Place]
     final: Place | None
     levels_before_stage_0: int
     obstacle: str | None = None
+    found_by: str = "module boundaries"
 
 
 def find_stages(model: nn.Module, probe: Probe) -> Stages:
@@ -53,7 +55,7 @@ def find_stages(model: nn.Module, probe: Probe) -> Stages:
     recorded = _by_feature_info(model, probe)
     if not recorded:
         return ruled
-    return Stages(recorded, ruled.final, ruled.levels_before_stage_0)
+    return Stages(recorded, ruled.final, ruled.levels_before_stage_0, found_by="timm's feature_info")
 
 
 def number_of_classes(model: nn.Module, probe: Probe) -> int | None:

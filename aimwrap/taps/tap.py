@@ -25,12 +25,14 @@ class Tap(NamedTuple):
         node: the module or graph node whose output it is.
         channels: C of its (N, C, H, W).
         stride: pixels of the image per position, to the next power of two where it is near one.
+        size: (H, W) of the map for one of the probed images.
     """
 
     stage: Stage
     node: str
     channels: int
     stride: int
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -164,5 +166,5 @@ def _measure(
             stride = measured.stride(tuple(value.shape))
         except ValueError as error:
             raise ValueError(f"stages: node {node!r} gives no (N, C, H, W) map: {error}; name another node") from error
-        taps.append(Tap(stage, node, value.shape[1], stride))
+        taps.append(Tap(stage, node, value.shape[1], stride, (value.shape[2], value.shape[3])))
     return taps

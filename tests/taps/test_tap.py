@@ -14,7 +14,7 @@ from aimwrap.taps import Tap, tap_backbone
 
 def test_a_tap_is_what_was_measured() -> None:
     tapped = tap_backbone(TinyNet(), [2, 3])
-    assert tapped.taps == (Tap(2, "block2", 16, 16), Tap(3, "block3", 20, 32))
+    assert tapped.taps == (Tap(2, "block2", 16, 16, (14, 14)), Tap(3, "block3", 20, 32, (7, 7)))
     assert tapped.final is None
     assert tapped.num_classes == 7
     assert tapped.parameters == sum(p.numel() for p in TinyNet().parameters())
@@ -52,7 +52,7 @@ def test_graph_nodes_that_are_no_modules_can_be_named() -> None:
 
     model, images = Doubled().eval(), torch.rand(1, 3, 64, 64)
     tapped = tap_backbone(model, ["mul"])
-    assert tapped.taps == (Tap("mul", "mul", 20, 32),)
+    assert tapped.taps == (Tap("mul", "mul", 20, 32, (7, 7)),)
     assert torch.equal(tapped.backbone(images)["mul"], model.features(images))
 
 
