@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -468,8 +469,10 @@ def test_the_layer_found_gives_the_map_that_a_head_would_select_from(
 def test_no_layer_is_guessed(backbone_of: Callable[[str], nn.Module]) -> None:
     with pytest.raises(ValueError, match=r"DenseNet.*'relu' follows 'features.norm5'. Pass layer=.*'features.norm5'"):
         cam_layer_of(backbone_of("tv_densenet"))
-    swin = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [4, 4], num_classes=5)
-    with pytest.raises(ValueError, match=r"SwinTransformer has no last feature map.*channels-last.*Pass layer="):
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=64, embed_dim=12, depths=(1,) * 4, num_heads=(1,) * 4, window_size=2
+    )
+    with pytest.raises(ValueError, match=r"map of SwinTransformer, by 'norm', is laid out as \(N, H, W, C\)"):
         cam_layer_of(swin)
     with pytest.raises(TypeError, match="use LogitsView"):
         cam_layer_of(aim())

@@ -151,6 +151,11 @@ def _small_convnext() -> nn.Module:
     return torchvision.models.ConvNeXt(blocks, num_classes=NUM_CLASSES)
 
 
+def _small_swin() -> nn.Module:
+    """Channels-last maps inside, and attention."""
+    return torchvision.models.SwinTransformer([4, 4], 12, [1] * 4, [1, 2, 4, 8], [2, 2], num_classes=NUM_CLASSES)
+
+
 def _small_densenet() -> nn.Module:
     return torchvision.models.DenseNet(8, (2, 2, 3, 2), 16, num_classes=NUM_CLASSES)
 
@@ -169,6 +174,7 @@ HAND_WRITTEN: dict[str, Callable[[], nn.Module]] = {
 TORCHVISION: dict[str, Callable[[], nn.Module]] = {
     "tv_resnet18": _torchvision("resnet18"),
     "tv_convnext": _small_convnext,
+    "tv_swin": _small_swin,
     "tv_efficientnet_b0": _torchvision("efficientnet_b0"),
     "tv_mobilenet_v3_small": _torchvision("mobilenet_v3_small"),
     "tv_densenet": _small_densenet,

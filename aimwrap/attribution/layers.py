@@ -50,6 +50,12 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
             f"the last feature map of {name} is no module's output: {obstacle}. {_WAY_OUT}, for a map before it"
             f"{_candidates(measured)}; or write the function as a module"
         )
+    if any(call.channels_last for call in measured.root.calls() if call.name == found.final.node):
+        raise ValueError(
+            f"the last feature map of {name}, by {found.final.node!r}, is laid out as (N, H, W, C), which class "
+            f"activation maps would misread. {_WAY_OUT}, whose output is (N, C, H, W), or wrap the model in AIM, "
+            "which permutes it"
+        )
     layer: nn.Module = model.get_submodule(found.final.node)
     return layer
 

@@ -99,9 +99,16 @@ class TappedBackbone(nn.Module):
         model: the backbone whose parameters are shared.
         shadow: its traceable shadow.
         nodes: for each name of a map, its exact node in the train and in the eval graph.
+        channels_last: names of the maps whose nodes give (N, H, W, C); they are permuted.
     """
 
-    def __init__(self, model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        shadow: nn.Module,
+        nodes: dict[str, NodePair],
+        channels_last: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -120,7 +127,7 @@ class TappedBackbone(nn.Module):
                     self._adopt(model, extractor, node.target)
         self.training = model.training
         # Attributes whose names no submodule of a backbone will have.
-        self._aimwrap_program = _Program(type(model).__name__, dict(nodes), graphs)
+        self._aimwrap_program = _Program(type(model).__name__, dict(nodes), channels_last, graphs)
         self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -134,7 +141,8 @@ class TappedBackbone(nn.Module):
         """
         program = self._aimwrap_program
         maps = program.forwards[self.training](self, images)
-        return {name: maps[pair[0] if self.training else pair[1]] for name, pair in program.nodes.items()}
+        tapped = {name: maps[pair[0] if self.training else pair[1]] for name, pair in program.nodes.items()}
+        return {name: x.permute(0, 3, 1, 2) if name in program.channels_last else x for name, x in tapped.items()}
 
     def freeze(self, up_to: str | None = None) -> None:
         """Stop training everything, or what one map depends on; such modules stay in evaluation mode.
@@ -228,15 +236,22 @@ class _Program:
     torch would pickle a graph's code and trace that anew, which opens what had to be kept in one piece.
     """
 
-    def __init__(self, architecture: str, nodes: dict[str, NodePair], graphs: dict[bool, fx.Graph]) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        nodes: dict[str, NodePair],
+        channels_last: frozenset[str],
+        graphs: dict[bool, fx.Graph],
+    ) -> None:
         self.architecture = architecture
         self.nodes = nodes
+        self.channels_last = channels_last
         self.graphs = graphs
         self.forwards = {training: _python_function(graph) for training, graph in graphs.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         packed = {training: _pack(graph) for training, graph in self.graphs.items()}
-        return _unpack_program, (self.architecture, self.nodes, packed)
+        return _unpack_program, (self.architecture, self.nodes, self.channels_last, packed)
 
 
 class _Reference(str):
@@ -250,8 +265,11 @@ class _Function(NamedTuple):
     name: str
 
 
-def _unpack_program(architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]]) -> _Program:
-    return _Program(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
+def _unpack_program(
+    architecture: str, nodes: dict[str, NodePair], channels_last: frozenset[str], packed: dict[bool, list[Any]]
+) -> _Program:
+    graphs = {training: _unpack(graph) for training, graph in packed.items()}
+    return _Program(architecture, nodes, channels_last, graphs)
 
 
 def _pack(graph: fx.Graph) -> list[tuple[Any, ...]]:

@@ -44,13 +44,14 @@ class Place(NamedTuple):
 class Call:
     """One call of a submodule: its name and class, the shapes that went in and came out, and the calls inside it.
 
-    A shape is None where the first argument, or the result, was not a tensor.
+    A shape is None where the first argument, or the result, was not a tensor. Channels-last maps stand as (N, C, H, W).
     """
 
     name: str
     module: nn.Module
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
+    channels_last: bool = False  # whether the output itself is (N, H, W, C)
     children: list[Call] = field(default_factory=list)
 
     @property
@@ -178,7 +179,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         images = _fake_images(shadow, mode, image_shape)
         counter = FlopCounterMode(display=False)
         try:
-            with torch.no_grad(), mode, counter, _recorded_calls(shadow) as root:
+            with torch.no_grad(), mode, counter, _recorded_calls(shadow, image_shape) as root:
                 shadow(images)
         except DataDependentOutputException as error:
             raise ValueError(
@@ -246,9 +247,40 @@ def _fake_images(module: nn.Module, mode: FakeTensorMode, shape: tuple[int, ...]
         return torch.empty(1, *shape[1:], dtype=dtype, device=device)
 
 
+def is_channels_last(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
+    """Whether a 4-D shape is a map of the images laid out as (N, H, W, C): by which sides fit the image's.
+
+    Where both fit, as with few channels, the layout that fits without a rounding wins, and (N, C, H, W) where both do.
+
+    Args:
+        shape: of an output, of any rank.
+        image_shape: (N, C, H, W) of the images that it was made from.
+    """
+    if len(shape) != 4:
+        return False
+    first, last = _misfit(shape[2:], image_shape), _misfit(shape[1:3], image_shape)
+    return last <= STRIDE_TOLERANCE and (first > STRIDE_TOLERANCE or (last == 0 and first > 0))
+
+
+def as_channels_first(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape as (N, C, H, W) where :func:`is_channels_last`, and as it is elsewhere."""
+    return (shape[0], shape[3], *shape[1:3]) if is_channels_last(shape, image_shape) else shape
+
+
+def _misfit(sides: tuple[int, ...], image_shape: tuple[int, ...]) -> float:
+    """How far, in octaves, height and width are from the image's divided by one power of two."""
+    if min(sides) < 1:
+        return math.inf
+    octaves = [math.log2(image / side) for image, side in zip(image_shape[2:], sides, strict=True)]
+    return max(abs(octave - round(octaves[0])) for octave in octaves)
+
+
 @contextmanager
-def _recorded_calls(shadow: nn.Module) -> Iterator[Call]:
+def _recorded_calls(shadow: nn.Module, image_shape: tuple[int, ...]) -> Iterator[Call]:
     """Record the tree of calls of one forward; yields its root, which fills while the forward runs."""
+    def shape_of(value: object) -> tuple[int, ...] | None:
+        return as_channels_first(tuple(value.shape), image_shape) if isinstance(value, Tensor) else None
+
     root = Call("", shadow)
     stack: list[Call] = []
     handles = []
@@ -257,11 +289,13 @@ def _recorded_calls(shadow: nn.Module) -> Iterator[Call]:
         call = Call(name, module) if stack else root
         if stack:
             stack[-1].children.append(call)
-        call.input_shape = _shape(arguments[0] if arguments else None)
+        call.input_shape = shape_of(arguments[0] if arguments else None)
         stack.append(call)
 
     def leave(output: object) -> None:
-        stack.pop().output_shape = _shape(output)
+        call = stack.pop()
+        call.output_shape = shape_of(output)
+        call.channels_last = isinstance(output, Tensor) and is_channels_last(tuple(output.shape), image_shape)
 
     for name, module in shadow.named_modules():
         handles.append(module.register_forward_pre_hook(lambda m, args, name=name: enter(name, m, args)))
@@ -271,10 +305,6 @@ def _recorded_calls(shadow: nn.Module) -> Iterator[Call]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _shape(value: object) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -104,7 +104,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     obstacle = None
     deepest = 0
     for call in _expand(probe.root):
-        obstacle = obstacle or _obstacle(call, probe)
+        obstacle = obstacle or _obstacle(call)
         level = _level(call.output_shape, probe)
         if level is None or _is_global_pool(call):
             continue
@@ -123,15 +123,11 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     return Stages(nodes, probe.place(final[-1]), stem_levels, obstacle)
 
 
-def _obstacle(call: Call, probe: Probe) -> str | None:
+def _obstacle(call: Call) -> str | None:
     """Maps of another layout at the level of stages: their strides would look right and be wrong."""
     shape = call.output_shape
     if shape is not None and len(shape) == 3:
         return f"{call.name!r} works on tokens, {shape}, not on (N, C, H, W) maps"
-    if shape is not None and len(shape) == 4 and _level(shape, probe) is None:
-        channels_last = (shape[0], shape[3], shape[1], shape[2])
-        if (_level(channels_last, probe) or 0) >= 2:
-            return f"{call.name!r} works on channels-last maps, {shape}, not on (N, C, H, W)"
     return None
 
 

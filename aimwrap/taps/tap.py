@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .graph import GraphNames, NodePair, TappedBackbone
-from .probe import Place, Probe, probe, traceable_shadow_of
+from .probe import Place, Probe, as_channels_first, is_channels_last, probe, traceable_shadow_of
 from .stages import Stages, find_stages, number_of_classes
 
 Stage = int | str
@@ -92,14 +92,14 @@ def tap_backbone(
     resolved = {name: names.resolve(place, following_activation=name not in stages) for name, place in wanted.items()}
     nodes = {name: pair for name, (pair, _) in resolved.items()}
     shown = {name: label for name, (_, label) in resolved.items()}
-    taps = _measure(model, measured, stages, shown, nodes)
+    taps, channels_last = _measure(model, measured, stages, shown, nodes)
 
     def order(tap: Tap) -> int:
         position: int = names.eval.index(nodes[str(tap.stage)][1])
         return position
 
     return TappedModel(
-        backbone=TappedBackbone(model, traceable_shadow_of(model, measured.mode), nodes),
+        backbone=TappedBackbone(model, traceable_shadow_of(model, measured.mode), nodes, channels_last),
         taps=tuple(sorted((tap for tap in taps if tap.stage != FINAL), key=lambda tap: (tap.stride, order(tap)))),
         final=next((t for t in taps if t.stage == FINAL), None),
         architecture=type(model).__name__,
@@ -144,27 +144,34 @@ def _place_of(stage: int, found: Stages, architecture: str) -> Place:
 
 def _measure(
     model: nn.Module, measured: Probe, stages: Sequence[Stage], labels: dict[str, str], nodes: dict[str, NodePair]
-) -> list[Tap]:
-    """Channels and strides from a fake run of the extractor itself, held against what the probe saw of each module."""
+) -> tuple[list[Tap], frozenset[str]]:
+    """Channels and strides from a fake run of the extractor itself, held against what the probe saw of each module.
+
+    Returns:
+        The taps, and the names of those whose nodes give channels-last maps.
+    """
     extractor = TappedBackbone(measured.shadow, traceable_shadow_of(model, measured.mode), nodes).eval()
     with torch.no_grad(), measured.mode:
         maps = extractor(measured.fake_images())
     seen = {call.name: call.output_shape for call in measured.root.calls()}
     named = {str(stage): stage for stage in stages} | ({FINAL: FINAL} if FINAL in nodes else {})
-    taps = []
+    taps, channels_last = [], set()
     for name, stage in named.items():
         node, value = labels[name], maps[name]
         if not isinstance(value, Tensor) or value.ndim != 4:
             came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"stages: node {node!r} gives {came}, not a (N, C, H, W) map; name another node")
-        if seen.get(node) is not None and seen[node] != tuple(value.shape):
+        shape = as_channels_first(tuple(value.shape), measured.image_shape)
+        if is_channels_last(tuple(value.shape), measured.image_shape):
+            channels_last.add(name)
+        if seen.get(node) is not None and seen[node] != shape:
             raise ValueError(
-                f"stages: tapping {node!r} through the graph gives {tuple(value.shape)}, but the module gives "
+                f"stages: tapping {node!r} through the graph gives {shape}, but the module gives "
                 f"{seen[node]}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
         try:
-            stride = measured.stride(tuple(value.shape))
+            stride = measured.stride(shape)
         except ValueError as error:
             raise ValueError(f"stages: node {node!r} gives no (N, C, H, W) map: {error}; name another node") from error
-        taps.append(Tap(stage, node, value.shape[1], stride, (value.shape[2], value.shape[3])))
-    return taps
+        taps.append(Tap(stage, node, shape[1], stride, (shape[2], shape[3])))
+    return taps, frozenset(channels_last)

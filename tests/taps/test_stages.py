@@ -165,12 +165,19 @@ def test_vit_is_refused_for_its_tokens() -> None:
         tap(model, [2])
 
 
-def test_swin_is_refused_for_its_layout() -> None:
+def test_swins_channels_last_stages_become_channels_first() -> None:
     with torch.device("meta"):
         model = torchvision.models.swin_t()
-    pattern = r"cannot be trusted on SwinTransformer: .* works on channels-last maps, \(1, 56, 56, 96\)"
-    with pytest.raises(ValueError, match=pattern):
-        tap(model, [2, 3])
+    tapped = tap(model, [0, 1, 2, 3])
+    assert [(t.node, t.channels, t.stride, t.size) for t in tapped.taps] == [
+        ("features.1", 96, 4, (56, 56)),
+        ("features.3", 192, 8, (28, 28)),
+        ("features.5", 384, 16, (14, 14)),
+        ("permute", 768, 32, (7, 7)),
+    ]
+    maps = tapped.backbone.eval()(torch.zeros(1, 3, 224, 192, device="meta"))
+    shapes = [tuple(x.shape[1:]) for x in maps.values()]
+    assert shapes == [(96, 56, 48), (192, 28, 24), (384, 14, 12), (768, 7, 6)]
 
 
 class BackAndForth(TinyNet):

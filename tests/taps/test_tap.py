@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zoo import HeadConvNet, TinyNet
 
 from aimwrap.taps import Tap, tap_backbone
+from aimwrap.taps.probe import is_channels_last
 
 
 def test_a_tap_is_what_was_measured() -> None:
@@ -162,12 +163,31 @@ def test_a_node_that_is_no_map(node: str, came: str) -> None:
         tap_backbone(TinyNet(), [node])
 
 
-def test_a_channels_last_node_is_not_taken_for_a_map() -> None:
+def test_a_named_channels_last_node_becomes_channels_first() -> None:
     """Swin's features.5 gives (N, 14, 14, 384): as (N, C, H, W) that would be 14 channels."""
     with torch.device("meta"):
         model = torchvision.models.swin_t()
-    with pytest.raises(ValueError, match=r"'features.5'.*\(N, C, H, W\)"):
-        tap_backbone(model, ["features.5"])
+    tapped = tap_backbone(model, ["features.5"], example_input=torch.zeros(1, 3, 96, 64))
+    assert tapped.taps == (Tap("features.5", "features.5", 384, 16, (6, 4)),)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels_last"),
+    [
+        ((1, 14, 14, 384), True),
+        ((1, 384, 14, 14), False),
+        ((1, 14, 14, 14), False),  # both fit: as it stands
+        ((1, 28, 28, 24), True),  # 24 is 28 but for a rounding
+        ((1, 24, 28, 28), False),
+        ((1, 24, 27, 27), False),
+        ((1, 197, 768), False),
+        ((1, 3, 50, 384), False),  # neither fits
+        ((1, 1, 1, 768), True),
+        ((1, 768, 1, 1), False),
+    ],
+)
+def test_layout_by_what_fits_the_stride(shape: tuple[int, ...], channels_last: bool) -> None:
+    assert is_channels_last(shape, (1, 3, 224, 224)) == channels_last
 
 
 def test_a_node_whose_graph_contradicts_the_module() -> None:
