@@ -6,7 +6,7 @@ ICCV 2025). The data flow, and where each part lives::
     image -> taps/            the backbone's maps at the chosen stages
           -> mask_estimator   one map -> mask logits A                         (eq. 1)
           -> gumbel           mask logits -> mask B of zeros and ones          (eq. 2)
-          -> top_down         transformed map x mask; coarse to fine, summed   (eq. 3)
+          -> top_down         features x mask, merged coarse to fine           (eq. 3)
           -> model            classifiers per stage and for the fused map      (eq. 4, 5)  -> AIMOutput
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
 

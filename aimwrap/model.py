@@ -48,7 +48,8 @@ class AIM(nn.Module):
     """Wrap a CNN classifier so that it chooses, per image, which positions of its feature maps the decision may use.
 
     The backbone's own classifier is not used: AIM brings classifiers of its own, which have to be trained. The
-    backbone's parameters are shared, not copied, and what lies behind its deepest tap is neither run nor trained.
+    backbone's parameters are shared, not copied. What lies behind its deepest tap, or behind its final map with the
+    feature-preserving head, is neither run nor trained.
 
     Reference: Alshami et al., "AIM: Amending Inherent Interpretability via Self-Supervised Masking", ICCV 2025.
 
@@ -79,8 +80,10 @@ class AIM(nn.Module):
 
     Attributes:
         tau: the declared areas, one float per stage, shallow to deep.
-        taps: what was tapped: stage, node, channels and stride, shallow to deep.
-        variant: the model's name in the paper's notation and count, such as ``"ResNet+AIM [3, 25%]"``.
+        taps: what was tapped: stage, node, channels, stride and size, shallow to deep.
+        classified: the backbone's final map, which the feature-preserving head selects from; None with the paper's.
+        variant: the stages and areas in the paper's notation and count, such as ``"ResNet+AIM [3, 25%]"``, whatever
+            the head.
 
     Raises:
         TypeError: if the backbone or a stage is of the wrong type.
@@ -142,6 +145,7 @@ class AIM(nn.Module):
         self.pooling: Pooling = pooling
         self.temperature = temperature
         self.in_channels = tapped.image_shape[0]
+        self.classified = tapped.final
         self.variant = f"{architecture}+AIM {_notation(tapped, self.tau)}"
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
 
@@ -357,6 +361,9 @@ class AIM(nn.Module):
             f"stage {tap.stage!r}: {tap.node}, {tap.channels} channels, stride {tap.stride}, tau {area:g}"
             for tap, area in zip(self.taps, self.tau, strict=True)
         ]
+        if self.classified is not None:
+            final = self.classified
+            taps.append(f"classified: {final.node}, {final.channels} channels, stride {final.stride}")
         try:
             taps.append(str(self.cost()))
         except (RuntimeError, TypeError) as error:  # a model that cannot run as it is can still be looked at
@@ -406,11 +413,11 @@ class AIM(nn.Module):
                 f"{expected}, got {images.shape[1]} channels; channels come second (images.permute(0, 3, 1, 2) turns "
                 "channels-last ones), and example_input= wraps a backbone for another number of them"
             )
-        stride = self.taps[-1].stride
+        stride = max(self.taps[-1].stride, self.classified.stride if self.classified is not None else 0)
         if min(images.shape[-2:]) < stride:
             raise ValueError(
-                f"images of {images.shape[-2]} x {images.shape[-1]} are smaller than one position of stage "
-                f"{self.stages[-1]!r}; enlarge them to at least {stride} pixels or tap a shallower stage"
+                f"images of {images.shape[-2]} x {images.shape[-1]} are smaller than one position of the "
+                f"deepest map; enlarge them to at least {stride} pixels or tap a shallower stage"
             )
 
     def _follow(self, backbone: nn.Module) -> None:

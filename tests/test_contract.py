@@ -82,9 +82,10 @@ def test_odd_sizes_and_a_batch_of_one(name: str, head: str, wrapped: Wrapped) ->
         assert features.merged_mask.shape[-2:] == features.fused.shape[-2:] == features.masks[2].shape[-2:]
 
 
+@every_head
 @every_backbone
-def test_evaluation_is_repeatable_and_draws_nothing(name: str, wrapped: Wrapped) -> None:
-    model, images = wrapped(name), torch.randn(2, 3, 64, 64)
+def test_evaluation_is_repeatable_and_draws_nothing(name: str, head: str, wrapped: Wrapped) -> None:
+    model, images = wrapped(name, head), torch.randn(2, 3, 64, 64)
     before = torch.get_rng_state()
     with torch.no_grad():
         first, second = model(images), model(images)
@@ -126,7 +127,7 @@ def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: Backb
 @every_backbone
 def test_parameters_are_the_users_own_and_none_lies_behind_the_deepest_tap(name: str, backbone_of: BackboneOf) -> None:
     backbone = copy.deepcopy(backbone_of(name))
-    model = AIM(backbone, [2])
+    model = AIM(backbone, [2], head="paper")
     own = dict(backbone.named_parameters())
     shared = dict(model.backbone.named_parameters())
     assert shared and all(parameter is own[name] for name, parameter in shared.items())
@@ -188,9 +189,10 @@ def test_feature_preserving_head_selects_from_the_map_that_the_backbone_pools(
     torch.testing.assert_close(final.mean((2, 3)), read[0].flatten(1), rtol=1e-4, atol=1e-5)
 
 
+@every_head
 @every_backbone
-def test_deepcopy_and_pickle_keep_outputs_and_modes(name: str, wrapped: Wrapped) -> None:
-    model, images = copy.deepcopy(wrapped(name)), torch.randn(2, 3, 64, 64)
+def test_deepcopy_and_pickle_keep_outputs_and_modes(name: str, head: str, wrapped: Wrapped) -> None:
+    model, images = copy.deepcopy(wrapped(name, head)), torch.randn(2, 3, 64, 64)
     frozen = next(module for module in model.backbone.modules() if not list(module.children()))
     model.train()
     frozen.eval()
@@ -235,9 +237,10 @@ def test_backbones_checkpoint_loads_under_its_own_names(name: str, backbone_of: 
     assert all((value == 3).all() for value in model.backbone.state_dict().values())
 
 
+@every_head
 @every_backbone
-def test_half_precision_weights(name: str, wrapped: Wrapped) -> None:
-    model = copy.deepcopy(wrapped(name)).bfloat16()
+def test_half_precision_weights(name: str, head: str, wrapped: Wrapped) -> None:
+    model = copy.deepcopy(wrapped(name, head)).bfloat16()
     for training in (True, False):
         output = model.train(training)(torch.randn(2, 3, 64, 64, dtype=torch.bfloat16))
         assert all(value.dtype == torch.bfloat16 for value in tensors(output))

@@ -35,7 +35,7 @@ class LogitsView(nn.Module):
         True
         >>> handle = view.cam_layer.register_forward_hook(lambda layer, inputs, output: print(tuple(output.shape)))
         >>> _ = view(images)
-        (2, 256, 4, 4)
+        (2, 512, 4, 4)
     """
 
     def __init__(self, model: nn.Module, *, mask_gradients: bool = True) -> None:

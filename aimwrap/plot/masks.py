@@ -73,7 +73,7 @@ def plot_masks(
         for i in range(count)
     ]
     explanation = (
-        f"{HOW_TO_READ}A stage's mask selects among the features of that stage. The merged mask is what remains for "
+        f"{HOW_TO_READ}A stage's mask selects what that stage's classifier sees. The merged mask is what remains for "
         "the decision: features outside it add nothing to it. A feature sees more of the image than its own square."
     )
     return plot_panels(rows, columns, row_titles, title, explanation)

@@ -14,6 +14,7 @@ from .probe import Place, Probe, as_channels_first, is_channels_last, probe, tra
 from .stages import Stages, find_stages, number_of_classes
 
 Stage = int | str
+_WITHOUT_FINAL = 'Pass head="paper", which needs the tapped maps only'
 FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
 
@@ -88,7 +89,7 @@ def tap_backbone(
     names = GraphNames(traceable_shadow_of(model, measured.mode))
     wanted = {str(s): Place(s) if isinstance(s, str) else _place_of(s, found, type(model).__name__) for s in stages}
     if final:
-        wanted[FINAL] = found.final or wanted[str(stages[-1])]
+        wanted[FINAL] = _final_place(found, type(model).__name__)
     resolved = {name: names.resolve(place, following_activation=name not in stages) for name, place in wanted.items()}
     nodes = {name: pair for name, (pair, _) in resolved.items()}
     shown = {name: label for name, (_, label) in resolved.items()}
@@ -98,6 +99,12 @@ def tap_backbone(
         position: int = names.eval.index(nodes[str(tap.stage)][1])
         return position
 
+    behind = [tap.node for tap in taps if final and order(tap) > names.eval.index(nodes[FINAL][1])]
+    if behind:
+        raise ValueError(
+            f"the map that {type(model).__name__} classifies was taken to be {shown[FINAL]!r}, but {behind} lie behind "
+            f"it, so it is another one. {_WITHOUT_FINAL}"
+        )
     return TappedModel(
         backbone=TappedBackbone(model, traceable_shadow_of(model, measured.mode), nodes, channels_last),
         taps=tuple(sorted((tap for tap in taps if tap.stage != FINAL), key=lambda tap: (tap.stride, order(tap)))),
@@ -140,6 +147,13 @@ def _place_of(stage: int, found: Stages, architecture: str) -> Place:
             f"or {by_name}"
         )
     return found.nodes[stage]
+
+
+def _final_place(found: Stages, architecture: str) -> Place:
+    if found.final is None or found.obstacle is not None:
+        reason = found.obstacle or "no module gives an (N, C, H, W) map"
+        raise ValueError(f"the map that {architecture} classifies cannot be found: {reason}. {_WITHOUT_FINAL}")
+    return found.final
 
 
 def _measure(

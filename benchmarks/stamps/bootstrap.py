@@ -2,7 +2,8 @@
 
 Images of one animal are not independent, so animals are drawn again and not images: within each seed and label,
 cut-outs are drawn with replacement, every measure is computed anew, and seeds are averaged. Two variants are compared
-on the same draws. The intervals speak for other animals; that seeds differ is shown apart, as a deviation.
+on the same draws. The intervals speak for other cut-outs. They are too narrow in that seeds draw independently though
+they share cut-outs, and say nothing about training anew; that seeds differ is shown apart, as a deviation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The paper's first attempt, its Table 2: masks inside the backbone, where each masked map feeds the next stage.
 
 Section 6.1: the same estimators, no top-down pathway; a stage's binary mask multiplies its output, and the sparse map
-proceeds. The paper saw accuracy fall and masks stay fully open.
+proceeds. The paper saw accuracy fall and masks stay fully open. It trained the backbone; with a frozen one, as here,
+later layers read zeros that they have never seen. The last mask is applied behind the head convolution, whose
+BatchNorm would otherwise put constants where the mask is closed.
 """
 
 from __future__ import annotations

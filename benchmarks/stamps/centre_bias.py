@@ -2,8 +2,9 @@
 
     python benchmarks/stamps/centre_bias.py --seeds 0,1,2
 
-Training shows every animal in the middle of the image; the test shows it there, and over an edge with a quarter to a
-half of it cut off. Places are untied, so that nothing but the position changes. Appends to results/centre-bias.jsonl.
+Training shows every animal in the middle of the image; the test shows it there, anywhere, and over an edge with a
+quarter to a half of it cut off. Places are untied, so that nothing but the position changes. Appends to
+results/centre-bias.jsonl.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import torch
 from study import RESULTS, measure, numbers, read_results
 from tqdm import tqdm
-from variants import Config, Data, Outcome, load_split, train
+from variants import Config, Data, load_split, part_of, train
 
 from aimwrap.demo.backbone import load_pretrained_backbone
 
@@ -61,16 +62,6 @@ def joined(tests: list[Data]) -> Data:
     maps = {name: torch.cat([test.maps[name] for test in tests]) for name in tests[0].maps}
     columns = [torch.cat(values) for values in list(zip(*tests, strict=True))[:-1]]
     return Data(*columns, maps)
-
-
-def part_of(outcome: Outcome, rows: slice) -> Outcome:
-    """What was said about one of them."""
-    mask = outcome.merged_mask
-    return outcome._replace(
-        logits=outcome.logits[rows],
-        heatmap=outcome.heatmap[rows],
-        merged_mask=None if mask is None else mask[rows],
-    )
 
 
 if __name__ == "__main__":

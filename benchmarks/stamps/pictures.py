@@ -15,7 +15,7 @@ import torch
 from dataset import Stamps
 from study import TIES
 from torch import Tensor, nn
-from variants import Config, Data, Outcome, load_data, rows_of, train
+from variants import Config, Data, Outcome, load_data, part_of, rows_of, train
 
 from aimwrap import AIM, TauScheduler
 from aimwrap.demo.backbone import MEAN_AND_STD, load_pretrained_backbone
@@ -48,7 +48,7 @@ def main() -> None:
     plain = train(Config("plain", tie, seed, epochs=6, learning_rate=3e-4), data, backbone)
     aim, evolution = train_and_watch(Config("aim", tie, seed), data, backbone, test)
     where = f"{100 * tie:.0f} % tie, seed {seed}, tau 0.1"
-    draw(test, shown_of(plain, shown), shown_of(aim, shown), evolution, where)
+    draw(test, part_of(plain, shown), part_of(aim, shown), evolution, where)
 
 
 def first_of_each_group(test: Data) -> Tensor:
@@ -64,12 +64,12 @@ def train_and_watch(
 
     def watch(model: nn.Module, schedule: TauScheduler | None) -> None:
         assert isinstance(model, AIM) and schedule is not None
-        if schedule.steps_done in SHOWN_EPOCHS:
+        if schedule.steps_done + 1 in SHOWN_EPOCHS:
             model.eval()
             with torch.no_grad():
                 masks = model.forward_masks(test.maps).masks
             asked = schedule.tau if isinstance(schedule.tau, float) else schedule.tau[0]
-            history.append(Epoch(schedule.steps_done, masks, asked))
+            history.append(Epoch(schedule.steps_done + 1, masks, asked))
             model.train()
 
     return train(config, data, backbone, watch), history
@@ -111,11 +111,6 @@ def draw(test: Data, plain: Outcome, aim: Outcome, history: list[Epoch], where: 
     )
     for name, figure in (("masks", masks), ("heatmaps", heatmaps), ("evolution", evolution)):
         figure.savefig(ASSETS / f"found-{name}.png", dpi=90)
-
-
-def shown_of(outcome: Outcome, shown: Tensor) -> Outcome:
-    """What was said about the shown images."""
-    return outcome._replace(logits=outcome.logits[shown], heatmap=outcome.heatmap[shown])
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ HEADLINE = [
     ("**AIM**, feature-preserving head, tau 0.25", {"method": "aim", "head": "feature-preserving", "tau": 0.25}),
     ("masks held open, paper head", {"method": "open", "head": "paper"}),
     ("**AIM**, paper head, tau 0.25", {"method": "aim", "head": "paper", "tau": 0.25}),
-    ("oracle: the object's own mask on the features", {"method": "true mask", "epochs": 6}),
-    ("oracle: linear probe without any background", {"method": "oracle"}),
+    ("the object's own mask on the same features", {"method": "true mask", "epochs": 6}),
+    ("linear probe without any background (oracle)", {"method": "oracle"}),
 ]
 SHOWN: dict[str, Any] = {"method": "aim", "head": "feature-preserving", "tau": 0.1}
 

@@ -5,8 +5,11 @@
     python benchmarks/stamps/study.py aim-search
     python benchmarks/stamps/study.py paper-head
     python benchmarks/stamps/study.py oracle
-    python benchmarks/stamps/study.py ablations --seeds 0,1,2
-    python benchmarks/stamps/study.py fine-tuned --seeds 0
+    python benchmarks/stamps/study.py second-look --seeds 0,1
+    python benchmarks/stamps/study.py bottom-up --seeds 0,1
+    python benchmarks/stamps/study.py ablations --seeds 1
+    python benchmarks/stamps/study.py fine-tuned --seeds 0         # an hour per tie
+    python benchmarks/stamps/centre_bias.py
     python benchmarks/stamps/report.py                             # tables and figures from the results
 
 Runs go seed by seed, since each seed has its own images. Results are appended to results/<part>.jsonl beside this file;
@@ -41,11 +44,12 @@ def headline(tie: float, seed: int) -> list[Config]:
     """Plain with its search, the control, and AIM with the feature-preserving head."""
     probes = [
         Config("plain", tie, seed, epochs=epochs, learning_rate=rate)
-        for epochs, rate in itertools.product((6, 20, 60), (3e-4, 1e-3, 3e-3))
+        for epochs, rate in itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3))
     ]
     return [
         *probes,
         Config("open", tie, seed),
+        Config("open", tie, seed, epochs=6, learning_rate=3e-4),
         Config("aim", tie, seed, tau=0.1),
         Config("aim", tie, seed, tau=0.25),
     ]
@@ -55,7 +59,7 @@ def aim_search(tie: float, seed: int) -> list[Config]:
     """The search that plain gets, for AIM: without it, plain's favour would be ours to lose."""
     return [
         Config("aim", tie, seed, epochs=epochs, learning_rate=rate)
-        for epochs, rate in ((6, 1e-3), (6, 3e-4), (6, 3e-3), (20, 3e-4), (20, 3e-3))
+        for epochs, rate in ((6, 1e-3), (6, 3e-4), (6, 3e-3), (20, 3e-4), (20, 3e-3), (6, 1e-4), (3, 3e-4), (3, 1e-3))
     ]
 
 

@@ -1,7 +1,8 @@
 """What the study trains: plain networks, controls and AIM in all its settings, each from one `Config`.
 
 The backbone is timm's tf_efficientnet_lite0 with ImageNet weights. Its BatchNorm keeps those statistics in every
-variant, unless a config says otherwise: estimating them anew on 1,200 images costs plain training dozens of points.
+variant, unless a config says otherwise, and a frozen backbone stays in evaluation mode: estimating them anew on 1,200
+images costs plain training dozens of points.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def maps_of(model: AIM, images: Tensor) -> dict[str, Tensor]:
 
 
 def train(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch = lambda *_: None) -> Outcome:
-    """Train one variant and run it on the test set; ``watch`` is given the model after every epoch."""
+    """Train one variant and run it on the test set; ``watch`` gets the model after every epoch, before tau moves on."""
     started = time.perf_counter()
     torch.manual_seed(config.seed)
     if config.backbone_rate:
@@ -186,7 +187,7 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, wat
     model = build(config, backbone)
     criterion, schedule = _losses(config, model.tau)
     new = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
-    model.train()
+    set_modes(config, model)
 
     def loss_of(batch: Tensor) -> Tensor:
         first, second = looks(config, model, rows_of(train_set, batch))
@@ -196,8 +197,9 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, wat
         return loss
 
     def after_epoch() -> None:
-        schedule.step()
         watch(model, schedule)
+        schedule.step()
+        set_modes(config, model)
 
     _loop(config, loss_of, _groups(config, new, model.backbone), len(train_set.labels), model.backbone, after_epoch)
     model.eval()
@@ -212,6 +214,21 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, wat
             merged.append(decisive.merged_mask)
     logits = torch.cat([output.logits for output in outputs])
     return Outcome(logits, torch.cat(heatmaps), torch.cat(merged), areas_of(outputs), 0.0, model)
+
+
+def set_modes(config: Config, model: AIM) -> None:
+    """Everything trains but a frozen backbone, whose norms a second look would move otherwise, and kept norms."""
+    model.train()
+    if not config.backbone_rate:
+        model.backbone.eval()
+    elif config.norms == "kept":
+        keep_norms(model.backbone)
+
+
+def keep_norms(backbone: nn.Module) -> None:
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def looks(config: Config, model: AIM, data: Data) -> tuple[MaskedFeatures, MaskedFeatures | None]:
@@ -248,6 +265,16 @@ def rows_of(data: Data, batch: Tensor) -> Data:
     return Data(*rows)._replace(maps={name: values[batch] for name, values in data.maps.items()})
 
 
+def part_of(outcome: Outcome, rows: slice | Tensor) -> Outcome:
+    """What was said about some of the test images."""
+    mask = outcome.merged_mask
+    return outcome._replace(
+        logits=outcome.logits[rows],
+        heatmap=outcome.heatmap[rows],
+        merged_mask=None if mask is None else mask[rows],
+    )
+
+
 def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch) -> Outcome:
     train_set, test_set = data
     backbone = copy.deepcopy(backbone)  # frozen or not, it is run here, inside the model
@@ -268,8 +295,8 @@ def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Modul
         return loss
 
     def after_epoch() -> None:
-        schedule.step()
         watch(model, schedule)
+        schedule.step()
 
     _loop(config, loss_of, _groups(config, new, inside), len(train_set.labels), inside, after_epoch)
     model.eval()
@@ -313,9 +340,7 @@ def _loop(
     if config.backbone_rate:
         backbone.train()
         if config.norms == "kept":
-            for module in backbone.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            keep_norms(backbone)
     for _ in range(config.epochs):
         for batch in torch.randperm(num_images, generator=order).split(32):
             optimizer.zero_grad()

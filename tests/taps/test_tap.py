@@ -236,3 +236,41 @@ def test_a_tapped_map_is_not_overwritten_behind_an_identity() -> None:
     images = torch.rand(1, 3, 64, 64)
     model(images)
     assert torch.equal(tap_backbone(model, ["layer3.1.bn1", "layer4"]).backbone(images)["layer3.1.bn1"], outputs[0])
+
+
+class OddStrides(TinyNet):
+    """Strides of 3, 9 and 27: no stage has a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block0, self.block1, self.block2 = (nn.Conv2d(c, d, 3, stride=3) for c, d in ((3, 4), (4, 5), (5, 6)))
+        self.fc = nn.Linear(6, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.block2(self.block1(self.block0(x))).mean((2, 3)))
+
+
+class Decoder(TinyNet):
+    """Classifies a map that was upsampled behind the deepest one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(20, 9, 1))
+        self.fc = nn.Linear(9, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.up(self.features(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("net", "stages", "reason"),
+    [
+        (OddStrides, ["block1", "block2"], "lie behind it"),
+        (Decoder, ["block2", "up"], "goes back from stride 32 to 8"),
+        (Decoder, ["block2", "block3"], "goes back from stride 32 to 8"),
+    ],
+)
+def test_a_final_map_that_is_not_the_classified_one_is_refused(net: type, stages: list[str], reason: str) -> None:
+    with pytest.raises(ValueError, match=rf'classifies .*{reason}.*head="paper"'):
+        tap_backbone(net(), stages, final=True)
+    assert len(tap_backbone(net(), stages).taps) == 2
