@@ -198,7 +198,8 @@ def second_look(records: Sequence[Run], search: Sequence[Run]) -> str:
         partner = [run for seed in seeds for run in pick(once, **(config | {"seed": seed, "second_look": False}))]
         setting = f"tau {config['tau']:g}, {config['epochs']} epochs at {config['learning_rate']:g}"
         for name, runs in ((f"{setting}, one look", partner), (f"{setting}, second look", twice)):
-            rows.append(ablation_row(f"{name}{few(runs)}", runs))
+            if runs:
+                rows.append(ablation_row(f"{name}{few(runs)}", runs))
     return markdown(["", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
 
 
@@ -213,7 +214,8 @@ def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
     for tau in sorted({run["config"]["tau"] for run in records}, reverse=True):
         top_down = pick(reference, tie=1.0, **(SHOWN | {"tau": tau}))
         same = [run for run in top_down if run["config"]["seed"] in seeds]
-        rows.append(ablation_row(f"**AIM**, tau {tau:g}{few(same)}", same))
+        if same:
+            rows.append(ablation_row(f"**AIM**, tau {tau:g}{few(same)}", same))
     return markdown(["", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
 
 
