@@ -148,10 +148,11 @@ def fine_tuned_gains(records: Sequence[Run], search: Sequence[Run]) -> str:
     rows = []
     for runs in by_setting(records, lambda c: c["method"] == "aim").values():
         config = runs[0]["config"]
-        alike = pick(records, **{**config, "method": "plain", "seed": None})
+        alike, held_open = (pick(records, **{**config, "method": m, "seed": None}) for m in ("plain", "open"))
         setting = [f"{100 * config['tie']:.0f}{NO_BREAK}%", f"{config['backbone_rate']:g}, {config['norms']}"]
         probes = best_of(search, "plain", config["tie"])
-        for name, others in (("plain, trained alike", alike), ("the best linear probe", probes)):
+        compared = {"plain, trained alike": alike, "masks held open": held_open, "the best linear probe": probes}
+        for name, others in compared.items():
             both = {run["config"]["seed"] for run in runs} & {run["config"]["seed"] for run in others}
             paired = [run for run in runs if run["config"]["seed"] in both]
             if paired:
