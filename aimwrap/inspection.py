@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .backbones import create_backbone
 from .cost import Cost
 from .model import AIM, Head
-from .taps import Stage, Tap, find_stages, number_of_classes, probe
+from .taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
 
 UNKNOWN_CLASSES = 1000  # for the cost, where the backbone has no classifier that says how many
 
@@ -105,7 +105,7 @@ def inspect_backbone(
     name = backbone if isinstance(backbone, str) else type(backbone).__name__
     if isinstance(backbone, str):
         backbone = _import(backbone) if ":" in backbone else create_backbone(backbone)
-    backbone = getattr(backbone, "_orig_mod", backbone)  # torch.compile's wrapper
+    backbone = unwrapped(backbone)
     measured = probe(backbone, example_input)
     found = find_stages(backbone, measured)
     num_classes = number_of_classes(backbone, measured)

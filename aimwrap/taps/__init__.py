@@ -8,7 +8,7 @@ shapes that the probe saw. The user's model is only read.
 from .graph import TappedBackbone
 from .probe import count_macs, probe
 from .stages import find_stages, number_of_classes
-from .tap import FINAL, Stage, Tap, TappedModel, tap_backbone
+from .tap import FINAL, Stage, Tap, TappedModel, tap_backbone, unwrapped
 
 __all__ = [
     "FINAL",
@@ -21,4 +21,5 @@ __all__ = [
     "number_of_classes",
     "probe",
     "tap_backbone",
+    "unwrapped",
 ]

@@ -150,16 +150,14 @@ class TappedBackbone(nn.Module):
         Args:
             up_to: name of a map, or None for the whole backbone.
         """
-        names = self._names_up_to(up_to)
-        for name in names:
-            owner, _, attribute = name.rpartition(".")
-            part = getattr(self.get_submodule(owner), attribute)
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False)
-            elif isinstance(part, nn.Parameter):
-                part.requires_grad = False
-        modules = dict(self.named_modules())
-        self._aimwrap_frozen |= frozenset(modules if up_to is None else names & modules.keys())
+        modules = dict(self.named_modules(remove_duplicate=False))
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        names = {""} if up_to is None else self._names_up_to(up_to)
+        for name in names & modules.keys():
+            modules[name].requires_grad_(False)
+        for name in names & parameters.keys():
+            parameters[name].requires_grad_(False)
+        self._aimwrap_frozen |= names & modules.keys()
         self._hold_frozen()
 
     def freeze_statistics(self) -> None:
@@ -184,15 +182,12 @@ class TappedBackbone(nn.Module):
             for module in self.get_submodule(name).modules():
                 module.training = False
 
-    def _names_up_to(self, name: str | None) -> set[str]:
-        """Names of the modules and tensors that a map depends on, in either mode; all of them for None."""
+    def _names_up_to(self, name: str) -> set[str]:
+        """Names of the modules and tensors that a map depends on, in either mode."""
         found: set[str] = set()
         for training, graph in self._aimwrap_program.graphs.items():
-            tapped = next(node for node in graph.nodes if node.op == "output")
-            if name is None:
-                waiting = list(graph.nodes)
-            else:
-                waiting = [tapped.args[0][self._aimwrap_program.nodes[name][0 if training else 1]]]
+            output = next(node for node in graph.nodes if node.op == "output")
+            waiting = [output.args[0][self._aimwrap_program.nodes[name][0 if training else 1]]]
             seen: set[fx.Node] = set()
             while waiting:
                 node = waiting.pop()

@@ -278,6 +278,7 @@ def _misfit(sides: tuple[int, ...], image_shape: tuple[int, ...]) -> float:
 @contextmanager
 def _recorded_calls(shadow: nn.Module, image_shape: tuple[int, ...]) -> Iterator[Call]:
     """Record the tree of calls of one forward; yields its root, which fills while the forward runs."""
+
     def shape_of(value: object) -> tuple[int, ...] | None:
         return as_channels_first(tuple(value.shape), image_shape) if isinstance(value, Tensor) else None
 

@@ -124,7 +124,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
 
 
 def _obstacle(call: Call) -> str | None:
-    """Maps of another layout at the level of stages: their strides would look right and be wrong."""
+    """Tokens at the level of stages: the strides around them would look right and be wrong."""
     shape = call.output_shape
     if shape is not None and len(shape) == 3:
         return f"{call.name!r} works on tokens, {shape}, not on (N, C, H, W) maps"

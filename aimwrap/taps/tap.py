@@ -83,7 +83,7 @@ def tap_backbone(
         TypeError: if the model is no ``nn.Module`` that can be read.
         ValueError: if a stage does not exist, or the backbone cannot be run or traced.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     measured = probe(model, example_input)
     found = find_stages(model, measured)
     names = GraphNames(traceable_shadow_of(model, measured.mode))
@@ -119,7 +119,8 @@ def tap_backbone(
     )
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile's wrapper, or the model itself; others are refused with what to pass instead."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"backbone must be an nn.Module or a model's name, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):

@@ -187,6 +187,8 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, wat
     model = build(config, backbone)
     criterion, schedule = _losses(config, model.tau)
     new = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
+    if config.norms == "kept":
+        model.freeze_norm_statistics()
     set_modes(config, model)
 
     def loss_of(batch: Tensor) -> Tensor:
@@ -217,18 +219,13 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, wat
 
 
 def set_modes(config: Config, model: AIM) -> None:
-    """Everything trains but a frozen backbone, whose norms a second look would move otherwise, and kept norms."""
+    """Everything trains but a frozen backbone, whose norms a second look would move otherwise.
+
+    ``AIM.freeze_backbone`` would not do: the backbone is shared with later runs, which may train copies of it.
+    """
     model.train()
     if not config.backbone_rate:
         model.backbone.eval()
-    elif config.norms == "kept":
-        keep_norms(model.backbone)
-
-
-def keep_norms(backbone: nn.Module) -> None:
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
 
 
 def looks(config: Config, model: AIM, data: Data) -> tuple[MaskedFeatures, MaskedFeatures | None]:
@@ -340,7 +337,9 @@ def _loop(
     if config.backbone_rate:
         backbone.train()
         if config.norms == "kept":
-            keep_norms(backbone)
+            for module in backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
     for _ in range(config.epochs):
         for batch in torch.randperm(num_images, generator=order).split(32):
             optimizer.zero_grad()
