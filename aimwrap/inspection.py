@@ -11,6 +11,8 @@ from .backbones import create_backbone
 from .cost import Cost
 from .model import AIM, Head
 from .taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
+from .taps.stages import Stages
+from .taps.tap import HIGHEST_STAGE
 
 UNKNOWN_CLASSES = 1000  # for the cost, where the backbone has no classifier that says how many
 
@@ -109,18 +111,11 @@ def inspect_backbone(
     measured = probe(backbone, example_input)
     found = find_stages(backbone, measured)
     num_classes = number_of_classes(backbone, measured)
-    if found.obstacle is not None or not found.nodes:
+    if not found.blocks and (found.obstacle is not None or not found.nodes):
         AIM(backbone, [0], num_classes=UNKNOWN_CLASSES, example_input=example_input)  # says what stands in the way
-    numbers = sorted(found.nodes)
     models = [
-        AIM(
-            backbone,
-            numbers[first:],
-            num_classes=num_classes or UNKNOWN_CLASSES,
-            head=head,
-            example_input=example_input,
-        )
-        for first in reversed(range(len(numbers)))
+        AIM(backbone, stages, num_classes=num_classes or UNKNOWN_CLASSES, head=head, example_input=example_input)
+        for stages in _choices(found)
     ]
     return Inspection(
         name,
@@ -129,10 +124,27 @@ def inspect_backbone(
         measured.parameters,
         measured.macs,
         models[-1].taps,
-        found.found_by,
+        _found_by(found),
         head,
         {model.stages: model.cost() for model in models},
     )
+
+
+def _found_by(found: Stages) -> str:
+    if found.blocks and len(found.nodes) < 2:
+        return f"{found.found_by}; one resolution, so numbers count its {len(found.blocks)} blocks"
+    return found.found_by
+
+
+def _choices(found: Stages) -> list[list[Stage]]:
+    """Choices of stages, from the deepest alone to all of them; of blocks, three of them by thirds, and fewer."""
+    if found.blocks and len(found.nodes) < 2:
+        count = len(found.blocks)
+        indices = sorted({round(count * share / 3) - 1 for share in (1, 2, 3)} - {-1})
+        stages: list[Stage] = [index if count - 1 > HIGHEST_STAGE else found.blocks[index].node for index in indices]
+    else:
+        stages = list(sorted(found.nodes))
+    return [stages[first:] for first in reversed(range(len(stages)))]
 
 
 def _import(path: str) -> nn.Module:

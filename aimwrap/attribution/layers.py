@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ..model import AIM
 from ..taps.graph import GraphNames
-from ..taps.probe import Place, Probe, probe, traceable_shadow_of
+from ..taps.probe import Place, Probe, probe
+from ..taps.shadow import traceable_shadow_of
 from ..taps.stages import find_stages
 from .view import LogitsView, without_wrappers
 
@@ -41,9 +42,11 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
     measured = probe(model, example_input)
     found = find_stages(model, measured)
     name = type(model).__name__
-    if found.final is None or found.obstacle is not None:
+    if found.final is None:
         reason = found.obstacle or "no module gives an (N, C, H, W) map at stride 4 or more"
         raise ValueError(f"{name} has no last feature map to be found: {reason}. {_WAY_OUT}{_candidates(measured)}")
+    if not isinstance(found.final, Place):
+        raise ValueError(f"the last feature map of {name} is no module's output: timm makes it of tokens. {_WAY_OUT}")
     obstacle = _behind(model, measured, found.final)
     if obstacle is not None:
         raise ValueError(

@@ -1,14 +1,17 @@
 """Taps: where a backbone's stages are, and a backbone that returns their maps.
 
-``tap_backbone`` is the whole of it: it probes the model on fake tensors (:mod:`.probe`), turns stage numbers into node
-names (:mod:`.stages`), and builds the extractor from torchvision's graph utilities (:mod:`.graph`), checked against the
-shapes that the probe saw. The user's model is only read.
+``tap_backbone`` is the whole of it (:mod:`.tap`): it probes the model on fake tensors (:mod:`.probe`, on the copies of
+:mod:`.shadow`), turns stage numbers into nodes (:mod:`.stages`), and looks for a program that computes their outputs
+(:mod:`.extraction`): torchvision's graph utilities (:mod:`.graph`), or the backbone's own code with hooks or timm's
+intermediates (:mod:`.whole`). A :class:`TappedBackbone` (:mod:`.backbone`) runs it and lays the outputs out as maps
+(:mod:`.layout`). The user's model is only read.
 """
 
-from .graph import TappedBackbone
+from .backbone import TappedBackbone
+from .extraction import FINAL
 from .probe import count_macs, probe
 from .stages import find_stages, number_of_classes
-from .tap import FINAL, Stage, Tap, TappedModel, tap_backbone, unwrapped
+from .tap import Stage, Tap, TappedModel, tap_backbone, unwrapped
 
 __all__ = [
     "FINAL",

@@ -2,7 +2,7 @@
 
 torchvision traces the backbone in train and in eval mode (the two differ for some models), prunes what lies behind the
 deepest tap, and names nodes. Tracing happens on the shadow, so the user's model keeps its flags and hooks.
-:class:`TappedBackbone` then hosts the two graphs on the user's own parameters. It exists because torchvision's own
+:class:`GraphProgram` then runs the two graphs on the user's own parameters. It exists because torchvision's own
 host forgets one of the graphs when pickled, and switches a frozen BatchNorm back to training when copied.
 """
 
@@ -20,9 +20,8 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from .probe import Place
+from .whole import ACTIVATIONS
 
-# A functional activation right behind a stage belongs to it (DenseNet's relu after norm5); modules are seen by name.
-_FUNCTIONAL_ACTIVATIONS = frozenset({"relu", "relu_", "gelu", "silu", "hardswish", "leaky_relu", "elu", "relu6"})
 _IN_PLACE_OPERATORS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
 
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
@@ -83,33 +82,46 @@ class GraphNames:
             position = positions[len(positions) // place.calls * (place.call + 1) - 1]
         if following_activation and position + 1 < len(names):
             follower = names[position + 1]
-            if re.sub(r"_\d+$", "", follower) in _FUNCTIONAL_ACTIVATIONS:
+            if re.sub(r"_\d+$", "", follower) in ACTIVATIONS:
                 position += 1
         return names[position]
 
 
-class TappedBackbone(nn.Module):
-    """A backbone that stops at its deepest tap and returns the tapped maps.
+class GraphProgram:
+    """Tapped outputs by two graphs, one for training and one for evaluation, as Python functions.
 
-    Its parameters are the backbone's own, under their own names, so the backbone's checkpoints load into it. What lies
-    behind the deepest tap is gone: it is neither run nor trained. It follows ``train()`` and ``eval()``, also after
-    ``deepcopy`` and ``pickle``.
+    They are rebuilt from plain data when pickled or copied: torch would pickle a graph's code and trace that anew,
+    which opens what had to be kept in one piece.
 
     Args:
-        model: the backbone whose parameters are shared.
-        shadow: its traceable shadow.
-        nodes: for each name of a map, its exact node in the train and in the eval graph.
-        channels_last: names of the maps whose nodes give (N, H, W, C); they are permuted.
+        architecture: the backbone's class.
+        nodes: for each name of an output, its exact node in the train and in the eval graph.
+        graphs: by ``training``, each returning its nodes' values by node name.
+        constants: tensors that a forward itself makes, by the names that the graphs know them by.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        shadow: nn.Module,
+        architecture: str,
         nodes: dict[str, NodePair],
-        channels_last: frozenset[str] = frozenset(),
+        graphs: dict[bool, fx.Graph],
+        constants: dict[str, Tensor] | None = None,
     ) -> None:
-        super().__init__()
+        self.architecture = architecture
+        self.nodes = nodes
+        self.graphs = graphs
+        self.constants = constants or {}
+        self.forwards = {training: _python_function(graph) for training, graph in graphs.items()}
+
+    @staticmethod
+    def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> GraphProgram:
+        """Trace a backbone up to the deepest of the nodes.
+
+        Args:
+            model: the backbone; it is only read.
+            shadow: its traceable shadow.
+            nodes: for each name of an output, its exact node in the train and in the eval graph.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
@@ -122,72 +134,27 @@ class TappedBackbone(nn.Module):
         graphs = {True: extractor.train_graph, False: extractor.eval_graph}
         for graph in graphs.values():
             _protect_taps(graph, shadow)
-            for node in graph.nodes:
-                if node.op in ("call_module", "get_attr"):
-                    self._adopt(model, extractor, node.target)
-        self.training = model.training
-        # Attributes whose names no submodule of a backbone will have.
-        self._aimwrap_program = _Program(type(model).__name__, dict(nodes), channels_last, graphs)
-        self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
+        # Tensors that the forward itself makes are found on what was traced, not on the user's model.
+        constants = {target: extractor.get_buffer(target) for target in _targets(graphs) if not _has(model, target)}
+        return GraphProgram(type(model).__name__, dict(nodes), graphs, constants)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Run the backbone up to its deepest tap.
-
-        Args:
-            images: (N, C, H, W).
-
-        Returns:
-            The tapped maps by name, each (N, C_l, H_l, W_l).
-        """
-        program = self._aimwrap_program
-        maps = program.forwards[self.training](self, images)
-        tapped = {name: maps[pair[0] if self.training else pair[1]] for name, pair in program.nodes.items()}
-        return {name: x.permute(0, 3, 1, 2) if name in program.channels_last else x for name, x in tapped.items()}
-
-    def freeze(self, up_to: str | None = None) -> None:
-        """Stop training everything, or what one map depends on; such modules stay in evaluation mode.
-
-        Args:
-            up_to: name of a map, or None for the whole backbone.
-        """
-        modules = dict(self.named_modules(remove_duplicate=False))
-        parameters = dict(self.named_parameters(remove_duplicate=False))
-        names = {""} if up_to is None else self._names_up_to(up_to)
-        for name in names & modules.keys():
-            modules[name].requires_grad_(False)
-        for name in names & parameters.keys():
-            parameters[name].requires_grad_(False)
-        self._aimwrap_frozen |= names & modules.keys()
-        self._hold_frozen()
-
-    def freeze_statistics(self) -> None:
-        """Keep norms with running statistics in evaluation mode; their weights go on training."""
-        norms = {name for name, m in self.named_modules() if getattr(m, "running_mean", None) is not None}
-        self._aimwrap_frozen |= norms
-        self._hold_frozen()
-
-    def unfreeze(self) -> None:
-        """Train everything again, from the next :meth:`train` on."""
-        self.requires_grad_(True)
-        self._aimwrap_frozen = frozenset()
-
-    def train(self, mode: bool = True) -> TappedBackbone:
-        """Switch to training or evaluation mode, as ``nn.Module.train`` does, but for what is frozen."""
-        super().train(mode)
-        self._hold_frozen()
+    def settled(self, host: nn.Module, model: nn.Module) -> GraphProgram:
+        """Share with the host each module, parameter, buffer or tensor of the model that the graphs name."""
+        for target in _targets(self.graphs):
+            self._adopt(host, model, target)
         return self
 
-    def _hold_frozen(self) -> None:
-        for name in self._aimwrap_frozen:
-            for module in self.get_submodule(name).modules():
-                module.training = False
+    def run(self, host: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """The tapped outputs by name, as the backbone lays them out."""
+        maps = self.forwards[host.training](host, images)
+        return {name: maps[pair[0] if host.training else pair[1]] for name, pair in self.nodes.items()}
 
-    def _names_up_to(self, name: str) -> set[str]:
-        """Names of the modules and tensors that a map depends on, in either mode."""
+    def names_up_to(self, name: str) -> set[str]:
+        """Names of the modules and tensors that a tapped output depends on, in either mode."""
         found: set[str] = set()
-        for training, graph in self._aimwrap_program.graphs.items():
+        for training, graph in self.graphs.items():
             output = next(node for node in graph.nodes if node.op == "output")
-            waiting = [output.args[0][self._aimwrap_program.nodes[name][0 if training else 1]]]
+            waiting = [output.args[0][self.nodes[name][0 if training else 1]]]
             seen: set[fx.Node] = set()
             while waiting:
                 node = waiting.pop()
@@ -197,11 +164,9 @@ class TappedBackbone(nn.Module):
             found |= {str(node.target) for node in seen if node.op in ("call_module", "get_attr")}
         return found
 
-    def _adopt(self, model: nn.Module, extractor: nn.Module, target: str) -> None:
-        """Share one module, parameter, buffer or tensor of the backbone under its own name."""
+    def _adopt(self, host: nn.Module, model: nn.Module, target: str) -> None:
         *path, name = target.split(".")
-        source: nn.Module = model
-        host: nn.Module = self
+        source = model
         for part in path:
             source = getattr(source, part)
             if part not in host._modules:
@@ -209,8 +174,7 @@ class TappedBackbone(nn.Module):
                 container.training = source.training
                 host.add_module(part, container)
             host = host.get_submodule(part)
-        # A tensor that the forward itself makes is found on what was traced, not on the user's model.
-        value = getattr(source, name) if hasattr(source, name) else extractor.get_buffer(target)
+        value = self.constants[target] if target in self.constants else getattr(source, name)
         if isinstance(value, nn.Module):
             host.add_module(name, value)
         elif isinstance(value, nn.Parameter):
@@ -219,34 +183,22 @@ class TappedBackbone(nn.Module):
             saved = name in source._buffers and name not in source._non_persistent_buffers_set
             host.register_buffer(name, value, persistent=saved)
 
-    def __repr__(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.parameters())
-        source = self._aimwrap_program.architecture
-        return f"{type(self).__name__}({source} up to its deepest tap, {parameters / 1e6:.2f} M parameters)"
-
-
-class _Program:
-    """What a tapped backbone runs: two graphs as Python functions, rebuilt from plain data when pickled or copied.
-
-    torch would pickle a graph's code and trace that anew, which opens what had to be kept in one piece.
-    """
-
-    def __init__(
-        self,
-        architecture: str,
-        nodes: dict[str, NodePair],
-        channels_last: frozenset[str],
-        graphs: dict[bool, fx.Graph],
-    ) -> None:
-        self.architecture = architecture
-        self.nodes = nodes
-        self.channels_last = channels_last
-        self.graphs = graphs
-        self.forwards = {training: _python_function(graph) for training, graph in graphs.items()}
-
     def __reduce__(self) -> tuple[Any, ...]:
         packed = {training: _pack(graph) for training, graph in self.graphs.items()}
-        return _unpack_program, (self.architecture, self.nodes, self.channels_last, packed)
+        return _unpack_program, (self.architecture, self.nodes, packed)
+
+
+def _targets(graphs: dict[bool, fx.Graph]) -> list[str]:
+    nodes = [node for graph in graphs.values() for node in graph.nodes]
+    return list(dict.fromkeys(str(node.target) for node in nodes if node.op in ("call_module", "get_attr")))
+
+
+def _has(module: nn.Module, target: str) -> bool:
+    for part in target.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True
 
 
 class _Reference(str):
@@ -261,10 +213,9 @@ class _Function(NamedTuple):
 
 
 def _unpack_program(
-    architecture: str, nodes: dict[str, NodePair], channels_last: frozenset[str], packed: dict[bool, list[Any]]
-) -> _Program:
-    graphs = {training: _unpack(graph) for training, graph in packed.items()}
-    return _Program(architecture, nodes, channels_last, graphs)
+    architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]]
+) -> GraphProgram:
+    return GraphProgram(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
 
 
 def _pack(graph: fx.Graph) -> list[tuple[Any, ...]]:

@@ -1,28 +1,27 @@
-"""One forward of a shadow: what a backbone does, learned without touching it.
-
-A shadow is a copy of a module's structure whose tensors are fake: they have shapes, dtypes and devices, but no memory
-and no values. Running it moves no statistics of the original, fires none of its hooks and costs no memory; tracing it
-(:mod:`aimwrap.taps.graph`) may switch its training flags at will.
-"""
+"""One forward of a shadow (:mod:`.shadow`): what a backbone does, learned without touching it."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, is_dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-STRIDE_TOLERANCE = 0.25  # octaves; unpadded nets are not exact: Inception turns 299 pixels into 8, which is 5.22
+from .layout import STRIDE_TOLERANCE, Layout, Shape, as_channels_first, is_channels_last, layout_of
+from .shadow import quiet_fakes, shadow_of
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)
+
+
+Key = int | str  # of a tensor in a container: an index, a dict's key or a field's name
 
 
 class Place(NamedTuple):
@@ -44,15 +43,23 @@ class Place(NamedTuple):
 class Call:
     """One call of a submodule: its name and class, the shapes that went in and came out, and the calls inside it.
 
-    A shape is None where the first argument, or the result, was not a tensor. Channels-last maps stand as (N, C, H, W).
+    A shape is None where no argument, or the result, was not a tensor. Channels-last maps stand as (N, C, H, W).
     """
 
     name: str
     module: nn.Module
-    input_shape: tuple[int, ...] | None = None
-    output_shape: tuple[int, ...] | None = None
+    input_shape: Shape | None = None
+    output_shape: Shape | None = None
     channels_last: bool = False  # whether the output itself is (N, H, W, C)
+    container: str | None = None  # the type of an output that is no tensor but holds some
+    contained: dict[Key, Shape] = field(default_factory=dict)  # what it holds, by index or name
     children: list[Call] = field(default_factory=list)
+
+    @property
+    def only_map(self) -> Key | None:
+        """Where in a container the one (N, C, H, W) map is; None where there is none, or a choice."""
+        maps = [key for key, shape in self.contained.items() if len(shape) == 4]
+        return maps[0] if len(maps) == 1 else None
 
     @property
     def doublings(self) -> int | None:
@@ -92,17 +99,40 @@ class Probe:
 
     shadow: nn.Module
     mode: FakeTensorMode
-    image_shape: tuple[int, ...]
+    image_shape: Shape
     root: Call
     parameters: int
     macs: int
+
+    @property
+    def logits_shape(self) -> Shape | None:
+        """Of the output or, where that has fields or keys, of its ``logits``."""
+        return self.root.output_shape or self.root.contained.get("logits")
+
+    def grids(self) -> set[tuple[int, int]]:
+        """(height, width) of every map that was seen: what tokens may be laid out on."""
+        shapes = {call.output_shape for call in self.root.calls() if call.output_shape is not None}
+        return {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1 and self._fits(shape)}
+
+    def _fits(self, shape: Shape) -> bool:
+        ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
+        return min(ratios) >= 1 and abs(math.log2(ratios[0] / ratios[1])) <= STRIDE_TOLERANCE
 
     def place(self, call: Call) -> Place:
         """Where a recorded call stands among the calls of its module."""
         same = [other for other in self.root.calls() if other.name == call.name]
         return Place(call.name, next(i for i, other in enumerate(same) if other is call), len(same))
 
-    def stride(self, shape: tuple[int, ...]) -> int:
+    def call_at(self, place: Place) -> Call | None:
+        """The recorded call at a place, or None where no module of that name was called."""
+        same = [call for call in self.root.calls() if call.name == place.node]
+        return same[place.call if place.calls else -1] if same else None
+
+    def layout(self, shape: Shape) -> Layout | None:
+        """How an output of that shape lies in memory; None if it is no map, nor a map's tokens."""
+        return layout_of(shape, self.image_shape, self.grids())
+
+    def stride(self, shape: Shape) -> int:
         """Pixels of the image per position of a map, for a shape (N, C, H, W).
 
         Raises:
@@ -114,48 +144,9 @@ class Probe:
         level = round(math.log2(ratios[0]))
         return 2**level if abs(math.log2(ratios[0]) - level) <= STRIDE_TOLERANCE else round(ratios[0])
 
-    def fake_images(self) -> Tensor:
-        """Fake images like the ones that were probed, (1, C, H, W), on the model's device."""
-        return _fake_images(self.shadow, self.mode, self.image_shape)
-
-
-def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Copy a module's structure, with fake tensors for its tensors and without anybody's hooks.
-
-    Args:
-        module: the module; it is only read.
-        mode: the fake mode that the copy's tensors shall live in.
-
-    Returns:
-        The copy, with the training flags of the original.
-    """
-    memo: dict[int, object] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        memo[id(tensor)] = mode.from_tensor(tensor)
-    for submodule in module.modules():
-        for name, value in vars(submodule).items():
-            if isinstance(value, Tensor):
-                memo[id(value)] = mode.from_tensor(value.detach())
-            elif "_hooks" in name and isinstance(value, dict):
-                memo[id(value)] = type(value)()
-    return copy.deepcopy(module, memo)
-
-
-def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """A shadow whose buffers and tensor attributes are parameters.
-
-    Tracing records what is done with parameters and bakes the result of anything done with other tensors in as a
-    constant: here one without values, and on the real model one that no longer follows the buffer.
-    """
-    shadow = shadow_of(module, mode)
-    for submodule in shadow.modules():
-        tensors = {name: value for name, value in vars(submodule).items() if isinstance(value, Tensor)}
-        tensors |= {name: value for name, value in submodule._buffers.items() if value is not None}
-        for name, value in tensors.items():
-            vars(submodule).pop(name, None)
-            submodule._buffers.pop(name, None)
-            submodule._parameters[name] = nn.Parameter(value, requires_grad=False)
-    return shadow
+    def fake_images(self, batch_size: int = 1) -> Tensor:
+        """Fake images like the ones that were probed, (N, C, H, W), on the model's device."""
+        return _fake_images(self.shadow, self.mode, (batch_size, *self.image_shape[1:]))
 
 
 def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
@@ -173,13 +164,13 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         ValueError: if the model runs at none of the sizes tried, or not on the example.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = shadow_of(model, mode).eval()
+    shadow = shadow_of(model, mode).eval().requires_grad_(False)  # counting trips over inputs that are parameters
     failures: list[str] = []
     for image_shape in _image_shapes(model, example_input):
         images = _fake_images(shadow, mode, image_shape)
         counter = FlopCounterMode(display=False)
         try:
-            with torch.no_grad(), mode, counter, _recorded_calls(shadow, image_shape) as root:
+            with torch.no_grad(), quiet_fakes(), mode, counter, _recorded_calls(shadow, image_shape) as root:
                 shadow(images)
         except DataDependentOutputException as error:
             raise ValueError(
@@ -199,7 +190,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
     )
 
 
-def count_macs(module: nn.Module, image_shape: tuple[int, ...]) -> int:
+def count_macs(module: nn.Module, image_shape: Shape) -> int:
     """Multiply-accumulates of one forward in eval mode, counted on a shadow.
 
     Args:
@@ -210,13 +201,13 @@ def count_macs(module: nn.Module, image_shape: tuple[int, ...]) -> int:
         The count for the whole batch; convolutions and matrix products, as is the custom.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = shadow_of(module, mode).eval()
+    shadow = shadow_of(module, mode).eval().requires_grad_(False)
     with torch.no_grad(), mode, FlopCounterMode(display=False) as counter:
         shadow(_fake_images(shadow, mode, image_shape))
     return int(counter.get_total_flops() // 2)
 
 
-def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[tuple[int, ...]]:
+def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[Shape]:
     if example_input is not None:
         if not isinstance(example_input, Tensor):
             raise TypeError(
@@ -235,77 +226,71 @@ def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[tu
     own_size = record.get("input_size") if isinstance(record, dict) else None
     if own_size:
         yield (1, channels, *own_size[1:])
+        if channels != own_size[0]:
+            yield (1, *own_size)  # what stands before the first convolution may make channels out of pixels
     for size in _USUAL_SIZES:
         yield (1, channels, size, size)
 
 
-def _fake_images(module: nn.Module, mode: FakeTensorMode, shape: tuple[int, ...]) -> Tensor:
+def _fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor:
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
     dtype = parameter.dtype if parameter is not None else torch.get_default_dtype()
     device = parameter.device if parameter is not None else torch.device("cpu")
     with mode:
-        return torch.empty(1, *shape[1:], dtype=dtype, device=device)
-
-
-def is_channels_last(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
-    """Whether a 4-D shape is a map of the images laid out as (N, H, W, C): by which sides fit the image's.
-
-    Where both fit, as with few channels, the layout that fits without a rounding wins, and (N, C, H, W) where both do.
-
-    Args:
-        shape: of an output, of any rank.
-        image_shape: (N, C, H, W) of the images that it was made from.
-    """
-    if len(shape) != 4:
-        return False
-    first, last = _misfit(shape[2:], image_shape), _misfit(shape[1:3], image_shape)
-    return last <= STRIDE_TOLERANCE and (first > STRIDE_TOLERANCE or (last == 0 and first > 0))
-
-
-def as_channels_first(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape as (N, C, H, W) where :func:`is_channels_last`, and as it is elsewhere."""
-    return (shape[0], shape[3], *shape[1:3]) if is_channels_last(shape, image_shape) else shape
-
-
-def _misfit(sides: tuple[int, ...], image_shape: tuple[int, ...]) -> float:
-    """How far, in octaves, height and width are from the image's divided by one power of two."""
-    if min(sides) < 1:
-        return math.inf
-    octaves = [math.log2(image / side) for image, side in zip(image_shape[2:], sides, strict=True)]
-    return max(abs(octave - round(octaves[0])) for octave in octaves)
+        return torch.empty(*shape, dtype=dtype, device=device)
 
 
 @contextmanager
-def _recorded_calls(shadow: nn.Module, image_shape: tuple[int, ...]) -> Iterator[Call]:
+def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
     """Record the tree of calls of one forward; yields its root, which fills while the forward runs."""
 
-    def shape_of(value: object) -> tuple[int, ...] | None:
+    def shape_of(value: object) -> Shape | None:
         return as_channels_first(tuple(value.shape), image_shape) if isinstance(value, Tensor) else None
 
     root = Call("", shadow)
     stack: list[Call] = []
     handles = []
 
-    def enter(name: str, module: nn.Module, arguments: tuple[object, ...]) -> None:
+    def enter(name: str, module: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]) -> None:
         call = Call(name, module) if stack else root
         if stack:
             stack[-1].children.append(call)
-        call.input_shape = shape_of(arguments[0] if arguments else None)
+        call.input_shape = shape_of(next(iter((*arguments, *keywords.values())), None))
         stack.append(call)
 
     def leave(output: object) -> None:
         call = stack.pop()
         call.output_shape = shape_of(output)
         call.channels_last = isinstance(output, Tensor) and is_channels_last(tuple(output.shape), image_shape)
+        if not isinstance(output, Tensor):
+            tensors = tensors_in(output)
+            call.container = type(output).__name__ if tensors else None
+            call.contained = {key: as_channels_first(tuple(t.shape), image_shape) for key, t in tensors.items()}
 
     for name, module in shadow.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda m, args, name=name: enter(name, m, args)))
+        entering = partial(enter, name)
+        handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
         handles.append(module.register_forward_hook(lambda m, args, output: leave(output)))
     try:
         yield root
     finally:
         for handle in handles:
             handle.remove()
+
+
+def tensors_in(output: object) -> dict[Key, Tensor]:
+    """The tensors of an output that is a tuple, a list, a dict or a record with fields, by index, key or name."""
+    items: Iterable[tuple[Any, object]]
+    if isinstance(output, Mapping):
+        items = output.items()
+    elif isinstance(output, tuple | list):
+        fields = getattr(output, "_fields", range(len(output)))
+        items = zip(fields, output, strict=True)
+    elif is_dataclass(output):
+        items = vars(output).items()
+    else:
+        items = ()
+    return {key: value for key, value in items if isinstance(value, Tensor)}
 
 
 def _first_line(error: BaseException) -> str:

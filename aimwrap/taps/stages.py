@@ -8,15 +8,38 @@ only where it spans two or more halvings of the map; what it keeps per stride is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from .probe import STRIDE_TOLERANCE, Call, Place, Probe
+from .layout import STRIDE_TOLERANCE, Shape, map_shape
+from .probe import Call, Place, Probe
+from .shadow import quiet_fakes
+from .whole import LAST, call_intermediates
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+# log2 of the deepest stride of networks for small images, which begin at full resolution (CIFAR's ResNets end at 4 or 8)
+DEEPEST_OF_SMALL_IMAGES = 3
+BY_ORDER = "the order of resolutions (small images)"
+
+
+class Intermediate(NamedTuple):
+    """One of the maps that a timm model's own ``forward_intermediates`` returns.
+
+    Attributes:
+        index: among them; :data:`~.whole.LAST` means the final features.
+        node: the module that timm's record names for it.
+    """
+
+    index: int
+    node: str
+
+
+Target = Place | Intermediate
 
 
 @dataclass(frozen=True)
@@ -25,37 +48,60 @@ class Stages:
 
     Attributes:
         nodes: stage number -> whose output it is.
-        final: whose output is the last map before global pooling, head expansion included.
+        final: whose output is the last map before global pooling, head expansion included; None if that is uncertain.
         levels_before_stage_0: how many finer resolutions (stem levels) come before stride 4: what the paper's own stage
             count is ahead of ours. One for ResNet, whose stem counts as a stage there; none for ConvNeXt.
         obstacle: why the numbers cannot be trusted, or None.
         found_by: what the numbers rest on, in words.
+        blocks: where there is one resolution only, the blocks that work at it, which numbers then count.
+        candidates: names of modules that a user may choose among where the numbers cannot be trusted.
+        final_node: the final map's place where ``final`` is none, for users who name nodes.
+        strides: of the stages, where they are not 4 * 2^k.
     """
 
-    nodes: dict[int, Place]
-    final: Place | None
+    nodes: Mapping[int, Target]
+    final: Target | None
     levels_before_stage_0: int
     obstacle: str | None = None
     found_by: str = "module boundaries"
+    blocks: tuple[Target, ...] = ()
+    candidates: tuple[str, ...] = ()
+    final_node: Place | None = None
+    strides: Mapping[int, int] = field(default_factory=dict)
 
 
-def find_stages(model: nn.Module, probe: Probe) -> Stages:
-    """Find the stages: the model's own record of them where timm keeps one, else the module-boundary rule.
+def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> Stages:
+    """Find the stages: by the model's own record of them where timm keeps one, else by the module-boundary rule.
 
-    The final map and the number of stem levels come from the rule in both cases: no record tells them.
+    The order is: timm's ``feature_info``, where its modules give maps; timm's ``forward_intermediates``, which makes
+    maps of tokens; the module-boundary rule, which refuses tokens. Where there is one resolution only, numbers count
+    blocks. The final map and the number of stem levels come from the rule: no record tells them.
 
     Args:
         model: the backbone.
         probe: its recorded forward.
+        trust_records: whether to use what timm knows; without it the rule stands alone.
 
     Returns:
         The stages, with the obstacle named where the rule cannot be trusted.
     """
     ruled = _by_module_boundaries(probe)
-    recorded = _by_feature_info(model, probe)
-    if not recorded:
+    if trust_records:
+        recorded = _by_feature_info(model, probe)
+        if recorded:
+            final = ruled.final or recorded[max(recorded)]
+            return replace(ruled, nodes=recorded, final=final, obstacle=None, found_by="timm's feature_info")
+        own = _by_intermediates(model, probe, ruled)
+        if own is not None:
+            return own
+    if ruled.obstacle is None and len(ruled.nodes) > 1:
         return ruled
-    return Stages(recorded, ruled.final, ruled.levels_before_stage_0, found_by="timm's feature_info")
+    blocks = _blocks(probe)
+    if not blocks:
+        return replace(ruled, candidates=_candidates(probe))
+    places = tuple(probe.place(call) for call in blocks)
+    final = ruled.final or _last_alike(probe, blocks[-1])
+    return replace(ruled, final=final, blocks=places, candidates=tuple(place.node for place in places))
 
 
 def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
@@ -64,7 +110,7 @@ def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
     A headless model gives features, (N, C), which look like logits; so the last layer with weights must be a linear
     layer or a convolution as wide as the output.
     """
-    shape = probe.root.output_shape
+    shape = probe.logits_shape
     if shape is None or len(shape) != 2 or getattr(model, "num_classes", None) == 0:
         return None
     last = _last_weighted(probe)
@@ -96,45 +142,150 @@ def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
         if call.output_shape[1] != entry["num_chs"] or _level(call.output_shape, probe) != stage + 2:
             return {}
         nodes[int(stage)] = Place(entry["module"])
-    return nodes
+    return nodes if len(nodes) > 1 or len(info) == 1 else {}  # several blocks at one resolution are no stages
+
+
+def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages | None:
+    """Timm's ``forward_intermediates``, run once on fake tensors and held against timm's own record of it."""
+    info = getattr(model, "feature_info", None)
+    info = getattr(info, "info", info)
+    if not isinstance(info, list | tuple) or not hasattr(model, "forward_intermediates"):
+        return None
+    try:
+        with torch.no_grad(), quiet_fakes(), probe.mode:
+            final, maps = call_intermediates(probe.shadow, probe.fake_images(), None, with_final=True)
+        shapes = [tuple(a_map.shape) for a_map in maps]
+        recorded = [(entry["num_chs"], entry["reduction"], entry["module"]) for entry in info]
+    except Exception:  # whatever it is, this model does not do what timm's others do
+        return None
+    if len(shapes) != len(recorded) or not shapes:
+        return None
+    for shape, (channels, reduction, _) in zip(shapes, recorded, strict=True):
+        if len(shape) != 4 or shape[1] != channels or abs(math.log2(probe.image_shape[2] / shape[2] / reduction)) > 0.5:
+            return None
+    modules = [module for _, _, module in recorded]
+    names = [m if modules.count(m) == 1 else f"{m} (intermediate {i})" for i, m in enumerate(modules)]
+    own = [Intermediate(index, name) for index, name in enumerate(names)]
+    laid_out = isinstance(final, Tensor) and probe.layout(tuple(final.shape)) is not None
+    # Of the final features only tokens and maps can be selected from; a class token alone has read the last map.
+    last = Intermediate(LAST, "final features") if laid_out and _fills(final, shapes[-1], probe) else own[-1]
+    found_by = "timm's forward_intermediates"
+    if len({shape[2:] for shape in shapes}) == 1:
+        blocks = _blocks(probe)
+        final_node = _last_alike(probe, blocks[-1]) if blocks else None
+        return Stages({}, last, 0, "it has one resolution", found_by, tuple(own), tuple(names), final_node)
+    levels = [_level(shape, probe) for shape in shapes]
+    if any(level is None for level in levels) or levels != sorted(levels):
+        return None
+    nodes = {level - 2: target for level, target in zip(levels, own, strict=True) if level is not None and level >= 2}
+    before = ruled.levels_before_stage_0 if ruled.obstacle is None else 0
+    final_node = ruled.final if isinstance(ruled.final, Place) else None
+    return Stages(nodes, last, before, found_by=found_by, candidates=_candidates(probe), final_node=final_node)
+
+
+def _fills(final: Tensor, deepest: Shape, probe: Probe) -> bool:
+    """Whether final features are a map of the deepest intermediate's size."""
+    layout = probe.layout(tuple(final.shape))
+    return layout is not None and map_shape(tuple(final.shape), layout)[2:] == deepest[2:]
+
+
+def _blocks(probe: Probe) -> list[Call]:
+    """The longest run of calls of one class, one after the other, that leave the shape of maps or tokens alone."""
+    longest: list[Call] = []
+    for parent in probe.root.calls():
+        run: list[Call] = []
+        for call in parent.children:
+            alike = run and type(call.module) is type(run[-1].module) and call.output_shape == run[-1].output_shape
+            same = call.input_shape == call.output_shape and probe.layout(call.output_shape or ()) is not None
+            run = [*run, call] if alike and same else [call] if same and call.children else []
+            if len(run) > max(len(longest), 1):
+                longest = list(run)
+    return longest
+
+
+def _last_alike(probe: Probe, block: Call) -> Place:
+    """The last innermost call whose output is laid out like a block's: a trailing norm, before anything is pooled."""
+    calls = list(probe.root.leaves())
+    behind = calls.index(list(block.leaves())[-1])
+    alike = [call for call in calls[behind + 1 :] if call.output_shape == block.output_shape]
+    return probe.place(alike[-1] if alike else block)
+
+
+def _candidates(probe: Probe) -> tuple[str, ...]:
+    """For each size of map, the outermost module that last gives one, or its tokens: what a user may name."""
+    by_size: dict[tuple[int, int], str] = {}
+    for call in _outermost(probe.root, probe):
+        shape = call.output_shape or call.contained.get(call.only_map)
+        layout = probe.layout(shape) if shape is not None else None
+        if shape is not None and layout is not None:
+            size = shape[2:] if len(shape) == 4 else map_shape(shape, layout)[2:]
+            if size[0] * size[1] > 1:
+                by_size[size] = call.name
+    return tuple(by_size.values())
+
+
+def _outermost(call: Call, probe: Probe) -> Iterator[Call]:
+    spans = call.doublings
+    opened = call.name == "" or call.output_shape is None or spans is None or spans >= 2
+    if call.children and opened and not _is_token_body(call) and not _holds_a_map_of_its_own(call):
+        for child in call.children:
+            yield from _outermost(child, probe)
+    elif call.name:
+        yield call
 
 
 def _by_module_boundaries(probe: Probe) -> Stages:
     by_level: dict[int, list[Call]] = {}
-    obstacle = None
+    obstacles: list[str] = []
     deepest = 0
+    certain = True  # whether what comes last is what the classifier reads
     for call in _expand(probe.root):
-        obstacle = obstacle or _obstacle(call)
+        if _holds_a_map_of_its_own(call):
+            obstacles.append(f"{call.name!r} returns a {call.container} that holds maps, not a map")
+            certain = False
+            held = [_level(shape, probe) for shape in call.contained.values()]
+            deepest = max([deepest, *(level for level in held if level is not None)])
+            continue
+        if call.output_shape is not None and len(call.output_shape) == 3:
+            obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
         level = _level(call.output_shape, probe)
         if level is None or _is_global_pool(call):
             continue
         if level >= max(deepest, 2) + 2:
             continue  # no stage skips a resolution: this is what a global pool, or a convolution like it, left over
         if level < deepest:
-            obstacle = obstacle or f"{call.name!r} goes back from stride {2**deepest} to {2**level}"
+            obstacles.append(f"{call.name!r} goes back from stride {2**deepest} to {2**level}")
+        certain = True
         deepest = max(deepest, level)
         by_level.setdefault(level, []).append(call)
-    if not by_level:
+    obstacle = obstacles[0] if obstacles else None
+    if deepest not in by_level:
         return Stages({}, None, 0, obstacle)
-    final = _without_classifier(by_level[deepest], probe)
-    by_level[deepest] = _without_head_expansion(final)
-    nodes = {level - 2: probe.place(_without_do_nothing(calls)[-1]) for level, calls in by_level.items() if level >= 2}
-    stem_levels = sum(level < 2 for level in by_level)
-    return Stages(nodes, probe.place(final[-1]), stem_levels, obstacle)
+    calls = _without_classifier(by_level[deepest], probe)
+    misleading = [reason for reason in obstacles if "returns a" not in reason]
+    final = probe.place(calls[-1]) if certain and not misleading else None
+    by_level[deepest] = _without_head_expansion(calls)
+    last = {level: probe.place(_without_do_nothing(calls)[-1]) for level, calls in sorted(by_level.items())}
+    if 0 in last and 0 < deepest <= DEEPEST_OF_SMALL_IMAGES:
+        strides = {number: 2**level for number, level in enumerate(last)}
+        return Stages(dict(enumerate(last.values())), final, 0, obstacle, BY_ORDER, strides=strides)
+    nodes = {level - 2: place for level, place in last.items() if level >= 2}
+    return Stages(nodes, final, sum(level < 2 for level in by_level), obstacle)
 
 
-def _obstacle(call: Call) -> str | None:
-    """Tokens at the level of stages: the strides around them would look right and be wrong."""
-    shape = call.output_shape
-    if shape is not None and len(shape) == 3:
-        return f"{call.name!r} works on tokens, {shape}, not on (N, C, H, W) maps"
-    return None
+def _holds_a_map_of_its_own(call: Call) -> bool:
+    """Whether a call below the model returns a container with a map that spans less than two halvings."""
+    if not call.name or call.input_shape is None or len(call.input_shape) != 4:
+        return False
+    spans = [math.log2(call.input_shape[2] / shape[2]) for shape in call.contained.values() if len(shape) == 4]
+    return bool(spans) and round(max(spans)) < 2
 
 
 def _expand(call: Call) -> Iterator[Call]:
     """The calls at the level of stages: a module is opened if it spans two or more halvings, or leaves the maps."""
     spans = call.doublings
-    if call.children and (spans is None or spans >= 2) and not _is_token_body(call):
+    opened = (spans is None or spans >= 2) and not _is_token_body(call) and not _holds_a_map_of_its_own(call)
+    if call.children and opened:
         for child in call.children:
             yield from _expand(child)
     else:
@@ -146,7 +297,7 @@ def _is_token_body(call: Call) -> bool:
     return all(shape is not None and len(shape) == 3 for shape in shapes)
 
 
-def _level(shape: tuple[int, ...] | None, probe: Probe) -> int | None:
+def _level(shape: Shape | None, probe: Probe) -> int | None:
     """log2 of a map's stride, or None where the shape is no (N, C, H, W) map at a power of two."""
     if shape is None or len(shape) != 4:
         return None

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .graph import GraphNames, NodePair, TappedBackbone
-from .probe import Place, Probe, as_channels_first, is_channels_last, probe, traceable_shadow_of
-from .stages import Stages, find_stages, number_of_classes
+from .backbone import TappedBackbone
+from .extraction import FINAL, Extraction, extract
+from .probe import Place, Probe, probe
+from .stages import BY_ORDER, Intermediate, Stages, Target, find_stages, number_of_classes
 
 Stage = int | str
+HIGHEST_STAGE = 3  # by stride; where there is one resolution, higher numbers can only mean blocks
 _WITHOUT_FINAL = 'Pass head="paper", which needs the tapped maps only'
-FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
 
 class Tap(NamedTuple):
@@ -86,29 +87,26 @@ def tap_backbone(
     model = unwrapped(model)
     measured = probe(model, example_input)
     found = find_stages(model, measured)
-    names = GraphNames(traceable_shadow_of(model, measured.mode))
-    wanted = {str(s): Place(s) if isinstance(s, str) else _place_of(s, found, type(model).__name__) for s in stages}
+    targets = {str(stage): target for stage, target in _targets(stages, found, type(model).__name__).items()}
     if final:
-        wanted[FINAL] = _final_place(found, type(model).__name__)
-    resolved = {name: names.resolve(place, following_activation=name not in stages) for name, place in wanted.items()}
-    nodes = {name: pair for name, (pair, _) in resolved.items()}
-    shown = {name: label for name, (_, label) in resolved.items()}
-    taps, channels_last = _measure(model, measured, stages, shown, nodes)
-
-    def order(tap: Tap) -> int:
-        position: int = names.eval.index(nodes[str(tap.stage)][1])
-        return position
-
-    behind = [tap.node for tap in taps if final and order(tap) > names.eval.index(nodes[FINAL][1])]
-    if behind:
+        targets[FINAL] = _final_target(found, targets, type(model).__name__)
+    numbered = frozenset(name for name in targets if name not in stages)
+    extraction = extract(model, measured, targets, numbered)
+    behind = [name for name in extraction.order if final and extraction.is_behind(name, FINAL)]
+    if behind and all(name in numbered for name in behind):
+        targets[FINAL] = targets[behind[-1]]  # a record knows better what the last map is
+        extraction = extract(model, measured, targets, numbered)
+    elif behind:
         raise ValueError(
-            f"the map that {type(model).__name__} classifies was taken to be {shown[FINAL]!r}, but {behind} lie behind "
-            f"it, so it is another one. {_WITHOUT_FINAL}"
+            f"the map that {type(model).__name__} classifies was taken to be {extraction.labels[FINAL]!r}, but "
+            f"{[extraction.labels[name] for name in behind]} lie behind it, so it is another one. {_WITHOUT_FINAL}"
         )
+    taps = {name: _measured_tap(name, stages, extraction, measured) for name in extraction.order}
+    final_tap = taps.pop(FINAL, None)
     return TappedModel(
-        backbone=TappedBackbone(model, traceable_shadow_of(model, measured.mode), nodes, channels_last),
-        taps=tuple(sorted((tap for tap in taps if tap.stage != FINAL), key=lambda tap: (tap.stride, order(tap)))),
-        final=next((t for t in taps if t.stage == FINAL), None),
+        backbone=TappedBackbone(model, extraction.program, extraction.layouts),
+        taps=tuple(sorted(taps.values(), key=lambda tap: tap.stride)),  # a stable sort: equal strides stay in order
+        final=final_tap,
         architecture=type(model).__name__,
         num_classes=number_of_classes(model, measured),
         image_shape=measured.image_shape[1:],
@@ -132,61 +130,82 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return source
 
 
-def _place_of(stage: int, found: Stages, architecture: str) -> Place:
-    by_name = "name its nodes instead, for example stages=['layer3', 'layer4']"
+def _targets(stages: Sequence[Stage], found: Stages, architecture: str) -> dict[Stage, Target]:
+    """Whose outputs the user means, by number or by name."""
+    numbers = [stage for stage in stages if isinstance(stage, int)]
+    counts_blocks = bool(found.blocks) and any(number > HIGHEST_STAGE for number in numbers)
+    targets = {
+        stage: Place(stage)
+        if isinstance(stage, str)
+        else _block(stage, found, architecture)
+        if counts_blocks
+        else _stage(stage, found, architecture)
+        for stage in stages
+    }
+    if any(isinstance(target, Intermediate) for target in targets.values()) and len(numbers) < len(stages):
+        raise ValueError(
+            f"stages: numbers of {architecture} are taken from its own forward_intermediates, and names from its "
+            f"graph; use either, not both, got {list(stages)}"
+        )
+    return targets
+
+
+def _block(number: int, found: Stages, architecture: str) -> Target:
+    if not 0 <= number < len(found.blocks):
+        raise ValueError(f"stages: {architecture} has {len(found.blocks)} blocks, 0 to {len(found.blocks) - 1}, no {number}")
+    return found.blocks[number]
+
+
+def _stage(stage: int, found: Stages, architecture: str) -> Target:
+    by_name = f"name its nodes instead, for example stages={_example(found) or ['a node', 'another']}"
+    if found.blocks and stage not in found.nodes:
+        count = len(found.blocks)
+        chosen = sorted({(count - 1) // 2, count - 1})
+        names = [found.blocks[index].node for index in chosen]
+        by_index = f"stages={chosen}" if count - 1 > HIGHEST_STAGE else f"stages={names}"
+        also = "" if isinstance(found.blocks[0], Intermediate) else f", or by name: stages={names}"
+        raise ValueError(
+            f"stages: {architecture} has one resolution and so no stage {stage}. Choose among its {count} blocks: "
+            f"{by_index}{also}. Numbers of which none is beyond {HIGHEST_STAGE} are taken for stages"
+        )
     if found.obstacle is not None:
         raise ValueError(
             f"stage numbers cannot be trusted on {architecture}: {found.obstacle}. Where it has maps, {by_name}"
         )
     if stage not in found.nodes:
+        by_stride = 0 <= stage and found.found_by != BY_ORDER
         have = ", ".join(
-            f"{number} ({place.node}, stride {4 * 2**number})" for number, place in sorted(found.nodes.items())
+            f"{number} ({target.node}, stride {found.strides.get(number, 4 * 2**number)})"
+            for number, target in sorted(found.nodes.items())
         )
         raise ValueError(
-            f"stages: {architecture} has no stage {stage} (stride {4 * 2**stage if stage >= 0 else '?'}); "
+            f"stages: {architecture} has no stage {stage}{f' (stride {4 * 2**stage})' if by_stride else ''}; "
             f"it has {have or 'none'}. Choose among them, pass example_input= if it takes images of another size, "
             f"or {by_name}"
         )
     return found.nodes[stage]
 
 
-def _final_place(found: Stages, architecture: str) -> Place:
-    if found.final is None or found.obstacle is not None:
+def _example(found: Stages) -> list[str]:
+    names = list(found.candidates) or [t.node for _, t in sorted(found.nodes.items()) if isinstance(t, Place)]
+    return names[-2:]
+
+
+def _final_target(found: Stages, targets: dict[str, Target], architecture: str) -> Target:
+    """The map that the backbone classifies; for nodes that the user named, not by timm's own intermediates."""
+    by_name = any(isinstance(target, Place) for target in targets.values())
+    final = found.final_node if by_name and isinstance(found.final, Intermediate) else found.final
+    if final is None:
         reason = found.obstacle or "no module gives an (N, C, H, W) map"
         raise ValueError(f"the map that {architecture} classifies cannot be found: {reason}. {_WITHOUT_FINAL}")
-    return found.final
+    return final
 
 
-def _measure(
-    model: nn.Module, measured: Probe, stages: Sequence[Stage], labels: dict[str, str], nodes: dict[str, NodePair]
-) -> tuple[list[Tap], frozenset[str]]:
-    """Channels and strides from a fake run of the extractor itself, held against what the probe saw of each module.
-
-    Returns:
-        The taps, and the names of those whose nodes give channels-last maps.
-    """
-    extractor = TappedBackbone(measured.shadow, traceable_shadow_of(model, measured.mode), nodes).eval()
-    with torch.no_grad(), measured.mode:
-        maps = extractor(measured.fake_images())
-    seen = {call.name: call.output_shape for call in measured.root.calls()}
-    named = {str(stage): stage for stage in stages} | ({FINAL: FINAL} if FINAL in nodes else {})
-    taps, channels_last = [], set()
-    for name, stage in named.items():
-        node, value = labels[name], maps[name]
-        if not isinstance(value, Tensor) or value.ndim != 4:
-            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"stages: node {node!r} gives {came}, not a (N, C, H, W) map; name another node")
-        shape = as_channels_first(tuple(value.shape), measured.image_shape)
-        if is_channels_last(tuple(value.shape), measured.image_shape):
-            channels_last.add(name)
-        if seen.get(node) is not None and seen[node] != shape:
-            raise ValueError(
-                f"stages: tapping {node!r} through the graph gives {shape}, but the module gives "
-                f"{seen[node]}; name a graph node instead (torchvision's get_graph_node_names lists them)"
-            )
-        try:
-            stride = measured.stride(shape)
-        except ValueError as error:
-            raise ValueError(f"stages: node {node!r} gives no (N, C, H, W) map: {error}; name another node") from error
-        taps.append(Tap(stage, node, shape[1], stride, (shape[2], shape[3])))
-    return taps, frozenset(channels_last)
+def _measured_tap(name: str, stages: Sequence[Stage], extraction: Extraction, measured: Probe) -> Tap:
+    stage = next((stage for stage in stages if str(stage) == name), FINAL)
+    shape, node = extraction.shapes[name], extraction.labels[name]
+    try:
+        stride = measured.stride(shape)
+    except ValueError as error:
+        raise ValueError(f"stages: node {node!r} gives no (N, C, H, W) map: {error}; name another node") from error
+    return Tap(stage, node, shape[1], stride, (shape[2], shape[3]))

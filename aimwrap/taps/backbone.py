@@ -1,0 +1,101 @@
+"""A backbone that stops at its deepest tap and returns the tapped maps: what :class:`~aimwrap.AIM` runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from .layout import Layout
+
+
+class Program(Protocol):
+    """How the tapped outputs of a backbone are computed."""
+
+    architecture: str
+
+    def settled(self, host: nn.Module, model: nn.Module) -> Program:
+        """Give the host the parts of the model that are needed, under their own names, and run on it from now on."""
+
+    def run(self, host: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """The tapped outputs by name, as the backbone lays them out."""
+
+    def names_up_to(self, name: str) -> set[str]:
+        """Names of the modules and tensors that a tapped output depends on, in either mode."""
+
+
+class TappedBackbone(nn.Module):
+    """A backbone that stops at its deepest tap and returns the tapped maps.
+
+    Its parameters are the backbone's own, under their own names, so the backbone's checkpoints load into it. What lies
+    behind the deepest tap is gone: it is neither run nor trained. It follows ``train()`` and ``eval()``, also after
+    ``deepcopy`` and ``pickle``.
+
+    Args:
+        model: the backbone whose parameters are shared.
+        program: how its tapped outputs are computed.
+        layouts: for each of them, how it becomes an (N, C, H, W) map.
+    """
+
+    def __init__(self, model: nn.Module, program: Program, layouts: dict[str, Layout]) -> None:
+        super().__init__()
+        # Attributes whose names no submodule of a backbone will have.
+        self._aimwrap_program = program.settled(self, model)
+        self._aimwrap_layouts = layouts
+        self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the backbone up to its deepest tap.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            The tapped maps by name, each (N, C_l, H_l, W_l).
+        """
+        outputs = self._aimwrap_program.run(self, images)
+        return {name: layout.to_map(outputs[name], images) for name, layout in self._aimwrap_layouts.items()}
+
+    def freeze(self, up_to: str | None = None) -> None:
+        """Stop training everything, or what one map depends on; such modules stay in evaluation mode.
+
+        Args:
+            up_to: name of a map, or None for the whole backbone.
+        """
+        modules = dict(self.named_modules(remove_duplicate=False))
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        names = {""} if up_to is None else self._aimwrap_program.names_up_to(up_to)
+        for name in names & modules.keys():
+            modules[name].requires_grad_(False)
+        for name in names & parameters.keys():
+            parameters[name].requires_grad_(False)
+        self._aimwrap_frozen |= names & modules.keys()
+        self._hold_frozen()
+
+    def freeze_statistics(self) -> None:
+        """Keep norms with running statistics in evaluation mode; their weights go on training."""
+        norms = {name for name, m in self.named_modules() if getattr(m, "running_mean", None) is not None}
+        self._aimwrap_frozen |= norms
+        self._hold_frozen()
+
+    def unfreeze(self) -> None:
+        """Train everything again, from the next :meth:`train` on."""
+        self.requires_grad_(True)
+        self._aimwrap_frozen = frozenset()
+
+    def train(self, mode: bool = True) -> TappedBackbone:
+        """Switch to training or evaluation mode, as ``nn.Module.train`` does, but for what is frozen."""
+        super().train(mode)
+        self._hold_frozen()
+        return self
+
+    def _hold_frozen(self) -> None:
+        for name in self._aimwrap_frozen:
+            for module in self.get_submodule(name).modules():
+                module.training = False
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        source = self._aimwrap_program.architecture
+        return f"{type(self).__name__}({source} up to its deepest tap, {parameters / 1e6:.2f} M parameters)"

@@ -1,0 +1,130 @@
+"""How a module's output lies in memory, and how it becomes an (N, C, H, W) map.
+
+Three layouts are known: maps with channels first, maps with channels last, and tokens, (N, L, C), which stand in
+raster order behind what a transformer puts before them (its class and register tokens).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+STRIDE_TOLERANCE = 0.25  # octaves; unpadded nets are not exact: Inception turns 299 pixels into 8, which is 5.22
+MOST_PREFIX_TOKENS = 16  # a class token, one for distillation, and registers: more than these is no prefix
+
+Shape = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """Which of the layouts an output has.
+
+    Attributes:
+        kind: of the three.
+        prefix: how many tokens come before those of the map.
+        grid: (height, width) of the map that tokens make for images of ``image_size``.
+        image_size: (H, W) of the images it was read from.
+    """
+
+    kind: Literal["channels first", "channels last", "tokens"]
+    prefix: int = 0
+    grid: tuple[int, int] = (1, 1)
+    image_size: tuple[int, int] = (1, 1)
+
+    def to_map(self, output: Tensor, images: Tensor) -> Tensor:
+        """Turn an output into a map.
+
+        Args:
+            output: of the tapped module.
+            images: (N, C, H, W), those that it was made from.
+
+        Returns:
+            The map, (N, C, H, W), a view where one is possible.
+
+        Raises:
+            ValueError: if there are not as many tokens as images of this size have.
+        """
+        if self.kind == "channels first":
+            return output
+        if self.kind == "channels last":
+            return output.permute(0, 3, 1, 2)
+        grid = self._grid_for(output.shape[1] - self.prefix, (images.shape[2], images.shape[3]))
+        return output[:, self.prefix :].transpose(1, 2).unflatten(2, grid)
+
+    def _grid_for(self, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid of images of another size: with as many pixels per token, rounded down or up."""
+        if size == self.image_size:
+            return self.grid
+        sides = list(zip(size, self.image_size, self.grid, strict=True))
+        for grid in (
+            tuple(side * cells // measured for side, measured, cells in sides),
+            tuple(-(-side * cells // measured) for side, measured, cells in sides),
+        ):
+            if grid[0] * grid[1] == tokens:
+                return grid[0], grid[1]
+        raise ValueError(
+            f"the backbone makes {tokens} tokens of images of {size[0]} x {size[1]}, which is no grid like the "
+            f"{self.grid[0]} x {self.grid[1]} of {self.image_size[0]} x {self.image_size[1]}; resize the images to "
+            "that size, or wrap the backbone with example_input= of this one"
+        )
+
+
+def layout_of(shape: Shape, image_shape: Shape, grids: Iterable[tuple[int, int]] = ()) -> Layout | None:
+    """The layout of an output of that shape.
+
+    Args:
+        shape: of the output.
+        image_shape: (N, C, H, W) of the images it was made from.
+        grids: heights and widths of the maps seen before it, among which the tokens' grid is looked for.
+
+    Returns:
+        The layout, or None if the shape is neither a map's nor, with these grids, that of a map's tokens.
+    """
+    if len(shape) == 4:
+        return Layout("channels last") if is_channels_last(shape, image_shape) else Layout("channels first")
+    if len(shape) != 3:
+        return None
+    fitting = [(h, w) for h, w in grids if h * w > 1 and 0 <= shape[1] - h * w <= MOST_PREFIX_TOKENS]
+    if not fitting:
+        return None
+    grid = max(fitting, key=lambda grid: grid[0] * grid[1])
+    return Layout("tokens", shape[1] - grid[0] * grid[1], grid, (image_shape[2], image_shape[3]))
+
+
+def map_shape(shape: Shape, layout: Layout) -> Shape:
+    """What :meth:`Layout.to_map` makes of a shape that the layout was read from."""
+    if layout.kind == "channels first":
+        return shape
+    if layout.kind == "channels last":
+        return (shape[0], shape[3], *shape[1:3])
+    return (shape[0], shape[2], *layout.grid)
+
+
+def is_channels_last(shape: Shape, image_shape: Shape) -> bool:
+    """Whether a 4-D shape is a map of the images laid out as (N, H, W, C): by which sides fit the image's.
+
+    Where both fit, as with few channels, the layout that fits without a rounding wins, and (N, C, H, W) where both do.
+
+    Args:
+        shape: of an output, of any rank.
+        image_shape: (N, C, H, W) of the images that it was made from.
+    """
+    if len(shape) != 4:
+        return False
+    first, last = _misfit(shape[2:], image_shape), _misfit(shape[1:3], image_shape)
+    return last <= STRIDE_TOLERANCE and (first > STRIDE_TOLERANCE or (last == 0 and first > 0))
+
+
+def as_channels_first(shape: Shape, image_shape: Shape) -> Shape:
+    """The shape as (N, C, H, W) where :func:`is_channels_last`, and as it is elsewhere."""
+    return (shape[0], shape[3], *shape[1:3]) if is_channels_last(shape, image_shape) else shape
+
+
+def _misfit(sides: Shape, image_shape: Shape) -> float:
+    """How far, in octaves, height and width are from the image's divided by one power of two."""
+    if min(sides) < 1:
+        return math.inf
+    octaves = [math.log2(image / side) for image, side in zip(image_shape[2:], sides, strict=True)]
+    return max(abs(octave - round(octaves[0])) for octave in octaves)

@@ -1,0 +1,92 @@
+"""Copies of a module's structure: with fake tensors, to be run and traced without cost, or with the module's own.
+
+A shadow's tensors are fake: they have shapes, dtypes and devices, but no memory and no values. Running it moves no
+statistics of the original, fires none of its hooks and costs no memory; tracing it (:mod:`.graph`) may switch its
+training flags at will. A twin's tensors are the original's, so it computes the same; only its modules are its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """Copy a module's structure, with fake tensors for its tensors and without anybody's hooks.
+
+    Args:
+        module: the module; it is only read.
+        mode: the fake mode that the copy's tensors shall live in.
+
+    Returns:
+        The copy, with the training flags of the original.
+    """
+    return _copy_of(module, mode.from_tensor, lambda value: mode.from_tensor(value.detach()))
+
+
+def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A shadow whose buffers and tensor attributes are parameters.
+
+    Tracing records what is done with parameters and bakes the result of anything done with other tensors in as a
+    constant: here one without values, and on the real model one that no longer follows the buffer.
+    """
+    shadow = shadow_of(module, mode)
+    for submodule in shadow.modules():
+        tensors = {name: value for name, value in vars(submodule).items() if isinstance(value, Tensor)}
+        tensors |= {name: value for name, value in submodule._buffers.items() if value is not None}
+        for name, value in tensors.items():
+            vars(submodule).pop(name, None)
+            submodule._buffers.pop(name, None)
+            submodule._parameters[name] = nn.Parameter(value, requires_grad=False)
+    return shadow
+
+
+def twin_of(module: nn.Module, own_buffers: bool = False) -> nn.Module:
+    """Copy a module's structure around the very same tensors, without anybody's hooks.
+
+    Args:
+        module: the module; it is only read.
+        own_buffers: copy the buffers and plain tensor attributes, so that running the twin cannot move the original's.
+
+    Returns:
+        The copy, with the training flags of the original. Its parameters are the original's.
+    """
+
+    def kept(value: Tensor) -> Tensor:
+        return value.detach().clone() if own_buffers and not isinstance(value, nn.Parameter) else value
+
+    return _copy_of(module, kept, kept)
+
+
+@contextmanager
+def quiet_fakes() -> Iterator[None]:
+    """Keep torch from logging an error's whole story when a size that is only tried does not suit the model."""
+    loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+def _copy_of(
+    module: nn.Module, registered: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]
+) -> nn.Module:
+    memo: dict[int, object] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        memo[id(tensor)] = registered(tensor)
+    for submodule in module.modules():
+        for name, value in vars(submodule).items():
+            if isinstance(value, Tensor):
+                memo[id(value)] = plain(value)
+            elif "_hooks" in name and isinstance(value, dict):
+                memo[id(value)] = type(value)()
+    return copy.deepcopy(module, memo)

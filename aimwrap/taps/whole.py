@@ -1,0 +1,367 @@
+"""Tapped outputs by the backbone's own code, for backbones that cannot be traced or know their own intermediates.
+
+The backbone's structure is copied around its own parameters (:func:`.shadow.twin_of`), so that nothing of it is touched,
+and its own forward runs on the copy. What the tapped outputs do not depend on is taken out of the copy: an optimiser
+does not see it, and DistributedDataParallel does not wait for its gradients.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from .probe import Key, Place, Probe, tensors_in
+from .shadow import quiet_fakes, shadow_of, twin_of
+
+LAST = -1  # the index of forward_intermediates' final features among the intermediates
+
+# A functional activation right behind a stage belongs to it (DenseNet's relu after norm5); modules are seen by name.
+ACTIVATIONS = frozenset({"relu", "relu_", "gelu", "silu", "hardswish", "leaky_relu", "elu", "relu6"})
+_READS_ONLY = frozenset({"__get__", "dim", "size", "is_contiguous"})
+
+
+@dataclass
+class Usage:
+    """What a program's outputs depend on.
+
+    Attributes:
+        modules: by output, the innermost modules that are called for it.
+        parameters: by output, the parameters that a gradient from it reaches.
+        entered: every module that is called when all outputs are computed.
+        reached: every parameter that a gradient then reaches.
+    """
+
+    modules: dict[str, set[str]] = field(default_factory=dict)
+    parameters: dict[str, set[str]] = field(default_factory=dict)
+    entered: set[str] = field(default_factory=set)
+    reached: set[str] = field(default_factory=set)
+
+
+class WholeProgram:
+    """Tapped outputs by the backbone's own code on a twin of it; :meth:`outputs` is what subclasses differ in.
+
+    Attributes:
+        architecture: the backbone's class.
+        source: the twin, once settled on a host, with which it shares its dicts of modules, parameters and buffers.
+        usage: what the outputs depend on, once measured.
+    """
+
+    source: nn.Module
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture = architecture
+        self.usage: Usage | None = None
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the twin and return the tapped outputs by name."""
+        raise NotImplementedError
+
+    def prepared(self, twin: nn.Module) -> nn.Module:
+        """Make the twin ready to be run by :meth:`outputs`."""
+        return twin
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs."""
+        raise NotImplementedError
+
+    def only(self, *names: str) -> WholeProgram:
+        """A program, not settled anywhere, for some of the outputs."""
+        raise NotImplementedError
+
+    def settled(self, host: nn.Module, model: nn.Module) -> WholeProgram:
+        """Give the host the parts of a twin of the model that the outputs depend on."""
+        program = self.only(*self.names)
+        program.usage = self.usage
+        program.source = program.prepared(twin_of(model))
+        if self.usage is not None:
+            _take_out_unused(program.source, self.usage)
+        for shared in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            host.__dict__[shared] = program.source.__dict__[shared]
+        return program
+
+    def run(self, host: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """The tapped outputs by name, as the backbone lays them out."""
+        self.source.training = host.training
+        return self.outputs(images)
+
+    def names_up_to(self, name: str) -> set[str]:
+        """Names of the modules and tensors that a tapped output depends on, in either mode."""
+        assert self.usage is not None
+        return self.usage.modules[name] | self.usage.parameters[name]
+
+    def measure_usage(self, model: nn.Module, measured: Probe) -> None:
+        """Find out on a shadow, in both modes, what each output depends on."""
+        usage = Usage()
+        for training in (True, False):
+            entered, reached = _usage_of(self.only(*self.names), model, measured, training)
+            usage.entered |= entered
+            usage.reached |= reached
+            for name in self.names:
+                entered, reached = _usage_of(self.only(name), model, measured, training)
+                leaves = {n for n in entered if not any(True for _ in measured.shadow.get_submodule(n).children())}
+                usage.modules[name] = usage.modules.get(name, set()) | leaves
+                usage.parameters[name] = usage.parameters.get(name, set()) | reached
+        self.usage = usage
+
+
+class Watch(NamedTuple):
+    """Which output a hook waits for.
+
+    Attributes:
+        place: the module and the call of it.
+        key: where in the output the map is, or None if the output is the map.
+        activation: the function that directly follows and belongs to it, or None.
+        overwritten: whether something later overwrites it in place, so that it has to be copied.
+    """
+
+    place: Place
+    key: Key | None = None
+    activation: str | None = None
+    overwritten: bool = False
+
+
+class HookProgram(WholeProgram):
+    """Tapped outputs by hooks on modules; the forward ends as soon as the last one has been seen.
+
+    Hooks, and what they fill, are plain objects inside the twin, so that copies and pickles get their own.
+    """
+
+    def __init__(self, architecture: str, watches: dict[str, Watch]) -> None:
+        super().__init__(architecture)
+        self.watches = watches
+        self.catch = _Catch(watches)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs."""
+        return list(self.watches)
+
+    def only(self, *names: str) -> HookProgram:
+        """A program, not settled anywhere, for some of the outputs."""
+        return HookProgram(self.architecture, {name: self.watches[name] for name in names})
+
+    def prepared(self, twin: nn.Module) -> nn.Module:
+        """Put the hooks on."""
+        for node in {watch.place.node for watch in self.watches.values()}:
+            twin.get_submodule(node).register_forward_hook(_Hook(self.catch, node))
+        return twin
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the twin until every output has been seen."""
+        self.catch.start()
+        with suppress(Seen):
+            self.source.forward(images)  # not a call: torch.export would look for the twin among the host's modules
+        found = self.catch.take()
+        missing = [self.watches[name].place.node for name in self.watches if name not in found]
+        if missing:
+            raise RuntimeError(f"the backbone's forward did not call {missing}; wrap it in the mode that it is used in")
+        for name, watch in self.watches.items():
+            if watch.activation is not None:
+                found[name] = getattr(F, watch.activation)(found[name])
+        return found
+
+
+class Seen(BaseException):
+    """Everything that was waited for has been seen. Not an Exception, so that no forward's own handler stops it."""
+
+
+class _Catch:
+    """What the hooks of one twin fill during one forward."""
+
+    def __init__(self, watches: dict[str, Watch]) -> None:
+        self.watches = watches
+        self.start()
+
+    def start(self) -> None:
+        self.calls: dict[str, int] = {}
+        self.found: dict[str, Tensor] = {}
+
+    def take(self) -> dict[str, Tensor]:
+        found = self.found
+        self.start()  # what stayed here would keep a graph's memory alive
+        return found
+
+    def see(self, node: str, output: Any) -> None:
+        call = self.calls.get(node, 0)
+        self.calls[node] = call + 1
+        for name, watch in self.watches.items():
+            if watch.place.node == node and watch.place.call == call:
+                tensor = output if watch.key is None else tensors_in(output)[watch.key]
+                self.found[name] = tensor.clone() if watch.overwritten else tensor
+        if len(self.found) == len(self.watches):
+            raise Seen
+
+
+class _Hook:
+    """A module's hook, which knows the module's name."""
+
+    def __init__(self, catch: _Catch, node: str) -> None:
+        self.catch = catch
+        self.node = node
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        self.catch.see(self.node, output)
+
+
+class IntermediatesProgram(WholeProgram):
+    """Tapped outputs by timm's ``forward_intermediates``, which reshapes tokens to maps.
+
+    Args:
+        architecture: the backbone's class.
+        indices: for each name of an output, its index among the intermediates, or :data:`LAST` for the final features.
+    """
+
+    def __init__(self, architecture: str, indices: dict[str, int]) -> None:
+        super().__init__(architecture)
+        self.indices = indices
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs."""
+        return list(self.indices)
+
+    def only(self, *names: str) -> IntermediatesProgram:
+        """A program, not settled anywhere, for some of the outputs."""
+        return IntermediatesProgram(self.architecture, {name: self.indices[name] for name in names})
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the twin's ``forward_intermediates``."""
+        wanted = sorted({index for index in self.indices.values() if index != LAST})
+        final, maps = call_intermediates(self.source, images, wanted, with_final=LAST in self.indices.values())
+        return {n: final if i == LAST else maps[wanted.index(i)] for n, i in self.indices.items()}
+
+
+def call_intermediates(
+    model: nn.Module, images: Tensor, indices: list[int] | None, with_final: bool
+) -> tuple[Any, list[Tensor]]:
+    """Call a timm model's ``forward_intermediates``, whose arguments vary a little among models.
+
+    Returns:
+        The final features, None unless asked for, and the intermediates as (N, C, H, W) maps.
+    """
+    asked = {
+        "indices": 1 if indices == [] else indices,  # none of the maps, but these models want at least one
+        "output_fmt": "NCHW",
+        "stop_early": True,
+        "intermediates_only": not with_final,
+    }
+    known = inspect.signature(model.forward_intermediates).parameters
+    result = model.forward_intermediates(images, **{key: value for key, value in asked.items() if key in known})
+    if not with_final and "intermediates_only" in known:
+        return None, list(result)
+    final, maps = result
+    return final if with_final else None, list(maps)
+
+
+def watch_for(place: Place, measured: Probe, following_activation: bool) -> Watch:
+    """How to catch a module's output by a hook.
+
+    Args:
+        place: whose output; a module's.
+        measured: the probe of the backbone.
+        following_activation: whether a functional activation that directly follows belongs to it.
+
+    Raises:
+        ValueError: if no module of that name is called, or its output holds no map or several.
+    """
+    call = measured.call_at(place)
+    if call is None:
+        raise ValueError(f"the backbone calls no module {place.node!r}")
+    if call.output_shape is None and call.only_map is None:
+        raise ValueError(
+            f"{place.node!r} returns a {call.container or 'value'} with {call.contained or 'no tensor'}; name a module "
+            "inside it that returns one map"
+        )
+    if place.calls < 1:
+        same = sum(other.name == place.node for other in measured.root.calls())
+        place = Place(place.node, same - 1, same)
+    key = None if call.output_shape is not None else call.only_map
+    activation, overwritten = _what_follows(place, key, measured)
+    return Watch(place, key, activation if following_activation else None, overwritten)
+
+
+def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str | None, bool]:
+    """The functional activation that directly follows an output, if one does, and whether it is later overwritten."""
+    twin = twin_of(measured.shadow)
+    calls: list[None] = []
+    caught: list[Tensor] = []
+    versions: list[int] = []
+    functions: list[str] = []
+
+    def catch(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        if len(calls) == place.call:
+            caught.append(output if key is None else tensors_in(output)[key])
+            versions.append(caught[0]._version)
+        calls.append(None)
+
+    class Follow(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(function, "__name__", "")
+            if caught and any(argument is caught[0] for argument in args) and name not in _READS_ONLY:
+                functions.append(name)
+            return function(*args, **(kwargs or {}))
+
+    twin.get_submodule(place.node).register_forward_hook(catch)
+    with torch.no_grad(), quiet_fakes(), measured.mode, Follow():
+        twin(measured.fake_images())
+    first = functions[0] if functions else ""
+    return first.rstrip("_") if first in ACTIVATIONS else None, caught[0]._version != versions[0]
+
+
+def _usage_of(program: WholeProgram, model: nn.Module, measured: Probe, training: bool) -> tuple[set[str], set[str]]:
+    """The modules that one run calls, and the parameters that a gradient from its outputs reaches."""
+    source = program.prepared(shadow_of(model, measured.mode)).train(training)
+    program.source = source
+    parameters = {n: p for n, p in source.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    entered: set[str] = set()
+    for name, module in source.named_modules(remove_duplicate=False):  # under all of its names
+        if name:
+            module.register_forward_pre_hook(lambda module, arguments, name=name: entered.add(name))
+    with torch.enable_grad(), quiet_fakes(), measured.mode:
+        outputs = program.outputs(measured.fake_images(batch_size=2))
+        return entered, _reached(list(outputs.values()), parameters, entered)
+
+
+def _reached(outputs: list[Tensor], parameters: dict[str, nn.Parameter], entered: set[str]) -> set[str]:
+    """The parameters that a gradient from the outputs reaches."""
+    try:
+        total = torch.stack([output.float().sum() for output in outputs]).sum()
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    except RuntimeError:  # no gradient, or an operation without one: then whatever belongs to what was called
+        return {name for name in parameters if name.rpartition(".")[0] in entered | {""}}
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
+    """Remove parameters that no output depends on, and put an Identity in place of modules left without any."""
+    kept = {name[:end] for name in usage.entered | usage.reached for end in (*_dots(name), len(name))}
+    for name, module in list(twin.named_modules(remove_duplicate=False)):
+        for key, parameter in list(module._parameters.items()):
+            if parameter is not None and parameter.is_floating_point() and _joined(name, key) not in usage.reached:
+                module._parameters[key] = None
+        for key, child in list(module._modules.items()):
+            listed = isinstance(child, nn.ModuleList | nn.ModuleDict)  # may be looked through; what it holds goes
+            if child is not None and not listed and _joined(name, key) not in kept and _has_parameters(child):
+                module._modules[key] = nn.Identity()
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _dots(name: str) -> list[int]:
+    return [position for position, letter in enumerate(name) if letter == "."]
+
+
+def _joined(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
