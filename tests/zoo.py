@@ -114,6 +114,13 @@ class TrainEvalNet(TinyNet):
         return (logits, auxiliary) if self.training else logits
 
 
+class Branching(TinyNet):
+    """Decides by the size of its images, which no graph can: it is tapped by hooks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., 1:] if x.shape[-1] % 2 else x)
+
+
 def _torchvision(name: str, **arguments: object) -> Callable[[], nn.Module]:
     return lambda: torchvision.models.get_model(name, num_classes=NUM_CLASSES, **arguments)
 
@@ -156,6 +163,12 @@ def _small_swin() -> nn.Module:
     return torchvision.models.SwinTransformer([4, 4], 12, [1] * 4, [1, 2, 4, 8], [2, 2], num_classes=NUM_CLASSES)
 
 
+def small_twins() -> nn.Module:
+    """Stages of tokens, which timm's own code makes maps of."""
+    sizes = {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 4)}
+    return timm.create_model("twins_svt_small", num_classes=NUM_CLASSES, **sizes)
+
+
 def _small_densenet() -> nn.Module:
     return torchvision.models.DenseNet(8, (2, 2, 3, 2), 16, num_classes=NUM_CLASSES)
 
@@ -169,6 +182,7 @@ HAND_WRITTEN: dict[str, Callable[[], nn.Module]] = {
     "train_eval": TrainEvalNet,
     "normalising": NormalisingNet,
     "functional": FunctionalNet,
+    "branching": Branching,
 }
 
 TORCHVISION: dict[str, Callable[[], nn.Module]] = {
@@ -190,6 +204,7 @@ TIMM: dict[str, Callable[[], nn.Module]] = {
     "densenet121": _timm("densenet121", growth_rate=8, block_config=(2, 2, 3, 2)),
     "regnetx_002": _timm("regnetx_002"),
     "vgg11_bn": _small_timm_vgg,
+    "twins": small_twins,
 }
 
 BACKBONES = HAND_WRITTEN | TORCHVISION | TIMM

@@ -1,4 +1,4 @@
-"""From targets to a program that computes them: by graph where that works, else by the backbone's own code, and checked.
+"""From targets to a program that computes them, checked: by graph where that works, else by the backbone's own code.
 
 A graph is the first choice: it can be pruned, compiled and exported. It is held against what the modules themselves
 give, by shape on fake tensors in both modes, and once by value on the backbone's own parameters. Where it cannot be
@@ -91,9 +91,7 @@ class GraphError(ValueError):
     """The graph cannot be had, or gives something else than the modules do."""
 
 
-def _by_graph(
-    model: nn.Module, measured: Probe, places: dict[str, Place], numbered: frozenset[str]
-) -> Extraction:
+def _by_graph(model: nn.Module, measured: Probe, places: dict[str, Place], numbered: frozenset[str]) -> Extraction:
     shadow = traceable_shadow_of(model, measured.mode)
     try:
         names = GraphNames(shadow)
@@ -109,21 +107,21 @@ def _by_graph(
         seen = call.output_shape if call is not None else None
         if seen is not None and len(seen) == 4 and seen != shapes[name]:
             raise GraphError(
-                f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives {seen}; "
-                "name a graph node instead (torchvision's get_graph_node_names lists them)"
+                f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives "
+                f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
     _check_values(model, measured, program, places, labels)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
     return Extraction(program, layouts, shapes, labels, positions)
 
 
-def _by_hooks(
-    model: nn.Module, measured: Probe, places: dict[str, Place], numbered: frozenset[str]
-) -> Extraction:
+def _by_hooks(model: nn.Module, measured: Probe, places: dict[str, Place], numbered: frozenset[str]) -> Extraction:
     watches = {name: watch_for(place, measured, name in numbered) for name, place in places.items()}
     program = HookProgram(type(model).__name__, watches)
     program.measure_usage(model, measured)
-    labels = {n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation}" for n, w in watches.items()}
+    labels = {
+        n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation}" for n, w in watches.items()
+    }
     layouts, shapes = _measure(program, measured, labels)
     calls = list(measured.root.calls())
     # Calls are listed as they begin; the innermost one that ends last is where an output is made.
@@ -137,17 +135,15 @@ def _by_hooks(
 
 
 def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermediate]) -> Extraction:
-    program = IntermediatesProgram(type(model).__name__, {name: target.index for name, target in own.items()})
+    program = IntermediatesProgram(type(model).__name__, {name: target.position for name, target in own.items()})
     program.measure_usage(model, measured)
     labels = {name: target.node for name, target in own.items()}
     layouts, shapes = _measure(program, measured, labels)
-    positions = {name: len(own) * 1000 if t.index == LAST else t.index for name, t in own.items()}
+    positions = {name: len(own) * 1000 if t.position == LAST else t.position for name, t in own.items()}
     return Extraction(program, layouts, shapes, labels, positions)
 
 
-def _measure(
-    program: Program, measured: Probe, labels: dict[str, str]
-) -> tuple[dict[str, Layout], dict[str, Shape]]:
+def _measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
     """Layouts and shapes from a fake run in evaluation, which a fake run in training has to agree with."""
     outputs = _fake_run(program, measured, training=False)
     layouts: dict[str, Layout] = {}
@@ -230,7 +226,9 @@ def _outputs_of_modules(twin: nn.Module, places: dict[str, Place], images: Tenso
         calls[node] = call + 1
         for name, place in places.items():
             if place.node == node and (place.calls == 0 or place.call == call):
-                maps = [output] if isinstance(output, Tensor) else [t for t in tensors_in(output).values() if t.ndim == 4]
+                maps = (
+                    [output] if isinstance(output, Tensor) else [t for t in tensors_in(output).values() if t.ndim == 4]
+                )
                 if len(maps) == 1:
                     found[name] = maps[0].clone()
 

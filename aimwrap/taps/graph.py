@@ -212,9 +212,7 @@ class _Function(NamedTuple):
     name: str
 
 
-def _unpack_program(
-    architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]]
-) -> GraphProgram:
+def _unpack_program(architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]]) -> GraphProgram:
     return GraphProgram(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
 
 

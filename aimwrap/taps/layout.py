@@ -51,7 +51,8 @@ class Layout(NamedTuple):
         if self.kind == "channels last":
             return output.permute(0, 3, 1, 2)
         grid = self._grid_for(output.shape[1] - self.prefix, (images.shape[2], images.shape[3]))
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, grid)
+        tokens = output[:, self.prefix :]
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
     def _grid_for(self, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
         """The grid of images of another size: with as many pixels per token, rounded down or up."""

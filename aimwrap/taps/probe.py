@@ -19,6 +19,7 @@ from .shadow import quiet_fakes, shadow_of
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)
+_SIZE_OF_UNPADDED = 299  # tried where strides at 224 are no powers of two, for networks of Inception's kind
 
 
 Key = int | str  # of a tensor in a container: an index, a dict's key or a field's name
@@ -114,6 +115,11 @@ class Probe:
         shapes = {call.output_shape for call in self.root.calls() if call.output_shape is not None}
         return {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1 and self._fits(shape)}
 
+    def is_even(self) -> bool:
+        """Whether every map's stride is near a power of two."""
+        octaves = [math.log2(self.image_shape[2] / height) for height, _ in self.grids()]
+        return all(abs(octave - round(octave)) <= STRIDE_TOLERANCE for octave in octaves)
+
     def _fits(self, shape: Shape) -> bool:
         ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
         return min(ratios) >= 1 and abs(math.log2(ratios[0] / ratios[1])) <= STRIDE_TOLERANCE
@@ -165,12 +171,23 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shadow = shadow_of(model, mode).eval().requires_grad_(False)  # counting trips over inputs that are parameters
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     failures: list[str] = []
+    uneven: Probe | None = None
     for image_shape in _image_shapes(model, example_input):
+        if uneven is not None and image_shape[2] != _SIZE_OF_UNPADDED:
+            continue
         images = _fake_images(shadow, mode, image_shape)
         counter = FlopCounterMode(display=False)
         try:
-            with torch.no_grad(), quiet_fakes(), mode, counter, _recorded_calls(shadow, image_shape) as root:
+            with (
+                _unfused_attention(),
+                torch.no_grad(),
+                quiet_fakes(),
+                mode,
+                counter,
+                _recorded_calls(shadow, image_shape) as root,
+            ):
                 shadow(images)
         except DataDependentOutputException as error:
             raise ValueError(
@@ -181,8 +198,14 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         except Exception as error:  # whatever a stranger's forward raises, the next size may suit it
             failures.append(f"{tuple(image_shape)}: {type(error).__name__}: {_first_line(error)}")
             continue
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return Probe(shadow, mode, image_shape, root, parameters, counter.get_total_flops() // 2)
+        found = Probe(shadow, mode, image_shape, root, parameters, counter.get_total_flops() // 2)
+        if uneven is not None:
+            return found if found.is_even() else uneven
+        if example_input is not None or image_shape[2] != _USUAL_SIZES[0] or found.is_even():
+            return found
+        uneven = found  # unless the next size is one that the strides divide, as 299 is for Inception
+    if uneven is not None:
+        return uneven
     raise ValueError(
         f"the backbone {type(model).__name__} could not be run on made-up images:\n  "
         + "\n  ".join(failures)
@@ -202,7 +225,7 @@ def count_macs(module: nn.Module, image_shape: Shape) -> int:
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shadow = shadow_of(module, mode).eval().requires_grad_(False)
-    with torch.no_grad(), mode, FlopCounterMode(display=False) as counter:
+    with _unfused_attention(), torch.no_grad(), mode, FlopCounterMode(display=False) as counter:
         shadow(_fake_images(shadow, mode, image_shape))
     return int(counter.get_total_flops() // 2)
 
@@ -238,6 +261,17 @@ def _fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tenso
     device = parameter.device if parameter is not None else torch.device("cpu")
     with mode:
         return torch.empty(*shape, dtype=dtype, device=device)
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """nn.MultiheadAttention's fast path is one operation, whose cost is not counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -65,21 +66,21 @@ def twin_of(module: nn.Module, own_buffers: bool = False) -> nn.Module:
 
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
-    """Keep torch from logging an error's whole story when a size that is only tried does not suit the model."""
+    """Keep torch from telling of errors and oddities of runs that are only tries."""
     loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
 
 
-def _copy_of(
-    module: nn.Module, registered: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]
-) -> nn.Module:
+def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]) -> nn.Module:
     memo: dict[int, object] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         memo[id(tensor)] = registered(tensor)
@@ -89,4 +90,9 @@ def _copy_of(
                 memo[id(value)] = plain(value)
             elif "_hooks" in name and isinstance(value, dict):
                 memo[id(value)] = type(value)()
-    return copy.deepcopy(module, memo)
+    copied: nn.Module = copy.deepcopy(module, memo)
+    for submodule in copied.modules():
+        source = getattr(submodule, "_orig_mod", None)
+        if isinstance(source, nn.Module):  # a compiled part: its code is run as it was written
+            submodule.forward = source.__call__
+    return copied

@@ -22,7 +22,7 @@ from .whole import LAST, call_intermediates
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
-# log2 of the deepest stride of networks for small images, which begin at full resolution (CIFAR's ResNets end at 4 or 8)
+# log2 of the deepest stride of networks for small images, which begin at full resolution: CIFAR's ResNets end at 4 or 8
 DEEPEST_OF_SMALL_IMAGES = 3
 BY_ORDER = "the order of resolutions (small images)"
 
@@ -31,11 +31,11 @@ class Intermediate(NamedTuple):
     """One of the maps that a timm model's own ``forward_intermediates`` returns.
 
     Attributes:
-        index: among them; :data:`~.whole.LAST` means the final features.
+        position: its index among them; :data:`~.whole.LAST` means the final features.
         node: the module that timm's record names for it.
     """
 
-    index: int
+    position: int
     node: str
 
 
@@ -174,10 +174,10 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
         blocks = _blocks(probe)
         final_node = _last_alike(probe, blocks[-1]) if blocks else None
         return Stages({}, last, 0, "it has one resolution", found_by, tuple(own), tuple(names), final_node)
-    levels = [_level(shape, probe) for shape in shapes]
-    if any(level is None for level in levels) or levels != sorted(levels):
+    levels = [level for level in (_level(shape, probe) for shape in shapes) if level is not None]
+    if len(levels) < len(own) or levels != sorted(levels):
         return None
-    nodes = {level - 2: target for level, target in zip(levels, own, strict=True) if level is not None and level >= 2}
+    nodes = {level - 2: target for level, target in zip(levels, own, strict=True) if level >= 2}
     before = ruled.levels_before_stage_0 if ruled.obstacle is None else 0
     final_node = ruled.final if isinstance(ruled.final, Place) else None
     return Stages(nodes, last, before, found_by=found_by, candidates=_candidates(probe), final_node=final_node)
@@ -215,12 +215,12 @@ def _candidates(probe: Probe) -> tuple[str, ...]:
     """For each size of map, the outermost module that last gives one, or its tokens: what a user may name."""
     by_size: dict[tuple[int, int], str] = {}
     for call in _outermost(probe.root, probe):
-        shape = call.output_shape or call.contained.get(call.only_map)
+        shape = call.output_shape if call.only_map is None else call.contained[call.only_map]
         layout = probe.layout(shape) if shape is not None else None
         if shape is not None and layout is not None:
-            size = shape[2:] if len(shape) == 4 else map_shape(shape, layout)[2:]
-            if size[0] * size[1] > 1:
-                by_size[size] = call.name
+            height, width = shape[2:] if len(shape) == 4 else layout.grid
+            if height * width > 1:
+                by_size[height, width] = call.name
     return tuple(by_size.values())
 
 

@@ -152,7 +152,9 @@ def _targets(stages: Sequence[Stage], found: Stages, architecture: str) -> dict[
 
 def _block(number: int, found: Stages, architecture: str) -> Target:
     if not 0 <= number < len(found.blocks):
-        raise ValueError(f"stages: {architecture} has {len(found.blocks)} blocks, 0 to {len(found.blocks) - 1}, no {number}")
+        raise ValueError(
+            f"stages: {architecture} has {len(found.blocks)} blocks, 0 to {len(found.blocks) - 1}, no {number}"
+        )
     return found.blocks[number]
 
 
@@ -173,7 +175,7 @@ def _stage(stage: int, found: Stages, architecture: str) -> Target:
             f"stage numbers cannot be trusted on {architecture}: {found.obstacle}. Where it has maps, {by_name}"
         )
     if stage not in found.nodes:
-        by_stride = 0 <= stage and found.found_by != BY_ORDER
+        by_stride = stage >= 0 and found.found_by != BY_ORDER
         have = ", ".join(
             f"{number} ({target.node}, stride {found.strides.get(number, 4 * 2**number)})"
             for number, target in sorted(found.nodes.items())

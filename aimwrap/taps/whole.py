@@ -1,13 +1,14 @@
 """Tapped outputs by the backbone's own code, for backbones that cannot be traced or know their own intermediates.
 
-The backbone's structure is copied around its own parameters (:func:`.shadow.twin_of`), so that nothing of it is touched,
-and its own forward runs on the copy. What the tapped outputs do not depend on is taken out of the copy: an optimiser
-does not see it, and DistributedDataParallel does not wait for its gradients.
+The backbone's structure is copied around its own parameters (:func:`.shadow.twin_of`), so that nothing of it is
+touched, and its own forward runs on the copy. What the tapped outputs do not depend on is taken out of the copy: an
+optimiser does not see it, and DistributedDataParallel does not wait for its gradients.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -253,8 +254,9 @@ def call_intermediates(
         "stop_early": True,
         "intermediates_only": not with_final,
     }
-    known = inspect.signature(model.forward_intermediates).parameters
-    result = model.forward_intermediates(images, **{key: value for key, value in asked.items() if key in known})
+    function: Callable[..., Any] = getattr(model, "forward_intermediates")  # noqa: B009  (not every module has one)
+    known = inspect.signature(function).parameters
+    result = function(images, **{key: value for key, value in asked.items() if key in known})
     if not with_final and "intermediates_only" in known:
         return None, list(result)
     final, maps = result

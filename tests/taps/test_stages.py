@@ -157,12 +157,116 @@ def test_the_papers_count_includes_a_stem_stage(name: str, offset: int) -> None:
     assert tap(build(name), [2, 3]).paper_stage_offset == offset
 
 
-def test_vit_is_refused_for_its_tokens() -> None:
+def test_a_vit_is_refused_by_default_with_the_line_that_mends_it() -> None:
     with torch.device("meta"):
         model = torchvision.models.vit_b_16()
-    pattern = r"cannot be trusted on VisionTransformer: .* works on tokens, \(1, 197, 768\).*name its nodes"
+    pattern = (
+        r"VisionTransformer has one resolution and so no stage 2. Choose among its 12 blocks: stages=\[5, 11\], or by "
+        r"name: stages=\['encoder.layers.encoder_layer_5', 'encoder.layers.encoder_layer_11'\]"
+    )
     with pytest.raises(ValueError, match=pattern):
-        tap(model, [2])
+        tap(model, [2, 3])
+    tapped = tap(model, [5, 11], final=True)
+    assert [(t.node, t.channels, t.stride, t.size) for t in tapped.taps] == [
+        ("encoder.layers.encoder_layer_5", 768, 16, (14, 14)),
+        ("encoder.layers.encoder_layer_11", 768, 16, (14, 14)),
+    ]
+    assert tapped.final is not None and tapped.final.node == "encoder.ln"
+    with pytest.raises(ValueError, match="has 12 blocks, 0 to 11, no 12"):
+        tap(model, [5, 12])
+
+
+def test_a_hierarchy_of_tokens_is_refused_where_no_code_of_its_own_makes_maps_of_them() -> None:
+    with pytest.raises(ValueError, match=r"cannot be trusted on TokenPyramid: .* works on tokens.*\['early', 'late'\]"):
+        tap(TokenPyramid(), [2, 3])
+
+
+class TokenPyramid(nn.Module):
+    """Maps only where patches are embedded; what works on them works on tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.shrink = nn.Conv2d(3, 8, 16, stride=16), nn.Conv2d(8, 12, 2, stride=2)
+        self.early, self.late, self.fc = nn.Linear(8, 8), nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        size = x.shape[-2:]
+        x = self.early(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, size)
+        return self.fc(self.late(self.shrink(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Cifar(nn.Module):
+    """A ResNet's outline for small images: the stem keeps the resolution."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        channels = [8, *widths]
+        self.stem = conv_block(3, 8, stride=1)
+        self.groups = nn.ModuleList(
+            conv_block(channels[i], width, stride=1 if i == 0 else 2) for i, width in enumerate(widths)
+        )
+        self.fc = nn.Linear(widths[-1], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for group in self.groups:
+            x = group(x)
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("widths", [(8, 16, 24), (8, 16, 24, 32)])
+def test_networks_for_small_images_have_their_stages_in_order_and_their_own_strides(widths: tuple[int, ...]) -> None:
+    stages = list(range(len(widths)))
+    tapped = tap(Cifar(widths), stages, example_input=torch.zeros(1, 3, 32, 32))
+    assert [(t.node, t.channels, t.stride) for t in tapped.taps] == [
+        (f"groups.{i}", width, 2**i) for i, width in enumerate(widths)
+    ]
+    pattern = r"Cifar has no stage 4; it has 0 \(groups.0, stride 1\), 1 \(groups.1, stride 2\)"
+    with pytest.raises(ValueError, match=pattern):
+        tap(Cifar(widths), [4])
+
+
+class Pair(nn.Module):
+    """A stage that returns its map beside something else."""
+
+    def __init__(self, as_dict: bool) -> None:
+        super().__init__()
+        self.body, self.shortcut, self.as_dict = conv_block(12, 16), nn.Conv2d(12, 16, 1, stride=2), as_dict
+
+    def forward(self, x: Tensor) -> object:
+        out = torch.relu(self.body(x) + self.shortcut(x))
+        return {"map": out, "energy": out.mean()} if self.as_dict else (out, out.mean())
+
+
+class WithPair(TinyNet):
+    def __init__(self, as_dict: bool) -> None:
+        super().__init__()
+        self.block2 = Pair(as_dict)
+
+    def features(self, x: Tensor) -> Tensor:
+        pair = self.block2(self.block1(self.block0(self.stem(x))))
+        return self.block3(pair["map"] if isinstance(pair, dict) else pair[0])
+
+
+@pytest.mark.parametrize(("as_dict", "kind"), [(True, "dict"), (False, "tuple")])
+def test_a_stage_that_returns_a_container_is_refused_by_number_and_found_by_name(as_dict: bool, kind: str) -> None:
+    """By number, the last map inside it would be the shortcut's, before the sum."""
+    model = WithPair(as_dict).eval()
+    pattern = rf"'block2' returns a {kind} that holds maps, not a map.*stages=\['block2', 'block3'\]"
+    with pytest.raises(ValueError, match=pattern):
+        tap(model, [2, 3])
+    tapped = tap(model, ["block2", "block3"], final=True)
+    images = torch.randn(2, 3, 64, 64)
+    expected = model.block2(model.block1(model.block0(model.stem(images))))
+    assert torch.equal(tapped.backbone(images)["block2"], expected["map"] if as_dict else expected[0])
+
+
+def test_the_probe_looks_for_a_size_that_the_strides_divide() -> None:
+    """Inception at 224 pixels ends in 5 x 5, which is no stride 32."""
+    with torch.device("meta"):
+        model = torchvision.models.inception_v3(init_weights=False)
+    assert [t.node for t in tap(model, [2, 3]).taps] == ["Mixed_6e", "Mixed_7c"]
 
 
 def test_swins_channels_last_stages_become_channels_first() -> None:
@@ -199,7 +303,7 @@ def test_strides_that_go_back_are_refused() -> None:
 
 @pytest.mark.parametrize("stage", [4, -1, 99])
 def test_missing_stage_lists_those_that_exist(stage: int) -> None:
-    pattern = rf"has no stage {stage} .*it has 0 \(block0, stride 4\).*3 \(block3, stride 32\).*example_input="
+    pattern = rf"has no stage {stage}.*it has 0 \(block0, stride 4\).*3 \(block3, stride 32\).*example_input="
     with pytest.raises(ValueError, match=pattern):
         tap(TinyNet(), [stage])
 
@@ -298,10 +402,10 @@ def test_a_quarter_octave_of_tolerance(side: int, found: bool) -> None:
             self.block3 = nn.Sequential(nn.Conv2d(16, 20, 1), nn.Upsample(size=(side, side)))
 
     if found:
-        assert tap(Resized(), [3]).taps[0].node == "block3"
+        assert tap(Resized(), [3], example_input=torch.zeros(1, 3, 224, 224)).taps[0].node == "block3"
     else:
         with pytest.raises(ValueError, match="has no stage 3"):
-            tap(Resized(), [3])
+            tap(Resized(), [3], example_input=torch.zeros(1, 3, 224, 224))
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 11])

@@ -1,0 +1,338 @@
+"""Extraction by the backbone's own code: hooks where tracing fails, timm's intermediates where stages are tokens."""
+
+import copy
+import io
+import pickle
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo import Branching, TinyNet, small_twins
+
+from aimwrap import AIM, AIMLoss
+from aimwrap.taps import TappedBackbone, tap_backbone
+from aimwrap.taps.whole import HookProgram, IntermediatesProgram
+
+
+def program_of(backbone: TappedBackbone) -> type:
+    return type(backbone._aimwrap_program)
+
+
+def recorded(model: nn.Module, names: list[str], images: Tensor) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(n).register_forward_hook(lambda m, a, out, n=n: found.update({n: out.clone()}))
+        for n in names
+    ]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def test_hooks_give_the_modules_own_maps_in_both_modes() -> None:
+    model = Branching()
+    tapped = tap_backbone(model, [2, 3], final=True)
+    assert program_of(tapped.backbone) is HookProgram
+    assert tapped.final is not None and tapped.final.node == "block3"
+    for training, width in ((True, 64), (False, 65)):
+        images = torch.randn(2, 3, 64, width)
+        expected = recorded(copy.deepcopy(model).train(training), ["block2", "block3"], images)
+        maps = copy.deepcopy(tapped.backbone).train(training)(images)
+        assert torch.equal(maps["2"], expected["block2"]) and torch.equal(maps["final map"], expected["block3"])
+
+
+def test_behind_the_last_hook_nothing_runs_and_no_parameter_is_left() -> None:
+    model = Branching()
+    backbone = tap_backbone(model, [1]).backbone
+    assert {name.split(".")[0] for name, _ in backbone.named_parameters()} == {"stem", "block0", "block1"}
+    own = dict(model.named_parameters())
+    assert all(parameter is own[name] for name, parameter in backbone.named_parameters())
+    twin = backbone._aimwrap_program.source
+    twin.block2.register_forward_hook(lambda *_: pytest.fail("block2 ran"))
+    backbone(torch.randn(1, 3, 64, 64))
+
+
+def test_the_hooked_model_is_left_alone() -> None:
+    model = Branching().train()
+    model.block0[1].eval()
+    model.stem[0].weight.requires_grad_(False)
+    before = {name: (module.training, sorted(vars(module))) for name, module in model.named_modules()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    tapped = tap_backbone(model, [2, 3])
+    assert before == {name: (module.training, sorted(vars(module))) for name, module in model.named_modules()}
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert [p.requires_grad for p in model.stem.parameters()] == [False, True, True]
+    assert not tapped.backbone.get_submodule("block0.1").training  # and the copy keeps what was frozen
+
+
+def test_hooks_do_not_hold_on_to_a_forward() -> None:
+    model = tap_backbone(Branching(), [2, 3]).backbone
+    model(torch.randn(1, 3, 64, 64))
+    assert model._aimwrap_program.catch.found == {}
+    with pytest.raises(RuntimeError):
+        model(torch.randn(1, 5, 64, 64))
+    assert model(torch.randn(1, 3, 64, 64)).keys() == {"2", "3"}
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+@pytest.mark.parametrize("build", [Branching, small_twins])
+def test_copies_fill_their_own(how: str, build: type[nn.Module]) -> None:
+    model = AIM(build(), [2, 3], mask_width=8)
+    images = torch.randn(2, 3, 64, 64)
+    if how == "deepcopy":
+        twin = copy.deepcopy(model)
+    elif how == "pickle":
+        twin = pickle.loads(pickle.dumps(model))
+    else:
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    with torch.no_grad():
+        for parameter in twin.backbone.parameters():
+            parameter.mul_(0)
+    expected = model.eval()(images).logits
+    assert expected.abs().sum() > 0
+    assert not torch.equal(twin.eval()(images).logits, expected)
+    assert torch.equal(model(images).logits, expected)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(images).logits, expected)
+
+
+def test_freezing_by_hooks_and_by_intermediates() -> None:
+    model = AIM(Branching(), [2, 3]).freeze_backbone(up_to=2).train()
+    assert {n.split(".")[0] for n, p in model.backbone.named_parameters() if p.requires_grad} == {"block3"}
+    assert not model.backbone.get_submodule("block2.1").training and model.backbone.get_submodule("block3.1").training
+    model = AIM(small_twins(), [2, 3]).freeze_backbone(up_to=2).train()
+    trainable = {n for n, p in model.backbone.named_parameters() if p.requires_grad}
+    assert trainable and all(".3." in n or n.startswith("norm") for n in trainable)
+    assert any(n.startswith("blocks.2") for n, p in model.backbone.named_parameters() if not p.requires_grad)
+    model.unfreeze_backbone()
+    assert all(p.requires_grad for p in model.backbone.parameters())
+
+
+class OverwrittenBehind(Branching):
+    """What a module returns is changed in place by the function behind it."""
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(self.block0(self.stem(x))))
+        x += 1
+        return self.block3(x)
+
+
+def test_a_hooked_map_is_not_overwritten() -> None:
+    model = OverwrittenBehind().eval()
+    images = torch.randn(1, 3, 64, 64)
+    maps = tap_backbone(model, ["block2", "block3"]).backbone(images)
+    assert torch.equal(maps["block2"], recorded(model, ["block2"], images)["block2"])
+
+
+class ActivatedBehind(Branching):
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block2[:2](self.block1(self.block0(self.stem(x))))  # without its ReLU
+        return F.relu(self.last(F.relu_(x)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Sequential(nn.Conv2d(16, 20, 3, stride=2, padding=1), nn.BatchNorm2d(20))
+        del self.block3
+
+
+def test_a_functional_activation_behind_a_hooked_stage_belongs_to_it() -> None:
+    model = ActivatedBehind().eval()
+    images = torch.randn(1, 3, 64, 64)
+    by_number, by_name = tap_backbone(model, [3], final=True), tap_backbone(model, ["last"])
+    assert by_number.taps[0].node == "last + relu" and by_name.taps[0].node == "last"
+    raw = by_name.backbone(images)["last"]
+    assert raw.min() < 0
+    for name in ("3", "final map"):
+        assert torch.equal(by_number.backbone(images)[name], raw.relu())
+
+
+def test_a_module_called_several_times_is_hooked_at_the_right_call() -> None:
+    class Shared(Branching):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.last = nn.MaxPool2d(2), nn.Conv2d(6, 20, 1)
+            self.stem[0].stride = (1, 1)
+
+        def features(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for _ in range(5):
+                x = self.pool(x)
+            return self.last(x)
+
+    model = Shared().eval()
+    images = torch.randn(1, 3, 64, 64)
+    pools: list[Tensor] = []
+    model.pool.register_forward_hook(lambda m, a, out: pools.append(out))
+    tapped = tap_backbone(model, [2, 3])
+    assert pools == []
+    model(images)
+    maps = tapped.backbone(images)
+    assert torch.equal(maps["2"], pools[3]) and torch.equal(maps["3"], pools[4])
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class Encoder(nn.Module):
+    def __init__(self, stages: list[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, hidden_state: Tensor, return_dict: bool | None = None) -> OrderedDict[str, Tensor]:
+        for stage in self.stages:
+            hidden_state = stage(hidden_state)
+        return OrderedDict(last_hidden_state=hidden_state)
+
+
+class TransformersStyle(nn.Module):
+    """Keyword arguments, outputs with fields, and a check of values that tracing stumbles over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        net = TinyNet()
+        self.embedder, self.encoder = net.stem, Encoder([net.block0, net.block1, net.block2, net.block3])
+        self.pooler, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Flatten(), net.fc)
+
+    def forward(self, pixel_values: Tensor | None = None, labels: Tensor | None = None) -> Output:
+        if pixel_values is None or pixel_values.shape[1] != 3:
+            raise ValueError("pixel_values of three channels")
+        hidden = self.encoder(hidden_state=self.embedder(pixel_values), return_dict=True)["last_hidden_state"]
+        return Output(self.classifier(self.pooler(hidden)))
+
+
+@pytest.mark.parametrize("stages", [[2, 3], ["encoder.stages.2", "encoder.stages.3"]])
+def test_backbones_in_the_style_of_transformers(stages: list[int | str]) -> None:
+    backbone = TransformersStyle()
+    model = AIM(backbone, stages, mask_width=8)
+    assert program_of(model.backbone) is HookProgram
+    assert [tap.node for tap in model.taps] == ["encoder.stages.2", "encoder.stages.3"]
+    assert model.num_classes == 7
+    images = torch.randn(2, 3, 64, 64)
+    AIMLoss(model.tau)(model(images), torch.tensor([0, 1])).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    missing, _ = model.backbone.load_state_dict(backbone.state_dict(), strict=False)
+    assert missing == []
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision", "hand-written"])
+def test_gradient_checkpointing_goes_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[object] = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: ran.append(a[0]) or checkpoint(*a, **k))
+
+    class Checkpointed(TinyNet):
+        gradient_checkpointing = True
+
+        def features(self, x: Tensor) -> Tensor:
+            x = self.block1(self.block0(self.stem(x)))
+            x = (
+                torch.utils.checkpoint.checkpoint(self.block2, x, use_reentrant=False)
+                if self.training
+                else self.block2(x)
+            )
+            return self.block3(x)
+
+    if kind == "timm":
+        backbone = timm.create_model("resnet10t", num_classes=3)
+        backbone.set_grad_checkpointing(True)
+    elif kind == "torchvision":
+        backbone = torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=3, memory_efficient=True)
+    else:
+        backbone = Checkpointed()
+    plain = AIM(backbone, [2, 3], copy=True).train()
+    ran.clear()
+    output = plain(torch.randn(2, 3, 64, 64))
+    assert ran
+    AIMLoss(plain.tau)(output, torch.tensor([0, 1])).backward()
+    assert [name for name, p in plain.named_parameters() if p.grad is None] == []
+
+
+def test_a_compiled_part_of_a_backbone() -> None:
+    model = TinyNet()
+    model.block1 = torch.compile(model.block1, backend="eager")
+    images = torch.randn(1, 3, 64, 64)
+    tapped = tap_backbone(model.eval(), [2, 3])
+    assert torch.equal(tapped.backbone(images)["3"], model.features(images))
+
+
+def test_stages_of_tokens_are_timms_own_intermediates() -> None:
+    model = small_twins().eval()
+    tapped = tap_backbone(model, [0, 1, 2, 3], final=True)
+    assert program_of(tapped.backbone) is IntermediatesProgram
+    assert [(t.stage, t.stride) for t in tapped.taps] == [(0, 4), (1, 8), (2, 16), (3, 32)]
+    images = torch.randn(2, 3, 64, 96)
+    final, expected = model.forward_intermediates(images)
+    maps = tapped.backbone(images)
+    for stage in range(4):
+        torch.testing.assert_close(maps[str(stage)], expected[stage])
+    tokens = maps["final map"].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tokens, final)
+    with pytest.raises(ValueError, match="use either, not both"):
+        tap_backbone(model, [3, "blocks.2"])
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_a_vits_blocks_are_maps_without_class_and_register_tokens(registers: int) -> None:
+    arguments = {"img_size": 64, "embed_dim": 24, "depth": 6, "num_heads": 2, "num_classes": 5, "reg_tokens": registers}
+    model = timm.create_model("vit_tiny_patch16_224", **arguments).eval()
+    images = torch.randn(2, 3, 64, 64)
+    final, expected = model.forward_intermediates(images, indices=[2, 5])
+    by_index = tap_backbone(model, [2, 5], final=True)
+    by_name = tap_backbone(model, ["blocks.2", "blocks.5"], final=True)
+    assert by_index.final is not None and by_name.final is not None and by_name.final.node == "norm"
+    for tapped, names in ((by_index, ("2", "5")), (by_name, ("blocks.2", "blocks.5"))):
+        maps = tapped.backbone(images)
+        for name, reference in zip(names, expected, strict=True):
+            torch.testing.assert_close(maps[name], reference)
+        torch.testing.assert_close(maps["final map"].flatten(2).transpose(1, 2), final[:, 1 + registers :])
+    with pytest.raises(
+        ValueError, match=r"one resolution and so no stage 2. Choose among its 6 blocks: stages=\[2, 5\]"
+    ):
+        AIM(model)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_vit_trains_for_a_step(library: str) -> None:
+    if library == "timm":
+        backbone = timm.create_model(
+            "vit_tiny_patch16_224", img_size=64, embed_dim=24, depth=6, num_heads=2, num_classes=5
+        )
+    else:
+        backbone = torchvision.models.VisionTransformer(64, 16, 6, 2, 24, 48, num_classes=5)
+    model = AIM(backbone, stages=[2, 5], tau=0.5, mask_width=8).train()
+    assert [tap.size for tap in model.taps] == [(4, 4), (4, 4)]
+    AIMLoss(model.tau)(model(torch.randn(2, 3, 64, 64)), torch.tensor([0, 1])).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_a_graph_that_gives_other_values_than_the_module_is_not_used() -> None:
+    """The map is the module's output; its last graph node is a number made on the way."""
+
+    class Reports(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(12, 16, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.conv(x)
+            self.twice = out * 2
+            return out
+
+    model = TinyNet().eval()
+    model.block2 = Reports().eval()
+    images = torch.randn(1, 3, 64, 64)
+    maps = tap_backbone(model, [2, 3]).backbone(images)
+    assert torch.equal(maps["2"], recorded(model, ["block2"], images)["block2"])
