@@ -152,7 +152,7 @@ class Probe:
 
     def fake_images(self, batch_size: int = 1) -> Tensor:
         """Fake images like the ones that were probed, (N, C, H, W), on the model's device."""
-        return _fake_images(self.shadow, self.mode, (batch_size, *self.image_shape[1:]))
+        return fake_images(self.shadow, self.mode, (batch_size, *self.image_shape[1:]))
 
 
 def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
@@ -177,7 +177,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
     for image_shape in _image_shapes(model, example_input):
         if uneven is not None and image_shape[2] != _SIZE_OF_UNPADDED:
             continue
-        images = _fake_images(shadow, mode, image_shape)
+        images = fake_images(shadow, mode, image_shape)
         counter = FlopCounterMode(display=False)
         try:
             with (
@@ -226,7 +226,7 @@ def count_macs(module: nn.Module, image_shape: Shape) -> int:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shadow = shadow_of(module, mode).eval().requires_grad_(False)
     with _unfused_attention(), torch.no_grad(), mode, FlopCounterMode(display=False) as counter:
-        shadow(_fake_images(shadow, mode, image_shape))
+        shadow(fake_images(shadow, mode, image_shape))
     return int(counter.get_total_flops() // 2)
 
 
@@ -255,7 +255,8 @@ def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[Sh
         yield (1, channels, size, size)
 
 
-def _fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor:
+def fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor:
+    """Fake images of a shape, of the dtype and on the device of a module's parameters."""
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
     dtype = parameter.dtype if parameter is not None else torch.get_default_dtype()
     device = parameter.device if parameter is not None else torch.device("cpu")

@@ -190,7 +190,14 @@ def _fills(final: Tensor, deepest: Shape, probe: Probe) -> bool:
 
 
 def _blocks(probe: Probe) -> list[Call]:
-    """The longest run of calls of one class, one after the other, that leave the shape of maps or tokens alone."""
+    """The longest run of calls of one class, one after the other, that leave the shape of maps or tokens alone.
+
+    None where tokens lie on several grids: a run at one of them is then not the model's depth.
+    """
+    tokens = [call.output_shape for call in probe.root.calls() if call.output_shape and len(call.output_shape) == 3]
+    layouts = [probe.layout(shape) for shape in tokens if shape[0] == 1]  # what is split into windows has other N
+    if len({layout.grid for layout in layouts if layout is not None}) > 1:
+        return []
     longest: list[Call] = []
     for parent in probe.root.calls():
         run: list[Call] = []

@@ -10,15 +10,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .probe import Key, Place, Probe, tensors_in
+from .layout import Shape
+from .probe import Key, Place, Probe, fake_images, tensors_in
 from .shadow import quiet_fakes, shadow_of, twin_of
 
 LAST = -1  # the index of forward_intermediates' final features among the intermediates
@@ -28,21 +29,16 @@ ACTIVATIONS = frozenset({"relu", "relu_", "gelu", "silu", "hardswish", "leaky_re
 _READS_ONLY = frozenset({"__get__", "dim", "size", "is_contiguous"})
 
 
-@dataclass
-class Usage:
-    """What a program's outputs depend on.
+class Usage(NamedTuple):
+    """What a program's outputs depend on, in either mode.
 
     Attributes:
-        modules: by output, the innermost modules that are called for it.
-        parameters: by output, the parameters that a gradient from it reaches.
-        entered: every module that is called when all outputs are computed.
-        reached: every parameter that a gradient then reaches.
+        entered: names of the modules that are called.
+        reached: names of the parameters that a gradient reaches.
     """
 
-    modules: dict[str, set[str]] = field(default_factory=dict)
-    parameters: dict[str, set[str]] = field(default_factory=dict)
-    entered: set[str] = field(default_factory=set)
-    reached: set[str] = field(default_factory=set)
+    entered: set[str]
+    reached: set[str]
 
 
 class WholeProgram:
@@ -52,6 +48,7 @@ class WholeProgram:
         architecture: the backbone's class.
         source: the twin, once settled on a host, with which it shares its dicts of modules, parameters and buffers.
         usage: what the outputs depend on, once measured.
+        image_shape: of the images it was measured with.
     """
 
     source: nn.Module
@@ -59,6 +56,7 @@ class WholeProgram:
     def __init__(self, architecture: str) -> None:
         self.architecture = architecture
         self.usage: Usage | None = None
+        self.image_shape: Shape | None = None
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Run the twin and return the tapped outputs by name."""
@@ -80,7 +78,7 @@ class WholeProgram:
     def settled(self, host: nn.Module, model: nn.Module) -> WholeProgram:
         """Give the host the parts of a twin of the model that the outputs depend on."""
         program = self.only(*self.names)
-        program.usage = self.usage
+        program.usage, program.image_shape = self.usage, self.image_shape
         program.source = program.prepared(twin_of(model))
         if self.usage is not None:
             _take_out_unused(program.source, self.usage)
@@ -95,22 +93,18 @@ class WholeProgram:
 
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
-        assert self.usage is not None
-        return self.usage.modules[name] | self.usage.parameters[name]
+        assert self.image_shape is not None
+        entered, reached = _usage_of(self.only(name), self.source, self.image_shape)
+        return reached | {n for n in entered if not any(True for _ in self.source.get_submodule(n).children())}
 
-    def measure_usage(self, model: nn.Module, measured: Probe) -> None:
-        """Find out on a shadow, in both modes, what each output depends on."""
-        usage = Usage()
-        for training in (True, False):
-            entered, reached = _usage_of(self.only(*self.names), model, measured, training)
-            usage.entered |= entered
-            usage.reached |= reached
-            for name in self.names:
-                entered, reached = _usage_of(self.only(name), model, measured, training)
-                leaves = {n for n in entered if not any(True for _ in measured.shadow.get_submodule(n).children())}
-                usage.modules[name] = usage.modules.get(name, set()) | leaves
-                usage.parameters[name] = usage.parameters.get(name, set()) | reached
-        self.usage = usage
+    def measure_usage(self, model: nn.Module, image_shape: Shape) -> None:
+        """Find out on a shadow, in both modes, what the outputs depend on.
+
+        Args:
+            model: the backbone; it is only read.
+            image_shape: (N, C, H, W) of images as it takes them.
+        """
+        self.usage, self.image_shape = _usage_of(self, model, image_shape), image_shape
 
 
 class Watch(NamedTuple):
@@ -318,20 +312,22 @@ def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str |
     return first.rstrip("_") if first in ACTIVATIONS else None, caught[0]._version != versions[0]
 
 
-def _usage_of(program: WholeProgram, model: nn.Module, measured: Probe, training: bool) -> tuple[set[str], set[str]]:
-    """The modules that one run calls, and the parameters that a gradient from its outputs reaches."""
-    source = program.prepared(shadow_of(model, measured.mode)).train(training)
-    program.source = source
-    parameters = {n: p for n, p in source.named_parameters(remove_duplicate=False) if p.is_floating_point()}
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    entered: set[str] = set()
-    for name, module in source.named_modules(remove_duplicate=False):  # under all of its names
-        if name:
-            module.register_forward_pre_hook(lambda module, arguments, name=name: entered.add(name))
-    with torch.enable_grad(), quiet_fakes(), measured.mode:
-        outputs = program.outputs(measured.fake_images(batch_size=2))
-        return entered, _reached(list(outputs.values()), parameters, entered)
+def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Usage:
+    usage = Usage(set(), set())
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    for training in (True, False):
+        run = program.only(*program.names)
+        run.source = run.prepared(shadow_of(model, mode)).train(training)
+        parameters = {n: p for n, p in run.source.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        for name, module in run.source.named_modules(remove_duplicate=False):  # under all of its names
+            if name:
+                module.register_forward_pre_hook(lambda module, arguments, name=name: usage.entered.add(name))
+        with torch.enable_grad(), quiet_fakes(), mode:
+            outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
+            usage.reached.update(_reached(list(outputs.values()), parameters, usage.entered))
+    return usage
 
 
 def _reached(outputs: list[Tensor], parameters: dict[str, nn.Parameter], entered: set[str]) -> set[str]:

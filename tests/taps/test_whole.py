@@ -261,11 +261,13 @@ def test_gradient_checkpointing_goes_on(kind: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_compiled_part_of_a_backbone() -> None:
-    model = TinyNet()
-    model.block1 = torch.compile(model.block1, backend="eager")
+    model = TinyNet().eval()
     images = torch.randn(1, 3, 64, 64)
-    tapped = tap_backbone(model.eval(), [2, 3])
-    assert torch.equal(tapped.backbone(images)["3"], model.features(images))
+    expected = model.features(images)
+    model.block1 = torch.compile(model.block1, backend="eager")
+    tapped = tap_backbone(model, [2, 3])
+    assert torch.equal(tapped.backbone(images)["3"], expected)
+    assert set(tapped.backbone.state_dict()) <= set(model.state_dict())
 
 
 def test_stages_of_tokens_are_timms_own_intermediates() -> None:
