@@ -56,7 +56,9 @@ class AIM(nn.Module):
     Args:
         backbone: a CNN classifier, or the name of a timm or torchvision model. It is left as it was found.
         stages: stages to tap: numbers, where stage k is the last map at stride 4 * 2^k (0..3 at strides 4..32), or node
-            names. The paper's count of a ResNet includes the stem: its ``ResNet50+AIM(3)`` is ``stages=[2, 3]`` here.
+            names. Where a backbone has one resolution, as ViTs do, numbers of which one is above 3 count its blocks.
+            Networks for small images, which end at stride 8 or less, have their stages in order. The paper's count of a
+            ResNet includes the stem: its ``ResNet50+AIM(3)`` is ``stages=[2, 3]`` here.
         tau: the area each mask is to keep, in (0, 1]: a float, or one per stage in the order of ``stages``. The model
             only declares it; :class:`~aimwrap.AIMLoss` pulls towards it.
         num_classes: K; read off the backbone's classifier if None.
