@@ -289,14 +289,22 @@ def _holds_a_map_of_its_own(call: Call) -> bool:
 
 
 def _expand(call: Call) -> Iterator[Call]:
-    """The calls at the level of stages: a module is opened if it spans two or more halvings, or leaves the maps."""
+    """The calls at the level of stages: a module is opened if it spans two or more stages, or leaves the maps."""
     spans = call.doublings
-    opened = (spans is None or spans >= 2) and not _is_token_body(call) and not _holds_a_map_of_its_own(call)
+    opened = (spans is None or spans >= 2 or _works_before_it_halves(call)) and not _is_token_body(call) and not _holds_a_map_of_its_own(call)
     if call.children and opened:
         for child in call.children:
             yield from _expand(child)
     else:
         yield call
+
+
+def _works_before_it_halves(call: Call) -> bool:
+    """Whether a sequence holds a body of blocks at its input's resolution, and then halves it: two stages in one."""
+    first = call.children[0] if call.children else None
+    if call.doublings != 1 or first is None or not isinstance(call.module, nn.Sequential):
+        return False
+    return bool(first.children) and first.input_shape == first.output_shape == call.input_shape
 
 
 def _is_token_body(call: Call) -> bool:
@@ -328,7 +336,7 @@ def _without_classifier(calls: list[Call], probe: Probe) -> list[Call]:
 
 
 def _without_head_expansion(calls: list[Call]) -> list[Call]:
-    """Step back over a trailing 1x1 convolution that widens the map for the classifier (EfficientNet, MobileNet)."""
+    """Step back over a trailing convolution that widens the map for the classifier (EfficientNet, MobileNet)."""
     for index in range(len(calls) - 1, 0, -1):
         if _is_head_expansion(calls[index]):
             return _without_do_nothing(calls[:index])
@@ -345,10 +353,15 @@ def _without_do_nothing(calls: list[Call]) -> list[Call]:
 
 def _is_head_expansion(call: Call) -> bool:
     convolutions = [module for module in call.module.modules() if isinstance(module, nn.Conv2d)]
-    pointwise = all(conv.kernel_size == (1, 1) and conv.stride == (1, 1) for conv in convolutions)
-    if not convolutions or not pointwise or call.input_shape is None or call.output_shape is None:
+    widening = all(conv.stride == (1, 1) and (conv.kernel_size == (1, 1) or _multiplies(conv)) for conv in convolutions)
+    if not convolutions or not widening or call.input_shape is None or call.output_shape is None:
         return False
     return call.output_shape[1] > call.input_shape[1]
+
+
+def _multiplies(conv: nn.Conv2d) -> bool:
+    """A depthwise convolution that makes several channels of each: FastViT widens its last map so."""
+    return conv.groups == conv.in_channels < conv.out_channels
 
 
 def _last_weighted(probe: Probe) -> nn.Module | None:

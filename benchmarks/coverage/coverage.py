@@ -35,7 +35,7 @@ import timm
 import torch
 import torchvision
 from fingerprints import Fingerprints, relation
-from table import expected_nodes
+from table import BY_HAND, expected_nodes
 from timm.models._registry import _model_to_module
 from torch import nn
 from tqdm import tqdm
@@ -150,8 +150,9 @@ def judge_timm(name: str) -> dict[str, Any]:
     if not found.nodes and count and count - 1 <= 3:
         stages = [found.blocks[index].node for index in stages]
     row["stages"] = said(stages)
+    by_hand = {stage: why for (model_name, stage), why in BY_HAND.items() if model_name == name}
     images = torch.empty(measured.image_shape, device="meta")
-    reference, missing = reference_of(name, images, stages if not found.nodes and count else None)
+    reference, missing = reference_of(name, images, len(reductions), stages if not found.nodes and count else None)
     try:
         tapped = tap_backbone(model, stages, final=True)
     except (TypeError, ValueError) as refusal:
@@ -159,13 +160,15 @@ def judge_timm(name: str) -> dict[str, Any]:
     else:
         row["nodes"] = said([tap.node for tap in tapped.taps])
         strides = {str(tap.stage): tap.stride for tap in tapped.taps}
-        row["verdict"], row["reason"] = compared(tapped.backbone, strides, images, reference, missing)
+        row["verdict"], row["reason"] = compared(tapped.backbone, strides, images, reference, missing, by_hand)
     if row["kind"] == "hierarchical":
-        row["alone"], row["alone_reason"] = judge_rule(model, measured, images, reference, missing)
+        row["alone"], row["alone_reason"] = judge_rule(model, measured, images, reference, missing, by_hand)
     return row
 
 
-def judge_rule(model: nn.Module, measured: Any, images: torch.Tensor, reference: Any, missing: str) -> tuple[str, str]:
+def judge_rule(
+    model: nn.Module, measured: Any, images: torch.Tensor, reference: Any, missing: str, by_hand: dict[str, str]
+) -> tuple[str, str]:
     """The module-boundary rule without timm's knowledge."""
     found = find_stages(model, measured, trust_records=False)
     if found.obstacle is not None or not found.nodes:
@@ -176,17 +179,18 @@ def judge_rule(model: nn.Module, measured: Any, images: torch.Tensor, reference:
     except ValueError as refusal:
         return "refused", one_line(refusal)
     strides = {name: measured.stride(extraction.shapes[name]) for name in places}
-    return compared(TappedBackbone(model, extraction.program, extraction.layouts), strides, images, reference, missing)
+    backbone = TappedBackbone(model, extraction.program, extraction.layouts)
+    return compared(backbone, strides, images, reference, missing, by_hand)
 
 
-def reference_of(name: str, images: torch.Tensor, blocks: list[Any] | None) -> tuple[Any, str]:
+def reference_of(name: str, images: torch.Tensor, levels: int, blocks: list[Any] | None) -> tuple[Any, str]:
     """timm's own feature maps, by reduction, or by block where there is one resolution only."""
     try:
-        indices = {} if blocks is None else {"out_indices": tuple(blocks)}
         if blocks is not None and any(isinstance(block, str) for block in blocks):
             return None, "blocks by name"
-        features = build(name, functools.partial(timm.create_model, features_only=True, **indices)).eval()
-        with torch.no_grad(), Fingerprints() as marks:
+        indices = tuple(range(levels)) if blocks is None else tuple(blocks)
+        features = build(name, functools.partial(timm.create_model, features_only=True, out_indices=indices)).eval()
+        with torch.no_grad(), Fingerprints(images) as marks:
             maps = features(images)
             fingerprints = [marks.of(a_map) for a_map in maps]
     except Exception as error:
@@ -197,12 +201,17 @@ def reference_of(name: str, images: torch.Tensor, blocks: list[Any] | None) -> t
 
 
 def compared(
-    backbone: nn.Module, strides: dict[str, int], images: torch.Tensor, reference: Any, missing: str
+    backbone: nn.Module,
+    strides: dict[str, int],
+    images: torch.Tensor,
+    reference: Any,
+    missing: str,
+    by_hand: dict[str, str],
 ) -> tuple[str, str]:
     """Each tapped map against timm's at the same reduction (or block): by fingerprint and shape."""
     if reference is None:
         return "unjudged", missing
-    with torch.no_grad(), Fingerprints() as marks:
+    with torch.no_grad(), Fingerprints(images) as marks:
         maps = backbone.eval()(images)
         mine = {name: (marks.of(maps[name]), tuple(maps[name].shape)) for name in strides}
         conventions, wrong = [], []
@@ -213,7 +222,7 @@ def compared(
                 continue  # timm tells nothing of this resolution
             their_mark, their_shape = same[-1]
             my_mark, my_shape = mine[name]
-            how = relation(my_mark, their_mark)
+            how = relation(my_mark, their_mark) or by_hand.get(name)
             if how == "same" and sorted(my_shape) == sorted(their_shape):  # timm leaves some with channels last
                 continue
             (wrong if how is None or how == "same" else conventions).append(f"stage {name}: {how or 'another map'}")

@@ -45,27 +45,37 @@ FAR_ENOUGH = 12  # operations to look back for the other's tensor
 
 
 class Mark:
-    """One recorded tensor: its fingerprint, the operation that made it, and where its inputs come from."""
+    """One recorded tensor: its fingerprint, the operation that made it, its inputs, and whether images are in it."""
 
-    def __init__(self, fingerprint: int, operation: str = "", inputs: tuple[Mark, ...] = ()) -> None:
+    def __init__(
+        self,
+        fingerprint: int,
+        shape: tuple[int, ...],
+        operation: str = "",
+        inputs: tuple[Mark, ...] = (),
+        of_images: bool = False,
+    ) -> None:
         self.fingerprint = fingerprint
+        self.shape = shape
         self.operation = operation
         self.inputs = inputs
+        self.of_images = of_images or any(mark.of_images for mark in inputs)
 
 
 class Fingerprints(TorchDispatchMode):
-    """Records while it is entered."""
+    """Records, while it is entered, what is done with the images."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: Tensor) -> None:
         super().__init__()
-        self.marks: dict[int, Mark] = {}
-        self.kept: list[Tensor] = []  # so that no identity is used twice
+        self.marks = {id(images): Mark(0, tuple(images.shape), of_images=True)}
+        self.kept = [images]  # so that no identity is used twice
 
     def of(self, tensor: Tensor) -> Mark:
         """A tensor's mark; one that no operation made is known by its shape."""
         if id(tensor) not in self.marks:
             self.kept.append(tensor)
-            self.marks[id(tensor)] = Mark(hash(("leaf", tuple(tensor.shape), str(tensor.dtype))))
+            shape = tuple(tensor.shape)
+            self.marks[id(tensor)] = Mark(hash(("leaf", shape, str(tensor.dtype))), shape)
         return self.marks[id(tensor)]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,7 +91,7 @@ class Fingerprints(TorchDispatchMode):
                     self.marks[id(output)] = inputs[0]
                 else:
                     key = hash((name.rstrip("_"), plain, index, tuple(mark.fingerprint for mark in inputs)))
-                    self.marks[id(output)] = Mark(key, name, inputs)
+                    self.marks[id(output)] = Mark(key, tuple(output.shape), name, inputs)
         return result
 
 
@@ -98,22 +108,22 @@ def relation(mine: Mark, theirs: Mark) -> str | None:
     return None
 
 
-def path(later: Mark, earlier: Mark) -> list[str] | None:
+def path(later: Mark, earlier: Mark) -> list[Mark] | None:
     """The operations between two tensors, where each has parameters for its other inputs: no branches, no residuals."""
     operations = []
     mark = later
-    while mark.inputs and not any(other.inputs for other in mark.inputs[1:]) and len(operations) < FAR_ENOUGH:
-        operations.append(mark.operation)
+    while mark.inputs and not any(other.of_images for other in mark.inputs[1:]) and len(operations) < FAR_ENOUGH:
+        operations.append(mark)
         mark = mark.inputs[0]
         if mark.fingerprint == earlier.fingerprint:
             return operations
     return None
 
 
-def named(operations: list[str]) -> str | None:
+def named(operations: list[Mark]) -> str | None:
     """A trailing norm, an activation, a head expansion, a pool, or None for anything else."""
-    kinds = {kind_of(operation) for operation in operations}
-    if None in kinds:
+    kinds = [kind_of(mark) for mark in operations]
+    if None in kinds or kinds.count("a head expansion") > 1:
         return None
     for kind in ("a head expansion", "a pool", "a norm", "an activation"):
         if kind in kinds:
@@ -121,9 +131,10 @@ def named(operations: list[str]) -> str | None:
     return None
 
 
-def kind_of(operation: str) -> str | None:
+def kind_of(mark: Mark) -> str | None:
+    operation = mark.operation
     if "convolution" in operation:
-        return "a head expansion"
+        return "a head expansion" if mark.inputs[1].shape[2:] == (1, 1) else None
     if "pool" in operation:
         return "a pool"
     if "norm" in operation or operation in ("rsqrt", "var_mean", "mean", "var", "pow"):

@@ -1,4 +1,4 @@
-"""torchvision's classification models, stage by stage, written by hand from their sources.
+"""torchvision's classification models, stage by stage, written by hand from their sources; and what timm's needs.
 
 Each stage is the module whose output is the last map at stride 4, 8, 16 and 32. Fully convolutional nets of the first
 years have no stages that their authors drew; there it is the last activation before the next pool.
@@ -41,6 +41,16 @@ FOUR = [
     (r"vgg16_bn", [f"features.{number}" for number in (22, 32, 42, 43)]),
     (r"vgg19_bn", [f"features.{number}" for number in (25, 38, 51, 52)]),
 ]
+
+
+# Where timm's own taps are not the last maps of their resolution, looked at one by one: (model, stage) -> why.
+BY_HAND = {
+    (f"xception{depth}p", stage): "timm taps inside the block that halves, before its shortcut is added"
+    for depth in (41, 65)
+    for stage in "012"
+} | {
+    ("inception_v4", "0"): "timm taps features.3, 73 x 73 at 299 px; features.4, 71 x 71, is the last at stride 4",
+}
 
 
 def expected_nodes(name: str) -> list[str]:
