@@ -7,7 +7,7 @@
     python benchmarks/stamps/study.py oracle
     python benchmarks/stamps/study.py second-look --seeds 0,1
     python benchmarks/stamps/study.py bottom-up --seeds 0,1
-    python benchmarks/stamps/study.py ablations --seeds 1
+    python benchmarks/stamps/study.py ablations --seeds 0,1,2
     python benchmarks/stamps/study.py fine-tuned --seeds 0         # an hour per tie
     python benchmarks/stamps/centre_bias.py
     python benchmarks/stamps/report.py                             # tables and figures from the results
