@@ -73,7 +73,8 @@ def tap_backbone(
 
     Args:
         model: the backbone. It is only read; its parameters are shared by the result.
-        stages: stage numbers (stage k is the last map at stride 4 * 2^k) or node names, in any order.
+        stages: stage numbers (stage k is the last map at stride 4 * 2^k) or node names, in any order. Where the
+            backbone has one resolution, numbers of which one is beyond :data:`HIGHEST_STAGE` count its blocks.
         final: also return the last map before global pooling, under the name :data:`FINAL`.
         example_input: images (N, C, H, W) as the backbone takes them, where its own record of them will not do.
 
