@@ -36,7 +36,7 @@ import timm
 import torch
 import torchvision
 from fingerprints import Fingerprints, relation
-from table import BY_HAND, expected_nodes
+from table import by_hand, expected_nodes
 from timm.models._registry import _model_to_module
 from torch import nn
 from tqdm import tqdm
@@ -156,7 +156,6 @@ def judge_timm(name: str) -> dict[str, Any]:
     if not found.nodes and count and count - 1 <= 3:
         stages = [found.blocks[index].node for index in stages]
     row["stages"] = said(stages)
-    by_hand = {stage: why for (model_name, stage), why in BY_HAND.items() if model_name == name}
     images = torch.empty(measured.image_shape, device="meta")
     reference, missing = reference_of(name, images, len(reductions), stages if not found.nodes and count else None)
     try:
@@ -166,14 +165,14 @@ def judge_timm(name: str) -> dict[str, Any]:
     else:
         row["nodes"] = said([tap.node for tap in tapped.taps])
         strides = {str(tap.stage): tap.stride for tap in tapped.taps}
-        row["verdict"], row["reason"] = compared(tapped.backbone, strides, images, reference, missing, by_hand)
+        row["verdict"], row["reason"] = compared(tapped.backbone, strides, images, reference, missing, by_hand(name))
     if row["kind"] == "hierarchical":
-        row["alone"], row["alone_reason"] = judge_rule(model, measured, images, reference, missing, by_hand)
+        row["alone"], row["alone_reason"] = judge_rule(model, measured, images, reference, missing, by_hand(name))
     return row
 
 
 def judge_rule(
-    model: nn.Module, measured: Any, images: torch.Tensor, reference: Any, missing: str, by_hand: dict[str, str]
+    model: nn.Module, measured: Any, images: torch.Tensor, reference: Any, missing: str, conventions_of: dict[str, str]
 ) -> tuple[str, str]:
     """The module-boundary rule without timm's knowledge."""
     found = find_stages(model, measured, trust_records=False)
@@ -186,7 +185,7 @@ def judge_rule(
         return "refused", one_line(refusal)
     strides = {name: measured.stride(extraction.shapes[name]) for name in places}
     backbone = TappedBackbone(model, extraction.program, extraction.layouts)
-    return compared(backbone, strides, images, reference, missing, by_hand)
+    return compared(backbone, strides, images, reference, missing, conventions_of)
 
 
 def reference_of(name: str, images: torch.Tensor, levels: int, blocks: list[Any] | None) -> tuple[Any, str]:
@@ -194,8 +193,7 @@ def reference_of(name: str, images: torch.Tensor, levels: int, blocks: list[Any]
     try:
         if blocks is not None and any(isinstance(block, str) for block in blocks):
             return None, "blocks by name"
-        indices = tuple(range(levels)) if blocks is None else tuple(blocks)
-        features = build(name, functools.partial(timm.create_model, features_only=True, out_indices=indices)).eval()
+        features = features_only(name, tuple(range(levels)) if blocks is None else tuple(blocks))
         with torch.no_grad(), Fingerprints(images) as marks:
             maps = features(images)
             fingerprints = [marks.of(a_map) for a_map in maps]
@@ -206,13 +204,21 @@ def reference_of(name: str, images: torch.Tensor, levels: int, blocks: list[Any]
     return [(key, mark, shape) for key, mark, shape in zip(keys, fingerprints, shapes, strict=True)], ""
 
 
+def features_only(name: str, indices: tuple[Any, ...]) -> nn.Module:
+    """timm's extractor at these indices, or at those that timm chooses where it cannot give these."""
+    try:
+        return build(name, functools.partial(timm.create_model, features_only=True, out_indices=indices)).eval()
+    except AssertionError:  # TResNet's first entry names no module
+        return build(name, functools.partial(timm.create_model, features_only=True)).eval()
+
+
 def compared(
     backbone: nn.Module,
     strides: dict[str, int],
     images: torch.Tensor,
     reference: Any,
     missing: str,
-    by_hand: dict[str, str],
+    conventions_of: dict[str, str],
 ) -> tuple[str, str]:
     """Each tapped map against timm's at the same reduction (or block): by fingerprint and shape."""
     if reference is None:
@@ -228,7 +234,7 @@ def compared(
                 continue  # timm tells nothing of this resolution
             their_mark, their_shape = same[-1]
             my_mark, my_shape = mine[name]
-            how = relation(my_mark, their_mark) or by_hand.get(name)
+            how = relation(my_mark, their_mark) or conventions_of.get(name)
             if how == "same" and sorted(my_shape) == sorted(their_shape):  # timm leaves some with channels last
                 continue
             (wrong if how is None or how == "same" else conventions).append(f"stage {name}: {how or 'another map'}")
@@ -302,7 +308,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="models whose library/name fits this pattern")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--limit", type=int, default=240, help="seconds per model")
+    parser.add_argument("--limit", type=int, default=900, help="seconds per model")
     parser.add_argument("--summary", action="store_true", help="write coverage.md from coverage.csv, running nothing")
     return parser.parse_args()
 

@@ -50,13 +50,12 @@ class Mark:
     def __init__(
         self,
         fingerprint: int,
-        shape: tuple[int, ...],
         operation: str = "",
         inputs: tuple[Mark, ...] = (),
         of_images: bool = False,
     ) -> None:
         self.fingerprint = fingerprint
-        self.shape = shape
+        self.kernel: tuple[int, ...] = ()  # a convolution's
         self.operation = operation
         self.inputs = inputs
         self.of_images = of_images or any(mark.of_images for mark in inputs)
@@ -67,15 +66,14 @@ class Fingerprints(TorchDispatchMode):
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
-        self.marks = {id(images): Mark(0, tuple(images.shape), of_images=True)}
+        self.marks = {id(images): Mark(0, of_images=True)}
         self.kept = [images]  # so that no identity is used twice
 
     def of(self, tensor: Tensor) -> Mark:
         """A tensor's mark; one that no operation made is known by its shape."""
         if id(tensor) not in self.marks:
             self.kept.append(tensor)
-            shape = tuple(tensor.shape)
-            self.marks[id(tensor)] = Mark(hash(("leaf", shape, str(tensor.dtype))), shape)
+            self.marks[id(tensor)] = Mark(hash(("leaf", tuple(tensor.shape), str(tensor.dtype))))
         return self.marks[id(tensor)]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -91,7 +89,9 @@ class Fingerprints(TorchDispatchMode):
                     self.marks[id(output)] = inputs[0]
                 else:
                     key = hash((name.rstrip("_"), plain, index, tuple(mark.fingerprint for mark in inputs)))
-                    self.marks[id(output)] = Mark(key, tuple(output.shape), name, inputs)
+                    self.marks[id(output)] = Mark(key, name, inputs)
+                    if "convolution" in name:
+                        self.marks[id(output)].kernel = tuple(args[1].shape[2:])
         return result
 
 
@@ -134,7 +134,7 @@ def named(operations: list[Mark]) -> str | None:
 def kind_of(mark: Mark) -> str | None:
     operation = mark.operation
     if "convolution" in operation:
-        return "a head expansion" if mark.inputs[1].shape[2:] == (1, 1) else None
+        return "a head expansion" if mark.kernel == (1, 1) else None
     if "pool" in operation:
         return "a pool"
     if "norm" in operation or operation in ("rsqrt", "var_mean", "mean", "var", "pow"):

@@ -43,14 +43,18 @@ FOUR = [
 ]
 
 
-# Where timm's own taps are not the last maps of their resolution, looked at one by one: (model, stage) -> why.
-BY_HAND = {
-    (f"xception{depth}p", stage): "timm taps inside the block that halves, before its shortcut is added"
-    for depth in (41, 65)
-    for stage in "012"
-} | {
-    ("inception_v4", "0"): "timm taps features.3, 73 x 73 at 299 px; features.4, 71 x 71, is the last at stride 4",
-}
+# Where timm's own taps are not the last maps of their resolution, looked at one by one: (models, stages, why).
+INSIDE = "timm taps inside the block that halves, before its shortcut is added"
+BY_HAND = [
+    (r"inception_v4", "0", "timm taps features.3, 73 x 73 at 299 px; features.4, 71 x 71, is the last at stride 4"),
+    (r"(legacy_)?xception\d*p?", "0123", INSIDE),
+    (r"(rep)?ghostnet.*", "0123", "timm taps the first blocks of a resolution; more blocks follow at the same"),
+]
+
+
+def by_hand(name: str) -> dict[str, str]:
+    """By stage, how timm's taps of a model differ by their own choice."""
+    return {s: why for pattern, stages, why in BY_HAND if re.fullmatch(pattern, name) for s in stages}
 
 
 def expected_nodes(name: str) -> list[str]:
