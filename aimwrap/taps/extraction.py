@@ -7,7 +7,7 @@ traced, does not run or gives something else, hooks on the modules take its plac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from .layout import Layout, Shape, map_shape
 from .probe import Place, Probe, tensors_in
 from .shadow import quiet_fakes, shadow_of, traceable_shadow_of, twin_of
 from .stages import Intermediate, Target
-from .whole import LAST, HookProgram, IntermediatesProgram, WholeProgram, watch_for
+from .whole import ACTIVATIONS, LAST, HookProgram, IntermediatesProgram, WholeProgram, training_of, watch_for
 
 FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
@@ -56,14 +56,24 @@ class Extraction:
         return self.positions[name] > self.positions[other]
 
 
-def extract(model: nn.Module, measured: Probe, targets: dict[str, Target], numbered: frozenset[str]) -> Extraction:
+Readers = Mapping[Place, Place | None]
+
+
+def extract(
+    model: nn.Module,
+    measured: Probe,
+    targets: dict[str, Target],
+    numbered: frozenset[str],
+    readers: Readers | None = None,
+) -> Extraction:
     """Find a program for the targets.
 
     Args:
         model: the backbone; it is only read.
         measured: its probe.
         targets: whose outputs are wanted, by name.
-        numbered: those that the user did not name himself: a functional activation right behind them is theirs.
+        numbered: those that the user did not name: a functional activation right behind them is theirs.
+        readers: for places among the numbered, the place that reads their maps: all functions between are theirs.
 
     Raises:
         ValueError: if a target is no map, or neither way of extraction gives it.
@@ -72,16 +82,17 @@ def extract(model: nn.Module, measured: Probe, targets: dict[str, Target], numbe
     if own:
         return _by_intermediates(model, measured, own)
     places = {name: target for name, target in targets.items() if isinstance(target, Place)}
+    behind = {name: (readers or {})[p] for name, p in places.items() if name in numbered and p in (readers or {})}
     are_modules = all(measured.call_at(place) is not None for place in places.values())
     if are_modules and _checkpoints(model):  # a graph would hold what is to be computed anew
-        return _by_hooks(model, measured, places, numbered)
+        return _by_hooks(model, measured, places, numbered, behind)
     try:
-        return _by_graph(model, measured, places, numbered)
+        return _by_graph(model, measured, places, numbered, behind)
     except GraphError as failure:
         if not are_modules:
             raise ValueError(str(failure)) from failure
         try:
-            return _by_hooks(model, measured, places, numbered)
+            return _by_hooks(model, measured, places, numbered, behind)
         except ValueError as error:
             more = "" if str(error) == str(failure) else f"\nNor can hooks take the graph's place: {error}"
             raise ValueError(f"{failure}{more}") from failure
@@ -91,7 +102,13 @@ class GraphError(ValueError):
     """The graph cannot be had, or gives something else than the modules do."""
 
 
-def _by_graph(model: nn.Module, measured: Probe, places: dict[str, Place], numbered: frozenset[str]) -> Extraction:
+def _by_graph(
+    model: nn.Module,
+    measured: Probe,
+    places: dict[str, Place],
+    numbered: frozenset[str],
+    behind: dict[str, Place | None],
+) -> Extraction:
     shadow = traceable_shadow_of(model, measured.mode)
     try:
         names = GraphNames(shadow)
@@ -100,22 +117,34 @@ def _by_graph(model: nn.Module, measured: Probe, places: dict[str, Place], numbe
     resolved = {name: names.resolve(place, following_activation=name in numbered) for name, place in places.items()}
     nodes = {name: pair for name, (pair, _) in resolved.items()}
     labels = {name: label for name, (_, label) in resolved.items()}
+    for name, reader in behind.items():
+        pair = _last_map_between(names, places[name], reader, model, measured)
+        if pair is not None:
+            nodes[name], labels[name] = pair, f"{places[name].node} + {pair[1]}"
     program = GraphProgram.traced(model, shadow, nodes)
     layouts, shapes = _measure(program, measured, labels)
     for name, place in places.items():
         call = measured.call_at(place)
         seen = call.output_shape if call is not None else None
-        if seen is not None and len(seen) == 4 and seen != shapes[name]:
+        if seen is not None and len(seen) == 4 and seen != shapes[name] and " + " not in labels[name]:
             raise GraphError(
                 f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives "
                 f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
     _check_values(model, measured, program, places, labels)
+    _check_training(model, measured, program, {n: p for n, p in places.items() if _is_comparable(labels[n])})
+    _check_readers(model, measured, program, layouts, labels, behind)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
     return Extraction(program, layouts, shapes, labels, positions)
 
 
-def _by_hooks(model: nn.Module, measured: Probe, places: dict[str, Place], numbered: frozenset[str]) -> Extraction:
+def _by_hooks(
+    model: nn.Module,
+    measured: Probe,
+    places: dict[str, Place],
+    numbered: frozenset[str],
+    behind: dict[str, Place | None],
+) -> Extraction:
     watches = {name: watch_for(place, measured, name in numbered) for name, place in places.items()}
     program = HookProgram(type(model).__name__, watches)
     program.measure_usage(model, measured.image_shape)
@@ -123,6 +152,7 @@ def _by_hooks(model: nn.Module, measured: Probe, places: dict[str, Place], numbe
         n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation}" for n, w in watches.items()
     }
     layouts, shapes = _measure(program, measured, labels)
+    _check_readers(model, measured, program, layouts, labels, behind)
     calls = list(measured.root.calls())
     # Calls are listed as they begin; the innermost one that ends last is where an output is made.
     ends = {id(call): max(calls.index(inner) for inner in call.calls()) for call in calls}
@@ -132,6 +162,37 @@ def _by_hooks(model: nn.Module, measured: Probe, places: dict[str, Place], numbe
         assert call is not None
         positions[name] = ends[id(call)]
     return Extraction(program, layouts, shapes, labels, positions)
+
+
+def _last_map_between(
+    names: GraphNames, place: Place, reader: Place | None, model: nn.Module, measured: Probe
+) -> tuple[str, str] | None:
+    """The last function between a stage and its reader that makes a map of the stage's size; None if there is none."""
+    call = measured.call_at(place)
+    shape = call.output_shape if call is not None else None
+    if shape is None or len(shape) != 4 or shape[2] * shape[3] == 1:
+        return None
+    called = {other.name for other in measured.root.calls()}
+    train, evaluated = names.functions_between(place, reader, called)
+    chosen = []
+    for mode, candidates in ((True, train), (False, evaluated)):
+        if not candidates:
+            return None
+        pairs = {n: (n if mode else names.train[0], n if not mode else names.eval[0]) for n in candidates}
+        program = GraphProgram.traced(model, traceable_shadow_of(model, measured.mode), pairs)
+        outputs = _fake_run(program, measured, training=mode)
+        same = [n for n in candidates if _is_map_of_size(outputs[n], shape[2:], measured)]
+        if not same:
+            return None
+        chosen.append(same[-1])
+    return chosen[0], chosen[1]
+
+
+def _is_map_of_size(output: Any, size: Shape, measured: Probe) -> bool:
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        return False
+    layout = measured.layout(tuple(output.shape))
+    return layout is not None and map_shape(tuple(output.shape), layout)[2:] == size
 
 
 def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermediate]) -> Extraction:
@@ -189,7 +250,11 @@ def _check_values(
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
-    compared = {name: place for name, place in places.items() if measured.call_at(place) is not None}
+    compared = {
+        name: place
+        for name, place in places.items()
+        if measured.call_at(place) is not None and _is_comparable(labels[name])
+    }
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
     twin = twin_of(model, own_buffers=True).eval()
@@ -209,6 +274,90 @@ def _check_values(
             )
 
 
+def _check_training(model: nn.Module, measured: Probe, program: GraphProgram, places: dict[str, Place]) -> None:
+    """Hold what training the graph would do against what training the model's own code does, on fake tensors.
+
+    Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, the backward of one's own functions.
+
+    Raises:
+        GraphError: if gradients reach other parameters, other buffers move, or a backward of the model's own is lost.
+    """
+    modules = {name: place for name, place in places.items() if measured.call_at(place) is not None}
+    if not modules:
+        return
+    hooks = HookProgram("", {name: watch_for(place, measured, False) for name, place in modules.items()})
+    own = training_of(hooks, model, measured.image_shape)
+    traced = training_of(program, model, measured.image_shape, list(modules))
+    if own is None or traced is None:
+        return  # it cannot be trained on fake tensors, so nothing can be said
+    for what, mine, theirs in (
+        ("gradients reach", traced.reached, own.reached),
+        ("updates go to", traced.updated, own.updated),
+    ):
+        if mine != theirs:
+            differing = sorted(mine ^ theirs)
+            raise GraphError(f"in training through the graph, {what} other tensors than in the model: {differing[:4]}")
+    if own.custom_backward:
+        raise GraphError(f"the model has a backward of its own, {own.custom_backward}, which a graph would lose")
+
+
+def _is_comparable(label: str) -> bool:
+    """Whether a label is a module's, or that of a module with an activation, which the module's output tells."""
+    function = label.partition(" + ")[2]
+    return not function or function.rpartition(".")[2].rstrip("0123456789_") in ACTIVATIONS
+
+
+def _check_readers(
+    model: nn.Module,
+    measured: Probe,
+    program: Program,
+    layouts: dict[str, Layout],
+    labels: dict[str, str],
+    behind: dict[str, Place | None],
+) -> None:
+    """Hold each map that a number stands for against what the next module receives, once, by value.
+
+    Raises:
+        ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+        return
+    readers = {name: reader for name, reader in behind.items() if reader is not None}
+    received: dict[str, Tensor] = {}
+    calls: dict[str, int] = {}
+
+    def keep(node: str, arguments: tuple[Any, ...]) -> None:
+        call = calls.get(node, 0)
+        calls[node] = call + 1
+        for name, reader in readers.items():
+            if reader.node == node and reader.call == call and arguments and isinstance(arguments[0], Tensor):
+                received[name] = arguments[0].clone()
+
+    twin = twin_of(model, own_buffers=True).eval()
+    host = TappedBackbone(twin, program, layouts).eval()
+    for node in {reader.node for reader in readers.values()}:
+        twin.get_submodule(node).register_forward_pre_hook(lambda m, arguments, node=node: keep(node, arguments))
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    devices = [like.device] if like.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        twin(images)
+        kept = dict(received)
+        torch.manual_seed(0)
+        maps = host(images)
+    for name, value in kept.items():
+        layout = measured.layout(tuple(value.shape))
+        read = layout.to_map(value, images) if layout is not None and value.ndim == 4 else None
+        if read is not None and read.shape[2:] == maps[name].shape[2:] and not _alike(read.float(), maps[name].float()):
+            raise ValueError(
+                f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
+                "branch or a function stands between them. Name the module, or the node of the graph, whose map it "
+                "reads (torchvision's get_graph_node_names lists them)"
+            )
+
+
 def _alike(value: Tensor, other: Tensor) -> bool:
     """Equal but for the order of sums; broken weights' infinities and NaNs count as equal, too."""
     scale = value.abs().nan_to_num(0, 0).amax().item() if value.numel() else 0.0
@@ -216,7 +365,7 @@ def _alike(value: Tensor, other: Tensor) -> bool:
 
 
 def _activated(value: Tensor, node: str) -> Tensor:
-    function: Callable[[Tensor], Tensor] = getattr(F, node.rstrip("0123456789_"))
+    function: Callable[[Tensor], Tensor] = getattr(F, node.rpartition(".")[2].rstrip("0123456789_"))
     return function(value)
 
 

@@ -24,6 +24,12 @@ from .whole import ACTIVATIONS
 
 _IN_PLACE_OPERATORS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
 
+# What only looks at a map in another way, or thins it in training.
+_LEAVE_THE_MAP = frozenset(
+    {"permute", "transpose", "contiguous", "to", "type", "clone", "detach", "view", "reshape", "size", "dim", "getattr"}
+    | {"getitem", "float", "half", "dropout", "dropout2d", "feature_dropout", "drop_path", "stochastic_depth"}
+)
+
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
 
@@ -68,6 +74,26 @@ class GraphNames:
         name = place.node if place.calls < 2 else evaluated
         inside = _is_under(evaluated, place.node, repeated=True)
         return (train, evaluated), name if inside else f"{name} + {evaluated}"
+
+    def functions_between(self, place: Place, reader: Place | None, called: set[str]) -> tuple[list[str], list[str]]:
+        """The functions, in train and in eval mode, that run between a module and the next at its level.
+
+        Args:
+            place: the module.
+            reader: the next one, or None for the end of the graph.
+            called: names of all modules that the forward calls.
+        """
+        return self._between(self.train, place, reader, called), self._between(self.eval, place, reader, called)
+
+    def _between(self, names: list[str], place: Place, reader: Place | None, called: set[str]) -> list[str]:
+        begin = names.index(self._last_of(names, place, False)) + 1
+        end = len(names)
+        if reader is not None:
+            repeated = reader.calls > 1
+            positions = [i for i, name in enumerate(names) if _is_under(name, reader.node, repeated)]
+            first = positions[len(positions) // reader.calls * reader.call] if positions and repeated else None
+            end = first if first is not None else min((i for i in positions if i >= begin), default=begin)
+        return [name for name in names[begin:end] if _is_function_beside(name, place.node, called)]
 
     def _last_of(self, names: list[str], place: Place, following_activation: bool) -> str:
         repeated = place.calls > 1
@@ -287,6 +313,15 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
 def _tracer_options() -> dict[str, Any]:
     """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes)."""
     return {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+
+
+def _is_function_beside(name: str, module: str, called: set[str]) -> bool:
+    """Whether a node is a function that the caller of a module runs, and one that makes another map."""
+    path, _, function = name.rpartition(".")
+    function = re.sub(r"_\d+$", "", function)
+    beside = not path or module.startswith(path + ".")
+    is_module = name in called or (f"{path}.{function}" if path else function) in called
+    return beside and not is_module and function.rstrip("_") not in _LEAVE_THE_MAP
 
 
 def _is_under(name: str, node: str, repeated: bool) -> bool:

@@ -12,13 +12,18 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
+class OwnHook:
+    """A hook that belongs to how a module works, and not to whoever watches it: copies keep it."""
+
+
 def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Copy a module's structure, with fake tensors for its tensors and without anybody's hooks.
+    """Copy a module's structure, with fake tensors for its tensors and without anybody's hooks but ours.
 
     Args:
         module: the module; it is only read.
@@ -81,7 +86,8 @@ def quiet_fakes() -> Iterator[None]:
 
 
 def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]) -> nn.Module:
-    memo: dict[int, object] = {}
+    memo: dict[int, Any] = {}
+    own: list[tuple[dict[int, object], int, OwnHook]] = []
     for tensor in (*module.parameters(), *module.buffers()):
         memo[id(tensor)] = registered(tensor)
     for submodule in module.modules():
@@ -90,7 +96,10 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
                 memo[id(value)] = plain(value)
             elif "_hooks" in name and isinstance(value, dict):
                 memo[id(value)] = type(value)()
+                own.extend((value, key, hook) for key, hook in value.items() if isinstance(hook, OwnHook))
     copied: nn.Module = copy.deepcopy(module, memo)
+    for hooks, key, hook in own:
+        memo[id(hooks)][key] = copy.deepcopy(hook, memo)
     for submodule in copied.modules():
         source = getattr(submodule, "_orig_mod", None)
         if isinstance(source, nn.Module):  # a compiled part: its code is run as it was written

@@ -57,6 +57,8 @@ class Stages:
         candidates: names of modules that a user may choose among where the numbers cannot be trusted.
         final_node: the final map's place where ``final`` is none, for users who name nodes.
         strides: of the stages, where they are not 4 * 2^k.
+        readers: for places that the rule found, the next one at the level of stages that makes a map, or None behind
+            the last. Functions that stand between the two belong to the stage: a shortcut's sum, a gate's product.
     """
 
     nodes: Mapping[int, Target]
@@ -68,6 +70,7 @@ class Stages:
     candidates: tuple[str, ...] = ()
     final_node: Place | None = None
     strides: Mapping[int, int] = field(default_factory=dict)
+    readers: Mapping[Place, Place | None] = field(default_factory=dict)
 
 
 def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> Stages:
@@ -243,6 +246,7 @@ def _outermost(call: Call, probe: Probe) -> Iterator[Call]:
 
 def _by_module_boundaries(probe: Probe) -> Stages:
     by_level: dict[int, list[Call]] = {}
+    counted: list[Call] = []
     obstacles: list[str] = []
     deepest = 0
     certain = True  # whether what comes last is what the classifier reads
@@ -265,6 +269,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         certain = True
         deepest = max(deepest, level)
         by_level.setdefault(level, []).append(call)
+        counted.append(call)
     obstacle = obstacles[0] if obstacles else None
     if deepest not in by_level:
         return Stages({}, None, 0, obstacle)
@@ -272,12 +277,20 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     misleading = [reason for reason in obstacles if "returns a" not in reason]
     final = probe.place(calls[-1]) if certain and not misleading else None
     by_level[deepest] = _without_head_expansion(calls)
-    last = {level: probe.place(_without_do_nothing(calls)[-1]) for level, calls in sorted(by_level.items())}
+    chosen = {level: _without_do_nothing(calls)[-1] for level, calls in sorted(by_level.items())}
+    last = {level: probe.place(call) for level, call in chosen.items()}
+    readers = {probe.place(c): _next_place(c, counted, probe) for c in (*chosen.values(), calls[-1])}
     if 0 in last and 0 < deepest <= DEEPEST_OF_SMALL_IMAGES:
         strides = {number: 2**level for number, level in enumerate(last)}
-        return Stages(dict(enumerate(last.values())), final, 0, obstacle, BY_ORDER, strides=strides)
+        return Stages(dict(enumerate(last.values())), final, 0, obstacle, BY_ORDER, strides=strides, readers=readers)
     nodes = {level - 2: place for level, place in last.items() if level >= 2}
-    return Stages(nodes, final, sum(level < 2 for level in by_level), obstacle)
+    return Stages(nodes, final, sum(level < 2 for level in by_level), obstacle, readers=readers)
+
+
+def _next_place(call: Call, counted: list[Call], probe: Probe) -> Place | None:
+    index = next(i for i, other in enumerate(counted) if other is call)
+    following = [c for c in counted[index + 1 :] if not isinstance(c.module, _DO_NOTHING)]
+    return probe.place(following[0]) if following else None
 
 
 def _holds_a_map_of_its_own(call: Call) -> bool:
@@ -291,7 +304,11 @@ def _holds_a_map_of_its_own(call: Call) -> bool:
 def _expand(call: Call) -> Iterator[Call]:
     """The calls at the level of stages: a module is opened if it spans two or more stages, or leaves the maps."""
     spans = call.doublings
-    opened = (spans is None or spans >= 2 or _works_before_it_halves(call)) and not _is_token_body(call) and not _holds_a_map_of_its_own(call)
+    opened = (
+        (spans is None or spans >= 2 or _works_before_it_halves(call))
+        and not _is_token_body(call)
+        and not _holds_a_map_of_its_own(call)
+    )
     if call.children and opened:
         for child in call.children:
             yield from _expand(child)

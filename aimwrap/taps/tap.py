@@ -92,11 +92,11 @@ def tap_backbone(
     if final:
         targets[FINAL] = _final_target(found, targets, type(model).__name__)
     numbered = frozenset(name for name in targets if name not in stages)
-    extraction = extract(model, measured, targets, numbered)
+    extraction = extract(model, measured, targets, numbered, found.readers)
     behind = [name for name in extraction.order if final and extraction.is_behind(name, FINAL)]
     if behind and all(name in numbered for name in behind):
         targets[FINAL] = targets[behind[-1]]  # a record knows better what the last map is
-        extraction = extract(model, measured, targets, numbered)
+        extraction = extract(model, measured, targets, numbered, found.readers)
     elif behind:
         raise ValueError(
             f"the map that {type(model).__name__} classifies was taken to be {extraction.labels[FINAL]!r}, but "

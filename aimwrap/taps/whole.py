@@ -17,15 +17,20 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
+from .backbone import Program
 from .layout import Shape
 from .probe import Key, Place, Probe, fake_images, tensors_in
-from .shadow import quiet_fakes, shadow_of, twin_of
+from .shadow import OwnHook, quiet_fakes, shadow_of, twin_of
 
 LAST = -1  # the index of forward_intermediates' final features among the intermediates
 
 # A functional activation right behind a stage belongs to it (DenseNet's relu after norm5); modules are seen by name.
-ACTIVATIONS = frozenset({"relu", "relu_", "gelu", "silu", "hardswish", "leaky_relu", "elu", "relu6"})
+ACTIVATIONS = frozenset(
+    {"relu", "relu_", "gelu", "silu", "hardswish", "leaky_relu", "elu", "relu6", "mish", "selu", "celu", "softplus"}
+    | {"hardtanh", "tanh"}
+)
 _READS_ONLY = frozenset({"__get__", "dim", "size", "is_contiguous"})
 
 
@@ -34,7 +39,7 @@ class Usage(NamedTuple):
 
     Attributes:
         entered: names of the modules that are called.
-        reached: names of the parameters that a gradient reaches.
+        reached: names of the parameters that are used, whether a gradient reaches them or not.
     """
 
     entered: set[str]
@@ -195,7 +200,7 @@ class _Catch:
             raise Seen
 
 
-class _Hook:
+class _Hook(OwnHook):
     """A module's hook, which knows the module's name."""
 
     def __init__(self, catch: _Catch, node: str) -> None:
@@ -324,10 +329,88 @@ def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Us
         for name, module in run.source.named_modules(remove_duplicate=False):  # under all of its names
             if name:
                 module.register_forward_pre_hook(lambda module, arguments, name=name: usage.entered.add(name))
-        with torch.enable_grad(), quiet_fakes(), mode:
+        with torch.enable_grad(), quiet_fakes(), mode, _Uses(parameters, usage.reached):
             outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
             usage.reached.update(_reached(list(outputs.values()), parameters, usage.entered))
     return usage
+
+
+class _Uses(TorchFunctionMode):
+    """Notes which parameters any function is given, also where no gradient will reach them."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], used: set[str]) -> None:
+        super().__init__()
+        self.names = {id(parameter): name for name, parameter in parameters.items()}
+        self.used = used
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") not in _READS_ONLY:
+            for argument in tree_leaves((args, kwargs or {})):
+                if id(argument) in self.names:
+                    self.used.add(self.names[id(argument)])
+        return function(*args, **(kwargs or {}))
+
+
+class Training(NamedTuple):
+    """What one step of training would touch.
+
+    Attributes:
+        reached: names of the parameters that a gradient reaches.
+        updated: names of the buffers that the forward changes.
+        custom_backward: the class of a backward written in Python, or None.
+    """
+
+    reached: set[str]
+    updated: set[str]
+    custom_backward: str | None
+
+
+def training_of(
+    program: Program, model: nn.Module, image_shape: Shape, names: list[str] | None = None
+) -> Training | None:
+    """Run a program in training, with gradients, on a shadow of the model; None where that is not possible.
+
+    Args:
+        program: computes the outputs; it is settled on a host of its own.
+        model: the backbone; it is only read.
+        image_shape: (N, C, H, W) of images as it takes them.
+        names: of the outputs that count; all if None.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    shadow = shadow_of(model, mode).train().requires_grad_(False)
+    parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    buffers = dict(shadow.named_buffers(remove_duplicate=False))
+    before = {name: buffer._version for name, buffer in buffers.items()}
+    host = nn.Module()
+    host.training = True
+    try:
+        with torch.enable_grad(), quiet_fakes(), mode:
+            settled = program.settled(host, shadow)
+            outputs = settled.run(host, fake_images(shadow, mode, (2, *image_shape[1:])))
+            wanted = [output for name, output in outputs.items() if names is None or name in names]
+            total = torch.stack([output.float().sum() for output in wanted]).sum()
+            custom = _custom_backward(total)
+            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    except Exception:  # an operation without fake values or without a gradient
+        return None
+    reached = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    updated = {name for name, buffer in buffers.items() if buffer._version != before[name]}
+    return Training(reached, updated, custom)
+
+
+def _custom_backward(output: Tensor) -> str | None:
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        if isinstance(function, torch.autograd.function.BackwardCFunction):
+            return type(function).__name__.removesuffix("Backward")
+        waiting.extend(following for following, _ in function.next_functions)
+    return None
 
 
 def _reached(outputs: list[Tensor], parameters: dict[str, nn.Parameter], entered: set[str]) -> set[str]:

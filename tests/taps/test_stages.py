@@ -1,10 +1,13 @@
 """Which nodes are stages 0..3: the table of real backbones, node by node, and models whose numbers are refused."""
 
+import copy
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 from zoo import TinyNet, conv_block
 
 from aimwrap.taps import TappedModel, tap_backbone
@@ -436,3 +439,86 @@ def test_headless_hand_written_model_shows_no_classes() -> None:
             return self.features(x).mean((2, 3))
 
     assert tap(Headless(), [3]).num_classes is None
+
+
+class Between(TinyNet):
+    """Functions between the modules of a stage and the next: what the next one reads is the stage."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.branch = nn.Conv2d(16, 16, 3, padding=1)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 16, 1), nn.Sigmoid())
+        self.spatial = nn.Sequential(nn.Conv2d(16, 1, 3, padding=1), nn.Sigmoid())
+        self.last = nn.Conv2d(20, 20, 3, padding=1)
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, 16)[:, None, None])
+        if kind == "cat":
+            self.block3 = conv_block(32, 20)
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.kind == "sum":
+            return x + self.branch(x)
+        if self.kind == "in place":
+            y = self.branch(x)
+            y += x
+            return y
+        if self.kind == "cat":
+            return torch.cat([x, self.branch(x)], 1)
+        if self.kind == "gate":
+            return x * self.gate(x)
+        if self.kind == "spatial":
+            return x * self.spatial(x)
+        if self.kind == "scale":
+            return self.scale * x
+        if self.kind == "side activation":
+            return x * self.gate(F.relu(x - 1))
+        return F.mish(x)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return self.between(self.block2(self.block1(self.block0(self.stem(x)))))
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block3(self.trunk(x))
+        return x + self.last(x)
+
+
+KINDS = ["sum", "in place", "cat", "gate", "spatial", "scale", "side activation", "mish"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [True, False])
+def test_functions_between_modules_belong_to_the_stage(kind: str, training: bool) -> None:
+    model = Between(kind).train(training)
+    images = torch.randn(2, 3, 64, 64)
+    tapped = tap(model, [2, 3], final=True)
+    maps = copy.deepcopy(tapped.backbone)(images)
+    expected = copy.deepcopy(model)
+    torch.testing.assert_close(maps["2"], expected.trunk(images), rtol=0, atol=0)
+    expected = copy.deepcopy(model)
+    torch.testing.assert_close(maps["final map"], expected.features(images), rtol=0, atol=0)
+    torch.testing.assert_close(maps["3"], maps["final map"], rtol=0, atol=0)
+    assert tapped.taps[0].channels == (32 if kind == "cat" else 16)
+
+
+def test_a_branch_beside_the_trunk_is_not_the_stage() -> None:
+    class Auxiliary(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.side = nn.Conv2d(16, 4, 1)
+
+        def features(self, x: Tensor) -> Tensor:
+            x = self.block2(self.block1(self.block0(self.stem(x))))
+            self.auxiliary = self.side(x).mean()
+            return self.block3(x)
+
+    with pytest.raises(ValueError, match="stage '2' was taken to be 'side', but 'block3' reads another map"):
+        tap(Auxiliary(), [2, 3])
+
+
+def test_without_a_graph_functions_between_modules_are_refused() -> None:
+    class Untraceable(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[..., 1:] if x.shape[-1] % 2 else x)
+
+    with pytest.raises(ValueError, match="stage '2' was taken to be 'branch', but 'block3' reads another map"):
+        tap(Untraceable("sum"), [2])

@@ -338,3 +338,77 @@ def test_a_graph_that_gives_other_values_than_the_module_is_not_used() -> None:
     images = torch.randn(1, 3, 64, 64)
     maps = tap_backbone(model, [2, 3]).backbone(images)
     assert torch.equal(maps["2"], recorded(model, ["block2"], images)["block2"])
+
+
+class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, x: Tensor) -> Tensor:
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class OwnBackward(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        return self.block3(self.block2(StraightThrough.apply(self.block1(self.block0(self.stem(x))))))
+
+
+class PartlyWithoutGradients(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.block0(self.stem(x))
+        return self.block3(self.block2(self.block1(x)))
+
+
+class CountsImages(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block0(self.stem(x))
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.mean((0, 2, 3)).detach())
+        return self.block3(self.block2(self.block1(x - self.mean[:, None, None])))
+
+
+class Optional(TinyNet):
+    """An argument that no classifier is called with: a traced argument is not None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapter = nn.Conv2d(3, 3, 1)
+        nn.init.zeros_(self.adapter.weight)
+        nn.init.zeros_(self.adapter.bias)
+
+    def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
+        if task is not None:
+            x = x + self.adapter(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("net", [OwnBackward, PartlyWithoutGradients, CountsImages, Optional, TinyNet])
+def test_training_through_the_taps_is_training_the_model(net: type[nn.Module]) -> None:
+    """What tracing would lose without a word: backwards of one's own, no_grad, updates of buffers."""
+    model = net().train()
+    twin, tapped = copy.deepcopy(model), tap_backbone(copy.deepcopy(model), [2, 3]).backbone
+    images = torch.randn(4, 3, 64, 64)
+    twin.features(images).square().mean().backward()
+    tapped(images)["3"].square().mean().backward()
+    own = dict(twin.named_parameters())
+    for name, parameter in tapped.named_parameters():
+        expected = own[name].grad
+        assert (parameter.grad is None) == (expected is None), name
+        if expected is not None:
+            torch.testing.assert_close(parameter.grad, expected)
+    buffers = dict(twin.named_buffers())
+    for name, buffer in tapped.named_buffers():
+        torch.testing.assert_close(buffer, buffers[name])
+
+
+def test_what_hooked_backbones_cost_is_counted() -> None:
+    cost = AIM(Branching(), [2, 3], mask_width=8).cost()
+    same = AIM(TinyNet(), [2, 3], mask_width=8).cost()
+    assert cost == same
