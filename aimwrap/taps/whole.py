@@ -329,8 +329,9 @@ def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Us
         for name, module in run.source.named_modules(remove_duplicate=False):  # under all of its names
             if name:
                 module.register_forward_pre_hook(lambda module, arguments, name=name: usage.entered.add(name))
-        with torch.enable_grad(), quiet_fakes(), mode, _Uses(parameters, usage.reached):
-            outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
+        with torch.enable_grad(), quiet_fakes(), mode:
+            with _Uses(parameters, usage.reached):
+                outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
             usage.reached.update(_reached(list(outputs.values()), parameters, usage.entered))
     return usage
 
