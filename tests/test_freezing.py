@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -137,3 +138,26 @@ def test_groups_are_checked() -> None:
         model.parameter_groups(lr=1e-3, mask_lr=-1)
     with pytest.raises(ValueError, match=r"no parameter is trainable; model.unfreeze_backbone\(\)"):
         model.requires_grad_(False).parameter_groups(lr=1e-3)
+
+
+class DropsFunctionally(TinyNet):
+    """Dropout and drop path as functions, before and behind a stage."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        x = self.block2(nn.functional.dropout(x, 0.5, self.training))
+        return self.block3(nn.functional.dropout(x, 0.5, self.training))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("build", [DropsFunctionally, lambda: timm.create_model("convnext_atto", drop_path_rate=0.9)])
+def test_functions_of_a_frozen_part_stay_in_evaluation_mode_too(build: Callable[[], nn.Module], copied: bool) -> None:
+    images = torch.randn(4, 3, 64, 64)
+    model = AIM(build(), [1, 2, 3], num_classes=3).freeze_backbone(up_to=2)
+    expected = model.eval().forward_backbone(images)
+    model = pickle.loads(pickle.dumps(model)) if copied else model
+    first, second = model.train().forward_backbone(images), model.forward_backbone(images)
+    assert torch.equal(first["1"], expected["1"]) and torch.equal(first["2"], expected["2"])
+    assert not torch.equal(first["3"], second["3"])  # what is behind it goes on training
+    model.unfreeze_backbone()
+    assert not torch.equal(model.forward_backbone(images)["2"], model.forward_backbone(images)["2"])

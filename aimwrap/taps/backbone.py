@@ -23,6 +23,9 @@ class Program(Protocol):
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
 
+    def freeze(self, names: tuple[str, ...]) -> None:
+        """In training, compute these outputs, and what they depend on, as in evaluation; none of them undoes it."""
+
 
 class TappedBackbone(nn.Module):
     """A backbone that stops at its deepest tap and returns the tapped maps.
@@ -43,6 +46,7 @@ class TappedBackbone(nn.Module):
         self._aimwrap_program = program.settled(self, model)
         self._aimwrap_layouts = layouts
         self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
+        self._aimwrap_held: frozenset[str] = frozenset()  # maps that are computed as in evaluation
         self.training = model.training
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -71,6 +75,8 @@ class TappedBackbone(nn.Module):
         for name in names & parameters.keys():
             parameters[name].requires_grad_(False)
         self._aimwrap_frozen |= names & modules.keys()
+        self._aimwrap_held |= {up_to} if up_to is not None else set()
+        self._aimwrap_program.freeze(tuple(sorted(self._aimwrap_held)))
         self._hold_frozen()
 
     def freeze_statistics(self) -> None:
@@ -82,7 +88,8 @@ class TappedBackbone(nn.Module):
     def unfreeze(self) -> None:
         """Train everything again, from the next :meth:`train` on."""
         self.requires_grad_(True)
-        self._aimwrap_frozen = frozenset()
+        self._aimwrap_frozen, self._aimwrap_held = frozenset(), frozenset()
+        self._aimwrap_program.freeze(())
 
     def train(self, mode: bool = True) -> TappedBackbone:
         """Switch to training or evaluation mode, as ``nn.Module.train`` does, but for what is frozen."""

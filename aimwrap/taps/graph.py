@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
@@ -138,6 +138,13 @@ class GraphProgram:
         self.graphs = graphs
         self.constants = constants or {}
         self.forwards = {training: _python_function(graph) for training, graph in graphs.items()}
+        self.frozen: tuple[str, ...] = ()
+
+    def freeze(self, names: tuple[str, ...]) -> None:
+        """In training, compute these outputs, and what they depend on, as in evaluation; none of them undoes it."""
+        self.frozen = names
+        train = _with_evaluated(self.graphs, self.nodes, names) if names else self.graphs[True]
+        self.forwards[True] = _python_function(train)
 
     @staticmethod
     def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> GraphProgram:
@@ -179,15 +186,9 @@ class GraphProgram:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
         found: set[str] = set()
         for training, graph in self.graphs.items():
-            output = next(node for node in graph.nodes if node.op == "output")
-            waiting = [output.args[0][self.nodes[name][0 if training else 1]]]
-            seen: set[fx.Node] = set()
-            while waiting:
-                node = waiting.pop()
-                if node not in seen:
-                    seen.add(node)
-                    waiting.extend(node.all_input_nodes)
-            found |= {str(node.target) for node in seen if node.op in ("call_module", "get_attr")}
+            output = _tapped_nodes(graph)[self.nodes[name][0 if training else 1]]
+            needed = _ancestors([output], stop=set())
+            found |= {str(node.target) for node in needed if node.op in ("call_module", "get_attr")}
         return found
 
     def _adopt(self, host: nn.Module, model: nn.Module, target: str) -> None:
@@ -211,7 +212,55 @@ class GraphProgram:
 
     def __reduce__(self) -> tuple[Any, ...]:
         packed = {training: _pack(graph) for training, graph in self.graphs.items()}
-        return _unpack_program, (self.architecture, self.nodes, packed)
+        return _unpack_program, (self.architecture, self.nodes, packed, self.frozen)
+
+
+def _with_evaluated(graphs: dict[bool, fx.Graph], nodes: dict[str, NodePair], frozen: tuple[str, ...]) -> fx.Graph:
+    """The train graph, with frozen outputs and all others before them taken from the eval graph.
+
+    Modules are switched by their flags; functions such as drop path's were traced with the mode that they ran in.
+    """
+    outputs = {training: _tapped_nodes(graph) for training, graph in graphs.items()}
+    upstream = _ancestors([outputs[True][nodes[name][0]] for name in frozen], stop=set())
+    pairs = [(outputs[True][train], outputs[False][evaluated]) for train, evaluated in nodes.values()]
+    replaced = {train: evaluated for train, evaluated in pairs if train in upstream}
+    made = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+
+    def copy(graph: fx.Graph, needed: set[fx.Node]) -> None:
+        for node in graph.nodes:
+            if node in replaced:
+                copies[node] = copies[replaced[node]]
+            elif node.op == "placeholder" and made.nodes:
+                copies[node] = next(iter(made.nodes))
+            elif node.op == "placeholder" or node in needed:
+                copies[node] = made.node_copy(node, lambda argument: copies[argument])
+
+    copy(graphs[False], _ancestors(list(replaced.values()), stop=set()))
+    copy(graphs[True], _ancestors([_output_of(graphs[True])], stop=set(replaced)))
+    return made
+
+
+def _output_of(graph: fx.Graph) -> fx.Node:
+    output: fx.Node = next(node for node in graph.nodes if node.op == "output")
+    return output
+
+
+def _tapped_nodes(graph: fx.Graph) -> dict[str, fx.Node]:
+    """The nodes that a graph returns, by name."""
+    return cast("dict[str, fx.Node]", _output_of(graph).args[0])
+
+
+def _ancestors(nodes: list[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
+    """Nodes and all that they depend on, but for what lies behind those to stop at."""
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(() if node in stop else node.all_input_nodes)
+    return found
 
 
 def _targets(graphs: dict[bool, fx.Graph]) -> list[str]:
@@ -238,8 +287,12 @@ class _Function(NamedTuple):
     name: str
 
 
-def _unpack_program(architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]]) -> GraphProgram:
-    return GraphProgram(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
+def _unpack_program(
+    architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]], frozen: tuple[str, ...]
+) -> GraphProgram:
+    program = GraphProgram(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
+    program.freeze(frozen)
+    return program
 
 
 def _pack(graph: fx.Graph) -> list[tuple[Any, ...]]:

@@ -102,6 +102,9 @@ class WholeProgram:
         entered, reached = _usage_of(self.only(name), self.source, self.image_shape)
         return reached | {n for n in entered if not any(True for _ in self.source.get_submodule(n).children())}
 
+    def freeze(self, names: tuple[str, ...]) -> None:
+        """Nothing to do: the model's own code asks the frozen modules' own flags."""
+
     def measure_usage(self, model: nn.Module, image_shape: Shape) -> None:
         """Find out on a shadow, in both modes, what the outputs depend on.
 
