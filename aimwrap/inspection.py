@@ -151,9 +151,7 @@ def _import(path: str) -> nn.Module:
     """The module, or what the function or class of that path builds without arguments."""
     place, _, attribute = path.partition(":")
     try:
-        found: Any = importlib.import_module(place)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        found = _attribute(place, attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"backbone: {path!r} cannot be imported: {error}. Write package.module:name, of something that Python "
@@ -165,11 +163,20 @@ def _import(path: str) -> nn.Module:
     return built
 
 
+def _attribute(place: str, attribute: str) -> Any:
+    found: Any = importlib.import_module(place)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
 def _line_that_builds(name: str) -> str:
     library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
     if ":" in name:
         place, _, attribute = name.partition(":")
-        return f"from {place} import {attribute}; backbone = {attribute}()"
+        first = attribute.partition(".")[0]
+        made = attribute if isinstance(_attribute(place, attribute), nn.Module) else f"{attribute}()"
+        return f"from {place} import {first}; backbone = {made}"
     import timm
     import torchvision
 

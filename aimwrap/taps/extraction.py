@@ -290,13 +290,12 @@ def _check_training(model: nn.Module, measured: Probe, program: GraphProgram, pl
     traced = training_of(program, model, measured.image_shape, list(modules))
     if own is None or traced is None:
         return  # it cannot be trained on fake tensors, so nothing can be said
-    for what, mine, theirs in (
-        ("gradients reach", traced.reached, own.reached),
-        ("updates go to", traced.updated, own.updated),
-    ):
-        if mine != theirs:
-            differing = sorted(mine ^ theirs)
-            raise GraphError(f"in training through the graph, {what} other tensors than in the model: {differing[:4]}")
+    differing = own.reached ^ traced.reached
+    if differing:
+        raise GraphError(f"gradients through the graph do not reach what the model's do: {sorted(differing)[:4]}")
+    lost = own.updated - traced.updated  # the graph may go on to deeper maps than these
+    if lost:
+        raise GraphError(f"the graph does not update what the model updates in training: {sorted(lost)[:4]}")
     if own.custom_backward:
         raise GraphError(f"the model has a backward of its own, {own.custom_backward}, which a graph would lose")
 

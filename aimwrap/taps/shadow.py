@@ -16,14 +16,21 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 
 class OwnHook:
     """A hook that belongs to how a module works, and not to whoever watches it: copies keep it."""
 
 
+# The older way of torch to make weights of other parameters.
+_KEPT_HOOKS = (OwnHook, WeightNorm, SpectralNorm, BasePruningMethod)
+
+
 def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Copy a module's structure, with fake tensors for its tensors and without anybody's hooks but ours.
+    """Copy a module's structure, with fake tensors for its tensors and only the hooks that it works by.
 
     Args:
         module: the module; it is only read.
@@ -87,7 +94,7 @@ def quiet_fakes() -> Iterator[None]:
 
 def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]) -> nn.Module:
     memo: dict[int, Any] = {}
-    own: list[tuple[dict[int, object], int, OwnHook]] = []
+    own: list[tuple[dict[int, object], int, object]] = []
     for tensor in (*module.parameters(), *module.buffers()):
         memo[id(tensor)] = registered(tensor)
     for submodule in module.modules():
@@ -96,7 +103,7 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
                 memo[id(value)] = plain(value)
             elif "_hooks" in name and isinstance(value, dict):
                 memo[id(value)] = type(value)()
-                own.extend((value, key, hook) for key, hook in value.items() if isinstance(hook, OwnHook))
+                own.extend((value, key, hook) for key, hook in value.items() if isinstance(hook, _KEPT_HOOKS))
     copied: nn.Module = copy.deepcopy(module, memo)
     for hooks, key, hook in own:
         memo[id(hooks)][key] = copy.deepcopy(hook, memo)

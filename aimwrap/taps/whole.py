@@ -31,6 +31,9 @@ ACTIVATIONS = frozenset(
     {"relu", "relu_", "gelu", "silu", "hardswish", "leaky_relu", "elu", "relu6", "mish", "selu", "celu", "softplus"}
     | {"hardtanh", "tanh"}
 )
+_MAKE_ANOTHER_MAP = frozenset(
+    {"add", "iadd", "radd", "sub", "isub", "rsub", "mul", "imul", "rmul", "div", "truediv", "itruediv", "cat", "concat"}
+)
 _READS_ONLY = frozenset({"__get__", "dim", "size", "is_contiguous"})
 
 
@@ -113,6 +116,21 @@ class WholeProgram:
             image_shape: (N, C, H, W) of images as it takes them.
         """
         self.usage, self.image_shape = _usage_of(self, model, image_shape), image_shape
+
+
+class Removed(nn.Module):
+    """In place of a part of the backbone that the tapped outputs did not need when it was wrapped."""
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        """Refuse to be run.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "this forward takes a way through the backbone that it did not take when it was wrapped, which may depend "
+            "on the images' size; wrap the backbone with example_input= of this size"
+        )
 
 
 class Watch(NamedTuple):
@@ -288,12 +306,18 @@ def watch_for(place: Place, measured: Probe, following_activation: bool) -> Watc
         same = sum(other.name == place.node for other in measured.root.calls())
         place = Place(place.node, same - 1, same)
     key = None if call.output_shape is not None else call.only_map
-    activation, overwritten = _what_follows(place, key, measured)
-    return Watch(place, key, activation if following_activation else None, overwritten)
+    function, overwritten = _what_follows(place, key, measured)
+    if following_activation and function.strip("_") in _MAKE_ANOTHER_MAP:
+        raise ValueError(
+            f"the function {function!r} makes another map of that of {place.node!r}, and only a graph could tap it; "
+            "write it as a module, or name the modules that are to be tapped"
+        )
+    activation = function.rstrip("_") if following_activation and function in ACTIVATIONS else None
+    return Watch(place, key, activation, overwritten)
 
 
-def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str | None, bool]:
-    """The functional activation that directly follows an output, if one does, and whether it is later overwritten."""
+def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str, bool]:
+    """The first function that is given an output, "" if none is, and whether the output is later overwritten."""
     twin = twin_of(measured.shadow)
     calls: list[None] = []
     caught: list[Tensor] = []
@@ -309,15 +333,14 @@ def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str |
     class Follow(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(function, "__name__", "")
-            if caught and any(argument is caught[0] for argument in args) and name not in _READS_ONLY:
+            if caught and any(leaf is caught[0] for leaf in tree_leaves(args)) and name not in _READS_ONLY:
                 functions.append(name)
             return function(*args, **(kwargs or {}))
 
     twin.get_submodule(place.node).register_forward_hook(catch)
     with torch.no_grad(), quiet_fakes(), measured.mode, Follow():
         twin(measured.fake_images())
-    first = functions[0] if functions else ""
-    return first.rstrip("_") if first in ACTIVATIONS else None, caught[0]._version != versions[0]
+    return functions[0] if functions else "", caught[0]._version != versions[0]
 
 
 def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Usage:
@@ -428,7 +451,7 @@ def _reached(outputs: list[Tensor], parameters: dict[str, nn.Parameter], entered
 
 
 def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
-    """Remove parameters that no output depends on, and put an Identity in place of modules left without any."""
+    """Remove parameters that no output depends on, and modules that are left without any."""
     kept = {name[:end] for name in usage.entered | usage.reached for end in (*_dots(name), len(name))}
     for name, module in list(twin.named_modules(remove_duplicate=False)):
         for key, parameter in list(module._parameters.items()):
@@ -437,7 +460,7 @@ def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
         for key, child in list(module._modules.items()):
             listed = isinstance(child, nn.ModuleList | nn.ModuleDict)  # may be looked through; what it holds goes
             if child is not None and not listed and _joined(name, key) not in kept and _has_parameters(child):
-                module._modules[key] = nn.Identity()
+                module._modules[key] = Removed()
 
 
 def _has_parameters(module: nn.Module) -> bool:

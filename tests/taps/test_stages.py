@@ -520,5 +520,10 @@ def test_without_a_graph_functions_between_modules_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x[..., 1:] if x.shape[-1] % 2 else x)
 
-    with pytest.raises(ValueError, match="stage '2' was taken to be 'branch', but 'block3' reads another map"):
+    with pytest.raises(ValueError, match="'add' makes another map of that of 'branch'"):
         tap(Untraceable("sum"), [2])
+    with pytest.raises(ValueError, match="'add' makes another map of that of 'last'"):
+        tap(Untraceable("mish"), [2], final=True)
+    with pytest.raises(ValueError, match=r"'block3' reads another map|'mul' makes another map"):
+        tap(Untraceable("spatial"), [2])
+

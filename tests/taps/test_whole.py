@@ -412,3 +412,35 @@ def test_what_hooked_backbones_cost_is_counted() -> None:
     cost = AIM(Branching(), [2, 3], mask_width=8).cost()
     same = AIM(TinyNet(), [2, 3], mask_width=8).cost()
     assert cost == same
+
+
+class ByHalves(Branching):
+    """Shrinks large images first: another way through the forward than when it was wrapped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shrink = nn.Conv2d(3, 3, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.shrink(x) if x.shape[-1] > 256 else x)
+
+
+def test_a_way_that_was_not_taken_when_wrapping_is_refused() -> None:
+    backbone = tap_backbone(ByHalves().eval(), [2, 3]).backbone
+    assert backbone(torch.randn(1, 3, 64, 64))["3"].shape[-1] == 2
+    with pytest.raises(RuntimeError, match=r"did not take when it was wrapped.*example_input="):
+        backbone(torch.randn(1, 3, 288, 288))
+
+
+def test_weights_made_by_older_hooks_stay_trainable_when_hooked() -> None:
+    model = Branching()
+    nn.utils.spectral_norm(model.block2[0])
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(model.block3[0])
+    backbone = tap_backbone(model.eval(), [2, 3]).backbone
+    assert {"block2.0.weight_orig", "block3.0.weight_g"} <= dict(backbone.named_parameters()).keys()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        model.block3[0].weight_g.mul_(2)
+        model.block2[0].weight_orig.mul_(3)
+    torch.testing.assert_close(backbone(images)["3"], model.features(images))
