@@ -22,7 +22,7 @@ from .layout import Layout, Shape, map_shape
 from .probe import Place, Probe, tensors_in
 from .shadow import quiet_fakes, shadow_of, traceable_shadow_of, twin_of
 from .stages import Intermediate, Target
-from .whole import ACTIVATIONS, LAST, HookProgram, IntermediatesProgram, WholeProgram, training_of, watch_for
+from .whole import LAST, HookProgram, IntermediatesProgram, WholeProgram, training_of, watch_for
 
 FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
@@ -119,7 +119,7 @@ def _by_graph(
     labels = {name: label for name, (_, label) in resolved.items()}
     for name, reader in behind.items():
         pair = _last_map_between(names, places[name], reader, model, measured)
-        if pair is not None:
+        if pair is not None and pair != nodes[name]:
             nodes[name], labels[name] = pair, f"{places[name].node} + {pair[1]}"
     program = GraphProgram.traced(model, shadow, nodes)
     layouts, shapes = _measure(program, measured, labels)
@@ -131,8 +131,9 @@ def _by_graph(
                 f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives "
                 f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
-    _check_values(model, measured, program, places, labels)
-    _check_training(model, measured, program, {n: p for n, p in places.items() if _is_comparable(labels[n])})
+    told = {name: place for name, place in places.items() if nodes[name] == resolved[name][0]}  # by the module's output
+    _check_values(model, measured, program, told, labels)
+    _check_training(model, measured, program, told)
     _check_readers(model, measured, program, layouts, labels, behind)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
     return Extraction(program, layouts, shapes, labels, positions)
@@ -250,11 +251,7 @@ def _check_values(
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
-    compared = {
-        name: place
-        for name, place in places.items()
-        if measured.call_at(place) is not None and _is_comparable(labels[name])
-    }
+    compared = {name: place for name, place in places.items() if measured.call_at(place) is not None}
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
     twin = twin_of(model, own_buffers=True).eval()
@@ -298,12 +295,6 @@ def _check_training(model: nn.Module, measured: Probe, program: GraphProgram, pl
         raise GraphError(f"the graph does not update what the model updates in training: {sorted(lost)[:4]}")
     if own.custom_backward:
         raise GraphError(f"the model has a backward of its own, {own.custom_backward}, which a graph would lose")
-
-
-def _is_comparable(label: str) -> bool:
-    """Whether a label is a module's, or that of a module with an activation, which the module's output tells."""
-    function = label.partition(" + ")[2]
-    return not function or function.rpartition(".")[2].rstrip("0123456789_") in ACTIVATIONS
 
 
 def _check_readers(

@@ -292,7 +292,8 @@ def summary(rows: list[dict[str, str]]) -> str:
     hierarchical = [row for row in rows if row["model"].startswith("timm") and row["kind"] == "hierarchical"]
     line("timm, hierarchical, by the rule alone", hierarchical, "alone")
     unjudged = sum(row["verdict"] == "unjudged" for row in rows)
-    lines += ["", f"Wrapped but not judged, for want of an independent statement: {unjudged}.", ""]
+    missing = len(set(every_model()) - {row["model"] for row in rows})
+    lines += ["", f"Wrapped but not judged, for want of an independent statement: {unjudged}. Not run yet: {missing}.", ""]
     lines += ["| family | models refused | reason of one of them |", "|---|---|---|"]
     by_family = defaultdict(list)
     for row in rows:

@@ -268,7 +268,7 @@ def test_a_module_is_tapped_at_its_last_node_and_a_node_at_itself(node: str) -> 
     assert ("block3" in names) == (node == "mean")
 
 
-def test_steps_on_to_a_functional_activation_only_for_numbers_and_only_if_it_follows() -> None:
+def test_steps_on_to_functions_only_for_numbers() -> None:
     class AfterASum(TinyNet):
         def features(self, x: Tensor) -> Tensor:
             return F.relu(super().features(x) + 1)
@@ -280,7 +280,10 @@ def test_steps_on_to_a_functional_activation_only_for_numbers_and_only_if_it_fol
     def node_of(model: nn.Module, stage: int | str) -> str:
         return tap_backbone(model, [stage]).taps[0].node
 
-    assert node_of(AfterASum(), 3) == "block3"
+    assert node_of(AfterASum(), 3) == "block3 + relu"
+    assert node_of(AfterASum(), "block3") == "block3"
+    model, images = AfterASum().eval(), torch.randn(1, 3, 64, 64)
+    assert torch.equal(tap_backbone(model, [3]).backbone(images)["3"], model.features(images))
     assert node_of(Activated(), 3) == "block3 + gelu"
     assert node_of(Activated(), "block3") == "block3"
     assert node_of(TinyNet(), 3) == "block3"
