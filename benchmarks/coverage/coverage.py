@@ -293,7 +293,8 @@ def summary(rows: list[dict[str, str]]) -> str:
     line("timm, hierarchical, by the rule alone", hierarchical, "alone")
     unjudged = sum(row["verdict"] == "unjudged" for row in rows)
     missing = len(set(every_model()) - {row["model"] for row in rows})
-    lines += ["", f"Wrapped but not judged, for want of an independent statement: {unjudged}. Not run yet: {missing}.", ""]
+    lines += ["", f"Wrapped but not judged, for want of an independent statement: {unjudged}; not run yet: {missing}."]
+    lines.append("")
     lines += ["| family | models refused | reason of one of them |", "|---|---|---|"]
     by_family = defaultdict(list)
     for row in rows:
