@@ -39,7 +39,7 @@ def test_how_stages_were_found_is_told() -> None:
     assert inspect_backbone(timm.create_model("resnet10t")).found_by == "timm's feature_info"
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "timm/resnet10t", "torchvision/resnet18", "zoo:TinyNet"])
+@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18", "zoo:TinyNet"])
 def test_the_two_lines_can_be_pasted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     found = inspect_backbone(name)

@@ -42,10 +42,12 @@ class Usage(NamedTuple):
 
     Attributes:
         entered: names of the modules that are called.
-        reached: names of the parameters that are used, whether a gradient reaches them or not.
+        used: names of the parameters that are used.
+        reached: names of those among them that a gradient reaches.
     """
 
     entered: set[str]
+    used: set[str]
     reached: set[str]
 
 
@@ -102,8 +104,8 @@ class WholeProgram:
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
         assert self.image_shape is not None
-        entered, reached = _usage_of(self.only(name), self.source, self.image_shape)
-        return reached | {n for n in entered if not any(True for _ in self.source.get_submodule(n).children())}
+        entered, used, _ = _usage_of(self.only(name), self.source, self.image_shape)
+        return used | {n for n in entered if not any(True for _ in self.source.get_submodule(n).children())}
 
     def freeze(self, names: tuple[str, ...]) -> None:
         """Nothing to do: the model's own code asks the frozen modules' own flags."""
@@ -344,7 +346,7 @@ def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str, 
 
 
 def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Usage:
-    usage = Usage(set(), set())
+    usage = Usage(set(), set(), set())
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for training in (True, False):
         run = program.only(*program.names)
@@ -356,7 +358,7 @@ def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Us
             if name:
                 module.register_forward_pre_hook(lambda module, arguments, name=name: usage.entered.add(name))
         with torch.enable_grad(), quiet_fakes(), mode:
-            with _Uses(parameters, usage.reached):
+            with _Uses(parameters, usage.used):
                 outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
             usage.reached.update(_reached(list(outputs.values()), parameters, usage.entered))
     return usage
@@ -451,12 +453,19 @@ def _reached(outputs: list[Tensor], parameters: dict[str, nn.Parameter], entered
 
 
 def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
-    """Remove parameters that no output depends on, and modules that are left without any."""
-    kept = {name[:end] for name in usage.entered | usage.reached for end in (*_dots(name), len(name))}
+    """Remove parameters that no output depends on, and modules that are left without any.
+
+    Those that are used, but never reached by a gradient, become buffers, so that nobody waits for their gradients.
+    """
+    kept = {name[:end] for name in usage.entered | usage.used | usage.reached for end in (*_dots(name), len(name))}
     for name, module in list(twin.named_modules(remove_duplicate=False)):
         for key, parameter in list(module._parameters.items()):
-            if parameter is not None and parameter.is_floating_point() and _joined(name, key) not in usage.reached:
+            full = _joined(name, key)
+            if parameter is not None and parameter.is_floating_point() and full not in usage.reached:
                 module._parameters[key] = None
+                if full in usage.used:  # without a gradient: it is read, and not trained
+                    del module._parameters[key]
+                    module.register_buffer(key, parameter.detach())
         for key, child in list(module._modules.items()):
             listed = isinstance(child, nn.ModuleList | nn.ModuleDict)  # may be looked through; what it holds goes
             if child is not None and not listed and _joined(name, key) not in kept and _has_parameters(child):

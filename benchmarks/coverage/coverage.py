@@ -302,7 +302,7 @@ def summary(rows: list[dict[str, str]]) -> str:
             by_family[row["model"].split("/")[0] + ", " + row["family"]].append(row)
     for family, some in sorted(by_family.items()):
         reason = some[0]["reason"].replace("|", "\\|")
-        lines.append(f"| {family} | {len(some)} | {reason[:160]} |")
+        lines.append(f"| {family} | {len(some)} | {reason[:100]} … |")
     return "\n".join(lines) + "\n"
 
 

@@ -95,7 +95,7 @@ def test_squeezenet_has_no_stage_at_stride_32() -> None:
         ("efficientnet_b0", "features.8", 1280),
         ("mobilenet_v3_large", "features.16", 960),
         ("shufflenet_v2_x1_0", "conv5", 1024),
-        ("densenet121", "features.norm5 + relu", 1024),
+        pytest.param("densenet121", "features.norm5 + relu", 1024, marks=pytest.mark.slow),
         ("squeezenet1_0", "features.12", 512),
         ("vgg16_bn", "features.43", 512),
     ],
@@ -112,7 +112,7 @@ TIMM_TABLE = [
     "tf_efficientnet_lite0",
     "efficientnet_lite0",
     "mobilenetv3_small_050",
-    "densenet121",
+    pytest.param("densenet121", marks=pytest.mark.slow),
     "regnetx_002",
     "regnety_002",
 ]
@@ -136,7 +136,7 @@ def test_values_are_timms_own_features(name: str) -> None:
         torch.testing.assert_close(maps[str(tap_.stage)], expected[reduction], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_resnet", "convnext_atto", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet10t", "test_resnet", "convnext_atto"])
 def test_strides_are_timms_reductions_at_odd_native_sizes(name: str) -> None:
     """resnet10t's own size is 176 px and test_resnet's 160: 176 / 6 = 29.3, but stage 3 is at stride 32."""
     tapped = tap(timm.create_model(name, num_classes=3), [0, 1, 2, 3])
@@ -153,7 +153,7 @@ def test_timm_record_that_contradicts_the_probe_is_not_believed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "offset"),
-    [("resnet18", 1), ("convnext_tiny", 0), ("densenet121", 1)],
+    [("resnet18", 1), ("convnext_tiny", 0)],
 )
 def test_the_papers_count_includes_a_stem_stage(name: str, offset: int) -> None:
     """ResNet-50 "has five convolutional stages, including the stem cell"; ConvNeXt's are S_0 to S_3."""
@@ -265,6 +265,7 @@ def test_a_stage_that_returns_a_container_is_refused_by_number_and_found_by_name
     assert torch.equal(tapped.backbone(images)["block2"], expected["map"] if as_dict else expected[0])
 
 
+@pytest.mark.slow
 def test_the_probe_looks_for_a_size_that_the_strides_divide() -> None:
     """Inception at 224 pixels ends in 5 x 5, which is no stride 32."""
     with torch.device("meta"):
