@@ -52,7 +52,7 @@ class Layout(NamedTuple):
             return output.permute(0, 3, 1, 2)
         grid = self._grid_for(output.shape[1] - self.prefix, (images.shape[2], images.shape[3]))
         tokens = output[:, self.prefix :]
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)  # len() would fix the batch in an export
 
     def _grid_for(self, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
         """The grid of images of another size: with as many pixels per token, rounded down or up."""
