@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from .layout import Layout, Shape, map_shape
 from .probe import Place, Probe, tensors_in
 from .shadow import quiet_fakes, shadow_of, traceable_shadow_of, twin_of
 from .stages import Intermediate, Target
-from .whole import LAST, HookProgram, IntermediatesProgram, WholeProgram, training_of, watch_for
+from .whole import LAST, HookProgram, IntermediatesProgram, training_of, watch_for
 
 FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
@@ -36,7 +37,6 @@ class Extraction:
         layouts: how each becomes a map.
         shapes: of the maps, (1, C, H, W), for one of the probed images.
         labels: what to call the nodes.
-        order: the outputs' names in the order in which a forward makes them.
         positions: the moment at which it makes each; two outputs may be the same tensor.
     """
 
@@ -132,9 +132,8 @@ def _by_graph(
                 f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
     told = {name: place for name, place in places.items() if nodes[name] == resolved[name][0]}  # by the module's output
-    _check_values(model, measured, program, told, labels)
+    _check_values(model, measured, program, layouts, labels, told, behind)
     _check_training(model, measured, program, told)
-    _check_readers(model, measured, program, layouts, labels, behind)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
     return Extraction(program, layouts, shapes, labels, positions)
 
@@ -153,7 +152,7 @@ def _by_hooks(
         n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation}" for n, w in watches.items()
     }
     layouts, shapes = _measure(program, measured, labels)
-    _check_readers(model, measured, program, layouts, labels, behind)
+    _check_values(model, measured, program, layouts, labels, {}, behind)
     calls = list(measured.root.calls())
     # Calls are listed as they begin; the innermost one that ends last is where an output is made.
     ends = {id(call): max(calls.index(inner) for inner in call.calls()) for call in calls}
@@ -237,7 +236,7 @@ def _fake_run(program: Program, measured: Probe, training: bool) -> dict[str, An
     try:
         with torch.no_grad(), quiet_fakes(), measured.mode:
             return host._aimwrap_program.run(host, images)
-    except Exception as error:
+    except Exception as error:  # whatever a stranger's forward raises
         raise GraphError(
             f"the backbone's {'training' if training else 'evaluation'} graph does not run: "
             f"{type(error).__name__}: {error}"
@@ -245,30 +244,87 @@ def _fake_run(program: Program, measured: Probe, training: bool) -> dict[str, An
 
 
 def _check_values(
-    model: nn.Module, measured: Probe, program: Program, places: dict[str, Place], labels: dict[str, str]
+    model: nn.Module,
+    measured: Probe,
+    program: Program,
+    layouts: dict[str, Layout],
+    labels: dict[str, str],
+    told: dict[str, Place],
+    behind: dict[str, Place | None],
 ) -> None:
-    """Hold the graph's maps against the modules' own, once, on the backbone's parameters and made-up images."""
+    """Hold the outputs against the model's own forward, once, on the backbone's parameters and made-up images.
+
+    Args:
+        model: the backbone; it is only read.
+        measured: its probe.
+        program: computes the outputs.
+        layouts: how each becomes a map.
+        labels: what to call their nodes.
+        told: whose output a module's own tells.
+        behind: the place that reads each map that a number stands for.
+
+    Raises:
+        GraphError: if an output is not what its module returns.
+        ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
+    """
+    modules = {name: place for name, place in told.items() if measured.call_at(place) is not None}
+    readers = {name: reader for name, reader in behind.items() if reader is not None}
     tensors = [*model.parameters(), *model.buffers()]
-    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+    if not (modules or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
-    compared = {name: place for name, place in places.items() if measured.call_at(place) is not None}
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
     twin = twin_of(model, own_buffers=True).eval()
-    expected = _outputs_of_modules(twin, compared, images)
-    host = TappedBackbone(twin, program, {}).eval()
-    devices = [like.device] if like.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
+    host = TappedBackbone(twin, program, layouts).eval()
+    with torch.no_grad(), torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        returned, received = _own_maps(twin, modules, readers, images)
         torch.manual_seed(0)
         given = host._aimwrap_program.run(host, images)
-    for name, reference in expected.items():
+    for name, value in returned.items():
         activation = labels[name].partition(" + ")[2]
-        value = reference if not activation else _activated(reference, activation)
-        if not _alike(value.float(), given[name].float()):
+        reference = value if not activation else _activated(value, activation)
+        if not _alike(reference.float(), given[name].float()):
             raise GraphError(
                 f"stages: tapping {labels[name]!r} through the graph gives other values than the module does; "
                 "name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
+    for name, value in received.items():
+        layout = measured.layout(tuple(value.shape))
+        read = layout.to_map(value, images) if layout is not None and value.ndim == 4 else None
+        made = layouts[name].to_map(given[name], images)
+        if read is not None and read.shape[2:] == made.shape[2:] and not _alike(read.float(), made.float()):
+            raise ValueError(
+                f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
+                "branch or a function stands between them. Name the module, or the node of the graph, whose map it "
+                "reads (torchvision's get_graph_node_names lists them)"
+            )
+
+
+def _own_maps(
+    twin: nn.Module, modules: dict[str, Place], readers: dict[str, Place], images: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What modules return, where it is one map, and what readers receive, in one run of the model's own forward."""
+    returned: dict[str, Tensor] = {}
+    received: dict[str, Tensor] = {}
+
+    def keep(into: dict[str, Tensor], places: dict[str, Place], node: str, calls: list[None], value: Any) -> None:
+        maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
+        for name, place in places.items():
+            if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
+                into[name] = maps[0].clone()
+        calls.append(None)
+
+    for node in {place.node for place in modules.values()}:
+        returns = partial(keep, returned, modules, node, [])
+        twin.get_submodule(node).register_forward_hook(lambda m, a, output, returns=returns: returns(output))
+    for node in {place.node for place in readers.values()}:
+        receives = partial(keep, received, readers, node, [])
+        twin.get_submodule(node).register_forward_pre_hook(
+            lambda m, a, receives=receives: receives(a[0] if a and isinstance(a[0], Tensor) else ())
+        )
+    twin(images)
+    return returned, received
 
 
 def _check_training(model: nn.Module, measured: Probe, program: GraphProgram, places: dict[str, Place]) -> None:
@@ -297,59 +353,6 @@ def _check_training(model: nn.Module, measured: Probe, program: GraphProgram, pl
         raise GraphError(f"the model has a backward of its own, {own.custom_backward}, which a graph would lose")
 
 
-def _check_readers(
-    model: nn.Module,
-    measured: Probe,
-    program: Program,
-    layouts: dict[str, Layout],
-    labels: dict[str, str],
-    behind: dict[str, Place | None],
-) -> None:
-    """Hold each map that a number stands for against what the next module receives, once, by value.
-
-    Raises:
-        ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
-        return
-    readers = {name: reader for name, reader in behind.items() if reader is not None}
-    if not readers:
-        return
-    received: dict[str, Tensor] = {}
-    calls: dict[str, int] = {}
-
-    def keep(node: str, arguments: tuple[Any, ...]) -> None:
-        call = calls.get(node, 0)
-        calls[node] = call + 1
-        for name, reader in readers.items():
-            if reader.node == node and reader.call == call and arguments and isinstance(arguments[0], Tensor):
-                received[name] = arguments[0].clone()
-
-    twin = twin_of(model, own_buffers=True).eval()
-    host = TappedBackbone(twin, program, layouts).eval()
-    for node in {reader.node for reader in readers.values()}:
-        twin.get_submodule(node).register_forward_pre_hook(lambda m, arguments, node=node: keep(node, arguments))
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
-    devices = [like.device] if like.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        twin(images)
-        kept = dict(received)
-        torch.manual_seed(0)
-        maps = host(images)
-    for name, value in kept.items():
-        layout = measured.layout(tuple(value.shape))
-        read = layout.to_map(value, images) if layout is not None and value.ndim == 4 else None
-        if read is not None and read.shape[2:] == maps[name].shape[2:] and not _alike(read.float(), maps[name].float()):
-            raise ValueError(
-                f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
-                "branch or a function stands between them. Name the module, or the node of the graph, whose map it "
-                "reads (torchvision's get_graph_node_names lists them)"
-            )
-
-
 def _alike(value: Tensor, other: Tensor) -> bool:
     """Equal but for the order of sums; broken weights' infinities and NaNs count as equal, too."""
     scale = value.abs().nan_to_num(0, 0).amax().item() if value.numel() else 0.0
@@ -361,35 +364,7 @@ def _activated(value: Tensor, node: str) -> Tensor:
     return function(value)
 
 
-def _outputs_of_modules(twin: nn.Module, places: dict[str, Place], images: Tensor) -> dict[str, Tensor]:
-    """What the modules return in the model's own forward; nothing where they return no single map."""
-    found: dict[str, Tensor] = {}
-    calls: dict[str, int] = {}
-
-    def keep(node: str, output: Any) -> None:
-        call = calls.get(node, 0)
-        calls[node] = call + 1
-        for name, place in places.items():
-            if place.node == node and (place.calls == 0 or place.call == call):
-                maps = (
-                    [output] if isinstance(output, Tensor) else [t for t in tensors_in(output).values() if t.ndim == 4]
-                )
-                if len(maps) == 1:
-                    found[name] = maps[0].clone()
-
-    for node in {place.node for place in places.values()}:
-        twin.get_submodule(node).register_forward_hook(lambda m, a, output, node=node: keep(node, output))
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        twin(images)
-    return found
-
-
 def _checkpoints(model: nn.Module) -> bool:
     """Whether gradient checkpointing is on, by the flags of timm and of Hugging Face's transformers."""
     flags = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient")
     return any(getattr(module, flag, False) is True for module in model.modules() for flag in flags)
-
-
-__all__ = ["FINAL", "Extraction", "WholeProgram", "extract"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +110,7 @@ class Probe:
         """Of the output or, where that has fields or keys, of its ``logits``."""
         return self.root.output_shape or self.root.contained.get("logits")
 
+    @cached_property
     def grids(self) -> set[tuple[int, int]]:
         """(height, width) of every map that was seen: what tokens may be laid out on."""
         shapes = {call.output_shape for call in self.root.calls() if call.output_shape is not None}
@@ -117,7 +118,7 @@ class Probe:
 
     def is_even(self) -> bool:
         """Whether every map's stride is near a power of two."""
-        octaves = [math.log2(self.image_shape[2] / height) for height, _ in self.grids()]
+        octaves = [math.log2(self.image_shape[2] / height) for height, _ in self.grids]
         return all(abs(octave - round(octave)) <= STRIDE_TOLERANCE for octave in octaves)
 
     def _fits(self, shape: Shape) -> bool:
@@ -136,7 +137,7 @@ class Probe:
 
     def layout(self, shape: Shape) -> Layout | None:
         """How an output of that shape lies in memory; None if it is no map, nor a map's tokens."""
-        return layout_of(shape, self.image_shape, self.grids())
+        return layout_of(shape, self.image_shape, self.grids)
 
     def stride(self, shape: Shape) -> int:
         """Pixels of the image per position of a map, for a shape (N, C, H, W).

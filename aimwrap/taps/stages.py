@@ -8,9 +8,9 @@ only where it spans two or more halvings of the map; what it keeps per stride is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +125,16 @@ def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
     return shape[1] if is_classifier else None
 
 
-def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
-    """Timm's `feature_info`, matched by reduction (its index is not the stage number) and checked against the probe."""
+def _timms_record(model: nn.Module) -> Sequence[Any]:
+    """The entries of timm's ``feature_info``, none where a model has no such list."""
     info = getattr(model, "feature_info", None)
     info = getattr(info, "info", info)
-    if not isinstance(info, list | tuple):
-        return {}
+    return info if isinstance(info, list | tuple) else ()
+
+
+def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
+    """Timm's `feature_info`, matched by reduction (its index is not the stage number) and checked against the probe."""
+    info = _timms_record(model)
     measured = {call.name: call for call in probe.root.calls()}
     nodes: dict[int, Place] = {}
     for entry in info:
@@ -150,9 +154,8 @@ def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
 
 def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages | None:
     """Timm's ``forward_intermediates``, run once on fake tensors and held against timm's own record of it."""
-    info = getattr(model, "feature_info", None)
-    info = getattr(info, "info", info)
-    if not isinstance(info, list | tuple) or not hasattr(model, "forward_intermediates"):
+    info = _timms_record(model)
+    if not info or not hasattr(model, "forward_intermediates"):
         return None
     try:
         with torch.no_grad(), quiet_fakes(), probe.mode:
@@ -169,9 +172,8 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
     modules = [module for _, _, module in recorded]
     names = [m if modules.count(m) == 1 else f"{m} (intermediate {i})" for i, m in enumerate(modules)]
     own = [Intermediate(index, name) for index, name in enumerate(names)]
-    laid_out = isinstance(final, Tensor) and probe.layout(tuple(final.shape)) is not None
     # Of the final features only tokens and maps can be selected from; a class token alone has read the last map.
-    last = Intermediate(LAST, "final features") if laid_out and _fills(final, shapes[-1], probe) else own[-1]
+    last = Intermediate(LAST, "final features") if _fills(final, shapes[-1], probe) else own[-1]
     found_by = "timm's forward_intermediates"
     if len({shape[2:] for shape in shapes}) == 1:
         blocks = _blocks(probe)
@@ -186,8 +188,10 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
     return Stages(nodes, last, before, found_by=found_by, candidates=_candidates(probe), final_node=final_node)
 
 
-def _fills(final: Tensor, deepest: Shape, probe: Probe) -> bool:
+def _fills(final: object, deepest: Shape, probe: Probe) -> bool:
     """Whether final features are a map of the deepest intermediate's size."""
+    if not isinstance(final, Tensor):
+        return False
     layout = probe.layout(tuple(final.shape))
     return layout is not None and map_shape(tuple(final.shape), layout)[2:] == deepest[2:]
 
@@ -250,6 +254,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     obstacles: list[str] = []
     deepest = 0
     certain = True  # whether what comes last is what the classifier reads
+    misled = False  # whether what comes last may look like a map of the trunk, and not be one
     for call in _expand(probe.root):
         if _holds_a_map_of_its_own(call):
             obstacles.append(f"{call.name!r} returns a {call.container} that holds maps, not a map")
@@ -259,6 +264,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
             continue
         if call.output_shape is not None and len(call.output_shape) == 3:
             obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
+            misled = True
         level = _level(call.output_shape, probe)
         if level is None or _is_global_pool(call):
             continue
@@ -266,6 +272,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
             continue  # no stage skips a resolution: this is what a global pool, or a convolution like it, left over
         if level < deepest:
             obstacles.append(f"{call.name!r} goes back from stride {2**deepest} to {2**level}")
+            misled = True
         certain = True
         deepest = max(deepest, level)
         by_level.setdefault(level, []).append(call)
@@ -274,8 +281,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     if deepest not in by_level:
         return Stages({}, None, 0, obstacle)
     calls = _without_classifier(by_level[deepest], probe)
-    misleading = [reason for reason in obstacles if "returns a" not in reason]
-    final = probe.place(calls[-1]) if certain and not misleading else None
+    final = probe.place(calls[-1]) if certain and not misled else None
     by_level[deepest] = _without_head_expansion(calls)
     chosen = {level: _without_do_nothing(calls)[-1] for level, calls in sorted(by_level.items())}
     last = {level: probe.place(call) for level, call in chosen.items()}

@@ -419,12 +419,10 @@ def training_of(
             settled = program.settled(host, shadow)
             outputs = settled.run(host, fake_images(shadow, mode, (2, *image_shape[1:])))
             wanted = [output for name, output in outputs.items() if names is None or name in names]
-            total = torch.stack([output.float().sum() for output in wanted]).sum()
-            custom = _custom_backward(total)
-            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+            custom = next((c for c in map(_custom_backward, wanted) if c is not None), None)
+            reached = _gradients_reach(wanted, parameters)
     except Exception:  # an operation without fake values or without a gradient
         return None
-    reached = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     updated = {name for name, buffer in buffers.items() if buffer._version != before[name]}
     return Training(reached, updated, custom)
 
@@ -443,12 +441,16 @@ def _custom_backward(output: Tensor) -> str | None:
 
 
 def _reached(outputs: list[Tensor], parameters: dict[str, nn.Parameter], entered: set[str]) -> set[str]:
-    """The parameters that a gradient from the outputs reaches."""
+    """The parameters that a gradient from the outputs reaches, or those of what was called where none can be taken."""
     try:
-        total = torch.stack([output.float().sum() for output in outputs]).sum()
-        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    except RuntimeError:  # no gradient, or an operation without one: then whatever belongs to what was called
+        return _gradients_reach(outputs, parameters)
+    except RuntimeError:  # no gradient, or an operation without one
         return {name for name in parameters if name.rpartition(".")[0] in entered | {""}}
+
+
+def _gradients_reach(outputs: list[Tensor], parameters: dict[str, nn.Parameter]) -> set[str]:
+    total = torch.stack([output.float().sum() for output in outputs]).sum()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 
