@@ -274,7 +274,7 @@ class AIM(nn.Module):
             raise ValueError(
                 f"up_to must be one of the tapped stages {list(self.stages)}, or None for all, got {up_to!r}"
             )
-        self.backbone.freeze(None if up_to is None else str(up_to))
+        self.backbone.freeze_tapped(None if up_to is None else str(up_to))
         return self
 
     def freeze_norm_statistics(self) -> AIM:
@@ -286,7 +286,7 @@ class AIM(nn.Module):
         Returns:
             The model itself.
         """
-        self.backbone.freeze_statistics()
+        self.backbone.freeze_tapped_statistics()
         return self
 
     def unfreeze_backbone(self) -> AIM:
@@ -295,7 +295,7 @@ class AIM(nn.Module):
         Returns:
             The model itself.
         """
-        self.backbone.unfreeze()
+        self.backbone.unfreeze_tapped()
         return self.train(self.training)
 
     def parameter_groups(

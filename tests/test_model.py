@@ -2,10 +2,8 @@
 
 import copy
 import functools
-import io
 import itertools
 import math
-import pickle
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import NUM_CLASSES, HeadConvNet, TinyNet, conv_block
+from zoo import NUM_CLASSES, HeadConvNet, TinyNet, conv_block, copied
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskedFeatures, MaskEstimator, TauScheduler
 
@@ -629,13 +627,7 @@ def test_grey_and_many_channel_images() -> None:
 def test_a_loaded_model_still_switches_to_evaluation(head: str, how: str) -> None:
     """Dropout and BatchNorm of the backbone, and the masks' noise."""
     model = aim(head, backbone=TinyNet(dropout=0.5)).train()
-    if how == "pickle":
-        twin = pickle.loads(pickle.dumps(model))
-    else:
-        buffer = io.BytesIO()
-        torch.save(model, buffer)
-        buffer.seek(0)
-        twin = torch.load(buffer, weights_only=False)
+    twin = copied(model, how)
     images = torch.randn(2, 3, 64, 64)
     assert twin.variant == model.variant and twin.taps == model.taps and repr(twin) == repr(model)
     assert not torch.equal(twin(images).logits, twin(images).logits)

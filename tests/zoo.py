@@ -1,5 +1,8 @@
 """Small, randomly initialised backbones: hand-written ones with one trait each, and one of every family we promise."""
 
+import copy
+import io
+import pickle
 from collections.abc import Callable
 
 import timm
@@ -9,6 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NUM_CLASSES = 7
+WAYS_OF_COPYING = ("deepcopy", "pickle", "torch.save")
+
+
+def copied(module: nn.Module, how: str) -> nn.Module:
+    """A copy of a module by one of :data:`WAYS_OF_COPYING`."""
+    if how == "deepcopy":
+        return copy.deepcopy(module)
+    if how == "pickle":
+        return pickle.loads(pickle.dumps(module))
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
 
 
 def conv_block(channels_in: int, channels: int, stride: int = 2) -> nn.Sequential:

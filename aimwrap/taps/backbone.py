@@ -20,6 +20,9 @@ class Program(Protocol):
     def run(self, host: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """The tapped outputs by name, as the backbone lays them out."""
 
+    def train(self, mode: bool) -> None:
+        """Do what switching the model to training or evaluation does beside setting every module's flag."""
+
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
 
@@ -42,7 +45,7 @@ class TappedBackbone(nn.Module):
 
     def __init__(self, model: nn.Module, program: Program, layouts: dict[str, Layout]) -> None:
         super().__init__()
-        # Attributes whose names no submodule of a backbone will have.
+        # Attributes, as the methods below, have names that no submodule of a backbone will have.
         self._aimwrap_program = program.settled(self, model)
         self._aimwrap_layouts = layouts
         self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
@@ -61,7 +64,7 @@ class TappedBackbone(nn.Module):
         outputs = self._aimwrap_program.run(self, images)
         return {name: layout.to_map(outputs[name], images) for name, layout in self._aimwrap_layouts.items()}
 
-    def freeze(self, up_to: str | None = None) -> None:
+    def freeze_tapped(self, up_to: str | None = None) -> None:
         """Stop training everything, or what one map depends on; such modules stay in evaluation mode.
 
         Args:
@@ -79,13 +82,13 @@ class TappedBackbone(nn.Module):
         self._aimwrap_program.freeze(tuple(sorted(self._aimwrap_held)))
         self._hold_frozen()
 
-    def freeze_statistics(self) -> None:
+    def freeze_tapped_statistics(self) -> None:
         """Keep norms with running statistics in evaluation mode; their weights go on training."""
         norms = {name for name, m in self.named_modules() if getattr(m, "running_mean", None) is not None}
         self._aimwrap_frozen |= norms
         self._hold_frozen()
 
-    def unfreeze(self) -> None:
+    def unfreeze_tapped(self) -> None:
         """Train everything again, from the next :meth:`train` on."""
         self.requires_grad_(True)
         self._aimwrap_frozen, self._aimwrap_held = frozenset(), frozenset()
@@ -94,6 +97,7 @@ class TappedBackbone(nn.Module):
     def train(self, mode: bool = True) -> TappedBackbone:
         """Switch to training or evaluation mode, as ``nn.Module.train`` does, but for what is frozen."""
         super().train(mode)
+        self._aimwrap_program.train(mode)
         self._hold_frozen()
         return self
 

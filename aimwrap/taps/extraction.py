@@ -7,7 +7,9 @@ traced, does not run or gives something else, hooks on the modules take its plac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,9 +23,9 @@ from .backbone import Program, TappedBackbone
 from .graph import GraphNames, GraphProgram
 from .layout import Layout, Shape, map_shape
 from .probe import Place, Probe, tensors_in
-from .shadow import quiet_fakes, shadow_of, traceable_shadow_of, twin_of
+from .shadow import hooks_of, quiet_fakes, shadow_of, traceable_shadow_of, twin_of, unmoved_generators
 from .stages import Intermediate, Target
-from .whole import LAST, HookProgram, IntermediatesProgram, training_of, watch_for
+from .whole import LAST, HookProgram, IntermediatesProgram, safe_watch_for, training_of, watch_for
 
 FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
@@ -84,8 +86,12 @@ def extract(
     places = {name: target for name, target in targets.items() if isinstance(target, Place)}
     behind = {name: (readers or {})[p] for name, p in places.items() if name in numbered and p in (readers or {})}
     are_modules = all(measured.call_at(place) is not None for place in places.values())
-    if are_modules and _checkpoints(model):  # a graph would hold what is to be computed anew
-        return _by_hooks(model, measured, places, numbered, behind)
+    lost = _what_a_graph_would_lose(model, measured) if are_modules else None
+    if lost is not None:
+        try:
+            return _by_hooks(model, measured, places, numbered, behind)
+        except ValueError as error:
+            warnings.warn(f"{type(model).__name__} is tapped through a graph, without {lost}: {error}", stacklevel=2)
     try:
         return _by_graph(model, measured, places, numbered, behind)
     except GraphError as failure:
@@ -145,7 +151,7 @@ def _by_hooks(
     numbered: frozenset[str],
     behind: dict[str, Place | None],
 ) -> Extraction:
-    watches = {name: watch_for(place, measured, name in numbered) for name, place in places.items()}
+    watches = {name: safe_watch_for(place, measured, name in numbered) for name, place in places.items()}
     program = HookProgram(type(model).__name__, watches)
     program.measure_usage(model, measured.image_shape)
     labels = {
@@ -180,7 +186,7 @@ def _last_map_between(
             return None
         pairs = {n: (n if mode else names.train[0], n if not mode else names.eval[0]) for n in candidates}
         program = GraphProgram.traced(model, traceable_shadow_of(model, measured.mode), pairs)
-        outputs = _fake_run(program, measured, training=mode)
+        (outputs,) = _fake_runs(program, measured, mode)
         same = [n for n in candidates if _is_map_of_size(outputs[n], shape[2:], measured)]
         if not same:
             return None
@@ -206,7 +212,7 @@ def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermed
 
 def _measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
     """Layouts and shapes from a fake run in evaluation, which a fake run in training has to agree with."""
-    outputs = _fake_run(program, measured, training=False)
+    outputs, trained = _fake_runs(program, measured, False, True)
     layouts: dict[str, Layout] = {}
     for name, output in outputs.items():
         shape = tuple(output.shape) if isinstance(output, Tensor) else None
@@ -218,7 +224,6 @@ def _measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple
             )
         layouts[name] = layout
     shapes = {name: map_shape(tuple(outputs[name].shape), layouts[name]) for name in outputs}
-    trained = _fake_run(program, measured, training=True)
     for name, output in trained.items():
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
         if shape[1:] != tuple(outputs[name].shape)[1:]:
@@ -229,18 +234,21 @@ def _measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple
     return layouts, shapes
 
 
-def _fake_run(program: Program, measured: Probe, training: bool) -> dict[str, Any]:
-    shadow = shadow_of(measured.shadow, measured.mode).train(training)
-    host = TappedBackbone(shadow, program, {}).train(training)
-    images = measured.fake_images(batch_size=2 if training else 1)
-    try:
-        with torch.no_grad(), quiet_fakes(), measured.mode:
-            return host._aimwrap_program.run(host, images)
-    except Exception as error:  # whatever a stranger's forward raises
-        raise GraphError(
-            f"the backbone's {'training' if training else 'evaluation'} graph does not run: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+def _fake_runs(program: Program, measured: Probe, *modes: bool) -> list[dict[str, Any]]:
+    """The outputs on fake tensors, in evaluation (False) or in training (True), each as asked for."""
+    host = TappedBackbone(shadow_of(measured.shadow, measured.mode), program, {})
+    runs = []
+    for training in modes:
+        host.train(training)
+        try:
+            with torch.no_grad(), quiet_fakes(), measured.mode:
+                runs.append(host._aimwrap_program.run(host, measured.fake_images(batch_size=2 if training else 1)))
+        except Exception as error:  # whatever a stranger's forward raises
+            raise GraphError(
+                f"the backbone's {'training' if training else 'evaluation'} graph does not run: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return runs
 
 
 def _check_values(
@@ -276,10 +284,17 @@ def _check_values(
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
     twin = twin_of(model, own_buffers=True).eval()
     host = TappedBackbone(twin, program, layouts).eval()
-    with torch.no_grad(), torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
-        torch.manual_seed(0)
-        returned, received = _own_maps(twin, modules, readers, images)
-        torch.manual_seed(0)
+    try:
+        with torch.no_grad(), _same_draws(like.device):
+            returned, received = _own_maps(twin, modules, readers, images)
+    except Exception as error:  # it has run on fake tensors of this shape
+        raise ValueError(
+            f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
+            f"has on fake ones: {type(error).__name__}: {error}\nIf it keeps tensors outside of its modules, in a "
+            "dict or by functools.lru_cache, they are fake ones now: clear them, and run the backbone once on real "
+            "images of this shape before wrapping it"
+        ) from error
+    with torch.no_grad(), _same_draws(like.device):
         given = host._aimwrap_program.run(host, images)
     for name, value in returned.items():
         activation = labels[name].partition(" + ")[2]
@@ -299,6 +314,14 @@ def _check_values(
                 "branch or a function stands between them. Name the module, or the node of the graph, whose map it "
                 "reads (torchvision's get_graph_node_names lists them)"
             )
+
+
+@contextmanager
+def _same_draws(device: torch.device) -> Iterator[None]:
+    """The same random numbers every time, and none of the user's."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), unmoved_generators():
+        torch.manual_seed(0)
+        yield
 
 
 def _own_maps(
@@ -338,7 +361,7 @@ def _check_training(model: nn.Module, measured: Probe, program: GraphProgram, pl
     modules = {name: place for name, place in places.items() if measured.call_at(place) is not None}
     if not modules:
         return
-    hooks = HookProgram("", {name: watch_for(place, measured, False) for name, place in modules.items()})
+    hooks = HookProgram("", {name: watch_for(place, measured) for name, place in modules.items()})
     own = training_of(hooks, model, measured.image_shape)
     traced = training_of(program, model, measured.image_shape, list(modules))
     if own is None or traced is None:
@@ -364,7 +387,32 @@ def _activated(value: Tensor, node: str) -> Tensor:
     return function(value)
 
 
+def _what_a_graph_would_lose(model: nn.Module, measured: Probe) -> str | None:
+    """What the model does beside computing its maps, or None."""
+    if _checkpoints(model):
+        return "its gradient checkpointing"
+    if _has_hooks_inside(model):
+        return "the hooks on its modules"
+    if _switches_itself(measured):
+        return "its own train()"
+    return None
+
+
 def _checkpoints(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on, by the flags of timm and of Hugging Face's transformers."""
+    """Whether gradient checkpointing is on, by the flags of timm and of Hugging Face's transformers.
+
+    A graph would keep what is to be computed anew.
+    """
     flags = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient")
     return any(getattr(module, flag, False) is True for module in model.modules() for flag in flags)
+
+
+def _has_hooks_inside(model: nn.Module) -> bool:
+    """Whether somebody put hooks on modules of which a graph would be left with the inside only."""
+    return any(hooks_of(module) for module in model.modules() if any(True for _ in module.children()))
+
+
+def _switches_itself(measured: Probe) -> bool:
+    """Whether the model's own ``train`` leaves modules as they are, as where a frozen BatchNorm is written so."""
+    flags = [(m.training, mode) for mode in (True, False) for m in measured.shadow.train(mode).modules()]
+    return any(flag is not mode for flag, mode in flags)

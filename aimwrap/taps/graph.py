@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from .probe import Place
+from .shadow import unmoved_generators
 from .whole import ACTIVATIONS
 
 _IN_PLACE_OPERATORS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
@@ -45,9 +46,10 @@ class GraphNames:
 
     def __init__(self, shadow: nn.Module) -> None:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), unmoved_generators() as has_drawn:
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
-                self.train, self.eval = get_graph_node_names(shadow, _tracer_options())
+                self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
+                drawn = has_drawn()
         except Exception as error:  # a stranger's forward under tracing raises whatever it likes
             raise ValueError(
                 f"the backbone {type(shadow).__name__} cannot be traced by torchvision's graph utilities "
@@ -55,6 +57,11 @@ class GraphNames:
                 "This is usually control flow that depends on sizes or values. Move it into a submodule of its own and "
                 "register that with timm.models.register_notrace_module(TheClass), which keeps it in one piece."
             ) from error
+        if drawn:
+            raise ValueError(
+                f"the backbone {type(shadow).__name__} draws Python's or NumPy's random numbers in its forward, of "
+                "which a graph would hold the first ones for good; torch's own are drawn anew every time"
+            )
 
     def resolve(self, place: Place, following_activation: bool = False) -> tuple[NodePair, str]:
         """Find the last graph node of a module's call, or the very node of that name, in both modes.
@@ -162,7 +169,7 @@ class GraphProgram:
                 shadow,
                 train_return_nodes={train: train for train, _ in nodes.values()},
                 eval_return_nodes={evaluated: evaluated for _, evaluated in nodes.values()},
-                tracer_kwargs=_tracer_options(),
+                tracer_kwargs=_tracer_options(shadow),
             )
         graphs = {True: extractor.train_graph, False: extractor.eval_graph}
         for graph in graphs.values():
@@ -181,6 +188,9 @@ class GraphProgram:
         """The tapped outputs by name, as the backbone lays them out."""
         maps = self.forwards[host.training](host, images)
         return {name: maps[pair[0] if host.training else pair[1]] for name, pair in self.nodes.items()}
+
+    def train(self, mode: bool) -> None:
+        """Nothing to do: models that switch themselves otherwise than by flags are not traced."""
 
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
@@ -363,9 +373,13 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
     return node.target in _IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace", False))
 
 
-def _tracer_options() -> dict[str, Any]:
-    """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes)."""
-    return {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
+    """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes), and norms.
+
+    A norm with running statistics asks its own flag which to use; the graph would hold the answer that it got.
+    """
+    norms = {type(module) for module in shadow.modules() if getattr(module, "running_mean", None) is not None}
+    return {"leaf_modules": [*get_notrace_modules(), *norms], "autowrap_functions": get_notrace_functions()}
 
 
 def _is_function_beside(name: str, module: str, called: set[str]) -> bool:

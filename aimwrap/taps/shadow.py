@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
+import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
 
 
 class OwnHook:
@@ -59,12 +63,13 @@ def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     return shadow
 
 
-def twin_of(module: nn.Module, own_buffers: bool = False) -> nn.Module:
-    """Copy a module's structure around the very same tensors, without anybody's hooks.
+def twin_of(module: nn.Module, own_buffers: bool = False, with_hooks: bool = False) -> nn.Module:
+    """Copy a module's structure around the very same tensors.
 
     Args:
         module: the module; it is only read.
         own_buffers: copy the buffers and plain tensor attributes, so that running the twin cannot move the original's.
+        with_hooks: keep the hooks that somebody put on its forwards and backwards.
 
     Returns:
         The copy, with the training flags of the original. Its parameters are the original's.
@@ -73,18 +78,56 @@ def twin_of(module: nn.Module, own_buffers: bool = False) -> nn.Module:
     def kept(value: Tensor) -> Tensor:
         return value.detach().clone() if own_buffers and not isinstance(value, nn.Parameter) else value
 
-    return _copy_of(module, kept, kept)
+    twin = _copy_of(module, kept, kept)
+    if with_hooks:
+        for source, copied in zip(module.modules(), twin.modules(), strict=True):
+            for attribute, hooks in hooks_of(source).items():
+                getattr(copied, attribute).update(hooks)
+    return twin
+
+
+def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
+    """The hooks that somebody put on a module's forward or backward, by the attribute that holds them.
+
+    Those that a module works by, such as the older weight norm's, are left out: every copy has its own.
+    """
+    found: dict[str, dict[int, Any]] = {}
+    for attribute in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+        keys = {key for key, hook in vars(module).get(attribute, {}).items() if not isinstance(hook, _KEPT_HOOKS)}
+        for holder in (attribute, f"{attribute}_with_kwargs", f"{attribute}_always_called"):
+            hooks = {key: value for key, value in vars(module).get(holder, {}).items() if key in keys}
+            if hooks:
+                found[holder] = hooks
+    return found
+
+
+@contextmanager
+def unmoved_generators() -> Iterator[Callable[[], bool]]:
+    """Put Python's and NumPy's generators back when done; what is yielded tells whether anybody has drawn from them."""
+    numpy = sys.modules.get("numpy")  # torchvision brings it; where it is not loaded, nobody draws from it
+
+    def states() -> tuple[object, object]:
+        return random.getstate(), pickle.dumps(numpy.random.get_state()) if numpy is not None else b""
+
+    before = random.getstate(), numpy.random.get_state() if numpy is not None else None
+    packed = states()
+    try:
+        yield lambda: states() != packed
+    finally:
+        random.setstate(before[0])
+        if numpy is not None:
+            numpy.random.set_state(before[1])
 
 
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
-    """Keep torch from telling of errors and oddities of runs that are only tries."""
+    """Keep runs that are only tries from telling of errors and oddities, and from moving Python's generators."""
     loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), unmoved_generators():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -98,13 +141,22 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
     for tensor in (*module.parameters(), *module.buffers()):
         memo[id(tensor)] = registered(tensor)
     for submodule in module.modules():
+        for value in tree_leaves(dict(vars(submodule))):
+            if isinstance(value, Tensor) and not value.is_leaf:  # an activation that somebody keeps
+                memo[id(value)] = plain(value)
         for name, value in vars(submodule).items():
             if isinstance(value, Tensor):
                 memo[id(value)] = plain(value)
             elif "_hooks" in name and isinstance(value, dict):
                 memo[id(value)] = type(value)()
                 own.extend((value, key, hook) for key, hook in value.items() if isinstance(hook, _KEPT_HOOKS))
-    copied: nn.Module = copy.deepcopy(module, memo)
+    prepared = dict(memo)
+    try:
+        copied: nn.Module = copy.deepcopy(module, memo)
+    except Exception:  # locks, open files, handles of data bases
+        memo = prepared
+        _share_what_cannot_be_copied(module, memo)
+        copied = copy.deepcopy(module, memo)
     for hooks, key, hook in own:
         memo[id(hooks)][key] = copy.deepcopy(hook, memo)
     for submodule in copied.modules():
@@ -112,3 +164,14 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
         if isinstance(source, nn.Module):  # a compiled part: its code is run as it was written
             submodule.forward = source.__call__
     return copied
+
+
+def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Let copies have the original's own attributes where there is no way of copying them."""
+    for submodule in module.modules():
+        for name, value in vars(submodule).items():
+            if name not in nn.Module().__dict__:
+                try:
+                    copy.deepcopy(value, dict(memo))
+                except Exception:
+                    memo[id(value)] = value

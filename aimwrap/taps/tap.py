@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .backbone import TappedBackbone
 from .extraction import FINAL, Extraction, extract
@@ -88,7 +90,7 @@ def tap_backbone(
     model = unwrapped(model)
     measured = probe(model, example_input)
     found = find_stages(model, measured)
-    targets = {str(stage): target for stage, target in _targets(stages, found, type(model).__name__).items()}
+    targets = {str(stage): target for stage, target in _targets(stages, found, model).items()}
     if final:
         targets[FINAL] = _final_target(found, targets, type(model).__name__)
     numbered = frozenset(name for name in targets if name not in stages)
@@ -128,15 +130,47 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise TypeError(f"backbone is wrapped in {type(model).__name__}; pass its .module, and wrap AIM instead")
     source = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     assert isinstance(source, nn.Module)
+    _refuse_what_copies_would_not_share(source)
     return source
 
 
-def _targets(stages: Sequence[Stage], found: Stages, architecture: str) -> dict[Stage, Target]:
+def _refuse_what_copies_would_not_share(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"the backbone's part {name!r} is a scripted module, which cannot be tapped; put the module that it "
+                "was scripted from in its place"
+            )
+        lazy = [key for key, p in (*module._parameters.items(), *module._buffers.items()) if is_lazy(p)]
+        if lazy:
+            raise ValueError(
+                f"{name + '.' + lazy[0]!r} has no shape yet, as {type(module).__name__} gets its own from the first "
+                "batch; run the backbone once, on images as it takes them, before wrapping it"
+            )
+        forward = vars(module).get("forward")
+        if isinstance(forward, FunctionType) and not hasattr(module, "_orig_mod"):  # but what torch.compile wraps
+            raise ValueError(
+                f"the forward of {f'the part {name!r}' if name else 'the backbone'} was replaced by a function, which "
+                "would run the original's modules in every copy; bind it instead: "
+                f"module.forward = types.MethodType({forward.__name__.replace('<lambda>', 'function')}, module), with "
+                "the module as its first argument"
+            )
+
+
+def _under_its_first_name(name: str, model: nn.Module) -> str:
+    """A module that stands under several names is recorded under the first."""
+    known = dict(model.named_modules(remove_duplicate=False))
+    first = next((first for first, module in model.named_modules() if module is known.get(name)), name)
+    return first or name
+
+
+def _targets(stages: Sequence[Stage], found: Stages, model: nn.Module) -> dict[Stage, Target]:
     """Whose outputs the user means, by number or by name."""
+    architecture = type(model).__name__
     numbers = [stage for stage in stages if isinstance(stage, int)]
     counts_blocks = bool(found.blocks) and any(number > HIGHEST_STAGE for number in numbers)
     targets = {
-        stage: Place(stage)
+        stage: Place(_under_its_first_name(stage, model))
         if isinstance(stage, str)
         else _block(stage, found, architecture)
         if counts_blocks

@@ -8,8 +8,9 @@ optimiser does not see it, and DistributedDataParallel does not wait for its gra
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from .backbone import Program
 from .layout import Shape
 from .probe import Key, Place, Probe, fake_images, tensors_in
-from .shadow import OwnHook, quiet_fakes, shadow_of, twin_of
+from .shadow import OwnHook, hooks_of, quiet_fakes, shadow_of, twin_of
 
 LAST = -1  # the index of forward_intermediates' final features among the intermediates
 
@@ -44,11 +45,13 @@ class Usage(NamedTuple):
         entered: names of the modules that are called.
         used: names of the parameters that are used.
         reached: names of those among them that a gradient reaches.
+        cut_off: names of the outputs that carry no gradient in training.
     """
 
     entered: set[str]
     used: set[str]
     reached: set[str]
+    cut_off: set[str]
 
 
 class WholeProgram:
@@ -89,7 +92,7 @@ class WholeProgram:
         """Give the host the parts of a twin of the model that the outputs depend on."""
         program = self.only(*self.names)
         program.usage, program.image_shape = self.usage, self.image_shape
-        program.source = program.prepared(twin_of(model))
+        program.source = program.prepared(twin_of(model, with_hooks=True))
         if self.usage is not None:
             _take_out_unused(program.source, self.usage)
         for shared in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
@@ -101,11 +104,15 @@ class WholeProgram:
         self.source.training = host.training
         return self.outputs(images)
 
+    def train(self, mode: bool) -> None:
+        """Let the model's own ``train`` decide which of its modules follow."""
+        self.source.train(mode)
+
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
         assert self.image_shape is not None
-        entered, used, _ = _usage_of(self.only(name), self.source, self.image_shape)
-        return used | {n for n in entered if not any(True for _ in self.source.get_submodule(n).children())}
+        usage = _usage_of(self.only(name), self.source, self.image_shape)
+        return usage.used | {n for n in usage.entered if not any(True for _ in self.source.get_submodule(n).children())}
 
     def freeze(self, names: tuple[str, ...]) -> None:
         """Nothing to do: the model's own code asks the frozen modules' own flags."""
@@ -118,6 +125,13 @@ class WholeProgram:
             image_shape: (N, C, H, W) of images as it takes them.
         """
         self.usage, self.image_shape = _usage_of(self, model, image_shape), image_shape
+        if self.usage.cut_off:
+            warnings.warn(
+                f"no gradient leaves the maps of {sorted(self.usage.cut_off)} in training, so what makes them will not "
+                f"be trained: {self.architecture} computes them under torch.no_grad(), or by reentrant gradient "
+                "checkpointing, for which pass use_reentrant=False",
+                stacklevel=2,
+            )
 
 
 class Removed(nn.Module):
@@ -180,8 +194,10 @@ class HookProgram(WholeProgram):
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Run the twin until every output has been seen."""
         self.catch.start()
+        # Not a call where it would be the same: torch.export would look for the twin among the host's modules.
+        run = self.source if hooks_of(self.source) else self.source.forward
         with suppress(Seen):
-            self.source.forward(images)  # not a call: torch.export would look for the twin among the host's modules
+            run(images)
         found = self.catch.take()
         missing = [self.watches[name].place.node for name in self.watches if name not in found]
         if missing:
@@ -285,13 +301,12 @@ def call_intermediates(
     return final if with_final else None, list(maps)
 
 
-def watch_for(place: Place, measured: Probe, following_activation: bool) -> Watch:
-    """How to catch a module's output by a hook.
+def watch_for(place: Place, measured: Probe) -> Watch:
+    """How to catch a module's output by a hook, whatever comes behind it.
 
     Args:
         place: whose output; a module's.
         measured: the probe of the backbone.
-        following_activation: whether a functional activation that directly follows belongs to it.
 
     Raises:
         ValueError: if no module of that name is called, or its output holds no map or several.
@@ -307,20 +322,37 @@ def watch_for(place: Place, measured: Probe, following_activation: bool) -> Watc
     if place.calls < 1:
         same = sum(other.name == place.node for other in measured.root.calls())
         place = Place(place.node, same - 1, same)
-    key = None if call.output_shape is not None else call.only_map
-    function, overwritten = _what_follows(place, key, measured)
+    return Watch(place, None if call.output_shape is not None else call.only_map)
+
+
+def safe_watch_for(place: Place, measured: Probe, following_activation: bool) -> Watch:
+    """How to catch a module's output by a hook, and keep it from what comes behind it.
+
+    Args:
+        place: whose output; a module's.
+        measured: the probe of the backbone.
+        following_activation: whether a functional activation that directly follows belongs to it.
+
+    Raises:
+        ValueError: as :func:`watch_for`, and if a function that belongs to the output makes another map of it.
+    """
+    watch = watch_for(place, measured)
+    # Dropout, for one, overwrites in training only; functions are looked for in evaluation.
+    function, overwritten = _followed(watch, measured, training=False)
+    overwritten = overwritten or _followed(watch, measured, training=True)[1]
     if following_activation and function.strip("_") in _MAKE_ANOTHER_MAP:
         raise ValueError(
             f"the function {function!r} makes another map of that of {place.node!r}, and only a graph could tap it; "
             "write it as a module, or name the modules that are to be tapped"
         )
     activation = function.rstrip("_") if following_activation and function in ACTIVATIONS else None
-    return Watch(place, key, activation, overwritten)
+    return watch._replace(activation=activation, overwritten=overwritten)
 
 
-def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str, bool]:
+def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[str, bool]:
     """The first function that is given an output, "" if none is, and whether the output is later overwritten."""
-    twin = twin_of(measured.shadow)
+    twin = twin_of(measured.shadow).train(training)
+    place, key = watch.place, watch.key
     calls: list[None] = []
     caught: list[Tensor] = []
     versions: list[int] = []
@@ -340,13 +372,14 @@ def _what_follows(place: Place, key: Key | None, measured: Probe) -> tuple[str, 
             return function(*args, **(kwargs or {}))
 
     twin.get_submodule(place.node).register_forward_hook(catch)
-    with torch.no_grad(), quiet_fakes(), measured.mode, Follow():
-        twin(measured.fake_images())
-    return functions[0] if functions else "", caught[0]._version != versions[0]
+    whatever = suppress(Exception) if training else nullcontext()  # whether it can be trained is for others to say
+    with whatever, torch.no_grad(), quiet_fakes(), measured.mode, Follow():
+        twin(measured.fake_images(batch_size=2))
+    return functions[0] if functions else "", bool(caught) and caught[0]._version != versions[0]
 
 
 def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Usage:
-    usage = Usage(set(), set(), set())
+    usage = Usage(set(), set(), set(), set())
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for training in (True, False):
         run = program.only(*program.names)
@@ -361,6 +394,7 @@ def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Us
             with _Uses(parameters, usage.used):
                 outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
             usage.reached.update(_reached(list(outputs.values()), parameters, usage.entered))
+        usage.cut_off.update(n for n, output in outputs.items() if training and parameters and not output.requires_grad)
     return usage
 
 

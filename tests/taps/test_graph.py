@@ -1,16 +1,30 @@
 """The tapped backbone: two graphs on the user's own parameters, through copies and pickles."""
 
 import copy
-import io
 import pickle
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from zoo import ConstantNet, FunctionalNet, HeadConvNet, NormalisingNet, ParameterNet, TinyNet, TrainEvalNet, conv_block
+from zoo import (
+    WAYS_OF_COPYING,
+    ConstantNet,
+    FunctionalNet,
+    HeadConvNet,
+    NormalisingNet,
+    ParameterNet,
+    TinyNet,
+    TrainEvalNet,
+    conv_block,
+    copied,
+)
 
 from aimwrap.taps import TappedBackbone, tap_backbone
+from aimwrap.taps.graph import GraphNames
+from aimwrap.taps.probe import Place
+from aimwrap.taps.shadow import traceable_shadow_of
 
 
 def tapped(model: nn.Module, *stages: int | str) -> TappedBackbone:
@@ -110,6 +124,29 @@ def test_a_module_called_twice_at_one_stage_is_tapped_at_its_last_call() -> None
     assert torch.equal(tapped(model, 1)(images)["1"], last)
 
 
+class Thrice(TinyNet):
+    """A block of several layers, and a single layer, each called three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.relu = conv_block(12, 12, stride=1), nn.ReLU()
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        for _ in range(3):
+            x = self.relu(self.again(x))
+        return self.block3(self.block2(x))
+
+
+@pytest.mark.parametrize("node", ["again", "relu"])
+@pytest.mark.parametrize("call", [0, 1, 2])
+def test_each_call_of_a_module_has_its_own_node(node: str, call: int) -> None:
+    names = GraphNames(traceable_shadow_of(Thrice(), FakeTensorMode(allow_non_fake_inputs=True)))
+    suffix = f"_{call}" if call else ""
+    expected = f"again.2{suffix}" if node == "again" else f"relu{suffix}"
+    assert names.resolve(Place(node, call, 3)) == ((expected, expected), expected)
+
+
 def test_a_pool_shared_by_all_stages() -> None:
     """The tutorial CNN: a stage is the last map at its stride, so the activated convolution behind a pool."""
 
@@ -204,19 +241,11 @@ def test_frozen_statistics_do_not_move() -> None:
     assert moved == {"stem.1", "block0.1", "block2.1", "block3.1"}
 
 
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+@pytest.mark.parametrize("how", WAYS_OF_COPYING)
 @pytest.mark.parametrize("model_class", [TinyNet, ParameterNet, TrainEvalNet, FunctionalNet, NormalisingNet])
 def test_copies_switch_modes(how: str, model_class: type[TinyNet]) -> None:
     backbone = tapped(model_class().train(), 2, 3)
-    if how == "deepcopy":
-        twin = copy.deepcopy(backbone)
-    elif how == "pickle":
-        twin = pickle.loads(pickle.dumps(backbone))
-    else:
-        buffer = io.BytesIO()
-        torch.save(backbone, buffer)
-        buffer.seek(0)
-        twin = torch.load(buffer, weights_only=False)
+    twin = copied(backbone, how)
     images = torch.rand(2, 3, 64, 64)
     for training in (False, True):
         ours, theirs = backbone.train(training)(images), twin.train(training)(images)

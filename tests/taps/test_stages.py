@@ -527,4 +527,3 @@ def test_without_a_graph_functions_between_modules_are_refused() -> None:
         tap(Untraceable("mish"), [2], final=True)
     with pytest.raises(ValueError, match=r"'block3' reads another map|'mul' makes another map"):
         tap(Untraceable("spatial"), [2])
-

@@ -1,8 +1,6 @@
 """Extraction by the backbone's own code: hooks where tracing fails, timm's intermediates where stages are tokens."""
 
 import copy
-import io
-import pickle
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import Branching, TinyNet, small_twins
+from zoo import WAYS_OF_COPYING, Branching, TinyNet, copied, small_twins
 
 from aimwrap import AIM, AIMLoss
 from aimwrap.taps import TappedBackbone, tap_backbone
@@ -81,20 +79,12 @@ def test_hooks_do_not_hold_on_to_a_forward() -> None:
     assert model(torch.randn(1, 3, 64, 64)).keys() == {"2", "3"}
 
 
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+@pytest.mark.parametrize("how", WAYS_OF_COPYING)
 @pytest.mark.parametrize("build", [Branching, small_twins])
 def test_copies_fill_their_own(how: str, build: type[nn.Module]) -> None:
     model = AIM(build(), [2, 3], mask_width=8)
     images = torch.randn(2, 3, 64, 64)
-    if how == "deepcopy":
-        twin = copy.deepcopy(model)
-    elif how == "pickle":
-        twin = pickle.loads(pickle.dumps(model))
-    else:
-        buffer = io.BytesIO()
-        torch.save(model, buffer)
-        buffer.seek(0)
-        twin = torch.load(buffer, weights_only=False)
+    twin = copied(model, how)
     with torch.no_grad():
         for parameter in twin.backbone.parameters():
             parameter.mul_(0)
@@ -443,3 +433,52 @@ def test_weights_made_by_older_hooks_stay_trainable_when_hooked() -> None:
         model.block3[0].weight_g.mul_(2)
         model.block2[0].weight_orig.mul_(3)
     torch.testing.assert_close(backbone(images)["3"], model.features(images))
+
+
+class MoreInTraining(Branching):
+    """Goes through another module in training, and counts its images in both modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jitter = nn.Conv2d(12, 12, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def features(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        x = self.block1(self.block0(self.stem(x)))
+        if self.training:
+            x = x + self.jitter(x)
+        return self.block3(self.block2(x))
+
+
+def test_what_is_used_in_training_only_is_kept() -> None:
+    model = MoreInTraining()
+    backbone = tap_backbone(model, [2, 3]).backbone.train()
+    backbone(torch.rand(2, 3, 64, 64))["3"].sum().backward()
+    assert model.jitter.weight.grad is not None
+
+
+def test_wrapping_moves_no_buffer_that_a_forward_moves() -> None:
+    model = MoreInTraining()
+    tapped = tap_backbone(model, [2, 3])
+    assert model.seen == 0
+    tapped.backbone(torch.rand(2, 3, 64, 64))
+    assert model.seen == 2  # it is shared, and followed
+
+
+class WiderInTraining(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        x = super().features(x)
+        return self.widen(torch.cat([x, x], 1) if self.training else x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x)[:, :20].mean((2, 3)))
+
+
+def test_a_map_that_is_wider_in_training_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'widen' gives \(40, 2, 2\) in training, but \(20, 2, 2\) in evaluation"):
+        tap_backbone(WiderInTraining(), ["block2", "widen"], example_input=torch.rand(1, 3, 64, 64))
