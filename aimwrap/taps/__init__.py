@@ -3,8 +3,8 @@
 ``tap_backbone`` is the whole of it (:mod:`.tap`): it probes the model on fake tensors (:mod:`.probe`, on the copies of
 :mod:`.shadow`), turns stage numbers into nodes (:mod:`.stages`), and looks for a program that computes their outputs
 (:mod:`.extraction`): torchvision's graph utilities (:mod:`.graph`), or the backbone's own code with hooks or timm's
-intermediates (:mod:`.whole`). A :class:`TappedBackbone` (:mod:`.backbone`) runs it and lays the outputs out as maps
-(:mod:`.layout`). The user's model is only read.
+intermediates (:mod:`.whole`), held against the model itself (:mod:`.checks`). A :class:`TappedBackbone`
+(:mod:`.backbone`) runs it and lays the outputs out as maps (:mod:`.layout`). The user's model is only read.
 """
 
 from .backbone import TappedBackbone
