@@ -310,6 +310,20 @@ def test_a_vit_trains_for_a_step(library: str) -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"])
+def test_torchvisions_vits_train_for_a_step_by_block_index(name: str) -> None:
+    patch = int(name[-2:])
+    backbone = torchvision.models.get_model(name, image_size=2 * patch, num_classes=5)
+    deepest = len(backbone.encoder.layers) - 1
+    with pytest.raises(ValueError, match=rf"Choose among its {deepest + 1} blocks: stages=\[\d+, {deepest}\]"):
+        AIM(backbone)
+    model = AIM(backbone, stages=[deepest // 2, deepest], tau=0.5, mask_width=8).train()
+    assert [tap.size for tap in model.taps] == [(2, 2), (2, 2)]
+    AIMLoss(model.tau)(model(torch.randn(2, 3, 2 * patch, 2 * patch)), torch.tensor([0, 1])).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_a_graph_that_gives_other_values_than_the_module_is_not_used() -> None:
     """The map is the module's output; its last graph node is a number made on the way."""
 
