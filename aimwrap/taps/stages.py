@@ -104,7 +104,8 @@ def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> S
         return replace(ruled, candidates=_candidates(probe))
     places = tuple(probe.place(call) for call in blocks)
     final = ruled.final or _last_alike(probe, blocks[-1])
-    return replace(ruled, final=final, blocks=places, candidates=tuple(place.node for place in places))
+    nodes = ruled.nodes if ruled.obstacle is None else {}  # before tokens, a convolution may cut patches
+    return replace(ruled, nodes=nodes, final=final, blocks=places, candidates=tuple(place.node for place in places))
 
 
 def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
@@ -255,6 +256,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     deepest = 0
     certain = True  # whether what comes last is what the classifier reads
     misled = False  # whether what comes last may look like a map of the trunk, and not be one
+    left_out: Call | None = None  # the last map that is deeper than all that count, at no power of two
     for call in _expand(probe.root):
         if _holds_a_map_of_its_own(call):
             obstacles.append(f"{call.name!r} returns a {call.container} that holds maps, not a map")
@@ -266,10 +268,12 @@ def _by_module_boundaries(probe: Probe) -> Stages:
             obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
             misled = True
         level = _level(call.output_shape, probe)
+        if level is None and _is_deeper_than(deepest, call, probe):
+            left_out = call
         if level is None or _is_global_pool(call):
             continue
-        if level >= max(deepest, 2) + 2:
-            continue  # no stage skips a resolution: this is what a global pool, or a convolution like it, left over
+        if level >= max(deepest, 2) + 2 and math.prod((call.output_shape or ())[2:]) == 1:
+            continue  # what a global pool, or a convolution like it, left over
         if level < deepest:
             obstacles.append(f"{call.name!r} goes back from stride {2**deepest} to {2**level}")
             misled = True
@@ -277,11 +281,15 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         deepest = max(deepest, level)
         by_level.setdefault(level, []).append(call)
         counted.append(call)
+        left_out = left_out if left_out is not None and _is_deeper_than(deepest, left_out, probe) else None
+    if left_out is not None:
+        height, width = (left_out.output_shape or ())[2:]
+        obstacles.append(f"{left_out.name!r} gives a map of {height} x {width}, whose stride is no power of two")
     obstacle = obstacles[0] if obstacles else None
     if deepest not in by_level:
         return Stages({}, None, 0, obstacle)
     calls = _without_classifier(by_level[deepest], probe)
-    final = probe.place(calls[-1]) if certain and not misled else None
+    final = probe.place(left_out or calls[-1]) if certain and not misled else None
     by_level[deepest] = _without_head_expansion(calls)
     chosen = {level: _without_do_nothing(calls)[-1] for level, calls in sorted(by_level.items())}
     last = {level: probe.place(call) for level, call in chosen.items()}
@@ -291,6 +299,14 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         return Stages(dict(enumerate(last.values())), final, 0, obstacle, BY_ORDER, strides=strides, readers=readers)
     nodes = {level - 2: place for level, place in last.items() if level >= 2}
     return Stages(nodes, final, sum(level < 2 for level in by_level), obstacle, readers=readers)
+
+
+def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
+    """Whether a call makes a map, of more than one position, that is smaller than those of a level."""
+    shape = call.output_shape
+    if shape is None or len(shape) != 4 or math.prod(shape[2:]) == 1 or _is_global_pool(call):
+        return False
+    return math.log2(probe.image_shape[2] / shape[2]) > level + STRIDE_TOLERANCE
 
 
 def _next_place(call: Call, counted: list[Call], probe: Probe) -> Place | None:

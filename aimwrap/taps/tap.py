@@ -114,7 +114,7 @@ def tap_backbone(
         num_classes=number_of_classes(model, measured),
         image_shape=measured.image_shape[1:],
         paper_stage_offset=found.levels_before_stage_0,
-        deepest_stage=max(found.nodes, default=None),
+        deepest_stage=max(found.nodes, default=None) if found.obstacle is None else None,
         parameters=measured.parameters,
         macs=measured.macs,
     )

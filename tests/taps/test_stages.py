@@ -1,6 +1,7 @@
 """Which nodes are stages 0..3: the table of real backbones, node by node, and models whose numbers are refused."""
 
 import copy
+import re
 
 import pytest
 import timm
@@ -408,7 +409,7 @@ def test_a_quarter_octave_of_tolerance(side: int, found: bool) -> None:
     if found:
         assert tap(Resized(), [3], example_input=torch.zeros(1, 3, 224, 224)).taps[0].node == "block3"
     else:
-        with pytest.raises(ValueError, match="has no stage 3"):
+        with pytest.raises(ValueError, match="map of 9 x 9, whose stride is no power of two"):
             tap(Resized(), [3], example_input=torch.zeros(1, 3, 224, 224))
 
 
@@ -527,3 +528,59 @@ def test_without_a_graph_functions_between_modules_are_refused() -> None:
         tap(Untraceable("mish"), [2], final=True)
     with pytest.raises(ValueError, match=r"'block3' reads another map|'mul' makes another map"):
         tap(Untraceable("spatial"), [2])
+
+
+class Unpadded(nn.Module):
+    """LeNet's convolutions: of 32 pixels 28, 14, 10 and 5."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        blocks = [[nn.Conv2d(i, o, 5), nn.ReLU(), nn.MaxPool2d(2)] for i, o in ((3, 6), (6, 16))]
+        inner = [nn.Sequential(*block) for block in blocks] if inside else [*blocks[0], *blocks[1]]
+        self.features = nn.Sequential(*inner)
+        self.fc = nn.Linear(400, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).flatten(1))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_deeper_map_at_no_power_of_two_is_not_passed_over(inside: bool) -> None:
+    """Numbers would end at 14 x 14 and never see what is classified."""
+    model = Unpadded(inside)
+    pattern = r"gives a map of 5 x 5, whose stride is no power of two.*, for example stages=\['(.*)', '(.*)'\]"
+    with pytest.raises(ValueError, match=pattern) as refusal:
+        tap_backbone(model, [0, 1])
+    names = re.search(pattern, str(refusal.value)).groups()
+    tapped = tap_backbone(model, names, final=True)
+    assert [tap.size for tap in tapped.taps] == ([(14, 14), (5, 5)] if inside else [(10, 10), (5, 5)])
+    assert tapped.final.node == names[1]
+
+
+def test_an_unpadded_map_between_is_no_obstacle() -> None:
+    class Between(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.crop, self.pad = nn.Conv2d(12, 12, 5), nn.ZeroPad2d(2)
+
+        def features(self, x: Tensor) -> Tensor:
+            return self.block3(self.block2(self.pad(self.crop(self.block1(self.block0(self.stem(x)))))))
+
+    found = tap_backbone(Between(), [1, 2, 3], example_input=torch.zeros(1, 3, 96, 96))
+    assert [tap.node for tap in found.taps] == ["pad", "block2", "block3"]
+
+
+def test_a_resolution_that_is_skipped_is_missing_and_the_next_is_not() -> None:
+    class Skips(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block1 = nn.Sequential(nn.Conv2d(8, 16, 4, stride=4), nn.ReLU())
+
+        def features(self, x: Tensor) -> Tensor:
+            return self.block3(self.block1(self.block0(self.stem(x))))
+
+    model = Skips()
+    tapped = tap_backbone(model, [0, 2, 3], final=True)
+    assert [(tap.node, tap.stride) for tap in tapped.taps] == [("block0", 4), ("block1.1", 16), ("block3", 32)]
+    with pytest.raises(ValueError, match=r"has no stage 1 \(stride 8\); it has 0 \(block0, stride 4\), 2 \(block1.1"):
+        tap_backbone(model, [1])
