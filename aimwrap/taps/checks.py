@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
 from .backbone import Program, TappedBackbone
 from .graph import GraphProgram
 from .layout import Layout, Shape, map_shape
 from .probe import Place, Probe, tensors_in
-from .shadow import quiet_fakes, shadow_of, twin_of, unmoved_generators
+from .shadow import quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
 from .whole import HookProgram, training_of, watch_for
 
 
@@ -49,14 +48,23 @@ def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[
 
 
 def fake_runs(program: Program, measured: Probe, *modes: bool) -> list[dict[str, Any]]:
-    """The outputs on fake tensors, in evaluation (False) or in training (True), each as asked for."""
+    """The outputs on fake tensors, in evaluation (False) or in training (True), each as asked for.
+
+    Those of training are none where it depends on values.
+    """
     host = TappedBackbone(shadow_of(measured.shadow, measured.mode), program, {})
     runs = []
     for training in modes:
         host.train(training)
+        for parameter in host.parameters():
+            parameter.requires_grad_(training and parameter.is_floating_point())
         try:
-            with torch.no_grad(), quiet_fakes(), measured.mode:
+            with torch.set_grad_enabled(training), quiet_fakes(), measured.mode:
                 runs.append(host._aimwrap_program.run(host, measured.fake_images(batch_size=2 if training else 1)))
+        except DataDependentOutputException as error:
+            if not training:
+                raise GraphError(f"the backbone's evaluation depends on values: {error}") from error
+            runs.append({})  # fakes have none, so nothing can be said
         except Exception as error:  # whatever a stranger's forward raises
             raise GraphError(
                 f"the backbone's {'training' if training else 'evaluation'} graph does not run: "
@@ -96,8 +104,15 @@ def check_values(
         return
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
-    twin = twin_of(model, own_buffers=True).eval()
-    host = TappedBackbone(twin, program, layouts).eval()
+    twin = twin_of(model, own_buffers=True, own_parameters=measured.writes_parameters)
+    host = TappedBackbone(twin, program, layouts)
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        switched(twin, False)
+        switched(host, False)
+    finally:  # a train() of the model's own may freeze parameters, which the twin shares
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
     try:
         with torch.no_grad(), _same_draws(like.device):
             returned, received = _own_maps(twin, modules, readers, images)
@@ -111,8 +126,8 @@ def check_values(
     with torch.no_grad(), _same_draws(like.device):
         given = host._aimwrap_program.run(host, images)
     for name, value in returned.items():
-        activation = labels[name].partition(" + ")[2]
-        reference = value if not activation else _activated(value, activation)
+        activated = " + " in labels[name]
+        reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value
         if not _alike(reference.float(), given[name].float()):
             raise GraphError(
                 f"stages: tapping {labels[name]!r} through the graph gives other values than the module does; "
@@ -183,6 +198,9 @@ def check_training(model: nn.Module, measured: Probe, program: GraphProgram, pla
     differing = own.reached ^ traced.reached
     if differing:
         raise GraphError(f"gradients through the graph do not reach what the model's do: {sorted(differing)[:4]}")
+    idle = traced.held - traced.reached if len(modules) == len(program.nodes) else set()
+    if idle:
+        raise GraphError(f"no gradient reaches what the graph uses: {sorted(idle)[:4]}")
     lost = own.updated - traced.updated  # the graph may go on to deeper maps than these
     if lost:
         raise GraphError(f"the graph does not update what the model updates in training: {sorted(lost)[:4]}")
@@ -194,8 +212,3 @@ def _alike(value: Tensor, other: Tensor) -> bool:
     """Equal but for the order of sums; broken weights' infinities and NaNs count as equal, too."""
     scale = value.abs().nan_to_num(0, 0).amax().item() if value.numel() else 0.0
     return value.shape == other.shape and torch.allclose(value, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
-
-
-def _activated(value: Tensor, node: str) -> Tensor:
-    function: Callable[[Tensor], Tensor] = getattr(F, node.rpartition(".")[2].rstrip("0123456789_"))
-    return function(value)

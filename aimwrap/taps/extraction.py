@@ -19,9 +19,9 @@ from .checks import GraphError, check_training, check_values, fake_runs, measure
 from .graph import GraphNames, GraphProgram
 from .layout import Layout, Shape, map_shape
 from .probe import Place, Probe
-from .shadow import hooks_of, traceable_shadow_of
+from .shadow import switched, traceable_shadow_of
 from .stages import Intermediate, Target
-from .whole import LAST, HookProgram, IntermediatesProgram, safe_watch_for
+from .whole import LAST, HookProgram, IntermediatesProgram, is_called_otherwise, safe_watch_for
 
 FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
@@ -147,7 +147,7 @@ def _by_hooks(
     program = HookProgram(type(model).__name__, watches)
     program.measure_usage(model, measured.image_shape)
     labels = {
-        n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation}" for n, w in watches.items()
+        n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation.name}" for n, w in watches.items()
     }
     layouts, shapes = measure(program, measured, labels)
     check_values(model, measured, program, layouts, labels, {}, behind)
@@ -206,28 +206,32 @@ def _what_a_graph_would_lose(model: nn.Module, measured: Probe) -> str | None:
     """What the model does beside computing its maps, or None."""
     if _checkpoints(model):
         return "its gradient checkpointing"
-    if _has_hooks_inside(model):
-        return "the hooks on its modules"
+    if any(is_called_otherwise(module) for module in model.modules() if any(True for _ in module.children())):
+        return "the hooks on its modules, or a __call__ of their own"  # it would be left with their inside
+    if _has_generators(model):
+        return "random numbers of its own"  # the first would stand for all
     if _switches_itself(measured):
-        return "its own train()"
+        return "its own train()"  # as where a BatchNorm is kept frozen so
     return None
 
 
 def _checkpoints(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on, by the flags of timm and of Hugging Face's transformers.
+    """Whether gradient checkpointing is on, by the flags of timm, transformers, torchvision and OpenMMLab.
 
     A graph would keep what is to be computed anew.
     """
-    flags = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient")
+    flags = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient", "use_checkpoint", "with_cp")
     return any(getattr(module, flag, False) is True for module in model.modules() for flag in flags)
 
 
-def _has_hooks_inside(model: nn.Module) -> bool:
-    """Whether somebody put hooks on modules of which a graph would be left with the inside only."""
-    return any(hooks_of(module) for module in model.modules() if any(True for _ in module.children()))
+def _has_generators(model: nn.Module) -> bool:
+    kinds = {"Random", "Generator", "RandomState"}  # of Python; of torch and NumPy; of NumPy
+    values = (value for module in model.modules() for value in vars(module).values())
+    return any(type(value).__name__ in kinds for value in values)
 
 
 def _switches_itself(measured: Probe) -> bool:
-    """Whether the model's own ``train`` leaves modules as they are, as where a frozen BatchNorm is written so."""
-    flags = [(m.training, mode) for mode in (True, False) for m in measured.shadow.train(mode).modules()]
+    """Whether the model's own ``train`` leaves modules as they are."""
+    modes = (True, False)  # evaluation last: the shadow goes on being used
+    flags = [(m.training, mode) for mode in modes for m in switched(measured.shadow, mode).modules()]
     return any(flag is not mode for flag, mode in flags)

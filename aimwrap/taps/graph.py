@@ -8,6 +8,7 @@ host forgets one of the graphs when pickled, and switches a frozen BatchNorm bac
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 import sys
@@ -21,7 +22,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from .probe import Place
 from .shadow import unmoved_generators
-from .whole import ACTIVATIONS
+from .whole import ACTIVATIONS, MAKE_ANOTHER_MAP
 
 _IN_PLACE_OPERATORS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
 
@@ -30,6 +31,8 @@ _LEAVE_THE_MAP = frozenset(
     {"permute", "transpose", "contiguous", "to", "type", "clone", "detach", "view", "reshape", "size", "dim", "getattr"}
     | {"getitem", "float", "half", "dropout", "dropout2d", "feature_dropout", "drop_path", "stochastic_depth"}
 )
+
+_BELONG_TO_A_STAGE = ACTIVATIONS | MAKE_ANOTHER_MAP | _LEAVE_THE_MAP
 
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
@@ -45,6 +48,7 @@ class GraphNames:
     """
 
     def __init__(self, shadow: nn.Module) -> None:
+        before = _plain_attributes(shadow)
         try:
             with warnings.catch_warnings(), unmoved_generators() as has_drawn:
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
@@ -59,8 +63,13 @@ class GraphNames:
             ) from error
         if drawn:
             raise ValueError(
-                f"the backbone {type(shadow).__name__} draws Python's or NumPy's random numbers in its forward, of "
-                "which a graph would hold the first ones for good; torch's own are drawn anew every time"
+                f"the backbone {type(shadow).__name__} draws random numbers in its forward that do not depend on its "
+                "images, and of which a graph would hold the first for good"
+            )
+        changed = [key for key, value in _plain_attributes(shadow).items() if key in before and before[key] != value]
+        if changed:
+            raise ValueError(
+                f"the backbone {type(shadow).__name__} changes {changed[0]!r} in its forward, which a graph would not"
             )
 
     def resolve(self, place: Place, following_activation: bool = False) -> tuple[NodePair, str]:
@@ -95,7 +104,10 @@ class GraphNames:
     def _between(self, names: list[str], place: Place, reader: Place | None, called: set[str]) -> list[str]:
         begin = names.index(self._last_of(names, place, False)) + 1
         end = len(names)
-        if reader is not None:
+        if reader is None:  # heads follow: only what directly follows belongs to the stage
+            own = itertools.takewhile(lambda name: _function_of(name) in _BELONG_TO_A_STAGE, names[begin:])
+            end = begin + sum(1 for _ in own)
+        else:
             repeated = reader.calls > 1
             positions = [i for i, name in enumerate(names) if _is_under(name, reader.node, repeated)]
             first = positions[len(positions) // reader.calls * reader.call] if positions and repeated else None
@@ -188,6 +200,16 @@ class GraphProgram:
         """The tapped outputs by name, as the backbone lays them out."""
         maps = self.forwards[host.training](host, images)
         return {name: maps[pair[0] if host.training else pair[1]] for name, pair in self.nodes.items()}
+
+    def repeated(self, name: str, value: Tensor) -> Tensor:
+        """Apply to another value the function that makes an output in evaluation, with the arguments it has there."""
+        node = _tapped_nodes(self.graphs[False])[self.nodes[name][1]]
+        if node.target == "clone":  # what protects it from being overwritten
+            node = node.all_input_nodes[0]
+        keywords = {key: value for key, value in node.kwargs.items() if key not in ("input", "inplace")}
+        function = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
+        result: Tensor = function(value, *node.args[1:], **keywords)
+        return result
 
     def train(self, mode: bool) -> None:
         """Nothing to do: models that switch themselves otherwise than by flags are not traced."""
@@ -373,6 +395,16 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
     return node.target in _IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace", False))
 
 
+def _plain_attributes(model: nn.Module) -> dict[str, Any]:
+    """Numbers, flags and words that modules keep, but for whether they train."""
+    return {
+        f"{name}.{key}".lstrip("."): value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, int | float | str) and key != "training"
+    }
+
+
 def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
     """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes), and norms.
 
@@ -382,10 +414,14 @@ def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
     return {"leaf_modules": [*get_notrace_modules(), *norms], "autowrap_functions": get_notrace_functions()}
 
 
+def _function_of(name: str) -> str:
+    """What a node calls: the last part of its name, without the number that tells it from others."""
+    return re.sub(r"_\d+$", "", name.rpartition(".")[2])
+
+
 def _is_function_beside(name: str, module: str, called: set[str]) -> bool:
     """Whether a node is a function that the caller of a module runs, and one that makes another map."""
-    path, _, function = name.rpartition(".")
-    function = re.sub(r"_\d+$", "", function)
+    path, function = name.rpartition(".")[0], _function_of(name)
     beside = not path or module.startswith(path + ".")
     is_module = name in called or (f"{path}.{function}" if path else function) in called
     return beside and not is_module and function.rstrip("_") not in _LEAVE_THE_MAP

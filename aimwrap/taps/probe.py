@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .layout import STRIDE_TOLERANCE, Layout, Shape, as_channels_first, is_channels_last, layout_of
-from .shadow import quiet_fakes, shadow_of
+from .shadow import quiet_fakes, shadow_of, switched
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)
@@ -96,6 +97,7 @@ class Probe:
         root: the call of the whole model.
         parameters: number of parameters, classifier included.
         macs: multiply-accumulates for one image, classifier included.
+        writes_parameters: whether the forward changes parameters in evaluation, too.
     """
 
     shadow: nn.Module
@@ -104,6 +106,7 @@ class Probe:
     root: Call
     parameters: int
     macs: int
+    writes_parameters: bool = False
 
     @property
     def logits_shape(self) -> Shape | None:
@@ -171,7 +174,9 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         ValueError: if the model runs at none of the sizes tried, or not on the example.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = shadow_of(model, mode).eval().requires_grad_(False)  # counting trips over inputs that are parameters
+    shadow = switched(shadow_of(model, mode), False).requires_grad_(
+        False
+    )  # counting trips over inputs that are parameters
     parameters = sum(parameter.numel() for parameter in model.parameters())
     failures: list[str] = []
     uneven: Probe | None = None
@@ -180,6 +185,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
             continue
         images = fake_images(shadow, mode, image_shape)
         counter = FlopCounterMode(display=False)
+        writes = _Writes(shadow)
         try:
             with (
                 _unfused_attention(),
@@ -187,6 +193,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
                 quiet_fakes(),
                 mode,
                 counter,
+                writes,
                 _recorded_calls(shadow, image_shape) as root,
             ):
                 shadow(images)
@@ -199,7 +206,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         except Exception as error:  # whatever a stranger's forward raises, the next size may suit it
             failures.append(f"{tuple(image_shape)}: {type(error).__name__}: {_first_line(error)}")
             continue
-        found = Probe(shadow, mode, image_shape, root, parameters, counter.get_total_flops() // 2)
+        found = Probe(shadow, mode, image_shape, root, parameters, counter.get_total_flops() // 2, writes.any())
         if uneven is not None:
             return found if found.is_even() else uneven
         if example_input is not None or image_shape[2] != _USUAL_SIZES[0] or found.is_even():
@@ -225,7 +232,7 @@ def count_macs(module: nn.Module, image_shape: Shape) -> int:
         The count for the whole batch; convolutions and matrix products, as is the custom.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = shadow_of(module, mode).eval().requires_grad_(False)
+    shadow = switched(shadow_of(module, mode), False).requires_grad_(False)
     with _unfused_attention(), torch.no_grad(), mode, FlopCounterMode(display=False) as counter:
         shadow(fake_images(shadow, mode, image_shape))
     return int(counter.get_total_flops() // 2)
@@ -263,6 +270,31 @@ def fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor
     device = parameter.device if parameter is not None else torch.device("cpu")
     with mode:
         return torch.empty(*shape, dtype=dtype, device=device)
+
+
+class _Writes(TorchDispatchMode):
+    """Notes whether operations write into a module's parameters, by whatever alias, or others take their place."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.before = {parameter: state_of(parameter) for parameter in module.parameters()}
+        self.storages = {storage for _, storage in self.before.values()}
+        self.seen = False
+
+    def any(self) -> bool:
+        """Whether any was written so far."""
+        return self.seen or any(state_of(parameter) != state for parameter, state in self.before.items())
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value, argument in zip(args, function._schema.arguments, strict=False):
+            if argument.is_write and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.storages:
+                self.seen = True
+        return function(*args, **(kwargs or {}))
+
+
+def state_of(tensor: Tensor) -> tuple[int, int]:
+    """What changes when a tensor is written to, or given other memory."""
+    return tensor._version, tensor.untyped_storage()._cdata
 
 
 @contextmanager

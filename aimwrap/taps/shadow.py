@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.prune import BasePruningMethod
@@ -43,7 +44,17 @@ def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     Returns:
         The copy, with the training flags of the original.
     """
-    return _copy_of(module, mode.from_tensor, lambda value: mode.from_tensor(value.detach()))
+    shadow = _copy_of(module, mode.from_tensor, lambda value: mode.from_tensor(value.detach()))
+    for submodule in shadow.modules():
+        if isinstance(submodule, nn.modules.batchnorm._NormBase) and submodule.momentum is None:
+            submodule.momentum = 0.1  # a cumulative average reads the value of its counter, and fakes have none
+    return shadow
+
+
+def switched(module: nn.Module, training: bool) -> nn.Module:
+    """Switch a module's mode by its own ``train``, which may return nothing."""
+    module.train(training)
+    return module
 
 
 def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
@@ -63,26 +74,32 @@ def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     return shadow
 
 
-def twin_of(module: nn.Module, own_buffers: bool = False, with_hooks: bool = False) -> nn.Module:
+def twin_of(
+    module: nn.Module, own_buffers: bool = False, own_parameters: bool = False, with_hooks: bool = False
+) -> nn.Module:
     """Copy a module's structure around the very same tensors.
 
     Args:
         module: the module; it is only read.
         own_buffers: copy the buffers and plain tensor attributes, so that running the twin cannot move the original's.
+        own_parameters: copy the parameters, too, for forwards that write into them.
         with_hooks: keep the hooks that somebody put on its forwards and backwards.
 
     Returns:
-        The copy, with the training flags of the original. Its parameters are the original's.
+        The copy, with the training flags of the original. Its parameters are the original's, if not asked otherwise.
     """
 
     def kept(value: Tensor) -> Tensor:
-        return value.detach().clone() if own_buffers and not isinstance(value, nn.Parameter) else value
+        if isinstance(value, nn.Parameter):
+            return nn.Parameter(value.detach().clone(), value.requires_grad) if own_parameters else value
+        return value.detach().clone() if own_buffers else value
 
     twin = _copy_of(module, kept, kept)
     if with_hooks:
         for source, copied in zip(module.modules(), twin.modules(), strict=True):
             for attribute, hooks in hooks_of(source).items():
-                getattr(copied, attribute).update(hooks)
+                table = getattr(copied, attribute)
+                table.update({key: hook for key, hook in hooks.items() if key not in table})
     return twin
 
 
@@ -103,25 +120,33 @@ def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
 
 @contextmanager
 def unmoved_generators() -> Iterator[Callable[[], bool]]:
-    """Put Python's and NumPy's generators back when done; what is yielded tells whether anybody has drawn from them."""
+    """Put torch's (the CPU's), Python's and NumPy's generators back when done.
+
+    What is yielded tells whether anybody has drawn from them so far.
+    """
     numpy = sys.modules.get("numpy")  # torchvision brings it; where it is not loaded, nobody draws from it
 
-    def states() -> tuple[object, object]:
-        return random.getstate(), pickle.dumps(numpy.random.get_state()) if numpy is not None else b""
+    def states() -> tuple[Any, ...]:
+        return torch.get_rng_state(), random.getstate(), None if numpy is None else numpy.random.get_state()
 
-    before = random.getstate(), numpy.random.get_state() if numpy is not None else None
-    packed = states()
+    def moved() -> bool:
+        (chance, dice, draws), (chance_before, dice_before, draws_before) = states(), before
+        same = draws is None or (draws[2] == draws_before[2] and (draws[1] == draws_before[1]).all())
+        return dice != dice_before or not torch.equal(chance, chance_before) or not same
+
+    before = states()
     try:
-        yield lambda: states() != packed
+        yield moved
     finally:
-        random.setstate(before[0])
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
         if numpy is not None:
-            numpy.random.set_state(before[1])
+            numpy.random.set_state(before[2])
 
 
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
-    """Keep runs that are only tries from telling of errors and oddities, and from moving Python's generators."""
+    """Keep runs that are only tries from telling of errors and oddities, and from moving generators."""
     loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
@@ -140,16 +165,19 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
     own: list[tuple[dict[int, object], int, object]] = []
     for tensor in (*module.parameters(), *module.buffers()):
         memo[id(tensor)] = registered(tensor)
-    for submodule in module.modules():
+    modules = set(module.modules())
+    for submodule in modules:
         for value in tree_leaves(dict(vars(submodule))):
             if isinstance(value, Tensor) and not value.is_leaf:  # an activation that somebody keeps
                 memo[id(value)] = plain(value)
-        for name, value in vars(submodule).items():
+        tables = [value for name, value in vars(submodule).items() if "_hooks" in name and isinstance(value, dict)]
+        kept = {key for table in tables for key, hook in table.items() if _works_by(hook, modules)}
+        for table in tables:
+            memo[id(table)] = type(table)()
+            own.extend((table, key, hook) for key, hook in table.items() if key in kept)
+        for value in vars(submodule).values():
             if isinstance(value, Tensor):
                 memo[id(value)] = plain(value)
-            elif "_hooks" in name and isinstance(value, dict):
-                memo[id(value)] = type(value)()
-                own.extend((value, key, hook) for key, hook in value.items() if isinstance(hook, _KEPT_HOOKS))
     prepared = dict(memo)
     try:
         copied: nn.Module = copy.deepcopy(module, memo)
@@ -166,6 +194,11 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
     return copied
 
 
+def _works_by(hook: object, modules: set[nn.Module]) -> bool:
+    """Whether a hook is part of how one of the modules works: one by its class, or a method of a module."""
+    return isinstance(hook, _KEPT_HOOKS) or (isinstance(hook, MethodType) and hook.__self__ in modules)
+
+
 def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> None:
     """Let copies have the original's own attributes where there is no way of copying them."""
     for submodule in module.modules():
@@ -173,5 +206,10 @@ def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> Non
             if name not in nn.Module().__dict__:
                 try:
                     copy.deepcopy(value, dict(memo))
-                except Exception:
+                except Exception as error:
+                    if any(isinstance(held, nn.Module) for held in getattr(value, "__dict__", {}).values()):
+                        raise ValueError(
+                            f"the backbone's attribute {name!r} cannot be copied ({error}) and holds a module, which "
+                            f"copies would share; give {type(value).__name__} a __deepcopy__, or the module as argument"
+                        ) from error
                     memo[id(value)] = value

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .layout import STRIDE_TOLERANCE, Shape, map_shape
-from .probe import Call, Place, Probe
-from .shadow import quiet_fakes
+from .probe import Call, Place, Probe, tensors_in
+from .shadow import quiet_fakes, switched, twin_of
 from .whole import LAST, call_intermediates
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -289,6 +289,12 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     if deepest not in by_level:
         return Stages({}, None, 0, obstacle)
     calls = _without_classifier(by_level[deepest], probe)
+    if certain and not misled and left_out is None:
+        trunk = _without_branches(calls, probe)
+        if not trunk:
+            obstacle = obstacle or f"its output depends on more maps than that of {calls[-1].name!r}, the last"
+            certain = False
+        calls = trunk or calls
     final = probe.place(left_out or calls[-1]) if certain and not misled else None
     by_level[deepest] = _without_head_expansion(calls)
     chosen = {level: _without_do_nothing(calls)[-1] for level, calls in sorted(by_level.items())}
@@ -365,9 +371,51 @@ def _is_global_pool(call: Call) -> bool:
     return isinstance(call.module, _ADAPTIVE_POOLS) or (weightless and (call.doublings or 0) >= 2)
 
 
+def _without_branches(calls: list[Call], probe: Probe) -> list[Call]:
+    """Drop what comes behind the last map that all of the output depends on: the weights of an attention pooling, say.
+
+    A branch whose map is of the same shape is a shortcut's, whose sum is found by the functions behind it. None are
+    left where there is no such map, as in networks that classify several resolutions.
+    """
+    if not _leaves_a_way_around(calls[-1], probe):
+        return calls
+    for index in range(len(calls) - 2, -1, -1):
+        if not _leaves_a_way_around(calls[index], probe):
+            return calls if calls[index].output_shape == calls[-1].output_shape else calls[: index + 1]
+    return []
+
+
+def _leaves_a_way_around(call: Call, probe: Probe) -> bool:
+    """Whether the model's output still depends on the images when the output of a call does not; False if unknown."""
+    place, calls = probe.place(call), 0
+
+    def cut(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return output.detach() if isinstance(output, Tensor) and calls == place.call + 1 else None
+
+    twin = switched(twin_of(probe.shadow), False)
+    twin.get_submodule(call.name).register_forward_hook(cut)
+    try:
+        with torch.enable_grad(), quiet_fakes(), probe.mode:
+            images = probe.fake_images().requires_grad_(True)
+            output = twin(images)
+            held = [output] if isinstance(output, Tensor) else list(tensors_in(output).values())
+            logits = next(tensor for tensor in held if tensor.ndim == 2)
+            if not logits.requires_grad:
+                return False
+            (gradient,) = torch.autograd.grad(logits.sum(), images, allow_unused=True)
+    except Exception:  # an operation without a gradient, or no logits
+        return False
+    return gradient is not None
+
+
 def _without_classifier(calls: list[Call], probe: Probe) -> list[Call]:
     """Drop a convolutional classifier (SqueezeNet's) and what follows it."""
     classifier = _last_weighted(probe)
+    makes_logits = isinstance(classifier, nn.Conv2d) and probe.logits_shape == (1, classifier.out_channels)
+    if not makes_logits or getattr(probe.shadow, "num_classes", None) == 0:
+        return _without_do_nothing(calls)
     for index, call in enumerate(calls):
         if call.module is classifier and index > 0:
             return _without_do_nothing(calls[:index])

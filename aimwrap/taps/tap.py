@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import NamedTuple
 
 import torch
@@ -135,6 +135,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _refuse_what_copies_would_not_share(model: nn.Module) -> None:
+    modules = set(model.modules())
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(
@@ -147,6 +148,14 @@ def _refuse_what_copies_would_not_share(model: nn.Module) -> None:
                 f"{name + '.' + lazy[0]!r} has no shape yet, as {type(module).__name__} gets its own from the first "
                 "batch; run the backbone once, on images as it takes them, before wrapping it"
             )
+        for key, value in vars(module).items():
+            cells = getattr(value, "__closure__", None) or () if isinstance(value, FunctionType) else ()
+            holds = [cell for cell in cells if isinstance(_content(cell), nn.Module) and _content(cell) in modules]
+            if holds and key != "forward" and not key.startswith("_compiled"):
+                raise ValueError(
+                    f"{f'{name}.{key}'.lstrip('.')!r} is a function that holds on to a module of the backbone, which "
+                    "every copy would go on using; write it as a method, or hand the module to it as an argument"
+                )
         forward = vars(module).get("forward")
         if isinstance(forward, FunctionType) and not hasattr(module, "_orig_mod"):  # but what torch.compile wraps
             raise ValueError(
@@ -155,6 +164,13 @@ def _refuse_what_copies_would_not_share(model: nn.Module) -> None:
                 f"module.forward = types.MethodType({forward.__name__.replace('<lambda>', 'function')}, module), with "
                 "the module as its first argument"
             )
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing yet
+        return None
 
 
 def _under_its_first_name(name: str, model: nn.Module) -> str:

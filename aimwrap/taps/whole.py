@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .backbone import Program
 from .layout import Shape
-from .probe import Key, Place, Probe, fake_images, tensors_in
-from .shadow import OwnHook, hooks_of, quiet_fakes, shadow_of, twin_of
+from .probe import Key, Place, Probe, fake_images, state_of, tensors_in
+from .shadow import OwnHook, hooks_of, quiet_fakes, shadow_of, switched, twin_of
 
 LAST = -1  # the index of forward_intermediates' final features among the intermediates
 
@@ -32,7 +32,7 @@ ACTIVATIONS = frozenset(
     {"relu", "relu_", "gelu", "silu", "hardswish", "leaky_relu", "elu", "relu6", "mish", "selu", "celu", "softplus"}
     | {"hardtanh", "tanh"}
 )
-_MAKE_ANOTHER_MAP = frozenset(
+MAKE_ANOTHER_MAP = frozenset(
     {"add", "iadd", "radd", "sub", "isub", "rsub", "mul", "imul", "rmul", "div", "truediv", "itruediv", "cat", "concat"}
 )
 _READS_ONLY = frozenset({"__get__", "dim", "size", "is_contiguous"})
@@ -46,12 +46,14 @@ class Usage(NamedTuple):
         used: names of the parameters that are used.
         reached: names of those among them that a gradient reaches.
         cut_off: names of the outputs that carry no gradient in training.
+        finished: names of the modules whose calls had ended when the last output was seen.
     """
 
     entered: set[str]
     used: set[str]
     reached: set[str]
     cut_off: set[str]
+    finished: set[str]
 
 
 class WholeProgram:
@@ -112,7 +114,10 @@ class WholeProgram:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
         assert self.image_shape is not None
         usage = _usage_of(self.only(name), self.source, self.image_shape)
-        return usage.used | {n for n in usage.entered if not any(True for _ in self.source.get_submodule(n).children())}
+        later = (self.usage.entered if self.usage is not None else set()) - usage.entered
+        layers = {n for n in usage.entered if not any(True for _ in self.source.get_submodule(n).children())}
+        done = {n for n in usage.finished if not any(other.startswith(f"{n}.") for other in later)}
+        return usage.used | layers | done
 
     def freeze(self, names: tuple[str, ...]) -> None:
         """Nothing to do: the model's own code asks the frozen modules' own flags."""
@@ -149,6 +154,25 @@ class Removed(nn.Module):
         )
 
 
+class Activation(NamedTuple):
+    """A function of ``torch.nn.functional`` with what it is given beside its input.
+
+    Attributes:
+        name: of the function.
+        arguments: those behind the input.
+        keywords: but for ``inplace``.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    keywords: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Apply it."""
+        result: Tensor = getattr(F, self.name)(value, *self.arguments, **dict(self.keywords))
+        return result
+
+
 class Watch(NamedTuple):
     """Which output a hook waits for.
 
@@ -161,7 +185,7 @@ class Watch(NamedTuple):
 
     place: Place
     key: Key | None = None
-    activation: str | None = None
+    activation: Activation | None = None
     overwritten: bool = False
 
 
@@ -195,7 +219,7 @@ class HookProgram(WholeProgram):
         """Run the twin until every output has been seen."""
         self.catch.start()
         # Not a call where it would be the same: torch.export would look for the twin among the host's modules.
-        run = self.source if hooks_of(self.source) else self.source.forward
+        run = self.source if is_called_otherwise(self.source) else self.source.forward
         with suppress(Seen):
             run(images)
         found = self.catch.take()
@@ -204,8 +228,14 @@ class HookProgram(WholeProgram):
             raise RuntimeError(f"the backbone's forward did not call {missing}; wrap it in the mode that it is used in")
         for name, watch in self.watches.items():
             if watch.activation is not None:
-                found[name] = getattr(F, watch.activation)(found[name])
+                found[name] = watch.activation(found[name])
         return found
+
+
+def is_called_otherwise(module: nn.Module) -> bool:
+    """Whether calling a module does more than running its forward."""
+    call = type(module).__call__
+    return bool(hooks_of(module)) or not str(call.__module__).startswith("torch")
 
 
 class Seen(BaseException):
@@ -340,23 +370,24 @@ def safe_watch_for(place: Place, measured: Probe, following_activation: bool) ->
     # Dropout, for one, overwrites in training only; functions are looked for in evaluation.
     function, overwritten = _followed(watch, measured, training=False)
     overwritten = overwritten or _followed(watch, measured, training=True)[1]
-    if following_activation and function.strip("_") in _MAKE_ANOTHER_MAP:
+    if following_activation and function.name.strip("_") in MAKE_ANOTHER_MAP:
         raise ValueError(
-            f"the function {function!r} makes another map of that of {place.node!r}, and only a graph could tap it; "
-            "write it as a module, or name the modules that are to be tapped"
+            f"the function {function.name!r} makes another map of that of {place.node!r}, and only a graph could tap "
+            "it; write it as a module, or name the modules that are to be tapped"
         )
-    activation = function.rstrip("_") if following_activation and function in ACTIVATIONS else None
-    return watch._replace(activation=activation, overwritten=overwritten)
+    activation = function._replace(name=function.name.rstrip("_"))
+    belongs = following_activation and function.name in ACTIVATIONS
+    return watch._replace(activation=activation if belongs else None, overwritten=overwritten)
 
 
-def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[str, bool]:
+def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation, bool]:
     """The first function that is given an output, "" if none is, and whether the output is later overwritten."""
-    twin = twin_of(measured.shadow).train(training)
+    twin = switched(twin_of(measured.shadow), training)
     place, key = watch.place, watch.key
     calls: list[None] = []
     caught: list[Tensor] = []
     versions: list[int] = []
-    functions: list[str] = []
+    functions: list[Activation] = []
 
     def catch(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if len(calls) == place.call:
@@ -368,38 +399,49 @@ def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[str, bool]
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(function, "__name__", "")
             if caught and any(leaf is caught[0] for leaf in tree_leaves(args)) and name not in _READS_ONLY:
-                functions.append(name)
+                keywords = tuple((k, v) for k, v in (kwargs or {}).items() if k not in ("input", "inplace"))
+                functions.append(Activation(name, tuple(args[1:]), keywords))
             return function(*args, **(kwargs or {}))
 
+    def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if caught and any(leaf is caught[0] for leaf in tree_leaves(arguments)):
+            functions.append(Activation(""))  # what functions inside of it do is its own
+
+    for module in twin.modules():
+        module.register_forward_pre_hook(enter)
     twin.get_submodule(place.node).register_forward_hook(catch)
     whatever = suppress(Exception) if training else nullcontext()  # whether it can be trained is for others to say
     with whatever, torch.no_grad(), quiet_fakes(), measured.mode, Follow():
         twin(measured.fake_images(batch_size=2))
-    return functions[0] if functions else "", bool(caught) and caught[0]._version != versions[0]
+    return functions[0] if functions else Activation(""), bool(caught) and caught[0]._version != versions[0]
 
 
 def _usage_of(program: WholeProgram, model: nn.Module, image_shape: Shape) -> Usage:
-    usage = Usage(set(), set(), set(), set())
+    usage = Usage(set(), set(), set(), set(), set())
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for training in (True, False):
         run = program.only(*program.names)
-        run.source = run.prepared(shadow_of(model, mode)).train(training)
+        run.source = switched(run.prepared(shadow_of(model, mode)), training)
         parameters = {n: p for n, p in run.source.named_parameters(remove_duplicate=False) if p.is_floating_point()}
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         for name, module in run.source.named_modules(remove_duplicate=False):  # under all of its names
             if name:
                 module.register_forward_pre_hook(lambda module, arguments, name=name: usage.entered.add(name))
-        with torch.enable_grad(), quiet_fakes(), mode:
+                module.register_forward_hook(lambda module, arguments, out, name=name: usage.finished.add(name))
+        # Training may depend on values that fakes do not have; what evaluation depends on has to do then.
+        whatever = suppress(DataDependentOutputException) if training else nullcontext()
+        with whatever, torch.enable_grad(), quiet_fakes(), mode:
             with _Uses(parameters, usage.used):
                 outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
             usage.reached.update(_reached(list(outputs.values()), parameters, usage.entered))
-        usage.cut_off.update(n for n, output in outputs.items() if training and parameters and not output.requires_grad)
+            lost = {name for name, output in outputs.items() if not output.requires_grad}
+            usage.cut_off.update(lost if training and parameters else ())
     return usage
 
 
 class _Uses(TorchFunctionMode):
-    """Notes which parameters any function is given, also where no gradient will reach them."""
+    """Notes which parameters any function is given, also where no gradient will reach them, or that are looked at."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], used: set[str]) -> None:
         super().__init__()
@@ -407,10 +449,9 @@ class _Uses(TorchFunctionMode):
         self.used = used
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") not in _READS_ONLY:
-            for argument in tree_leaves((args, kwargs or {})):
-                if id(argument) in self.names:
-                    self.used.add(self.names[id(argument)])
+        for argument in tree_leaves((args, kwargs or {})):
+            if id(argument) in self.names:
+                self.used.add(self.names[id(argument)])
         return function(*args, **(kwargs or {}))
 
 
@@ -419,11 +460,13 @@ class Training(NamedTuple):
 
     Attributes:
         reached: names of the parameters that a gradient reaches.
-        updated: names of the buffers that the forward changes.
+        held: names of the parameters that the program uses.
+        updated: names of the buffers and parameters that the forward changes.
         custom_backward: the class of a backward written in Python, or None.
     """
 
     reached: set[str]
+    held: set[str]
     updated: set[str]
     custom_backward: str | None
 
@@ -440,12 +483,12 @@ def training_of(
         names: of the outputs that count; all if None.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = shadow_of(model, mode).train().requires_grad_(False)
+    shadow = switched(shadow_of(model, mode), True).requires_grad_(False)
     parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    buffers = dict(shadow.named_buffers(remove_duplicate=False))
-    before = {name: buffer._version for name, buffer in buffers.items()}
+    tensors = {**dict(shadow.named_buffers(remove_duplicate=False)), **parameters}
+    before = {name: state_of(tensor) for name, tensor in tensors.items()}
     host = nn.Module()
     host.training = True
     try:
@@ -457,8 +500,9 @@ def training_of(
             reached = _gradients_reach(wanted, parameters)
     except Exception:  # an operation without fake values or without a gradient
         return None
-    updated = {name for name, buffer in buffers.items() if buffer._version != before[name]}
-    return Training(reached, updated, custom)
+    updated = {name for name, tensor in tensors.items() if state_of(tensor) != before[name]}
+    held = {name for name, parameter in host.named_parameters(remove_duplicate=False) if name in parameters}
+    return Training(reached, held, updated, custom)
 
 
 def _custom_backward(output: Tensor) -> str | None:

@@ -52,7 +52,7 @@ def test_hooks_that_change_what_a_model_computes_go_on_doing_so(net: type[TinyNe
 def test_hooks_that_cannot_be_kept_are_told() -> None:
     model = ParameterNet().eval()  # a function that only a graph can tap stands behind block2
     model.block1.register_forward_hook(lambda module, arguments, output: output + 1)
-    with pytest.warns(UserWarning, match="through a graph, without the hooks on its modules: .*name the modules"):
+    with pytest.warns(UserWarning, match="through a graph, without the hooks on its modules.*name the modules"):
         tap_backbone(model, [2, 3])
     by_name = tap_backbone(model, ["block2", "block3"]).backbone
     torch.testing.assert_close(by_name(IMAGES)["block3"], last_map(model))
@@ -131,7 +131,7 @@ def test_pythons_own_randomness_is_drawn_anew(by: str) -> None:
     for _ in range(20):
         backbone(IMAGES)
     assert 3 < len(calls) < 17
-    with pytest.raises(ValueError, match="draws Python's or NumPy's random numbers"):
+    with pytest.raises(ValueError, match="draws random numbers in its forward"):
         tap_backbone(model, ["add", "block3"])  # a node of a graph, and nothing else
 
 
@@ -305,3 +305,257 @@ def test_a_module_of_two_names_is_found_by_both() -> None:
     for name in ("trunk", "block2"):
         tapped = tap_backbone(Alias(), [name, "block3"])
         assert [(tap.stage, tap.node) for tap in tapped.taps] == [(name, "block2"), ("block3", "block3")]
+
+
+class Inserted(TinyNet):
+    """A layer of some habit behind block1."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.block3(self.block2(self.layer(self.block1(self.block0(self.stem(x))))))
+
+
+class SkipsByTorchsDice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5 if self.training and torch.rand(1).item() < 0.5 else x
+
+
+class ShakesByTorchsDice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand(1) if self.training else x
+
+
+class SkipsByItsOwnDice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = random.Random(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5 if self.training and self.dice.random() < 0.5 else x
+
+
+class ShakesByItsOwnDice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = torch.Generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand(1, generator=self.dice) if self.training else x
+
+
+class MixesByADistribution(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.distributions.Beta(0.5, 0.5).sample((len(x), 1, 1, 1)) if self.training else x
+
+
+class WarmsUp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.step += 1
+        return x * min(1.0, 0.1 + self.step / 50)
+
+
+class ClampsItsWeight(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.weight.clamp_(-0.01, 0.01)
+        return super().forward(x)
+
+
+class KeepsANorm(nn.Conv2d):
+    """As EEGNet writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.1)
+        return super().forward(x)
+
+
+class BeginsWithData(nn.Module):
+    """ActNorm: the first batch sets its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.begun = nn.Parameter(torch.zeros(12, 1, 1)), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.begun:
+            self.shift.data.copy_(-x.mean((0, 2, 3))[:, None, None].detach())
+            self.begun = True
+        return x + self.shift
+
+
+HABITS = [
+    SkipsByTorchsDice,
+    ShakesByTorchsDice,
+    SkipsByItsOwnDice,
+    ShakesByItsOwnDice,
+    MixesByADistribution,
+    WarmsUp,
+    functools.partial(ClampsItsWeight, 12, 12, 1),
+    functools.partial(KeepsANorm, 12, 12, 1),
+    BeginsWithData,
+    functools.partial(nn.BatchNorm2d, 12, momentum=None),
+]
+
+
+@pytest.mark.parametrize("build", HABITS)
+def test_training_step_by_step_is_the_models_own(build: type[nn.Module]) -> None:
+    """Over several steps, and wrapping changed nothing: no weight, counter or generator."""
+    torch.manual_seed(3)
+    model = Inserted(build())
+    twin, state = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    before = torch.get_rng_state()
+    backbone = tap_backbone(model, [2, 3]).backbone.train()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    twin.train()
+    for step in range(8):
+        torch.manual_seed(step)
+        ours = backbone(IMAGES)["3"]
+        torch.manual_seed(step)
+        torch.testing.assert_close(ours, twin.features(IMAGES))
+    own = twin.state_dict()
+    for name, value in {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}.items():
+        torch.testing.assert_close(value, own[name])
+
+
+class TrainReturnsNothing(TinyNet):
+    """As OpenMMLab's backbones do."""
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
+        self.stem.eval()
+        for parameter in self.stem.parameters():
+            parameter.requires_grad_(False)
+
+
+def test_a_train_that_freezes_does_so_in_training_only() -> None:
+    backbone = TrainReturnsNothing()
+    model = AIM(backbone, [2, 3], mask_width=8)
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    model.train()
+    assert not any(parameter.requires_grad for parameter in backbone.stem.parameters())
+    assert not model.backbone.get_submodule("stem.1").training
+
+
+class NormalisesWhenCalled(TinyNet):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__((x - 0.5) / 0.2)
+
+
+@pytest.mark.parametrize("stages", [[2, 3], ["block2", "block3"]])
+def test_a_call_of_the_models_own_is_made(stages: list[int | str]) -> None:
+    model = NormalisesWhenCalled().eval()
+    maps = tap_backbone(model, stages).backbone(IMAGES)
+    torch.testing.assert_close(maps[str(stages[1])], last_map(model))
+
+
+class DropsInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.conv(x) if x.shape[2] > 1 else x, 0.5, self.training)
+
+
+def test_freezing_reaches_functions_of_hooked_modules() -> None:
+    model = AIM(Inserted(DropsInside()), [2, 3], mask_width=8).freeze_backbone(up_to=2).train()
+    assert torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+    assert model.backbone.get_submodule("block3").training and model.backbone.training
+    model.unfreeze_backbone()
+    assert not torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+
+
+class DetachesItsStem(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        return self.block3(self.block2(self.block1(self.block0(self.stem(x)).detach())))
+
+
+class HooksATensor(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        if self.training:
+            x.register_hook(lambda gradient: gradient * 0.1)
+        return self.block3(self.block2(x))
+
+
+class LooksAtItsHead(Branching):
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x.to(self.fc.weight.dtype))
+
+
+class KeepsByItsOwnHook(TinyNet):
+    """Features of block1 reach block3 by a hook that the model puts on itself, which has a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(16))
+        self.kept: dict[str, Tensor] = {}
+        self.block2.register_forward_hook(self.amplify)
+        self.block1.register_forward_hook(self.keep)
+        self.lateral = nn.Conv2d(12, 16, 1, stride=2)
+
+    def keep(self, module: nn.Module, arguments: object, output: Tensor) -> None:
+        self.kept["block1"] = output
+
+    def amplify(self, module: nn.Module, arguments: object, output: Tensor) -> Tensor:
+        return output * self.gain[:, None, None]
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(self.block0(self.stem(x))))
+        return self.block3(torch.maximum(x, self.lateral(self.kept["block1"])))
+
+
+@pytest.mark.filterwarnings("ignore:.*is tapped through a graph")
+@pytest.mark.parametrize("net", [DetachesItsStem, HooksATensor, LooksAtItsHead, KeepsByItsOwnHook])
+def test_trained_parameters_are_those_that_a_gradient_reaches(net: type[TinyNet]) -> None:
+    backbone = net()
+    model = AIM(backbone, ["block2", "block3"], mask_width=8).train()
+    AIMLoss(model.tau)(model(IMAGES), torch.tensor([0, 1])).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    model.eval()
+    torch.testing.assert_close(model.forward_backbone(IMAGES)["block3"], last_map(backbone.eval()))
+    assert net is not KeepsByItsOwnHook or "gain" in dict(model.backbone.named_parameters())
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Helper:
+    def __init__(self, module: nn.Module) -> None:
+        self.lock, self.module = threading.Lock(), module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return self.module(x)
+
+
+@pytest.mark.parametrize("kind", ["function", "object"])
+def test_what_would_hold_on_to_the_original_modules_is_refused(kind: str) -> None:
+    adapter = conv_block(12, 12, stride=1)
+    model = Inserted(Lambda((lambda x: x + adapter(x)) if kind == "function" else Helper(adapter)))
+    model.adapter = adapter
+    expected = "hand the module to it as an argument" if kind == "function" else "give Helper a __deepcopy__"
+    with pytest.raises(ValueError, match=expected):
+        tap_backbone(model, [2, 3])
+
+
+def test_functions_without_a_module_are_welcome() -> None:
+    slope = 0.3
+    model = Inserted(Lambda(lambda x: F.leaky_relu(x, slope))).eval()
+    torch.testing.assert_close(tap_backbone(model, [3]).backbone(IMAGES)["3"], model.features(IMAGES))

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import TinyNet, conv_block
+from zoo import TinyNet, conv_block, copied
 
 from aimwrap.taps import TappedModel, tap_backbone
 
@@ -584,3 +584,101 @@ def test_a_resolution_that_is_skipped_is_missing_and_the_next_is_not() -> None:
     assert [(tap.node, tap.stride) for tap in tapped.taps] == [("block0", 4), ("block1.1", 16), ("block3", 32)]
     with pytest.raises(ValueError, match=r"has no stage 1 \(stride 8\); it has 0 \(block0, stride 4\), 2 \(block1.1"):
         tap_backbone(model, [1])
+
+
+class Headless(TinyNet):
+    """As headless backbones are made, by an Identity for their classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block3, self.norm = nn.Conv2d(16, 20, 3, stride=2, padding=1), nn.BatchNorm2d(20)
+        self.fc = nn.Identity()
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(super().features(x)))
+
+
+def test_the_last_norm_of_a_headless_network_is_no_classifier() -> None:
+    model = Headless().eval()
+    tapped, images = tap_backbone(model, [2, 3], final=True), torch.rand(1, 3, 64, 64)
+    assert tapped.taps[-1].node == tapped.final.node == "norm + relu"
+    assert torch.equal(tapped.backbone(images)["3"], model.features(images))
+
+
+class BesideTheTrunk(TinyNet):
+    """Something of another width that also reads the last map."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.beside = kind, nn.Conv2d(20, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        x = self.features(x)
+        logits = self.fc(x.mean((2, 3)))
+        if self.kind == "attention pooling":
+            weights = self.beside(x).flatten(2).softmax(-1)
+            return self.fc((x.flatten(2) * weights).sum(-1))
+        if self.kind == "two tasks":
+            return {"mask": self.beside(x), "logits": logits}
+        return {"logits": logits, "maps": torch.einsum("bchw,kc->bkhw", x, self.fc.weight)}
+
+
+@pytest.mark.parametrize("kind", ["attention pooling", "two tasks", "activation maps"])
+def test_a_branch_at_the_deepest_stride_is_not_the_stage(kind: str) -> None:
+    tapped = tap_backbone(BesideTheTrunk(kind), [2, 3], final=True)
+    assert [tap.node for tap in (*tapped.taps, tapped.final)] == ["block2", "block3", "block3"]
+
+
+def test_a_network_that_classifies_several_resolutions_has_no_one_final_map() -> None:
+    class TwoScales(TinyNet):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.block2(self.block1(self.block0(self.stem(x))))
+            return self.fc(self.block3(x).mean((2, 3))) + F.pad(x.mean((2, 3)), (0, 4)) @ self.fc.weight.T
+
+    with pytest.raises(ValueError, match=r"output depends on more maps than that of 'block3', the last.*stages=\['bl"):
+        tap_backbone(TwoScales(), [2, 3])
+    assert len(tap_backbone(TwoScales(), ["block2", "block3"]).taps) == 2
+
+
+@pytest.mark.parametrize("where", ["between", "behind"])
+@pytest.mark.parametrize("by_hooks", [False, True])
+def test_functional_activations_keep_their_arguments(where: str, by_hooks: bool) -> None:
+    class Leaky(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block2, self.block3 = nn.Conv2d(12, 16, 3, 2, 1), nn.Conv2d(16, 20, 3, 2, 1)
+
+        def features(self, x: Tensor) -> Tensor:
+            if by_hooks:
+                assert x.shape[1] == 3
+            x = F.leaky_relu(self.block2(self.block1(self.block0(self.stem(x)))), negative_slope=0.3)
+            return F.elu(self.block3(x), 0.7)
+
+    model, images = Leaky().eval(), torch.rand(1, 3, 64, 64)
+    tapped = tap_backbone(model, [2] if where == "between" else [3])
+    expected = model.features(images)
+    if where == "between":
+        expected = F.leaky_relu(model.block2(model.block1(model.block0(model.stem(images)))), 0.3)
+    assert torch.equal(copied(tapped.backbone, "pickle")(images)[str(tapped.taps[0].stage)], expected)
+
+
+class Preactivated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.conv = nn.ReLU(), nn.Conv2d(16, 20, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.act(x))
+
+
+def test_what_the_next_block_does_first_is_its_own() -> None:
+    class Net(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block2, self.block3 = nn.Conv2d(12, 16, 3, 2, 1), Preactivated()
+
+        def features(self, x: Tensor) -> Tensor:
+            assert x.shape[1] == 3  # so that hooks are taken
+            return super().features(x)
+
+    assert [tap.node for tap in tap_backbone(Net(), [2, 3]).taps] == ["block2", "block3"]
