@@ -640,25 +640,29 @@ def test_a_network_that_classifies_several_resolutions_has_no_one_final_map() ->
     assert len(tap_backbone(TwoScales(), ["block2", "block3"]).taps) == 2
 
 
+class Leaky(TinyNet):
+    """Activations by functions with arguments, and a check of sizes that no graph can make, if it is to be hooked."""
+
+    def __init__(self, by_hooks: bool) -> None:
+        super().__init__()
+        self.by_hooks = by_hooks
+        self.block2, self.block3 = nn.Conv2d(12, 16, 3, 2, 1), nn.Conv2d(16, 20, 3, 2, 1)
+
+    def block2_activated(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.block2(self.block1(self.block0(self.stem(x)))), negative_slope=0.3)
+
+    def features(self, x: Tensor) -> Tensor:
+        if self.by_hooks:
+            assert x.shape[1] == 3
+        return F.elu(self.block3(self.block2_activated(x)), 0.7)
+
+
 @pytest.mark.parametrize("where", ["between", "behind"])
 @pytest.mark.parametrize("by_hooks", [False, True])
 def test_functional_activations_keep_their_arguments(where: str, by_hooks: bool) -> None:
-    class Leaky(TinyNet):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block2, self.block3 = nn.Conv2d(12, 16, 3, 2, 1), nn.Conv2d(16, 20, 3, 2, 1)
-
-        def features(self, x: Tensor) -> Tensor:
-            if by_hooks:
-                assert x.shape[1] == 3
-            x = F.leaky_relu(self.block2(self.block1(self.block0(self.stem(x)))), negative_slope=0.3)
-            return F.elu(self.block3(x), 0.7)
-
-    model, images = Leaky().eval(), torch.rand(1, 3, 64, 64)
+    model, images = Leaky(by_hooks).eval(), torch.rand(1, 3, 64, 64)
     tapped = tap_backbone(model, [2] if where == "between" else [3])
-    expected = model.features(images)
-    if where == "between":
-        expected = F.leaky_relu(model.block2(model.block1(model.block0(model.stem(images)))), 0.3)
+    expected = model.block2_activated(images) if where == "between" else model.features(images)
     assert torch.equal(copied(tapped.backbone, "pickle")(images)[str(tapped.taps[0].stage)], expected)
 
 
