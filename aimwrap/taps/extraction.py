@@ -82,7 +82,7 @@ def extract(
     places = {name: target for name, target in targets.items() if isinstance(target, Place)}
     behind = {name: (readers or {})[p] for name, p in places.items() if name in numbered and p in (readers or {})}
     are_modules = all(measured.call_at(place) is not None for place in places.values())
-    lost = _what_a_graph_would_lose(model, measured) if are_modules else None
+    lost = _what_a_graph_would_lose(model, measured)
     if lost is not None:
         try:
             return _by_hooks(model, measured, places, numbered, behind)

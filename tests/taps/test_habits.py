@@ -54,6 +54,8 @@ def test_hooks_that_cannot_be_kept_are_told() -> None:
     model.block1.register_forward_hook(lambda module, arguments, output: output + 1)
     with pytest.warns(UserWarning, match="through a graph, without the hooks on its modules.*name the modules"):
         tap_backbone(model, [2, 3])
+    with pytest.warns(UserWarning, match="through a graph, without the hooks on its modules.*no module 'mul'"):
+        tap_backbone(model, ["mul", "block3"])
     by_name = tap_backbone(model, ["block2", "block3"]).backbone
     torch.testing.assert_close(by_name(IMAGES)["block3"], last_map(model))
 
@@ -69,13 +71,25 @@ def test_hooks_on_single_layers_leave_the_graph_usable() -> None:
 
 
 @pytest.mark.parametrize("net", [TinyNet, Branching])
-def test_backward_hooks_are_called(net: type[TinyNet]) -> None:
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_are_called(net: type[TinyNet], register: str) -> None:
     model = net()
     seen: list[object] = []
-    model.block1.register_full_backward_hook(lambda module, inward, outward: seen.append(module))
+    getattr(model.block1, register)(lambda module, *gradients: seen.append(module))
     backbone = tap_backbone(model, [2, 3]).backbone
     backbone(IMAGES)["3"].sum().backward()
     assert len(seen) == 1
+
+
+def test_hooks_are_called_the_way_they_were_registered() -> None:
+    """One that is called even where the forward fails, and that is handed keywords."""
+    model = Branching().eval()
+    seen: list[dict[str, object]] = []
+    model.block1.register_forward_hook(lambda m, a, kw, out: seen.append(kw), with_kwargs=True, always_call=True)
+    backbone = tap_backbone(model, [2, 3]).backbone
+    with pytest.raises(RuntimeError):
+        backbone.get_submodule("block1")(torch.zeros(1, 3, 8, 8))  # of 8 channels
+    assert seen == [{}]
 
 
 class KeepsNormsFrozen(TinyNet):
@@ -220,12 +234,27 @@ class KeepsActivations(TinyNet):
         return x
 
 
-@pytest.mark.parametrize("net", [Locked, KeepsActivations])
+class HoldsLocked(TinyNet):
+    """A part of it cannot be copied, and all others can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Locked()
+
+    def features(self, x: Tensor) -> Tensor:
+        with self.inner.lock:
+            return super().features(x)
+
+
+@pytest.mark.parametrize("net", [Locked, HoldsLocked, KeepsActivations])
 def test_attributes_that_cannot_be_copied(net: type[TinyNet]) -> None:
     backbone = net()
     backbone(IMAGES)
     kept = list(getattr(backbone, "activations", []))
+    backbone.block1.eval()
+    flags = [module.training for module in backbone.modules()]
     model = AIM(backbone, [2, 3], mask_width=8)
+    assert [module.training for module in backbone.modules()] == flags
     assert all(a is b for a, b in zip(kept, getattr(backbone, "activations", []), strict=True))
     AIMLoss(model.tau)(model(IMAGES), torch.tensor([0, 1])).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
@@ -241,6 +270,12 @@ def with_scripted_part() -> nn.Module:
 def with_lazy_part() -> nn.Module:
     model = TinyNet()
     model.block1[0] = nn.LazyConv2d(12, 3, stride=2, padding=1)
+    return model
+
+
+def with_lazy_statistics() -> nn.Module:
+    model = TinyNet()
+    model.block1[1] = nn.LazyBatchNorm2d(affine=False)
     return model
 
 
@@ -267,6 +302,7 @@ class CachesOutside(TinyNet):
     [
         (with_scripted_part, TypeError, r"'block1' is a scripted module"),
         (with_lazy_part, ValueError, r"'block1.0.weight' has no shape yet.*run the backbone once"),
+        (with_lazy_statistics, ValueError, r"'block1.1.running_mean' has no shape yet.*run the backbone once"),
         (with_another_forward, ValueError, r"bind it instead: module.forward = types.MethodType\(function, module\)"),
         (CachesOutside, ValueError, r"does not run on real images.*run the backbone once on real images"),
     ],
@@ -444,6 +480,30 @@ def test_a_train_that_freezes_does_so_in_training_only() -> None:
     model.train()
     assert not any(parameter.requires_grad for parameter in backbone.stem.parameters())
     assert not model.backbone.get_submodule("stem.1").training
+
+
+class AlwaysTrains(TinyNet):
+    """Dropout that stays on in evaluation, for its uncertainty."""
+
+    def train(self, mode: bool = True) -> "AlwaysTrains":
+        return super().train(True)
+
+
+def test_what_stays_on_in_evaluation_does() -> None:
+    model = AIM(AlwaysTrains(dropout=0.5), [2, 3], mask_width=8).eval()
+    assert not model.training and model.backbone.get_submodule("block2.3").training
+    assert not torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+
+
+class WithoutGradientsInEvaluation(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training):
+            return super().forward(x)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_map_without_a_gradient_in_evaluation_is_no_news() -> None:
+    tap_backbone(WithoutGradientsInEvaluation(), [2, 3])
 
 
 class NormalisesWhenCalled(TinyNet):
