@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import CellType, FunctionType
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from .admission import unwrapped
 from .backbone import TappedBackbone
 from .extraction import FINAL, Extraction, extract
 from .probe import Place, Probe, probe
@@ -118,59 +116,6 @@ def tap_backbone(
         parameters=measured.parameters,
         macs=measured.macs,
     )
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile's wrapper, or the model itself; others are refused with what to pass instead."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"backbone must be an nn.Module or a model's name, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("backbone is a scripted module, which cannot be tapped; pass the module it was scripted from")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise TypeError(f"backbone is wrapped in {type(model).__name__}; pass its .module, and wrap AIM instead")
-    source = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
-    assert isinstance(source, nn.Module)
-    _refuse_what_copies_would_not_share(source)
-    return source
-
-
-def _refuse_what_copies_would_not_share(model: nn.Module) -> None:
-    modules = set(model.modules())
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(
-                f"the backbone's part {name!r} is a scripted module, which cannot be tapped; put the module that it "
-                "was scripted from in its place"
-            )
-        lazy = [key for key, p in (*module._parameters.items(), *module._buffers.items()) if is_lazy(p)]
-        if lazy:
-            raise ValueError(
-                f"{name + '.' + lazy[0]!r} has no shape yet, as {type(module).__name__} gets its own from the first "
-                "batch; run the backbone once, on images as it takes them, before wrapping it"
-            )
-        for key, value in vars(module).items():
-            cells = getattr(value, "__closure__", None) or () if isinstance(value, FunctionType) else ()
-            holds = [cell for cell in cells if isinstance(_content(cell), nn.Module) and _content(cell) in modules]
-            if holds and key != "forward" and not key.startswith("_compiled"):
-                raise ValueError(
-                    f"{f'{name}.{key}'.lstrip('.')!r} is a function that holds on to a module of the backbone, which "
-                    "every copy would go on using; write it as a method, or hand the module to it as an argument"
-                )
-        forward = vars(module).get("forward")
-        if isinstance(forward, FunctionType) and not hasattr(module, "_orig_mod"):  # but what torch.compile wraps
-            raise ValueError(
-                f"the forward of {f'the part {name!r}' if name else 'the backbone'} was replaced by a function, which "
-                "would run the original's modules in every copy; bind it instead: "
-                f"module.forward = types.MethodType({forward.__name__.replace('<lambda>', 'function')}, module), with "
-                "the module as its first argument"
-            )
-
-
-def _content(cell: CellType) -> object:
-    try:
-        return cell.cell_contents
-    except ValueError:  # nothing yet
-        return None
 
 
 def _under_its_first_name(name: str, model: nn.Module) -> str:
