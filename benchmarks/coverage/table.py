@@ -48,6 +48,10 @@ INSIDE = "timm taps inside the block that halves, before its shortcut is added"
 BY_HAND = [
     (r"inception_v4", "0", "timm taps features.3, 73 x 73 at 299 px; features.4, 71 x 71, is the last at stride 4"),
     (r"(legacy_)?xception\d*p?", "0123", INSIDE),
+    # Norms that are several operations with the map in each, which no fingerprint tells from a branch.
+    (r"resnetv2_50d_(evos|frn)", "3", "ours behind a norm"),
+    (r"regnetz_\w+_evos", "3", "timm's behind a head expansion and its norm"),
+    (r"mobilenetv3_large_150d", "3", "timm's behind a head expansion of two layers"),
     (r"(rep)?ghostnet.*", "0123", "timm taps the first blocks of a resolution; more blocks follow at the same"),
 ]
 
