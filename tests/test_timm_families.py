@@ -4,6 +4,8 @@ Families are timm's modules; a family is hierarchical when its record names seve
 stage by stage in benchmarks/coverage; here models run, on values.
 """
 
+import re
+
 import pytest
 import timm
 import torch
@@ -93,7 +95,7 @@ FAMILIES = {
     "xception": "legacy_xception",
     "xception_aligned": "xception41p",
 }
-REFUSED = {"crossvit": "works on tokens"}  # two branches of tokens, and no stages
+REFUSED = {"crossvit": "works on tokens"}  # by number: two branches of tokens, and no stages
 BY_DEFAULT = {
     "convnext",
     "cspnext",
@@ -107,19 +109,13 @@ BY_DEFAULT = {
     "starnet",
     "vovnet",
 }
-EACH = [f if f in BY_DEFAULT else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f not in REFUSED]
+EACH = [f if f in BY_DEFAULT else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
 
 
-@pytest.mark.filterwarnings("ignore")  # what some of timm's models warn about, building or running
-@pytest.mark.parametrize("family", EACH)
-def test_a_training_step_and_a_forward(family: str) -> None:
-    backbone = timm.create_model(FAMILIES[family], num_classes=5)
-    measured = probe(backbone)
-    model = AIM(backbone, sorted(find_stages(backbone, measured).nodes)[-2:], mask_width=8).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    images, labels = torch.randn(2, *measured.image_shape[1:]), torch.tensor([0, 4])
+def train_a_step_and_evaluate(model: AIM, images: torch.Tensor) -> None:
+    optimizer = torch.optim.SGD(model.train().parameters(), 0.01)
     before = [p.detach().clone() for p in model.classifier.parameters()]
-    AIMLoss(model.tau)(model(images), labels).backward()
+    AIMLoss(model.tau)(model(images), torch.tensor([0, 4])).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     optimizer.step()
     assert not all(torch.equal(a, b) for a, b in zip(before, model.classifier.parameters(), strict=True))
@@ -127,6 +123,21 @@ def test_a_training_step_and_a_forward(family: str) -> None:
         output = model.eval()(images)
     assert output.logits.shape == (2, 5)
     assert [mask.shape[-2:] for mask in output.masks.values()] == [tap.size for tap in model.taps]
+
+
+@pytest.mark.filterwarnings("ignore")  # what some of timm's models warn about, building or running
+@pytest.mark.parametrize("family", EACH)
+def test_a_training_step_and_a_forward(family: str) -> None:
+    backbone = timm.create_model(FAMILIES[family], num_classes=5)
+    measured = probe(backbone)
+    if family not in REFUSED:
+        model = AIM(backbone, sorted(find_stages(backbone, measured).nodes)[-2:], mask_width=8)
+    else:
+        with pytest.raises(ValueError, match=REFUSED[family]) as refusal:
+            AIM(backbone)
+        names = re.search(r"stages=\[(.*)\]", str(refusal.value)).group(1).replace("'", "").split(", ")
+        model = AIM(backbone, names, head="paper", mask_width=8)  # as the message says
+    train_a_step_and_evaluate(model, torch.randn(2, *measured.image_shape[1:]))
 
 
 @pytest.mark.parametrize("family", REFUSED)
