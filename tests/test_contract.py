@@ -18,6 +18,15 @@ Wrapped = Callable[..., AIM]
 
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 every_head = pytest.mark.parametrize("head", HEADS)
+# What hardly depends on the head: the paper's on every library's backbone is left to the slow tests.
+every_backbone_and_head = pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        pytest.param(name, head, marks=pytest.mark.slow if head == "paper" and name in (*TORCHVISION, *TIMM) else ())
+        for name in BACKBONES
+        for head in HEADS
+    ],
+)
 
 
 def tensors(output: AIMOutput) -> list[torch.Tensor]:
@@ -82,8 +91,7 @@ def test_odd_sizes_and_a_batch_of_one(name: str, head: str, wrapped: Wrapped) ->
         assert features.merged_mask.shape[-2:] == features.fused.shape[-2:] == features.masks[2].shape[-2:]
 
 
-@every_head
-@every_backbone
+@every_backbone_and_head
 def test_evaluation_is_repeatable_and_draws_nothing(name: str, head: str, wrapped: Wrapped) -> None:
     model, images = wrapped(name, head), torch.randn(2, 3, 64, 64)
     before = torch.get_rng_state()
@@ -192,8 +200,7 @@ def test_feature_preserving_head_selects_from_the_map_that_the_backbone_pools(
     torch.testing.assert_close(final.mean((2, 3)), read[0].flatten(1), rtol=1e-4, atol=1e-5)
 
 
-@every_head
-@every_backbone
+@every_backbone_and_head
 def test_deepcopy_and_pickle_keep_outputs_and_modes(name: str, head: str, wrapped: Wrapped) -> None:
     model, images = copy.deepcopy(wrapped(name, head)), torch.randn(2, 3, 64, 64)
     frozen = next(module for module in model.backbone.modules() if not list(module.children()))
@@ -214,8 +221,7 @@ def test_deepcopy_and_pickle_keep_outputs_and_modes(name: str, head: str, wrappe
         assert same_output(copy.deepcopy(model).eval()(images), twin(images))  # and the same eval graph
 
 
-@every_head
-@every_backbone
+@every_backbone_and_head
 def test_state_dict_round_trip(name: str, head: str, backbone_of: BackboneOf, wrapped: Wrapped) -> None:
     model, images = wrapped(name, head), torch.randn(2, 3, 64, 64)
     buffer = io.BytesIO()
@@ -240,8 +246,7 @@ def test_backbones_checkpoint_loads_under_its_own_names(name: str, backbone_of: 
     assert all((value == 3).all() for value in model.backbone.state_dict().values())
 
 
-@every_head
-@every_backbone
+@every_backbone_and_head
 def test_half_precision_weights(name: str, head: str, wrapped: Wrapped) -> None:
     model = copy.deepcopy(wrapped(name, head)).bfloat16()
     for training in (True, False):
