@@ -97,6 +97,7 @@ FAMILIES = {
 }
 REFUSED = {"crossvit": "works on tokens"}  # by number: two branches of tokens, and no stages
 BY_DEFAULT = {
+    "crossvit",
     "convnext",
     "cspnext",
     "edgenext",
