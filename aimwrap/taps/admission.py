@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .shadow import joined
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside torch.compile's wrapper, or the model itself.
@@ -52,7 +54,7 @@ def _refuse_without_shape(name: str, module: nn.Module) -> None:
     for key, tensor in (*module._parameters.items(), *module._buffers.items()):
         if tensor is not None and is_lazy(tensor):
             raise ValueError(
-                f"{_joined(name, key)!r} has no shape yet, as {type(module).__name__} gets its own from the first "
+                f"{joined(name, key)!r} has no shape yet, as {type(module).__name__} gets its own from the first "
                 "batch; run the backbone once, on images as it takes them, before wrapping it"
             )
 
@@ -62,7 +64,7 @@ def _refuse_functions_that_hold_modules(name: str, module: nn.Module, modules: s
         torchs_own = key == "forward" or key.startswith("_compiled")  # forwards have a refusal of their own
         if isinstance(value, FunctionType) and not torchs_own and any(held in modules for held in _modules_in(value)):
             raise ValueError(
-                f"{_joined(name, key)!r} is a function that holds on to a module of the backbone, which every copy "
+                f"{joined(name, key)!r} is a function that holds on to a module of the backbone, which every copy "
                 "would go on using; write it as a method, or hand the module to it as an argument"
             )
 
@@ -86,7 +88,3 @@ def _modules_in(function: FunctionType) -> Iterator[nn.Module]:
             continue
         if isinstance(content, nn.Module):
             yield content
-
-
-def _joined(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from .probe import Place
-from .shadow import unmoved_generators
+from .shadow import joined, unmoved_generators
 from .whole import ACTIVATIONS, MAKE_ANOTHER_MAP
 
 _IN_PLACE_OPERATORS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
@@ -398,7 +398,7 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
 def _plain_attributes(model: nn.Module) -> dict[str, Any]:
     """Numbers, flags and words that modules keep, but for whether they train."""
     return {
-        f"{name}.{key}".lstrip("."): value
+        joined(name, key): value
         for name, module in model.named_modules()
         for key, value in vars(module).items()
         if isinstance(value, int | float | str) and key != "training"

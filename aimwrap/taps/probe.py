@@ -174,9 +174,8 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         ValueError: if the model runs at none of the sizes tried, or not on the example.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = switched(shadow_of(model, mode), False).requires_grad_(
-        False
-    )  # counting trips over inputs that are parameters
+    shadow = switched(shadow_of(model, mode), False)
+    shadow.requires_grad_(False)  # counting trips over inputs that are parameters
     parameters = sum(parameter.numel() for parameter in model.parameters())
     failures: list[str] = []
     uneven: Probe | None = None
@@ -276,7 +275,7 @@ class _Writes(TorchDispatchMode):
     """Notes whether operations write into a module's parameters, by whatever alias, or others take their place."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.before = {parameter: state_of(parameter) for parameter in module.parameters()}
         self.storages = {storage for _, storage in self.before.values()}
         self.seen = False

@@ -51,6 +51,11 @@ def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     return shadow
 
 
+def joined(name: str, key: str) -> str:
+    """The qualified name of a module's attribute; the root's name is empty."""
+    return f"{name}.{key}" if name else key
+
+
 def switched(module: nn.Module, training: bool) -> nn.Module:
     """Switch a module's mode by its own ``train``, which may return nothing."""
     module.train(training)
@@ -206,7 +211,7 @@ def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> Non
             if name not in nn.Module().__dict__:
                 try:
                     copy.deepcopy(value, dict(memo))
-                except Exception as error:
+                except Exception as error:  # each kind of object has its own way of refusing
                     if any(isinstance(held, nn.Module) for held in getattr(value, "__dict__", {}).values()):
                         raise ValueError(
                             f"the backbone's attribute {name!r} cannot be copied ({error}) and holds a module, which "

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from .backbone import Program
 from .layout import Shape
 from .probe import Key, Place, Probe, fake_images, state_of, tensors_in
-from .shadow import OwnHook, hooks_of, quiet_fakes, shadow_of, switched, twin_of
+from .shadow import OwnHook, hooks_of, joined, quiet_fakes, shadow_of, switched, twin_of
 
 LAST = -1  # the index of forward_intermediates' final features among the intermediates
 
@@ -540,7 +540,7 @@ def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
     kept = {name[:end] for name in usage.entered | usage.used | usage.reached for end in (*_dots(name), len(name))}
     for name, module in list(twin.named_modules(remove_duplicate=False)):
         for key, parameter in list(module._parameters.items()):
-            full = _joined(name, key)
+            full = joined(name, key)
             if parameter is not None and parameter.is_floating_point() and full not in usage.reached:
                 module._parameters[key] = None
                 if full in usage.used:  # without a gradient: it is read, and not trained
@@ -548,7 +548,7 @@ def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
                     module.register_buffer(key, parameter.detach())
         for key, child in list(module._modules.items()):
             listed = isinstance(child, nn.ModuleList | nn.ModuleDict)  # may be looked through; what it holds goes
-            if child is not None and not listed and _joined(name, key) not in kept and _has_parameters(child):
+            if child is not None and not listed and joined(name, key) not in kept and _has_parameters(child):
                 module._modules[key] = Removed()
 
 
@@ -558,7 +558,3 @@ def _has_parameters(module: nn.Module) -> bool:
 
 def _dots(name: str) -> list[int]:
     return [position for position, letter in enumerate(name) if letter == "."]
-
-
-def _joined(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key
