@@ -10,7 +10,44 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .resizing import resize_to
+
 MaskNorm = Literal["layer", "batch", "none"]
+
+
+class TapConv3x3(nn.Conv2d):
+    """A 3x3 convolution of maps side by side, each resized to the first, with replicated borders.
+
+    Each of the nine taps is a 1x1 convolution, and that commutes with resizing and padding. So every map is projected
+    where it lies, and only the few projected channels are resized, padded and shifted: of wide maps nothing is copied,
+    and a map of half the size costs a quarter. Same parameters and result as ``nn.Conv2d`` on the concatenation.
+
+    Args:
+        in_channels: C, of all maps together.
+        out_channels: D.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, features: Tensor, *deeper: Tensor) -> Tensor:
+        """Convolve (N, C_1, H, W), (N, C_2, h, w), ... to (N, D, H, W)."""
+        maps = (features, *deeper)
+        weights = self.weight.split([x.shape[1] for x in maps], dim=1)
+        taps, *others = (
+            F.conv2d(x, rearrange(weight, "d c kh kw -> (kh kw d) c 1 1"))
+            for x, weight in zip(maps, weights, strict=True)
+        )
+        for other in others:
+            taps = taps + resize_to(other, features)
+        height, width = features.shape[-2:]
+        padded = rearrange(F.pad(taps, (1, 1, 1, 1), mode="replicate"), "n (k d) h w -> k n d h w", k=9)
+        convolved = padded[0, ..., :height, :width]
+        for k in range(1, 9):
+            row, column = divmod(k, 3)
+            convolved = convolved + padded[k, ..., row : row + height, column : column + width]
+        assert self.bias is not None
+        return convolved + self.bias.to(convolved.dtype)[:, None, None]
 
 
 class ResidualBlock(nn.Module):
@@ -53,7 +90,7 @@ class MaskEstimator(nn.Module):
       while tau was near 1 can close again.
 
     Args:
-        in_channels: C of the map.
+        in_channels: C of the map, or of all maps together.
         width: hidden channels.
         norm: ``"layer"`` (over channels), ``"batch"`` or ``"none"``, the paper being silent about it.
         logit_spread: standard deviation of an image's logits over its positions; ``None`` leaves them free.
@@ -65,6 +102,8 @@ class MaskEstimator(nn.Module):
     Example:
         >>> import torch
         >>> MaskEstimator(64)(torch.randn(2, 64, 14, 14)).shape
+        torch.Size([2, 1, 14, 14])
+        >>> MaskEstimator(64 + 128)(torch.randn(2, 64, 14, 14), torch.randn(2, 128, 7, 7)).shape
         torch.Size([2, 1, 14, 14])
     """
 
@@ -85,7 +124,7 @@ class MaskEstimator(nn.Module):
             raise ValueError(f"logit_range must be positive (math.inf for no bound), got {logit_range}")
         self.logit_spread = logit_spread
         self.logit_range = logit_range
-        self.stem = _conv3x3(in_channels, width)
+        self.stem = TapConv3x3(in_channels, width)
         self.stem_norm = _norm(norm, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(3)))
         self.where = nn.Conv2d(width, 1, 1, bias=False)
@@ -93,19 +132,29 @@ class MaskEstimator(nn.Module):
         self.apply(_initialise)
         nn.init.trunc_normal_(self.how_much.weight, std=0.02)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, *deeper: Tensor) -> Tensor:
         """Estimate the logits.
 
         Args:
             features: (N, C, H, W).
+            deeper: further maps of the same images, which are resized to ``features`` and read beside it; all channels
+                together are ``in_channels``.
 
         Returns:
             Mask logits A, (N, 1, H, W).
         """
-        local = self.blocks(torch.relu(self.stem_norm(self.stem(features))))
+        return self.bounded(self.score(features, *deeper))
+
+    def score(self, features: Tensor, *deeper: Tensor) -> Tensor:
+        """The logits before they are bounded: they still order the positions that lie beyond ``logit_range``."""
+        local = self.blocks(torch.relu(self.stem_norm(self.stem(features, *deeper))))
         context = reduce(local, "n c h w -> n c", "mean")
-        logits = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
-        return _clamp_passing_gradients(logits, self.logit_range)
+        scores: Tensor = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
+        return scores
+
+    def bounded(self, scores: Tensor) -> Tensor:
+        """Keep scores within ``logit_range``; gradients go through."""
+        return _clamp_passing_gradients(scores, self.logit_range)
 
     def _ranked(self, logits: Tensor) -> Tensor:
         """Standardise each image's logits over its positions."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy as copying
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +20,51 @@ from .mask_estimator import MaskEstimator, MaskNorm
 from .output import AIMOutput
 from .parameter_groups import parameter_groups
 from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
-from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling, pool
+from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling
 
 Head = Literal["paper", "feature-preserving"]
 
 
-class MaskedFeatures(NamedTuple):
+@dataclass(frozen=True)
+class MaskedFeatures:
     """What lies between the backbone's maps and the classifiers; the dicts are keyed by stage, shallow to deep.
 
+    The classifiers read averages alone, so the masked maps and the fused one are made when they are asked for.
+
     Attributes:
+        top_down: the head's pathway, which knows how they are made.
         mask_logits: the paper's A, (N, 1, H_l, W_l) each; empty where masks were given.
         masks: the paper's B, (N, 1, H_l, W_l) each, for the area loss.
         selections: the same masks as the features meet them: what is trained through them, unless ``labels_move_area``,
             orders an image's positions but does not shift their logits together.
-        masked: the paper's O, (N, D, H_l, W_l) each.
-        fused: the paper's O_final, (N, D, H, W).
-        merged_mask: the support of ``fused``, (N, 1, H, W).
+        features: what is masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map, (N, D, h, w).
     """
 
+    top_down: PaperTopDown | FeaturePreservingTopDown
     mask_logits: dict[Stage, Tensor]
     masks: dict[Stage, Tensor]
     selections: dict[Stage, Tensor]
-    masked: dict[Stage, Tensor]
-    fused: Tensor
-    merged_mask: Tensor
+    features: dict[Stage, Tensor]
+
+    @cached_property
+    def masked(self) -> dict[Stage, Tensor]:
+        """The paper's O (eq. 3), (N, D, H_l, W_l) each."""
+        masked = self.top_down.masked(list(self.features.values()), list(self.selections.values()))
+        return dict(zip(self.features, masked, strict=True))
+
+    @property
+    def fused(self) -> Tensor:
+        """The paper's O_final, (N, D, H, W)."""
+        return self._fused_and_merged[0]
+
+    @property
+    def merged_mask(self) -> Tensor:
+        """The support of ``fused``, (N, 1, H, W)."""
+        return self._fused_and_merged[1]
+
+    @cached_property
+    def _fused_and_merged(self) -> tuple[Tensor, Tensor]:
+        return self.top_down.fuse(list(self.masked.values()), list(self.selections.values()))
 
 
 class AIM(nn.Module):
@@ -208,27 +231,25 @@ class AIM(nn.Module):
         return maps
 
     def forward_masks(self, maps: Mapping[str, Tensor], masks: Mapping[Stage, Tensor] | None = None) -> MaskedFeatures:
-        """The top-down pathway: estimate the masks, apply them, and fuse what they keep.
+        """The top-down pathway: transform the maps, and estimate the masks that select from them.
 
         Args:
             maps: from :meth:`forward_backbone`.
             masks: as in :meth:`forward`.
 
         Returns:
-            Masks, masked maps, and the fused map with its support.
+            Features and masks; the masked maps and the fused one when they are asked for.
         """
-        features, evidence = self.top_down([maps[str(stage)] for stage in self.stages], maps.get(FINAL))
-        attention = [] if masks is not None else self._estimate(evidence)  # A_l = M(S_l(x_l)), eq. 1
-        binary, selections = self._binarise(attention) if masks is None else self._given(masks, features)  # B_l, eq. 2
-        masked = [transformed * mask for transformed, mask in zip(features, selections, strict=True)]  # O_l, eq. 3
-        fused, merged_mask = self.top_down.fuse(masked, selections)  # coarse to fine, to O_final
+        tapped = [maps[str(stage)] for stage in self.stages]
+        features = self.top_down(tapped, maps.get(FINAL))  # T_l(S_l(x_l))
+        attention = [] if masks is not None else self._estimate(tapped)  # A_l = M(S_l(x_l)), eq. 1
+        binary, selections = self._binarise(attention) if masks is None else self._given(masks, tapped)  # B_l, eq. 2
         return MaskedFeatures(
+            self.top_down,
             dict(zip(self.stages, attention, strict=False)),
             dict(zip(self.stages, binary, strict=True)),
             dict(zip(self.stages, selections, strict=True)),
-            dict(zip(self.stages, masked, strict=True)),
-            fused,
-            merged_mask,
+            dict(zip(self.stages, features, strict=True)),
         )
 
     def forward_head(self, features: MaskedFeatures) -> AIMOutput:
@@ -240,12 +261,14 @@ class AIM(nn.Module):
         Returns:
             Logits, stage logits and masks.
         """
+        transformed, selections = list(features.features.values()), list(features.selections.values())
+        # O_l = T_l(S_l(x_l)) x B_l (eq. 3) and, coarse to fine, O_final: averaged over positions
+        means, final_mean = self.top_down.means(transformed, selections, self.pooling)
         stage_logits = {
-            stage: self.stage_classifiers[_key(stage)](pool(masked, features.selections[stage], self.pooling))  # eq. 4
-            for stage, masked in features.masked.items()
+            stage: self.stage_classifiers[_key(stage)](mean)  # f_l(O_l), eq. 4
+            for stage, mean in zip(self.stages, means, strict=True)
         }
-        logits = self.classifier(pool(features.fused, features.merged_mask, self.pooling))  # f_final(O_final), eq. 5
-        return AIMOutput(logits, stage_logits, features.masks)
+        return AIMOutput(self.classifier(final_mean), stage_logits, features.masks)  # f_final(O_final), eq. 5
 
     def freeze_backbone(self, up_to: Stage | None = None) -> AIM:
         """Stop training the backbone, or the part of it that a stage's map depends on.
@@ -374,8 +397,9 @@ class AIM(nn.Module):
         title += ", labels move the area" if self.labels_move_area else ""
         return "\n".join([title, *taps])
 
-    def _estimate(self, evidence: Sequence[Tensor]) -> list[Tensor]:
-        return [estimator(x) for estimator, x in zip(self.mask_estimators.values(), evidence, strict=True)]
+    def _estimate(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        evidence = self.top_down.evidence(maps)
+        return [estimator(*read) for estimator, read in zip(self.mask_estimators.values(), evidence, strict=True)]
 
     def _binarise(self, attention: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """B_l = G(A_l), eq. 2, twice from the same noise: for the area loss, and for what selects features."""
@@ -386,11 +410,11 @@ class AIM(nn.Module):
         ranked = [straight_through(rank_only(a), self.temperature) for a in noisy]
         return binary, [mask.to(x.dtype) for mask, x in zip(ranked, attention, strict=True)]
 
-    def _given(self, masks: Mapping[Stage, Tensor], features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _given(self, masks: Mapping[Stage, Tensor], maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         if set(masks) != set(self.stages):
             raise ValueError(f"masks must be given for the stages {list(self.stages)}, got {list(masks)}")
         given = []
-        for stage, x in zip(self.stages, features, strict=True):
+        for stage, x in zip(self.stages, maps, strict=True):
             shape = (len(x), 1, *x.shape[-2:])
             try:
                 given.append(masks[stage].to(x).expand(shape))

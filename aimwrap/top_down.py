@@ -1,7 +1,8 @@
 """The top-down pathway: what is masked at each stage, and how the masked maps become the one that is classified.
 
-Two heads, one interface. ``forward`` gives, per stage, the features that the mask will select and the evidence that the
-mask estimator reads; ``fuse`` merges the masked maps. All lists run shallow to deep, as the backbone computes them.
+Two heads, one interface. ``evidence`` gives, per stage, what the mask estimator reads; ``forward`` the features that
+the mask will select; ``masked`` applies the masks (eq. 3) and ``fuse`` merges the masked maps. ``means`` is what the
+classifiers need of all that, on the shortest way. All lists run shallow to deep, as the backbone computes them.
 """
 
 from __future__ import annotations
@@ -12,15 +13,10 @@ from typing import Literal
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .resizing import resize_to, sum_to
 
 Pooling = Literal["active", "all"]
-
-
-def resize_to(x: Tensor, partner: Tensor) -> Tensor:
-    """Resize a map to its partner's height and width, nearest neighbour: (N, C, h, w) -> (N, C, H, W)."""
-    # Of one size, too: to ask for it would tie torch.export's dynamic sizes to the answer.
-    return F.interpolate(x, size=partner.shape[-2:], mode="nearest")
 
 
 def union(a: Tensor, b: Tensor) -> Tensor:
@@ -34,8 +30,9 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     Linear in the map, so that each position's share of a logit behind it is exact.
 
     Args:
-        masked: features times mask, (N, D, H, W).
-        mask: 0 or 1, (N, 1, H, W); zero wherever ``masked`` is.
+        masked: features times mask, (N, D, H, W), or on a coarser grid, where each position counts as often as the mask
+            opens it.
+        mask: 0 or 1, (N, 1, H, W).
         pooling: ``"active"`` divides by the number of open positions, ``"all"`` by the number of positions. An empty
             mask pools to zero in both; in ``"active"`` its gradient, too, is then that of ``"all"``.
 
@@ -47,10 +44,9 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         >>> pool(torch.tensor([[[[3.0, 0.0]]]]), mask, "active"), pool(torch.tensor([[[[3.0, 0.0]]]]), mask, "all")
         (tensor([[3.]]), tensor([[1.5000]]))
     """
-    if pooling == "all":
-        return masked.mean(dim=(2, 3))
     wide = torch.promote_types(masked.dtype, torch.float32)
-    return (masked.to(wide).sum(dim=(2, 3)) / active_positions(mask.to(wide))).to(masked.dtype)
+    positions = mask.shape[2] * mask.shape[3] if pooling == "all" else active_positions(mask.to(wide))
+    return (masked.to(wide).sum(dim=(2, 3)) / positions).to(masked.dtype)
 
 
 def active_positions(mask: Tensor) -> Tensor:
@@ -110,17 +106,50 @@ class PaperTopDown(nn.Module):
         self.evidence_channels = tuple(channels)
         self.transforms = nn.ModuleList(Transform(c, width) for c in channels)
 
-    def forward(self, maps: Sequence[Tensor], final: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        """Give what is masked and what the estimators read.
+    def evidence(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """What each stage's mask estimator reads: the stage's own map S_l(x_l), (N, C_l, H_l, W_l)."""
+        return [(x,) for x in maps]
+
+    def forward(self, maps: Sequence[Tensor], final: Tensor | None) -> list[Tensor]:
+        """Give what the masks select from.
 
         Args:
-            maps: each stage's map S_l(x_l), (N, C_l, H_l, W_l).
+            maps: each stage's map, (N, C_l, H_l, W_l).
             final: unused here.
 
         Returns:
-            T_l(S_l(x_l)) per stage, (N, D, H_l, W_l), and the maps themselves.
+            T_l(S_l(x_l)) per stage, (N, D, H_l, W_l).
         """
-        return [transform(x) for transform, x in zip(self.transforms, maps, strict=True)], list(maps)
+        return [transform(x) for transform, x in zip(self.transforms, maps, strict=True)]
+
+    def masked(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        """Apply the masks (eq. 3).
+
+        Args:
+            features: from :meth:`forward`.
+            masks: B_l per stage, (N, 1, H_l, W_l).
+
+        Returns:
+            O_l = T_l(S_l(x_l)) x B_l per stage, (N, D, H_l, W_l).
+        """
+        return [transformed * mask for transformed, mask in zip(features, masks, strict=True)]
+
+    def means(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor], pooling: Pooling
+    ) -> tuple[list[Tensor], Tensor]:
+        """Average what the masks keep, as the classifiers read it.
+
+        Args:
+            features: from :meth:`forward`.
+            masks: B_l per stage, (N, 1, H_l, W_l).
+            pooling: as in :func:`pool`.
+
+        Returns:
+            The averages of O_l per stage and of O_final, (N, D) each.
+        """
+        masked = self.masked(features, masks)
+        stages = [pool(x, mask, pooling) for x, mask in zip(masked, masks, strict=True)]
+        return stages, pool(*self.fuse(masked, masks), pooling)
 
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Merge coarse to fine: resize to the finer partner, add ("Top-Down Sparse Feature Fusion").
@@ -171,22 +200,80 @@ class FeaturePreservingTopDown(nn.Module):
         deeper = (*channels[1:], 0)
         self.evidence_channels = tuple(own + below for own, below in zip(channels, deeper, strict=True))
 
-    def forward(self, maps: Sequence[Tensor], final: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        """Give what is masked and what the estimators read.
+    def evidence(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """What each stage's mask estimator reads: the stage's map and the next deeper one, still of its own size."""
+        return [(x, *maps[below : below + 1]) for below, x in enumerate(maps, start=1)]
+
+    def forward(self, maps: Sequence[Tensor], final: Tensor | None) -> list[Tensor]:
+        """Give what the masks select from.
 
         Args:
-            maps: each stage's map, (N, C_l, H_l, W_l).
+            maps: unused here.
             final: the backbone's final map, (N, D, h, w).
 
         Returns:
-            The final map at each stage's size, (N, D, H_l, W_l), and each stage's map beside the resized deeper one.
+            The final map, once per stage.
         """
         assert final is not None
-        features, evidence = [resize_to(final, maps[-1])], [maps[-1]]
-        for finer, deeper in zip(reversed(maps[:-1]), reversed(maps[1:]), strict=True):
-            features.insert(0, resize_to(features[0], finer))
-            evidence.insert(0, torch.cat([finer, resize_to(deeper, finer)], dim=1))
-        return features, evidence
+        return [final for _ in maps]
+
+    def masked(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        """Apply the masks (eq. 3) on their own grids.
+
+        Args:
+            features: the final map per stage, (N, D, h, w).
+            masks: B_l per stage, (N, 1, H_l, W_l).
+
+        Returns:
+            The final map resized along the chain of stages, times B_l: (N, D, H_l, W_l) per stage.
+        """
+        masked = []
+        for depth, (x, mask) in enumerate(zip(features, masks, strict=True)):
+            for partner in reversed(masks[depth:]):
+                x = resize_to(x, partner)
+            masked.append(x * mask)
+        return masked
+
+    def means(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor], pooling: Pooling
+    ) -> tuple[list[Tensor], Tensor]:
+        """Average what the masks keep, as the classifiers read it.
+
+        That is the average of :meth:`masked`, made on the final map's own grid: not the wide map is resized up to the
+        mask, but the narrow mask down to it.
+
+        Args:
+            features: the final map per stage, (N, D, h, w).
+            masks: B_l per stage, (N, 1, H_l, W_l).
+            pooling: as in :func:`pool`.
+
+        Returns:
+            The averages of O_l per stage and of O_final, which is the finest stage's, (N, D) each.
+        """
+        wide = torch.promote_types(features[0].dtype, torch.float32)
+        stages = [
+            pool(x.to(wide) * counts, mask, pooling).to(x.dtype)
+            for x, mask, counts in zip(features, masks, self.counts(features, masks), strict=True)
+        ]
+        return stages, stages[0]
+
+    def counts(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        """How many open positions of each stage's mask read each position of the final map.
+
+        Args:
+            features: the final map per stage, (N, D, h, w).
+            masks: B_l per stage, (N, 1, H_l, W_l).
+
+        Returns:
+            Per stage, (N, 1, h, w), float32 at least.
+        """
+        counts = []
+        for depth, (x, mask) in enumerate(zip(features, masks, strict=True)):
+            count = mask.to(torch.promote_types(mask.dtype, torch.float32))
+            for partner in (*masks[depth + 1 :], x):
+                count = sum_to(count, partner)
+            counts.append(count)
+        return counts
 
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The finest stage's masked map and its mask: it was refined from the deeper ones.

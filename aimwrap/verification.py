@@ -20,6 +20,7 @@ from .explanation import evaluating, explain, unwrap
 from .metrics import class_activation_map
 from .model import AIM
 from .output import AIMOutput
+from .resizing import resize_to
 from .taps import FINAL, Stage, tap_backbone
 from .top_down import pool
 
@@ -241,10 +242,11 @@ def _masked_features_move_nothing(
 ) -> Check:
     """Replace the stage's features where its mask is 0, under the same random numbers: no bit may differ."""
     name = f"features outside the mask of stage {stage!r} move no logit"
-    outside = int((before.masks[stage] == 0).sum())
+    hidden = _hidden(aim, images, before, stage)
+    outside = int(hidden.sum())
     if outside == 0:
-        return Check(name, True, "not tested: the mask is open everywhere")
-    with _disturbed(aim, stage, before.masks[stage], generator):
+        return Check(name, True, "not tested: the mask shows something of every position")
+    with _disturbed(aim, stage, hidden, generator):
         after = _under_one_seed(aim, images)
     reached = [
         what
@@ -257,7 +259,22 @@ def _masked_features_move_nothing(
     if reached:
         how = "its mask is not applied, or something between mask and classifier mixes positions"
         return Check(name, False, f"where the mask is 0, they reach {', '.join(reached)}: {how}")
-    return Check(name, True, f"to the bit, {outside} positions of {before.masks[stage].numel()} replaced")
+    return Check(name, True, f"to the bit, {outside} positions of {hidden.numel()} replaced")
+
+
+def _hidden(aim: AIM, images: Tensor, output: AIMOutput, stage: Stage) -> Tensor:
+    """Positions of a stage's features that its mask shows nothing of, (N, 1, h, w) on the features' own grid.
+
+    By the masks that the model returned and by resizing alone, not by how the model applies them.
+    """
+    features = aim.forward_masks(aim.forward_backbone(images)).features[stage]
+    numbers = torch.arange(1.0, features[0, 0].numel() + 1, device=features.device).view(1, 1, *features.shape[2:])
+    masks, index = list(output.masks.values()), aim.stages.index(stage)
+    seen = numbers
+    for partner in reversed(masks[index:] if aim.classified is not None else []):
+        seen = resize_to(seen, partner)
+    shown = (seen * masks[index].float()).flatten(1)  # the numbers of those that are seen, and zeros
+    return torch.stack([~torch.isin(numbers[0], of_image) for of_image in shown])
 
 
 def _under_one_seed(aim: AIM, images: Tensor) -> AIMOutput:
@@ -277,16 +294,16 @@ def _kept_random_state() -> Iterator[None]:
 
 
 @contextmanager
-def _disturbed(aim: AIM, stage: Stage, mask: Tensor, generator: torch.Generator) -> Iterator[None]:
-    """Large random features at the stage's masked positions, before the mask is applied."""
+def _disturbed(aim: AIM, stage: Stage, hidden: Tensor, generator: torch.Generator) -> Iterator[None]:
+    """Large random features at the stage's hidden positions, before the mask is applied."""
     index = aim.stages.index(stage)
 
-    def disturb(module: nn.Module, args: Any, result: tuple[list[Tensor], list[Tensor]]) -> Any:
-        features, evidence = list(result[0]), result[1]
+    def disturb(module: nn.Module, args: Any, result: list[Tensor]) -> list[Tensor]:
+        features = list(result)
         noise = torch.empty_like(features[index])  # of the same memory format, or sums come in another order
         noise.copy_(100 * torch.randn(noise.shape, generator=generator))
-        features[index] = torch.where(mask == 0, noise, features[index])
-        return features, evidence
+        features[index] = torch.where(hidden, noise, features[index])
+        return features
 
     handle = aim.top_down.register_forward_hook(disturb)
     try:

@@ -46,10 +46,10 @@ def test_paper_head_by_hand() -> None:
 
 
 def test_feature_preserving_head_by_hand() -> None:
-    """No transform, and the classifiers read the final map's 5 channels."""
+    """No transform; the mask is summed to the final map's grid (rows 2 x 2 x 3, columns 2 x 3 x 3), of 5 channels."""
     cost = wrap(head="feature-preserving").cost()
     assert cost.head_parameters == 92 + 228 + 28 + 5 + 2 * 12
-    assert cost.head_macs == 6 * (90 + 6 * 36 + 2) + 2 + 2 * 10
+    assert cost.head_macs == 6 * (90 + 6 * 36 + 2) + 2 + 12 + 18 + 2 * 10
 
 
 def test_text() -> None:

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimwrap import MaskEstimator, binary_gumbel_softmax
+from aimwrap.mask_estimator import TapConv3x3
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Tensor:
@@ -49,6 +52,18 @@ def randomised(estimator: MaskEstimator) -> MaskEstimator:
         for parameter in estimator.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return estimator
+
+
+@given(
+    sizes=st.lists(st.tuples(*[st.integers(1, 9)] * 2), min_size=1, max_size=3),
+    channels=st.lists(st.integers(1, 5), min_size=3, max_size=3),
+)
+def test_taps_convolve_the_resized_maps_side_by_side(sizes: list, channels: list) -> None:
+    maps = [torch.randn(2, c, *size, dtype=torch.float64) for c, size in zip(channels, sizes, strict=False)]
+    layer = TapConv3x3(sum(x.shape[1] for x in maps), 4).double()
+    beside = torch.cat([F.interpolate(x, size=sizes[0], mode="nearest") for x in maps], dim=1)
+    expected = F.conv2d(F.pad(beside, (1, 1, 1, 1), mode="replicate"), layer.weight, layer.bias)
+    torch.testing.assert_close(layer(*maps), expected)
 
 
 @pytest.mark.parametrize("logit_spread", [None, 0.5, 3.0])

@@ -4,7 +4,7 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import timm
@@ -165,41 +165,63 @@ def random_masks(model: AIM, maps: dict[str, Tensor], density: float = 0.5) -> d
     return {stage: (torch.rand_like(maps[str(stage)][:, :1]) < density).float() for stage in model.stages}
 
 
+def shown(features: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    """Which positions of a map (N, D, h, w) show anywhere in the first mask, through the chain of all of them."""
+    numbers = torch.arange(1.0, features[0, 0].numel() + 1).reshape(1, 1, *features.shape[2:])
+    seen = numbers
+    for mask in reversed(masks):
+        seen = nearest(seen, mask)
+    return torch.stack([torch.isin(numbers[0], image) for image in seen * masks[0]])
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("pooling", ["active", "all"])
 @every_head
 def test_features_outside_a_stages_mask_change_no_bit(head: str, pooling: str, stage: int) -> None:
-    """Of the final logits and of that stage's, for any finite features, including huge and negative ones."""
+    """Of any logits, for any finite features, including huge and negative ones; and inside the mask they do count."""
     model = lively(aim(head, (1, 2, 3), pooling=pooling)).eval()
     maps = model.forward_backbone(torch.randn(2, 3, 97, 61))
-    masks = random_masks(model, maps)
-    before = model.forward_head(model.forward_masks(maps, masks))
+    masks = random_masks(model, maps, density=0.1 if head == "feature-preserving" else 0.5)
     index = [1, 2, 3].index(stage)
 
-    def disturb(module: nn.Module, args: object, result: tuple[list[Tensor], list[Tensor]]) -> object:
-        features, evidence = result
-        features = list(features)
-        noise = torch.randn_like(features[index]) * torch.tensor([1e6, 1.0])[torch.randint(2, features[index].shape)]
-        features[index] = torch.where(masks[stage] == 0, noise, features[index])
-        return features, evidence
+    def logits_with(disturbed: Tensor) -> list[Tensor]:
+        def disturb(module: nn.Module, args: object, result: list[Tensor]) -> list[Tensor]:
+            features = list(result)
+            noise = torch.randn_like(features[index])
+            noise *= torch.tensor([1e6, 1.0])[torch.randint(2, noise.shape)]
+            features[index] = torch.where(disturbed, noise, features[index])
+            return features
 
-    handle = model.top_down.register_forward_hook(disturb)
-    after = model.forward_head(model.forward_masks(maps, masks))
-    handle.remove()
-    assert torch.equal(before.logits, after.logits)
-    for s in model.stages:
-        assert torch.equal(before.stage_logits[s], after.stage_logits[s])
-    # And inside the mask they do count.
-    masks = {s: 1 - mask for s, mask in masks.items()}
-    before = model.forward_head(model.forward_masks(maps, masks))
-    masks[stage] = 1 - masks[stage]  # disturb() now reaches open positions only
-    given = {**masks, stage: 1 - masks[stage]}
-    handle = model.top_down.register_forward_hook(disturb)
-    after = model.forward_head(model.forward_masks(maps, given))
-    handle.remove()
-    assert not torch.equal(before.stage_logits[stage], after.stage_logits[stage])
+        handle = model.top_down.register_forward_hook(disturb)
+        output = model.forward_head(model.forward_masks(maps, masks))
+        handle.remove()
+        return [*output.stage_logits.values(), output.logits]
+
+    features = model.forward_masks(maps, masks).features[stage]
+    chain = list(masks.values())[index:] if head == "feature-preserving" else [masks[stage]]
+    inside = shown(features, chain)
+    assert inside.any() and not inside.all()
+    before, outside, within = logits_with(torch.zeros(1)[0] > 0), logits_with(~inside), logits_with(inside)
+    assert all(torch.equal(a, b) for a, b in zip(before, outside, strict=True))
+    assert not torch.equal(before[index], within[index])
     if head == "paper" or stage == 1:
-        assert not torch.equal(before.logits, after.logits)
+        assert not torch.equal(before[-1], within[-1])
+
+
+@every_head
+def test_means_are_those_of_the_masked_maps(head: str) -> None:
+    """What the classifiers read, made on the shortest way, against the maps of eq. 3 themselves."""
+    model = lively(aim(head, (1, 2, 3))).eval()
+    maps = model.forward_backbone(torch.randn(2, 3, 97, 61))
+    for density in (0.0, 0.1, 0.5, 1.0):
+        features = model.forward_masks(maps, random_masks(model, maps, density))
+        for pooling in ("active", "all"):
+            stages, final = model.top_down.means(
+                list(features.features.values()), list(features.selections.values()), pooling
+            )
+            for mean, masked, mask in zip(stages, features.masked.values(), features.masks.values(), strict=True):
+                torch.testing.assert_close(mean, average(masked, mask, pooling))
+            torch.testing.assert_close(final, average(features.fused, features.merged_mask, pooling))
 
 
 @given(

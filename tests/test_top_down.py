@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from aimwrap.top_down import FeaturePreservingTopDown, PaperTopDown, Transform, pool, resize_to, union
+from aimwrap.resizing import resize_to, sum_to
+from aimwrap.top_down import FeaturePreservingTopDown, PaperTopDown, Transform, pool, union
 
 
 def nearest(x: Tensor, height: int, width: int) -> Tensor:
@@ -27,6 +28,17 @@ def nearest(x: Tensor, height: int, width: int) -> Tensor:
 def test_resize_is_nearest_neighbour_to_the_partners_size(size: tuple, partner: tuple, dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, *size).to(dtype)
     assert torch.equal(resize_to(x, torch.empty(5, 1, *partner)), nearest(x, *partner))
+
+
+@given(size=st.tuples(*[st.integers(1, 9)] * 2), partner=st.tuples(*[st.integers(1, 13)] * 2))
+def test_sum_to_is_the_transpose_of_resize_to(size: tuple, partner: tuple) -> None:
+    """Every position of the finer grid adds to the one that it reads."""
+    x = torch.randint(-4, 5, (2, 3, *partner)).float()
+    expected = torch.zeros(2, 3, *size)
+    for i in range(partner[0]):
+        for j in range(partner[1]):
+            expected[:, :, i * size[0] // partner[0], j * size[1] // partner[1]] += x[:, :, i, j]
+    assert torch.equal(sum_to(x, torch.empty(5, 1, *size)), expected)
 
 
 def test_resize_to_the_same_size_is_the_map_itself() -> None:
@@ -126,10 +138,10 @@ def test_transform_is_1x1_then_3x3_then_layer_norm_over_channels_then_gelu() -> 
 def test_paper_head_hands_the_stages_own_maps_to_the_estimators() -> None:
     top_down = PaperTopDown([3, 5], width=4)
     maps = [torch.randn(2, 3, 6, 6), torch.randn(2, 5, 3, 3)]
-    features, evidence = top_down(maps, None)
+    features, evidence = top_down(maps, None), top_down.evidence(maps)
     assert top_down.out_channels == 4 and top_down.evidence_channels == (3, 5)
     assert [tuple(f.shape) for f in features] == [(2, 4, 6, 6), (2, 4, 3, 3)]
-    assert all(e is m for e, m in zip(evidence, maps, strict=True))
+    assert all(e is m for (e,), m in zip(evidence, maps, strict=True))
     for feature, transform, x in zip(features, top_down.transforms, maps, strict=True):
         assert torch.equal(feature, transform(x))
 
@@ -178,25 +190,31 @@ def test_merged_mask_is_the_support_of_the_fused_map(
     assert torch.equal((fused != 0).any(dim=1, keepdim=True), merged == 1)
 
 
-def test_feature_preserving_head_classifies_the_final_map_at_each_stages_size() -> None:
+def test_feature_preserving_head_masks_the_final_map_at_each_stages_size() -> None:
     top_down = FeaturePreservingTopDown([3, 5, 7], final_channels=9)
     maps = [torch.randn(2, 3, 13, 8), torch.randn(2, 5, 7, 4), torch.randn(2, 7, 4, 2)]
     final = torch.randn(2, 9, 4, 2)
-    features, evidence = top_down(maps, final)
+    features, evidence = top_down(maps, final), top_down.evidence(maps)
     assert list(top_down.parameters()) == []
     assert top_down.out_channels == 9
-    assert torch.equal(features[2], final)
-    assert torch.equal(features[1], nearest(final, 7, 4))
-    assert torch.equal(features[0], nearest(nearest(final, 7, 4), 13, 8))  # along the same chain
+    assert all(x is final for x in features)
+    masks = [(torch.rand(2, 1, *x.shape[2:]) < 0.5).float() for x in maps]
+    masked = top_down.masked(features, masks)
+    assert torch.equal(masked[2], final * masks[2])
+    assert torch.equal(masked[1], nearest(final, 7, 4) * masks[1])
+    assert torch.equal(masked[0], nearest(nearest(final, 7, 4), 13, 8) * masks[0])  # along the same chain
     assert top_down.evidence_channels == (8, 12, 7)
-    assert torch.equal(evidence[2], maps[2])
-    assert torch.equal(evidence[1], torch.cat([maps[1], nearest(maps[2], 7, 4)], dim=1))
-    assert torch.equal(evidence[0], torch.cat([maps[0], nearest(maps[1], 13, 8)], dim=1))
+    assert [[id(x) for x in read] for read in evidence] == [
+        [id(maps[0]), id(maps[1])],
+        [id(maps[1]), id(maps[2])],
+        [id(maps[2])],
+    ]
 
 
-def test_feature_preserving_head_resizes_a_final_map_of_another_size() -> None:
-    features, _ = FeaturePreservingTopDown([3], 2)([torch.randn(1, 3, 6, 6)], torch.randn(1, 2, 3, 3))
-    assert features[0].shape == (1, 2, 6, 6)
+def test_feature_preserving_head_takes_a_final_map_of_another_size() -> None:
+    top_down, final = FeaturePreservingTopDown([3], 2), torch.randn(1, 2, 3, 3)
+    mask = (torch.rand(1, 1, 6, 6) < 0.5).float()
+    assert torch.equal(top_down.masked([final], [mask])[0], nearest(final, 6, 6) * mask)
 
 
 def test_feature_preserving_head_lets_the_finest_mask_decide() -> None:

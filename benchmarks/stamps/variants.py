@@ -23,7 +23,8 @@ from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator, TauScheduler
 from aimwrap.demo.backbone import MEAN_AND_STD
 from aimwrap.metrics import class_activation_map
 from aimwrap.model import MaskedFeatures
-from aimwrap.top_down import FeaturePreservingTopDown, resize_to, union
+from aimwrap.resizing import resize_to
+from aimwrap.top_down import FeaturePreservingTopDown, Pooling, pool, union
 
 STAGES = (1, 2, 3)  # whose maps are cached, with the final one
 
@@ -385,9 +386,14 @@ class MergedMasks(FeaturePreservingTopDown):
         self.evidence_channels = tuple(channels)
         self.how = how
 
-    def forward(self, maps: Sequence[Tensor], final: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        features, _ = super().forward(maps, final)
-        return features, list(maps)
+    def evidence(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        return [(x,) for x in maps]
+
+    def means(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor], pooling: Pooling
+    ) -> tuple[list[Tensor], Tensor]:
+        stages, _ = super().means(features, masks, pooling)
+        return stages, pool(*self.fuse(self.masked(features, masks), masks), pooling)
 
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         fused, merged = masked[-1], masks[-1]
