@@ -14,6 +14,7 @@ Beside it: inspection (a backbone before it is wrapped), health (masks that died
 verification (what is guaranteed, and how far).
 """
 
+from .budget import budgeted_mask
 from .explanation import Explanation, explain
 from .gumbel import binary_gumbel_softmax
 from .health import MaskFinding, MaskHealth, MaskHealthWarning
@@ -21,7 +22,7 @@ from .inspection import Inspection, inspect_backbone
 from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
 from .mask_estimator import MaskEstimator
 from .model import AIM, MaskedFeatures
-from .output import AIMOutput
+from .output import AIMOutput, Prediction
 from .tau import TauScheduler, annealed_tau
 from .verification import Check, Survival, Verification, verify
 
@@ -40,6 +41,7 @@ __all__ = [
     "MaskHealth",
     "MaskHealthWarning",
     "MaskedFeatures",
+    "Prediction",
     "Survival",
     "TauScheduler",
     "Verification",
@@ -47,6 +49,7 @@ __all__ = [
     "active_area_loss",
     "annealed_tau",
     "binary_gumbel_softmax",
+    "budgeted_mask",
     "explain",
     "inspect_backbone",
     "verify",

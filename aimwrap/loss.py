@@ -187,15 +187,15 @@ class AIMLoss(nn.Module):
         )
 
 
-def check_tau(tau: float | Sequence[float]) -> float | tuple[float, ...]:
-    """Return tau as a float, or as a tuple of floats if it came as a sequence; every one of them in (0, 1]."""
+def check_tau(tau: float | Sequence[float], name: str = "tau") -> float | tuple[float, ...]:
+    """Return an area as a float, or as a tuple of floats if it came as a sequence; every one of them in (0, 1]."""
     single = isinstance(tau, int | float) and not isinstance(tau, bool)
     if not single and not (isinstance(tau, Sequence) and all(isinstance(value, int | float) for value in tau)):
-        raise TypeError(f"tau must be a float, or a list of floats with one per stage, got {tau!r}")
+        raise TypeError(f"{name} must be a float, or a list of floats with one per stage, got {tau!r}")
     values = (float(tau),) if isinstance(tau, int | float) else tuple(map(float, tau))
     if not values or not all(0 < value <= 1 for value in values):
         raise ValueError(
-            f"tau must lie in (0, 1], got {tau}; it is the share of a mask that stays open, 0.25 or 0.35 in the paper"
+            f"{name} must lie in (0, 1], got {tau}; it is the share of a mask that is open, 0.25 or 0.35 in the paper"
         )
     return values[0] if single else values
 

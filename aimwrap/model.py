@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy as copying
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .backbones import create_backbone
+from .budget import budgeted_mask
 from .cost import Cost
 from .gumbel import perturb, rank_only, straight_through
 from .loss import check_tau
 from .mask_estimator import MaskEstimator, MaskNorm
-from .output import AIMOutput
+from .output import AIMOutput, Prediction
 from .parameter_groups import parameter_groups
 from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
 from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling
@@ -217,6 +218,43 @@ class AIM(nn.Module):
         """
         return self.forward_head(self.forward_masks(self.forward_backbone(images), masks))
 
+    @torch.no_grad()
+    def predict(self, images: Tensor, area: float | Sequence[float] | None = None) -> Prediction:
+        """Classify images for serving: logits and masks alone, as fast as the masks allow.
+
+        The stage classifiers are not run. On CPUs the paper's head transforms only positions that the masks keep, where
+        these are few enough for it to pay (benchmarks: ``overhead.py --sparsity``).
+
+        Args:
+            images: as in :meth:`forward`.
+            area: open exactly this share of every mask, the positions with the highest mask logits: a float, or one per
+                stage, shallow to deep. None takes the masks as they are.
+
+        Returns:
+            Logits and masks. Without ``area`` the masks are those of :meth:`forward`, and the logits too, but for the
+            order of sums: within 1e-6 of them in float32, relative to the largest.
+
+        Raises:
+            RuntimeError: if the model is in training mode.
+            TypeError: if the images or the area are of the wrong type.
+            ValueError: if the images do not fit, or an area is not in (0, 1] or of the wrong number.
+
+        Example:
+            >>> import torch, torchvision
+            >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3]).eval()
+            >>> logits, masks = model.predict(torch.randn(4, 3, 64, 64), area=0.25)
+            >>> masks[2].sum((1, 2, 3))
+            tensor([4., 4., 4., 4.])
+        """
+        if self.training:
+            raise RuntimeError("predict() serves a trained model, and this one is in training mode; call model.eval()")
+        areas = None if area is None else _per_stage(area, len(self.stages), "area")
+        maps = self.forward_backbone(images)
+        tapped = [maps[str(stage)] for stage in self.stages]
+        masks = self._binarise(self._estimate(tapped))[0] if areas is None else self._budgeted(tapped, areas)
+        mean = self.top_down.final_mean(tapped, maps.get(FINAL), masks, self.pooling)
+        return Prediction(self.classifier(mean), dict(zip(self.stages, masks, strict=True)))
+
     def forward_backbone(self, images: Tensor) -> dict[str, Tensor]:
         """The bottom-up pathway alone: the tapped maps S_l(x_l), which a frozen backbone's user may cache.
 
@@ -401,6 +439,12 @@ class AIM(nn.Module):
         evidence = self.top_down.evidence(maps)
         return [estimator(*read) for estimator, read in zip(self.mask_estimators.values(), evidence, strict=True)]
 
+    def _budgeted(self, maps: Sequence[Tensor], areas: Sequence[float]) -> list[Tensor]:
+        """By the logits before they are bounded, which rank positions beyond the bound too."""
+        estimators = cast(Iterable[MaskEstimator], self.mask_estimators.values())
+        read = zip(estimators, self.top_down.evidence(maps), areas, strict=True)
+        return [budgeted_mask(estimator.score(*evidence), area) for estimator, evidence, area in read]
+
     def _binarise(self, attention: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """B_l = G(A_l), eq. 2, twice from the same noise: for the area loss, and for what selects features."""
         noisy = [perturb(a, training=self.training) for a in attention]
@@ -478,12 +522,16 @@ def _areas(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage,
         raise ValueError("stages is empty; stages=[2, 3] is the paper's usual choice")
     if len(set(map(str, stages))) != len(stages):
         raise ValueError(f"stages must not repeat, got {list(stages)}")
-    areas = check_tau(tau)
+    return dict(zip(stages, _per_stage(tau, len(stages), "tau"), strict=True))
+
+
+def _per_stage(area: float | Sequence[float], stages: int, name: str) -> tuple[float, ...]:
+    areas = check_tau(area, name)
     if not isinstance(areas, tuple):
-        areas = (areas,) * len(stages)
-    if len(areas) != len(stages):
-        raise ValueError(f"tau must be one float or one per stage: {len(stages)} stage(s), {len(areas)} value(s)")
-    return dict(zip(stages, areas, strict=True))
+        areas = (areas,) * stages
+    if len(areas) != stages:
+        raise ValueError(f"{name} must be one float or one per stage: {stages} stage(s), {len(areas)} value(s)")
+    return areas
 
 
 def _check_distinct(taps: Sequence[Tap]) -> None:

@@ -1,4 +1,4 @@
-"""What AIM returns: the one type that the model, the loss and everything behind them share."""
+"""What AIM returns: the one type that the model, the loss and everything behind them share, and what it serves."""
 
 from __future__ import annotations
 
@@ -20,4 +20,16 @@ class AIMOutput(NamedTuple):
 
     logits: Tensor
     stage_logits: dict[Stage, Tensor]
+    masks: dict[Stage, Tensor]
+
+
+class Prediction(NamedTuple):
+    """What :meth:`aimwrap.AIM.predict` returns.
+
+    Attributes:
+        logits: the prediction, (N, K).
+        masks: each stage's mask, exactly 0 or 1, (N, 1, H_l, W_l) each, keyed as the user named the stages.
+    """
+
+    logits: Tensor
     masks: dict[Stage, Tensor]

@@ -2,17 +2,20 @@
 
 Two heads, one interface. ``evidence`` gives, per stage, what the mask estimator reads; ``forward`` the features that
 the mask will select; ``masked`` applies the masks (eq. 3) and ``fuse`` merges the masked maps. ``means`` is what the
-classifiers need of all that, on the shortest way. All lists run shallow to deep, as the backbone computes them.
+classifiers need of all that, and ``final_mean`` what the final one needs, on the shortest way. All lists run shallow to
+deep, as the backbone computes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
 
 import torch
+from einops import rearrange
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .resizing import resize_to, sum_to
 
@@ -45,26 +48,36 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         (tensor([[3.]]), tensor([[1.5000]]))
     """
     wide = torch.promote_types(masked.dtype, torch.float32)
-    positions = mask.shape[2] * mask.shape[3] if pooling == "all" else active_positions(mask.to(wide))
-    return (masked.to(wide).sum(dim=(2, 3)) / positions).to(masked.dtype)
+    return (masked.to(wide).sum(dim=(2, 3)) / positions(mask.to(wide), pooling)).to(masked.dtype)
 
 
-def active_positions(mask: Tensor) -> Tensor:
-    """Count the open positions of (N, 1, H, W), which is float32 at least: half precision cannot count past 2048.
+def positions(mask: Tensor, pooling: Pooling) -> Tensor:
+    """How many positions of (N, 1, H, W) an image is averaged over, (N, 1).
 
-    An empty mask counts as a full one: its zeros stay zeros, and the gradient that would open it is not H * W times
-    larger than any other, as it would be for a count of 1.
+    The mask is float32 at least: half precision cannot count past 2048. An empty one counts as a full one: its zeros
+    stay zeros, and the gradient that would open it is not H * W times larger than any other, as it would be for a count
+    of 1.
     """
     active = mask.sum(dim=(2, 3))
-    return torch.where(active > 0, active, mask.shape[2] * mask.shape[3])
+    everywhere = torch.full_like(active, mask.shape[2] * mask.shape[3])
+    return everywhere if pooling == "all" else torch.where(active > 0, active, everywhere)
 
 
 def pooling_weights(mask: Tensor, pooling: Pooling) -> Tensor:
     """The factor that :func:`pool` gives every position of an image, (N, 1, 1, 1)."""
     wide = mask.to(torch.promote_types(mask.dtype, torch.float32))
-    if pooling == "all":
-        return torch.full_like(wide[:, :, :1, :1], 1 / (mask.shape[2] * mask.shape[3]))
-    return 1 / active_positions(wide)[:, :, None, None]
+    return 1 / positions(wide, pooling)[:, :, None, None]
+
+
+def _pays_to_gather(counts: Tensor) -> bool:
+    """Whether few enough positions count that to transform them one by one is faster than all at once.
+
+    The limits are where ``benchmarks/overhead.py --sparsity`` finds the break-even on CPUs, on the safe side. On other
+    devices, where the number of positions would have to be waited for, and in graphs, nothing is gathered.
+    """
+    if counts.device.type != "cpu" or torch.compiler.is_compiling() or counts.numel() < 100:
+        return False
+    return int(counts.count_nonzero()) <= 0.5 * counts.numel()
 
 
 class Transform(nn.Module):
@@ -90,6 +103,31 @@ class Transform(nn.Module):
         """Transform (N, C, H, W) to (N, D, H, W)."""
         transformed: Tensor = self.act(self.norm(self.refine(self.align(features))))
         return transformed
+
+    def sum_where(self, features: Tensor, counts: Tensor) -> Tensor:
+        """Sum the transformed map over positions, each as often as it counts, without the others where that is faster.
+
+        Args:
+            features: (N, C, H, W).
+            counts: not negative, (N, 1, H, W).
+
+        Returns:
+            ``(forward(features) * counts).sum((2, 3))``, (N, D), in float32 at least.
+        """
+        wide = torch.promote_types(features.dtype, torch.float32)
+        if not _pays_to_gather(counts):
+            return (self(features).to(wide) * counts).sum((2, 3))
+        aligned = rearrange(F.pad(self.align(features), (1, 1, 1, 1)), "n d h w -> n h w d")
+        height, width, channels = aligned.shape[1:]
+        image, row, column = counts[:, 0].nonzero(as_tuple=True)
+        corner = (image * height + row) * width + column
+        neighbours = corner[:, None] + torch.tensor([width * i + j for i in range(3) for j in range(3)])
+        patches = rearrange(aligned.flatten(0, 2)[neighbours], "p k d -> p (k d)")
+        refined = F.linear(patches, rearrange(self.refine.weight, "o d kh kw -> o (kh kw d)"), self.refine.bias)
+        normed = F.layer_norm(refined, (channels,), self.norm.weight, self.norm.bias, self.norm.eps)
+        summands = self.act(normed).to(wide) * counts[image, 0, row, column][:, None]
+        total: Tensor = summands.new_zeros(len(features), channels).index_add_(0, image, summands)
+        return total
 
 
 class PaperTopDown(nn.Module):
@@ -166,6 +204,31 @@ class PaperTopDown(nn.Module):
             fused = finer + resize_to(fused, finer)
             merged = union(finer_mask, resize_to(merged, finer_mask))
         return fused, merged
+
+    def final_mean(
+        self, maps: Sequence[Tensor], final: Tensor | None, masks: Sequence[Tensor], pooling: Pooling
+    ) -> Tensor:
+        """Average O_final from the maps, transforming only what the masks keep where that is faster.
+
+        Args:
+            maps: as in :meth:`forward`.
+            final: unused here.
+            masks: B_l per stage, (N, 1, H_l, W_l).
+            pooling: as in :func:`pool`.
+
+        Returns:
+            The last of :meth:`means`, but for rounding: (N, D).
+        """
+        _, merged = self.fuse(masks, masks)
+        wide = torch.promote_types(merged.dtype, torch.float32)
+        readers = torch.ones_like(merged[:1], dtype=wide)  # how many positions of O_final read one of this stage
+        total: Tensor | None = None
+        for transform, x, mask in zip(cast(Iterable[Transform], self.transforms), maps, masks, strict=True):
+            readers = sum_to(readers, mask)
+            share = transform.sum_where(x, mask.to(wide) * readers)
+            total = share if total is None else total + share
+        assert total is not None
+        return (total / positions(merged.to(wide), pooling)).to(maps[0].dtype)
 
     def parts(self, masked: Sequence[Tensor]) -> list[Tensor]:
         """What each stage brings to O_final: its masked map, resized along the chain of :meth:`fuse`.
@@ -250,30 +313,33 @@ class FeaturePreservingTopDown(nn.Module):
         Returns:
             The averages of O_l per stage and of O_final, which is the finest stage's, (N, D) each.
         """
-        wide = torch.promote_types(features[0].dtype, torch.float32)
-        stages = [
-            pool(x.to(wide) * counts, mask, pooling).to(x.dtype)
-            for x, mask, counts in zip(features, masks, self.counts(features, masks), strict=True)
-        ]
+        stages = [self._mean(x, masks[depth:], pooling) for depth, x in enumerate(features)]
         return stages, stages[0]
 
-    def counts(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-        """How many open positions of each stage's mask read each position of the final map.
+    def _mean(self, final: Tensor, masks: Sequence[Tensor], pooling: Pooling) -> Tensor:
+        """Average the final map over the first mask, which reads it through the chain of the others."""
+        mask, *deeper = (mask.to(torch.promote_types(mask.dtype, torch.float32)) for mask in masks)
+        counts = mask  # how many open positions read each position of the final map
+        for partner in (*deeper, final):
+            counts = sum_to(counts, partner)
+        return pool(final.to(counts.dtype) * counts, mask, pooling).to(final.dtype)
+
+    def final_mean(
+        self, maps: Sequence[Tensor], final: Tensor | None, masks: Sequence[Tensor], pooling: Pooling
+    ) -> Tensor:
+        """Average O_final, without the other stages' averages.
 
         Args:
-            features: the final map per stage, (N, D, h, w).
+            maps: unused here.
+            final: the backbone's final map, (N, D, h, w).
             masks: B_l per stage, (N, 1, H_l, W_l).
+            pooling: as in :func:`pool`.
 
         Returns:
-            Per stage, (N, 1, h, w), float32 at least.
+            The last of :meth:`means`, (N, D).
         """
-        counts = []
-        for depth, (x, mask) in enumerate(zip(features, masks, strict=True)):
-            count = mask.to(torch.promote_types(mask.dtype, torch.float32))
-            for partner in (*masks[depth + 1 :], x):
-                count = sum_to(count, partner)
-            counts.append(count)
-        return counts
+        assert final is not None
+        return self._mean(final, masks, pooling)
 
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The finest stage's masked map and its mask: it was refined from the deeper ones.
