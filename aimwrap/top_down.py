@@ -116,7 +116,8 @@ class Transform(nn.Module):
         """
         wide = torch.promote_types(features.dtype, torch.float32)
         if not _pays_to_gather(counts):
-            return (self(features).to(wide) * counts).sum((2, 3))
+            transformed: Tensor = self(features)
+            return (transformed.to(wide) * counts).sum((2, 3))
         aligned = rearrange(F.pad(self.align(features), (1, 1, 1, 1)), "n d h w -> n h w d")
         height, width, channels = aligned.shape[1:]
         image, row, column = counts[:, 0].nonzero(as_tuple=True)
