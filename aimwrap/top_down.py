@@ -118,6 +118,11 @@ class Transform(nn.Module):
         if not _pays_to_gather(counts):
             transformed: Tensor = self(features)
             return (transformed.to(wide) * counts).sum((2, 3))
+        return self.sum_gathered(features, counts)
+
+    def sum_gathered(self, features: Tensor, counts: Tensor) -> Tensor:
+        """The same sum from the 3x3 neighbourhoods of the positions that count, and no others."""
+        wide = torch.promote_types(features.dtype, torch.float32)
         aligned = rearrange(F.pad(self.align(features), (1, 1, 1, 1)), "n d h w -> n h w d")
         height, width, channels = aligned.shape[1:]
         image, row, column = counts[:, 0].nonzero(as_tuple=True)

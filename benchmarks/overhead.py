@@ -1,0 +1,366 @@
+"""What a wrapped model costs beside its bare backbone, in time and in memory, and how low that could be.
+
+    python benchmarks/overhead.py                       # the table: five backbones, batches of 1, 8 and 32
+    python benchmarks/overhead.py --models resnet50 --batches 8
+    python benchmarks/overhead.py growth                # by resolution and by stages
+    python benchmarks/overhead.py parts                 # where the time goes, and the operations that take it
+    python benchmarks/overhead.py levers                # each shortcut of the code against the plain way, in one run
+    python benchmarks/overhead.py sparsity              # predict() against forward(), and where gathering breaks even
+    python benchmarks/overhead.py --device cuda --bf16 --channels-last --compile
+
+Every figure is a ratio. Bare and wrapped model, or two ways of one thing, run in turn within one process, in an order
+that alternates, and each pair gives one ratio; shown are the median and, in brackets, its 95 % interval by bootstrap
+over pairs. A training step is forward, loss, backward and SGD with momentum. The floor is the ratio of
+multiply-accumulates. Memory is the peak of one run and what lies in memory anyway (weights, momentum, images), by
+torch's profiler on CPUs and by its allocator on GPUs: it does not vary. Models have random weights and masks of about
+half the positions; time does not depend on either, except where "sparsity" varies it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from aimwrap import AIM, AIMLoss
+from aimwrap.backbones import create_backbone
+from aimwrap.mask_estimator import TapConv3x3
+from aimwrap.resizing import resize_to
+from aimwrap.top_down import FeaturePreservingTopDown, Transform, pool
+
+MODELS = "resnet50,convnext_tiny,efficientnet_b0,mobilenet_v3_large,regnet_y_400mf"
+Run = Callable[[], object]
+
+
+# ---- Measuring ------------------------------------------------------------------------------------------------------
+
+
+def compare(first: Run, second: Run, pairs: int, device: str = "cpu", spread: float = 0.95) -> str:
+    """The second's time over the first's."""
+    first(), second()
+    ratios = []
+    for turn in range(pairs):
+        if turn % 2:
+            slow, fast = seconds(second, device), seconds(first, device)
+        else:
+            fast, slow = seconds(first, device), seconds(second, device)
+        ratios.append(slow / fast)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.tensor(ratios)[torch.randint(pairs, (2000, pairs), generator=generator)].median(1).values
+    low, high = draws.quantile(torch.tensor([(1 - spread) / 2, (1 + spread) / 2])).tolist()
+    return f"{statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def seconds(run: Run, device: str) -> float:
+    synchronise(device)
+    begun = time.perf_counter()
+    run()
+    synchronise(device)
+    return time.perf_counter() - begun
+
+
+def synchronise(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def peak_bytes(run: Run, device: str) -> int:
+    """The most memory that a run holds at once, beyond what is there before it."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(changes), default=0)
+
+
+# ---- What is measured -----------------------------------------------------------------------------------------------
+
+
+class Subject:
+    """A model with its loss and optimiser, ready to classify or to take a training step."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], size: tuple[int, ...], options: Options) -> None:
+        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.model = model.to(options.device, memory_format=memory_format)
+        self.images = torch.randn(size, device=options.device).to(memory_format=memory_format)
+        self.labels = torch.randint(1000, size[:1], device=options.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-6, momentum=0.9)
+        self.loss, self.options = loss, options
+        self.called = torch.compile(self.model, fullgraph=True) if options.compile else self.model
+
+    def classify(self) -> None:
+        self.model.eval()
+        with torch.inference_mode(), self.autocast():
+            self.called(self.images)
+
+    def predict(self) -> None:
+        self.model.eval()
+        with torch.inference_mode(), self.autocast():
+            self.model.predict(self.images)
+
+    def step(self) -> None:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss = self.loss(self.called(self.images), self.labels)
+        loss.backward()
+        self.optimizer.step()
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.options.device, torch.bfloat16, enabled=self.options.bf16)
+
+    def resident_bytes(self, training: bool) -> int:
+        weights = [*self.model.parameters(), *self.model.buffers(), self.images]
+        momentum = list(self.model.parameters()) if training else []
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*weights, *momentum))
+
+
+class Options(argparse.Namespace):
+    device: str
+    bf16: bool
+    channels_last: bool
+    compile: bool
+    pairs: int
+    head: str
+
+
+def subjects(
+    name: str, batch: int, options: Options, size: int = 224, stages: tuple[int, ...] = (2, 3), head: str | None = None
+) -> tuple[Subject, Subject, float]:
+    """Bare, wrapped, and the floor."""
+    torch.manual_seed(0)
+    backbone = create_backbone(f"torchvision/{name}")
+    model = AIM(backbone, stages, head=head or options.head, copy=True)
+    floor = model.cost().macs / model.cost().backbone_macs
+    shape = (batch, 3, size, size)
+    return (
+        Subject(backbone, F.cross_entropy, shape, options),
+        Subject(model, AIMLoss(model.tau).to(options.device), shape, options),
+        floor,
+    )
+
+
+def overhead(bare: Subject, wrapped: Subject, options: Options) -> list[str]:
+    """Time of inference and of a training step, and both peaks of memory, wrapped over bare."""
+    inference = compare(bare.classify, wrapped.classify, options.pairs, options.device)
+    training = compare(bare.step, wrapped.step, options.pairs, options.device)
+    memory = []
+    for what, is_training in (("classify", False), ("step", True)):
+        for subject in (bare, wrapped):  # gradients of an earlier step are no part of this one
+            subject.optimizer.zero_grad(set_to_none=True)
+        peaks = [
+            subject.resident_bytes(is_training) + peak_bytes(getattr(subject, what), options.device)
+            for subject in (bare, wrapped)
+        ]
+        memory.append(f"{peaks[1] / peaks[0]:.3f}")
+    return [inference, training, *memory]
+
+
+COLUMNS = ["floor", "inference", "training step", "memory, inference", "memory, training"]
+
+
+def table(options: Options) -> Iterator[list[str]]:
+    yield ["backbone", "batch", *COLUMNS]
+    rows = [*itertools.product(options.models.split(","), options.batches)]
+    for name, batch in tqdm(rows, unit="row"):
+        bare, wrapped, floor = subjects(name, batch, options)
+        yield [name, str(batch), f"{floor:.3f}", *overhead(bare, wrapped, options)]
+
+
+def growth(options: Options) -> Iterator[list[str]]:
+    yield ["ResNet-50, batch 8", "head", *COLUMNS]
+    by_size = [(f"{size} px", size, (2, 3)) for size in (160, 224, 320)]
+    by_stages = [(f"224 px, stages {list(stages)}", 224, stages) for stages in ((3,), (1, 2, 3), (0, 1, 2, 3))]
+    rows = [*itertools.product((*by_size, *by_stages), ("feature-preserving", "paper"))]
+    for (label, size, stages), head in tqdm(rows, unit="row"):
+        bare, wrapped, floor = subjects("resnet50", 8, options, size, stages, head)
+        yield [label, head, f"{floor:.3f}", *overhead(bare, wrapped, options)]
+
+
+def parts(options: Options) -> Iterator[list[str]]:
+    """Each part of the wrapped forward over the bare model's."""
+    yield ["backbone, batch 8", "backbone up to its taps", "masks", "classifiers", "slowest operations of masks and classifiers"]
+    for name in tqdm(options.models.split(","), unit="row"):
+        bare, wrapped, _ = subjects(name, 8, options)
+        model = wrapped.model.eval()
+        with torch.inference_mode():
+            maps = model.forward_backbone(wrapped.images)
+            features = model.forward_masks(maps)
+            shares = [
+                compare(bare.classify, run, options.pairs, options.device)
+                for run in (
+                    lambda model=model, images=wrapped.images: model.forward_backbone(images),
+                    lambda model=model, maps=maps: model.forward_masks(maps),
+                    lambda model=model, features=features: model.forward_head(features),
+                )
+            ]
+            with torch.profiler.profile() as profile:
+                for _ in range(5):
+                    model.forward_head(model.forward_masks(maps))
+        events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+        total = sum(event.self_cpu_time_total for event in events)
+        slowest = ((event.key.removeprefix("aten::"), event.self_cpu_time_total / total) for event in events[:5])
+        yield [name, *shares, ", ".join(f"{operation} {share:.0%}" for operation, share in slowest)]
+
+
+# ---- The shortcuts, and the plain ways that they replace --------------------------------------------------------------
+
+
+@contextmanager
+def concatenated_convolution() -> Iterator[None]:
+    """The estimators' first convolution on resized, concatenated and padded maps."""
+
+    def forward(self: TapConv3x3, features: Tensor, *deeper: Tensor) -> Tensor:
+        beside = torch.cat([features, *(resize_to(x, features) for x in deeper)], dim=1)
+        return F.conv2d(F.pad(beside, (1, 1, 1, 1), mode="replicate"), self.weight, self.bias)
+
+    with replaced(TapConv3x3, "forward", forward):
+        yield
+
+
+@contextmanager
+def resized_features() -> Iterator[None]:
+    """The final map resized to the masks' grids, masked there, and averaged."""
+
+    def means(self: FeaturePreservingTopDown, features: list[Tensor], masks: list[Tensor], pooling: str) -> object:
+        stages = [pool(x, mask, pooling) for x, mask in zip(self.masked(features, masks), masks, strict=True)]
+        return stages, stages[0]
+
+    with replaced(FeaturePreservingTopDown, "means", means):
+        yield
+
+
+@contextmanager
+def replaced(owner: type, name: str, value: object) -> Iterator[None]:
+    honest = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, honest)
+
+
+def levers(options: Options) -> Iterator[list[str]]:
+    """The time with each shortcut over that without it."""
+    yield ["backbone, batch 8", "shortcut", "inference", "training step", "memory, training"]
+    shortcuts = {
+        "estimators project before they resize and pad": concatenated_convolution,
+        "masks come down to the final map's grid": resized_features,
+    }
+    rows = [*itertools.product(options.models.split(","), shortcuts.items())]
+    for name, (label, plainly) in tqdm(rows, unit="row"):
+        _, wrapped, _ = subjects(name, 8, options, head="feature-preserving")
+
+        def plain(run: Run, plainly: Callable[[], AbstractContextManager[None]] = plainly) -> None:
+            with plainly():
+                run()
+
+        times, peaks = [], []
+        for run in (wrapped.classify, wrapped.step):
+            times.append(compare(partial(plain, run), run, options.pairs, options.device))
+        for run in (partial(plain, wrapped.step), wrapped.step):
+            wrapped.optimizer.zero_grad(set_to_none=True)
+            peaks.append(wrapped.resident_bytes(training=True) + peak_bytes(run, options.device))
+        yield [name, label, *times, f"{peaks[1] / peaks[0]:.3f}"]
+
+
+def sparsity(options: Options) -> Iterator[list[str]]:
+    """The whole model: predict over forward; and one transform: gathered over dense, by the open share."""
+    yield ["predict() over forward()", "batch", "head", "open 5 %", "15 %", "25 %", "50 %", "75 %"]
+    shares = (0.05, 0.15, 0.25, 0.5, 0.75)
+    rows = [*itertools.product(options.models.split(","), options.batches, ("paper", "feature-preserving"))]
+    for name, batch, head in tqdm(rows, unit="row"):
+        _, wrapped, _ = subjects(name, batch, options, head=head)
+        model: AIM = wrapped.model.eval()
+        ratios = []
+        for share in shares:
+            open_share(model, wrapped.images, share)
+            ratios.append(compare(wrapped.classify, wrapped.predict, options.pairs, options.device))
+        yield [name, str(batch), head, *ratios]
+
+
+def gathering(options: Options) -> Iterator[list[str]]:
+    yield ["one transform: gathered over dense", "batch", "open 5 %", "15 %", "25 %", "35 %", "50 %", "60 %"]
+    for (channels, side), batch in itertools.product(((1024, 14), (384, 14), (192, 28), (2048, 7)), (1, 8)):
+        transform, features = Transform(channels, 256), torch.randn(batch, channels, side, side)
+        ratios = []
+        for share in (0.05, 0.15, 0.25, 0.35, 0.5, 0.6):
+            counts = blobs(batch, side, share)
+            with torch.inference_mode():
+                ratios.append(
+                    compare(
+                        lambda counts=counts, t=transform, x=features: (t(x) * counts).sum((2, 3)),
+                        lambda counts=counts, t=transform, x=features: t.sum_gathered(x, counts),
+                        options.pairs,
+                    )
+                )
+        yield [f"{channels} channels, {side} x {side}", str(batch), *ratios]
+
+
+def open_share(model: AIM, images: Tensor, share: float) -> None:
+    """Shift every mask logit so that about this share of the positions is open."""
+    with torch.no_grad():
+        for estimator in model.mask_estimators.values():
+            estimator.logit_range = float("inf")
+        for stage, logits in model.forward_masks(model.forward_backbone(images)).mask_logits.items():
+            model.mask_estimators[f"stage_{stage}"].how_much.bias -= logits.flatten().quantile(1 - share)
+
+
+def blobs(batch: int, side: int, share: float) -> Tensor:
+    """Masks with connected regions, as trained ones are."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(batch, 1, max(2, side // 4), max(2, side // 4), generator=generator)
+    heights = F.interpolate(coarse, size=(side, side), mode="bilinear")
+    kept = rearrange(heights, "n 1 h w -> n (h w)").topk(max(1, round(share * side * side))).indices
+    return torch.zeros(batch, side * side).scatter_(1, kept, 1.0).view(batch, 1, side, side)
+
+
+PARTS = {"table": [table], "growth": [growth], "parts": [parts], "levers": [levers], "sparsity": [sparsity, gathering]}
+
+
+def main() -> None:
+    options = parse_arguments()
+    torch.set_num_threads(options.threads)
+    for part in PARTS[options.part]:
+        for number, row in enumerate(part(options)):
+            print("| " + " | ".join(row) + " |", flush=True)
+            if number == 0:
+                print("|" + "---|" * len(row), flush=True)
+        print()
+
+
+def parse_arguments() -> Options:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=PARTS, default="table")
+    parser.add_argument("--models", default=MODELS, help="torchvision's names, by commas")
+    parser.add_argument("--batches", default="1,8,32", help="by commas")
+    parser.add_argument("--head", default="feature-preserving", choices=["feature-preserving", "paper"])
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--bf16", action="store_true", help="autocast")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="both models")
+    options = parser.parse_args(namespace=Options())
+    options.batches = [int(batch) for batch in options.batches.split(",")]
+    return options
+
+
+if __name__ == "__main__":
+    main()
