@@ -41,13 +41,13 @@ class TapConv3x3(nn.Conv2d):
         for other in others:
             taps = taps + resize_to(other, features)
         height, width = features.shape[-2:]
-        padded = rearrange(F.pad(taps, (1, 1, 1, 1), mode="replicate"), "n (k d) h w -> k n d h w", k=9)
-        convolved = padded[0, ..., :height, :width]
-        for k in range(1, 9):
-            row, column = divmod(k, 3)
-            convolved = convolved + padded[k, ..., row : row + height, column : column + width]
         assert self.bias is not None
-        return convolved + self.bias.to(convolved.dtype)[:, None, None]
+        convolved = self.bias.to(taps.dtype)[:, None, None]
+        padded = F.pad(taps, (1, 1, 1, 1), mode="replicate")
+        for k, tap in enumerate(padded.chunk(9, dim=1)):
+            row, column = divmod(k, 3)
+            convolved = convolved + tap[..., row : row + height, column : column + width]
+        return convolved
 
 
 class ResidualBlock(nn.Module):

@@ -195,7 +195,7 @@ def growth(options: Options) -> Iterator[list[str]]:
 
 def parts(options: Options) -> Iterator[list[str]]:
     """Each part of the wrapped forward over the bare model's."""
-    yield ["backbone, batch 8", "backbone up to its taps", "masks", "classifiers", "slowest operations of masks and classifiers"]
+    yield ["backbone, batch 8", "backbone up to its taps", "masks", "classifiers", "slowest in the last two"]
     for name in tqdm(options.models.split(","), unit="row"):
         bare, wrapped, _ = subjects(name, 8, options)
         model = wrapped.model.eval()
@@ -219,7 +219,7 @@ def parts(options: Options) -> Iterator[list[str]]:
         yield [name, *shares, ", ".join(f"{operation} {share:.0%}" for operation, share in slowest)]
 
 
-# ---- The shortcuts, and the plain ways that they replace --------------------------------------------------------------
+# ---- The shortcuts, and the plain ways that they replace ------------------------------------------------------------
 
 
 @contextmanager
