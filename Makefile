@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(C
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would trip over each other
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow minimum lint types docs clean
+.PHONY: help demo test slow minimum wheel lint types docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,12 @@ slow: $(VENV)/.with-test  ## run the slow tests
 
 minimum: $(VENV)-minimum/.with-test  ## run the tests on the oldest versions that pyproject.toml allows
 	$(VENV)-minimum/bin/python -m pytest $(ARGS)
+
+wheel: $(VENV)/.created  ## build the wheel, and train with it on the lowest and on the newest dependencies
+	$(PIP_INSTALL) build uv
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python tests/check_wheel.py dist/*.whl
 
 lint: $(VENV)/.with-test  ## check style with ruff
 	$(BIN)/ruff check $(ARGS) .

@@ -286,7 +286,8 @@ class _Writes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value, argument in zip(args, function._schema.arguments, strict=False):
-            if argument.is_write and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.storages:
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.storages:
                 self.seen = True
         return function(*args, **(kwargs or {}))
 
