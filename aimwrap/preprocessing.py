@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from timm.data import resolve_model_data_config
+from timm.data import resolve_data_config
 from timm.data.transforms import ResizeKeepRatio
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
@@ -87,7 +87,7 @@ def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
     record = getattr(backbone, "pretrained_cfg", None)
     if not isinstance(record, Mapping) or not all(record.get(key) for key in _RECORDED):
         return None
-    data = resolve_model_data_config(backbone)
+    data = resolve_data_config(pretrained_cfg=dict(record))
     if data["crop_mode"] == "border":
         return None
     _, height, width = data["input_size"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -70,7 +69,7 @@ def plain(text: str) -> str:
         a\|b \# \<i\>c\</i\>
     """
     one_line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return re.sub(r"([\\`*_{}\[\]<>()#!|&~$:@.^\"])", r"\\\1", one_line)
+    return re.sub(r"(?i)([\\`*_{}\[\]<>#|&~$@]|:(?=/)|(?<=www)\.)", r"\\\1", one_line)
 
 
 def _snippet(model: AIM, location: str) -> str:
@@ -150,7 +149,7 @@ def _formatted(name: str, metric: Metric) -> tuple[str, str]:
     if len(values) == 1:
         return f"{values[0]:.4g}", ""
     value, low, high = values
-    if not (low <= value <= high or any(map(math.isnan, values))):
+    if not low <= value <= high:  # nor if one is NaN
         raise ValueError(f"metrics[{name!r}] must be (value, low, high) with low <= value <= high, got {metric!r}")
     return f"{value:.4g}", f"{low:.4g} to {high:.4g}"
 

@@ -89,6 +89,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             write_weights(model, weights)
             described = config_of(model, weights.stat().st_size, checksum(weights))
             config.write_text(dump_config(described), encoding="utf-8")
+            weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
         if not (folder / _CARD).exists() or MARKER in (folder / _CARD).read_text(encoding="utf-8", errors="replace"):
             (folder / _CARD).write_text(str(card), encoding="utf-8")
         elif metrics:
