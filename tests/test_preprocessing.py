@@ -93,16 +93,20 @@ def test_what_is_not_known_is_not_guessed(backbone: nn.Module) -> None:
     assert preprocessing_of(backbone) is None
 
 
+def test_the_record_of_a_real_model() -> None:
+    assert preprocessing_of(timm.create_model("resnet10t")).image_size == (176, 176)
+
+
 def test_a_record_of_another_kind_is_no_record() -> None:
     (backbone := TinyNet()).pretrained_cfg = "resnet18.a1_in1k"
     assert preprocessing_of(backbone) is None
 
 
 def test_aim_takes_over_what_its_backbone_knows() -> None:
-    backbone = timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 12, 16, 20), num_classes=5)
+    (backbone := TinyNet()).pretrained_cfg = Recorded().pretrained_cfg
     model = AIM(backbone, mask_width=4)
-    assert model.preprocessing == preprocessing_of(backbone) != None  # noqa: E711
-    assert model.preprocessing.image_size == (224, 224)
+    assert model.preprocessing == preprocessing_of(backbone)
+    assert model.preprocessing == Preprocessing((96, 96), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 0.9)
     assert model.class_names is None
     assert AIM(TinyNet(), mask_width=4).preprocessing is None
     assert preprocessing_of(torch.compile(backbone)) == preprocessing_of(backbone)

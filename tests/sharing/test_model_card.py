@@ -22,6 +22,12 @@ def aim(**arguments: object) -> AIM:
     return AIM(TinyNet(), [2, 3], tau=[0.25, 0.5], mask_width=4, **arguments)
 
 
+@pytest.fixture(scope="module")
+def model() -> AIM:
+    """A model for tests that change nothing of it."""
+    return aim()
+
+
 def rows(card: ModelCard, title: str) -> list[str]:
     section = card.text.split(f"## {title}\n")[1].split("\n## ")[0]
     return [line for line in section.splitlines() if line.startswith("|")][2:]
@@ -32,8 +38,7 @@ def snippet(card: ModelCard) -> str:
     return code
 
 
-def test_says_what_the_model_is(tmp_path: Path) -> None:
-    model = aim()
+def test_says_what_the_model_is(tmp_path: Path, model: AIM) -> None:
     model.save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "aimwrap" and card.data.pipeline_tag == "image-classification"
@@ -47,9 +52,9 @@ def test_says_what_the_model_is(tmp_path: Path) -> None:
     assert "TinyNet+AIM" in card.text and "Words of caution" in card.text and "None were given" in card.text
 
 
-def test_metrics_with_and_without_intervals() -> None:
+def test_metrics_with_and_without_intervals(model: AIM) -> None:
     metrics = {"accuracy": 0.91234, "worst group": (0.81, 0.75, 0.86), "pointing": torch.tensor(0.5)}
-    card = aim().generate_model_card(metrics | {"area": numpy.float32(0.25), "none": [1, 1, 1]})
+    card = model.generate_model_card(metrics | {"area": numpy.float32(0.25), "none": [1, 1, 1]})
     assert rows(card, "Metrics") == [
         "| accuracy | 0.9123 |  |",
         "| worst group | 0.81 | 0.75 to 0.86 |",
@@ -72,9 +77,9 @@ def test_metrics_with_and_without_intervals() -> None:
         ((float("nan"), 0.1, 0.8), ValueError),
     ],
 )
-def test_wrong_metrics(metric: object, error: type[Exception]) -> None:
+def test_wrong_metrics(metric: object, error: type[Exception], model: AIM) -> None:
     with pytest.raises(error, match=r"metrics\['accuracy'\] must be"):
-        aim().generate_model_card({"accuracy": metric})
+        model.generate_model_card({"accuracy": metric})
 
 
 def test_names_break_neither_the_head_nor_the_tables(tmp_path: Path) -> None:
@@ -99,8 +104,7 @@ def test_a_thousand_classes_are_not_all_shown() -> None:
     assert row.endswith("class-18, class-19, ... |")
 
 
-@pytest.mark.parametrize("prepared", [True, False])
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("prepared", "named"), [(True, True), (False, False)])
 def test_its_code_runs(
     prepared: bool,
     named: bool,
