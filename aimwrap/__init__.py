@@ -11,7 +11,7 @@ ICCV 2025). The data flow, and where each part lives::
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
 
 Beside it: inspection (a backbone before it is wrapped), health (masks that died), explanation (exact contributions),
-verification (what is guaranteed, and how far).
+verification (what is guaranteed, and how far), preprocessing and sharing (what a saved model carries).
 """
 
 from .budget import budgeted_mask
@@ -23,6 +23,7 @@ from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
 from .mask_estimator import MaskEstimator
 from .model import AIM, MaskedFeatures
 from .output import AIMOutput, Prediction
+from .preprocessing import Preprocessing, preprocessing_of
 from .tau import TauScheduler, annealed_tau
 from .verification import Check, Survival, Verification, verify
 
@@ -42,6 +43,7 @@ __all__ = [
     "MaskHealthWarning",
     "MaskedFeatures",
     "Prediction",
+    "Preprocessing",
     "Survival",
     "TauScheduler",
     "Verification",
@@ -52,5 +54,6 @@ __all__ = [
     "budgeted_mask",
     "explain",
     "inspect_backbone",
+    "preprocessing_of",
     "verify",
 ]

@@ -10,6 +10,8 @@ import timm
 import torchvision
 from torch import nn
 
+from .preprocessing import preprocessing_of_weights
+
 
 def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
     """Build a timm or torchvision classification model.
@@ -25,15 +27,36 @@ def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None)
     Raises:
         ValueError: if neither has a model of that name.
     """
-    library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
+    library, model = find_builder(name)
     arguments = dict(backbone_kwargs or {})
+    backbone: nn.Module
+    if library == "timm":
+        backbone = timm.create_model(model, **arguments)
+    else:
+        backbone = torchvision.models.get_model(model, **arguments)
+        # timm's models keep such a record; torchvision's forget with which weights they were built
+        backbone.preprocessing = preprocessing_of_weights(model, arguments.get("weights"))  # type: ignore[assignment]
+    return backbone
+
+
+def find_builder(name: str) -> tuple[str, str]:
+    """Which library has a model of that name.
+
+    Args:
+        name: as for :func:`create_backbone`.
+
+    Returns:
+        ``"timm"`` or ``"torchvision"``, and the model's name there.
+
+    Raises:
+        ValueError: if neither has.
+    """
+    library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
     if library != "torchvision" and timm.is_model(model):
-        backbone: nn.Module = timm.create_model(model, **arguments)
-        return backbone
+        return "timm", model
     torchvision_models = torchvision.models.list_models(module=torchvision.models)
     if library != "timm" and model in torchvision_models:
-        backbone = torchvision.models.get_model(model, **arguments)
-        return backbone
+        return "torchvision", model
     known = {"timm": timm.list_models(), "torchvision": torchvision_models}
     candidates = known[library] if library else [*known["timm"], *known["torchvision"]]
     close = difflib.get_close_matches(model, candidates, n=3, cutoff=0.5)

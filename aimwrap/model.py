@@ -20,6 +20,9 @@ from .loss import check_tau
 from .mask_estimator import MaskEstimator, MaskNorm
 from .output import AIMOutput, Prediction
 from .parameter_groups import parameter_groups
+from .preprocessing import Preprocessing, preprocessing_of
+from .sharing import Shareable
+from .sharing.recipe import Recipe, backbone_record
 from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
 from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling
 
@@ -68,7 +71,7 @@ class MaskedFeatures:
         return self.top_down.fuse(list(self.masked.values()), list(self.selections.values()))
 
 
-class AIM(nn.Module):
+class AIM(nn.Module, Shareable):
     """Wrap a CNN classifier so that it chooses, per image, which positions of its feature maps the decision may use.
 
     The backbone's own classifier is not used: AIM brings classifiers of its own, which have to be trained. The
@@ -110,6 +113,9 @@ class AIM(nn.Module):
         classified: the backbone's final map, which the feature-preserving head selects from; None with the paper's.
         variant: the stages and areas in the paper's notation and count, such as ``"ResNet+AIM [3, 25%]"``, whatever
             the head.
+        preprocessing: how images are to be prepared, where the backbone's record tells; assign your own. It describes,
+            and changes no image.
+        class_names: assign one name per class; they are saved with the model.
 
     Raises:
         TypeError: if the backbone or a stage is of the wrong type.
@@ -150,6 +156,7 @@ class AIM(nn.Module):
         area_of = _areas(stages, tau)
         _check_choices(head=(head, Head), pooling=(pooling, Pooling))
         _check_positive(width=width, mask_width=mask_width, temperature=temperature)
+        name = backbone if isinstance(backbone, str) else None
         if isinstance(backbone, str):
             architecture, backbone = backbone, create_backbone(backbone, backbone_kwargs)
         elif backbone_kwargs is not None:
@@ -174,6 +181,10 @@ class AIM(nn.Module):
         self.classified = tapped.final
         self.variant = f"{architecture}+AIM {_notation(tapped, self.tau)}"
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
+        self.preprocessing: Preprocessing | None = preprocessing_of(backbone)
+        self.class_names: tuple[str, ...] | None = None
+        came_from = backbone_record(backbone, name, backbone_kwargs)
+        self._recipe = Recipe(came_from, tapped.image_shape, width, mask_width, mask_norm, logit_spread, logit_range)
 
         channels = [tap.channels for tap in self.taps]
         self.backbone = tapped.backbone

@@ -1,0 +1,128 @@
+"""How images are prepared for a backbone: sizes, crop and normalisation, read off its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from timm.data import resolve_data_config
+from timm.data.transforms import ResizeKeepRatio
+from torch import nn
+from torchvision.transforms import InterpolationMode, v2
+
+_RECORDED = ("input_size", "mean", "std")  # without these, timm would answer with ImageNet's usual ones
+
+
+class Preprocessing(NamedTuple):
+    """How an image becomes what a model takes, in evaluation.
+
+    Attributes:
+        image_size: (H, W) of the images that the model takes.
+        mean: per channel, of images in [0, 1].
+        std: per channel.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or another of torchvision's names.
+        crop: share of the resized image's shorter side that the central crop keeps; timm's ``crop_pct``.
+        squash: whether both sides are resized alike, whatever the image's proportions; else they are kept.
+
+    Example:
+        >>> import torch
+        >>> Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3).transform()(torch.zeros(3, 300, 400)).shape
+        torch.Size([3, 224, 224])
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop: float = 0.875
+    squash: bool = False
+
+    def transform(self) -> Callable[[Any], Any]:
+        """Build the transform: a PIL image or an image tensor (C, H, W) to a normalised float tensor.
+
+        It does what timm's own transform for evaluation does. Grey images need ``image.convert("RGB")`` before.
+
+        Returns:
+            A transform of ``torchvision.transforms.v2``.
+        """
+        height, width = (math.floor(side / self.crop) for side in self.image_size)
+        method = InterpolationMode(self.interpolation)
+        resize: Callable[[Any], Any]
+        if self.squash:
+            resize = v2.Resize((height, width), method)
+        elif height == width:
+            resize = v2.Resize(height, method)  # the shorter side
+        else:
+            resize = ResizeKeepRatio((height, width), interpolation=self.interpolation)
+        to_unit_range = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+        normalise = v2.Normalize(list(self.mean), list(self.std))
+        transform: Callable[[Any], Any] = v2.Compose(
+            [resize, v2.CenterCrop(self.image_size), *to_unit_range, normalise, v2.ToPureTensor()]
+        )
+        return transform
+
+
+def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
+    """Read off a backbone how its images are to be prepared.
+
+    Args:
+        backbone: a model of timm, which keeps a record, or one of torchvision that
+            :func:`~aimwrap.backbones.create_backbone` built with weights.
+
+    Returns:
+        The preprocessing; None where nothing is known: torchvision's modules do not say with which weights they were
+        built, and timm's few that pad instead of cropping are not described here.
+
+    Example:
+        >>> import timm
+        >>> preprocessing_of(timm.create_model("resnet10t")).image_size
+        (176, 176)
+    """
+    own = getattr(backbone, "preprocessing", None)
+    if isinstance(own, Preprocessing):
+        return own
+    record = getattr(backbone, "pretrained_cfg", None)
+    if not isinstance(record, Mapping) or not all(record.get(key) for key in _RECORDED):
+        return None
+    data = resolve_data_config(pretrained_cfg=dict(record))
+    if data["crop_mode"] == "border":
+        return None
+    _, height, width = data["input_size"]
+    return Preprocessing(
+        (height, width),
+        tuple(map(float, data["mean"])),
+        tuple(map(float, data["std"])),
+        data["interpolation"],
+        float(data["crop_pct"]),
+        data["crop_mode"] == "squash",
+    )
+
+
+def preprocessing_of_weights(name: str, weights: Any) -> Preprocessing | None:
+    """Read off torchvision's weights how images are to be prepared for them.
+
+    Args:
+        name: torchvision's name of the model.
+        weights: the weights as its builder takes them: a name such as ``"DEFAULT"`` or a member of their enumeration.
+
+    Returns:
+        The preprocessing, or None without weights.
+
+    Example:
+        >>> preprocessing_of_weights("resnet18", "DEFAULT").image_size
+        (224, 224)
+    """
+    chosen = torchvision.models.get_model_weights(name).verify(weights)
+    if chosen is None:
+        return None
+    preset = chosen.transforms()
+    cropped, resized = preset.crop_size[0], preset.resize_size[0]
+    crop = cropped / resized
+    if math.floor(cropped / crop) != resized:
+        crop = math.nextafter(crop, 0)  # the division was a rounding error short of the size
+    return Preprocessing(
+        (cropped, cropped), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, crop, squash=False
+    )

@@ -1,0 +1,159 @@
+"""``README.md``: a model card that says what the model is, how good it is, and how far its masks can be trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+
+if TYPE_CHECKING:
+    from ..model import AIM
+
+Metric = float | tuple[float, float, float]  # a value, or a value and its interval: (value, low, high)
+
+# By this line a card is known as one that may be replaced. Without it, somebody made the card their own.
+MARKER = (
+    "<!-- Written by aimwrap and replaced when the model is saved again; delete this line to keep your changes. -->"
+)
+_SHOWN_CLASSES = 20
+
+_CAUTION = """\
+## Words of caution
+
+- A mask shows which *features* were used, not which pixels. A feature sees more of the image than its cell, and the
+  mask itself is computed from the whole image: what lies outside can still reach the decision. `aimwrap.verify`
+  measures it.
+- A finer map gets a better pointing score for free. Compare heatmaps at the same resolution.
+- One trained model is one seed. Where labels and background are tied, masks may settle on either, by seed.
+- Masking repairs what the classifier looks at, not what the backbone's features contain."""
+
+
+def model_card(model: AIM, metrics: Mapping[str, Metric] | None, location: str) -> ModelCard:
+    """Write a model card.
+
+    Args:
+        model: the model.
+        metrics: by name, each a value or ``(value, low, high)``.
+        location: where the card says to load the model from: a folder, or a repository's name.
+
+    Returns:
+        The card.
+
+    Raises:
+        TypeError: if a metric is neither a number nor three of them.
+        ValueError: if a value lies outside of its interval.
+    """
+    head = ModelCardData(
+        library_name="aimwrap", pipeline_tag="image-classification", tags=["aim", "interpretability", "pytorch"]
+    )
+    parts = [
+        f"---\n{head.to_yaml()}\n---\n\n{MARKER}\n",
+        f"# {plain(model.variant)}\n",
+        "An image classifier that decides by the few positions of its feature maps that its masks keep: AIM (Alshami "
+        "et al., ICCV 2025), as implemented by aimwrap.\n",
+        f"## Use\n\n```python\n{_snippet(model, location)}\n```\n",
+        f"## Model\n\n{_table(('', ''), _facts(model))}\n",
+        f"## Metrics\n\n{_metrics(metrics)}\n",
+        _CAUTION,
+    ]
+    return ModelCard("\n".join(parts) + "\n")
+
+
+def plain(text: str) -> str:
+    r"""Text that Markdown shows as it is, on one line.
+
+    Example:
+        >>> print(plain("a|b\n# <i>c</i>"))
+        a\|b \# \<i\>c\</i\>
+    """
+    one_line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return re.sub(r"(?i)([\\`*_{}\[\]<>#|&~$@]|:(?=/)|(?<=www)\.)", r"\\\1", one_line)
+
+
+def _snippet(model: AIM, location: str) -> str:
+    named = model._recipe.backbone.name is not None
+    call = f"AIM.from_pretrained({location!r}{'' if named else ', backbone=backbone'})"
+    needed = "import torch" if model.preprocessing is None else "from PIL import Image"
+    lines = [needed, "from aimwrap import AIM, explain", ""]
+    if not named:
+        lines.append("# backbone: a module built as it was in training; its weights come from this model")
+    lines.append(f"model = {call}")
+    if model.preprocessing is None:
+        shape = ", ".join(map(str, model._recipe.image_shape))
+        lines.append(f"images = torch.randn(1, {shape})  # yours, prepared as in training")
+    else:
+        lines.append('image = Image.open("image.jpg").convert("RGB")')
+        lines.append("images = model.preprocessing.transform()(image)[None]")
+    lines.append("explanation = explain(model, images)  # logits, masks, and what each position contributes")
+    predicted = "explanation.logits.argmax(1).item()"
+    lines.append(f"print({predicted if model.class_names is None else f'model.class_names[{predicted}]'})")
+    return "\n".join(lines)
+
+
+def _facts(model: AIM) -> list[tuple[str, str]]:
+    stages = [
+        f"{stage!r}: {tap.node}, {tap.channels} channels, stride {tap.stride}, tau {tau:g}"
+        for stage, tap, tau in zip(model.stages, model.taps, model.tau, strict=True)
+    ]
+    facts = [
+        ("backbone", model._recipe.backbone.was),
+        ("head", model.head),
+        *((f"stage {stage.split(':')[0]}", stage.split(": ", 1)[1]) for stage in stages),
+        ("pooling", f"mean over {model.pooling} positions"),
+        ("classes", _classes(model)),
+        ("images", _images(model)),
+    ]
+    try:
+        facts += [("cost", line) for line in str(model.cost()).splitlines()]
+    except (RuntimeError, TypeError) as error:  # as in print(model)
+        facts.append(("cost", f"unknown: {type(error).__name__}"))
+    return facts
+
+
+def _classes(model: AIM) -> str:
+    if model.class_names is None:
+        return str(model.num_classes)
+    more = ", ..." if len(model.class_names) > _SHOWN_CLASSES else ""
+    return f"{model.num_classes}: {', '.join(model.class_names[:_SHOWN_CLASSES])}{more}"
+
+
+def _images(model: AIM) -> str:
+    images = model.preprocessing
+    if images is None:
+        return f"{model.in_channels} channels; their preprocessing is not recorded"
+    height, width = images.image_size
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
+    resized = "squashed" if images.squash else "resized"
+    prepared = f"{resized} ({images.interpolation}), central crop {images.crop:.4g}, mean {mean}, std {std}"
+    return f"{height} x {width}, {prepared}"
+
+
+def _metrics(metrics: Mapping[str, Metric] | None) -> str:
+    if not metrics:
+        return "None were given."
+    rows = [(name, *_formatted(name, value)) for name, value in metrics.items()]
+    return _table(("", "value", "interval"), rows)
+
+
+def _formatted(name: str, metric: Metric) -> tuple[str, str]:
+    expected = f"metrics[{name!r}] must be a number or (value, low, high), got {metric!r}"
+    given = metric if isinstance(metric, tuple | list) else (metric,)
+    if len(given) not in (1, 3) or any(isinstance(value, str) for value in given):
+        raise TypeError(expected)
+    try:
+        values = [float(value) for value in given]  # numpy's and torch's single values, too
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(expected) from error
+    if len(values) == 1:
+        return f"{values[0]:.4g}", ""
+    value, low, high = values
+    if not low <= value <= high:  # nor if one is NaN
+        raise ValueError(f"metrics[{name!r}] must be (value, low, high) with low <= value <= high, got {metric!r}")
+    return f"{value:.4g}", f"{low:.4g} to {high:.4g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([plain(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

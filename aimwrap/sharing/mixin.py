@@ -1,0 +1,270 @@
+"""``save_pretrained``, ``from_pretrained`` and ``push_to_hub``: huggingface_hub's mixin over our own files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin, hf_hub_download
+from torch import nn
+
+from ..preprocessing import Preprocessing
+from .card import MARKER, Metric, model_card
+from .config import CONFIG, WEIGHTS, dump_config, read_config
+from .rebuilding import checked_class_names, checked_preprocessing, config_of, rebuild
+from .weights import checksum, load_weights, read_weights, write_weights
+
+if TYPE_CHECKING:
+    from ..model import AIM
+
+Shared = TypeVar("Shared", bound="Shareable")
+_CARD = "README.md"
+
+
+class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
+    """Saving, loading and sharing, which :class:`~aimwrap.AIM` inherits."""
+
+    def __new__(cls: type[Shared], *args: Any, **kwargs: Any) -> Shared:
+        """Make the object only: the mixin's own would keep the arguments, and so what belongs to the user."""
+        return object.__new__(cls)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        metrics: Mapping[str, Metric] | None = None,
+        class_names: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Save the model into a folder: ``config.json``, ``model.safetensors`` and ``README.md``, a model card.
+
+        What is not saved: what is frozen, the training mode, and the backbone's classifier, which is no part of the
+        model. A model inside ``DistributedDataParallel`` is saved as ``wrapper.module``, by one process.
+
+        Args:
+            save_directory: the folder; it is made if it is not there. A model that was saved there is replaced; a card
+                only while it has the line that says so.
+            metrics: what to show in the card, by name: a number each, or ``(value, low, high)``.
+            class_names: assigned to ``model.class_names`` first, unless None.
+            preprocessing: assigned to ``model.preprocessing`` first, unless None.
+            push_to_hub: also push it, as :meth:`push_to_hub` does.
+            repo_id: where to; the folder's name if None.
+            **push_to_hub_kwargs: the other arguments of :meth:`push_to_hub`.
+
+        Returns:
+            The commit's address if pushed, else None.
+
+        Raises:
+            TypeError: if class names, preprocessing or metrics are of the wrong type.
+            ValueError: if there is not one name for each class, or a value lies outside of its interval.
+
+        Example:
+            >>> import tempfile, torch
+            >>> from aimwrap import AIM
+            >>> model = AIM("torchvision/resnet18", backbone_kwargs={"num_classes": 2}).eval()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder, class_names=["cat", "dog"], metrics={"accuracy": (0.9, 0.88, 0.92)})
+            ...     again = AIM.from_pretrained(folder)
+            >>> images = torch.randn(1, 3, 64, 64)
+            >>> again.class_names, torch.equal(again(images).logits, model(images).logits)
+            (('cat', 'dog'), True)
+        """
+        if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
+            unused = [*(["repo_id"] if repo_id is not None else []), *push_to_hub_kwargs]
+            raise TypeError(f"save_pretrained: {', '.join(unused)} says where and how to push; pass push_to_hub=True")
+        model = self._aim(class_names, preprocessing)
+        folder = Path(save_directory)
+        card = model_card(model, metrics, ".")  # what is wrong shows before anything is written
+        folder.mkdir(parents=True, exist_ok=True)
+        with _replacing(folder / WEIGHTS) as weights, _replacing(folder / CONFIG) as config:
+            write_weights(model, weights)
+            described = config_of(model, weights.stat().st_size, checksum(weights))
+            config.write_text(dump_config(described), encoding="utf-8")
+            weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
+        if not (folder / _CARD).exists() or MARKER in (folder / _CARD).read_text(encoding="utf-8", errors="replace"):
+            (folder / _CARD).write_text(str(card), encoding="utf-8")
+        elif metrics:
+            warnings.warn(
+                f"{folder / _CARD} is your own and was kept, so the metrics are not in it; "
+                "model.generate_model_card(metrics) writes a new one to copy from",
+                stacklevel=2,
+            )
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.resolve().name, metrics=metrics, **push_to_hub_kwargs)
+        return None
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the mixin would take any argument of AIM, and ours come from the config
+        cls: type[Shared],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        backbone: nn.Module | None = None,
+        map_location: str | torch.device | None = None,
+        strict: bool = True,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> Shared:
+        """Load a model from a folder or from the Hugging Face Hub.
+
+        Files are data: they are checked, and run no code. A backbone is built by a name that timm or torchvision
+        knows, without weights of its own, so from a folder nothing is downloaded. The model comes back in evaluation
+        mode, with nothing frozen, and with the saved dtypes.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a repository's name (``"owner/name"``).
+            backbone: a backbone like the saved one's, for a model that was not built by name. Its weights are
+                overwritten, as AIM shares them.
+            map_location: the device to put the model on. None leaves it on the CPU, or where the given backbone is.
+            strict: refuse weights whose names differ from the model's. If False, what the file does not have stays
+                randomly initialised, or the given backbone's.
+            force_download: download again what the Hub's cache has.
+            token: the Hub's.
+            cache_dir: the Hub's cache.
+            local_files_only: look into the Hub's cache only.
+            revision: a branch, tag or commit of the repository.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: if there is no such folder or repository, or a file is missing.
+            TypeError: if the backbone is no module.
+            ValueError: if a file is damaged, of something else or too new, or the backbone does not fit.
+        """
+        source = pretrained_model_name_or_path
+        if _is_folder(source):
+            config_path, weights_path = (_local(Path(source), name) for name in (CONFIG, WEIGHTS))
+        else:
+            config_path, weights_path = (
+                _downloaded(
+                    str(source),
+                    name,
+                    force_download=force_download,
+                    token=token,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                    revision=revision,
+                )
+                for name in (CONFIG, WEIGHTS)
+            )
+        config = read_config(config_path)
+        weights = read_weights(weights_path, config)
+        model = rebuild(cast("type[AIM]", cls), config, backbone, str(source))
+        try:
+            load_weights(model, weights, config.channels_last, strict)
+        except ValueError as error:
+            raise ValueError(
+                f"{weights_path}: the weights do not fit {config.backbone_was} wrapped as {config.variant}: {error}. "
+                "If the backbone was changed after it was built, change one in the same way and pass it as backbone=; "
+                "strict=False leaves out what only one of the two has"
+            ) from error
+        model.eval()
+        return cast("Shared", model if map_location is None else model.to(map_location))
+
+    def push_to_hub(  # type: ignore[override]  # the mixin's config and card are written from the model here
+        self,
+        repo_id: str,
+        *,
+        metrics: Mapping[str, Metric] | None = None,
+        commit_message: str = "Save a model with aimwrap",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Save the model and upload it to the Hugging Face Hub, whose repository is made if it is not there.
+
+        Args:
+            repo_id: the repository, ``"owner/name"``.
+            metrics: as in :meth:`save_pretrained`.
+            commit_message: of the commit.
+            private: whether a new repository is private; the owner's own default if None.
+            token: the Hub's; the one that you logged in with if None.
+            branch: the main one if None.
+            create_pr: propose a change instead of making it.
+
+        Returns:
+            The commit's address.
+        """
+        model, hub = self._aim(), HfApi(token=token)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, metrics=metrics)
+            repository = hub.create_repo(repo_id, exist_ok=True, private=private)
+            model_card(model, metrics, repository.repo_id).save(Path(folder, _CARD))
+            commit = hub.upload_folder(
+                repo_id=repository.repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=branch,
+                create_pr=create_pr,
+            )
+        return str(commit)
+
+    def generate_model_card(self, metrics: Mapping[str, Metric] | None = None, location: str = ".") -> ModelCard:
+        """Write the model card that :meth:`save_pretrained` saves.
+
+        Args:
+            metrics: as in :meth:`save_pretrained`.
+            location: where the card says to load the model from: a folder, or a repository's name.
+
+        Returns:
+            The card; ``str(card)`` is its text.
+        """
+        return model_card(self._aim(), metrics, location)
+
+    def _aim(self, class_names: Sequence[str] | None = None, preprocessing: Preprocessing | None = None) -> AIM:
+        """The model itself, with the names and the preprocessing that it is to be saved with, checked."""
+        model = cast("AIM", self)
+        names = checked_class_names(model.class_names if class_names is None else class_names, model.num_classes)
+        images = checked_preprocessing(model.preprocessing if preprocessing is None else preprocessing)
+        model.class_names, model.preprocessing = names, images
+        return model
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write to that takes the other's place once the block has ended well; else the other stays as it is."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_folder(source: str | Path) -> bool:
+    """Whether something on this machine is meant: a ``Path``, what exists, or what is written like a path."""
+    return isinstance(source, Path) or os.path.isdir(source) or source.startswith((".", "/", "~")) or "\\" in source
+
+
+def _local(folder: Path, name: str) -> Path:
+    path = folder / name
+    if path.is_file():
+        return path
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; AIM.from_pretrained loads what model.save_pretrained wrote")
+    here = ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5]) or "nothing"
+    raise FileNotFoundError(
+        f"{folder} has no {name}, but {here}: it was not written by model.save_pretrained, or saving was interrupted"
+    )
+
+
+def _downloaded(repo_id: str, name: str, **arguments: Any) -> Path:
+    try:
+        return Path(hf_hub_download(repo_id, name, **arguments))
+    except (OSError, ValueError) as error:  # what the Hub's client raises comes from these two
+        raise FileNotFoundError(
+            f"{repo_id!r} is no folder here, and no repository of which {name} can be read: {error}"
+        ) from error

@@ -1,0 +1,194 @@
+"""From a model to a config, and from a config to a model that computes the same."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..backbones import find_builder
+from ..preprocessing import Preprocessing
+from ..taps import Tap
+from .config import Config, TapRecord
+from .recipe import decoded_json, without_weights
+
+if TYPE_CHECKING:
+    from ..model import AIM
+
+    Model = TypeVar("Model", bound=AIM)
+
+
+def config_of(model: AIM, size: int, sha256: str) -> Config:
+    """Describe a model.
+
+    Args:
+        model: the model.
+        size: of its weights file, in bytes.
+        sha256: of its weights file.
+
+    Returns:
+        The config.
+    """
+    recipe = model._recipe
+    name, arguments, was = recipe.backbone
+    return Config(
+        variant=model.variant,
+        backbone=None if name is None else (name, decoded_json(json.loads(arguments))),
+        backbone_was=was,
+        arguments={
+            "stages": list(model.stages),
+            "tau": [float(area) for area in model.tau],
+            "num_classes": int(model.num_classes),
+            "head": model.head,
+            "width": int(recipe.width),
+            "mask_width": int(recipe.mask_width),
+            "mask_norm": recipe.mask_norm,
+            "logit_spread": None if recipe.logit_spread is None else float(recipe.logit_spread),
+            "logit_range": float(recipe.logit_range),
+            "labels_move_area": bool(model.labels_move_area),
+            "pooling": model.pooling,
+            "temperature": float(model.temperature),
+        },
+        image_shape=tuple(recipe.image_shape),
+        taps=tuple(_record(tap) for tap in model.taps),
+        classified=None if model.classified is None else _record(model.classified),
+        class_names=checked_class_names(model.class_names, model.num_classes),
+        preprocessing=checked_preprocessing(model.preprocessing),
+        dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
+        channels_last=tuple(part for part, module in model.named_children() if _is_channels_last(module)),
+        bytes=size,
+        sha256=sha256,
+        versions=_versions(),
+    )
+
+
+def rebuild(cls: type[Model], config: Config, backbone: nn.Module | None, where: str) -> Model:
+    """Build the model that a config describes, with fresh weights.
+
+    Args:
+        cls: AIM, or a class of it.
+        config: checked values.
+        backbone: the backbone; if None, it is built by its name, which a registry must know, without weights.
+        where: the folder, for messages.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: if the backbone is no module.
+        ValueError: if the backbone is missing, cannot be built or wrapped, or has other taps than the saved model.
+    """
+    if backbone is not None and not isinstance(backbone, nn.Module):
+        raise TypeError(
+            f"backbone must be a module such as the model was built with, or None, got {type(backbone).__name__}"
+        )
+    source, by_name = _source(config, backbone, where)
+    arguments = config.arguments | by_name
+    try:
+        with torch.random.fork_rng(devices=[]):  # loading is no draw of the user's
+            model = cls(source, **arguments, example_input=torch.zeros(1, *config.image_shape))
+    except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
+        what = "the backbone that was passed" if by_name == {} else f"{config.backbone_was}, built by its name,"
+        raise ValueError(
+            f"{where}: {what} cannot be wrapped as the saved model was ({config.backbone_was}): "
+            f"{type(error).__name__}: {error}. {_way_out(config)}"
+        ) from error
+    _check_taps(model, config, where)
+    model.variant = config.variant
+    model.class_names, model.preprocessing = config.class_names, config.preprocessing
+    return model
+
+
+def checked_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """The names as a tuple.
+
+    Raises:
+        TypeError: if they are no strings.
+        ValueError: if there is not one for each class.
+    """
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"class_names must be a list of strings, one per class in the logits' order, got {names!r:.80}")
+    if len(names) != num_classes:
+        raise ValueError(f"class_names must have one name per class: {num_classes} classes, {len(names)} name(s)")
+    return tuple(map(str, names))
+
+
+def checked_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing | None:
+    """The preprocessing itself.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            "preprocessing must be an aimwrap.Preprocessing(image_size, mean, std, ...) or None, "
+            f"got {type(preprocessing).__name__}"
+        )
+    return preprocessing
+
+
+def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.Module | str, dict[str, Any]]:
+    """What to wrap, and the arguments to build it with if it is a name."""
+    if backbone is not None:
+        return backbone, {}
+    if config.backbone is None:
+        raise ValueError(
+            f"{where}: this model's backbone was {config.backbone_was}, a module that aimwrap cannot build by name; "
+            f"pass one alike, its weights will be overwritten: from_pretrained({where!r}, backbone=backbone)"
+        )
+    name, arguments = config.backbone
+    try:
+        library, model = find_builder(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}. {_way_out(config)}") from error
+    return f"{library}/{model}", {"backbone_kwargs": without_weights(library, arguments)}
+
+
+def _way_out(config: Config) -> str:
+    now = _versions()
+    others = [f"{name} {was}, here {now[name]}" for name, was in config.versions.items() if now.get(name, was) != was]
+    saved = f"It was saved with {'; '.join(others)}. " if others else ""
+    return f"{saved}Build the backbone yourself and pass it: from_pretrained(..., backbone=backbone)"
+
+
+def _check_taps(model: AIM, config: Config, where: str) -> None:
+    pairs = [(_record(tap), then) for tap, then in zip(model.taps, config.taps, strict=False)]
+    if model.classified is not None and config.classified is not None:
+        pairs.append((_record(model.classified), config.classified))
+    differing = [(now, then) for now, then in pairs if now != then]
+    if len(model.taps) == len(config.taps) and (model.classified is None) == (config.classified is None):
+        if not differing:
+            return
+        (stage, node, channels, stride), then = differing[0]
+        difference = (
+            f"stage {then[0]!r} was {then[1]} with {then[2]} channels at stride {then[3]}, and is {node} with "
+            f"{channels} channels at stride {stride} (stage {stage!r})"
+        )
+    else:
+        difference = f"it has {len(model.taps)} taps, and the saved model had {len(config.taps)}"
+    raise ValueError(
+        f"{where}: the backbone is not the one that was saved ({config.backbone_was}): {difference}. {_way_out(config)}"
+    )
+
+
+def _record(tap: Tap) -> TapRecord:
+    return tap.stage, tap.node, tap.channels, tap.stride
+
+
+def _is_channels_last(module: nn.Module) -> bool:
+    maps = [p for p in module.parameters() if p.ndim == 4 and not p.is_contiguous()]
+    return any(p.is_contiguous(memory_format=torch.channels_last) for p in maps)
+
+
+def _versions() -> dict[str, str]:
+    from .. import __version__
+
+    libraries = {name: version(name) for name in ("torch", "torchvision", "timm")}
+    return {"aimwrap": __version__, **libraries, "python": platform.python_version()}

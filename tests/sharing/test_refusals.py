@@ -1,0 +1,391 @@
+"""Whatever a folder holds: it loads as saved, or is refused with an error that says what is wrong. It runs no code."""
+
+import copy
+import json
+import pickle
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from zoo import HeadConvNet, TinyNet
+
+from aimwrap import AIM
+from aimwrap.sharing import weights as weights_module
+from aimwrap.sharing.config import Config, dump_config, read_config
+from aimwrap.sharing.recipe import decoded_json, encoded_json
+from aimwrap.sharing.weights import checksum
+
+TINY = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "num_classes": 7}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model whose backbone was a module: read only."""
+    folder = tmp_path_factory.mktemp("saved")
+    AIM(TinyNet(), [2, 3], mask_width=4).save_pretrained(folder, class_names=list("abcdefg"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved_by_name(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model whose backbone was built by name: read only."""
+    folder = tmp_path_factory.mktemp("saved_by_name")
+    AIM("timm/convnext_atto", [2, 3], mask_width=4, backbone_kwargs=TINY).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def changed(folder: Path, **changes: object) -> Path:
+    """The folder with other values in its config: ``aim__width=3`` changes that of ``aim``."""
+    config = json.loads((folder / "config.json").read_text())
+    for path, value in changes.items():
+        *outer, last = path.split("__")
+        inner = config
+        for key in outer:
+            inner = inner[key]
+        inner[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def with_weights(folder: Path, content: bytes) -> Path:
+    """The folder with another weights file, and a config that vouches for it."""
+    path = folder / "model.safetensors"
+    path.write_bytes(content)
+    return changed(folder, weights={"bytes": len(content), "sha256": checksum(path)})
+
+
+def load(folder: Path) -> AIM:
+    return AIM.from_pretrained(folder, backbone=TinyNet())
+
+
+def test_the_folders_of_these_tests_load(folder: Path, saved_by_name: Path) -> None:
+    load(changed(folder, aim__tau=[0.5, 0.5], a_newer_versions_information=1))
+    AIM.from_pretrained(saved_by_name)
+
+
+def test_cut_off_weights(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    for size in (0, 7, len(content) // 2, len(content) - 1):
+        (folder / "model.safetensors").write_bytes(content[:size])
+        with pytest.raises(ValueError, match=rf"is cut off: it has {size} of {len(content)} bytes; download or copy"):
+            load(folder)
+
+
+@pytest.mark.parametrize("where", [0, 0.5, -1])
+def test_one_changed_byte(folder: Path, where: float) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[int(where * len(content)) if where >= 0 else -1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"is not the file that its config\.json describes"):
+        load(folder)
+
+
+def test_longer_weights(folder: Path) -> None:
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"is not the file that its config\.json describes"):
+        load(folder)
+
+
+def test_the_weights_of_another_variant(folder: Path, tmp_path: Path) -> None:
+    AIM(TinyNet(), [3], mask_width=4).save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    with pytest.raises(ValueError, match=r"is cut off|is not the file"):
+        load(folder)
+    with_weights(folder, (tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"the weights do not fit zoo\.TinyNet wrapped as TinyNet\+AIM .*file has no"):
+        load(folder)
+
+
+def test_weights_of_another_shape(folder: Path) -> None:
+    AIM(TinyNet(num_classes=3), [2, 3], mask_width=4).save_pretrained(folder.parent / "other")
+    with_weights(folder, (folder.parent / "other" / "model.safetensors").read_bytes())
+    backbone = TinyNet()
+    before = copy.deepcopy(backbone.state_dict())
+    with pytest.raises(
+        ValueError, match=r"classifier\.bias is \(3,\) in the file and \(7,\) in the model; .*, and 3 m"
+    ):
+        AIM.from_pretrained(folder, backbone=backbone, strict=False)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+class Code:
+    """Pickled, it is a call: unpickling would run it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("the file's code ran",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no tensors",
+        b"\xff" * 64,
+        pickle.dumps({"classifier.weight": Code()}),
+        b"\x10\x00\x00\x00\x00\x00\x00\x00" + b'{"a": "a tensor"',
+    ],
+)
+def test_files_that_are_no_safetensors(folder: Path, content: bytes) -> None:
+    message = "must be a positive integer" if not content else "is no safetensors file that can be read"
+    with pytest.raises(ValueError, match=message):
+        load(with_weights(folder, content))
+
+
+def test_a_zip_of_torch_save_is_no_safetensors(folder: Path) -> None:
+    torch.save({"classifier.weight": Code()}, folder / "weights.pt")
+    with pytest.raises(ValueError, match="is no safetensors file that can be read"):
+        load(with_weights(folder, (folder / "weights.pt").read_bytes()))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"has no {re.escape(name)}, but README\.md, .*: it was not written by"
+    ):
+        load(folder)
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.json is no folder"):
+        load(folder / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no valid JSON"),
+        ('{"format": "aimwrap"', "is no valid JSON.*it is damaged: download or copy it again"),
+        ('{"format": "aimwrap", "format_version": NaN}', "NaN is no JSON"),
+        ('{"format": "aimwrap", "format_version": -Infinity}', "-Infinity is no JSON"),
+        ("[" * 100_000, "is no valid JSON"),
+        ("9" * 10_000, "is no valid JSON|holds no JSON object"),
+        ('["aimwrap"]', "holds no JSON object but list; aimwrap did not write it"),
+        ("null", "holds no JSON object but NoneType"),
+        ("{}", "was not written by aimwrap; AIM.from_pretrained reads"),
+        ('{"architecture": "resnet18", "pretrained_cfg": {}}', "looks like timm's.*With timm.create_model, load"),
+        ('{"architectures": ["ResNet"], "model_type": "resnet"}', "looks like that of transformers.*wrap it: AIM"),
+        ('{"format": "aimwrap"}', r"'format_version' must be an integer from 1 on, got None\. Build the model as"),
+        ('{"format": "aimwrap", "format_version": 0}', "must be an integer from 1 on, got 0"),
+        ('{"format": "aimwrap", "format_version": true}', "must be an integer from 1 on, got True"),
+        (
+            '{"format": "aimwrap", "format_version": 2, "versions": {"aimwrap": "3.1"}}',
+            "format version 2.*newer one 3.1",
+        ),
+        (
+            '{"format": "aimwrap", "format_version": 2, "versions": 7}',
+            "and this aimwrap reads up to 1: a newer one saved",
+        ),
+        ('{"format": "aimwrap", "format_version": 1}', "'aim' is missing; the file was damaged or edited"),
+    ],
+    ids=range(17),
+)
+def test_configs_that_are_none(folder: Path, text: str, message: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        load(folder)
+    assert str(folder / "config.json") in str(error.value)
+
+
+def test_a_config_that_is_no_text(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00config")
+    with pytest.raises(ValueError, match="is no valid JSON"):
+        load(folder)
+
+
+def test_a_huge_config_is_not_read(folder: Path) -> None:
+    with (folder / "config.json").open("r+b") as file:
+        file.truncate(65 * 2**20)  # a file with a hole, which takes no room
+    with pytest.raises(ValueError, match="has 65 MiB, and no config of aimwrap has more than 64"):
+        load(folder)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where in a config the values are, containers included."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    return [*([path] if path else []), *(leaf for key, item in inner for leaf in leaves(item, (*path, key)))]
+
+
+WRONG = (None, True, -1, 0, 2**40, 1.5, 1e999, "x", [], ["x"], {}, {"tuple": 3}, {"float": "1"}, [[[]]])
+
+
+def test_every_value_is_checked_or_of_no_consequence(saved_by_name: Path, tmp_path: Path) -> None:
+    """Each value of a config replaced by those of other kinds, or left out: a ValueError, or a config that is one."""
+    content = json.loads((saved_by_name / "config.json").read_text())
+    content["preprocessing"]["crop"], content["class_names"] = 0.9, list("abcdefg")
+    path, refused = tmp_path / "config.json", 0
+    for place in leaves(content):
+        for wrong in (*WRONG, ...):
+            edited = copy.deepcopy(content)
+            inner = edited
+            for key in place[:-1]:
+                inner = inner[key]
+            if wrong is ...:
+                del inner[place[-1]]
+            else:
+                inner[place[-1]] = wrong
+            path.write_text(json.dumps(edited).replace("Infinity", "1e999"))
+            try:
+                config = read_config(path)
+            except ValueError as error:
+                assert str(path) in str(error)
+                refused += 1
+            else:
+                assert isinstance(config, Config) and json.loads(dump_config(config))
+    assert refused > 250
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aim__width": "8"}, "'aim.width' must be a positive integer, got '8'"),
+        ({"aim__width": True}, "'aim.width' must be a positive integer, got True"),
+        ({"aim__tau": "0.25"}, "'aim.tau' must be a list of numbers"),
+        ({"aim__stages": [[2], 3]}, "'aim.stages' must be a list of stage numbers and node names"),
+        ({"aim__logit_range": {"float": "nan"}}, "'aim.logit_range' must be a number, got nan"),
+        ({"aim__logit_range": {"float": "import os"}}, "in 'aim', {'float': import os} stands for nothing"),
+        ({"aim__device": "cuda"}, "'aim.device' is no argument that this aimwrap knows; a newer one may have saved it"),
+        ({"aim__tau": [0.25, 2.0]}, r"tau must lie in \(0, 1\]"),
+        ({"aim__head": "newer"}, "head must be one of 'paper', 'feature-preserving', got 'newer'"),
+        ({"aim__mask_norm": "newer"}, "mask_norm must be one of"),
+        ({"aim__pooling": "newer"}, "pooling must be one of"),
+        ({"class_names": ["a"]}, "'class_names' has 1 names for 7 classes"),
+        ({"class_names": "abcdefg"}, "'class_names' must be a list of strings, or null"),
+        ({"weights__sha256": "../../secret"}, "'weights.sha256' must be 64 hexadecimal digits"),
+        ({"preprocessing": {"image_size": [1, 1]}}, "'preprocessing.mean' is missing"),
+        ({"image_shape": [3, 224]}, "'image_shape' must be a list of 3 positive integers"),
+        ({"taps": [{"stage": 2}]}, "'taps.0.node' is missing"),
+        ({"backbone": "resnet18"}, "'backbone' must be an object, or null, got 'resnet18'"),
+    ],
+)
+def test_wrong_values_are_named(folder: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        load(changed(folder, **changes))
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf-hub:timm/resnet18.a1_in1k",
+        "timm/hf-hub:timm/resnet18.a1_in1k",
+        "hf_hub:timm/resnet18",
+        "local-dir:/etc",
+        "timm/local-dir:/etc",
+        "https://example.org/model",
+        "os.system",
+        "builtins:exec",
+        "zoo.TinyNet",
+        "torchvision/../timm/resnet18",
+        "torchvision/get_model",
+        "timm/create_model",
+        "",
+    ],
+)
+def test_only_names_of_the_registries_are_built(
+    saved_by_name: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("something is being fetched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    folder = changed(shutil.copytree(saved_by_name, tmp_path / "model"), backbone__name=name)
+    with pytest.raises(ValueError, match=r"has (a|no) model named .*Build the backbone yourself and pass it"):
+        AIM.from_pretrained(folder)
+
+
+def test_arguments_that_would_fetch_weights_are_left_out(saved_by_name: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved_by_name, tmp_path / "model")
+    arguments = json.loads((folder / "config.json").read_text())["backbone"]["arguments"]
+    (folder / "evil.pth").write_bytes(pickle.dumps(Code()))
+    evil = {"pretrained": True, "checkpoint_path": str(folder / "evil.pth"), "pretrained_cfg_overlay": {"file": "/etc"}}
+    AIM.from_pretrained(changed(folder, backbone__arguments=arguments | evil))
+
+
+def test_arguments_that_the_builder_refuses(saved_by_name: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved_by_name, tmp_path / "model")
+    changed(folder, backbone__arguments={"newer": 1}, versions={"timm": "9.9", "python": "3.99"})
+    with pytest.raises(ValueError, match=r"timm/convnext_atto, built by its name, cannot be wrapped .*timm 9\.9, here"):
+        AIM.from_pretrained(folder)
+
+
+def test_a_backbone_that_was_a_module_must_be_passed(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"this model's backbone was zoo\.TinyNet, .*, backbone=backbone\)"):
+        AIM.from_pretrained(folder)
+    with pytest.raises(TypeError, match=r"backbone must be a module such as the model was built with, .* got str"):
+        AIM.from_pretrained(folder, backbone="resnet18")
+
+
+class Wider(TinyNet):
+    """The same names with another number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block2[0] = nn.Conv2d(12, 24, 3, stride=2, padding=1, bias=False)
+        self.block2[1] = nn.BatchNorm2d(24)
+        self.block3[0] = nn.Conv2d(24, 20, 3, stride=2, padding=1, bias=False)
+
+
+def test_a_wrong_backbone_is_told_what_differs(folder: Path) -> None:
+    message = (
+        r"is not the one that was saved \(zoo\.TinyNet\): stage 2 was block2 with 16 channels at stride 16, and is"
+    )
+    with pytest.raises(ValueError, match=message + " block2 with 24 channels"):
+        AIM.from_pretrained(folder, backbone=Wider())
+    with pytest.raises(
+        ValueError, match="'final map' was block3 with 20 channels at stride 32, and is head_conv with 40"
+    ):
+        AIM.from_pretrained(folder, backbone=HeadConvNet())
+    with pytest.raises(ValueError, match="the backbone that was passed cannot be wrapped as the saved model was"):
+        AIM.from_pretrained(folder, backbone=nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
+
+
+def test_other_taps_than_were_saved(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["taps"][0]["node"] = "stages.2"
+    with pytest.raises(ValueError, match=r"stage 2 was stages\.2 .* and is block2 .*saved with timm 0\.1, here"):
+        load(changed(folder, taps=config["taps"], versions={"timm": "0.1"}))
+    with pytest.raises(ValueError, match="it has 2 taps, and the saved model had 1"):
+        load(changed(folder, taps=config["taps"][1:]))
+
+
+def test_tensors_that_this_version_cannot_hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def newer(path: Path) -> None:
+        raise KeyError("F4")
+
+    monkeypatch.setattr(weights_module, "load_file", newer)
+    with pytest.raises(ValueError, match="is no safetensors file that can be read"):
+        load(folder)
+
+
+def test_metadata_of_the_file_does_not_matter(folder: Path) -> None:
+    state = AIM(TinyNet(), [2, 3], mask_width=4).state_dict()
+    save_file({name: value.clone() for name, value in state.items()}, folder / "x", metadata={"format": "tf"})
+    load(with_weights(folder, (folder / "x").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 3, 0.1, float("-inf"), "x", [1, (2, [3])], (), {"a": (1,), "b": {}}, {"tuple": 1, "b": 2}]
+)
+def test_json_and_back(value: object) -> None:
+    there = json.loads(json.dumps(encoded_json(value), allow_nan=False))
+    assert decoded_json(there) == value and type(decoded_json(there)) is type(value)
+
+
+@pytest.mark.parametrize("value", [nn.ReLU, torch.float16, {1: 2}, {"tuple": [1]}, {"float": "x"}, {1}, [object()]])
+def test_what_json_cannot_hold(value: object) -> None:
+    with pytest.raises(TypeError, match="JSON cannot hold"):
+        encoded_json(value)
