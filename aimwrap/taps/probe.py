@@ -286,7 +286,10 @@ class _Writes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value, argument in zip(args, function._schema.arguments, strict=False):
-            if argument.is_write and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.storages:
+            alias = argument.alias_info  # torch 2.4 has no argument.is_write
+            if alias is None or not alias.is_write:
+                continue
+            if isinstance(value, Tensor) and value.untyped_storage()._cdata in self.storages:
                 self.seen = True
         return function(*args, **(kwargs or {}))
 
