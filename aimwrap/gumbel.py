@@ -21,7 +21,8 @@ def logistic_noise_like(logits: Tensor, *, generator: torch.Generator | None = N
         float32 noise of the same shape, always finite: the uniform draw is kept one rounding step away from 0 and 1, so
         that the noise stays within about +-16.
     """
-    uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=torch.float32)
+    source = {} if generator is None else {"generator": generator}  # a None cannot be compiled for any batch size
+    uniform = torch.rand(logits.shape, device=logits.device, dtype=torch.float32, **source)
     rounding = torch.finfo(torch.float32).eps
     uniform = uniform.clamp(rounding, 1 - rounding)
     return uniform.log() - (-uniform).log1p()

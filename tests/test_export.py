@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 from zoo import TIMM, TORCHVISION, TinyNet
 
 from aimwrap import AIM, AIMOutput, explain
@@ -28,6 +29,7 @@ from aimwrap.export import (
     formats,
 )
 from aimwrap.export.parity import measure_parity, seeded_images
+from aimwrap.export.serving import _mask_names
 
 pytest.importorskip("onnxruntime")
 
@@ -90,19 +92,11 @@ def test_serving_model_is_a_copy_in_evaluation_mode_and_float32(wrapped: Wrapped
     assert not {id(p) for p in model.parameters()} & {id(p) for p in serving.parameters()}
 
 
-def test_names_of_stages_become_names_of_outputs() -> None:
-    class Named(TinyNet):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block2_0 = nn.Conv2d(16, 16, 1)
-
-        def features(self, x: Tensor) -> Tensor:
-            return self.block3(self.block2_0(self.block2(self.block1(self.block0(self.stem(x))))))
-
-    model = AIM(Named(), ["block2.0", "block2_0", "block3"])
-    serving = ServingModel(model)
-    assert serving.mask_names == {"block2.0": "mask_block2_0", "block2_0": "mask_block2_0_", "block3": "mask_block3"}
+def test_names_of_stages_become_names_of_outputs(backbone_of: Callable[[str], nn.Module]) -> None:
+    serving = ServingModel(AIM(backbone_of("tiny"), ["block2.0", "block3"]))
     assert tuple(serving(images_of(1, 3, 64, 64))) == serving.output_names
+    assert serving.output_names == ("logits", "mask_block2_0", "mask_block3", "merged_mask", "contributions")
+    assert list(_mask_names(["a.b", "a_b"]).values()) == ["mask_a_b", "mask_a_b_"]
 
 
 def test_metadata_says_what_a_server_needs(wrapped: Wrapped) -> None:
@@ -228,7 +222,7 @@ def test_exported_prints_a_table_and_turns_into_json(onnx_model: Exported) -> No
 def test_serving_example_needs_no_torch(onnx_model: Exported, wrapped: Wrapped, tmp_path: Path) -> None:
     """It prepares images as torchvision does, says the model's class, and darkens what the mask leaves out."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).resize((173, 131), Image.Resampling.BICUBIC)
+    image = Image.fromarray(pixels).resize((173, 130), Image.Resampling.BICUBIC)
     path = tmp_path / "image.png"
     image.save(path)
     source = f"import sys, runpy; sys.modules['torch'] = None; sys.argv[1:] = {[str(onnx_model.path), str(path)]}\n"
@@ -236,7 +230,8 @@ def test_serving_example_needs_no_torch(onnx_model: Exported, wrapped: Wrapped, 
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
-    prepare = v2.Compose([v2.Resize(80, InterpolationMode.BILINEAR), v2.CenterCrop((64, 96)), v2.ToImage()])
+    resize = ResizeKeepRatio((80, 120), interpolation="bilinear")
+    prepare = v2.Compose([resize, v2.CenterCrop((64, 96)), v2.ToImage()])
     seen = prepare(image)
     explanation = explain(wrapped("tiny", "paper"), normalised(seen))
     best = int(explanation.logits.argmax())
@@ -255,7 +250,7 @@ def normalised(image: Tensor) -> Tensor:
 
 
 @modern
-def test_program_runs_without_the_library_and_the_model_is_as_it_was(tmp_path: Path, wrapped: Wrapped) -> None:
+def test_program_gives_what_explain_gives_and_the_model_is_as_it_was(tmp_path: Path, wrapped: Wrapped) -> None:
     model = wrapped("tiny", "feature-preserving")
     before = {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
     mine = images_of(2, 3, 64, 64)
@@ -267,8 +262,6 @@ def test_program_runs_without_the_library_and_the_model_is_as_it_was(tmp_path: P
     assert json.loads(extra["aimwrap.json"])["head"] == "feature-preserving"
     images = torch.rand(1, 3, 97, 75)
     assert_same(module(images), model, images)
-    source = f"import sys, torch; sys.modules['aimwrap'] = None; torch.export.load({str(exported.path)!r}).module()"
-    assert subprocess.run([sys.executable, "-c", source], capture_output=True).returncode == 0
 
 
 @modern
@@ -315,6 +308,7 @@ class FixedSize(TinyNet):
 
 
 @modern
+@pytest.mark.slow
 def test_a_backbone_that_fixes_the_image_size_is_exported_with_it(tmp_path: Path) -> None:
     model = AIM(FixedSize(), [2, 3], example_input=torch.zeros(2, 3, 64, 64))
     with pytest.warns(
@@ -353,25 +347,26 @@ def test_errors_at_the_boundary(tmp_path: Path, wrapped: Wrapped, monkeypatch: p
     assert not os.listdir(tmp_path)
 
 
-# Backbones and formats: every backbone in one format at least, each with the head that the other runs leave out.
+# Backbones and formats, each with one of the heads, in turns.
 
-ANY_SIZE = [*TORCHVISION, *TIMM]
-FIXED_SIZE = ["twins", "tv_swin"]
-for name in FIXED_SIZE:
-    ANY_SIZE.remove(name)
+TRANSFORMERS = ["tv_swin", "twins"]
+CNNS = [name for name in (*TORCHVISION, *TIMM) if name not in TRANSFORMERS]
 
 
 @modern
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2]) for i, name in enumerate(ANY_SIZE)])
+@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2]) for i, name in enumerate(CNNS)])
 def test_onnx_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
-    exported = export_onnx(wrapped(name, head), tmp_path / "model.onnx", preprocessing=SQUARE)
-    assert exported.dynamic == FREE and all(row.holds(1e-3) for row in exported.parity)
+    dynamic_size = name in ("resnet10t", "convnext_atto")  # it takes twice the time
+    path = tmp_path / "model.onnx"
+    exported = export_onnx(wrapped(name, head), path, preprocessing=SQUARE, dynamic_size=dynamic_size)
+    assert exported.dynamic == (FREE if dynamic_size else ("batch",))
+    assert all(row.holds(1e-3) for row in exported.parity)
 
 
 @modern
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(ANY_SIZE)])
+@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(CNNS)])
 def test_programs_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
     exported = export_program(wrapped(name, head), tmp_path / "model.pt2", preprocessing=SQUARE)
     assert exported.dynamic == FREE and all(row.holds(1e-5) for row in exported.parity)
@@ -379,7 +374,15 @@ def test_programs_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_
 
 @modern
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FIXED_SIZE)
+def test_artefacts_load_without_the_library(wrapped: Wrapped, tmp_path: Path) -> None:
+    path = export_program(wrapped("tiny"), tmp_path / "model.pt2", preprocessing=SQUARE, dynamic_size=False).path
+    source = f"import sys, torch; sys.modules['aimwrap'] = None; torch.export.load({str(path)!r}).module()"
+    subprocess.run([sys.executable, "-c", source], check=True, capture_output=True)
+
+
+@modern
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMERS)
 @pytest.mark.parametrize("export", [export_onnx, export_program])
 def test_transformers_with_their_size(
     name: str, export: Callable[..., Exported], wrapped: Wrapped, tmp_path: Path
@@ -393,7 +396,7 @@ def test_transformers_with_their_size(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "dynamic_size"),
-    [("tiny", "paper", True), ("tiny", "feature-preserving", False), ("resnet10t", "feature-preserving", False)],
+    [("tiny", "paper", True), ("resnet10t", "feature-preserving", False)],
 )
 def test_aotinductor(name: str, head: str, dynamic_size: bool, wrapped: Wrapped, tmp_path: Path) -> None:
     model, path = wrapped(name, head), tmp_path / "model.pt2"
