@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .model import AIM, MaskedFeatures
 from .taps import Stage
-from .top_down import pooling_weights
+from .top_down import pooling_weights, wide_dtype
 
 
 class Explanation(NamedTuple):
@@ -108,9 +108,10 @@ def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | N
     Returns:
         (N, K, H, W), float32 at least.
     """
-    with torch.autocast(part.device.type, enabled=False):
+    device = part.device.type  # the context only where needed: in an exported graph it is an operation of its own
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         weight = _linear(aim).weight if classes is None else _linear(aim).weight[classes]
-        weight = weight.to(torch.promote_types(part.dtype, torch.float32))
+        weight = weight.to(wide_dtype(part))
         # einsum's result has strides that tie an export's image size to its batch size.
         per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
         contributions: Tensor = per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)

@@ -49,8 +49,13 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """
     if pooling == "all":
         return masked.mean(dim=(2, 3))
-    wide = torch.promote_types(masked.dtype, torch.float32)
+    wide = wide_dtype(masked)
     return (masked.to(wide).sum(dim=(2, 3)) / active_positions(mask.to(wide))).to(masked.dtype)
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """float32 at least, for sums; torch.promote_types would become part of an exported graph, which torch 2.6 fails."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def active_positions(mask: Tensor) -> Tensor:
@@ -65,7 +70,7 @@ def active_positions(mask: Tensor) -> Tensor:
 
 def pooling_weights(mask: Tensor, pooling: Pooling) -> Tensor:
     """The factor that :func:`pool` gives every position of an image, (N, 1, 1, 1)."""
-    wide = mask.to(torch.promote_types(mask.dtype, torch.float32))
+    wide = mask.to(wide_dtype(mask))
     if pooling == "all":
         return torch.full_like(wide[:, :, :1, :1], 1 / (mask.shape[2] * mask.shape[3]))
     return 1 / active_positions(wide)[:, :, None, None]

@@ -24,6 +24,7 @@ from .serving import ServingModel
 Format = Literal["onnx", "pt2", "aotinductor"]
 
 OLDEST_TORCH = (2, 6)  # the first with Dim.DYNAMIC, ONNXProgram.save and aoti_compile_and_package as they are now
+LARGEST_BATCH = 2**20  # torch 2.6 wants a bound
 METADATA_FILE = "aimwrap.json"  # inside a .pt2
 
 
@@ -295,7 +296,7 @@ def _attempt(
     channels, (height, width) = serving.model.in_channels, size
     device = next(serving.parameters()).device
     stride = serving.model.taps[-1].stride
-    sizes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    sizes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     tried = [(1, channels, height, width), (3, channels, height, width)]
     if dynamic_size:
         sizes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
@@ -316,7 +317,7 @@ def _attempt(
 def _check_ranges(program: Any) -> None:
     """Whether torch has narrowed a free axis to what it saw."""
     for axis, allowed in program.range_constraints.items():
-        if allowed.is_int and allowed.upper < 2**16:
+        if allowed.is_int and allowed.upper < LARGEST_BATCH:
             raise ValueError(f"the backbone allows at most {allowed.upper} for the axis {axis}")
 
 
