@@ -343,7 +343,7 @@ def _why_not(writer: _Writer, serving: ServingModel, error: Exception) -> str:
         else ""
     )
     if writer.format == "onnx" and not hint:
-        hint = f". This is torch {torch.__version__}, and a newer one, with a newer onnxscript, may convert it: 2.6 does not"
+        hint = f". This is torch {torch.__version__}; a newer one, with a newer onnxscript, may convert it"
     return f"{serving.model.variant} cannot be exported to {writer.format}: {_first_line(error)}{hint}"
 
 
