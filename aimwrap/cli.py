@@ -1,4 +1,7 @@
-"""The command line: ``aimwrap demo`` and ``aimwrap inspect``. Needs the extra ``cli``; the demo needs ``demo``."""
+"""The command line: ``aimwrap demo``, ``inspect`` and ``export``.
+
+Needs the extra ``cli``; the demo needs ``demo``, and ONNX ``export``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import torch
 
@@ -15,8 +18,10 @@ try:
 except ImportError as error:
     raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
 
-from .inspection import inspect_backbone
-from .model import Head
+from .export import ParityError, export_aotinductor, export_onnx, export_program
+from .export.formats import Format
+from .inspection import import_backbone, inspect_backbone
+from .model import AIM, Head
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -85,6 +90,59 @@ def inspect(
         typer.echo(json.dumps({"name": backbone, "error": str(error)}) if as_json else str(error), err=not as_json)
         raise typer.Exit(1) from error
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A folder that AIM.save_pretrained wrote.")],
+    file_format: Annotated[str, typer.Option("--format", help="onnx, pt2 (torch.export) or aotinductor.")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="The file to write; by default model.onnx in the folder.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of square images; by default the model's own size.")
+    ] = None,
+    fixed_size: Annotated[bool, typer.Option("--fixed-size", help="Do not try for any image size.")] = False,
+    backbone: Annotated[
+        str | None, typer.Option(help="package.module:name of the backbone, where the folder cannot name it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Write a trained model for serving, and check that it computes what the model does.
+
+    Exit code 1 says that nothing was written, since it does not or since it cannot be exported, and the message why.
+    """
+    chosen = parse_format(file_format)
+    suffix = {"onnx": ".onnx", "pt2": ".pt2", "aotinductor": ".aotinductor.pt2"}[chosen]
+    write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[chosen]
+    path = output or folder / f"model{suffix}"
+    try:
+        written = write(_load(folder, backbone), path, image_size=image_size, dynamic_size=not fixed_size)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        rows = error.parity if isinstance(error, ParityError) else ()
+        found = {"path": str(path), "error": str(error), "parity": [row._asdict() for row in rows]}
+        typer.echo(json.dumps(found, indent=2) if as_json else str(error), err=not as_json)
+        raise typer.Exit(1) from error
+    typer.echo(json.dumps(written.as_dict(), indent=2) if as_json else str(written))
+
+
+def _load(folder: Path, backbone: str | None) -> AIM:
+    """The model of a folder; its backbone is imported where a path to it is given."""
+    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    aim: Any = AIM
+    model: AIM = aim.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
+    return model
+
+
+def parse_format(text: str) -> Format:
+    """Read ``--format``.
+
+    >>> parse_format("onnx")
+    'onnx'
+    """
+    formats = [name for name in get_args(Format) if name == text]
+    if not formats:
+        raise typer.BadParameter(f"--format must be one of {', '.join(get_args(Format))}; got {text!r}")
+    chosen: Format = formats[0]
+    return chosen
 
 
 def parse_seeds(text: str) -> list[int]:

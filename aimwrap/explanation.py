@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .model import AIM, MaskedFeatures
 from .taps import Stage
-from .top_down import pooling_weights
+from .top_down import pooling_weights, wide_dtype
 
 
 class Explanation(NamedTuple):
@@ -87,21 +87,35 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
         output.masks,
         {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()},
         features.merged_mask,
-        _shares(aim, features.fused, features, asked),
+        shares(aim, features.fused, features, asked),
         {
-            stage: _shares(aim, part, features, asked)
+            stage: shares(aim, part, features, asked)
             for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
         },
         _bias(aim)[asked],
     )
 
 
-def _shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor) -> Tensor:
-    """How much each position of a part of the classified map adds to the logits (eq. 5, before its sum)."""
-    with torch.autocast(part.device.type, enabled=False):
-        weight = _linear(aim).weight[classes].to(torch.promote_types(part.dtype, torch.float32))
-        per_position = torch.einsum("kd,ndhw->nkhw", weight, part.to(weight.dtype))
-        return per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)
+def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | None = None) -> Tensor:
+    """How much each position of a part of the classified map adds to the logits (eq. 5, before its sum).
+
+    Args:
+        aim: the model.
+        part: of the classified map, (N, D, H, W).
+        features: what it is a part of.
+        classes: K class numbers; all of them if None.
+
+    Returns:
+        (N, K, H, W), float32 at least.
+    """
+    device = part.device.type  # the context only where needed: in an exported graph it is an operation of its own
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        weight = _linear(aim).weight if classes is None else _linear(aim).weight[classes]
+        weight = weight.to(wide_dtype(part))
+        # einsum's result has strides that tie an export's image size to its batch size.
+        per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
+        contributions: Tensor = per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)
+        return contributions
 
 
 def unwrap(model: nn.Module) -> AIM:

@@ -6,6 +6,8 @@ their difference, which is one draw of logistic noise.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,9 @@ def logistic_noise_like(logits: Tensor, *, generator: torch.Generator | None = N
         float32 noise of the same shape, always finite: the uniform draw is kept one rounding step away from 0 and 1, so
         that the noise stays within about +-16.
     """
-    uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=torch.float32)
+    # Where the batch size is free, a generator cannot be compiled, not even None.
+    source: dict[str, Any] = {} if generator is None else {"generator": generator}
+    uniform: Tensor = torch.rand(logits.shape, device=logits.device, dtype=torch.float32, **source)
     rounding = torch.finfo(torch.float32).eps
     uniform = uniform.clamp(rounding, 1 - rounding)
     return uniform.log() - (-uniform).log1p()

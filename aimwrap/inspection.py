@@ -106,7 +106,7 @@ def inspect_backbone(
     """
     name = backbone if isinstance(backbone, str) else type(backbone).__name__
     if isinstance(backbone, str):
-        backbone = _import(backbone) if ":" in backbone else create_backbone(backbone)
+        backbone = import_backbone(backbone) if ":" in backbone else create_backbone(backbone)
     backbone = unwrapped(backbone)
     measured = probe(backbone, example_input)
     found = find_stages(backbone, measured)
@@ -147,8 +147,8 @@ def _choices(found: Stages) -> list[list[Stage]]:
     return [stages[first:] for first in reversed(range(len(stages)))]
 
 
-def _import(path: str) -> nn.Module:
-    """The module, or what the function or class of that path builds without arguments."""
+def import_backbone(path: str) -> nn.Module:
+    """The module ``package.module:name``, or what the function or class of that path builds without arguments."""
     place, _, attribute = path.partition(":")
     try:
         found = _attribute(place, attribute)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.utils import _pytree
 
 from .taps import Stage
 
@@ -33,3 +34,7 @@ class Prediction(NamedTuple):
 
     logits: Tensor
     masks: dict[Stage, Tensor]
+
+
+# Without a name of its own torch.export.save refuses it; torch has no public function for NamedTuples.
+_pytree._register_namedtuple(AIMOutput, serialized_type_name="aimwrap.AIMOutput")

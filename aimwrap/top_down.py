@@ -47,8 +47,13 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         >>> pool(torch.tensor([[[[3.0, 0.0]]]]), mask, "active"), pool(torch.tensor([[[[3.0, 0.0]]]]), mask, "all")
         (tensor([[3.]]), tensor([[1.5000]]))
     """
-    wide = torch.promote_types(masked.dtype, torch.float32)
+    wide = wide_dtype(masked)
     return (masked.to(wide).sum(dim=(2, 3)) / positions(mask.to(wide), pooling)).to(masked.dtype)
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """float32 at least, for sums; torch.promote_types would become part of an exported graph, which torch 2.6 fails."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def positions(mask: Tensor, pooling: Pooling) -> Tensor:
@@ -65,14 +70,14 @@ def positions(mask: Tensor, pooling: Pooling) -> Tensor:
 
 def pooling_weights(mask: Tensor, pooling: Pooling) -> Tensor:
     """The factor that :func:`pool` gives every position of an image, (N, 1, 1, 1)."""
-    wide = mask.to(torch.promote_types(mask.dtype, torch.float32))
+    wide = mask.to(wide_dtype(mask))
     return 1 / positions(wide, pooling)[:, :, None, None]
 
 
 def _pays_to_gather(counts: Tensor) -> bool:
     """Whether few enough positions count that to transform them one by one is faster than all at once.
 
-    The limits are where ``benchmarks/overhead.py --sparsity`` finds the break-even on CPUs, on the safe side. On other
+    The limits are where ``benchmarks/overhead.py sparsity`` finds the break-even on CPUs, on the safe side. On other
     devices, where the number of positions would have to be waited for, and in graphs, nothing is gathered.
     """
     if counts.device.type != "cpu" or torch.compiler.is_compiling() or counts.numel() < 100:
@@ -114,7 +119,7 @@ class Transform(nn.Module):
         Returns:
             ``(forward(features) * counts).sum((2, 3))``, (N, D), in float32 at least.
         """
-        wide = torch.promote_types(features.dtype, torch.float32)
+        wide = wide_dtype(features)
         if not _pays_to_gather(counts):
             transformed: Tensor = self(features)
             return (transformed.to(wide) * counts).sum((2, 3))
@@ -122,7 +127,7 @@ class Transform(nn.Module):
 
     def sum_gathered(self, features: Tensor, counts: Tensor) -> Tensor:
         """The same sum from the 3x3 neighbourhoods of the positions that count, and no others."""
-        wide = torch.promote_types(features.dtype, torch.float32)
+        wide = wide_dtype(features)
         aligned = rearrange(F.pad(self.align(features), (1, 1, 1, 1)), "n d h w -> n h w d")
         height, width, channels = aligned.shape[1:]
         image, row, column = counts[:, 0].nonzero(as_tuple=True)
@@ -226,7 +231,7 @@ class PaperTopDown(nn.Module):
             The last of :meth:`means`, but for rounding: (N, D).
         """
         _, merged = self.fuse(masks, masks)
-        wide = torch.promote_types(merged.dtype, torch.float32)
+        wide = wide_dtype(merged)
         readers = torch.ones_like(merged[:1], dtype=wide)  # how many positions of O_final read one of this stage
         total: Tensor | None = None
         for transform, x, mask in zip(cast(Iterable[Transform], self.transforms), maps, masks, strict=True):
@@ -324,7 +329,7 @@ class FeaturePreservingTopDown(nn.Module):
 
     def _mean(self, final: Tensor, masks: Sequence[Tensor], pooling: Pooling) -> Tensor:
         """Average the final map over the first mask, which reads it through the chain of the others."""
-        mask, *deeper = (mask.to(torch.promote_types(mask.dtype, torch.float32)) for mask in masks)
+        mask, *deeper = (mask.to(wide_dtype(mask)) for mask in masks)
         counts = mask  # how many open positions read each position of the final map
         for partner in (*deeper, final):
             counts = sum_to(counts, partner)

@@ -11,9 +11,10 @@ import pytest
 pytest.importorskip("typer")
 from typer.testing import CliRunner
 
-from aimwrap import demo
+from aimwrap import AIM, cli, demo
 from aimwrap.cli import app, main
 from aimwrap.demo import Run, Scores, Settings
+from aimwrap.export import Exported, Parity, ParityError
 
 runner = CliRunner()
 
@@ -80,6 +81,72 @@ def test_errors(asked: dict[str, object], arguments: str, message: str) -> None:
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert not asked
+
+
+PARITY = (Parity("logits", 2e-7, None), Parity("mask_3", None, 1.0))
+
+
+@pytest.fixture
+def exporting(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Replace loading and exporting; gives what they were called with."""
+    seen: dict[str, object] = {}
+
+    def load(folder: Path, backbone: object = None) -> str:
+        seen.update(folder=folder, backbone=backbone)
+        return "the model"
+
+    def writer(name: str) -> object:
+        def write(model: object, path: Path, **options: object) -> Exported:
+            seen.update(format=name, model=model, path=path, options=options)
+            if path.name.startswith("wrong"):
+                raise ParityError("it computes something else", PARITY)
+            return Exported(path, "onnx", (64, 64), ("batch",), PARITY, ((1, 3, 64, 64),))
+
+        return write
+
+    monkeypatch.setattr(AIM, "from_pretrained", load, raising=False)
+    for name in ("export_onnx", "export_program", "export_aotinductor"):
+        monkeypatch.setattr(cli, name, writer(name))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "function", "path"),
+    [
+        ("", "export_onnx", "saved/model.onnx"),
+        ("--format pt2", "export_program", "saved/model.pt2"),
+        ("--format aotinductor", "export_aotinductor", "saved/model.aotinductor.pt2"),
+        ("--output here.onnx", "export_onnx", "here.onnx"),
+    ],
+)
+def test_export(exporting: dict[str, object], arguments: str, function: str, path: str) -> None:
+    result = runner.invoke(app, ["export", "saved", *arguments.split()])
+    assert result.exit_code == 0, result.output
+    assert exporting["folder"] == Path("saved") and exporting["backbone"] is None
+    assert exporting["model"] == "the model" and exporting["format"] == function and exporting["path"] == Path(path)
+    assert exporting["options"] == {"image_size": None, "dynamic_size": True}
+    assert "any batch size, images of 64 x 64" in result.output and "2.0e-07" in result.output
+
+
+def test_export_options(exporting: dict[str, object]) -> None:
+    arguments = "export saved --image-size 96 --fixed-size --backbone zoo:TinyNet --json"
+    result = runner.invoke(app, arguments.split())
+    assert result.exit_code == 0, result.output
+    assert exporting["options"] == {"image_size": 96, "dynamic_size": False}
+    assert type(exporting["backbone"]).__name__ == "TinyNet"
+    assert json.loads(result.output)["parity"][1] == {"output": "mask_3", "difference": None, "agreement": 1.0}
+
+
+def test_export_fails_with_exit_code_1(exporting: dict[str, object]) -> None:
+    result = runner.invoke(app, ["export", "saved", "--output", "wrong.onnx"])
+    assert result.exit_code == 1 and "it computes something else" in result.output
+    result = runner.invoke(app, ["export", "saved", "--output", "wrong.onnx", "--json"])
+    assert result.exit_code == 1 and json.loads(result.output)["parity"][0]["difference"] == 2e-7
+    result = runner.invoke(app, ["export", "saved", "--backbone", "zoo:Missing"])
+    assert result.exit_code == 1 and "cannot be imported" in result.output
+    result = runner.invoke(app, ["export", "saved", "--format", "tflite"])
+    assert result.exit_code == 2
+    assert "--format must be one of onnx, pt2, aotinductor" in " ".join(result.output.split())
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

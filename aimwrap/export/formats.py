@@ -1,0 +1,352 @@
+"""One function per format: trace the model, write the artefact, load it back, and compare.
+
+What torch's exporters need differs by version, so that they are called here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..taps.whole import HookProgram
+from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
+from .serving import ServingModel
+
+Format = Literal["onnx", "pt2", "aotinductor"]
+
+OLDEST_TORCH = (2, 6)  # the first with Dim.DYNAMIC, ONNXProgram.save and aoti_compile_and_package as they are now
+LARGEST_BATCH = 2**20  # torch 2.6 wants a bound
+METADATA_FILE = "aimwrap.json"  # inside a .pt2
+
+
+class Exported(NamedTuple):
+    """What was written, and how far it is from the model; ``print`` shows it as a table.
+
+    Attributes:
+        path: of the artefact.
+        format: ``"onnx"``, ``"pt2"`` or ``"aotinductor"``.
+        image_size: (H, W) that it was exported with.
+        dynamic: the axes of the images that may have another size: ``("batch", "height", "width")``, or
+            ``("batch",)`` where the image size is fixed.
+        parity: of every output, in their order.
+        tried: shapes of the images that parity was measured on.
+    """
+
+    path: Path
+    format: Format
+    image_size: tuple[int, int]
+    dynamic: tuple[str, ...]
+    parity: tuple[Parity, ...]
+    tried: tuple[tuple[int, ...], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain dicts, lists and numbers, for JSON."""
+        return {
+            **self._asdict(),
+            "path": str(self.path),
+            "dynamic": list(self.dynamic),
+            "parity": [row._asdict() for row in self.parity],
+        }
+
+    def __str__(self) -> str:
+        height, width = self.image_size
+        free = "any batch size" + (" and image size" if "height" in self.dynamic else f", images of {height} x {width}")
+        wide = max(len(row.output) for row in self.parity)
+        rows = [f"  {'output':<{wide}}  relative difference  positions that agree"]
+        for row in self.parity:
+            difference = "" if row.difference is None else f"{row.difference:.1e}"
+            agreement = "" if row.agreement is None else f"{row.agreement:.2%}"
+            rows.append(f"  {row.output:<{wide}}  {difference:<19}  {agreement}".rstrip())
+        tried = ", ".join(" x ".join(map(str, shape)) for shape in self.tried)
+        return "\n".join([f"{self.path} ({self.format}): {free}", *rows, f"  Tried on images of {tried}."])
+
+
+class _Writer(Protocol):
+    """One of the formats."""
+
+    format: Format
+    suffix: str
+
+    def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
+        """Write a traced program."""
+
+    def load(self, path: Path) -> Runnable:
+        """Load what was written, as a server would."""
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = True,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+    images: Tensor | None = None,
+    tolerance: float = 1e-3,
+) -> Exported:
+    """Write an ONNX model with named outputs, and compare ONNX Runtime's results with the model's.
+
+    What a server needs beside it stands in its metadata: classes, preprocessing, variant, stages. The model is left as
+    it is; its copy is exported on the CPU, in float32.
+
+    Args:
+        model: an :class:`~aimwrap.AIM`.
+        path: of the file to write, ending in ``.onnx``.
+        image_size: (H, W), or the side of square images; the preprocessing's if None.
+        dynamic_size: whether to try for any image size. Where the backbone fixes it, a warning says so.
+        class_names: K names; the model's own if None, or the classes' numbers where it has none.
+        preprocessing: a mapping or NamedTuple with ``image_size``, ``mean`` and ``std``, and perhaps ``interpolation``
+            (``"bicubic"``), ``crop`` (0.875, the share of the shorter side that the central crop keeps) and ``squash``
+            (False); the model's own if None.
+        images: normalised images (N, C, H, W) of your own to compare on, beside seeded ones.
+        tolerance: largest difference of logits and of contributions that passes, relative to the largest value.
+
+    Returns:
+        Where it is, which axes are free, and the parity measured.
+
+    Raises:
+        ImportError: if the extra ``export`` is not installed.
+        ParityError: if the artefact computes something else; no file is written.
+        RuntimeError: if torch is older than 2.6.
+        TypeError: if the model is no AIM.
+        ValueError: if an argument does not fit, or the model cannot be exported.
+    """
+    return _export(_Onnx(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
+
+
+def export_program(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = True,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+    images: Tensor | None = None,
+    tolerance: float = 1e-3,
+) -> Exported:
+    """Write a ``torch.export`` program, which ``torch.export.load(path).module()`` runs without this library.
+
+    The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. Arguments,
+    returns and errors as for :func:`export_onnx`; the path ends in ``.pt2``, and no extra is needed.
+    """
+    return _export(_Program(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
+
+
+def export_aotinductor(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = True,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+    images: Tensor | None = None,
+    tolerance: float = 1e-3,
+) -> Exported:
+    """Compile the model ahead of time, for this kind of machine and for the model's device.
+
+    ``torch._inductor.aoti_load_package(path)`` runs it, and its ``get_metadata()`` gives the metadata. It takes a C++
+    compiler and a minute or more; ``dynamic_size=False`` takes less. Arguments, returns and errors as for
+    :func:`export_onnx`; the path ends in ``.pt2``, and instead of an extra, a missing compiler is a RuntimeError.
+    """
+    return _export(_AotInductor(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
+
+
+class _Onnx:
+    format: Format = "onnx"
+    suffix = ".onnx"
+
+    def __init__(self) -> None:
+        try:
+            import onnxruntime
+            import onnxscript  # noqa: F401  # torch's exporter needs it, and says so less plainly
+        except ImportError as error:
+            raise ImportError('ONNX needs onnx, onnxscript and onnxruntime: pip install "aimwrap[export]"') from error
+        self.onnxruntime = onnxruntime
+
+    def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
+        names = list(serving.output_names)
+        onnx_program = torch.onnx.export(
+            program, (), input_names=["images"], output_names=names, dynamo=True, verbose=False
+        )
+        assert onnx_program is not None
+        onnx_program.model.metadata_props.update(metadata)
+        onnx_program.save(path)
+
+    def load(self, path: Path) -> Runnable:
+        session = self.onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda images: dict(
+            zip(names, map(torch.from_numpy, session.run(None, {"images": images.numpy()})), strict=True)
+        )
+
+
+class _Program:
+    format: Format = "pt2"
+    suffix = ".pt2"
+
+    def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
+        torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+
+    def load(self, path: Path) -> Runnable:
+        module: Runnable = torch.export.load(path).module()
+        return module
+
+
+class _AotInductor:
+    format: Format = "aotinductor"
+    suffix = ".pt2"
+
+    def __init__(self) -> None:
+        compilers = [os.environ.get("CXX"), "g++", "clang++", "cl"]
+        if not any(shutil.which(compiler) for compiler in compilers if compiler):
+            raise RuntimeError(
+                "AOTInductor needs a C++ compiler, and there is neither g++ nor clang++; install one, or name it in "
+                "the environment variable CXX"
+            )
+
+    def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata}
+        )
+
+    def load(self, path: Path) -> Runnable:
+        module: Runnable = torch._inductor.aoti_load_package(str(path))
+        return module
+
+
+def _export(
+    writer: _Writer,
+    model: nn.Module,
+    path: str | Path,
+    image_size: int | tuple[int, int] | None,
+    dynamic_size: bool,
+    class_names: Sequence[str] | None,
+    preprocessing: Any,
+    images: Tensor | None,
+    tolerance: float,
+) -> Exported:
+    _check_torch()
+    path = Path(path)
+    if path.suffix != writer.suffix:
+        raise ValueError(f"path must end in {writer.suffix} for {writer.format}, got {path}")
+    serving = ServingModel(model)
+    if writer.format == "onnx":
+        serving.cpu()
+    metadata = serving.metadata(class_names, preprocessing)
+    size = _size(image_size, metadata)
+    if images is not None and (images.ndim != 4 or tuple(images.shape[2:]) != size):
+        raise ValueError(
+            f"images must be (N, C, {size[0]}, {size[1]}), of the size that is exported, got {tuple(images.shape)}; "
+            "normalise and resize them as for the model, or pass image_size="
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aimwrap-") as folder:  # where a rename is only a rename
+        draft = Path(folder) / f"model{writer.suffix}"
+        reason = None
+        if dynamic_size:
+            try:
+                exported = _attempt(writer, serving, draft, metadata, size, True, images)
+            except Exception as error:  # the exporters have no error in common; the fixed size says whether it matters
+                reason = _first_line(error)
+        if not dynamic_size or reason is not None:
+            try:
+                exported = _attempt(writer, serving, draft, metadata, size, False, images)
+            except Exception as error:  # as above
+                raise ValueError(_why_not(writer, serving, error)) from error
+        failed = [row for row in exported.parity if not row.holds(tolerance)]
+        if failed:
+            raise ParityError(
+                f"{path} was not written, since what it computes is not what the model computes: "
+                f"{'; '.join(map(str, failed))}; allowed are {tolerance:.1e} and {LEAST_AGREEMENT:.1%}. It was tried "
+                f"on images of {', '.join(map(str, exported.tried))}. Another version of torch or of the format's "
+                "runtime may do better; tolerance= allows more",
+                exported.parity,
+            )
+        os.replace(draft, path)
+    if reason is not None:
+        warnings.warn(
+            f"{path} takes images of {size[0]} x {size[1]} only; for any size: {reason}. dynamic_size=False is silent",
+            stacklevel=3,
+        )
+    return exported._replace(path=path)
+
+
+def _attempt(
+    writer: _Writer,
+    serving: ServingModel,
+    draft: Path,
+    metadata: dict[str, str],
+    size: tuple[int, int],
+    dynamic_size: bool,
+    images: Tensor | None,
+) -> Exported:
+    """Write a draft and compare it on several batch sizes, and image sizes where they are free."""
+    channels, (height, width) = serving.model.in_channels, size
+    device = next(serving.parameters()).device
+    stride = serving.model.taps[-1].stride
+    sizes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
+    tried = [(1, channels, height, width), (3, channels, height, width)]
+    if dynamic_size:
+        sizes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        tried += [(2, channels, height + stride, width), (1, channels, height + 1, width + stride // 2 + 1)]
+    example = seeded_images((2, channels, height, width)).to(device)
+    with torch.no_grad():
+        program = torch.export.export(serving, (example,), dynamic_shapes=(sizes,), strict=False)
+    _check_ranges(program)
+    writer.write(program, serving, draft, metadata)
+    batches = [seeded_images(shape).to(device) for shape in tried]
+    if images is not None:
+        batches.append(images.to(example))
+    parity = measure_parity(serving, writer.load(draft), batches)
+    dynamic = ("batch", "height", "width") if dynamic_size else ("batch",)
+    return Exported(draft, writer.format, size, dynamic, parity, tuple(tuple(batch.shape) for batch in batches))
+
+
+def _check_ranges(program: Any) -> None:
+    """Whether torch has narrowed a free axis to what it saw."""
+    for axis, allowed in program.range_constraints.items():
+        if allowed.is_int and allowed.upper < LARGEST_BATCH:
+            raise ValueError(f"the backbone allows at most {allowed.upper} for the axis {axis}")
+
+
+def _check_torch() -> None:
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < OLDEST_TORCH:
+        needed = ".".join(map(str, OLDEST_TORCH))
+        raise RuntimeError(f"export needs torch {needed} or newer, this is {torch.__version__}: pip install -U torch")
+
+
+def _size(asked: int | tuple[int, int] | None, metadata: dict[str, str]) -> tuple[int, int]:
+    own = json.loads(metadata["preprocessing"])["image_size"]
+    height, width = own if asked is None else (asked, asked) if isinstance(asked, int) else asked
+    return height, width
+
+
+def _why_not(writer: _Writer, serving: ServingModel, error: Exception) -> str:
+    tapped = serving.model.backbone._aimwrap_program
+    hint = (
+        f". {tapped.architecture} is tapped by hooks, since no graph of it could be traced, and such a backbone cannot "
+        "be exported; what stands in a graph's way is mostly a forward that decides by its input"
+        if isinstance(tapped, HookProgram)
+        else ""
+    )
+    if writer.format == "onnx" and not hint:
+        hint = f". This is torch {torch.__version__}; a newer one, with a newer onnxscript, may convert it"
+    return f"{serving.model.variant} cannot be exported to {writer.format}: {_first_line(error)}{hint}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

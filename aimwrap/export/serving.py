@@ -1,0 +1,131 @@
+"""What is exported: images in, and by name what a server shows of a prediction."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..explanation import shares, unwrap
+from ..model import AIM
+
+
+class ServingModel(nn.Module):
+    """An AIM for serving: a copy in evaluation mode and float32, which returns tensors by name.
+
+    Its outputs, in this order: ``logits`` (N, K); ``mask_<stage>`` for each stage, shallow to deep, (N, 1, H_l, W_l);
+    ``merged_mask`` (N, 1, H, W); ``contributions`` (N, K, H, W), which are :func:`~aimwrap.explain`'s. In a stage's
+    name, what no identifier may have becomes ``_``: ``mask_layer4_1``.
+
+    Args:
+        model: an :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``.
+
+    Attributes:
+        mask_names: each stage's output, shallow to deep.
+
+    Raises:
+        TypeError: if the model is no AIM.
+
+    Example:
+        >>> import torch, torchvision
+        >>> serving = ServingModel(AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3]))
+        >>> {name: tuple(output.shape) for name, output in serving(torch.zeros(1, 3, 64, 64)).items()}
+        {'logits': (1, 10), 'mask_2': (1, 1, 4, 4), 'mask_3': (1, 1, 2, 2), 'merged_mask': (1, 1, 4, 4),
+         'contributions': (1, 10, 4, 4)}
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: AIM = copy.deepcopy(unwrap(model)).float().eval().requires_grad_(False)
+        self.mask_names = _mask_names(self.model.stages)
+        self.training = False
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in their order."""
+        return ("logits", *self.mask_names.values(), "merged_mask", "contributions")
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Classify images, and say from where.
+
+        Args:
+            images: (N, C, H, W), normalised.
+
+        Returns:
+            The outputs by name.
+        """
+        features = self.model.forward_masks(self.model.forward_backbone(images))
+        output = self.model.forward_head(features)
+        masks = {name: output.masks[stage] for stage, name in self.mask_names.items()}
+        merged_mask = features.merged_mask.clone()  # with the feature-preserving head it is a stage's own
+        contributions = shares(self.model, features.fused, features)
+        return {"logits": output.logits, **masks, "merged_mask": merged_mask, "contributions": contributions}
+
+    def metadata(self, class_names: Sequence[str] | None, preprocessing: Any) -> dict[str, str]:
+        """What whoever serves the model has to know, as strings; lists and dicts are JSON.
+
+        Args:
+            class_names: K names, or None for the model's own, or else the classes' numbers.
+            preprocessing: with ``image_size`` (H, W), ``mean`` and ``std``, and perhaps ``interpolation``, ``crop``
+                (the share that the central crop keeps) and ``squash``; None for the model's own.
+
+        Returns:
+            ``variant``, ``head``, ``stages``, ``masks`` (each stage's output), ``class_names`` and ``preprocessing``.
+
+        Raises:
+            TypeError: if ``preprocessing`` has not those fields.
+            ValueError: if the model does not know how images are prepared and nobody says so, or the number of names or
+                channels does not fit.
+        """
+        return {
+            "variant": self.model.variant,
+            "head": self.model.head,
+            "stages": json.dumps(self.model.stages),
+            "masks": json.dumps({str(stage): name for stage, name in self.mask_names.items()}),
+            "class_names": json.dumps(self._class_names(class_names)),
+            "preprocessing": json.dumps(self._preprocessing(preprocessing)),
+        }
+
+    def _class_names(self, given: Sequence[str] | None) -> list[str]:
+        names = given if given is not None else getattr(self.model, "class_names", None)
+        names = [str(number) for number in range(self.model.num_classes)] if names is None else list(names)
+        if len(names) != self.model.num_classes or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"class_names must be {self.model.num_classes} strings, one per class, got {len(names)}: {names[:5]}"
+            )
+        return names
+
+    def _preprocessing(self, given: Any) -> dict[str, Any]:
+        found = given if given is not None else getattr(self.model, "preprocessing", None)
+        if found is None:
+            raise ValueError(
+                "preprocessing: the model does not know how its images are prepared, and what is exported has to say "
+                "it; pass preprocessing=dict(image_size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, "
+                '0.225), interpolation="bicubic", crop=0.875) with the values that it was evaluated with'
+            )
+        own = dict(found) if isinstance(found, Mapping) else getattr(found, "_asdict", dict)()
+        missing = [name for name in ("image_size", "mean", "std") if name not in own]
+        if missing:
+            raise TypeError(f"preprocessing must have image_size, mean and std, got {found!r}, without {missing}")
+        fields = {"interpolation": "bicubic", "crop": 0.875, "squash": False} | own
+        for name in ("mean", "std"):
+            if len(fields[name]) != self.model.in_channels:
+                raise ValueError(
+                    f"preprocessing: {name} must have one value per channel of the images, {self.model.in_channels}, "
+                    f"got {fields[name]}"
+                )
+        return fields
+
+
+def _mask_names(stages: Sequence[int | str]) -> dict[int | str, str]:
+    names: dict[int | str, str] = {}
+    for stage in stages:
+        name = "mask_" + re.sub(r"\W", "_", str(stage))
+        while name in names.values():  # "a.b" and "a_b"
+            name += "_"
+        names[stage] = name
+    return names

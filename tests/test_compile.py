@@ -1,0 +1,79 @@
+"""Compiled once: neither a moving tau nor the epochs compile anew, and the batch size at most once."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from zoo import NUM_CLASSES, TIMM, TORCHVISION
+
+from aimwrap import AIM, AIMLoss, TauScheduler
+
+# torch looks at the gradient of every tensor that a compiled function is given, and the criterion's are no leaves.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+Wrapped = Callable[..., AIM]
+HEADS = ("paper", "feature-preserving")
+
+
+def with_heads(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A tiny one by default, and these slowly, with one of the heads each, in turns."""
+    slow = [("tiny", "paper"), *((name, HEADS[i % 2]) for i, name in enumerate(names))]
+    values = [("tiny", "feature-preserving"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in slow)]
+    return pytest.mark.parametrize(("name", "head"), values)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """What one test compiled counts for no other."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(size, 3, 64, 64), torch.arange(size) % NUM_CLASSES
+
+
+@with_heads(TIMM)
+def test_training_compiles_once_while_tau_moves(name: str, head: str, wrapped: Wrapped) -> None:
+    model = copy.deepcopy(wrapped(name, head)).train()
+    criterion = AIMLoss(model.tau)
+    schedule = TauScheduler(criterion, anneal_epochs=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    counters = CompileCounter(), CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counters[0])
+    loss_of = torch.compile(criterion, fullgraph=True, backend=counters[1])
+    taus = []
+    for _ in range(4):
+        for _ in range(2):
+            images, labels = batch(2)
+            loss = loss_of(compiled(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        taus.append(criterion.tau.tolist())
+        schedule.step()
+    assert taus[0] == [1.0, 1.0] and taus[3] == [0.25, 0.25]
+    assert [counter.frame_count for counter in counters] == [1, 1]
+
+
+@with_heads(TORCHVISION)
+def test_one_more_compilation_serves_all_other_batch_sizes(name: str, head: str, wrapped: Wrapped) -> None:
+    """In training and in evaluation, each with the criterion; the last batch of an epoch is mostly a smaller one."""
+    model = copy.deepcopy(wrapped(name, head))
+    criterion = AIMLoss(model.tau)
+    counters = CompileCounter(), CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counters[0])
+    loss_of = torch.compile(criterion, fullgraph=True, backend=counters[1])
+    for training, compilations in ((True, 2), (False, 3)):
+        compiled.train(training)
+        criterion.train(training)
+        with torch.set_grad_enabled(training):
+            for size in (4, 4, 3, 5, 2, 4):
+                images, labels = batch(size)
+                loss_of(compiled(images), labels)
+        # Evaluation knows already that batches have any size; the criterion does nothing else there, or no gradient.
+        assert counters[0].frame_count == compilations
+        assert counters[1].frame_count <= compilations

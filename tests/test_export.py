@@ -1,0 +1,408 @@
+"""What is exported computes what the model does, says so, and is not left behind where it does not."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.transforms import ResizeKeepRatio
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from zoo import TIMM, TORCHVISION, TinyNet
+
+from aimwrap import AIM, AIMOutput, explain
+from aimwrap.export import (
+    Exported,
+    Parity,
+    ParityError,
+    ServingModel,
+    export_aotinductor,
+    export_onnx,
+    export_program,
+    formats,
+)
+from aimwrap.export.parity import measure_parity, seeded_images
+from aimwrap.export.serving import _mask_names
+
+pytest.importorskip("onnxruntime")
+
+Wrapped = Callable[..., AIM]
+HEADS = ["paper", "feature-preserving"]
+SERVE = Path(__file__).parents[1] / "examples" / "serve_onnx.py"
+NAMES = [f"class {letter}" for letter in "abcdefg"]
+OUTPUTS = ["logits", "mask_2", "mask_3", "merged_mask", "contributions"]
+FREE = ("batch", "height", "width")
+
+modern = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < formats.OLDEST_TORCH, reason="export needs torch 2.6"
+)
+
+
+class Preparation(NamedTuple):
+    image_size: tuple[int, int] = (64, 96)
+    mean: tuple[float, ...] = (0.4, 0.5, 0.6)
+    std: tuple[float, ...] = (0.2, 0.3, 0.25)
+    interpolation: str = "bilinear"
+    crop: float = 0.8
+    squash: bool = False
+
+
+PREPARATION = Preparation()
+SQUARE = Preparation((64, 64))
+
+
+def images_of(*shape: int) -> Tensor:
+    return seeded_images(shape)
+
+
+def assert_same(got: dict[str, Tensor], model: AIM, images: Tensor) -> None:
+    """As explain() has it, whose numbers come by another way."""
+    explanation = explain(model, images)
+    assert list(got) == OUTPUTS
+    for name, mask in zip(OUTPUTS[1:4], (*explanation.masks.values(), explanation.merged_mask), strict=True):
+        assert set(got[name].unique().tolist()) <= {0.0, 1.0}
+        assert torch.equal(got[name], mask)
+    torch.testing.assert_close(got["logits"], explanation.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got["contributions"], explanation.contributions, rtol=1e-4, atol=1e-5)
+
+
+# What is exported.
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_serving_model_gives_what_explain_gives(head: str, wrapped: Wrapped) -> None:
+    model = wrapped("tiny", head)
+    images = images_of(2, 3, 64, 97)
+    assert_same(ServingModel(model)(images), model, images)
+
+
+def test_serving_model_is_a_copy_in_evaluation_mode_and_float32(wrapped: Wrapped) -> None:
+    model = AIM(TinyNet(dropout=0.5), [2, 3]).bfloat16().train()
+    serving = ServingModel(torch.compile(model))
+    assert model.training and not any(module.training for module in serving.modules())
+    assert all(parameter.dtype == torch.bfloat16 and parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in serving.parameters())
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in serving.parameters()}
+
+
+def test_names_of_stages_become_names_of_outputs(backbone_of: Callable[[str], nn.Module]) -> None:
+    serving = ServingModel(AIM(backbone_of("tiny"), ["block2.0", "block3"]))
+    assert tuple(serving(images_of(1, 3, 64, 64))) == serving.output_names
+    assert serving.output_names == ("logits", "mask_block2_0", "mask_block3", "merged_mask", "contributions")
+    assert list(_mask_names(["a.b", "a_b"]).values()) == ["mask_a_b", "mask_a_b_"]
+
+
+def test_metadata_says_what_a_server_needs(wrapped: Wrapped) -> None:
+    serving = ServingModel(wrapped("tiny"))
+    facts = serving.metadata(NAMES, PREPARATION)
+    assert facts["variant"] == "TinyNet+AIM [3, 25%]" and facts["head"] == "paper"
+    assert json.loads(facts["stages"]) == [2, 3] and json.loads(facts["masks"]) == {"2": "mask_2", "3": "mask_3"}
+    assert json.loads(facts["class_names"]) == NAMES
+    assert json.loads(facts["preprocessing"]) == json.loads(json.dumps(PREPARATION._asdict()))
+    assert json.loads(serving.metadata(None, PREPARATION)["class_names"]) == ["0", "1", "2", "3", "4", "5", "6"]
+    few = {"image_size": (64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    found = json.loads(serving.metadata(None, few)["preprocessing"])
+    assert (found["interpolation"], found["crop"], found["squash"]) == ("bicubic", 0.875, False)
+
+
+def test_metadata_are_the_models_own_where_it_has_them() -> None:
+    model = AIM(TinyNet(), [2, 3])
+    model.class_names, model.preprocessing = tuple(NAMES), PREPARATION
+    facts = ServingModel(model).metadata(None, None)
+    assert json.loads(facts["class_names"]) == NAMES and json.loads(facts["preprocessing"])["crop"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("names", "preparation", "error", "message"),
+    [
+        (None, None, ValueError, r"does not know how its images are prepared.*pass preprocessing=dict\(image_size"),
+        (
+            None,
+            {"mean": (0.5,) * 3},
+            TypeError,
+            r"must have image_size, mean and std, .*without \['image_size', 'std'\]",
+        ),
+        (None, 3, TypeError, "got 3, without"),
+        (None, Preparation(mean=(0.5,)), ValueError, r"mean must have one value per channel of the images, 3, got"),
+        (["a", "b"], PREPARATION, ValueError, "class_names must be 7 strings, one per class, got 2"),
+        (range(7), PREPARATION, ValueError, r"class_names must be 7 strings, one per class, got 7: \[0, 1"),
+    ],
+)
+def test_errors_of_metadata(
+    names: list[str] | None, preparation: object, error: type[Exception], message: str, wrapped: Wrapped
+) -> None:
+    with pytest.raises(error, match=message):
+        ServingModel(wrapped("tiny")).metadata(names, preparation)
+
+
+# Parity.
+
+
+def outputs(logits: list[list[float]], masks: list[list[float]]) -> dict[str, Tensor]:
+    return {"logits": torch.tensor(logits), "mask_3": torch.tensor(masks)}
+
+
+def test_parity_by_hand() -> None:
+    batch = [torch.zeros(2, 1)]
+    expected = outputs([[4.0, -8.0], [1.0, 2.0]], [[1.0, 0.0], [1.0, 1.0]])
+    got = outputs([[4.0, -7.0], [9.0, 9.0]], [[1.0, 0.0], [1.0, 0.0]])  # the second image's mask flips: not its logits
+    assert measure_parity(lambda x: expected, lambda x: got, batch) == (
+        Parity("logits", 0.125, None),
+        Parity("mask_3", None, 0.75),
+    )
+
+
+@pytest.mark.parametrize(
+    ("parity", "holds"),
+    [
+        (Parity("logits", 1e-4, None), True),
+        (Parity("logits", 2e-3, None), False),
+        (Parity("mask_3", None, 0.996), True),
+        (Parity("mask_3", None, 0.99), False),
+    ],
+)
+def test_what_passes(parity: Parity, holds: bool) -> None:
+    assert parity.holds(1e-3) is holds
+
+
+def test_parity_fails_where_nothing_can_be_compared() -> None:
+    batch, fine = [torch.zeros(1, 1)], outputs([[1.0]], [[1.0]])
+    for wrong in (outputs([[float("nan")]], [[1.0]]), outputs([[1.0]], [[0.0]])):
+        assert not measure_parity(lambda x: fine, lambda x, wrong=wrong: wrong, batch)[0].holds(1e9)
+    with pytest.raises(ValueError, match=r"logits must be \(1, 1\), the artefact gives \(1, 2\)"):
+        measure_parity(lambda x: fine, lambda x: outputs([[1.0, 1.0]], [[1.0]]), batch)
+
+
+# Artefacts.
+
+
+@pytest.fixture(scope="module")
+def onnx_model(wrapped: Wrapped, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    path = tmp_path_factory.mktemp("onnx") / "folder" / "model.onnx"
+    return export_onnx(wrapped("tiny", "paper"), path, class_names=NAMES, preprocessing=PREPARATION)
+
+
+def run_onnx(path: Path, images: Tensor) -> dict[str, Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, map(torch.from_numpy, session.run(None, {"images": images.numpy()})), strict=True))
+
+
+@modern
+def test_onnx_runtime_gives_what_explain_gives(onnx_model: Exported, wrapped: Wrapped) -> None:
+    assert onnx_model.dynamic == FREE and onnx_model.image_size == (64, 96)
+    assert [row.output for row in onnx_model.parity] == OUTPUTS
+    assert all(row.holds(1e-5) for row in onnx_model.parity)
+    assert os.listdir(onnx_model.path.parent) == ["model.onnx"]
+    model = wrapped("tiny", "paper")
+    for shape in ((1, 3, 64, 96), (4, 3, 75, 131)):
+        images = torch.rand(shape)
+        assert_same(run_onnx(onnx_model.path, images), model, images)
+
+
+@modern
+def test_exported_prints_a_table_and_turns_into_json(onnx_model: Exported) -> None:
+    text = str(onnx_model)
+    assert "model.onnx (onnx): any batch size and image size" in text
+    assert "mask_3" in text and "100.00%" in text and "Tried on images of 1 x 3 x 64 x 96, 3 x 3 x 64 x 96" in text
+    plain = json.loads(json.dumps(onnx_model.as_dict()))
+    assert plain["parity"][1] == {"output": "mask_2", "difference": None, "agreement": 1.0}
+
+
+@modern
+def test_serving_example_needs_no_torch(onnx_model: Exported, wrapped: Wrapped, tmp_path: Path) -> None:
+    """It prepares images as torchvision does, says the model's class, and darkens what the mask leaves out."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((173, 130), Image.Resampling.BICUBIC)
+    path = tmp_path / "image.png"
+    image.save(path)
+    source = f"import sys, runpy; sys.modules['torch'] = None; sys.argv[1:] = {[str(onnx_model.path), str(path)]}\n"
+    source += f"runpy.run_path({str(SERVE)!r}, run_name='__main__'); assert 'aimwrap' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    resize = ResizeKeepRatio((80, 120), interpolation="bilinear")
+    prepare = v2.Compose([resize, v2.CenterCrop((64, 96)), v2.ToImage()])
+    seen = prepare(image)
+    explanation = explain(wrapped("tiny", "paper"), normalised(seen))
+    best = int(explanation.logits.argmax())
+    assert done.stdout == f"{NAMES[best]} {explanation.logits.softmax(1)[0, best]:.1%}\n"
+
+    overlay = np.asarray(Image.open(tmp_path / "image.mask.png"))
+    kept = nn.functional.interpolate(explanation.merged_mask, size=(64, 96))[0, 0].bool().numpy()
+    shown = seen.permute(1, 2, 0).numpy()
+    assert 0 < kept.mean() < 1
+    assert (overlay[kept] == shown[kept]).all() and (overlay[~kept] == shown[~kept] // 4).all()
+
+
+def normalised(image: Tensor) -> Tensor:
+    mean, std = torch.tensor(PREPARATION.mean), torch.tensor(PREPARATION.std)
+    return ((image / 255 - mean[:, None, None]) / std[:, None, None])[None]
+
+
+@modern
+def test_program_gives_what_explain_gives_and_the_model_is_as_it_was(tmp_path: Path, wrapped: Wrapped) -> None:
+    model = wrapped("tiny", "feature-preserving")
+    before = {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
+    mine = images_of(2, 3, 64, 64)
+    exported = export_program(model, tmp_path / "model.pt2", preprocessing=SQUARE, images=mine)
+    assert before == {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
+    assert exported.dynamic == FREE and exported.tried[-1] == (2, 3, 64, 64) and len(exported.tried) == 5
+    extra = {"aimwrap.json": ""}
+    module = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    assert json.loads(extra["aimwrap.json"])["head"] == "feature-preserving"
+    images = torch.rand(1, 3, 97, 75)
+    assert_same(module(images), model, images)
+
+
+@modern
+def test_the_model_itself_can_be_saved_as_a_program(tmp_path: Path, wrapped: Wrapped) -> None:
+    model, images = wrapped("tiny"), images_of(2, 3, 64, 64)
+    torch.export.save(torch.export.export(model, (images,), strict=False), tmp_path / "model.pt2")
+    output = torch.export.load(tmp_path / "model.pt2").module()(images)
+    assert type(output) is AIMOutput and list(output.masks) == [2, 3]
+    assert torch.equal(output.logits, model(images).logits)
+
+
+@modern
+def test_what_computes_something_else_is_not_written(
+    tmp_path: Path, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_text("an older one")
+    model = wrapped("tiny")
+
+    def load(self: object, path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+        serving = ServingModel(model)
+        return lambda images: {name: value + 0.01 * (name == "logits") for name, value in serving(images).items()}
+
+    monkeypatch.setattr(formats._Program, "load", load)
+    arguments = {"preprocessing": SQUARE, "dynamic_size": False}
+    with pytest.raises(
+        ParityError, match=r"not written.*computes: logits: largest relative difference \d.*tolerance="
+    ) as e:
+        export_program(model, path, **arguments)
+    assert [row.output for row in e.value.parity if not row.holds(1e-3)] == ["logits"]
+    assert os.listdir(tmp_path) == ["model.pt2"] and path.read_text() == "an older one"
+    assert export_program(model, path, **arguments, tolerance=1e9).dynamic == ("batch",)
+
+
+class FixedSize(TinyNet):
+    """Adds a position embedding of one size, as ViTs do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where = nn.Parameter(torch.randn(1, 16, 4, 4))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.block3(self.block2(self.block1(self.block0(self.stem(x)))) + self.where)
+
+
+@modern
+@pytest.mark.slow
+def test_a_backbone_that_fixes_the_image_size_is_exported_with_it(tmp_path: Path) -> None:
+    model = AIM(FixedSize(), [2, 3], example_input=torch.zeros(2, 3, 64, 64))
+    with pytest.warns(
+        UserWarning, match=r"model.pt2 takes images of 64 x 64 only; for any size: \w+: .*dynamic_size=F"
+    ):
+        exported = export_program(model, tmp_path / "model.pt2", preprocessing=PREPARATION, image_size=64)
+    assert exported.dynamic == ("batch",) and exported.tried == ((1, 3, 64, 64), (3, 3, 64, 64))
+    assert "any batch size, images of 64 x 64" in str(exported)
+
+
+@modern
+def test_a_backbone_tapped_by_hooks_cannot_be_exported(tmp_path: Path, wrapped: Wrapped) -> None:
+    with pytest.raises(ValueError, match=r"cannot be exported to pt2: .*Branching is tapped by hooks"):
+        export_program(wrapped("branching"), tmp_path / "model.pt2", preprocessing=PREPARATION, dynamic_size=False)
+    assert not os.listdir(tmp_path)
+
+
+def test_errors_at_the_boundary(tmp_path: Path, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = wrapped("tiny")
+    monkeypatch.setattr(torch, "__version__", "2.4.0")
+    with pytest.raises(RuntimeError, match=r"export needs torch 2\.6 or newer, this is 2\.4\.0: pip install -U torch"):
+        export_program(model, tmp_path / "model.pt2", preprocessing=PREPARATION)
+    monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
+    with pytest.raises(ValueError, match=r"path must end in \.onnx for onnx, got"):
+        export_onnx(model, tmp_path / "model.pt2", preprocessing=PREPARATION)
+    with pytest.raises(TypeError, match="model must be an AIM, got TinyNet"):
+        export_program(TinyNet(), tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match=r"images must be \(N, C, 64, 96\), .* got \(1, 3, 64, 64\)"):
+        export_program(model, tmp_path / "model.pt2", preprocessing=PREPARATION, images=torch.zeros(1, 3, 64, 64))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'pip install "aimwrap\[export\]"'):
+        export_onnx(model, tmp_path / "model.onnx")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"AOTInductor needs a C\+\+ compiler.*CXX"):
+        export_aotinductor(model, tmp_path / "model.pt2")
+    assert not os.listdir(tmp_path)
+
+
+# Backbones and formats, each with one of the heads, in turns.
+
+TRANSFORMERS = ["tv_swin", "twins"]
+CNNS = [name for name in (*TORCHVISION, *TIMM) if name not in TRANSFORMERS]
+
+
+@modern
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2]) for i, name in enumerate(CNNS)])
+def test_onnx_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
+    dynamic_size = name in ("resnet10t", "convnext_atto")  # it takes twice the time
+    path = tmp_path / "model.onnx"
+    exported = export_onnx(wrapped(name, head), path, preprocessing=SQUARE, dynamic_size=dynamic_size)
+    assert exported.dynamic == (FREE if dynamic_size else ("batch",))
+    assert all(row.holds(1e-3) for row in exported.parity)
+
+
+@modern
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(CNNS)])
+def test_programs_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
+    exported = export_program(wrapped(name, head), tmp_path / "model.pt2", preprocessing=SQUARE)
+    assert exported.dynamic == FREE and all(row.holds(1e-5) for row in exported.parity)
+
+
+@modern
+@pytest.mark.slow
+def test_artefacts_load_without_the_library(wrapped: Wrapped, tmp_path: Path) -> None:
+    path = export_program(wrapped("tiny"), tmp_path / "model.pt2", preprocessing=SQUARE, dynamic_size=False).path
+    source = f"import sys, torch; sys.modules['aimwrap'] = None; torch.export.load({str(path)!r}).module()"
+    subprocess.run([sys.executable, "-c", source], check=True, capture_output=True)
+
+
+@modern
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("export", [export_onnx, export_program])
+def test_transformers_with_their_size(
+    name: str, export: Callable[..., Exported], wrapped: Wrapped, tmp_path: Path
+) -> None:
+    path = tmp_path / ("model.onnx" if export is export_onnx else "model.pt2")
+    exported = export(wrapped(name, "feature-preserving"), path, preprocessing=SQUARE, dynamic_size=False)
+    assert exported.dynamic == ("batch",)
+
+
+@modern
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "head", "dynamic_size"),
+    [("tiny", "paper", True), ("resnet10t", "feature-preserving", False)],
+)
+def test_aotinductor(name: str, head: str, dynamic_size: bool, wrapped: Wrapped, tmp_path: Path) -> None:
+    model, path = wrapped(name, head), tmp_path / "model.pt2"
+    exported = export_aotinductor(model, path, class_names=NAMES, preprocessing=SQUARE, dynamic_size=dynamic_size)
+    assert exported.dynamic == (FREE if dynamic_size else ("batch",))
+    loaded = torch._inductor.aoti_load_package(str(path))
+    assert json.loads(loaded.get_metadata()["class_names"]) == NAMES
+    images = torch.rand(5, 3, *((97, 75) if dynamic_size else (64, 64)))
+    assert_same(loaded(images), model, images)
