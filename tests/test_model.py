@@ -181,7 +181,7 @@ def test_features_outside_a_stages_mask_change_no_bit(head: str, pooling: str, s
     """Of any logits, for any finite features, including huge and negative ones; and inside the mask they do count."""
     model = lively(aim(head, (1, 2, 3), pooling=pooling)).eval()
     maps = model.forward_backbone(torch.randn(2, 3, 97, 61))
-    masks = random_masks(model, maps, density=0.1 if head == "feature-preserving" else 0.5)
+    masks = random_masks(model, maps, density=0.5 if head == "paper" else {1: 0.1, 2: 0.2, 3: 0.4}[stage])
     index = [1, 2, 3].index(stage)
 
     def logits_with(disturbed: Tensor) -> list[Tensor]:
