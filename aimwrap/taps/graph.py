@@ -13,7 +13,8 @@ import operator
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, cast
 
 from timm.models import get_notrace_functions, get_notrace_modules
@@ -24,7 +25,13 @@ from .probe import Place
 from .shadow import joined, unmoved_generators
 from .whole import ACTIVATIONS, MAKE_ANOTHER_MAP
 
-_IN_PLACE_OPERATORS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
+# Operators with an assignment, and as what fx traces them.
+_IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
 
 # What only looks at a map in another way, or thins it in training.
 _LEAVE_THE_MAP = frozenset(
@@ -174,7 +181,7 @@ class GraphProgram:
             shadow: its traceable shadow.
             nodes: for each name of an output, its exact node in the train and in the eval graph.
         """
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _noting_assignments():
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
             extractor = create_feature_extractor(
@@ -185,6 +192,7 @@ class GraphProgram:
             )
         graphs = {True: extractor.train_graph, False: extractor.eval_graph}
         for graph in graphs.values():
+            _work_in_place_again(graph, shadow)
             _protect_taps(graph, shadow)
         # Tensors that the forward itself makes are found on what was traced, not on the user's model.
         constants = {target: extractor.get_buffer(target) for target in _targets(graphs) if not _has(model, target)}
@@ -362,6 +370,36 @@ def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
     exec(compile(code.src, "<tapped backbone>", "exec"), namespace)
     function: Callable[..., dict[str, Tensor]] = namespace["forward"]
     return function
+
+
+@contextmanager
+def _noting_assignments() -> Iterator[None]:
+    """While tracing, have each node of ``x += y`` say so: fx writes down ``x = x + y``, which takes a new map."""
+
+    def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+        def assign(x: fx.Proxy, y: Any) -> fx.Proxy:
+            result: fx.Proxy = traced_as(x, y)
+            result.node.meta["assigned by"] = in_place
+            return result
+
+        return assign
+
+    for in_place, traced_as in _IN_PLACE_OPERATORS.items():
+        setattr(fx.Proxy, f"__{in_place.__name__}__", noting(in_place, traced_as))
+    try:
+        yield
+    finally:
+        for in_place in _IN_PLACE_OPERATORS:
+            with suppress(AttributeError):  # another thread's wrapping has ended first; it misses the notes, no more
+                delattr(fx.Proxy, f"__{in_place.__name__}__")
+
+
+def _work_in_place_again(graph: fx.Graph, shadow: nn.Module) -> None:
+    """Let ``x += y`` overwrite x as the model itself does, where x is a module's fresh output: never the images."""
+    for node in graph.nodes:
+        in_place = node.meta.get("assigned by")
+        if in_place is not None and node.args[0].op == "call_module" and not _may_alias(node.args[0], shadow):
+            node.target = in_place
 
 
 def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:

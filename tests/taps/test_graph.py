@@ -1,6 +1,7 @@
 """The tapped backbone: two graphs on the user's own parameters, through copies and pickles."""
 
 import copy
+import operator
 import pickle
 
 import pytest
@@ -354,3 +355,36 @@ def test_control_flow_that_depends_on_values_is_named_as_such() -> None:
 
 def test_repr_is_one_line() -> None:
     assert repr(tapped(TinyNet(), 3)) == "TappedBackbone(TinyNet up to its deepest tap, 0.01 M parameters)"
+
+
+class Assigning(TinyNet):
+    """Overwrites what a convolution gave it, and what a module gave it that may have handed its input on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(12, 16, 3, stride=2, padding=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.conv(self.block1(self.block0(self.stem(x))))
+        x += 1
+        x = self.stem[2](x)
+        x -= 0.25
+        return self.block3(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_assignments_work_in_place_where_the_model_lets_them(training: bool) -> None:
+    """fx writes x = x + y, and each such map has to be allocated; a tapped one is saved from being overwritten."""
+    backbone = tapped(Assigning(), "conv", 3).train(training)
+    images = torch.rand(2, 3, 64, 64)
+    for twin in (backbone, copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        targets = [node.target for node in twin._aimwrap_program.graphs[training].nodes]
+        assert operator.iadd in targets and operator.add not in targets
+        assert operator.sub in targets and operator.isub not in targets
+        maps = twin(images)
+        reference = copy.deepcopy(twin)
+        x = reference.conv(reference.block1(reference.block0(reference.stem(images))))
+        torch.testing.assert_close(maps["conv"], x)
+        torch.testing.assert_close(maps["3"], reference.block3((x + 1).relu() - 0.25))
+        maps["3"].sum().backward()
+    assert not hasattr(torch.fx.Proxy, "__iadd__")
