@@ -375,14 +375,14 @@ class Assigning(TinyNet):
 @pytest.mark.parametrize("training", [True, False])
 def test_assignments_work_in_place_where_the_model_lets_them(training: bool) -> None:
     """fx writes x = x + y, and each such map has to be allocated; a tapped one is saved from being overwritten."""
-    backbone = tapped(Assigning(), "conv", 3).train(training)
+    model = Assigning().train(training)
+    reference, backbone = copy.deepcopy(model), tapped(model, "conv", 3).train(training)
     images = torch.rand(2, 3, 64, 64)
     for twin in (backbone, copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
         targets = [node.target for node in twin._aimwrap_program.graphs[training].nodes]
         assert operator.iadd in targets and operator.add not in targets
         assert operator.sub in targets and operator.isub not in targets
         maps = twin(images)
-        reference = copy.deepcopy(twin)
         x = reference.conv(reference.block1(reference.block0(reference.stem(images))))
         torch.testing.assert_close(maps["conv"], x)
         torch.testing.assert_close(maps["3"], reference.block3((x + 1).relu() - 0.25))
