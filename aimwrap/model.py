@@ -234,7 +234,7 @@ class AIM(nn.Module, Shareable):
         """Classify images for serving: logits and masks alone, as fast as the masks allow.
 
         The stage classifiers are not run. On CPUs the paper's head transforms only positions that the masks keep, where
-        these are few enough for it to pay (benchmarks: ``overhead.py sparsity``).
+        these are few enough for it to pay (benchmarks: ``overhead/overhead.py sparsity``).
 
         Args:
             images: as in :meth:`forward`.

@@ -77,8 +77,8 @@ def pooling_weights(mask: Tensor, pooling: Pooling) -> Tensor:
 def _pays_to_gather(counts: Tensor) -> bool:
     """Whether few enough positions count that to transform them one by one is faster than all at once.
 
-    The limits are where ``benchmarks/overhead.py sparsity`` finds the break-even on CPUs, on the safe side. On other
-    devices, where the number of positions would have to be waited for, and in graphs, nothing is gathered.
+    The limits are where ``benchmarks/overhead/overhead.py sparsity`` finds the break-even on CPUs, on the safe side. On
+    other devices, where the number of positions would have to be waited for, and in graphs, nothing is gathered.
     """
     if counts.device.type != "cpu" or torch.compiler.is_compiling() or counts.numel() < 100:
         return False

@@ -1,12 +1,13 @@
 """What a wrapped model costs beside its bare backbone, in time and in memory, and how low that could be.
 
-    python benchmarks/overhead.py                       # the table: five backbones, batches of 1, 8 and 32
-    python benchmarks/overhead.py --models resnet50 --batches 8
-    python benchmarks/overhead.py growth                # by resolution and by stages
-    python benchmarks/overhead.py parts                 # where the time goes, and the operations that take it
-    python benchmarks/overhead.py levers                # each shortcut of the code against the plain way, in one run
-    python benchmarks/overhead.py sparsity              # predict() against forward(), and where gathering breaks even
-    python benchmarks/overhead.py --device cuda --bf16 --channels-last --compile
+    cd benchmarks/overhead
+    python overhead.py                  # the table: five backbones, batches of 1, 8 and 32
+    python overhead.py --models resnet50 --batches 8
+    python overhead.py growth           # by resolution and by stages
+    python overhead.py parts            # where the time goes, and the operations that take it
+    python overhead.py levers           # each shortcut of the code against the plain way, in one run
+    python overhead.py sparsity         # predict() against forward(), and where gathering breaks even
+    python overhead.py --device cuda --bf16 --channels-last --compile
 
 Every figure is a ratio. Bare and wrapped model, or two ways of one thing, run in turn within one process, in an order
 that alternates, and each pair gives one ratio; shown are the median and, in brackets, its 95 % interval by bootstrap
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -352,11 +354,13 @@ def main() -> None:
     options = parse_arguments()
     torch.set_num_threads(options.threads)
     for part in PARTS[options.part]:
-        for number, row in enumerate(part(options)):
-            print("| " + " | ".join(row) + " |", flush=True)
-            if number == 0:
-                print("|" + "---|" * len(row), flush=True)
-        print()
+        lines = []
+        for row in part(options):
+            new = ["| " + " | ".join(row) + " |", *([] if lines else ["|" + "---|" * len(row)])]
+            tqdm.write("\n".join(new))
+            lines += new
+        if options.save:
+            Path(__file__).with_name(f"{part.__name__}.md").write_text("\n".join(lines) + "\n")
 
 
 def parse_arguments() -> Options:
@@ -370,6 +374,7 @@ def parse_arguments() -> Options:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--save", action="store_true", help="write the tables beside this file, for the documentation")
     parser.add_argument("--compile", action="store_true", help="both models")
     options = parser.parse_args(namespace=Options())
     options.batches = [int(batch) for batch in options.batches.split(",")]
