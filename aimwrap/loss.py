@@ -195,7 +195,8 @@ def check_tau(tau: float | Sequence[float], name: str = "tau") -> float | tuple[
     values = (float(tau),) if isinstance(tau, int | float) else tuple(map(float, tau))
     if not values or not all(0 < value <= 1 for value in values):
         raise ValueError(
-            f"{name} must lie in (0, 1], got {tau}; it is the share of a mask that is open, 0.25 or 0.35 in the paper"
+            f"{name} must lie in (0, 1], got {tau}; it is the share of a mask that stays open, "
+            "0.25 or 0.35 in the paper"
         )
     return values[0] if single else values
 
