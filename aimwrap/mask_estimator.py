@@ -10,6 +10,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .precision import without_autocast
 from .resizing import resize_to
 
 MaskNorm = Literal["layer", "batch", "none"]
@@ -41,13 +42,14 @@ class TapConv3x3(nn.Conv2d):
         for other in others:
             taps = taps + resize_to(other, features)
         height, width = features.shape[-2:]
+        taps = taps.to(self.weight.dtype)  # so that autocast rounds the nine summands, and not every sum
         padded = rearrange(F.pad(taps, (1, 1, 1, 1), mode="replicate"), "n (k d) h w -> k n d h w", k=9)
         convolved = padded[0, ..., :height, :width]
         for k in range(1, 9):
             row, column = divmod(k, 3)
             convolved = convolved + padded[k, ..., row : row + height, column : column + width]
         assert self.bias is not None
-        return convolved + self.bias.to(convolved.dtype)[:, None, None]
+        return convolved + self.bias[:, None, None]
 
 
 class ResidualBlock(nn.Module):
@@ -147,9 +149,12 @@ class MaskEstimator(nn.Module):
 
     def score(self, features: Tensor, *deeper: Tensor) -> Tensor:
         """The logits before they are bounded: they still order the positions that lie beyond ``logit_range``."""
-        local = self.blocks(torch.relu(self.stem_norm(self.stem(features, *deeper))))
-        context = reduce(local, "n c h w -> n c", "mean")
-        scores: Tensor = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
+        projected = self.stem(features, *deeper)
+        # A mask is a sign, and rounding turns those near 0: only the stem, which reads wide maps, follows autocast.
+        with without_autocast(projected):
+            local = self.blocks(torch.relu(self.stem_norm(projected)))
+            context = reduce(local, "n c h w -> n c", "mean")
+            scores: Tensor = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
         return scores
 
     def bounded(self, scores: Tensor) -> Tensor:

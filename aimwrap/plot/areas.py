@@ -6,7 +6,20 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .canvas import COLOURS, GREY, INK, MARKERS, SMALL, TEXT, TITLE, new_figure, text_height, wrap, write_frame
+from .canvas import (
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    SMALL,
+    TEXT,
+    TITLE,
+    new_figure,
+    text_height,
+    text_width,
+    wrap,
+    write_frame,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +68,9 @@ def plot_area_curves(
     width = LEFT + len(panels) * PANEL + (len(panels) - 1) * GAP + 0.2
     title = wrap(title, width - 0.2, TITLE, "bold")
     explanation = wrap(_explain(named, len(panels) > 1, chance), width - 0.25, TEXT)
-    legend = 0.3 * math.ceil(len(named) / 3) if "" not in named else 0.0
+    entry = 0.6 + max(text_width(name, TEXT) for name in named)
+    columns = min(len(named), max(1, int((width - 0.2) / entry)))
+    legend = 0.1 + 0.22 * math.ceil(len(named) / columns) if "" not in named else 0.0
     foot = 0.25 + text_height(explanation, TEXT)
     height = 0.5 + text_height(title, TITLE) + legend + TALL + 0.5 + foot
     figure = new_figure(width, height)
@@ -69,13 +84,13 @@ def plot_area_curves(
             axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
         _finish(axes, [point.area for curve in named.values() for point in (*curve.points, curve.own)])
     if legend:
-        lines = [axes_line for axes_line in figure.axes[0].get_lines() if axes_line.get_gid() == "curve"]
+        lines = [line for line in figure.axes[0].get_lines() if line.get_gid() == "curve"]
         figure.legend(
             lines,
             list(named),
             loc="upper center",
             bbox_to_anchor=(0.5, 1 - (0.12 + text_height(title, TITLE)) / height),
-            ncols=min(3, len(named)),
+            ncols=columns,
             fontsize=TEXT,
             frameon=False,
         )
@@ -129,7 +144,9 @@ def _explain(curves: Mapping[str, AreaCurve], grouped: bool, chance: float | Non
     images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     text = "Line: masks of exactly that area, the positions of the highest mask logits. Star: the model's own masks."
     text += f" Shading, and the star's bar: 95 % interval (Wilson) of the accuracy of {images} images; all points of a "
-    text += "line are of the same images. At 100 % nothing is masked."
+    text += "line are of the same images."
+    if any(point.area == 1 for curve in curves.values() for point in curve.points):
+        text += " At 100 % nothing is masked."
     if grouped:
         text += " The worst group is picked at each point anew, and has no interval."
     if chance is not None:
