@@ -42,7 +42,7 @@ class TapConv3x3(nn.Conv2d):
         for other in others:
             taps = taps + resize_to(other, features)
         height, width = features.shape[-2:]
-        taps = taps.to(self.weight.dtype)  # so that autocast rounds the nine summands, and not every sum
+        taps = taps.to(self.weight.dtype)  # autocast rounds the nine summands, and not each of their sums
         padded = rearrange(F.pad(taps, (1, 1, 1, 1), mode="replicate"), "n (k d) h w -> k n d h w", k=9)
         convolved = padded[0, ..., :height, :width]
         for k in range(1, 9):
@@ -152,7 +152,7 @@ class MaskEstimator(nn.Module):
         projected = self.stem(features, *deeper)
         # A mask is a sign, and rounding turns those near 0: only the stem, which reads wide maps, follows autocast.
         with without_autocast(projected):
-            local = self.blocks(torch.relu(self.stem_norm(projected)))
+            local = self.blocks(torch.relu(self.stem_norm(projected.to(self.where.weight.dtype))))
             context = reduce(local, "n c h w -> n c", "mean")
             scores: Tensor = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
         return scores
