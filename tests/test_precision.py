@@ -141,6 +141,15 @@ def test_trained_masks_are_nearly_those_of_float32(head: str, dtype: torch.dtype
     assert same(got.masks, expected.masks) >= (0.998 if dtype == torch.bfloat16 else 0.9995)
 
 
+def test_compilers_follow_and_exporters_see_no_autocast() -> None:
+    estimator, features = MaskEstimator(6, width=8).eval(), torch.randn(2, 6, 10, 10)
+    compiled = torch.compile(estimator, fullgraph=True, backend="eager")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(compiled(features), estimator(features))
+    exported = torch.export.export(estimator, (features,))
+    assert not any("autocast" in str(node.target) for node in exported.graph.nodes)
+
+
 @every_half
 @every_head
 def test_predict_agrees_with_forward_under_autocast(head: str, dtype: torch.dtype, wrapped: Wrapped) -> None:
