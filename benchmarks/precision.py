@@ -1,7 +1,7 @@
 """How far do half-precision masks differ from float32's on trained models, and whose rounding is it?
 
-    python benchmarks/precision.py             # both heads, three seeds: about six minutes on one core
-    python benchmarks/precision.py --seeds 0 --area-curve docs/assets/area-curve.png  # and draw docs/figures.md's curve
+    python benchmarks/precision.py  # both heads, three seeds: a quarter of an hour on a shared core
+    python benchmarks/precision.py --area-curve docs/assets/area-curve.png  # also draw the curve in docs/figures.md
 
 AIM on a frozen tf_efficientnet_lite0 with ImageNet weights learns the demo's digits on photographs (95 % tie); each
 precision then sees the same 240 test images. Prints a Markdown table: mean ± deviation over seeds. "near 0" is the
