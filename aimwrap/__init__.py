@@ -11,9 +11,11 @@ ICCV 2025). The data flow, and where each part lives::
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
 
 Beside it: inspection (a backbone before it is wrapped), health (masks that died), explanation (exact contributions),
-verification (what is guaranteed, and how far), preprocessing and sharing (what a saved model carries).
+verification (what is guaranteed, and how far), area_curve (how much of the image a decision needs), preprocessing and
+sharing (what a saved model carries).
 """
 
+from .areas import AreaCurve, AreaPoint, area_curve
 from .budget import budgeted_mask
 from .explanation import Explanation, explain
 from .gumbel import binary_gumbel_softmax
@@ -34,6 +36,8 @@ __all__ = [
     "AIMLoss",
     "AIMLossComponents",
     "AIMOutput",
+    "AreaCurve",
+    "AreaPoint",
     "Check",
     "Explanation",
     "Inspection",
@@ -50,6 +54,7 @@ __all__ = [
     "active_area",
     "active_area_loss",
     "annealed_tau",
+    "area_curve",
     "binary_gumbel_softmax",
     "budgeted_mask",
     "explain",

@@ -139,8 +139,14 @@ def unwrap(model: nn.Module) -> AIM:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode, then give every module back the mode that it had."""
+    """Run in evaluation mode, then give every module back the mode that it had.
+
+    Where all of it is in evaluation mode already nothing is written, so that threads may share a model.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    if not any(training for _, training in modes):
+        yield
+        return
     model.eval()
     try:
         yield

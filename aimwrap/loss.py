@@ -155,8 +155,8 @@ class AIMLoss(nn.Module):
             stage: active_area_loss(mask, tau, self.area_per)
             for (stage, mask), tau in zip(output.masks.items(), taus, strict=True)
         }
-        stages = {stage: self.classification_loss(logits, target) for stage, logits in output.stage_logits.items()}
-        final = self.classification_loss(output.logits, target)
+        stages = {stage: self._classification(logits, target) for stage, logits in output.stage_logits.items()}
+        final = self._classification(output.logits, target)
         total = (  # eq. 7
             self.mask_weight * torch.stack(list(areas.values())).sum()
             + self.stage_weight * torch.stack(list(stages.values())).sum()
@@ -164,6 +164,11 @@ class AIMLoss(nn.Module):
         )
         measured = {stage: active_area(mask.detach()).mean() for stage, mask in output.masks.items()}
         return AIMLossComponents(total, final, stages, areas, measured)
+
+    def _classification(self, logits: Tensor, target: Tensor) -> Tensor:
+        """In float32 at least, as CUDA's autocast has it, and CPU's has not."""
+        loss: Tensor = self.classification_loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
+        return loss
 
     def _check(self, output: AIMOutput, target: Tensor) -> None:
         if not hasattr(output, "stage_logits"):

@@ -10,6 +10,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .precision import without_autocast
 from .resizing import resize_to
 
 MaskNorm = Literal["layer", "batch", "none"]
@@ -41,8 +42,9 @@ class TapConv3x3(nn.Conv2d):
         for other in others:
             taps = taps + resize_to(other, features)
         height, width = features.shape[-2:]
+        taps = taps.to(self.weight.dtype)  # autocast rounds the nine summands, and not each of their sums
         assert self.bias is not None
-        convolved = self.bias.to(taps.dtype)[:, None, None]
+        convolved = self.bias[:, None, None]
         padded = F.pad(taps, (1, 1, 1, 1), mode="replicate")
         for k, tap in enumerate(padded.chunk(9, dim=1)):
             row, column = divmod(k, 3)
@@ -147,9 +149,12 @@ class MaskEstimator(nn.Module):
 
     def score(self, features: Tensor, *deeper: Tensor) -> Tensor:
         """The logits before they are bounded: they still order the positions that lie beyond ``logit_range``."""
-        local = self.blocks(torch.relu(self.stem_norm(self.stem(features, *deeper))))
-        context = reduce(local, "n c h w -> n c", "mean")
-        scores: Tensor = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
+        projected = self.stem(features, *deeper)
+        # A mask is a sign, and rounding turns those near 0: only the stem, which reads wide maps, follows autocast.
+        with without_autocast(projected):
+            local = self.blocks(torch.relu(self.stem_norm(projected.to(self.where.weight.dtype))))
+            context = reduce(local, "n c h w -> n c", "mean")
+            scores: Tensor = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
         return scores
 
     def bounded(self, scores: Tensor) -> Tensor:

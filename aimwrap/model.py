@@ -262,9 +262,10 @@ class AIM(nn.Module, Shareable):
         areas = None if area is None else _per_stage(area, len(self.stages), "area")
         maps = self.forward_backbone(images)
         tapped = [maps[str(stage)] for stage in self.stages]
-        masks = self._binarise(self._estimate(tapped))[0] if areas is None else self._budgeted(tapped, areas)
-        mean = self.top_down.final_mean(tapped, maps.get(FINAL), masks, self.pooling)
-        return Prediction(self.classifier(mean), dict(zip(self.stages, masks, strict=True)))
+        masks = (
+            self._binarise(self._estimate(tapped))[0] if areas is None else self._budgeted(self._score(tapped), areas)
+        )
+        return self._predicted(maps, masks)
 
     def forward_backbone(self, images: Tensor) -> dict[str, Tensor]:
         """The bottom-up pathway alone: the tapped maps S_l(x_l), which a frozen backbone's user may cache.
@@ -450,11 +451,18 @@ class AIM(nn.Module, Shareable):
         evidence = self.top_down.evidence(maps)
         return [estimator(*read) for estimator, read in zip(self.mask_estimators.values(), evidence, strict=True)]
 
-    def _budgeted(self, maps: Sequence[Tensor], areas: Sequence[float]) -> list[Tensor]:
-        """By the logits before they are bounded, which rank positions beyond the bound too."""
+    def _score(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The logits before they are bounded, which rank positions beyond the bound too."""
         estimators = cast(Iterable[MaskEstimator], self.mask_estimators.values())
-        read = zip(estimators, self.top_down.evidence(maps), areas, strict=True)
-        return [budgeted_mask(estimator.score(*evidence), area) for estimator, evidence, area in read]
+        return [e.score(*read) for e, read in zip(estimators, self.top_down.evidence(maps), strict=True)]
+
+    def _budgeted(self, scores: Sequence[Tensor], areas: Sequence[float]) -> list[Tensor]:
+        return [budgeted_mask(score, area) for score, area in zip(scores, areas, strict=True)]
+
+    def _predicted(self, maps: Mapping[str, Tensor], masks: Sequence[Tensor]) -> Prediction:
+        tapped = [maps[str(stage)] for stage in self.stages]
+        mean = self.top_down.final_mean(tapped, maps.get(FINAL), masks, self.pooling)
+        return Prediction(self.classifier(mean), dict(zip(self.stages, masks, strict=True)))
 
     def _binarise(self, attention: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """B_l = G(A_l), eq. 2, twice from the same noise: for the area loss, and for what selects features."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .precision import without_autocast
+
 
 def resize_to(x: Tensor, partner: Tensor) -> Tensor:
     """Resize a map to its partner's height and width, nearest neighbour: (N, C, h, w) -> (N, C, H, W)."""
@@ -31,7 +33,8 @@ def sum_to(x: Tensor, partner: Tensor) -> Tensor:
                   [2., 1.]]]])
     """
     rows, columns = (_readers(partner.shape[axis], x.shape[axis], x) for axis in (-2, -1))
-    return rows @ x @ columns.mT
+    with without_autocast(x):  # bfloat16 counts to 256
+        return rows @ x @ columns.mT
 
 
 def _readers(size: int, finer: int, like: Tensor) -> Tensor:

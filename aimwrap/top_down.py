@@ -181,7 +181,7 @@ class PaperTopDown(nn.Module):
         Returns:
             O_l = T_l(S_l(x_l)) x B_l per stage, (N, D, H_l, W_l).
         """
-        return [transformed * mask for transformed, mask in zip(features, masks, strict=True)]
+        return [x * mask.to(x.dtype) for x, mask in zip(features, masks, strict=True)]
 
     def means(
         self, features: Sequence[Tensor], masks: Sequence[Tensor], pooling: Pooling
@@ -305,7 +305,7 @@ class FeaturePreservingTopDown(nn.Module):
         for depth, (x, mask) in enumerate(zip(features, masks, strict=True)):
             for partner in reversed(masks[depth:]):
                 x = resize_to(x, partner)
-            masked.append(x * mask)
+            masked.append(x * mask.to(x.dtype))
         return masked
 
     def means(

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .explanation import evaluating, explain, unwrap
+from .intervals import wilson_interval
 from .metrics import class_activation_map
 from .model import AIM
 from .output import AIMOutput
+from .progress import with_progress
 from .resizing import resize_to
 from .taps import FINAL, Stage, tap_backbone
 from .top_down import pool
@@ -377,7 +379,9 @@ def _measure(
         return (), math.nan, finite.detail
     survived: dict[tuple[str, str, str], list[bool]] = {}
     areas: list[Tensor] = []
-    for images, other in zip(_with_progress(batches), _strangers(batches, generator), strict=True):
+    for images, other in zip(
+        with_progress(batches, "replacing pixels"), _strangers(batches, generator), strict=True
+    ):
         features = aim.forward_masks(aim.forward_backbone(images))
         predicted = aim.forward_head(features).logits.argmax(1)
         region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
@@ -400,7 +404,7 @@ def _measure(
         state = "empty" if area < 0.5 else "open everywhere"
         return (), area, f"the masks are {state}, so every row would say the same; see MaskHealth for the remedy"
     rows = tuple(
-        Survival(*key, sum(same) / len(same), *_wilson_interval(sum(same), len(same)), len(same))
+        Survival(*key, sum(same) / len(same), *wilson_interval(sum(same), len(same)), len(same))
         for key, same in survived.items()
     )
     return rows, area, ""
@@ -414,15 +418,6 @@ def _strangers(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple
     order = torch.randperm(len(images), generator=generator)
     strangers: tuple[Tensor, ...] = images[order.roll(1)[order.argsort()]].split(len(batches[0]))
     return strangers
-
-
-def _with_progress(batches: tuple[Tensor, ...]) -> Iterable[Tensor]:
-    try:
-        from tqdm import tqdm
-    except ImportError:  # of the extra `cli`
-        return batches
-    bar: Iterable[Tensor] = tqdm(batches, desc="replacing pixels", unit="batch", disable=len(batches) < 2)
-    return bar
 
 
 def _fillings(images: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
@@ -454,15 +449,6 @@ def _highest(heatmap: Tensor, region: Tensor) -> Tensor:
     wide = F.interpolate(heatmap[:, None].float(), size=region.shape[-2:], mode="bilinear").flatten(1)
     ranks = wide.argsort(1, descending=True).argsort(1)
     return (ranks < region.flatten(1).sum(1, keepdim=True)).to(region.dtype).view_as(region)
-
-
-def _wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a proportion (Wilson 1927), which stays within [0, 1]."""
-    z = 1.959963984540054
-    rate = successes / trials
-    centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 _FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"

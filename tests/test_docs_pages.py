@@ -29,7 +29,7 @@ def test_the_page_on_explanation_runs(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.filterwarnings("ignore")  # captum, Quantus and others warn as they like
-@pytest.mark.parametrize("page", ["attribution.md", "backbones.md", "figures.md", "sharing.md"])
+@pytest.mark.parametrize("page", ["attribution.md", "backbones.md", "figures.md", "precision.md", "sharing.md"])
 def test_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(page)

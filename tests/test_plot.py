@@ -18,11 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import aimwrap.plot
+from aimwrap import AreaCurve, AreaPoint
 from aimwrap.metrics import energy_pointing_game
 from aimwrap.plot import (
     Panel,
     Result,
     draw_mask,
+    plot_area_curves,
     plot_heatmaps,
     plot_mask_evolution,
     plot_masks,
@@ -85,6 +87,18 @@ def some_results() -> Figure:
     return plot_results(grid, baseline="method 0, ", chance={"pointing": 0.1})
 
 
+def some_curve(accuracy: float = 0.8, worst_group: float | None = 0.6, images: int = 400) -> AreaCurve:
+    def point(asked: float | None, area: float) -> AreaPoint:
+        value = accuracy + 0.05 * area
+        return AreaPoint(asked, area, {3: area}, value, value - 0.1, value + 0.05, worst_group)
+
+    return AreaCurve(tuple(point(area, area) for area in (0.02, 0.1, 0.5, 1.0)), point(None, 0.23), images)
+
+
+def some_area_curves(count: int = 4) -> Figure:
+    return plot_area_curves({f"a model, described at length, {i}": some_curve(0.2 * i) for i in range(count)}, chance=0)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "masks": some_masks,
     "masks, one row": lambda: some_masks(1, 1),
@@ -97,6 +111,11 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "scatter": some_scatter,
     "scatter, one group": lambda: some_scatter(1),
     "results": some_results,
+    "area curves": some_area_curves,
+    "area curve, one": lambda: plot_area_curves(some_curve(worst_group=None), title="How much " * 9),
+    "area curves, one panel": lambda: plot_area_curves(
+        {f"{i} feature-preserving": some_curve(worst_group=None) for i in range(5)}
+    ),
 }
 
 
@@ -314,6 +333,37 @@ def test_result_of_seeds_by_hand() -> None:
         Result.of_seeds("AIM", [])
 
 
+def test_area_curves_say_what_was_measured() -> None:
+    curves = {"feature-preserving": some_curve(0.8), "paper": some_curve(0.7, images=200)}
+    figure = plot_area_curves(curves, chance=0.5)
+    accuracy, worst = figure.axes
+    assert (accuracy.get_title(), worst.get_title()) == ("accuracy", "worst group's accuracy")
+    lines = [line for line in accuracy.get_lines() if line.get_gid() == "curve"]
+    for line, curve in zip(lines, curves.values(), strict=True):
+        assert line.get_xdata().tolist() == [point.area for point in curve.points]
+        assert line.get_ydata().tolist() == [point.accuracy for point in curve.points]
+    stars = [line for line in accuracy.get_lines() if line.get_marker() == "*"]
+    assert [(star.get_xdata()[0], star.get_ydata()[0]) for star in stars] == [
+        (curve.own.area, curve.own.accuracy) for curve in curves.values()
+    ]
+    assert {tuple(line.get_ydata()) for line in worst.get_lines()} == {(0.6,) * 4, (0.6,)}
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 2
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(curves)
+    said = explanation(figure)
+    assert "200 to 400 images" in said and "chance, 0.50" in said and "worst group" in said
+    low, high = lines[0].get_ydata()[0] - 0.1, lines[0].get_ydata()[0] + 0.05
+    band = accuracy.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(low) and high == pytest.approx(curves["feature-preserving"].points[0].high)
+
+
+def test_worst_groups_are_shown_where_all_curves_have_them() -> None:
+    some, none = some_curve(), some_curve(worst_group=None)
+    assert len(plot_area_curves(some).axes) == 2
+    figure = plot_area_curves({"a": some, "b": none})
+    assert len(figure.axes) == 1 and "worst group" not in explanation(figure)
+
+
 def test_inputs_may_carry_gradients_and_any_type_and_stay_as_they_are() -> None:
     images = torch.rand(2, 3, 16, 16, requires_grad=True)
     masks = {2: mask_with(0.25, count=2).requires_grad_(), 3: mask_with(1, 2, 2).bool()}
@@ -398,6 +448,9 @@ IMAGES, MASK, MAPS = torch.rand(2, 3, 8, 8), torch.ones(2, 1, 2, 2), torch.rand(
         (lambda: plot_results({"a": [("x", 1, 0, 2)]}, baseline="y"), r"baseline must be one of the methods \['x'\]"),
         (lambda: plot_results({"a": [("x", 1, 0, 2)]}, chance={"b": 0}), r"chance must name measures.*\['b'\]"),
         (lambda: plot_results({"a": [("x", 1, 0, 2)], ("a", "b"): [("x", 1, 0, 2)]}), "all by pairs"),
+        (lambda: plot_area_curves({}), "curves must be 1 to 6.*got 0"),
+        (lambda: plot_area_curves({str(i): some_curve() for i in range(7)}), "curves must be 1 to 6.*got 7"),
+        (lambda: plot_area_curves(some_curve(), chance=50), "chance must be an accuracy from 0 to 1, got 50"),
         (lambda: plot_panels([], [], [], "title", "explanation"), "rows must be"),
     ],
 )
@@ -415,5 +468,5 @@ def test_the_documentation_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for block in blocks:
         exec(block, names)
         figures += [names.pop("figure")] if "figure" in names else []
-    assert len(figures) == 5 and all(isinstance(figure, Figure) for figure in figures)
+    assert len(figures) == 6 and all(isinstance(figure, Figure) for figure in figures)
     assert (tmp_path / "masks.png").stat().st_size > 10_000

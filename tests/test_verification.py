@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from zoo import BACKBONES, HeadConvNet
 
 from aimwrap import AIM, AIMOutput, MaskedFeatures, Verification, verify
-from aimwrap.verification import _fillings, _highest, _moved, _strangers, _wilson_interval
+from aimwrap.intervals import wilson_interval
+from aimwrap.verification import _fillings, _highest, _moved, _strangers
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
 HEADS = ["paper", "feature-preserving"]
@@ -368,8 +369,8 @@ def test_another_image_is_never_the_same_one() -> None:
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"), [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
 )
-def test_wilson_interval(successes: int, trials: int, low: float, high: float) -> None:
-    assert _wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
+def testwilson_interval(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_wrong_input() -> None:

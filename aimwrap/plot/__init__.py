@@ -12,8 +12,10 @@ writes it, and a notebook shows it. Nothing is told by colour alone. How it is b
     -> heatmaps   plot_heatmaps        (fig. 3)
     -> scatter    plot_scatter         (fig. 5)
     -> results    plot_results         (fig. 4)
+    -> areas      plot_area_curves     (ours)
 """
 
+from .areas import plot_area_curves
 from .draw import draw_heatmap, draw_image, draw_mask, draw_masked_image
 from .evolution import plot_mask_evolution
 from .heatmaps import plot_heatmaps
@@ -29,6 +31,7 @@ __all__ = [
     "draw_image",
     "draw_mask",
     "draw_masked_image",
+    "plot_area_curves",
     "plot_heatmaps",
     "plot_mask_evolution",
     "plot_masks",

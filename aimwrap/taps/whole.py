@@ -8,6 +8,7 @@ optimiser does not see it, and DistributedDataParallel does not wait for its gra
 from __future__ import annotations
 
 import inspect
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -217,12 +218,14 @@ class HookProgram(WholeProgram):
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Run the twin until every output has been seen."""
-        self.catch.start()
         # Not a call where it would be the same: torch.export would look for the twin among the host's modules.
         run = self.source if is_called_otherwise(self.source) else self.source.forward
-        with suppress(Seen):
-            run(images)
-        found = self.catch.take()
+        found = self.catch.start().found
+        try:
+            with suppress(Seen):
+                run(images)
+        finally:
+            self.catch.end()
         missing = [self.watches[name].place.node for name in self.watches if name not in found]
         if missing:
             raise RuntimeError(f"the backbone's forward did not call {missing}; wrap it in the mode that it is used in")
@@ -242,31 +245,48 @@ class Seen(BaseException):
     """Everything that was waited for has been seen. Not an Exception, so that no forward's own handler stops it."""
 
 
+class _Run(NamedTuple):
+    """One forward: how often each module was called, and what was found."""
+
+    calls: dict[str, int]
+    found: dict[str, Tensor]
+
+
 class _Catch:
-    """What the hooks of one twin fill during one forward."""
+    """What the hooks of one twin fill during one forward; several threads may each have one under way.
+
+    Attributes:
+        watches: what to wait for.
+        runs: by thread. Between forwards there is none: what stayed would keep a graph's memory alive.
+    """
 
     def __init__(self, watches: dict[str, Watch]) -> None:
         self.watches = watches
-        self.start()
+        self.runs: dict[int, _Run] = {}
 
-    def start(self) -> None:
-        self.calls: dict[str, int] = {}
-        self.found: dict[str, Tensor] = {}
+    def start(self) -> _Run:
+        run = self.runs[_thread()] = _Run({}, {})
+        return run
 
-    def take(self) -> dict[str, Tensor]:
-        found = self.found
-        self.start()  # what stayed here would keep a graph's memory alive
-        return found
+    def end(self) -> None:
+        self.runs.pop(_thread(), None)
 
     def see(self, node: str, output: Any) -> None:
-        call = self.calls.get(node, 0)
-        self.calls[node] = call + 1
+        run = self.runs.get(_thread())
+        if run is None:  # not in a forward of ours, such as where checkpointing repeats a part of it
+            return
+        call = run.calls.get(node, 0)
+        run.calls[node] = call + 1
         for name, watch in self.watches.items():
             if watch.place.node == node and watch.place.call == call:
                 tensor = output if watch.key is None else tensors_in(output)[watch.key]
-                self.found[name] = tensor.clone() if watch.overwritten else tensor
-        if len(self.found) == len(self.watches):
+                run.found[name] = tensor.clone() if watch.overwritten else tensor
+        if len(run.found) == len(self.watches):
             raise Seen
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()  # a compiler cannot trace the latter
 
 
 class _Hook(OwnHook):

@@ -73,9 +73,10 @@ def test_the_hooked_model_is_left_alone() -> None:
 def test_hooks_do_not_hold_on_to_a_forward() -> None:
     model = tap_backbone(Branching(), [2, 3]).backbone
     model(torch.randn(1, 3, 64, 64))
-    assert model._aimwrap_program.catch.found == {}
+    assert model._aimwrap_program.catch.runs == {}
     with pytest.raises(RuntimeError):
         model(torch.randn(1, 5, 64, 64))
+    assert model._aimwrap_program.catch.runs == {}
     assert model(torch.randn(1, 3, 64, 64)).keys() == {"2", "3"}
 
 

@@ -1,0 +1,20 @@
+"""What has to be exact whatever autocast says."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
+    """Compute in the tensors' own precision, on the device of this one.
+
+    Where autocast is off, nothing is entered: exporters would write it into their graphs.
+    """
+    device = like.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):  # meta has no autocast, and torch raises
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
