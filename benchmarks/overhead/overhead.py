@@ -11,10 +11,10 @@
 
 Every figure is a ratio. Bare and wrapped model, or two ways of one thing, run in turn within one process, in an order
 that alternates, and each pair gives one ratio; shown are the median and, in brackets, its 95 % interval by bootstrap
-over pairs. A training step is forward, loss, backward and SGD with momentum. The floor is the ratio of
-multiply-accumulates. Memory is the peak of one run and what lies in memory anyway (weights, momentum, images), by
-torch's profiler on CPUs and by its allocator on GPUs: it does not vary. Models have random weights and masks of about
-half the positions; time does not depend on either, except where "sparsity" varies it.
+over pairs, of which batches of 32 get a third. A training step is forward, loss, backward and SGD with momentum. The
+floor is the ratio of multiply-accumulates. Memory is the peak of one run and what lies in memory anyway (weights,
+momentum, images), by torch's profiler on CPUs and by its allocator on GPUs: it does not vary. Models have random weights
+and masks of about half the positions; time does not depend on either, except where "sparsity" varies it.
 """
 
 from __future__ import annotations
@@ -164,10 +164,10 @@ def subjects(
     )
 
 
-def overhead(bare: Subject, wrapped: Subject, options: Options) -> list[str]:
+def overhead(bare: Subject, wrapped: Subject, options: Options, pairs: int) -> list[str]:
     """Time of inference and of a training step, and both peaks of memory, wrapped over bare."""
-    inference = compare(bare.classify, wrapped.classify, options.pairs, options.device)
-    training = compare(bare.step, wrapped.step, options.pairs, options.device)
+    inference = compare(bare.classify, wrapped.classify, pairs, options.device)
+    training = compare(bare.step, wrapped.step, pairs, options.device)
     memory = []
     for what, is_training in (("classify", False), ("step", True)):
         for subject in (bare, wrapped):  # gradients of an earlier step are no part of this one
@@ -188,7 +188,8 @@ def table(options: Options) -> Iterator[list[str]]:
     rows = [*itertools.product(options.models.split(","), options.batches)]
     for name, batch in tqdm(rows, unit="row"):
         bare, wrapped, floor = subjects(name, batch, options)
-        yield [name, str(batch), f"{floor:.3f}", *overhead(bare, wrapped, options)]
+        pairs = options.pairs if batch < 32 else options.pairs // 3
+        yield [name, str(batch), f"{floor:.3f}", *overhead(bare, wrapped, options, pairs)]
 
 
 def growth(options: Options) -> Iterator[list[str]]:
@@ -198,7 +199,7 @@ def growth(options: Options) -> Iterator[list[str]]:
     rows = [*itertools.product((*by_size, *by_stages), ("feature-preserving", "paper"))]
     for (label, size, stages), head in tqdm(rows, unit="row"):
         bare, wrapped, floor = subjects("resnet50", 8, options, size, stages, head)
-        yield [label, head, f"{floor:.3f}", *overhead(bare, wrapped, options)]
+        yield [label, head, f"{floor:.3f}", *overhead(bare, wrapped, options, options.pairs)]
 
 
 def parts(options: Options) -> Iterator[list[str]]:
