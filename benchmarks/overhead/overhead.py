@@ -13,8 +13,8 @@ Every figure is a ratio. Bare and wrapped model, or two ways of one thing, run i
 that alternates, and each pair gives one ratio; shown are the median and, in brackets, its 95 % interval by bootstrap
 over pairs, of which batches of 32 get a third. A training step is forward, loss, backward and SGD with momentum. The
 floor is the ratio of multiply-accumulates. Memory is the peak of one run and what lies in memory anyway (weights,
-momentum, images), by torch's profiler on CPUs and by its allocator on GPUs: it does not vary. Models have random weights
-and masks of about half the positions; time does not depend on either, except where "sparsity" varies it.
+momentum, images), by torch's profiler on CPUs and by its allocator on GPUs: it does not vary. Models have random
+weights and masks of about half the positions; time does not depend on either, except where "sparsity" varies it.
 """
 
 from __future__ import annotations
