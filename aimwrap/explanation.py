@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .model import AIM, MaskedFeatures
+from .precision import wide_dtype
 from .taps import Stage
-from .top_down import pooling_weights, wide_dtype
+from .top_down import pooling_weights
 
 
 class Explanation(NamedTuple):

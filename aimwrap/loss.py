@@ -194,6 +194,7 @@ class AIMLoss(nn.Module):
 
 def check_tau(tau: float | Sequence[float], name: str = "tau") -> float | tuple[float, ...]:
     """Return an area as a float, or as a tuple of floats if it came as a sequence; every one of them in (0, 1]."""
+    tau = tau.tolist() if hasattr(tau, "tolist") else tau  # NumPy's numbers and arrays, and tensors
     single = isinstance(tau, int | float) and not isinstance(tau, bool)
     if not single and not (isinstance(tau, Sequence) and all(isinstance(value, int | float) for value in tau)):
         raise TypeError(f"{name} must be a float, or a list of floats with one per stage, got {tau!r}")

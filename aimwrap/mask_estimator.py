@@ -10,7 +10,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .precision import without_autocast
+from .precision import wide_dtype, without_autocast
 from .resizing import resize_to
 
 MaskNorm = Literal["layer", "batch", "none"]
@@ -21,7 +21,8 @@ class TapConv3x3(nn.Conv2d):
 
     Each of the nine taps is a 1x1 convolution, and that commutes with resizing and padding. So every map is projected
     where it lies, and only the few projected channels are resized, padded and shifted: of wide maps nothing is copied,
-    and a map of half the size costs a quarter. Same parameters and result as ``nn.Conv2d`` on the concatenation.
+    and a map of half the size costs a quarter. Same parameters as ``nn.Conv2d`` on the concatenation, and the same
+    result but for rounding, which in half precision is each tap's.
 
     Args:
         in_channels: C, of all maps together.
@@ -42,14 +43,14 @@ class TapConv3x3(nn.Conv2d):
         for other in others:
             taps = taps + resize_to(other, features)
         height, width = features.shape[-2:]
-        taps = taps.to(self.weight.dtype)  # autocast rounds the nine summands, and not each of their sums
+        taps = taps.to(wide_dtype(taps))  # half precision rounds the nine summands, and not each of their sums
         assert self.bias is not None
-        convolved = self.bias[:, None, None]
+        convolved = self.bias.to(taps.dtype)[:, None, None]
         padded = F.pad(taps, (1, 1, 1, 1), mode="replicate")
         for k, tap in enumerate(padded.chunk(9, dim=1)):
             row, column = divmod(k, 3)
             convolved = convolved + tap[..., row : row + height, column : column + width]
-        return convolved
+        return convolved.to(self.weight.dtype)
 
 
 class ResidualBlock(nn.Module):

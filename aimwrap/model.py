@@ -6,7 +6,6 @@ import copy as copying
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -29,7 +28,7 @@ from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling
 Head = Literal["paper", "feature-preserving"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskedFeatures:
     """What lies between the backbone's maps and the classifiers; the dicts are keyed by stage, shallow to deep.
 
@@ -50,7 +49,7 @@ class MaskedFeatures:
     selections: dict[Stage, Tensor]
     features: dict[Stage, Tensor]
 
-    @cached_property
+    @property
     def masked(self) -> dict[Stage, Tensor]:
         """The paper's O (eq. 3), (N, D, H_l, W_l) each."""
         masked = self.top_down.masked(list(self.features.values()), list(self.selections.values()))
@@ -59,16 +58,13 @@ class MaskedFeatures:
     @property
     def fused(self) -> Tensor:
         """The paper's O_final, (N, D, H, W)."""
-        return self._fused_and_merged[0]
+        return self.top_down.fuse(list(self.masked.values()), list(self.selections.values()))[0]
 
     @property
     def merged_mask(self) -> Tensor:
         """The support of ``fused``, (N, 1, H, W)."""
-        return self._fused_and_merged[1]
-
-    @cached_property
-    def _fused_and_merged(self) -> tuple[Tensor, Tensor]:
-        return self.top_down.fuse(list(self.masked.values()), list(self.selections.values()))
+        masks = list(self.selections.values())
+        return self.top_down.fuse(masks, masks)[1]
 
 
 class AIM(nn.Module, Shareable):
@@ -184,7 +180,7 @@ class AIM(nn.Module, Shareable):
         self.preprocessing: Preprocessing | None = preprocessing_of(backbone)
         self.class_names: tuple[str, ...] | None = None
         came_from = backbone_record(backbone, name, backbone_kwargs)
-        self._recipe = Recipe(came_from, tapped.image_shape, width, mask_width, mask_norm, logit_spread, logit_range)
+        self._recipe = Recipe(came_from, tapped.image_shape, width, mask_width, mask_norm)
 
         channels = [tap.channels for tap in self.taps]
         self.backbone = tapped.backbone
@@ -238,8 +234,9 @@ class AIM(nn.Module, Shareable):
 
         Args:
             images: as in :meth:`forward`.
-            area: open exactly this share of every mask, the positions with the highest mask logits: a float, or one per
-                stage, shallow to deep. None takes the masks as they are.
+            area: open exactly this share of every mask, at least one position, those with the highest mask logits
+                before ``logit_range`` bounds them: a float, or one per stage, shallow to deep. None takes the masks as
+                they are.
 
         Returns:
             Logits and masks. Without ``area`` the masks are those of :meth:`forward`, and the logits too, but for the

@@ -18,3 +18,8 @@ def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
     if device != "meta" and torch.is_autocast_enabled(device):  # meta has no autocast, and torch raises
         return torch.autocast(device, enabled=False)
     return nullcontext()
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """float32 at least, for sums; torch.promote_types would become part of an exported graph, which torch 2.6 fails."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -17,6 +17,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .precision import wide_dtype
 from .resizing import resize_to, sum_to
 
 Pooling = Literal["active", "all"]
@@ -49,11 +50,6 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """
     wide = wide_dtype(masked)
     return (masked.to(wide).sum(dim=(2, 3)) / positions(mask.to(wide), pooling)).to(masked.dtype)
-
-
-def wide_dtype(x: Tensor) -> torch.dtype:
-    """float32 at least, for sums; torch.promote_types would become part of an exported graph, which torch 2.6 fails."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def positions(mask: Tensor, pooling: Pooling) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from zoo import HeadConvNet, TinyNet
 
 from aimwrap import AIM, AIMLoss
@@ -161,3 +162,34 @@ def test_functions_of_a_frozen_part_stay_in_evaluation_mode_too(build: Callable[
     assert not torch.equal(first["3"], second["3"])  # what is behind it goes on training
     model.unfreeze_backbone()
     assert not torch.equal(model.forward_backbone(images)["2"], model.forward_backbone(images)["2"])
+
+
+class Overwriting(TinyNet):
+    """Drops out by a function, and overwrites the map that is tapped."""
+
+    def __init__(self, relu: bool) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(12, 16, 3, 2, 1), relu
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.conv(F.dropout(self.block1(self.block0(self.stem(x))), 0.5, self.training))
+        if self.relu:
+            return self.block3(F.relu_(x))
+        x += 1
+        return self.block3(x)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_what_overwrites_a_frozen_map_goes_on_from_it(relu: bool) -> None:
+    """And not from a second, unfrozen run of the frozen part."""
+    net = Overwriting(relu)
+    model = AIM(net, ["conv", 3], mask_width=4).freeze_backbone(up_to="conv").train()
+    model.backbone.block3.eval()
+    runs: list[int] = []
+    model.backbone.conv.register_forward_hook(lambda *_: runs.append(1))
+    images = torch.randn(2, 3, 64, 64)
+    first, second = model.forward_backbone(images), model.forward_backbone(images)
+    assert len(runs) == 2
+    assert torch.equal(first["conv"], second["conv"]) and torch.equal(first["3"], second["3"])
+    expected = net.block3(first["conv"].relu() if relu else first["conv"] + 1)
+    torch.testing.assert_close(first["3"], expected)

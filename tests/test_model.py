@@ -209,6 +209,15 @@ def test_features_outside_a_stages_mask_change_no_bit(head: str, pooling: str, s
 
 
 @every_head
+def test_looking_at_features_without_gradients_takes_none_away(head: str) -> None:
+    model = aim(head, (1, 2, 3))
+    features = model.forward_masks(model.forward_backbone(torch.randn(2, 3, 64, 64)))
+    with torch.no_grad():
+        assert not features.fused.requires_grad
+    assert features.fused.requires_grad and len(repr(features)) < 1000 and features == features
+
+
+@every_head
 def test_means_are_those_of_the_masked_maps(head: str) -> None:
     """What the classifiers read, made on the shortest way, against the maps of eq. 3 themselves."""
     model = lively(aim(head, (1, 2, 3))).eval()

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -128,10 +129,19 @@ def test_closed_positions_are_not_transformed(monkeypatch: pytest.MonkeyPatch) -
     transform.sum_where(features, counts)
     assert refined == [12]
     transform.sum_where(features, torch.ones(2, 1, 10, 10))
+    transform.sum_where(features, (torch.arange(200).view(2, 1, 10, 10) < 101).float())
     transform.sum_where(features[..., :5, :5], counts[..., 5:, 5:])
     compiled = torch.compile(transform.sum_where, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(features, counts), transform.sum_where(features, counts))
     assert refined == [12, 12]
+
+
+@every_head
+def test_predict_pools_as_the_model_does(head: str, wrapped: Wrapped) -> None:
+    model, images = copy.deepcopy(wrapped("tiny", head)), torch.randn(2, 3, 64, 64)
+    model.pooling = "all"
+    with torch.no_grad():
+        assert_same_logits(model.predict(images).logits, model(images).logits)
 
 
 @every_head
@@ -155,7 +165,7 @@ def test_predict_is_for_evaluation(wrapped: Wrapped) -> None:
 
 
 @every_head
-@pytest.mark.parametrize("area", [0.001, 0.25, 1.0, [0.1, 0.5]])
+@pytest.mark.parametrize("area", [0.001, np.float32(0.25), 1.0, [0.1, 0.5], np.array([0.1, 0.5])])
 def test_a_budget_opens_exactly_that_many_positions_the_highest(
     head: str, area: float | list[float], wrapped: Wrapped
 ) -> None:
@@ -165,7 +175,7 @@ def test_a_budget_opens_exactly_that_many_positions_the_highest(
     prediction = model.predict(images, area=area)
     for index, stage in enumerate(model.stages):
         mask, logits = prediction.masks[stage], features.mask_logits[stage]
-        wanted = area[index] if isinstance(area, list) else area
+        wanted = area[index] if isinstance(area, list | np.ndarray) else float(area)
         assert (mask.sum((1, 2, 3)) == max(1, round(wanted * mask[0].numel()))).all()
         for image, ranks in zip(mask, logits, strict=True):
             closed = ranks[image == 0]

@@ -214,7 +214,11 @@ def test_feature_preserving_head_masks_the_final_map_at_each_stages_size() -> No
 def test_feature_preserving_head_takes_a_final_map_of_another_size() -> None:
     top_down, final = FeaturePreservingTopDown([3], 2), torch.randn(1, 2, 3, 3)
     mask = (torch.rand(1, 1, 6, 6) < 0.5).float()
-    assert torch.equal(top_down.masked([final], [mask])[0], nearest(final, 6, 6) * mask)
+    (masked,) = top_down.masked([final], [mask])
+    assert torch.equal(masked, nearest(final, 6, 6) * mask)
+    (mean,), fused_mean = top_down.means([final], [mask], "active")
+    torch.testing.assert_close(mean, masked.sum((2, 3)) / mask.sum((2, 3)))
+    assert torch.equal(fused_mean, mean)
 
 
 def test_feature_preserving_head_lets_the_finest_mask_decide() -> None:

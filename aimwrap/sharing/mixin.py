@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch import nn
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
 from .config import CONFIG, WEIGHTS, dump_config, read_config
-from .rebuilding import checked_class_names, checked_preprocessing, config_of, rebuild
+from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
 from .weights import checksum, load_weights, read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -81,15 +82,22 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
         if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
             unused = [*(["repo_id"] if repo_id is not None else []), *push_to_hub_kwargs]
             raise TypeError(f"save_pretrained: {', '.join(unused)} says where and how to push; pass push_to_hub=True")
-        model = self._aim(class_names, preprocessing)
-        folder = Path(save_directory)
-        card = model_card(model, metrics, ".")  # what is wrong shows before anything is written
-        folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(folder / WEIGHTS) as weights, _replacing(folder / CONFIG) as config:
-            write_weights(model, weights)
-            described = config_of(model, weights.stat().st_size, checksum(weights))
-            config.write_text(dump_config(described), encoding="utf-8")
-            weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
+        model = cast("AIM", self)
+        before = model.class_names, model.preprocessing
+        folder = Path(save_directory).expanduser()
+        try:
+            self._aim(class_names, preprocessing)
+            card = model_card(model, metrics, ".")  # what is wrong shows before anything is written
+            folder.mkdir(parents=True, exist_ok=True)
+            with _replacing(folder / WEIGHTS) as weights, _replacing(folder / CONFIG) as config:
+                write_weights(model, weights)
+                described = config_of(model, weights.stat().st_size, checksum(weights))
+                config.write_text(dump_config(described), encoding="utf-8")
+                _check_readable(config)
+                weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
+        except BaseException:
+            model.class_names, model.preprocessing = before
+            raise
         if not (folder / _CARD).exists() or MARKER in (folder / _CARD).read_text(encoding="utf-8", errors="replace"):
             (folder / _CARD).write_text(str(card), encoding="utf-8")
         elif metrics:
@@ -144,8 +152,10 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             ValueError: if a file is damaged, of something else or too new, or the backbone does not fit.
         """
         source = pretrained_model_name_or_path
+        if not isinstance(source, str | Path):
+            raise TypeError(f"from_pretrained takes a folder or a repository's name, got {type(source).__name__}")
         if _is_folder(source):
-            config_path, weights_path = (_local(Path(source), name) for name in (CONFIG, WEIGHTS))
+            config_path, weights_path = (_local(Path(source).expanduser(), name) for name in (CONFIG, WEIGHTS))
         else:
             config_path, weights_path = (
                 _downloaded(
@@ -227,16 +237,25 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
     def _aim(self, class_names: Sequence[str] | None = None, preprocessing: Preprocessing | None = None) -> AIM:
         """The model itself, with the names and the preprocessing that it is to be saved with, checked."""
         model = cast("AIM", self)
+        check_head(model)
         names = checked_class_names(model.class_names if class_names is None else class_names, model.num_classes)
         images = checked_preprocessing(model.preprocessing if preprocessing is None else preprocessing)
         model.class_names, model.preprocessing = names, images
         return model
 
 
+def _check_readable(config: Path) -> None:
+    """What would be refused when it is loaded is not saved."""
+    try:
+        read_config(config)
+    except ValueError as error:
+        raise ValueError(f"the model cannot be saved as it is: {str(error).removeprefix(f'{config}: ')}") from error
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A path to write to that takes the other's place once the block has ended well; else the other stays as it is."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary
         temporary.replace(path)
@@ -246,13 +265,15 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def _is_folder(source: str | Path) -> bool:
     """Whether something on this machine is meant: a ``Path``, what exists, or what is written like a path."""
-    return isinstance(source, Path) or os.path.isdir(source) or source.startswith((".", "/", "~")) or "\\" in source
+    return isinstance(source, Path) or os.path.exists(source) or source.startswith((".", "/", "~")) or "\\" in source
 
 
 def _local(folder: Path, name: str) -> Path:
     path = folder / name
     if path.is_file():
         return path
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file; pass the folder that it lies in, {str(folder.parent)!r}")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; AIM.from_pretrained loads what model.save_pretrained wrote")
     here = ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5]) or "nothing"

@@ -48,8 +48,8 @@ def config_of(model: AIM, size: int, sha256: str) -> Config:
             "width": int(recipe.width),
             "mask_width": int(recipe.mask_width),
             "mask_norm": recipe.mask_norm,
-            "logit_spread": None if recipe.logit_spread is None else float(recipe.logit_spread),
-            "logit_range": float(recipe.logit_range),
+            "logit_spread": _common(model, "logit_spread"),
+            "logit_range": _common(model, "logit_range"),
             "labels_move_area": bool(model.labels_move_area),
             "pooling": model.pooling,
             "temperature": float(model.temperature),
@@ -120,18 +120,57 @@ def checked_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[
     return tuple(map(str, names))
 
 
-def checked_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing | None:
-    """The preprocessing itself.
+def check_head(model: AIM) -> None:
+    """Refuse what no config describes: what was put in the place of the head's own parts.
 
     Raises:
-        TypeError: if it is none.
+        TypeError: if a classifier is no linear layer.
+        ValueError: if one has another number of classes than the model.
+    """
+    for name, part in (("classifier", model.classifier), *model.stage_classifiers.named_children()):
+        if type(part) is not nn.Linear:
+            raise TypeError(
+                f"the model's {name} must be an nn.Linear to be saved, got {type(part).__name__}, which no config can "
+                "rebuild; save model.state_dict() and build the model by your own code"
+            )
+        if part.out_features != model.num_classes:
+            raise ValueError(
+                f"the model's {name} gives {part.out_features} classes, and model.num_classes is {model.num_classes}; "
+                f"wrap the backbone anew with AIM(backbone, num_classes={part.out_features})"
+            )
+
+
+def _common(model: AIM, name: str) -> float | None:
+    """A setting of the mask estimators, which may have been changed since they were built."""
+    values = {getattr(estimator, name) for estimator in model.mask_estimators.values()}
+    if len(values) > 1:
+        raise ValueError(f"{name} differs between the mask estimators ({values}), and a config holds one for all")
+    (value,) = values
+    return None if value is None else float(value)
+
+
+def checked_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing | None:
+    """The preprocessing itself, as plain numbers and tuples.
+
+    Raises:
+        TypeError: if it is none, or its fields are not numbers.
     """
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise TypeError(
             "preprocessing must be an aimwrap.Preprocessing(image_size, mean, std, ...) or None, "
             f"got {type(preprocessing).__name__}"
         )
-    return preprocessing
+    if preprocessing is None:
+        return None
+    try:
+        height, width = map(int, preprocessing.image_size)
+        mean, std = (tuple(float(value) for value in values) for values in (preprocessing.mean, preprocessing.std))
+        crop, squash = float(preprocessing.crop), bool(preprocessing.squash)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"preprocessing must have image_size (H, W), and one mean and one std per channel, got {preprocessing}"
+        ) from error
+    return Preprocessing((height, width), mean, std, preprocessing.interpolation, crop, squash)
 
 
 def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.Module | str, dict[str, Any]]:

@@ -43,8 +43,6 @@ class Recipe(NamedTuple):
         width: of the transforms.
         mask_width: of the mask estimators.
         mask_norm: of the mask estimators.
-        logit_spread: of the mask estimators.
-        logit_range: of the mask estimators.
     """
 
     backbone: BackboneRecord
@@ -52,8 +50,6 @@ class Recipe(NamedTuple):
     width: int
     mask_width: int
     mask_norm: str
-    logit_spread: float | None
-    logit_range: float
 
 
 def backbone_record(backbone: nn.Module, name: str | None, arguments: Mapping[str, Any] | None) -> BackboneRecord:

@@ -115,7 +115,7 @@ def check_values(
             parameter.requires_grad_(flag)
     try:
         with torch.no_grad(), _same_draws(like.device):
-            returned, received = _own_maps(twin, modules, readers, images)
+            returned, received = _own_maps(twin, modules, readers, images.clone())  # it may overwrite them
     except Exception as error:  # it has run on fake tensors of this shape
         raise ValueError(
             f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
@@ -124,7 +124,7 @@ def check_values(
             "images of this shape before wrapping it"
         ) from error
     with torch.no_grad(), _same_draws(like.device):
-        given = host._aimwrap_program.run(host, images)
+        given = host._aimwrap_program.run(host, images.clone())
     for name, value in returned.items():
         activated = " + " in labels[name]
         reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value

@@ -263,6 +263,8 @@ def _with_evaluated(graphs: dict[bool, fx.Graph], nodes: dict[str, NodePair], fr
     outputs = {training: _tapped_nodes(graph) for training, graph in graphs.items()}
     upstream = _ancestors([outputs[True][nodes[name][0]] for name in frozen], stop=set())
     pairs = [(outputs[True][train], outputs[False][evaluated]) for train, evaluated in nodes.values()]
+    # What was saved from being overwritten, too: the layers behind it go on from there.
+    pairs += [(a.all_input_nodes[0], b.all_input_nodes[0]) for a, b in pairs if "clone" == a.target == b.target]
     replaced = {train: evaluated for train, evaluated in pairs if train in upstream}
     made = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}

@@ -159,7 +159,7 @@ def test_missing_files(folder: Path, name: str) -> None:
 
 
 def test_a_file_is_no_folder(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.json is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is a file; pass the folder that it lies in"):
         load(folder / "config.json")
 
 

@@ -500,3 +500,59 @@ def test_a_folder_of_the_first_format_still_loads() -> None:
     output = loaded(images)
     torch.testing.assert_close(output.logits, torch.tensor(expected["logits"]), rtol=1e-3, atol=1e-4)
     assert {str(stage): mask.tolist() for stage, mask in output.masks.items()} == expected["masks"]
+
+
+GOOD = Preprocessing((64, 64), (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "said"),
+    [
+        (GOOD._replace(interpolation="cubic"), ValueError, "interpolation"),
+        (GOOD._replace(std=(0.0, 0.0, 0.0)), ValueError, "std"),
+        (Preprocessing(224, 0.5, 0.5), TypeError, r"preprocessing must have image_size \(H, W\)"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(bad: Preprocessing, error: type, said: str, tmp_path: Path) -> None:
+    model = aim()
+    model.save_pretrained(tmp_path, preprocessing=GOOD)
+    with pytest.raises(error, match=said):
+        model.save_pretrained(tmp_path, preprocessing=bad, class_names=["a"] * 7)
+    assert model.preprocessing == GOOD and model.class_names is None
+    assert AIM.from_pretrained(tmp_path, backbone=TinyNet()).preprocessing == GOOD
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_head_that_no_config_describes_is_not_saved(tmp_path: Path) -> None:
+    model = aim()
+    model.classifier = nn.Sequential(nn.LayerNorm(20), model.classifier)
+    with pytest.raises(TypeError, match=r"the model's classifier must be an nn\.Linear to be saved, got Sequential"):
+        model.save_pretrained(tmp_path)
+    model = aim()
+    model.classifier = nn.Linear(20, 3)
+    with pytest.raises(ValueError, match=r"gives 3 classes, .*num_classes is 7; .*AIM\(backbone, num_classes=3"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_the_estimators_come_back_as_they_are(tmp_path: Path) -> None:
+    model = aim()
+    for estimator in model.mask_estimators.values():
+        estimator.logit_range = 0.5
+    model.save_pretrained(tmp_path)
+    loaded = AIM.from_pretrained(tmp_path, backbone=TinyNet())
+    assert {estimator.logit_range for estimator in loaded.mask_estimators.values()} == {0.5}
+    model.mask_estimators["stage_2"].logit_range = 2.0
+    with pytest.raises(ValueError, match="logit_range differs between the mask estimators"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    aim().save_pretrained("~/models")
+    assert (tmp_path / "models" / "config.json").exists()
+    AIM.from_pretrained("~/models", backbone=TinyNet())
+    with pytest.raises(FileNotFoundError, match="is a file; pass the folder that it lies in"):
+        AIM.from_pretrained(str(tmp_path / "models" / "model.safetensors"))
+    with pytest.raises(TypeError, match="takes a folder or a repository's name, got NoneType"):
+        AIM.from_pretrained(None)

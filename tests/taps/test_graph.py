@@ -388,3 +388,18 @@ def test_assignments_work_in_place_where_the_model_lets_them(training: bool) -> 
         torch.testing.assert_close(maps["3"], reference.block3((x + 1).relu() - 0.25))
         maps["3"].sum().backward()
     assert not hasattr(torch.fx.Proxy, "__iadd__")
+
+
+class WritingItsImages(TinyNet):
+    """Normalises in place: what it is given is overwritten."""
+
+    def features(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        return super().features(x)
+
+
+def test_a_model_that_overwrites_its_images_can_be_wrapped() -> None:
+    model = WritingItsImages().eval()
+    images = torch.rand(2, 3, 64, 64)
+    expected = model.features(images.clone())
+    torch.testing.assert_close(tapped(model, 3)(images.clone())["3"], expected)
