@@ -430,9 +430,9 @@ def _may_alias(node: fx.Node, shadow: nn.Module) -> bool:
 def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(shadow.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.target in _IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace", False))
+    name = str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
+    says_so = name.endswith("_") and not name.endswith("__")  # x.relu_(), F.relu_(x)
+    return says_so or node.target in _IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace", False))
 
 
 def _plain_attributes(model: nn.Module) -> dict[str, Any]:
