@@ -19,7 +19,8 @@ image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")  # uprig
 height, width = prep["image_size"]
 high, wide = int(height / prep["crop"]), int(width / prep["crop"])
 target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])
-size = [n * target // side if height == width else round(n / (side / target)) for n in image.size]  # as timm does
+# timm rounds down for square images only
+size = [n * target // side if height == width else round(n / (side / target)) for n in image.size]
 size = [wide, high] if prep["squash"] else size
 image = image.resize(size, Image.Resampling[prep["interpolation"].upper()])
 left, top = round((image.width - width) / 2), round((image.height - height) / 2)

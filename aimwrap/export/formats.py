@@ -25,7 +25,7 @@ Format = Literal["onnx", "pt2", "aotinductor"]
 
 OLDEST_TORCH: dict[Format, tuple[int, int]] = {  # where the library's own lower bound is not enough
     "onnx": (2, 7),  # before, the converter fails
-    "aotinductor": (2, 9),  # before, what is compiled corrupts memory
+    "aotinductor": (2, 9),  # before, what is compiled can corrupt memory: the feature-preserving head's does
 }
 LARGEST_BATCH = 2**20  # torch 2.6 wants a bound
 METADATA_FILE = "aimwrap.json"  # inside a .pt2
