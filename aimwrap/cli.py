@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import torch
 
@@ -127,9 +127,7 @@ def export(
 def _load(folder: Path, backbone: str | None) -> AIM:
     """The model of a folder; its backbone is imported where a path to it is given."""
     sys.path.insert(0, "")  # a backbone of one's own is usually here
-    aim: Any = AIM
-    model: AIM = aim.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
-    return model
+    return AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
 
 
 def parse_format(text: str) -> Format:

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1])
 facts = session.get_modelmeta().custom_metadata_map  # what aimwrap's export wrote into the file
 names, prep = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
 
-image = Image.open(sys.argv[2]).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")  # upright, as cameras mean it
 height, width = prep["image_size"]
 high, wide = int(height / prep["crop"]), int(width / prep["crop"])
 target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])
-size = (wide, high) if prep["squash"] else (image.width * target // side, image.height * target // side)
+# timm rounds down for square images only
+size = [n * target // side if height == width else round(n / (side / target)) for n in image.size]
+size = [wide, high] if prep["squash"] else size
 image = image.resize(size, Image.Resampling[prep["interpolation"].upper()])
 left, top = round((image.width - width) / 2), round((image.height - height) / 2)
 image = image.crop((left, top, left + width, top + height))
@@ -27,9 +29,9 @@ image = image.crop((left, top, left + width, top + height))
 pixels = (np.asarray(image) / 255 - prep["mean"]) / prep["std"]
 images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
 logits, mask = session.run(["logits", "merged_mask"], {"images": images})
-probabilities = np.exp(logits[0] - logits[0].max())
-best = logits[0].argmax()
-print(f"{names[best]} {probabilities[best] / probabilities.sum():.1%}")
+odds = np.exp(logits[0] - logits[0].max())
+best = odds.argmax()
+print(f"{names[best]} {odds[best] / odds.sum():.1%}")
 
 kept = Image.fromarray((255 * mask[0, 0]).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
 darkened = image.point(lambda value: value // 4)

@@ -6,15 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor, nn
-from torchvision.transforms import v2
 from zoo import TIMM, TORCHVISION, TinyNet
 
 from aimwrap import AIM, AIMOutput, explain
@@ -30,6 +27,7 @@ from aimwrap.export import (
 )
 from aimwrap.export.parity import measure_parity, seeded_images
 from aimwrap.export.serving import _mask_names
+from aimwrap.preprocessing import Preprocessing
 
 pytest.importorskip("onnxruntime")
 
@@ -40,22 +38,14 @@ NAMES = [f"class {letter}" for letter in "abcdefg"]
 OUTPUTS = ["logits", "mask_2", "mask_3", "merged_mask", "contributions"]
 FREE = ("batch", "height", "width")
 
-modern = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < formats.OLDEST_TORCH, reason="export needs torch 2.6"
-)
+PREPARATION = Preprocessing((64, 96), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), "bilinear", 0.8)
+SQUARE = PREPARATION._replace(image_size=(64, 64))
 
 
-class Preparation(NamedTuple):
-    image_size: tuple[int, int] = (64, 96)
-    mean: tuple[float, ...] = (0.4, 0.5, 0.6)
-    std: tuple[float, ...] = (0.2, 0.3, 0.25)
-    interpolation: str = "bilinear"
-    crop: float = 0.8
-    squash: bool = False
-
-
-PREPARATION = Preparation()
-SQUARE = Preparation((64, 64))
+def needs_torch(wanted: formats.Format) -> pytest.MarkDecorator:
+    """Skip where this torch is too old for the format."""
+    oldest, this = formats.OLDEST_TORCH[wanted], tuple(map(int, torch.__version__.split(".")[:2]))
+    return pytest.mark.skipif(this < oldest, reason=f"{wanted} needs torch {oldest[0]}.{oldest[1]}")
 
 
 def images_of(*shape: int) -> Tensor:
@@ -130,7 +120,7 @@ def test_metadata_are_the_models_own_where_it_has_them() -> None:
             r"must have image_size, mean and std, .*without \['image_size', 'std'\]",
         ),
         (None, 3, TypeError, "got 3, without"),
-        (None, Preparation(mean=(0.5,)), ValueError, r"mean must have one value per channel of the images, 3, got"),
+        (None, PREPARATION._replace(mean=(0.5,)), ValueError, r"mean must have one value per channel of the images, 3"),
         (["a", "b"], PREPARATION, ValueError, "class_names must be 7 strings, one per class, got 2"),
         (range(7), PREPARATION, ValueError, r"class_names must be 7 strings, one per class, got 7: \[0, 1"),
     ],
@@ -197,7 +187,7 @@ def run_onnx(path: Path, images: Tensor) -> dict[str, Tensor]:
     return dict(zip(names, map(torch.from_numpy, session.run(None, {"images": images.numpy()})), strict=True))
 
 
-@modern
+@needs_torch("onnx")
 def test_onnx_runtime_gives_what_explain_gives(onnx_model: Exported, wrapped: Wrapped) -> None:
     assert onnx_model.dynamic == FREE and onnx_model.image_size == (64, 96)
     assert [row.output for row in onnx_model.parity] == OUTPUTS
@@ -209,7 +199,7 @@ def test_onnx_runtime_gives_what_explain_gives(onnx_model: Exported, wrapped: Wr
         assert_same(run_onnx(onnx_model.path, images), model, images)
 
 
-@modern
+@needs_torch("onnx")
 def test_exported_prints_a_table_and_turns_into_json(onnx_model: Exported) -> None:
     text = str(onnx_model)
     assert "model.onnx (onnx): any batch size and image size" in text
@@ -218,53 +208,122 @@ def test_exported_prints_a_table_and_turns_into_json(onnx_model: Exported) -> No
     assert plain["parity"][1] == {"output": "mask_2", "difference": None, "agreement": 1.0}
 
 
-@modern
-def test_serving_example_needs_no_torch(onnx_model: Exported, wrapped: Wrapped, tmp_path: Path) -> None:
-    """It prepares images as torchvision does, says the model's class, and darkens what the mask leaves out."""
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).resize((173, 130), Image.Resampling.BICUBIC)
-    path = tmp_path / "image.png"
-    image.save(path)
-    source = f"import sys, runpy; sys.modules['torch'] = None; sys.argv[1:] = {[str(onnx_model.path), str(path)]}\n"
+def serve(path: Path, image: Path) -> str:
+    """What the example prints, in a process that has no torch."""
+    source = f"import sys, runpy; sys.modules['torch'] = None; sys.argv[1:] = {[str(path), str(image)]}\n"
     source += f"runpy.run_path({str(SERVE)!r}, run_name='__main__'); assert 'aimwrap' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=path.parent)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
-    resize = ResizeKeepRatio((80, 120), interpolation="bilinear")
-    prepare = v2.Compose([resize, v2.CenterCrop((64, 96)), v2.ToImage()])
-    seen = prepare(image)
-    explanation = explain(wrapped("tiny", "paper"), normalised(seen))
-    best = int(explanation.logits.argmax())
-    assert done.stdout == f"{NAMES[best]} {explanation.logits.softmax(1)[0, best]:.1%}\n"
 
+def noise(mode: str, width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def printed(model: AIM, images: Tensor) -> str:
+    logits = model(images).logits[0]
+    return f"{NAMES[logits.argmax()]} {logits.softmax(0).max():.1%}\n"
+
+
+SERVED = {
+    "not square": (PREPARATION, noise("RGB", 130, 193)),  # to 178.2 rows
+    "not square, rounded up": (PREPARATION, noise("RGB", 173, 131)),  # to 90.9 rows
+    "square": (SQUARE._replace(crop=0.875, interpolation="bicubic"), noise("RGB", 131, 158)),  # to 88.05 rows
+    "square, rounded down": (SQUARE, noise("RGB", 131, 157)),  # to 95.9 rows
+    "squashed": (PREPARATION._replace(squash=True, crop=1.0), noise("RGB", 173, 130)),
+    "small and grey": (SQUARE, noise("L", 50, 31)),
+    "alpha": (SQUARE, noise("RGBA", 100, 80)),
+}
+
+
+@needs_torch("onnx")
+@pytest.mark.parametrize("case", SERVED)
+def test_serving_example_does_what_preprocessing_and_the_model_do(
+    case: str, onnx_model: Exported, wrapped: Wrapped, tmp_path: Path
+) -> None:
+    """To the pixel: it says the model's class, and darkens what the mask leaves out."""
+    import onnx
+
+    preprocessing, image = SERVED[case]
+    proto = onnx.load(onnx_model.path)
+    (entry,) = [entry for entry in proto.metadata_props if entry.key == "preprocessing"]
+    entry.value = json.dumps(preprocessing._asdict())
+    onnx.save(proto, tmp_path / "model.onnx")
+    image.save(tmp_path / "image.png")
+
+    images = preprocessing.transform()(image.convert("RGB"))[None]
+    assert serve(tmp_path / "model.onnx", tmp_path / "image.png") == printed(wrapped("tiny", "paper"), images)
     overlay = np.asarray(Image.open(tmp_path / "image.mask.png"))
-    kept = nn.functional.interpolate(explanation.merged_mask, size=(64, 96))[0, 0].bool().numpy()
-    shown = seen.permute(1, 2, 0).numpy()
+    mask = explain(wrapped("tiny", "paper"), images).merged_mask
+    kept = nn.functional.interpolate(mask, size=preprocessing.image_size)[0, 0].bool().numpy()
+    unit = preprocessing._replace(mean=(0.0,) * 3, std=(1.0,) * 3)
+    shown = (255 * unit.transform()(image.convert("RGB"))).round().permute(1, 2, 0).numpy()
     assert 0 < kept.mean() < 1
     assert (overlay[kept] == shown[kept]).all() and (overlay[~kept] == shown[~kept] // 4).all()
 
 
-def normalised(image: Tensor) -> Tensor:
-    mean, std = torch.tensor(PREPARATION.mean), torch.tensor(PREPARATION.std)
-    return ((image / 255 - mean[:, None, None]) / std[:, None, None])[None]
+@needs_torch("onnx")
+def test_serving_example_turns_photographs_upright(onnx_model: Exported, wrapped: Wrapped, tmp_path: Path) -> None:
+    image, exif = noise("RGB", 173, 131), Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    image.save(tmp_path / "image.png", exif=exif)
+    upright = image.transpose(Image.Transpose.ROTATE_270)
+    model, prepare = wrapped("tiny", "paper"), PREPARATION.transform()
+    said = serve(onnx_model.path, tmp_path / "image.png")
+    assert said == printed(model, prepare(upright)[None]) != printed(model, prepare(image)[None])
 
 
-@modern
-def test_program_gives_what_explain_gives_and_the_model_is_as_it_was(tmp_path: Path, wrapped: Wrapped) -> None:
-    model = wrapped("tiny", "feature-preserving")
-    before = {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
+@needs_torch("onnx")
+@pytest.mark.slow
+def test_from_saving_to_serving(tmp_path: Path) -> None:
+    """A model by name, saved, exported by the command line, and served without torch."""
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from aimwrap.cli import app
+
+    model = AIM("timm/resnet10t", backbone_kwargs={"num_classes": 7}, width=16).eval()
+    for parameter in model.classifier.parameters():
+        nn.init.normal_(parameter)  # so that classes differ
+    folder, image = tmp_path / "saved", noise("RGB", 120, 97)
+    model.save_pretrained(folder, class_names=NAMES, preprocessing=SQUARE)
+    result = CliRunner().invoke(app, ["export", str(folder), "--fixed-size", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["path"] == str(folder / "model.onnx")
+    image.save(tmp_path / "image.png")
+    assert serve(folder / "model.onnx", tmp_path / "image.png") == printed(model, SQUARE.transform()(image)[None])
+
+
+@pytest.fixture(scope="module")
+def program(wrapped: Wrapped, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, dict[str, int]]:
+    """One of fixed size, and which tensors the model had before."""
+    path, model = tmp_path_factory.mktemp("program") / "model.pt2", wrapped("tiny", "feature-preserving")
+    before = tensors(model)
     mine = images_of(2, 3, 64, 64)
-    exported = export_program(model, tmp_path / "model.pt2", preprocessing=SQUARE, images=mine)
-    assert before == {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
-    assert exported.dynamic == FREE and exported.tried[-1] == (2, 3, 64, 64) and len(exported.tried) == 5
+    return export_program(model, path, preprocessing=SQUARE, images=mine, dynamic_size=False), before
+
+
+def tensors(model: AIM) -> dict[str, int]:
+    return {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
+
+
+def test_program_gives_what_explain_gives_and_the_model_is_as_it_was(
+    program: tuple[Exported, dict[str, int]], wrapped: Wrapped
+) -> None:
+    (exported, before), model = program, wrapped("tiny", "feature-preserving")
+    assert before == tensors(model)
+    assert exported.dynamic == ("batch",) and exported.tried[-1] == (2, 3, 64, 64) and len(exported.tried) == 3
+    assert "any batch size, images of 64 x 64" in str(exported)
     extra = {"aimwrap.json": ""}
-    module = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    module = torch.export.load(exported.path, extra_files=extra).module()
     assert json.loads(extra["aimwrap.json"])["head"] == "feature-preserving"
-    images = torch.rand(1, 3, 97, 75)
+    images = torch.rand(5, 3, 64, 64)
     assert_same(module(images), model, images)
 
 
-@modern
+@pytest.mark.slow
 def test_the_model_itself_can_be_saved_as_a_program(tmp_path: Path, wrapped: Wrapped) -> None:
     model, images = wrapped("tiny"), images_of(2, 3, 64, 64)
     torch.export.save(torch.export.export(model, (images,), strict=False), tmp_path / "model.pt2")
@@ -273,18 +332,19 @@ def test_the_model_itself_can_be_saved_as_a_program(tmp_path: Path, wrapped: Wra
     assert torch.equal(output.logits, model(images).logits)
 
 
-@modern
 def test_what_computes_something_else_is_not_written(
-    tmp_path: Path, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+    program: tuple[Exported, dict[str, int]], tmp_path: Path, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.pt2"
     path.write_text("an older one")
-    model = wrapped("tiny")
+    model, traced = wrapped("tiny", "feature-preserving"), torch.export.load(program[0].path)
 
     def load(self: object, path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
         serving = ServingModel(model)
         return lambda images: {name: value + 0.01 * (name == "logits") for name, value in serving(images).items()}
 
+    monkeypatch.setattr(torch.export, "export", lambda *arguments, **options: traced)  # the same again
+    monkeypatch.setattr(formats._Program, "write", lambda self, p, s, path, m: path.write_text("new"))
     monkeypatch.setattr(formats._Program, "load", load)
     arguments = {"preprocessing": SQUARE, "dynamic_size": False}
     with pytest.raises(
@@ -294,6 +354,7 @@ def test_what_computes_something_else_is_not_written(
     assert [row.output for row in e.value.parity if not row.holds(1e-3)] == ["logits"]
     assert os.listdir(tmp_path) == ["model.pt2"] and path.read_text() == "an older one"
     assert export_program(model, path, **arguments, tolerance=1e9).dynamic == ("batch",)
+    assert path.read_text() == "new"
 
 
 class FixedSize(TinyNet):
@@ -307,7 +368,6 @@ class FixedSize(TinyNet):
         return self.block3(self.block2(self.block1(self.block0(self.stem(x)))) + self.where)
 
 
-@modern
 @pytest.mark.slow
 def test_a_backbone_that_fixes_the_image_size_is_exported_with_it(tmp_path: Path) -> None:
     model = AIM(FixedSize(), [2, 3], example_input=torch.zeros(2, 3, 64, 64))
@@ -319,7 +379,6 @@ def test_a_backbone_that_fixes_the_image_size_is_exported_with_it(tmp_path: Path
     assert "any batch size, images of 64 x 64" in str(exported)
 
 
-@modern
 def test_a_backbone_tapped_by_hooks_cannot_be_exported(tmp_path: Path, wrapped: Wrapped) -> None:
     with pytest.raises(ValueError, match=r"cannot be exported to pt2: .*Branching is tapped by hooks"):
         export_program(wrapped("branching"), tmp_path / "model.pt2", preprocessing=PREPARATION, dynamic_size=False)
@@ -328,9 +387,13 @@ def test_a_backbone_tapped_by_hooks_cannot_be_exported(tmp_path: Path, wrapped: 
 
 def test_errors_at_the_boundary(tmp_path: Path, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
     model = wrapped("tiny")
-    monkeypatch.setattr(torch, "__version__", "2.4.0")
-    with pytest.raises(RuntimeError, match=r"export needs torch 2\.6 or newer, this is 2\.4\.0: pip install -U torch"):
-        export_program(model, tmp_path / "model.pt2", preprocessing=PREPARATION)
+    monkeypatch.setattr(torch, "__version__", "2.6.0")
+    for export, message in (
+        (export_onnx, r"onnx needs torch 2\.7 or newer, this is 2\.6\.0: pip install -U torch, or .* --format pt2"),
+        (export_aotinductor, r"aotinductor needs torch 2\.9 or newer, this is 2\.6\.0"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            export(model, tmp_path / "model.pt2", preprocessing=PREPARATION)
     monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
     with pytest.raises(ValueError, match=r"path must end in \.onnx for onnx, got"):
         export_onnx(model, tmp_path / "model.pt2", preprocessing=PREPARATION)
@@ -353,7 +416,7 @@ TRANSFORMERS = ["tv_swin", "twins"]
 CNNS = [name for name in (*TORCHVISION, *TIMM) if name not in TRANSFORMERS]
 
 
-@modern
+@needs_torch("onnx")
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2]) for i, name in enumerate(CNNS)])
 def test_onnx_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
@@ -364,15 +427,15 @@ def test_onnx_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path
     assert all(row.holds(1e-3) for row in exported.parity)
 
 
-@modern
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(CNNS)])
+@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(["tiny", *CNNS])])
 def test_programs_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
     exported = export_program(wrapped(name, head), tmp_path / "model.pt2", preprocessing=SQUARE)
     assert exported.dynamic == FREE and all(row.holds(1e-5) for row in exported.parity)
+    images = images_of(1, 3, 97, 75)
+    assert_same(torch.export.load(exported.path).module()(images), wrapped(name, head), images)
 
 
-@modern
 @pytest.mark.slow
 def test_artefacts_load_without_the_library(wrapped: Wrapped, tmp_path: Path) -> None:
     path = export_program(wrapped("tiny"), tmp_path / "model.pt2", preprocessing=SQUARE, dynamic_size=False).path
@@ -380,29 +443,37 @@ def test_artefacts_load_without_the_library(wrapped: Wrapped, tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", source], check=True, capture_output=True)
 
 
-@modern
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMERS)
-@pytest.mark.parametrize("export", [export_onnx, export_program])
+@pytest.mark.parametrize(
+    ("export", "path"),
+    [pytest.param(export_onnx, "model.onnx", marks=needs_torch("onnx")), (export_program, "model.pt2")],
+)
 def test_transformers_with_their_size(
-    name: str, export: Callable[..., Exported], wrapped: Wrapped, tmp_path: Path
+    name: str, export: Callable[..., Exported], path: str, wrapped: Wrapped, tmp_path: Path
 ) -> None:
-    path = tmp_path / ("model.onnx" if export is export_onnx else "model.pt2")
-    exported = export(wrapped(name, "feature-preserving"), path, preprocessing=SQUARE, dynamic_size=False)
+    exported = export(wrapped(name, "feature-preserving"), tmp_path / path, preprocessing=SQUARE, dynamic_size=False)
     assert exported.dynamic == ("batch",)
 
 
-@modern
+COMPILED = [
+    *("head_conv", "parameters", "constants", "train_eval", "normalising", "functional"),
+    *("resnet10t", "convnext_atto", "mobilenetv3_small_050", "tv_resnet18", "tv_densenet"),
+]
+
+
+@needs_torch("aotinductor")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "dynamic_size"),
-    [("tiny", "paper", True), ("resnet10t", "feature-preserving", False)],
+    [("tiny", "paper", True), *((name, HEADS[i % 2 - 1], False) for i, name in enumerate(COMPILED))],
 )
 def test_aotinductor(name: str, head: str, dynamic_size: bool, wrapped: Wrapped, tmp_path: Path) -> None:
     model, path = wrapped(name, head), tmp_path / "model.pt2"
     exported = export_aotinductor(model, path, class_names=NAMES, preprocessing=SQUARE, dynamic_size=dynamic_size)
     assert exported.dynamic == (FREE if dynamic_size else ("batch",))
+    assert all(row.holds(1e-4) for row in exported.parity)
     loaded = torch._inductor.aoti_load_package(str(path))
     assert json.loads(loaded.get_metadata()["class_names"]) == NAMES
-    images = torch.rand(5, 3, *((97, 75) if dynamic_size else (64, 64)))
+    images = images_of(5, 3, *((97, 75) if dynamic_size else (64, 64)))
     assert_same(loaded(images), model, images)

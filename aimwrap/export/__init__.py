@@ -6,7 +6,7 @@
     parity    an artefact against the model, on seeded images
     formats   one function per format: trace, write, load back, compare
 
-Needs torch 2.6; ONNX the extra ``export`` and a newer torch, checked with 2.15.
+ONNX needs the extra ``export`` and torch 2.7, AOTInductor torch 2.9.
 """
 
 from .formats import Exported, export_aotinductor, export_onnx, export_program

@@ -23,7 +23,10 @@ from .serving import ServingModel
 
 Format = Literal["onnx", "pt2", "aotinductor"]
 
-OLDEST_TORCH = (2, 6)  # the first with Dim.DYNAMIC, ONNXProgram.save and aoti_compile_and_package as they are now
+OLDEST_TORCH: dict[Format, tuple[int, int]] = {  # where the library's own lower bound is not enough
+    "onnx": (2, 7),  # before, the converter fails
+    "aotinductor": (2, 9),  # before, what is compiled can corrupt memory: the feature-preserving head's does
+}
 LARGEST_BATCH = 2**20  # torch 2.6 wants a bound
 METADATA_FILE = "aimwrap.json"  # inside a .pt2
 
@@ -117,7 +120,7 @@ def export_onnx(
     Raises:
         ImportError: if the extra ``export`` is not installed.
         ParityError: if the artefact computes something else; no file is written.
-        RuntimeError: if torch is older than 2.6.
+        RuntimeError: if torch is too old for the format.
         TypeError: if the model is no AIM.
         ValueError: if an argument does not fit, or the model cannot be exported.
     """
@@ -168,6 +171,7 @@ class _Onnx:
     suffix = ".onnx"
 
     def __init__(self) -> None:
+        _check_torch(self.format)
         try:
             import onnxruntime
             import onnxscript  # noqa: F401  # torch's exporter needs it, and says so less plainly
@@ -209,6 +213,7 @@ class _AotInductor:
     suffix = ".pt2"
 
     def __init__(self) -> None:
+        _check_torch(self.format)
         compilers = [os.environ.get("CXX"), "g++", "clang++", "cl"]
         if not any(shutil.which(compiler) for compiler in compilers if compiler):
             raise RuntimeError(
@@ -237,7 +242,6 @@ def _export(
     images: Tensor | None,
     tolerance: float,
 ) -> Exported:
-    _check_torch()
     path = Path(path)
     if path.suffix != writer.suffix:
         raise ValueError(f"path must end in {writer.suffix} for {writer.format}, got {path}")
@@ -321,11 +325,14 @@ def _check_ranges(program: Any) -> None:
             raise ValueError(f"the backbone allows at most {allowed.upper} for the axis {axis}")
 
 
-def _check_torch() -> None:
+def _check_torch(wanted: Format) -> None:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < OLDEST_TORCH:
-        needed = ".".join(map(str, OLDEST_TORCH))
-        raise RuntimeError(f"export needs torch {needed} or newer, this is {torch.__version__}: pip install -U torch")
+    if version < OLDEST_TORCH[wanted]:
+        needed = ".".join(map(str, OLDEST_TORCH[wanted]))
+        raise RuntimeError(
+            f"{wanted} needs torch {needed} or newer, this is {torch.__version__}: pip install -U torch, or write a "
+            "torch.export program instead (export_program; --format pt2)"
+        )
 
 
 def _size(asked: int | tuple[int, int] | None, metadata: dict[str, str]) -> tuple[int, int]:
