@@ -16,6 +16,7 @@ _ABOUT_WEIGHTS = {
     "timm": {"pretrained", "checkpoint_path", "cache_dir", "device", "dtype"},
     "torchvision": {"weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"},
 }
+_SET_BY_WEIGHTS = ("transform_input", "aux_logits", "image_size")
 _ADDRESSES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"}  # in timm's pretrained_cfg
 _TAGS = ("tuple", "float")
 
@@ -92,7 +93,7 @@ def without_weights(library: str, arguments: Mapping[str, Any]) -> dict[str, Any
 
 def _implied_by_weights(backbone: nn.Module) -> dict[str, Any]:
     """What torchvision's builders set, besides values, where weights are asked for."""
-    implied = {key: getattr(backbone, key) for key in ("transform_input", "image_size") if hasattr(backbone, key)}
+    implied = {key: getattr(backbone, key) for key in _SET_BY_WEIGHTS if hasattr(backbone, key)}
     return implied | ({"init_weights": False} if "transform_input" in implied else {})
 
 
