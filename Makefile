@@ -20,8 +20,8 @@ help:  ## show this list
 demo: $(VENV)/.with-demo  ## train plain and AIM on real images, print the table, draw the picture
 	$(BIN)/aimwrap demo $(ARGS)
 
-test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow ones
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow ones, in two processes
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 slow: $(VENV)/.with-test  ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
