@@ -209,7 +209,7 @@ def test_memory_is_flat_over_hundreds_of_calls(head: str, wrapped: Wrapped) -> N
 @every_head
 @every_way_of_tapping
 def test_memory_is_flat_over_many_calls(name: str, head: str, wrapped: Wrapped) -> None:
-    assert_flat(copy.deepcopy(wrapped(name, head)), rounds=1000, side=96)
+    assert_flat(copy.deepcopy(wrapped(name, head)), rounds=500, side=64)
 
 
 # ---- Threads ---------------------------------------------------------------------------------------------------------
