@@ -1,0 +1,242 @@
+"""Reading from disk without trust: paths that stay inside, pictures that are whole, tables with their columns."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
+
+
+def inside(root: Path, relative: str, where: str) -> Path:
+    """The path of a file that a table names, which must lie below the root.
+
+    Args:
+        root: the folder.
+        relative: as the table has it, with ``/`` between its parts.
+        where: what names it, for the message.
+
+    Returns:
+        ``root / relative``; whether it is there is not looked at.
+
+    Raises:
+        ValueError: if the path is absolute or climbs out.
+    """
+    posix = PurePosixPath(relative)
+    if not relative or posix.is_absolute() or ".." in posix.parts or "\0" in relative or _is_windows(relative):
+        raise ValueError(
+            f"{where}: {relative!r} must be a path below {root}, without '..' and without a leading '/' or drive; a "
+            "table that points out of its folder is damaged or hostile, so nothing was opened. Get the release again"
+        )
+    return root / posix
+
+
+def _is_windows(relative: str) -> bool:
+    windows = PureWindowsPath(relative)
+    return bool(windows.drive) or "\\" in relative
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read a picture as RGB, the whole of it.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The picture, decoded.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no picture, not whole, or larger than any photograph.
+    """
+    picture = _decode(path)
+    return picture if picture.mode == "RGB" else _flattened(picture).convert("RGB")
+
+
+def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
+    """Read a mask of the object.
+
+    Args:
+        path: of a picture in which the object is bright; only its brightness counts if it has several channels.
+        any_value: whether every value above zero means the object, as in Hard-ImageNet; else the value's share of 255
+            is how much of the pixel the object covers, as CUB's segmentations are used.
+
+    Returns:
+        (1, H, W) float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no picture, not whole, or larger than any photograph.
+    """
+    picture = _decode(path)
+    if any_value and picture.mode != "L":
+        values = np.asarray(picture if picture.mode != "P" else picture.convert("RGB"))
+        brightness = values if values.ndim == 2 else values[..., : 1 if picture.mode == "LA" else 3].max(-1)
+    else:
+        brightness = np.asarray(_eight_bit(picture).convert("L"))
+    mask = (brightness > 0) if any_value else brightness / np.float32(255)
+    return torch.from_numpy(mask.astype(np.float32))[None]
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture, from its header.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no picture.
+    """
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+def _decode(path: Path) -> Image.Image:
+    with _opened(path) as picture:
+        if picture.width * picture.height > LARGEST_IMAGE:
+            raise ValueError(
+                f"{path} says that it has {picture.width} x {picture.height} pixels, more than any photograph of "
+                "these sets; it was not decoded, since it would fill the memory. Get the file again"
+            )
+        try:
+            picture.load()
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+            raise ValueError(
+                f"{path} is not whole: {error}. The file was cut off or damaged on its way; get it again "
+                "(aimwrap data doctor FOLDER lists all that are)"
+            ) from error
+        return picture.copy()
+
+
+def _opened(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there; the release is incomplete or lies elsewhere (aimwrap data doctor FOLDER lists "
+            "everything that is missing)"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged by our own limit
+            return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} says that it has more pixels than any photograph of these sets ({error}); it was not decoded, "
+            "since it would fill the memory. Get the file again"
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no picture that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
+            "lists all that are damaged)"
+        ) from error
+
+
+def _flattened(picture: Image.Image) -> Image.Image:
+    """Pictures with 16 bits or a palette with transparency, which ``convert`` alone would clip or warn about."""
+    if picture.mode == "P" and "transparency" in picture.info:
+        return picture.convert("RGBA")
+    return _eight_bit(picture)
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I", "I;16", "I;16B", "I;16L"):
+        return Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    return picture
+
+
+class Row(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+        where: file and line, for messages.
+        values: by column.
+    """
+
+    where: str
+    values: dict[str, str]
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Read a table with a header.
+
+    Args:
+        path: of the file, UTF-8.
+        columns: that it must have.
+
+    Yields:
+        Its rows.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if a column is missing, or a row has too few or too many values.
+    """
+    with _text(path).open(newline="", encoding="utf-8-sig", errors="strict") as file:
+        reader = csv.DictReader(file)
+        header = reader.fieldnames or []
+        missing = [column for column in columns if column not in header]
+        if missing:
+            raise ValueError(
+                f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(missing)}; it has "
+                f"{', '.join(header) or 'none'}. This is another table, or was changed: get the release again"
+            )
+        for values in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in values or None in values.values():
+                raise ValueError(f"{where}: a row must have {len(header)} values, one per column; get the file again")
+            yield Row(where, values)
+
+
+def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Read a table without a header, whose values have spaces between them, as CUB's.
+
+    Args:
+        path: of the file, UTF-8.
+        columns: their names, in order.
+
+    Yields:
+        Its rows; empty lines are left out.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if a row has too few or too many values.
+    """
+    with _text(path).open(encoding="utf-8", errors="strict") as file:
+        for number, line in enumerate(file, start=1):
+            values = line.split()
+            if not values:
+                continue
+            where = f"{path}, line {number}"
+            if len(values) != len(columns):
+                raise ValueError(
+                    f"{where}: a row must have {len(columns)} values ({' '.join(columns)}), got {len(values)}: "
+                    f"{line.strip()[:80]!r}. Get the file again"
+                )
+            yield Row(where, dict(zip(columns, values, strict=True)))
+
+
+def _text(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the release, in which it lies, as root")
+    return path
+
+
+def integer(row: Row, column: str, allowed: range) -> int:
+    """A row's number.
+
+    Raises:
+        ValueError: if it is no integer, or not among those allowed.
+    """
+    text = row.values[column].strip()
+    try:
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or number not in allowed:
+        among = f"{allowed.start} to {allowed.stop - 1}"
+        raise ValueError(f"{row.where}: {column} must be an integer from {among}, got {text!r:.40}. Get the file again")
+    return number

@@ -1,0 +1,166 @@
+"""What a release on disk says of its images, and the data set that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from .files import open_image, open_object_mask
+from .sample import Sample, group_number
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+SPLITS = ("train", "val", "test")
+
+
+class Record(NamedTuple):
+    """What is known of an image before it is opened.
+
+    Attributes:
+        id: the release's own name or number of it.
+        path: of its file.
+        label: class number.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        place: number of the background's kind, or None.
+        mask_path: of the object's mask, or None.
+        boxes: around the objects, or None.
+    """
+
+    id: str
+    path: Path
+    label: int
+    split: str
+    place: int | None = None
+    mask_path: Path | None = None
+    boxes: tuple[Box, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """All that a release's own tables and folders say, of every split; no image was opened.
+
+    Attributes:
+        name: of the release, for people.
+        root: its folder.
+        records: of every image, in the release's order.
+        classes: names, by label.
+        places: names, by number of place; empty if there are none.
+        any_value_is_object: whether every value of a mask above zero means the object.
+        notes: what people should know who use it: traps, found versions.
+    """
+
+    name: str
+    root: Path
+    records: tuple[Record, ...]
+    classes: tuple[str, ...]
+    places: tuple[str, ...] = ()
+    any_value_is_object: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+class ReleaseDataset(Dataset[Sample]):
+    """The images of one split of a release.
+
+    Args:
+        release: what is on disk.
+        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
+        transform: called with the whole :class:`Sample`, so that mask and boxes move with the image: those of
+            ``torchvision.transforms.v2`` can be. Without one the image stays a ``PIL.Image``, as in torchvision.
+
+    Attributes:
+        release: as given.
+        split: as given.
+        records: of the split's images, in the order of the samples.
+        classes: names, by label; likewise ``places``, which is empty without places.
+        labels: (len,) int64, in the order of the samples; likewise ``place_numbers`` and ``groups``, which are None
+            if they are not known.
+        group_names: names, by number of group; empty without places.
+
+    Raises:
+        ValueError: if the release has no such split.
+    """
+
+    def __init__(
+        self, release: Release, split: str | None, transform: Callable[[Sample], Sample] | None = None
+    ) -> None:
+        known = [name for name in SPLITS if any(record.split == name for record in release.records)]
+        if split is not None and split not in known:
+            raise ValueError(f"split must be among {', '.join(map(repr, known))} for {release.name}, got {split!r}")
+        self.release, self.split, self.transform = release, split, transform
+        self.records = tuple(record for record in release.records if split in (None, record.split))
+        self.classes, self.places = release.classes, release.places
+        self.labels = torch.tensor([record.label for record in self.records])
+        self.place_numbers = _known([record.place for record in self.records])
+        self.groups: Tensor | None = None
+        if self.place_numbers is not None:
+            self.groups = group_number(self.labels, self.place_numbers, len(self.places))
+        self.group_names = tuple(f"{label}, {place}" for label in self.classes for place in self.places)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read image ``index``."""
+        record = self.records[index]
+        sample = read_sample(record, self.release)
+        return sample if self.transform is None else self.transform(sample)
+
+
+def read_sample(record: Record, release: Release) -> Sample:
+    """Open an image with its mask.
+
+    Args:
+        record: of the image.
+        release: that it belongs to.
+
+    Returns:
+        The sample, as it lies on disk.
+
+    Raises:
+        FileNotFoundError: if a file is not there.
+        ValueError: if a file is damaged, or mask or boxes do not fit the image.
+    """
+    image = open_image(record.path)
+    size = (image.height, image.width)
+    mask, boxes = None, None
+    if record.mask_path is not None:
+        mask = open_object_mask(record.mask_path, release.any_value_is_object)
+        if tuple(mask.shape[1:]) != size:
+            raise ValueError(
+                f"{record.mask_path} has {mask.shape[1]} x {mask.shape[2]} pixels (H x W), and its image {record.path} "
+                f"{size[0]} x {size[1]}: they belong to different releases, or one was resized. Get both again"
+            )
+        mask = tv_tensors.Mask(mask)
+    if record.boxes is not None:
+        boxes = tv_tensors.BoundingBoxes(
+            torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=size
+        )
+        _check_boxes(boxes, record, size)
+    place = record.place
+    group = None if place is None else group_number(record.label, place, len(release.places))
+    return Sample(image, record.label, group, place, mask, boxes, str(record.path), record.id)
+
+
+def _check_boxes(boxes: Tensor, record: Record, size: tuple[int, int]) -> None:
+    """Boxes are inside of their image but for a pixel of rounding; others' are not, more often than not."""
+    left, top, right, bottom = boxes.as_subclass(torch.Tensor).unbind(1)
+    height, width = size
+    fits = (left >= -1) & (top >= -1) & (right <= width + 1) & (bottom <= height + 1) & (right > left) & (bottom > top)
+    if not bool(fits.all()):
+        raise ValueError(
+            f"the boxes of image {record.id}, {[list(box) for box in record.boxes or ()]}, do not lie inside of its "
+            f"{width} x {height} pixels (W x H), {record.path}: they are another image's, or the table is in another "
+            "order. Get the table of boxes again"
+        )
+
+
+def _known(values: Sequence[int | None]) -> Tensor | None:
+    known: list[Any] = [value for value in values if value is not None]
+    return torch.tensor(known) if len(known) == len(values) and values else None

@@ -1,0 +1,124 @@
+"""One image with what is known about it, and many of them as a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Sample(NamedTuple):
+    """One image with what is known about it; what is not known is None.
+
+    Attributes:
+        image: an RGB ``PIL.Image`` as it lies on disk, or what the transform made of it: (3, H, W).
+        label: class number.
+        group: the pair of label and place as one number, see :func:`group_number`.
+        place: number of the background's kind.
+        object_mask: the object, (1, H, W) float32 in [0, 1], a ``tv_tensors.Mask`` so that transforms of
+            ``torchvision.transforms.v2`` move it with the image. 1 is object, 0 background, and where a release has
+            soft masks, what is between is how much of the pixel the object covers.
+        boxes: around the objects, (boxes, 4) float32 as left, top, right, bottom in pixels, a
+            ``tv_tensors.BoundingBoxes``.
+        path: of the image's file.
+        id: the release's own name or number of the image.
+    """
+
+    image: Any
+    label: int
+    group: int | None
+    place: int | None
+    object_mask: Any | None
+    boxes: Any | None
+    path: str
+    id: str
+
+
+class Batch(NamedTuple):
+    """Samples side by side, from :func:`collate`.
+
+    Attributes:
+        image: (N, 3, H, W).
+        label: (N,) int64.
+        group: (N,) int64, or None if it is not known of every sample; likewise ``place``.
+        place: (N,) int64, or None.
+        object_mask: (N, 1, H, W) float32, or None if some sample has none.
+        boxes: for each image its boxes, (boxes, 4), or None if some sample has none.
+        path: of each image's file.
+        id: of each image.
+    """
+
+    image: Tensor
+    label: Tensor
+    group: Tensor | None
+    place: Tensor | None
+    object_mask: Tensor | None
+    boxes: tuple[Tensor, ...] | None
+    path: tuple[str, ...]
+    id: tuple[str, ...]
+
+
+def group_number(label: Any, place: Any, num_places: int) -> Any:
+    """Number the pairs of label and place: ``label * num_places + place``.
+
+    This is the one numbering of groups in aimwrap. With two labels and two places it is ``2 * label + place``, as in
+    group DRO's and wilds' code for Waterbirds: 0 land bird on land, 1 land bird on water, 2 water bird on land, 3
+    water bird on water. MaskTune's code counts ``2 * place + label`` and so swaps the two in the middle.
+
+    Args:
+        label: number or tensor of numbers.
+        place: likewise.
+        num_places: how many places there are.
+
+    Returns:
+        The group's number, or a tensor of them.
+
+    >>> [group_number(label, place, num_places=2) for label in (0, 1) for place in (0, 1)]
+    [0, 1, 2, 3]
+    """
+    return label * num_places + place
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put samples side by side: the ``collate_fn`` of a ``DataLoader``, whose own does not know None.
+
+    Args:
+        samples: with images and masks of one size, so behind a transform.
+
+    Returns:
+        The batch.
+
+    Raises:
+        TypeError: if the images are no tensors.
+        ValueError: if the images differ in size.
+
+    >>> image = torch.zeros(3, 4, 4)
+    >>> batch = collate([Sample(image, 1, None, None, None, None, "a.jpg", "1")] * 2)
+    >>> batch.image.shape, batch.label.tolist(), batch.object_mask
+    (torch.Size([2, 3, 4, 4]), [1, 1], None)
+    """
+    images, labels, groups, places, masks, boxes, paths, ids = zip(*samples, strict=True)
+    for image, path in zip(images, paths, strict=True):
+        if not isinstance(image, Tensor):
+            raise TypeError(
+                f"images must be tensors to be put side by side, got {type(image).__name__}; give the data set a "
+                "transform that ends in a tensor, such as transform=aimwrap.data.eval_transform(preprocessing)"
+            )
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"the images of a batch must have one size, got {tuple(images[0].shape)} for {paths[0]} and "
+                f"{tuple(image.shape)} for {path}; give the data set a transform that resizes "
+                "to one, such as transform=aimwrap.data.eval_transform(preprocessing)"
+            )
+    return Batch(
+        torch.stack([image.as_subclass(Tensor) for image in images]),
+        torch.tensor(labels),
+        None if None in groups else torch.tensor(groups),
+        None if None in places else torch.tensor(places),
+        None if any(mask is None for mask in masks) else torch.stack([mask.as_subclass(Tensor) for mask in masks]),
+        None if any(box is None for box in boxes) else tuple(box.as_subclass(Tensor) for box in boxes),
+        paths,
+        ids,
+    )
