@@ -23,8 +23,8 @@ demo: $(VENV)/.with-demo  ## train plain and AIM on real images, print the table
 test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow ones, in two processes
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
-slow: $(VENV)/.with-test  ## run the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+slow: $(VENV)/.with-test  ## run the slow tests, in two processes
+	$(BIN)/python -m pytest -m slow --numprocesses 2 $(ARGS)
 
 minimum: $(VENV)-minimum/.with-test  ## run the tests on the oldest versions that pyproject.toml allows
 	$(VENV)-minimum/bin/python -m pytest $(ARGS)
