@@ -414,6 +414,7 @@ def test_errors_at_the_boundary(tmp_path: Path, wrapped: Wrapped, monkeypatch: p
 
 TRANSFORMERS = ["tv_swin", "twins"]
 CNNS = [name for name in (*TORCHVISION, *TIMM) if name not in TRANSFORMERS]
+ROUNDING = "tf_efficientnet_lite0"  # pads as TensorFlow does
 
 
 @needs_torch("onnx")
@@ -428,12 +429,20 @@ def test_onnx_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(["tiny", *CNNS])])
+@pytest.mark.parametrize(
+    ("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(["tiny", *CNNS]) if name != ROUNDING]
+)
 def test_programs_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
     exported = export_program(wrapped(name, head), tmp_path / "model.pt2", preprocessing=SQUARE)
     assert exported.dynamic == FREE and all(row.holds(1e-5) for row in exported.parity)
     images = images_of(1, 3, 97, 75)
     assert_same(torch.export.load(exported.path).module()(images), wrapped(name, head), images)
+
+
+def test_sizes_that_are_rounded_up_are_fixed_at_once(wrapped: Wrapped, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"64 x 64 only; for any size: the backbone pads as TensorFlow does"):
+        exported = export_program(wrapped(ROUNDING, "paper"), tmp_path / "model.pt2", preprocessing=SQUARE)
+    assert exported.dynamic == ("batch",) and all(row.holds(1e-5) for row in exported.parity)
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+from timm.layers import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from ..taps.whole import HookProgram
@@ -258,8 +260,8 @@ def _export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aimwrap-") as folder:  # where a rename is only a rename
         draft = Path(folder) / f"model{writer.suffix}"
-        reason = None
-        if dynamic_size:
+        reason = _why_fixed(serving) if dynamic_size else None
+        if dynamic_size and reason is None:
             try:
                 exported = _attempt(writer, serving, draft, metadata, size, True, images)
             except Exception as error:  # the exporters have no error in common; the fixed size says whether it matters
@@ -316,6 +318,13 @@ def _attempt(
     parity = measure_parity(serving, writer.load(draft), batches)
     dynamic = ("batch", "height", "width") if dynamic_size else ("batch",)
     return Exported(draft, writer.format, size, dynamic, parity, tuple(tuple(batch.shape) for batch in batches))
+
+
+def _why_fixed(serving: ServingModel) -> str | None:
+    """Where trying for any size would not end: torch computed for ten minutes on a small EfficientNet-Lite0."""
+    if any(isinstance(part, (Conv2dSame, MaxPool2dSame, AvgPool2dSame)) for part in serving.modules()):
+        return "the backbone pads as TensorFlow does, by rounded sizes, for which torch.export takes without end"
+    return None
 
 
 def _check_ranges(program: Any) -> None:
