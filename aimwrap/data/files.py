@@ -103,18 +103,17 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
             ones would be next to nothing.
     """
     picture = _decode(path)
-    if any_value and picture.mode != "L":
-        values = np.asarray(picture if picture.mode != "P" else picture.convert("RGB"))
-        brightness = values if values.ndim == 2 else values[..., : 1 if picture.mode == "LA" else 3].max(-1)
-    else:
-        brightness = np.asarray(_flattened(picture).convert("L"))
-        if brightness.max() == 1:
-            raise ValueError(
-                f"{path} has no value above 1 of 255: it was saved with ones for the object, where 255 is expected. "
-                "Multiply its values by 255, or get the file again"
-            )
-    mask = (brightness > 0) if any_value else brightness / np.float32(255)
-    return torch.from_numpy(mask.astype(np.float32))[None]
+    if any_value:
+        one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
+        values = np.asarray(picture if one_channel else picture.convert("RGBA"))
+        return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
+    brightness = np.asarray(_flattened(picture).convert("L"))
+    if brightness.max() == 1:
+        raise ValueError(
+            f"{path} has no value above 1 of 255: it was saved with ones for the object, where 255 is expected. "
+            "Multiply its values by 255, or get the file again"
+        )
+    return torch.from_numpy(brightness / np.float32(255))[None]
 
 
 def image_size(path: Path) -> tuple[int, int]:
