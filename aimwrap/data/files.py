@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
-# What Pillow's decoders raise at damaged files: mostly the first three.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+# What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
+DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 
 
 def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cub import find_cub, read_birds
+from .cub import Bird, find_cub, read_birds
 from .files import folder, inside, integer, read_csv
-from .release import SPLITS, Box, Record, Release, ReleaseDataset
+from .release import SPLITS, Record, Release, ReleaseDataset
 from .sample import Sample
 from .segmentations import find_segmentations, mask_of, masks_note
-from .waterbirds_labels import Version, check_labels, described, notes_on, percent, tie_of, version_of
+from .waterbirds_labels import Version, check_labels, described, name_of, notes_on, tie_of, version_of
 
 
 class Waterbirds(ReleaseDataset):
@@ -98,20 +98,31 @@ def read_waterbirds(
             "out to take what is there, or get the other copy; results of the two cannot be compared"
         )
     cub_home = find_cub(cub, "cub") if cub is not None else _cub_beside(home)
-    boxes = {} if cub_home is None else _boxes(rows, cub_home)
+    birds = {} if cub_home is None else read_birds(cub_home)[1]
+    if cub is None and not {row.name for row in rows} & {bird.name for bird in birds.values()}:
+        cub_home, birds = None, {}  # a set of other birds that happens to lie beside CUB
+    if cub_home is not None:
+        _check_ids(rows, birds, cub_home)
     beside = [home, home.parent] if cub_home is None else [cub_home, cub_home.parent, home, home.parent]
     species = {row.name.rpartition("/")[0] for row in rows}
     masks = find_segmentations(segmentations, beside, species, object_masks)
     joined = tuple(
         row.record._replace(
             mask_path=None if masks is None else mask_of(masks, row.name),
-            boxes=boxes.get(row.record.id),
+            boxes=(birds[int(row.record.id)].box,) if birds else None,
         )
         for row in rows
     )
-    name = f"Waterbirds ({percent(tie_of(joined))}, {f'{found} labels' if found else 'other birds'})"
-    notes = (*notes_on(joined, found), masks_note(masks))
-    return Release(name, home, joined, ("land bird", "water bird"), ("land", "water"), notes=notes)
+    notes = notes_on(joined, found)
+    moved = sum((record.split == "test") != (birds[int(record.id)].split == "test") for record in joined if birds)
+    if moved:
+        notes.append(
+            f"{moved} images are in the test here and in the training of CUB, or the other way round; Waterbirds keeps "
+            "CUB's test, so this is another division, or the column was changed."
+        )
+    notes.append(masks_note(masks))
+    classes, places = ("land bird", "water bird"), ("land", "water")
+    return Release(name_of(joined, found), home, joined, classes, places, notes=tuple(notes))
 
 
 def find_waterbirds(root: str | os.PathLike[str]) -> Path:
@@ -164,10 +175,8 @@ def _cub_beside(home: Path) -> Path | None:
     return None
 
 
-def _boxes(rows: Sequence[_Row], cub: Path) -> dict[str, tuple[Box, ...]]:
-    """CUB's boxes by id, joined by id: others join by row, which is right only while nobody sorts a table."""
-    _, birds = read_birds(cub)
-    boxes: dict[str, tuple[Box, ...]] = {}
+def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> None:
+    """Boxes are joined by id: others join by row, which is right only while nobody sorts a table."""
     for row in rows:
         bird = birds.get(int(row.record.id))
         if bird is None or bird.name != row.name:
@@ -176,5 +185,3 @@ def _boxes(rows: Sequence[_Row], cub: Path) -> dict[str, tuple[Box, ...]]:
                 f"{row.where}: img_id {row.record.id} is {row.name}, and {cub / 'images.txt'} {known}: they are of "
                 "different releases, or ids were mixed up. Get both again, or pass another folder as cub"
             )
-        boxes[row.record.id] = (bird.box,)
-    return boxes

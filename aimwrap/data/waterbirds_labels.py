@@ -17,6 +17,7 @@ WATER_BIRDS = {"Albatross", "Auklet", "Cormorant", "Frigatebird", "Fulmar", "Gad
 }  # last words of the species' names
 # Images of groups 0 to 3 in the official 95 % release with the original labels.
 OFFICIAL_COUNTS = {"train": (3498, 184, 56, 1057), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)}
+NUM_IMAGES = 11_788  # of every official release, CUB's
 
 
 def version_of(records: Iterable[Record]) -> Version | None:
@@ -104,6 +105,13 @@ def described(version: Version | None) -> str:
     return f"the {version} labels ({', '.join(MISLABELLED)} as {'water' if version == 'original' else 'land'} birds)"
 
 
+def name_of(records: Sequence[Record], version: Version | None) -> str:
+    """``Waterbirds (95 %, original labels)``."""
+    trained = any(record.split == "train" for record in records)
+    tie = percent(tie_of(records)) if trained else "no training images"
+    return f"Waterbirds ({tie}, {version} labels)" if version else f"Waterbirds ({tie}, other birds)"
+
+
 def percent(share: float) -> str:
     """``95 %``; and 99.9 % stays apart from a perfect tie."""
     return f"{share:.0%}".replace("%", " %") if share in (0, 1) or 0.005 <= share < 0.995 else f"{share * 100:.2f} %"
@@ -131,6 +139,10 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
         )
     if {split: tuple(numbers) for split, numbers in counts.items()} == OFFICIAL_COUNTS:
         notes.append("The groups are as large as in the official 95 % release.")
+    if len(records) != NUM_IMAGES:
+        notes.append(
+            f"The table has {len(records)} images, and the official ones {NUM_IMAGES}: it was cut off, or is another."
+        )
     if tie == 1:
         notes.append(
             "With a perfect tie some groups have no training images (1 and 2, with the original labels), so averages "

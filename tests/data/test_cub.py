@@ -21,6 +21,7 @@ from torchvision import tv_tensors
 
 from aimwrap.data import CUB200, read_cub
 from aimwrap.data.sample import Sample
+from aimwrap.data.segmentations import mask_of
 
 BIRDS = photographs()
 
@@ -115,6 +116,19 @@ class TestSegmentations:
         elsewhere = shutil.move(cub / "segmentations", tmp_path / "elsewhere")
         assert all(record.mask_path is None for record in read_cub(cub).records)
         assert read_cub(cub, elsewhere).records[0].mask_path.parent.parent == tmp_path / "elsewhere"
+
+    @pytest.mark.parametrize(
+        ("name", "mask"),
+        [
+            ("1.A/b.jpg", "1.A/b.png"),
+            ("1.A/b.c.JPG", "1.A/b.c.png"),
+            ("1.A/b", "1.A/b.png"),
+            ("b.jpg", "b.png"),
+            ("b", "b.png"),
+        ],
+    )
+    def test_of_an_image(self, name: str, mask: str) -> None:
+        assert mask_of(Path("masks"), name) == Path("masks", mask)
 
     def test_optional(self, tmp_path: Path) -> None:
         release = read_cub(make_cub(tmp_path, segmentations=None))

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from aimwrap.data import Batch, Sample, collate, group_number
@@ -90,12 +91,9 @@ def test_samples_and_batches_travel_between_processes() -> None:
     assert type(pickle.loads(pickle.dumps(collate([sample])))) is Batch
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinning needs CUDA")
 def test_pinning_keeps_the_batch() -> None:
     """What ``pin_memory=True`` does to a batch must give a Batch again; None and strings pass."""
-    from torch.utils.data._utils.pin_memory import pin_memory
-
-    batch = collate([make_sample(0, place=None, group=None)])
-    if not torch.cuda.is_available():
-        pytest.skip("pinning needs CUDA")
-    pinned = pin_memory(batch)
-    assert type(pinned) is Batch and pinned.place is None and pinned.path == batch.path
+    loader = DataLoader([make_sample(0, place=None, group=None)], collate_fn=collate, pin_memory=True)
+    (batch,) = loader
+    assert type(batch) is Batch and batch.place is None and batch.path == ("0.jpg",) and batch.image.is_pinned()

@@ -120,8 +120,11 @@ class TestTies:
         assert sum(r.label != r.place for r in records if r.split == "train") == 12
         assert tie_of(records) == 1
 
-    def test_tie_of_nothing(self) -> None:
+    def test_tie_of_nothing(self, tmp_path: Path) -> None:
         assert math.isnan(tie_of([]))
+        rows = [row for row in waterbirds_rows() if row[3]]
+        release = read_waterbirds(make_waterbirds(tmp_path, rows=rows, pictures=False))
+        assert release.name == "Waterbirds (no training images, original labels)"
 
     def test_several_ties_in_one_folder_are_not_guessed(self, tmp_path: Path) -> None:
         make_waterbirds(tmp_path, pictures=False)
@@ -145,7 +148,10 @@ class TestTies:
         ]
         assert len(records) == 11788 and percent(tie_of(records)) == "95 %"
         assert "The groups are as large as in the official 95 % release." in notes_on(records, "original")
-        assert "The groups are as large as in the official 95 % release." not in notes_on(records[1:], "original")
+        assert not any("cut off" in note for note in notes_on(records, "original"))
+        fewer = notes_on(records[1:], "original")
+        assert "The groups are as large as in the official 95 % release." not in fewer
+        assert any("The table has 11787 images, and the official ones 11788" in note for note in fewer)
 
 
 class TestVersions:
@@ -385,6 +391,30 @@ class TestCUB:
         put("img_id", 4711)(rows)
         with pytest.raises(ValueError, match=r"images\.txt does not know this id"):
             read_waterbirds(make_waterbirds(tmp_path, rows=rows, pictures=False), cub=cub)
+
+    def test_cub_beside_other_birds_is_let_be(self, tmp_path: Path) -> None:
+        """A set that was built of other pictures may lie beside CUB; only a given CUB must be its own."""
+        cub = make_cub(tmp_path, pictures=False)
+        rows = [[number, f"duck/{number}.png", 1, number % 3, 1, ""] for number in range(1, 9)]
+        home = make_waterbirds(tmp_path, rows=rows, pictures=False)
+        release = read_waterbirds(home)
+        assert all(record.boxes is None and record.mask_path is None for record in release.records)
+        assert release.name == "Waterbirds (100 %, other birds)"
+        with pytest.raises(ValueError, match=r"img_id 1 is duck/1\.png, and .* has 001.Black_footed"):
+            read_waterbirds(home, cub=cub)
+
+    def test_another_division_is_noted(self, tmp_path: Path) -> None:
+        make_cub(tmp_path, pictures=False)
+        rows = waterbirds_rows()
+        noted = [
+            note
+            for note in read_waterbirds(make_waterbirds(tmp_path, "a", rows=rows)).notes
+            if "is another division" in note
+        ]
+        assert not noted
+        swap(3, 0, 1)(rows)
+        notes = read_waterbirds(make_waterbirds(tmp_path, "b", rows=rows, pictures=False)).notes
+        assert any(note.startswith("2 images are in the test here") for note in notes)
 
     def test_broken_tables_of_cub(self, tmp_path: Path) -> None:
         cub = make_cub(tmp_path, pictures=False)
