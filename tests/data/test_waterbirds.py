@@ -66,7 +66,8 @@ class TestHealthy:
         data = Waterbirds(tree)
         assert data.tie == 0.75 and data.version == "original"
         assert data.release.name == "Waterbirds (75 %, original labels)"
-        assert any(note.startswith("The tie is 75 %: in training 3 of 4 land") for note in data.release.notes)
+        note = "The tie is 75 %: in training 3 of 4 land birds stand on land and 15 of 20 water birds on water."
+        assert note in data.release.notes
 
     def test_mixed_case_place_filename_is_not_opened(self, tree: Path) -> None:
         """It starts with a slash and names a file of Places that people need not have."""
@@ -160,6 +161,10 @@ class TestVersions:
         home = make_waterbirds(tmp_path, version=version, pictures=False)
         data = Waterbirds(home, version=version)
         assert data.version == version and f"{version} labels" in data.release.name
+        notes = " ".join(data.release.notes)
+        assert f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee" in notes
+        assert ("are labelled water birds, which they are not" in notes) == (version == "original")
+        assert ("judged without the three species" in notes) == (version == "corrected")
         by_species = {record.path.parent.name: record.label for record in read_waterbirds(home).records}
         water = {*WATER, *MISLABELLED} if version == "original" else {*WATER}
         assert by_species == {species: int(species in water) for species in SPECIES}
@@ -187,13 +192,20 @@ class TestVersions:
     def test_unknown_without_the_three_species(self, tmp_path: Path) -> None:
         rows = [row for row in waterbirds_rows() if not row[1].startswith(MISLABELLED)]
         home = make_waterbirds(tmp_path, rows=rows, pictures=False)
-        assert Waterbirds(home).version is None
+        assert Waterbirds(home).version is None and "other birds" in Waterbirds(home).release.name
+        assert not any(note.startswith("These are the") for note in read_waterbirds(home).notes)
         with pytest.raises(ValueError, match="has none of the species that tell"):
             read_waterbirds(home, version="original")
 
     def test_no_such_version(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="version must be 'original', 'corrected' or None, got 'new'"):
             read_waterbirds(tmp_path, version="new")
+
+    @pytest.mark.parametrize("species", ["images", "set.one", "12.", "."])
+    def test_folders_that_are_no_species_may_hold_both_labels(self, tmp_path: Path, species: str) -> None:
+        rows = [[number, f"{species}/{number}.png", number % 2, 0, number % 2, ""] for number in range(1, 9)]
+        release = read_waterbirds(make_waterbirds(tmp_path, rows=rows, pictures=False))
+        assert [record.label for record in release.records] == [1, 0] * 4
 
     def test_name_not_number_tells_a_species(self) -> None:
         assert version_of([Record("1", Path("x/7.Eastern_Towhee/a.jpg"), 1, "train", 0)]) == "original"
