@@ -93,8 +93,14 @@ class TestHealthy:
         assert (shuffled / "bounding_boxes.txt").read_text() != (tree / "bounding_boxes.txt").read_text()
         assert [r.boxes for r in read_cub(shuffled).records] == [r.boxes for r in read_cub(tree).records]
 
-    def test_notes_tell_an_incomplete_release(self, tree: Path) -> None:
-        assert any("48 images for training" in note and "5994" in note for note in read_cub(tree).notes)
+    def test_notes_tell_an_incomplete_release(self, tables: Path) -> None:
+        change("train_test_split.txt", "1 1\n", "1 0\n")(tables)
+        note = "The tables have 47 images for training and 49 for the test, the official ones 5994 and 5794"
+        assert any(text.startswith(note) for text in read_cub(tables).notes)
+
+    def test_boxes_may_be_a_pixel_small(self, tables: Path) -> None:
+        change("bounding_boxes.txt", BOX, "1 5.0 4.0 1 0.5\n")(tables)
+        assert read_cub(tables).records[0].boxes == ((5, 4, 6, 4.5),)
 
     def test_tables_of_windows(self, tables: Path) -> None:
         before = read_cub(tables)
@@ -219,6 +225,7 @@ BROKEN_TABLES = {
         "values|must have one row for each id",
     ),
     "box without width": (change("bounding_boxes.txt", BOX, "1 5.0 4.0 0 13\n"), ValueError, "a width and a height"),
+    "box without height": (change("bounding_boxes.txt", BOX, "1 5.0 4.0 15 -1\n"), ValueError, "a width and a height"),
     "box of nan": (change("bounding_boxes.txt", BOX, "1 nan 4.0 15 13\n"), ValueError, "x must be a number, got 'nan'"),
     "gap in classes": (change("classes.txt", "6 200", "7 200"), ValueError, "from 1 to 6, without gaps"),
     "not UTF-8": (
