@@ -1,5 +1,26 @@
-"""Data: sets whose background is tied to the label, with object masks to measure against."""
+"""Data: readers of the official releases, and sets whose background is tied to the label, with object masks."""
 
+from aimwrap.data.cub import CUB200, read_cub
 from aimwrap.data.digits_on_photographs import DigitSample, DigitsOnPhotographs
+from aimwrap.data.release import Record, Release, ReleaseDataset
+from aimwrap.data.sample import Batch, Sample, collate, group_number
+from aimwrap.data.traveling_birds import TravelingBirds, read_traveling_birds
+from aimwrap.data.waterbirds import Waterbirds, read_waterbirds
 
-__all__ = ["DigitSample", "DigitsOnPhotographs"]
+__all__ = [
+    "CUB200",
+    "Batch",
+    "DigitSample",
+    "DigitsOnPhotographs",
+    "Record",
+    "Release",
+    "ReleaseDataset",
+    "Sample",
+    "TravelingBirds",
+    "Waterbirds",
+    "collate",
+    "group_number",
+    "read_cub",
+    "read_traveling_birds",
+    "read_waterbirds",
+]

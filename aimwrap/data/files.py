@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import csv
+import math
+import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
+# What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
+DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
+
+
+def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
+    """The folder that an argument names, with ``~`` for the home folder.
+
+    Args:
+        path: as given.
+        argument: its name, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    found = Path(path).expanduser()
+    if not found.is_dir():
+        what = "is a file: unpack it first, if it is an archive" if found.exists() else "does not exist"
+        raise FileNotFoundError(f"{argument} must be a folder, and {found} {what}")
+    return found
 
 
 def inside(root: Path, relative: str, where: str) -> Path:
@@ -30,22 +57,20 @@ def inside(root: Path, relative: str, where: str) -> Path:
     Raises:
         ValueError: if the path is absolute or climbs out.
     """
-    posix = PurePosixPath(relative)
-    if not relative or posix.is_absolute() or ".." in posix.parts or "\0" in relative or _is_windows(relative):
+    parts = relative.split("/")
+    if parts[0] == "" or ".." in parts or relative[1:2] == ":" or "\\" in relative or "\0" in relative:
         raise ValueError(
             f"{where}: {relative!r} must be a path below {root}, without '..' and without a leading '/' or drive; a "
             "table that points out of its folder is damaged or hostile, so nothing was opened. Get the release again"
         )
-    return root / posix
-
-
-def _is_windows(relative: str) -> bool:
-    windows = PureWindowsPath(relative)
-    return bool(windows.drive) or "\\" in relative
+    return root / relative
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read a picture as RGB, the whole of it.
+    """Read a picture as RGB, the whole of it, as it lies on disk.
+
+    A camera's note in the file that the picture is to be turned (EXIF orientation) is not followed: torchvision's and
+    the releases' own loaders do not follow it, and masks and boxes count the pixels as they lie on disk.
 
     Args:
         path: of the file.
@@ -74,16 +99,21 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no picture, not whole, or larger than any photograph.
+        ValueError: if it is no picture, not whole, or larger than any photograph, or if it has zeros and ones where
+            ones would be next to nothing.
     """
     picture = _decode(path)
-    if any_value and picture.mode != "L":
-        values = np.asarray(picture if picture.mode != "P" else picture.convert("RGB"))
-        brightness = values if values.ndim == 2 else values[..., : 1 if picture.mode == "LA" else 3].max(-1)
-    else:
-        brightness = np.asarray(_eight_bit(picture).convert("L"))
-    mask = (brightness > 0) if any_value else brightness / np.float32(255)
-    return torch.from_numpy(mask.astype(np.float32))[None]
+    if any_value:
+        one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
+        values = np.asarray(picture if one_channel else picture.convert("RGBA"))
+        return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
+    brightness = np.asarray(_flattened(picture).convert("L"))
+    if brightness.max() == 1:
+        raise ValueError(
+            f"{path} has no value above 1 of 255: it was saved with ones for the object, where 255 is expected. "
+            "Multiply its values by 255, or get the file again"
+        )
+    return torch.from_numpy(brightness / np.float32(255))[None]
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -106,7 +136,7 @@ def _decode(path: Path) -> Image.Image:
             )
         try:
             picture.load()
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        except DAMAGED as error:
             raise ValueError(
                 f"{path} is not whole: {error}. The file was cut off or damaged on its way; get it again "
                 "(aimwrap data doctor FOLDER lists all that are)"
@@ -129,7 +159,7 @@ def _opened(path: Path) -> Image.Image:
             f"{path} says that it has more pixels than any photograph of these sets ({error}); it was not decoded, "
             "since it would fill the memory. Get the file again"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(
             f"{path} is no picture that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
             "lists all that are damaged)"
@@ -173,21 +203,27 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if a column is missing, or a row has too few or too many values.
+        ValueError: if it is no such text, a column is missing or there twice, or a row has too few or too many values.
     """
-    with _text(path).open(newline="", encoding="utf-8-sig", errors="strict") as file:
-        reader = csv.DictReader(file)
-        header = reader.fieldnames or []
+    with _table(path) as file:
+        reader = csv.DictReader(file, strict=True)
+        header = list(reader.fieldnames or [])
         missing = [column for column in columns if column not in header]
         if missing:
             raise ValueError(
                 f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(missing)}; it has "
-                f"{', '.join(header) or 'none'}. This is another table, or was changed: get the release again"
+                f"{', '.join(header)[:200] or 'none'}. This is another table, or was changed: get the release again"
             )
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path} has a column twice: {', '.join(header)[:200]}. Get the release again")
+        line = reader.line_num
         for values in reader:
             where = f"{path}, line {reader.line_num}"
             if None in values or None in values.values():
                 raise ValueError(f"{where}: a row must have {len(header)} values, one per column; get the file again")
+            if reader.line_num != line + 1 and any("\n" in value or "\r" in value for value in values.values()):
+                raise ValueError(f"{where}: a stray quotation mark joins this line to others; get the file again")
+            line = reader.line_num
             yield Row(where, values)
 
 
@@ -203,9 +239,9 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if a row has too few or too many values.
+        ValueError: if it is no such text, or a row has too few or too many values.
     """
-    with _text(path).open(encoding="utf-8", errors="strict") as file:
+    with _table(path) as file:
         for number, line in enumerate(file, start=1):
             values = line.split()
             if not values:
@@ -219,10 +255,20 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             yield Row(where, dict(zip(columns, values, strict=True)))
 
 
-def _text(path: Path) -> Path:
+@contextmanager
+def _table(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; pass the folder of the release, in which it lies, as root")
-    return path
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no UTF-8 text ({error}): it is damaged, or was saved by a spreadsheet in another encoding. Get "
+            "the file again, or save it as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table of comma-separated values: {error}. Get the file again") from error
 
 
 def integer(row: Row, column: str, allowed: range) -> int:
@@ -232,11 +278,24 @@ def integer(row: Row, column: str, allowed: range) -> int:
         ValueError: if it is no integer, or not among those allowed.
     """
     text = row.values[column].strip()
-    try:
-        number = int(text)
-    except ValueError:
-        number = None
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
     if number is None or number not in allowed:
         among = f"{allowed.start} to {allowed.stop - 1}"
         raise ValueError(f"{row.where}: {column} must be an integer from {among}, got {text!r:.40}. Get the file again")
+    return number
+
+
+def decimal(row: Row, column: str) -> float:
+    """A row's number that need not be whole.
+
+    Raises:
+        ValueError: if it is none, or not finite.
+    """
+    text = row.values[column].strip()
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{row.where}: {column} must be a number, got {text!r:.40}. Get the file again")
     return number

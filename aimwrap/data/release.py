@@ -80,7 +80,6 @@ class ReleaseDataset(Dataset[Sample]):
         classes: names, by label; likewise ``places``, which is empty without places.
         labels: (len,) int64, in the order of the samples; likewise ``place_numbers`` and ``groups``, which are None
             if they are not known.
-        group_names: names, by number of group; empty without places.
 
     Raises:
         ValueError: if the release has no such split.
@@ -95,12 +94,16 @@ class ReleaseDataset(Dataset[Sample]):
         self.release, self.split, self.transform = release, split, transform
         self.records = tuple(record for record in release.records if split in (None, record.split))
         self.classes, self.places = release.classes, release.places
-        self.labels = torch.tensor([record.label for record in self.records])
+        self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)
         self.place_numbers = _known([record.place for record in self.records])
         self.groups: Tensor | None = None
         if self.place_numbers is not None:
             self.groups = group_number(self.labels, self.place_numbers, len(self.places))
-        self.group_names = tuple(f"{label}, {place}" for label in self.classes for place in self.places)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names, by number of group; empty without places."""
+        return tuple(f"{label}, {place}" for label in self.classes for place in self.places)
 
     def __len__(self) -> int:
         """Number of images."""

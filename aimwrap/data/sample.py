@@ -92,13 +92,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
     Raises:
         TypeError: if the images are no tensors.
-        ValueError: if the images differ in size.
+        ValueError: if the images differ in size, or a mask from its image, or there is no sample.
 
     >>> image = torch.zeros(3, 4, 4)
     >>> batch = collate([Sample(image, 1, None, None, None, None, "a.jpg", "1")] * 2)
     >>> batch.image.shape, batch.label.tolist(), batch.object_mask
     (torch.Size([2, 3, 4, 4]), [1, 1], None)
     """
+    if not samples:
+        raise ValueError("samples must be at least one sample, got none")
     images, labels, groups, places, masks, boxes, paths, ids = zip(*samples, strict=True)
     for image, path in zip(images, paths, strict=True):
         if not isinstance(image, Tensor):
@@ -111,6 +113,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
                 f"the images of a batch must have one size, got {tuple(images[0].shape)} for {paths[0]} and "
                 f"{tuple(image.shape)} for {path}; give the data set a transform that resizes "
                 "to one, such as transform=aimwrap.data.eval_transform(preprocessing)"
+            )
+    for mask, path in zip(masks, paths, strict=True):
+        if mask is not None and mask.shape[-2:] != images[0].shape[-2:]:
+            raise ValueError(
+                f"the object_mask of {path} has shape {tuple(mask.shape)}, and the images {tuple(images[0].shape)}; "
+                "give the data set a transform of the whole sample, so that the mask moves with the image"
             )
     return Batch(
         torch.stack([image.as_subclass(Tensor) for image in images]),
