@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from .files import open_image, open_object_mask
 from .sample import Sample, group_number
+from .transforms import transformed
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 SPLITS = ("train", "val", "test")
@@ -110,7 +111,7 @@ class ReleaseDataset(Dataset[Sample]):
         """Read image ``index``."""
         record = self.records[index]
         sample = read_sample(record, self.release)
-        return sample if self.transform is None else self.transform(sample)
+        return sample if self.transform is None else transformed(sample, self.transform)
 
 
 def read_sample(record: Record, release: Release) -> Sample:
