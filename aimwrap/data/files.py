@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
@@ -82,8 +81,8 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         brightness = values if values.ndim == 2 else values[..., : 1 if picture.mode == "LA" else 3].max(-1)
     else:
         brightness = np.asarray(_eight_bit(picture).convert("L"))
-    mask = (brightness > 0) if any_value else brightness / np.float32(255)
-    return torch.from_numpy(mask.astype(np.float32))[None]
+    mask = (brightness > 0).astype(np.float32) if any_value else np.divide(brightness, 255, dtype=np.float32)
+    return torch.from_numpy(mask)[None]
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -111,20 +110,18 @@ def _decode(path: Path) -> Image.Image:
                 f"{path} is not whole: {error}. The file was cut off or damaged on its way; get it again "
                 "(aimwrap data doctor FOLDER lists all that are)"
             ) from error
-        return picture.copy()
+        return picture  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:
-    if not path.is_file():
+    try:
+        return Image.open(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or lies elsewhere (aimwrap data doctor FOLDER lists "
             "everything that is missing)"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged by our own limit
-            return Image.open(path)
-    except Image.DecompressionBombError as error:
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path} says that it has more pixels than any photograph of these sets ({error}); it was not decoded, "
             "since it would fill the memory. Get the file again"

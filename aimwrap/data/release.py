@@ -140,23 +140,22 @@ def read_sample(record: Record, release: Release) -> Sample:
             )
         mask = tv_tensors.Mask(mask)
     if record.boxes is not None:
-        boxes = tv_tensors.BoundingBoxes(
-            torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=size
-        )
-        _check_boxes(boxes, record, size)
+        _check_boxes(record.boxes, record, size)
+        corners = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
+        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
     place = record.place
     group = None if place is None else group_number(record.label, place, len(release.places))
     return Sample(image, record.label, group, place, mask, boxes, str(record.path), record.id)
 
 
-def _check_boxes(boxes: Tensor, record: Record, size: tuple[int, int]) -> None:
+def _check_boxes(boxes: Sequence[Box], record: Record, size: tuple[int, int]) -> None:
     """Boxes are inside of their image but for a pixel of rounding; others' are not, more often than not."""
-    left, top, right, bottom = boxes.as_subclass(torch.Tensor).unbind(1)
     height, width = size
-    fits = (left >= -1) & (top >= -1) & (right <= width + 1) & (bottom <= height + 1) & (right > left) & (bottom > top)
-    if not bool(fits.all()):
+    if not all(
+        -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 for left, top, right, bottom in boxes
+    ):
         raise ValueError(
-            f"the boxes of image {record.id}, {[list(box) for box in record.boxes or ()]}, do not lie inside of its "
+            f"the boxes of image {record.id}, {[list(box) for box in boxes]}, do not lie inside of its "
             f"{width} x {height} pixels (W x H), {record.path}: they are another image's, or the table is in another "
             "order. Get the table of boxes again"
         )

@@ -91,7 +91,7 @@ class SampleTransform:
         if mask is not None:
             mask = tv_tensors.Image(mask.float())
         if boxes is not None:
-            boxes = _visible(_as_boxes(boxes, v2.functional.get_size(image)))
+            boxes = _as_boxes(boxes, v2.functional.get_size(image))
         for step in self.geometry:
             image, mask, boxes = step(image, mask, boxes)
             if mask is not None:
@@ -99,8 +99,9 @@ class SampleTransform:
                     mask.clamp(0, 1)
                 )  # bicubic filters overshoot; 8-bit images are cut off likewise
             if boxes is not None:
-                boxes = _visible(boxes)  # not only at the end: turning a box without area would give it one
-        return image, None if mask is None else tv_tensors.Mask(mask), boxes
+                boxes = _with_area(boxes)  # not only at the end: turning a box without area would give it one
+        mask = None if mask is None else tv_tensors.Mask(mask)
+        return image, mask, None if boxes is None else _with_area(v2.functional.clamp_bounding_boxes(boxes))
 
     def __repr__(self) -> str:
         steps = ",\n  ".join(map(str, (*self.geometry, *self.pixels)))
@@ -325,11 +326,11 @@ def _as_boxes(boxes: Tensor, size: Sequence[int]) -> tv_tensors.BoundingBoxes:
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(size))
 
 
-def _visible(boxes: tv_tensors.BoundingBoxes) -> tv_tensors.BoundingBoxes:
-    """Boxes cut off at the image's border, without those that are outside of it."""
-    inside = v2.functional.clamp_bounding_boxes(boxes)
-    left, top, right, bottom = inside.as_subclass(Tensor).unbind(-1)
-    return tv_tensors.wrap(inside[(right > left) & (bottom > top)], like=inside)
+def _with_area(boxes: tv_tensors.BoundingBoxes) -> tv_tensors.BoundingBoxes:
+    """The boxes without those that a crop left outside: these end as lines on the image's border."""
+    corners = boxes.as_subclass(Tensor)
+    kept = (corners[:, 2:] > corners[:, :2]).all(1)
+    return boxes if bool(kept.all()) else tv_tensors.wrap(corners[kept], like=boxes)
 
 
 def _check_sizes(image: Any, mask: Any, boxes: Any) -> None:
