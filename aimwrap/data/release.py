@@ -71,8 +71,10 @@ class ReleaseDataset(Dataset[Sample]):
     Args:
         release: what is on disk.
         split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: called with the whole :class:`Sample`, so that mask and boxes move with the image: those of
-            ``torchvision.transforms.v2`` can be. Without one the image stays a ``PIL.Image``, as in torchvision.
+        transform: called with the whole :class:`Sample`, so that mask and boxes move with the image:
+            :func:`~aimwrap.data.eval_transform`, :func:`~aimwrap.data.train_transform`, or one of
+            ``torchvision.transforms.v2``; a transform of images alone in :func:`~aimwrap.data.image_only`. Without one
+            the image stays a ``PIL.Image``, as in torchvision.
 
     Attributes:
         release: as given.

@@ -95,9 +95,7 @@ class SampleTransform:
         for step in self.geometry:
             image, mask, boxes = step(image, mask, boxes)
             if mask is not None:
-                mask = tv_tensors.Image(
-                    mask.clamp(0, 1)
-                )  # bicubic filters overshoot; 8-bit images are cut off likewise
+                mask = tv_tensors.Image(mask.clamp(0, 1))  # filters overshoot, and 8-bit images are cut off there
             if boxes is not None:
                 boxes = _with_area(boxes)  # not only at the end: turning a box without area would give it one
         mask = None if mask is None else tv_tensors.Mask(mask)
