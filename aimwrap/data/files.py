@@ -81,8 +81,8 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         brightness = values if values.ndim == 2 else values[..., : 1 if picture.mode == "LA" else 3].max(-1)
     else:
         brightness = np.asarray(_eight_bit(picture).convert("L"))
-    mask = (brightness > 0).astype(np.float32) if any_value else np.divide(brightness, 255, dtype=np.float32)
-    return torch.from_numpy(mask)[None]
+    mask = (brightness > 0) if any_value else brightness / np.float32(255)
+    return torch.from_numpy(mask.astype(np.float32))[None]
 
 
 def image_size(path: Path) -> tuple[int, int]:
