@@ -105,7 +105,8 @@ def test_the_mask_is_the_painted_object_pixel_by_pixel(
     assert moved.object_mask.shape[1:] == moved.image.shape[1:] == preprocessing.image_size
     assert moved.object_mask.dtype == moved.image.dtype == torch.float32
     assert moved.object_mask.min() >= 0 and moved.object_mask.max() <= 1
-    torch.testing.assert_close(moved.object_mask[0].as_subclass(Tensor), brightness(moved.image), rtol=0, atol=0.1)
+    # Pillow cuts what bicubic filters overshoot after each axis, torch behind both: up to 0.1 at corners.
+    torch.testing.assert_close(moved.object_mask[0].as_subclass(Tensor), brightness(moved.image), rtol=0, atol=0.2)
 
 
 @pytest.mark.parametrize("recipe", [jitter_crop_and_flip, trivial_augment])
@@ -313,8 +314,11 @@ def test_trivial_augment_draws_every_operation() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(30, 226, (105, 105, 3), dtype=np.uint8))
     for choice, operations in ((augmentation.geometry[2], 6), (augmentation.colour[0], 8)):
         assert len(choice.transforms) == operations
-        changed = [np.asarray(operation(image)) != np.asarray(image) for operation in choice.transforms]
-        assert [bool(each.any()) for each in changed] == [False] + [True] * (operations - 1)
+        changed = [
+            any((np.asarray(operation(image)) != np.asarray(image)).any() for _ in range(8))  # some strengths are none
+            for operation in choice.transforms
+        ]
+        assert changed == [False] + [True] * (operations - 1)
 
 
 def test_no_augmentation_is_evaluation() -> None:
