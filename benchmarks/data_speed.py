@@ -6,8 +6,8 @@
 Both read the same JPEG files, which the script makes: smooth noise with the size and the weight of photographs, each
 with a mask and a box. They run in turn within one process, in an order that alternates and with the same random crops,
 and each pair gives one ratio of throughputs, which is ImageFolder's time over ours; shown are the median and, in
-brackets, its 95 % interval by bootstrap over pairs. CPU time is that of the process and its workers; unlike the clock it
-leaves out what other programs take of the machine.
+brackets, its 95 % interval by bootstrap over pairs. CPU time is that of the process and its workers; unlike the clock
+it leaves out what other programs take of the machine.
 """
 
 from __future__ import annotations
