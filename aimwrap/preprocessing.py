@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 import torchvision
 from timm.data import resolve_data_config
-from timm.data.transforms import ResizeKeepRatio
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
@@ -44,25 +43,63 @@ class Preprocessing(NamedTuple):
         """Build the transform: a PIL image or an image tensor (C, H, W) to a normalised float tensor.
 
         It does what timm's own transform for evaluation does. Grey images need ``image.convert("RGB")`` before.
+        :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and takes its object mask along.
 
         Returns:
             A transform of ``torchvision.transforms.v2``.
         """
+        transform: Callable[[Any], Any] = v2.Compose([*self.resize_and_crop(), *self.normalise()])
+        return transform
+
+    def resize_and_crop(self) -> tuple[v2.Transform, v2.Transform]:
+        """The first steps of :meth:`transform`, which decide what is where.
+
+        Returns:
+            Transforms that may be given an image together with its mask and boxes.
+        """
         height, width = (math.floor(side / self.crop) for side in self.image_size)
         method = InterpolationMode(self.interpolation)
-        resize: Callable[[Any], Any]
         if self.squash:
             resize = v2.Resize((height, width), method)
         elif height == width:
             resize = v2.Resize(height, method)  # the shorter side
         else:
-            resize = ResizeKeepRatio((height, width), interpolation=self.interpolation)
-        to_unit_range = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-        normalise = v2.Normalize(list(self.mean), list(self.std))
-        transform: Callable[[Any], Any] = v2.Compose(
-            [resize, v2.CenterCrop(self.image_size), *to_unit_range, normalise, v2.ToPureTensor()]
-        )
-        return transform
+            resize = ResizeToCover((height, width), method)
+        return resize, v2.CenterCrop(self.image_size)
+
+    def normalise(self) -> tuple[v2.Transform, ...]:
+        """The last steps of :meth:`transform`, which change the image's values alone.
+
+        Returns:
+            Transforms of an image, PIL or tensor, to a float tensor.
+        """
+        to_unit_range = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
+        return (*to_unit_range, v2.Normalize(list(self.mean), list(self.std)), v2.ToPureTensor())
+
+
+class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """Resize so that a size that is not square is just covered, and keep the proportions.
+
+    Timm's ``ResizeKeepRatio``, to the pixel, as a transform of v2: masks and boxes go along.
+
+    Args:
+        size: (H, W) to cover.
+        interpolation: torchvision's.
+    """
+
+    def __init__(self, size: tuple[int, int], interpolation: InterpolationMode) -> None:
+        super().__init__()
+        self.size, self.interpolation = size, interpolation
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The size for this image."""
+        sides = v2.query_size(flat_inputs)
+        ratio = min(side / wanted for side, wanted in zip(sides, self.size, strict=True))
+        return {"size": [round(side / ratio) for side in sides]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize an image, mask or boxes."""
+        return self._call_kernel(v2.functional.resize, inpt, params["size"], interpolation=self.interpolation)
 
 
 def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:

@@ -379,9 +379,7 @@ def _measure(
         return (), math.nan, finite.detail
     survived: dict[tuple[str, str, str], list[bool]] = {}
     areas: list[Tensor] = []
-    for images, other in zip(
-        with_progress(batches, "replacing pixels"), _strangers(batches, generator), strict=True
-    ):
+    for images, other in zip(with_progress(batches, "replacing pixels"), _strangers(batches, generator), strict=True):
         features = aim.forward_masks(aim.forward_backbone(images))
         predicted = aim.forward_head(features).logits.argmax(1)
         region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")

@@ -4,11 +4,23 @@ from aimwrap.data.cub import CUB200, read_cub
 from aimwrap.data.digits_on_photographs import DigitSample, DigitsOnPhotographs
 from aimwrap.data.release import Record, Release, ReleaseDataset
 from aimwrap.data.sample import Batch, Sample, collate, group_number
+from aimwrap.data.transforms import (
+    Augmentation,
+    SampleTransform,
+    crop_and_flip,
+    eval_transform,
+    image_only,
+    jitter_crop_and_flip,
+    no_augmentation,
+    train_transform,
+    trivial_augment,
+)
 from aimwrap.data.traveling_birds import TravelingBirds, read_traveling_birds
 from aimwrap.data.waterbirds import Waterbirds, read_waterbirds
 
 __all__ = [
     "CUB200",
+    "Augmentation",
     "Batch",
     "DigitSample",
     "DigitsOnPhotographs",
@@ -16,11 +28,19 @@ __all__ = [
     "Release",
     "ReleaseDataset",
     "Sample",
+    "SampleTransform",
     "TravelingBirds",
     "Waterbirds",
     "collate",
+    "crop_and_flip",
+    "eval_transform",
     "group_number",
+    "image_only",
+    "jitter_crop_and_flip",
+    "no_augmentation",
     "read_cub",
     "read_traveling_birds",
     "read_waterbirds",
+    "train_transform",
+    "trivial_augment",
 ]

@@ -6,7 +6,6 @@ import csv
 import math
 import os
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,20 +140,18 @@ def _decode(path: Path) -> Image.Image:
                 f"{path} is not whole: {error}. The file was cut off or damaged on its way; get it again "
                 "(aimwrap data doctor FOLDER lists all that are)"
             ) from error
-        return picture.copy()
+        return picture  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:
-    if not path.is_file():
+    try:
+        return Image.open(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or lies elsewhere (aimwrap data doctor FOLDER lists "
             "everything that is missing)"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged by our own limit
-            return Image.open(path)
-    except Image.DecompressionBombError as error:
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path} says that it has more pixels than any photograph of these sets ({error}); it was not decoded, "
             "since it would fill the memory. Get the file again"

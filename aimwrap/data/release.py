@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from .files import open_image, open_object_mask
 from .sample import Sample, group_number
+from .transforms import transformed
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 SPLITS = ("train", "val", "test")
@@ -70,8 +71,10 @@ class ReleaseDataset(Dataset[Sample]):
     Args:
         release: what is on disk.
         split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: called with the whole :class:`Sample`, so that mask and boxes move with the image: those of
-            ``torchvision.transforms.v2`` can be. Without one the image stays a ``PIL.Image``, as in torchvision.
+        transform: called with the whole :class:`Sample`, so that mask and boxes move with the image:
+            :func:`~aimwrap.data.eval_transform`, :func:`~aimwrap.data.train_transform`, or one of
+            ``torchvision.transforms.v2``; a transform of images alone in :func:`~aimwrap.data.image_only`. Without one
+            the image stays a ``PIL.Image``, as in torchvision.
 
     Attributes:
         release: as given.
@@ -113,7 +116,7 @@ class ReleaseDataset(Dataset[Sample]):
         """Read image ``index``."""
         record = self.records[index]
         sample = read_sample(record, self.release)
-        return sample if self.transform is None else self.transform(sample)
+        return sample if self.transform is None else transformed(sample, self.transform)
 
 
 def read_sample(record: Record, release: Release) -> Sample:
@@ -142,23 +145,22 @@ def read_sample(record: Record, release: Release) -> Sample:
             )
         mask = tv_tensors.Mask(mask)
     if record.boxes is not None:
-        boxes = tv_tensors.BoundingBoxes(
-            torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=size
-        )
-        _check_boxes(boxes, record, size)
+        _check_boxes(record.boxes, record, size)
+        corners = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
+        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
     place = record.place
     group = None if place is None else group_number(record.label, place, len(release.places))
     return Sample(image, record.label, group, place, mask, boxes, str(record.path), record.id)
 
 
-def _check_boxes(boxes: Tensor, record: Record, size: tuple[int, int]) -> None:
+def _check_boxes(boxes: Sequence[Box], record: Record, size: tuple[int, int]) -> None:
     """Boxes are inside of their image but for a pixel of rounding; others' are not, more often than not."""
-    left, top, right, bottom = boxes.as_subclass(torch.Tensor).unbind(1)
     height, width = size
-    fits = (left >= -1) & (top >= -1) & (right <= width + 1) & (bottom <= height + 1) & (right > left) & (bottom > top)
-    if not bool(fits.all()):
+    if not all(
+        -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 for left, top, right, bottom in boxes
+    ):
         raise ValueError(
-            f"the boxes of image {record.id}, {[list(box) for box in record.boxes or ()]}, do not lie inside of its "
+            f"the boxes of image {record.id}, {[list(box) for box in boxes]}, do not lie inside of its "
             f"{width} x {height} pixels (W x H), {record.path}: they are another image's, or the table is in another "
             "order. Get the table of boxes again"
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 
 class Sample(NamedTuple):
@@ -121,12 +122,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
                 "give the data set a transform of the whole sample, so that the mask moves with the image"
             )
     return Batch(
-        torch.stack([image.as_subclass(Tensor) for image in images]),
+        _stack(images),
         torch.tensor(labels),
         None if None in groups else torch.tensor(groups),
         None if None in places else torch.tensor(places),
-        None if any(mask is None for mask in masks) else torch.stack([mask.as_subclass(Tensor) for mask in masks]),
+        None if any(mask is None for mask in masks) else _stack(masks),
         None if any(box is None for box in boxes) else tuple(box.as_subclass(Tensor) for box in boxes),
         paths,
         ids,
     )
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    stacked: Tensor = default_collate([tensor.as_subclass(Tensor) for tensor in tensors])  # a worker's in shared memory
+    return stacked
