@@ -17,6 +17,9 @@ from .release import Record, Release, ReleaseDataset
 from .sample import Sample
 
 NUM_CLASSES = 15
+WITHOUT_META = (
+    "Get the release again, or move its folder meta away: labels then count the sorted WordNet numbers of the masks"
+)
 STEMS = {"train": TRAIN_STEM, "val": VAL_STEM}
 
 
@@ -184,28 +187,22 @@ def _classes(meta: Path, found: list[str]) -> tuple[list[str], tuple[str, ...], 
 
 def _check_lists(chosen: Any, wnid_of: Any, positions: Path, numbers: Path) -> None:
     if not isinstance(chosen, (list, tuple)) or not chosen or any(type(number) is not int for number in chosen):
-        raise ValueError(
-            f"{positions} must hold a list of ImageNet's class numbers, and does not. Get the release again"
-        )
+        raise ValueError(f"{positions} must hold a list of ImageNet's class numbers, and does not. {WITHOUT_META}")
     wnids = [wnid_of.get(number) for number in chosen] if isinstance(wnid_of, dict) else [None]
     if any(type(wnid) is not str or not WNID.fullmatch(wnid) for wnid in wnids) or len(set(wnids)) < len(chosen):
         raise ValueError(
             f"{numbers} must hold a dictionary that gives each class number in {positions.name} a WordNet number of "
-            "its own (n01440764), and does not. Get the release again"
+            f"its own (n01440764), and does not. {WITHOUT_META}"
         )
 
 
 def _class_names(path: Path, chosen: list[int]) -> tuple[str, ...] | None:
-    """Names that people can read, where the release has them."""
-    if not path.exists():
+    """Names that people can read, where the release has them by number."""
+    names = read_pickle(path) if path.exists() else None
+    if not isinstance(names, (list, tuple, dict)):
         return None
-    names = read_pickle(path)
     try:
-        chosen_names = tuple(names[number] for number in chosen)
-    except (IndexError, KeyError, TypeError):
-        chosen_names = ()
-    if not chosen_names or any(type(name) is not str for name in chosen_names):
-        raise ValueError(
-            f"{path} must hold the names of ImageNet's classes by number, and does not. Get the release again"
-        )
-    return chosen_names
+        found = tuple(names[number] for number in chosen)
+    except (IndexError, KeyError):
+        return None
+    return found if all(type(name) is str for name in found) else None

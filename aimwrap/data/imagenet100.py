@@ -144,7 +144,7 @@ def _with_boxes(records: list[Record], wnids: list[str], annotations: Path) -> l
 
 def _with_own_boxes(record: Record, wnid: str, path: Path) -> Record:
     annotation = read_annotation(path)
-    if annotation.stem != record.id:
+    if annotation.stem not in (record.id, "%s"):  # as some of ImageNet's training annotations have it
         raise ValueError(
             f"{path} says that it annotates {annotation.stem}, and not {record.id}: the annotations were renamed or "
             "shuffled. Get them again"

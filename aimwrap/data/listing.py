@@ -43,7 +43,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(IMG_EXTENSIONS):
                     pictures.append(entry.name)
@@ -82,6 +82,13 @@ def pictures_below(folder: Path) -> list[str]:
                 raise ValueError(f"{below} is a link to a folder above it, so listing it would never end; remove it")
             waiting.append(f"{prefix}{name}/")
     return [prefix + name for prefix, names in sorted(found, key=_without_slash) for name in names]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _without_slash(part: tuple[str, list[str]]) -> str:

@@ -102,14 +102,14 @@ def _whole(element: ElementTree.Element, name: str, path: Path) -> int:
 
 
 def _box(item: ElementTree.Element, size: tuple[int, int], path: Path) -> Box:
-    first_x, first_y, last_x, last_y = (
-        _whole(item, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax")
-    )
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    first_x, first_y, last_x, last_y = (_whole(item, f"bndbox/{side}", path) for side in sides)
     height, width = size
-    left, top = max(first_x - 1, 0), max(first_y - 1, 0)  # some files count from 0
-    if not (left < last_x <= width and top < last_y <= height):
+    # a pixel beyond the rim is rounding, and is cut off
+    left, top, right, bottom = max(first_x - 1, 0), max(first_y - 1, 0), min(last_x, width), min(last_y, height)
+    if not (left < right >= last_x - 1 and top < bottom >= last_y - 1):
         raise ValueError(
             f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) does not lie inside of the "
-            f"picture's {width} x {height} pixels (W x H). Get the annotations again"
+            f"picture's {width} x {height} pixels (W x H). Get the annotations again, or correct this one"
         )
-    return float(left), float(top), float(last_x), float(last_y)
+    return float(left), float(top), float(right), float(bottom)

@@ -96,6 +96,7 @@ def test_linked_folders_are_followed_and_dangling_links_named(tmp_path: Path) ->
     picture(tmp_path / "elsewhere" / "1.jpg")
     (root / "emu").symlink_to(tmp_path / "elsewhere")
     (root / "dog" / "z.jpg").symlink_to(tmp_path / "gone.jpg")
+    (root / "dog" / "itself").symlink_to(root / "dog" / "itself")
     dataset = LabelledFolder(root)
     assert dataset.classes == ("cat", "dog", "emu") and dataset[-1].label == 2
     with pytest.raises(FileNotFoundError, match=r"z\.jpg is not there"):

@@ -143,6 +143,12 @@ BROKEN = {
 }
 
 
+def test_a_placeholder_for_the_name_is_no_other_name(tmp_path: Path) -> None:
+    root, class_list, annotations = imagenet100(tmp_path)
+    write_annotation(boxes_folder(annotations), "ILSVRC2012_val_00000010", [(CLASSES[0], (1, 1, 2, 2))], filename="%s")
+    assert ImageNet100(root, "val", class_list=class_list, annotations=annotations)[0].boxes.tolist() == [[0, 0, 2, 2]]
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_variants_have_their_own_errors(name: str, tmp_path: Path) -> None:
     spoil, kind, message = BROKEN[name]

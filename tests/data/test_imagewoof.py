@@ -54,9 +54,19 @@ def test_seen_pictures_are_known_by_their_names(tmp_path: Path) -> None:
     assert [record.id for record in unseen.records] == ["ILSVRC2012_val_00000042"]
     assert not unseen.seen_in_pretraining.any() and unseen[0].label == 4
     assert [record.id for record in ImageWoof(root, unseen_only=True).records] == ["ILSVRC2012_val_00000041"]
+    assert any("1 validation pictures are few" in note and "58.8 points" in note for note in unseen.release.notes)
     note = next(note for note in val.release.notes if "pretrained" in note)
     assert "trained on 9 of the 10 validation pictures, and not on the other 1" in note
     assert "1 of the 20 training pictures are of ImageNet's validation set" in note
+
+
+def test_nothing_unseen_is_an_error(tmp_path: Path) -> None:
+    root = imagewoof(tmp_path)
+    (root / "noisy_imagewoof.csv").unlink()
+    for path in root.rglob("ILSVRC*"):
+        path.rename(path.with_name(f"{path.parent.name}_1.JPEG"))
+    with pytest.raises(ValueError, match="unseen_only=True leaves no picture"):
+        read_imagewoof(root, unseen_only=True)
 
 
 @pytest.mark.parametrize("share", [1, 5, 25, 50])

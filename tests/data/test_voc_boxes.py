@@ -16,7 +16,7 @@ STEM = "ILSVRC2012_val_00000001"
         ((1, 1, 1, 1), (0, 0, 1, 1)),  # the first pixel alone
         ((1, 1, 20, 16), (0, 0, 20, 16)),  # the whole picture
         ((5, 6, 7, 9), (4, 5, 7, 9)),
-        ((0, 0, 3, 3), (0, 0, 3, 3)),  # counted from 0
+        ((0, 0, 21, 17), (0, 0, 20, 16)),  # a pixel beyond the rim
     ],
 )
 def test_boxes_become_edges(written: tuple[int, int, int, int], edges: tuple[int, ...], tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_bomb_is_found_in_any_encoding(encoding: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "box", [(0, 0, 0, 0), (5, 5, 4, 9), (5, 5, 9, 4), (1, 1, 21, 16), (1, 1, 20, 17), (22, 3, 25, 9)]
+    "box", [(0, 0, 0, 0), (5, 5, 4, 9), (5, 5, 9, 4), (1, 1, 22, 16), (1, 1, 20, 18), (21, 3, 21, 9), (3, 17, 9, 17)]
 )
 def test_boxes_outside_are_refused(box: tuple[int, int, int, int], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not lie inside of the picture's 20 x 16 pixels"):
