@@ -39,8 +39,8 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
         ValueError: if folders of splits and classes are mixed, pictures lie outside of classes, or a mask could be
             that of two pictures.
     """
-    root = Path(root)
-    mask_root = None if masks is None else Path(masks)
+    root = Path(root).expanduser()
+    mask_root = None if masks is None else Path(masks).expanduser()
     found = _split_folders(root, mask_root)
     classes = sorted({name for _, names in found.values() for name in names})
     label = {name: number for number, name in enumerate(classes)}

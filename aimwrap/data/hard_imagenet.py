@@ -48,8 +48,8 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         ValueError: if a mask's name says no picture, ImageNet's ``val`` is not sorted by class, or a list holds
             anything but numbers and names.
     """
-    root = _release_folder(Path(root))
-    pictures = split_folders(Path(imagenet), "imagenet")
+    root = _release_folder(Path(root).expanduser())
+    pictures = split_folders(Path(imagenet).expanduser(), "imagenet")
     masks = {split: _masks(root / split, split) for split in SPLITS if (root / split).is_dir()}
     usable = [split for split in SPLITS if split in masks and split in pictures]
     if not usable:

@@ -41,8 +41,8 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
         ValueError: if the list has other than WordNet numbers or one twice, pictures lie in the wrong place, or an
             annotation is damaged or another picture's.
     """
-    root = Path(root)
-    listed, notes = _read_class_list(Path(class_list))
+    root = Path(root).expanduser()
+    listed, notes = _read_class_list(Path(class_list).expanduser())
     wnids = sorted(listed)
     records = []
     folders = split_folders(root, "root")
@@ -60,7 +60,7 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
     for split in (split for split in SPLITS if split not in folders):
         notes.append(f"The split {split} is left out: {root} has no folder {split}.")
     if annotations is not None:
-        records = _with_boxes(records, wnids, Path(annotations))
+        records = _with_boxes(records, wnids, Path(annotations).expanduser())
         notes.append("Validation samples have ImageNet's boxes of their own class; training samples have none.")
     return Release("ImageNet-100", root, tuple(records), tuple(wnids), notes=tuple(notes))
 

@@ -61,7 +61,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
         raise ValueError(
             f"noisy_labels must be 0, 1, 5, 25 or 50 per cent, the columns of {TABLE}, got {noisy_labels!r}"
         )
-    root = _release_folder(Path(root))
+    root = _release_folder(Path(root).expanduser())
     records = [record for split in SPLITS for record in _split_records(root, split)]
     notes = []
     if (root / TABLE).exists() or noisy_labels:

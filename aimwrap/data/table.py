@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .files import Row, inside, read_csv
-from .numbering import Numbered, number_column
+from .numbering import number_column
 from .release import SPLITS, Box, Record, Release, ReleaseDataset
-from .sample import Sample, group_number
+from .sample import Sample
+from .table_places import number_places
 
 SPLIT_VALUES: Mapping[str, str] = {
     **{"0": "train", "1": "val", "2": "test"},  # as in Waterbirds and wilds
@@ -76,8 +77,8 @@ def read_table(
         FileNotFoundError: if the table is not there.
         ValueError: if a column is missing or a value is none of those above.
     """
-    table = Path(table)
-    root = table.parent if root is None else Path(root)
+    table = Path(table).expanduser()
+    root = table.parent if root is None else Path(root).expanduser()
     rows = list(read_csv(table, [image, label]))
     if not rows:
         raise ValueError(f"{table} has no rows below its header; pass a table that lists pictures")
@@ -86,7 +87,7 @@ def read_table(
     split, mask = _column(table, header, split_column, "split"), _column(table, header, mask, "mask")
     box = _box_columns(table, header, box)
     labels = number_column(rows, label, classes, "classes")
-    numbered_places = _places(rows, place, group, labels, places)
+    numbered_places = number_places(rows, place, group, labels, places)
     records = [
         Record(
             row.values[image].strip(),
@@ -233,60 +234,6 @@ def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
             "height, add them up first"
         )
     return ((left, top, right, bottom),)
-
-
-def _places(
-    rows: Sequence[Row], place: str | None, group: str | None, labels: Numbered, names: Sequence[str] | None
-) -> Numbered | None:
-    """Places, from their column or from the groups'."""
-    if place is None and group is None:
-        return None
-    if group is None:
-        return number_column(rows, str(place), names, "places")
-    groups = [_whole(row, group) for row in rows]
-    found = (
-        _places_of_groups(rows, group, groups, labels, names)
-        if place is None
-        else number_column(rows, place, names, "places")
-    )
-    for row, number, label, position in zip(rows, groups, labels.numbers, found.numbers, strict=True):
-        expected = group_number(label, position, len(found.names))
-        if number != expected:
-            raise ValueError(
-                f"{row.where}: {group} must be label * {len(found.names)} + place = {expected} for label {label} and "
-                f"place {position}, got {number}: the table numbers its groups otherwise (place * num_labels + label, "
-                "for one). Pass group=None to have them numbered here"
-            )
-    return found
-
-
-def _places_of_groups(
-    rows: Sequence[Row], column: str, groups: list[int], labels: Numbered, names: Sequence[str] | None
-) -> Numbered:
-    """The places that ``label * num_places + place`` leaves, if only one number of places fits."""
-    counts = range(1, max(groups) + 2) if names is None else [len(names)]
-    pairs = set(zip(groups, labels.numbers, strict=True))
-    fitting = [count for count in counts if all(number // count == label for number, label in pairs)]
-    if len(fitting) != 1:
-        fit = f"{' or '.join(map(str, fitting[:5]))} places fit" if fitting else "no number of places fits"
-        raise ValueError(
-            f"{column} must be label * num_places + place, and {fit} the table's groups and labels. Pass place= with "
-            "the column of places and group=None to have groups numbered here, places= with the places' names, or "
-            "group=None to go without"
-        )
-    (count,) = fitting
-    found = tuple(str(number) for number in range(count)) if names is None else tuple(names)
-    return Numbered([number % count for number in groups], found)
-
-
-def _whole(row: Row, column: str) -> int:
-    text = row.values[column].strip()
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ValueError(
-            f"{row.where}: {column} must be the group's number, got {text!r:.40}; pass group=None to leave the column "
-            "out"
-        )
-    return int(text)
 
 
 def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:

@@ -176,6 +176,27 @@ def test_endless_keys_are_refused(tmp_path: Path) -> None:
         read_pickle(store(tmp_path, b"})" + b"2\x86" * 200 + b"K\x01s."))
 
 
+COPIES = {
+    "bytes": (b"c_codecs\nencode\nq\x000X\x00\x00\x01\x00" + b"a" * 65536 + b"q\x010]", b"h\x00h\x01\x85Ra"),
+    "sets": (b"cbuiltins\nset\nq\x000](" + b"K\x01" * 30000 + b"eq\x010]", b"h\x00h\x01\x85Ra"),
+    "arrays": (
+        b"cnumpy.core.numeric\n_frombuffer\nq\x000cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85Rq\x020B\x00\x00\x01\x00"
+        + b"a" * 65536
+        + b"q\x010]",
+        b"h\x00(h\x01h\x02J\x00\x00\x01\x00X\x01\x00\x00\x00CtRa",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_without_end_are_refused(kind: str, tmp_path: Path) -> None:
+    """A name of a few bytes that copies what is written once would make gigabytes of 256 KiB."""
+    start, copy = COPIES[kind]
+    assert len(read_pickle(store(tmp_path, start + copy * 2 + b"."))) == 2
+    with pytest.raises(ValueError, match="again and again, which fills the memory"):
+        read_pickle(store(tmp_path, start + copy * 2000 + b"."))
+
+
 def test_large_files_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"at most {LARGEST_PICKLE} bytes"):
         read_pickle(store(tmp_path, pickle.dumps(b"a" * LARGEST_PICKLE)))

@@ -221,6 +221,7 @@ BROKEN = {
     "short row": ("image,label\na.jpg\n", {}, ValueError, "line 2: a row must have 2 values"),
     "long row": ("image,label\na.jpg,0,1\n", {}, ValueError, "line 2: a row must have 2 values"),
     "semicolons": ("image;label\na.jpg;0\n", {}, ValueError, "lacks image, label; it has image;label"),
+    "places of nothing": (TABLE, {**NAMES, "place": None, "places": ["land", "water"]}, ValueError, "places= names"),
     "wrong place": (TABLE.replace("1,2,0,/f", "1,2,7,/f"), NAMES, ValueError, "place has numbers"),
 }
 
