@@ -44,12 +44,14 @@ def test_numpy_comes_back_as_lists_and_numbers(kind: str, protocol: int, tmp_pat
         "rows": array,
         "columns": np.asfortranarray(array),
         "scalar": array[1, 1],
+        "row": array[:1],
         "none": array[0, :0],
         5: [array[0, 2]],
     }
     read = read_pickle(store(tmp_path, pickle.dumps(value, protocol)))
     assert read["rows"] == read["columns"] == array.tolist()
     assert (read["scalar"], read["none"], read[5]) == (array[1, 1].item(), [], [array[0, 2].item()])
+    assert read["row"] == array[:1].tolist()
     assert type(read["scalar"]) is type(array[1, 1].item())
 
 
@@ -83,6 +85,8 @@ def payloads(witness: Path) -> dict[str, object]:
         "fromfile": Calls(np.fromfile, "/etc/passwd"),
         "object array": np.array([Calls(os.system, f"touch {witness}")], dtype=object),
         "text array": np.array(["a", "b"]),
+        "array without sides": np.array(5),
+        "array without values": np.zeros((3, 0)),
         "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
         "record array": np.zeros(2, dtype=[("a", "i4")]),
         "class": collections.Counter,
