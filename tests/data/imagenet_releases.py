@@ -129,6 +129,9 @@ def write_annotation(
     return path
 
 
+WRONG_BREEDS = {0: 0, 1: 1, 5: 2, 25: 5, 50: 10}  # by per cent of noise, how many breeds have a wrong label
+
+
 def imagewoof(folder: Path, name: str = "imagewoof2-160") -> Path:
     """All ten breeds with a training and a validation picture each; one of either is of ImageNet's validation set."""
     from aimwrap.data.imagewoof import WNIDS
@@ -144,9 +147,13 @@ def imagewoof(folder: Path, name: str = "imagewoof2-160") -> Path:
             for stem in stems:
                 relative = f"{split}/{wnid}/{stem}.JPEG"
                 picture(root / relative, mode="L" if number == 2 else "RGB")
-                noisy = WNIDS[(number + 1) % 10] if split == "train" and stem.endswith("_20") else wnid
-                rows.append([relative, wnid, wnid, wnid, noisy, noisy, split == "val"])
-    header = ["path", *(f"noisy_labels_{share}" for share in (0, 1, 5, 25, 50)), "is_valid"]
+                can_be_wrong = split == "train" and stem.endswith("_20")
+                noisy = [
+                    WNIDS[(number + 1) % 10] if can_be_wrong and number < breeds else wnid
+                    for breeds in WRONG_BREEDS.values()
+                ]
+                rows.append([relative, *noisy, split == "val"])
+    header = ["path", *(f"noisy_labels_{share}" for share in WRONG_BREEDS), "is_valid"]
     with (root / "noisy_imagewoof.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *reversed(rows)])  # the release's table is not sorted
     (root / "train" / WNIDS[0] / "._hidden.JPEG").write_bytes(b"")
