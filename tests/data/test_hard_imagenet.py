@@ -195,7 +195,7 @@ BROKEN = {
     ),
     "wnids of another kind": (
         lambda root, imagenet: write_pickle(
-            root / "meta" / "idx_to_wnid.pkl", {number: "../x" for number in HARD_WNIDS}
+            root / "meta" / "idx_to_wnid.pkl", {number: f"../{number}" for number in HARD_WNIDS}
         ),
         ValueError,
         "must hold a dictionary",
