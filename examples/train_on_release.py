@@ -12,8 +12,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from aimwrap import AIM, AIMLoss, MaskHealth, TauScheduler
-from aimwrap.data import CUB200, HardImageNet, ImageNet100, ImageWoof, TravelingBirds, Waterbirds
-from aimwrap.data import collate, eval_transform, train_transform
+from aimwrap.data import (
+    CUB200,
+    HardImageNet,
+    ImageNet100,
+    ImageWoof,
+    TravelingBirds,
+    Waterbirds,
+    collate,
+    eval_transform,
+    train_transform,
+)
 from aimwrap.metrics import EnergyPointingGame, GroupAccuracy, class_activation_map
 
 RELEASES = {

@@ -2,8 +2,13 @@
 
 from aimwrap.data.cub import CUB200, read_cub
 from aimwrap.data.digits_on_photographs import DigitSample, DigitsOnPhotographs
+from aimwrap.data.folder import LabelledFolder, read_folder
+from aimwrap.data.hard_imagenet import HardImageNet, read_hard_imagenet
+from aimwrap.data.imagenet100 import ImageNet100, read_imagenet100
+from aimwrap.data.imagewoof import ImageWoof, read_imagewoof
 from aimwrap.data.release import Record, Release, ReleaseDataset
 from aimwrap.data.sample import Batch, Sample, collate, group_number
+from aimwrap.data.table import LabelledTable, read_table
 from aimwrap.data.transforms import (
     Augmentation,
     SampleTransform,
@@ -24,6 +29,11 @@ __all__ = [
     "Batch",
     "DigitSample",
     "DigitsOnPhotographs",
+    "HardImageNet",
+    "ImageNet100",
+    "ImageWoof",
+    "LabelledFolder",
+    "LabelledTable",
     "Record",
     "Release",
     "ReleaseDataset",
@@ -39,6 +49,11 @@ __all__ = [
     "jitter_crop_and_flip",
     "no_augmentation",
     "read_cub",
+    "read_folder",
+    "read_hard_imagenet",
+    "read_imagenet100",
+    "read_imagewoof",
+    "read_table",
     "read_traveling_birds",
     "read_waterbirds",
     "train_transform",

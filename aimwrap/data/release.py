@@ -31,6 +31,7 @@ class Record(NamedTuple):
         place: number of the background's kind, or None.
         mask_path: of the object's mask, or None.
         boxes: around the objects, or None.
+        size: (H, W) that the release says the picture has, or None; another one is an error when it is opened.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Record(NamedTuple):
     place: int | None = None
     mask_path: Path | None = None
     boxes: tuple[Box, ...] | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ def read_sample(record: Record, release: Release) -> Sample:
     """
     image = open_image(record.path)
     size = (image.height, image.width)
+    if record.size not in (None, size):
+        raise ValueError(
+            f"{record.path} has {size[0]} x {size[1]} pixels (H x W), and the release says {record.size[0]} x "
+            f"{record.size[1]}: it was resized, or is another image, so its boxes would miss. Get the original"
+        )
     mask, boxes = None, None
     if record.mask_path is not None:
         mask = open_object_mask(record.mask_path, release.any_value_is_object)

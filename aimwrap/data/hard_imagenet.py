@@ -1,0 +1,208 @@
+"""Hard-ImageNet: masks of the objects of fifteen ImageNet classes whose surroundings give them away.
+
+Moayeri, Singla, Feizi: Hard ImageNet, NeurIPS 2022 (data sets and benchmarks). The release is masks alone, in flat
+folders; the pictures are ImageNet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .imagenet_tree import SPLITS, TRAIN_STEM, VAL_STEM, WNID, split_folders, wnid_folders
+from .listing import list_folder
+from .pickles import read_pickle
+from .release import Record, Release, ReleaseDataset
+from .sample import Sample
+
+NUM_CLASSES = 15
+WITHOUT_META = (
+    "Get the release again, or move its folder meta away: labels then count the sorted WordNet numbers of the masks"
+)
+STEMS = {"train": TRAIN_STEM, "val": VAL_STEM}
+
+
+class _Mask(NamedTuple):
+    path: Path
+    wnid: str
+    stem: str  # of the picture in ImageNet
+
+
+def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
+    """Read Hard-ImageNet's masks with the pictures of an ImageNet tree.
+
+    The label is the class's position in the release's own list of classes, ``meta/hard_imagenet_idx.pkl``, which is
+    read without unpickling; where ``meta`` is missing, its position in the sorted WordNet numbers of the masks, and a
+    note says so. Every value of a mask above zero means the object, as in the authors' code.
+
+    Args:
+        root: ``hardImageNet``, with ``train/<wnid>_<ImageNet's file name>`` and ``val/...``, or the folder above it.
+        imagenet: a folder with ``train/<wnid>/`` and ``val/<wnid>/``; one of them is enough for its split.
+
+    Returns:
+        The splits, train and val, that have masks and pictures. A picture that is missing is found when it is opened.
+
+    Raises:
+        FileNotFoundError: if a folder, a class, or one of the two lists in ``meta`` is missing.
+        ValueError: if a mask's name says no picture, ImageNet's ``val`` is not sorted by class, or a list holds
+            anything but numbers and names.
+    """
+    root = _release_folder(Path(root).expanduser())
+    pictures = split_folders(Path(imagenet).expanduser(), "imagenet")
+    masks = {split: _masks(root / split, split) for split in SPLITS if (root / split).is_dir()}
+    usable = [split for split in SPLITS if split in masks and split in pictures]
+    if not usable:
+        raise FileNotFoundError(
+            f"{root} has masks of {' and '.join(masks)}, and {imagenet} pictures of {' and '.join(pictures)} alone; "
+            "the masks of a split need the pictures of the same split"
+        )
+    found = sorted({mask.wnid for split in masks.values() for mask in split})
+    wnids, classes, notes = _classes(root / "meta", found)
+    label = {wnid: number for number, wnid in enumerate(wnids)}
+    records = []
+    for split in usable:
+        paths = _picture_paths(pictures[split], masks[split])
+        lacking = [path for path, there in paths if not there]
+        if lacking:
+            notes.append(
+                f"{len(lacking)} of {len(paths)} pictures of {split} are missing from ImageNet, such as {lacking[0]}."
+            )
+        records += [
+            Record(mask.stem, path, label[mask.wnid], split, mask_path=mask.path)
+            for mask, (path, _) in zip(masks[split], paths, strict=True)
+        ]
+    for split in (split for split in SPLITS if split not in usable):
+        where = f"{root} has no folder {split}" if split not in masks else f"{imagenet} has no folder {split}"
+        notes.append(f"The split {split} is left out: {where}.")
+    notes.append(
+        "Some masks are empty: nobody drew the object. Measures of where a model looks have no value on them; the "
+        "authors' code skips them, and so do aimwrap's metrics."
+    )
+    return Release("Hard-ImageNet", root, tuple(records), classes, any_value_is_object=True, notes=tuple(notes))
+
+
+class HardImageNet(ReleaseDataset):
+    """Hard-ImageNet: :func:`read_hard_imagenet` as a data set.
+
+    Args:
+        root: ``hardImageNet``, or the folder above it.
+        split: ``"train"`` or ``"val"``; None takes both.
+        imagenet: folder of the ImageNet tree with the pictures.
+        transform: called with the :class:`Sample`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None = "train",
+        *,
+        imagenet: str | Path,
+        transform: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        super().__init__(read_hard_imagenet(root, imagenet), split, transform)
+
+
+def _release_folder(root: Path) -> Path:
+    for folder in (root, root / "hardImageNet"):
+        if any((folder / split).is_dir() for split in SPLITS):
+            return folder
+    raise FileNotFoundError(
+        f"root must be the folder hardImageNet, with train/ or val/ full of masks in it, or the one above, and {root} "
+        "is neither; unpack hardImageNet.zip and pass its folder"
+    )
+
+
+def _masks(folder: Path, split: str) -> list[_Mask]:
+    """What the names in a flat folder say, in their order."""
+    listing = list_folder(folder)
+    if not listing.pictures:
+        raise FileNotFoundError(
+            f"{folder} must be full of masks named <wnid>_<ImageNet's file name>, and has none; unpack "
+            "hardImageNet.zip again, as it is: its folders are flat"
+        )
+    masks: dict[str, _Mask] = {}
+    for name in listing.pictures:
+        wnid, _, rest = name.partition("_")
+        stem = rest.rpartition(".")[0]
+        named = STEMS[split].fullmatch(stem)
+        if not WNID.fullmatch(wnid) or named is None or (split == "train" and named[1] != wnid):
+            example = "n02105641_n02105641_123.JPEG" if split == "train" else "n02105641_ILSVRC2012_val_00000123.JPEG"
+            raise ValueError(
+                f"{folder / name}: a mask of {split} must be named as its picture is, behind the class's WordNet "
+                f"number, such as {example}; so named, it belongs to no picture. Get the release again"
+            )
+        if stem in masks:
+            raise ValueError(
+                f"{folder} has two masks of {stem}, {masks[stem].path.name} and {name}; remove the wrong one"
+            )
+        masks[stem] = _Mask(folder / name, wnid, stem)
+    return list(masks.values())
+
+
+def _picture_paths(folder: Path, masks: list[_Mask]) -> list[tuple[Path, bool]]:
+    """Each mask's picture, and whether it is there."""
+    wnids = sorted({mask.wnid for mask in masks})
+    lacking = sorted(set(wnids) - set(wnid_folders(folder)))
+    if lacking:
+        raise FileNotFoundError(
+            f"{folder} lacks the classes {', '.join(lacking)}, of which there are masks; imagenet must have all "
+            f"{len(wnids)} of Hard-ImageNet's"
+        )
+    names = {wnid: {name.rpartition(".")[0]: name for name in list_folder(folder / wnid).pictures} for wnid in wnids}
+    return [
+        (folder / mask.wnid / names[mask.wnid].get(mask.stem, f"{mask.stem}.JPEG"), mask.stem in names[mask.wnid])
+        for mask in masks
+    ]
+
+
+def _classes(meta: Path, found: list[str]) -> tuple[list[str], tuple[str, ...], list[str]]:
+    """WordNet numbers and names by label, and what is to be said of them."""
+    positions, numbers = meta / "hard_imagenet_idx.pkl", meta / "idx_to_wnid.pkl"
+    if not positions.exists() and not numbers.exists():
+        few = (
+            "" if len(found) == NUM_CLASSES else f" The release has {NUM_CLASSES}: other labels than in the whole one."
+        )
+        note = (
+            f"Labels count the {len(found)} sorted WordNet numbers of the masks, since {meta} has no list of the "
+            f"classes; the authors' labels are positions in their list.{few}"
+        )
+        return found, tuple(found), [note]
+    chosen, wnid_of = read_pickle(positions), read_pickle(numbers)
+    _check_lists(chosen, wnid_of, positions, numbers)
+    wnids = [wnid_of[number] for number in chosen]
+    strangers = sorted(set(found) - set(wnids))
+    if strangers:
+        raise ValueError(
+            f"the masks are of {', '.join(strangers)}, too, which {positions} does not list; masks and list are of "
+            "different releases. Get both again"
+        )
+    order = "the same as" if wnids == sorted(wnids) else "another than"
+    notes = [f"Labels are positions in {positions.name}, {order} the order of the WordNet numbers."]
+    lacking = sorted(set(wnids) - set(found))
+    if lacking:
+        notes.append(f"There are no masks of {', '.join(lacking)}, which the release's list has.")
+    return wnids, _class_names(meta / "imagenet_classnames.pkl", chosen) or tuple(wnids), notes
+
+
+def _check_lists(chosen: Any, wnid_of: Any, positions: Path, numbers: Path) -> None:
+    if not isinstance(chosen, (list, tuple)) or not chosen or any(type(number) is not int for number in chosen):
+        raise ValueError(f"{positions} must hold a list of ImageNet's class numbers, and does not. {WITHOUT_META}")
+    wnids = [wnid_of.get(number) for number in chosen] if isinstance(wnid_of, dict) else [None]
+    if any(type(wnid) is not str or not WNID.fullmatch(wnid) for wnid in wnids) or len(set(wnids)) < len(chosen):
+        raise ValueError(
+            f"{numbers} must hold a dictionary that gives each class number in {positions.name} a WordNet number of "
+            f"its own (n01440764), and does not. {WITHOUT_META}"
+        )
+
+
+def _class_names(path: Path, chosen: list[int]) -> tuple[str, ...] | None:
+    """Names that people can read, where the release has them by number."""
+    names = read_pickle(path) if path.exists() else None
+    if not isinstance(names, (list, tuple, dict)):
+        return None
+    try:
+        found = tuple(names[number] for number in chosen)
+    except (IndexError, KeyError):
+        return None
+    return found if all(type(name) is str for name in found) else None
