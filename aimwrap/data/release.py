@@ -81,6 +81,7 @@ class ReleaseDataset(Dataset[Sample]):
     Attributes:
         release: as given.
         split: as given.
+        splits: those that the release has, in the order ``"train"``, ``"val"``, ``"test"``.
         records: of the split's images, in the order of the samples.
         classes: names, by label; likewise ``places``, which is empty without places.
         labels: (len,) int64, in the order of the samples; likewise ``place_numbers`` and ``groups``, which are None
@@ -93,10 +94,11 @@ class ReleaseDataset(Dataset[Sample]):
     def __init__(
         self, release: Release, split: str | None, transform: Callable[[Sample], Sample] | None = None
     ) -> None:
-        known = [name for name in SPLITS if any(record.split == name for record in release.records)]
+        splits = {record.split for record in release.records}
+        known = tuple(name for name in SPLITS if name in splits)
         if split is not None and split not in known:
             raise ValueError(f"split must be among {', '.join(map(repr, known))} for {release.name}, got {split!r}")
-        self.release, self.split, self.transform = release, split, transform
+        self.release, self.split, self.splits, self.transform = release, split, known, transform
         self.records = tuple(record for record in release.records if split in (None, record.split))
         self.classes, self.places = release.classes, release.places
         self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)

@@ -58,6 +58,9 @@ class TestReleaseDataset:
     def test_none_takes_all_splits(self, home: Path) -> None:
         assert len(Waterbirds(home, None)) == sum(len(Waterbirds(home, split)) for split in ("train", "val", "test"))
 
+    def test_the_splits_are_listed_in_order(self, home: Path) -> None:
+        assert Waterbirds(home, "test").splits == ("train", "val", "test")
+
     @pytest.mark.parametrize("split", ["valid", "TRAIN", "", 0])
     def test_no_such_split(self, home: Path, split: object) -> None:
         with pytest.raises(ValueError, match=r"split must be among 'train', 'val', 'test' for Waterbirds .*, got "):
