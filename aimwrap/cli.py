@@ -21,7 +21,8 @@ except ImportError as error:
 from .export import ParityError, export_aotinductor, export_onnx, export_program
 from .export.formats import Format
 from .inspection import import_backbone, inspect_backbone
-from .model import AIM, Head
+from .model import AIM
+from .top_down import Head
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 

@@ -6,7 +6,7 @@ import copy as copying
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,7 @@ from .preprocessing import Preprocessing, preprocessing_of
 from .sharing import Shareable
 from .sharing.recipe import Recipe, backbone_record
 from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
-from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling
-
-Head = Literal["paper", "feature-preserving"]
+from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
-from .config import CONFIG, WEIGHTS, dump_config, read_config
+from .config import CONFIG, WAY_OUT, WEIGHTS, dump_config, read_config
 from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
 from .weights import checksum, load_weights, read_weights, write_weights
 
@@ -148,7 +148,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
 
         Raises:
             FileNotFoundError: if there is no such folder or repository, or a file is missing.
-            TypeError: if the backbone is no module.
+            TypeError: if the backbone is no module, or the class's ``__init__`` does not take AIM's arguments.
             ValueError: if a file is damaged, of something else or too new, or the backbone does not fit.
         """
         source = pretrained_model_name_or_path
@@ -249,7 +249,8 @@ def _check_readable(config: Path) -> None:
     try:
         read_config(config)
     except ValueError as error:
-        raise ValueError(f"the model cannot be saved as it is: {str(error).removeprefix(f'{config}: ')}") from error
+        what = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
+        raise ValueError(f"the model cannot be saved as it is: {what}") from error
 
 
 @contextmanager
