@@ -415,8 +415,9 @@ def _renew_constants(graph: fx.Graph, model: nn.Module, shadow: nn.Module) -> No
         if any(_is_overwritten(node, shadow) for node in nodes):
             with graph.inserting_after(nodes[0]):
                 copy = graph.call_method("clone", (nodes[0],))
-            for node, user in [(node, user) for node in nodes for user in node.users if user is not copy]:
-                user.replace_input_with(node, copy)
+            for node in nodes:
+                for user in [user for user in node.users if user is not copy]:
+                    user.replace_input_with(node, copy)
 
 
 def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
