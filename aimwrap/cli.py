@@ -37,6 +37,8 @@ _AS_OPTIONS = (
     (r"\bdynamic_size=False", "--fixed-size"),
     (r"\bexport_program; --format", "--format"),
     (r"(?=\btolerance=)", "in Python, "),
+    (r"\bexample_input=, a batch of images .*\)\.$", "--image-size, and --channels if they are not 3."),
+    (r"\bexample_input=", "--image-size"),
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -103,7 +105,8 @@ def inspect(
     try:
         found = inspect_backbone(backbone, head=chosen, example_input=example_input)
     except (TypeError, ValueError) as error:
-        typer.echo(json.dumps({"name": backbone, "error": str(error)}) if as_json else str(error), err=not as_json)
+        said = as_options(str(error))
+        typer.echo(json.dumps({"name": backbone, "error": said}) if as_json else said, err=not as_json)
         raise typer.Exit(1) from error
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
 

@@ -208,6 +208,12 @@ def test_errors_of_export_speak_of_options(folders: Path, arguments: str, messag
     assert not re.search(r"image_size(?!=\(224)|backbone=|dynamic_size|^path", result.output)
 
 
+def test_errors_of_inspect_speak_of_options() -> None:
+    result = runner.invoke(app, ["inspect", "resnet10t", "--channels", "4", "--image-size", "64"])
+    assert result.exit_code == 1
+    assert result.output.strip().endswith("\nPass --image-size, and --channels if they are not 3.")
+
+
 def test_warnings_of_export_speak_of_options(exporting: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     written = cli.export_onnx
 
