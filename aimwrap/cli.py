@@ -6,8 +6,12 @@ Needs the extra ``cli``; the demo needs ``demo``, and ONNX ``export``.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -21,7 +25,21 @@ except ImportError as error:
 from .export import ParityError, export_aotinductor, export_onnx, export_program
 from .export.formats import Format
 from .inspection import import_backbone, inspect_backbone
-from .model import AIM, Head
+from .model import AIM
+from .top_down import Head
+
+# What the library's messages call an argument, and what it is here.
+_AS_OPTIONS = (
+    (r"from_pretrained\(.*?backbone=backbone\)", "--backbone package.module:name"),
+    (r"pass it as backbone=; strict=False .* has$", "name it by --backbone package.module:name"),
+    (r"^path must", "--output must"),
+    (r"\bimage_size\b=?", "--image-size"),
+    (r"\bdynamic_size=False", "--fixed-size"),
+    (r"\bexport_program; --format", "--format"),
+    (r"(?=\btolerance=)", "in Python, "),
+    (r"\bexample_input=, a batch of images .*\)\.$", "--image-size, and --channels if they are not 3."),
+    (r"\bexample_input=", "--image-size"),
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -87,7 +105,8 @@ def inspect(
     try:
         found = inspect_backbone(backbone, head=chosen, example_input=example_input)
     except (TypeError, ValueError) as error:
-        typer.echo(json.dumps({"name": backbone, "error": str(error)}) if as_json else str(error), err=not as_json)
+        said = as_options(str(error))
+        typer.echo(json.dumps({"name": backbone, "error": said}) if as_json else said, err=not as_json)
         raise typer.Exit(1) from error
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
 
@@ -115,11 +134,12 @@ def export(
     write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[chosen]
     path = output or folder / f"model{suffix}"
     try:
-        written = write(_load(folder, backbone), path, image_size=image_size, dynamic_size=not fixed_size)
+        with _warning_of_options():
+            written = write(_load(folder, backbone), path, image_size=image_size, dynamic_size=not fixed_size)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        rows = error.parity if isinstance(error, ParityError) else ()
-        found = {"path": str(path), "error": str(error), "parity": [row._asdict() for row in rows]}
-        typer.echo(json.dumps(found, indent=2) if as_json else str(error), err=not as_json)
+        rows, said = error.parity if isinstance(error, ParityError) else (), as_options(str(error))
+        found = {"path": str(path), "error": said, "parity": [row._asdict() for row in rows]}
+        typer.echo(json.dumps(found, indent=2) if as_json else said, err=not as_json)
         raise typer.Exit(1) from error
     typer.echo(json.dumps(written.as_dict(), indent=2) if as_json else str(written))
 
@@ -127,7 +147,38 @@ def export(
 def _load(folder: Path, backbone: str | None) -> AIM:
     """The model of a folder; its backbone is imported where a path to it is given."""
     sys.path.insert(0, "")  # a backbone of one's own is usually here
-    return AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
+    model = AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
+    if model.preprocessing is None:
+        raise ValueError(
+            f"{folder} does not say how images are prepared for its model, and what is exported has to. Say it once in "
+            "Python, with the values that it was evaluated with, and export again: model.save_pretrained(folder, "
+            "preprocessing=aimwrap.Preprocessing(image_size=(224, 224), mean=(0.485, 0.456, 0.406), "
+            "std=(0.229, 0.224, 0.225)))"
+        )
+    return model
+
+
+def as_options(message: str) -> str:
+    """A message of the library for those who called it by a command.
+
+    >>> as_options("image_size must be at least 32 x 32; dynamic_size=False is silent")
+    '--image-size must be at least 32 x 32; --fixed-size is silent'
+    """
+    for argument, option in _AS_OPTIONS:
+        message = re.sub(argument, option, message)
+    return message
+
+
+@contextmanager
+def _warning_of_options() -> Iterator[None]:
+    """Print warnings as one line each, without the place in the code that nobody called."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                typer.echo(f"warning: {as_options(str(warning.message))}", err=True)
 
 
 def parse_format(text: str) -> Format:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from .backbones import create_backbone
 from .cost import Cost
-from .model import AIM, Head
+from .model import AIM
 from .taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
 from .taps.stages import Stages
 from .taps.tap import HIGHEST_STAGE
+from .top_down import Head
 
 UNKNOWN_CLASSES = 1000  # for the cost, where the backbone has no classifier that says how many
 

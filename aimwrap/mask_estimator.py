@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange, reduce
@@ -179,21 +179,14 @@ class MaskEstimator(nn.Module):
         return f"logit_spread={self.logit_spread}, logit_range={self.logit_range:g}"
 
 
-class _ClampPassingGradients(torch.autograd.Function):
-    """Clamp to [-bound, bound] with the gradient of the identity: what was pushed out of range finds its way back."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, bound: float) -> Tensor:
-        return logits.clamp(-bound, bound)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
 def _clamp_passing_gradients(logits: Tensor, bound: float) -> Tensor:
-    clamped: Tensor = _ClampPassingGradients.apply(logits, bound)
-    return clamped
+    """Clamp to [-bound, bound] with the gradient of the identity: what was pushed out of range finds its way back.
+
+    As a sum, since an autograd.Function would need rules of its own for forward mode and for torch.func's transforms.
+    """
+    largest = torch.finfo(logits.dtype).max
+    finite = logits.clamp(-largest, largest)  # infinity less itself would be NaN
+    return logits.clamp(-bound, bound).detach() + (finite - finite.detach())  # the bracket is exactly zero
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

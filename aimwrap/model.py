@@ -6,7 +6,7 @@ import copy as copying
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,7 @@ from .preprocessing import Preprocessing, preprocessing_of
 from .sharing import Shareable
 from .sharing.recipe import Recipe, backbone_record
 from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
-from .top_down import FeaturePreservingTopDown, PaperTopDown, Pooling
-
-Head = Literal["paper", "feature-preserving"]
+from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -499,12 +497,16 @@ class AIM(nn.Module, Shareable):
                 f"{expected}, got {images.shape[1]} channels; channels come second (images.permute(0, 3, 1, 2) turns "
                 "channels-last ones), and example_input= wraps a backbone for another number of them"
             )
-        stride = max(self.taps[-1].stride, self.classified.stride if self.classified is not None else 0)
-        if min(images.shape[-2:]) < stride:
+        if min(images.shape[-2:]) < self._least_side:
             raise ValueError(
                 f"images of {images.shape[-2]} x {images.shape[-1]} are smaller than one position of the "
-                f"deepest map; enlarge them to at least {stride} pixels or tap a shallower stage"
+                f"deepest map; enlarge them to at least {self._least_side} pixels or tap a shallower stage"
             )
+
+    @property
+    def _least_side(self) -> int:
+        """Of the images, in pixels: one position of the deepest map."""
+        return max(tap.stride for tap in (self.taps[-1], self.classified) if tap is not None)
 
     def _follow(self, backbone: nn.Module) -> None:
         """New modules take the backbone's device, dtype and mode."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .precision import wide_dtype
 from .resizing import resize_to, sum_to
 
+Head = Literal["paper", "feature-preserving"]
 Pooling = Literal["active", "all"]
 
 

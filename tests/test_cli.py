@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("typer")
+from torch import nn
 from typer.testing import CliRunner
+from zoo import TinyNet
 
-from aimwrap import AIM, cli, demo
+from aimwrap import AIM, Preprocessing, cli, demo
 from aimwrap.cli import app, main
 from aimwrap.demo import Run, Scores, Settings
 from aimwrap.export import Exported, Parity, ParityError
@@ -91,9 +96,11 @@ def exporting(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Replace loading and exporting; gives what they were called with."""
     seen: dict[str, object] = {}
 
-    def load(folder: Path, backbone: object = None) -> str:
-        seen.update(folder=folder, backbone=backbone)
-        return "the model"
+    model = SimpleNamespace(preprocessing="known")
+
+    def load(folder: Path, backbone: object = None) -> object:
+        seen.update(folder=folder, backbone=backbone, loaded=model)
+        return model
 
     def writer(name: str) -> object:
         def write(model: object, path: Path, **options: object) -> Exported:
@@ -123,7 +130,11 @@ def test_export(exporting: dict[str, object], arguments: str, function: str, pat
     result = runner.invoke(app, ["export", "saved", *arguments.split()])
     assert result.exit_code == 0, result.output
     assert exporting["folder"] == Path("saved") and exporting["backbone"] is None
-    assert exporting["model"] == "the model" and exporting["format"] == function and exporting["path"] == Path(path)
+    assert (
+        exporting["model"] is exporting["loaded"]
+        and exporting["format"] == function
+        and exporting["path"] == Path(path)
+    )
     assert exporting["options"] == {"image_size": None, "dynamic_size": True}
     assert "any batch size, images of 64 x 64" in result.output and "2.0e-07" in result.output
 
@@ -147,6 +158,85 @@ def test_export_fails_with_exit_code_1(exporting: dict[str, object]) -> None:
     result = runner.invoke(app, ["export", "saved", "--format", "tflite"])
     assert result.exit_code == 2
     assert "--format must be one of onnx, pt2, aotinductor" in " ".join(result.output.split())
+
+
+GOOD = Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3)
+TINY = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "num_classes": 7}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Saved models: one built by name, one whose backbone was a module, and one without preprocessing."""
+    folder = tmp_path_factory.mktemp("saved")
+    AIM("timm/convnext_atto", mask_width=4, backbone_kwargs=TINY).save_pretrained(folder / "named", preprocessing=GOOD)
+    AIM(TinyNet(), mask_width=4).save_pretrained(folder / "module", preprocessing=GOOD)
+    AIM(TinyNet(), mask_width=4).save_pretrained(folder / "unprepared")
+    return folder
+
+
+class WithBias(TinyNet):
+    """Has a parameter more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem[0] = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "named --image-size 10",
+            r"--image-size must be at least 32 x 32, .*'s deepest map, got 10 x 10; \S+ x \S+ works",
+        ),
+        ("named --output model.pt", r"--output must end in \.pt2 for pt2, got"),
+        ("module", r"was zoo\.TinyNet, .*will be overwritten: --backbone package\.module:name$"),
+        ("module --backbone zoo:HeadConvNet", r"backbone yourself and pass it: --backbone package\.module:name$"),
+        ("module --backbone test_cli:WithBias", r"and name it by --backbone package\.module:name$"),
+        (
+            "unprepared --backbone zoo:TinyNet",
+            r"prepared .*model\.save_pretrained\(folder, preprocessing=aimwrap\.Prepr",
+        ),
+        ("nothing", r"nothing is no folder"),
+    ],
+)
+def test_errors_of_export_speak_of_options(folders: Path, arguments: str, message: str) -> None:
+    folder, *options = arguments.split()
+    result = runner.invoke(app, ["export", str(folders / folder), "--format", "pt2", *options])
+    assert result.exit_code == 1
+    assert re.search(message, result.output.strip()), result.output
+    assert not re.search(r"image_size(?!=\(224)|backbone=|dynamic_size|^path", result.output)
+
+
+def test_errors_of_inspect_speak_of_options() -> None:
+    result = runner.invoke(app, ["inspect", "resnet10t", "--channels", "4", "--image-size", "64"])
+    assert result.exit_code == 1
+    assert result.output.strip().endswith("\nPass --image-size, and --channels if they are not 3.")
+
+
+def test_warnings_of_export_speak_of_options(exporting: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    written = cli.export_onnx
+
+    def write(*arguments: object, **options: object) -> Exported:
+        warnings.warn("model.onnx takes images of 64 x 64 only; dynamic_size=False is silent", stacklevel=3)
+        return written(*arguments, **options)
+
+    monkeypatch.setattr(cli, "export_onnx", write)
+    result = runner.invoke(app, ["export", "saved", "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["image_size"] == [64, 64]
+    assert result.stderr == "warning: model.onnx takes images of 64 x 64 only; --fixed-size is silent\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "spoken"),
+    [
+        ("another runtime may do better; tolerance= allows more", "do better; in Python, tolerance= allows"),
+        ("write a torch.export program instead (export_program; --format pt2)", "program instead (--format pt2)"),
+        ("normalise and resize them, or pass image_size=", "normalise and resize them, or pass --image-size"),
+    ],
+)
+def test_messages_as_options(message: str, spoken: str) -> None:
+    assert spoken in cli.as_options(message)
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -385,6 +385,38 @@ def test_a_backbone_tapped_by_hooks_cannot_be_exported(tmp_path: Path, wrapped: 
     assert not os.listdir(tmp_path)
 
 
+class Positioned(TinyNet):
+    """Knows where each position of its images is, as some transformers do, and so takes one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.rand(16, 4, 4))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.block3(self.block2(self.block1(self.block0(self.stem(x)))) + self.position)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "message"),
+    [
+        (31, r"image_size must be at least 32 x 32, .*Positioned\+AIM \[.*deepest map, got 31 x 31; 64 x 64 works"),
+        ((64, 20), r"must be at least 32 x 32, .*, got 64 x 20"),
+        (96, r"must be one that the backbone takes, got 96 x 96: RuntimeError: .*; 64 x 64 works"),
+        (0, r"image_size must be \(H, W\) in pixels, or the side of square images, got 0"),
+        ((64, 64, 3), r"image_size must be \(H, W\) in pixels, .*got \(64, 64, 3\)"),
+        ((64.0, 64), r"image_size must be \(H, W\) in pixels, .*got \(64\.0, 64\)"),
+    ],
+)
+def test_sizes_that_do_not_work_name_one_that_does(
+    image_size: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AIM(Positioned(), [2, 3], example_input=torch.zeros(1, 3, 64, 64))
+    monkeypatch.setattr(torch.export, "export", None)  # nothing is traced for it
+    with pytest.raises(ValueError, match=message):
+        export_program(model, tmp_path / "model.pt2", preprocessing=SQUARE, image_size=image_size)
+    assert not os.listdir(tmp_path)
+
+
 def test_errors_at_the_boundary(tmp_path: Path, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
     model = wrapped("tiny")
     monkeypatch.setattr(torch, "__version__", "2.6.0")

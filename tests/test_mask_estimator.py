@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimwrap import MaskEstimator, binary_gumbel_softmax
-from aimwrap.mask_estimator import TapConv3x3
+from aimwrap.mask_estimator import TapConv3x3, _clamp_passing_gradients
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Tensor:
@@ -190,6 +190,24 @@ def test_bound_clamps_and_passes_the_gradient() -> None:
     assert (logits[1].abs() > 2).any() and (logits[1].abs() < 2).any()
     assert torch.equal(logits[0], logits[1].clamp(-2, 2))
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode uses it
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bound", [2.0, math.inf])
+def test_the_bound_is_exact_and_transparent_to_all_gradients(bound: float, dtype: torch.dtype) -> None:
+    huge = torch.finfo(dtype).max / 2
+    logits = torch.tensor([-huge, -7.3, -2.0, -0.1, 0.0, 1.7, 2.1, 300.0, huge], dtype=dtype)
+    pass_on = torch.arange(9, dtype=dtype)
+    value, backward = torch.func.vjp(lambda x: _clamp_passing_gradients(x, bound), logits)
+    assert torch.equal(value, logits.clamp(-bound, bound)) and torch.equal(backward(pass_on)[0], pass_on)
+    assert torch.equal(torch.func.jvp(lambda x: _clamp_passing_gradients(x, bound), (logits,), (pass_on,))[1], pass_on)
+    assert torch.equal(torch.func.vmap(lambda x: _clamp_passing_gradients(x, bound))(logits), value)
+
+
+def test_infinite_logits_are_bounded_and_no_number_stays_none() -> None:
+    bounded = _clamp_passing_gradients(torch.tensor([-math.inf, math.inf, math.nan]), 6.0)
+    assert bounded[:2].tolist() == [-6.0, 6.0] and bounded[2].isnan()
 
 
 def test_infinite_range_leaves_logits_free() -> None:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from zoo import TinyNet
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator
+from aimwrap.mask_estimator import TapConv3x3
 from aimwrap.precision import without_autocast
 from aimwrap.resizing import sum_to
 from aimwrap.top_down import FeaturePreservingTopDown, PaperTopDown
@@ -94,6 +96,50 @@ def test_behind_its_stem_an_estimator_does_not_follow_autocast(dtype: torch.dtyp
         scores = estimator.score(features)
     rounded = rounded.float()
     assert scores.dtype == torch.float32 and torch.equal(scores, estimator.score(features))
+
+
+def summed_taps(stem: TapConv3x3, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nine taps rounded each, and summed in float32."""
+    height, width = features.shape[2:]
+    rows, columns = [0, *range(height), height - 1], [0, *range(width), width - 1]
+    total = stem.bias.float()[:, None, None]
+    for k in range(9):
+        weight = stem.weight[:, :, k // 3, k % 3, None, None].to(dtype)
+        tap = F.conv2d(features.to(dtype), weight).float()[:, :, rows][..., columns]
+        total = total + tap[..., k // 3 : k // 3 + height, k % 3 : k % 3 + width]
+    return total
+
+
+@every_half
+def test_a_stem_rounds_its_taps_and_not_their_sums(dtype: torch.dtype) -> None:
+    """Under autocast the result is float32; of a model in half precision it is rounded once."""
+    stem, features = TapConv3x3(40, 8), torch.randn(2, 40, 9, 7)
+    nn.init.normal_(stem.bias)
+    expected = summed_taps(stem, features, dtype)
+    with torch.autocast("cpu", dtype=dtype):
+        got = stem(features)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+    assert not torch.equal(got, got.to(dtype).float())
+    halved = stem.to(dtype)
+    got = halved(features.to(dtype))
+    assert got.dtype == dtype
+    assert torch.equal(got, summed_taps(halved, features, dtype).to(dtype))
+
+
+@every_half
+@every_head
+def test_means_have_the_maps_dtype(head: str, dtype: torch.dtype) -> None:
+    """The classifiers are given what they are given without masks: what autocast made of the maps."""
+    top_down = PaperTopDown([4, 6], 8) if head == "paper" else FeaturePreservingTopDown([4, 6], 8)
+    maps, final = [torch.randn(2, 4, 12, 12), torch.randn(2, 6, 6, 6)], torch.randn(2, 8, 6, 6)
+    for few in (1.0, 0.1):  # dense, and gathered
+        masks = [(torch.rand(2, 1, *x.shape[2:]) < few).float() for x in maps]
+        for made in (torch.float32, dtype):
+            with torch.autocast("cpu", dtype=dtype):
+                mean = top_down.final_mean([x.to(made) for x in maps], final.to(made), masks, "active")
+                stages, fused = top_down.means(top_down([x.to(made) for x in maps], final.to(made)), masks, "active")
+            assert mean.dtype == made
+            assert {x.dtype for x in (*stages, fused)} == {dtype if head == "paper" else made}
 
 
 @every_half

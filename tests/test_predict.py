@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aimwrap import AIM, Prediction, budgeted_mask
-from aimwrap.top_down import PaperTopDown, Transform
+from aimwrap.top_down import PaperTopDown, Transform, _pays_to_gather
 
 Wrapped = Callable[..., AIM]
 HEADS = ["paper", "feature-preserving"]
@@ -134,6 +134,12 @@ def test_closed_positions_are_not_transformed(monkeypatch: pytest.MonkeyPatch) -
     compiled = torch.compile(transform.sum_where, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(features, counts), transform.sum_where(features, counts))
     assert refined == [12, 12]
+
+
+def test_nothing_is_gathered_where_a_count_would_have_to_be_waited_for() -> None:
+    few = torch.zeros(1, 1, 20, 20)
+    assert _pays_to_gather(few)
+    assert not _pays_to_gather(few.to("meta"))  # as on a GPU; and a meta tensor cannot be counted
 
 
 @every_head

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 from torch import nn
 from zoo import TinyNet
 
@@ -50,7 +51,12 @@ def photograph(width: int, height: int) -> Image.Image:
 )
 def test_transform_is_timms_own(record: dict[str, object], size: tuple[int, int]) -> None:
     model, image = Recorded(**record), photograph(*size)
-    expected = create_transform(**resolve_data_config({}, model=model))(image)
+    asked = resolve_data_config({}, model=model)
+    theirs = create_transform(**asked)
+    resize = theirs.transforms[0]
+    if isinstance(resize, ResizeKeepRatio) and resize.interpolation != str_to_interp_mode(asked["interpolation"]):
+        pytest.skip("this timm forgets the interpolation of images that are not square")
+    expected = theirs(image)
     ours = preprocessing_of(model).transform()(image)
     assert type(ours) is torch.Tensor and ours.dtype == torch.float32
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)

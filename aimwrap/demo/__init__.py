@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..model import Head
+from ..top_down import Head
 from .backbone import load_pretrained_backbone
 from .figure import draw_demo
 from .report import Run, Scores, format_report, format_table, score

@@ -20,9 +20,10 @@ from tqdm import tqdm
 from ..data import DigitsOnPhotographs
 from ..loss import AIMLoss
 from ..metrics import class_activation_map
-from ..model import AIM, Head
+from ..model import AIM
 from ..taps import Stage
 from ..tau import TauScheduler
+from ..top_down import Head
 from .backbone import MEAN_AND_STD
 
 STAGES = (2, 3)

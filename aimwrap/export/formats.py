@@ -251,7 +251,7 @@ def _export(
     if writer.format == "onnx":
         serving.cpu()
     metadata = serving.metadata(class_names, preprocessing)
-    size = _size(image_size, metadata)
+    size = _checked_size(image_size, serving, metadata)
     if images is not None and (images.ndim != 4 or tuple(images.shape[2:]) != size):
         raise ValueError(
             f"images must be (N, C, {size[0]}, {size[1]}), of the size that is exported, got {tuple(images.shape)}; "
@@ -344,9 +344,31 @@ def _check_torch(wanted: Format) -> None:
         )
 
 
-def _size(asked: int | tuple[int, int] | None, metadata: dict[str, str]) -> tuple[int, int]:
+def _checked_size(
+    asked: int | Sequence[int] | None, serving: ServingModel, metadata: dict[str, str]
+) -> tuple[int, int]:
+    """(H, W) to export with, tried on the model: what an exporter says of a wrong one helps nobody."""
     own = json.loads(metadata["preprocessing"])["image_size"]
-    height, width = own if asked is None else (asked, asked) if isinstance(asked, int) else asked
+    sides = own if asked is None else [asked, asked] if isinstance(asked, int) else list(asked)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"image_size must be (H, W) in pixels, or the side of square images, got {asked!r}")
+    height, width = sides
+    model = serving.model
+    least, probed = model._least_side, " x ".join(map(str, model._recipe.image_shape[1:]))
+    if min(sides) < least:
+        raise ValueError(
+            f"image_size must be at least {least} x {least}, one position of {model.variant}'s deepest map, got "
+            f"{height} x {width}; {probed} works"
+        )
+    like = next(serving.parameters())
+    try:
+        with torch.no_grad():
+            serving(torch.zeros(1, model.in_channels, height, width, device=like.device))
+    except Exception as error:  # a stranger's forward raises whatever it likes
+        raise ValueError(
+            f"image_size must be one that the backbone takes, got {height} x {width}: {_first_line(error)}; {probed} "
+            "works"
+        ) from error
     return height, width
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -35,15 +37,15 @@ def model_card(model: AIM, metrics: Mapping[str, Metric] | None, location: str) 
 
     Args:
         model: the model.
-        metrics: by name, each a value or ``(value, low, high)``.
+        metrics: by name, each a value or ``(value, low, high)``; NaN, which a metric of nothing is, shows as undefined.
         location: where the card says to load the model from: a folder, or a repository's name.
 
     Returns:
         The card.
 
     Raises:
-        TypeError: if a metric is neither a number nor three of them.
-        ValueError: if a value lies outside of its interval.
+        TypeError: if a metric is neither a number nor three of them, or the metrics have no names.
+        ValueError: if a value is infinite or lies outside of its interval.
     """
     head = ModelCardData(
         library_name="aimwrap", pipeline_tag="image-classification", tags=["aim", "interpretability", "pytorch"]
@@ -131,27 +133,44 @@ def _images(model: AIM) -> str:
 
 
 def _metrics(metrics: Mapping[str, Metric] | None) -> str:
-    if not metrics:
+    if metrics is None:
         return "None were given."
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError(f"metrics must be numbers by name, such as {{'accuracy': 0.9}}, got {metrics!r:.80}")
     rows = [(name, *_formatted(name, value)) for name, value in metrics.items()]
-    return _table(("", "value", "interval"), rows)
+    return _table(("", "value", "interval"), rows) if rows else "None were given."
 
 
 def _formatted(name: str, metric: Metric) -> tuple[str, str]:
-    expected = f"metrics[{name!r}] must be a number or (value, low, high), got {metric!r}"
+    """Value and interval as they are shown."""
+    got = f"got {metric!r:.80}"
     given = metric if isinstance(metric, tuple | list) else (metric,)
-    if len(given) not in (1, 3) or any(isinstance(value, str) for value in given):
-        raise TypeError(expected)
+    if isinstance(metric, tuple | list) and len(metric) != 3:
+        raise TypeError(f"metrics[{name!r}] must be a number or (value, low, high), {got}")
     try:
-        values = [float(value) for value in given]  # numpy's and torch's single values, too
+        value, *interval = (_number(value) for value in given)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(expected) from error
-    if len(values) == 1:
-        return f"{values[0]:.4g}", ""
-    value, low, high = values
+        raise TypeError(f"metrics[{name!r}] must be a number or (value, low, high), {got}") from error
+    if any(map(math.isinf, (value, *interval))):
+        raise ValueError(f"metrics[{name!r}] must be finite, {got}; leave out what has no value")
+    if all(map(math.isnan, interval)):
+        return _shown(value), "undefined" if interval else ""
+    low, high = interval
     if not low <= value <= high:  # nor if one is NaN
-        raise ValueError(f"metrics[{name!r}] must be (value, low, high) with low <= value <= high, got {metric!r}")
-    return f"{value:.4g}", f"{low:.4g} to {high:.4g}"
+        raise ValueError(f"metrics[{name!r}] must be (value, low, high) with low <= value <= high, {got}")
+    return _shown(value), f"{_shown(low)} to {_shown(high)}"
+
+
+def _number(value: Any) -> float:
+    """A number as a float, also one of numpy's or torch's; text and truth values are none."""
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, bool) or not isinstance(plain, Real):
+        raise TypeError(f"{type(plain).__name__} is no number")
+    return float(plain)
+
+
+def _shown(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,18 +6,21 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from torchvision.transforms import InterpolationMode
 
+from ..mask_estimator import MaskNorm
 from ..preprocessing import Preprocessing
 from ..taps import Stage
+from ..top_down import Head, Pooling
 from .recipe import decoded_json, encoded_json
 
 FORMAT = "aimwrap"
 FORMAT_VERSION = 1  # raised by whatever an older aimwrap would compute wrongly
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
 _LARGEST = 64 * 2**20  # bytes: the names of a million classes
 
 TapRecord = tuple[Stage, str, int, int]  # stage, node, channels, stride
@@ -75,12 +78,16 @@ def _list_of(kind: _Kind, several: str, length: int | None = None) -> _Kind:
     return _Kind(f"a list of {'' if length is None else f'{length} '}{several}", fits)
 
 
+def _one_of(*choices: str) -> _Kind:
+    return _Kind(f"one of {', '.join(map(repr, choices))}", lambda value: isinstance(value, str) and value in choices)
+
+
 _TEXT = _Kind("a string", lambda value: isinstance(value, str))
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _COUNT = _Kind("a positive integer", lambda value: type(value) is int and 0 < value < 2**31)
 _BYTES = _Kind("a positive integer", lambda value: type(value) is int and value > 0)
 _STAGE = _Kind("a stage number or a node name", lambda value: type(value) in (int, str))
-_NUMBER = _Kind("a number", lambda value: type(value) in (int, float) and not math.isnan(value))
+_ABOVE_ZERO = _Kind("a positive number or infinity", lambda value: type(value) in (int, float) and value > 0)
 _FINITE = _Kind("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value))
 _SHARE = _Kind("a number in (0, 1]", lambda value: type(value) in (int, float) and 0 < value <= 1)
 _POSITIVE = _Kind("a positive number", lambda value: _FINITE.fits(value) and value > 0)
@@ -88,22 +95,21 @@ _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 _SHA256 = _Kind(
     "64 hexadecimal digits", lambda v: isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef")
 )
-_METHODS = [method.value for method in InterpolationMode]
-_METHOD = _Kind(f"one of {', '.join(_METHODS)}", lambda value: isinstance(value, str) and value in _METHODS)
+_METHOD = _one_of(*(method.value for method in InterpolationMode))
 
 _ARGUMENTS = {
     "stages": _list_of(_STAGE, "stage numbers and node names"),
-    "tau": _list_of(_NUMBER, "numbers"),
+    "tau": _list_of(_SHARE, "numbers in (0, 1]"),
     "num_classes": _COUNT,
-    "head": _TEXT,
+    "head": _one_of(*get_args(Head)),
     "width": _COUNT,
     "mask_width": _COUNT,
-    "mask_norm": _TEXT,
-    "logit_spread": _optional(_NUMBER),
-    "logit_range": _NUMBER,
+    "mask_norm": _one_of(*get_args(MaskNorm)),
+    "logit_spread": _optional(_ABOVE_ZERO),
+    "logit_range": _ABOVE_ZERO,
     "labels_move_area": _FLAG,
-    "pooling": _TEXT,
-    "temperature": _NUMBER,
+    "pooling": _one_of(*get_args(Pooling)),
+    "temperature": _ABOVE_ZERO,
 }
 _TAP = {"stage": _STAGE, "node": _TEXT, "channels": _COUNT, "stride": _COUNT}
 _PREPROCESSING = {
@@ -180,11 +186,29 @@ def read_config(path: Path) -> Config:
         sha256=weights["sha256"],
         versions={key: str(value) for key, value in read("versions", _OBJECT).items()},
     )
-    if config.class_names is not None and len(config.class_names) != config.arguments["num_classes"]:
-        raise ValueError(
-            f"{path}: 'class_names' has {len(config.class_names)} names for {config.arguments['num_classes']} classes"
-        )
+    contradiction = _contradiction(config)
+    if contradiction is not None:
+        raise ValueError(f"{path}: {contradiction}{WAY_OUT}")
     return config
+
+
+def _contradiction(config: Config) -> str | None:
+    """Where two values do not go together, each of which is one by itself."""
+    stages, tau, head, num_classes = (config.arguments[name] for name in ("stages", "tau", "head", "num_classes"))
+    tapped = [tap[0] for tap in config.taps]
+    if not stages or len(set(map(str, stages))) != len(stages):
+        return f"'aim.stages' must be one stage or more, each of them once, got {stages}"
+    if tapped != stages:
+        return f"'taps' must be of the stages in 'aim.stages', {stages}, got those of {tapped}"
+    if len(tau) != len(stages):
+        return f"'aim.tau' must have one value per stage, {len(stages)}, got {tau}"
+    if head == "feature-preserving" and config.classified is None:
+        return "'classified' must be the final map that the 'feature-preserving' head selects from, got None"
+    if head == "paper" and config.classified is not None:
+        return f"'classified' must be null for the 'paper' head, got {config.classified}"
+    if config.class_names is not None and len(config.class_names) != num_classes:
+        return f"'class_names' has {len(config.class_names)} names for {num_classes} classes"
+    return None
 
 
 class _Reader:
@@ -195,14 +219,12 @@ class _Reader:
 
     def __call__(self, key: str, kind: _Kind) -> Any:
         if key not in self.values:
-            raise ValueError(
-                f"{self.path}: {self.prefix + key!r} is missing; the file was damaged or edited: save the model again"
-            )
+            raise ValueError(f"{self.path}: {self.prefix + key!r} is missing{WAY_OUT}")
         value = self.values[key]
         if not kind.fits(value):
             came = repr(value)
             came = came if len(came) <= 80 else f"{came[:77]}..."
-            raise ValueError(f"{self.path}: {self.prefix + key!r} must be {kind.expected}, got {came}")
+            raise ValueError(f"{self.path}: {self.prefix + key!r} must be {kind.expected}, got {came}{WAY_OUT}")
         return value
 
     def all(self, kinds: Mapping[str, _Kind]) -> dict[str, Any]:
@@ -223,9 +245,9 @@ class _Reader:
         try:
             decoded = decoded_json(value)
         except ValueError as error:
-            raise ValueError(f"{self.path}: in {self.prefix + where!r}, {error}") from error
+            raise ValueError(f"{self.path}: in {self.prefix + where!r}, {error}{WAY_OUT}") from error
         if not isinstance(decoded, dict):
-            raise ValueError(f"{self.path}: {self.prefix + where!r} must be an object of arguments, got {decoded!r}")
+            raise ValueError(f"{self.path}: {self.prefix + where!r} must be an object, got {decoded!r}{WAY_OUT}")
         return decoded
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import uuid
 import warnings
@@ -17,7 +18,7 @@ from torch import nn
 
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
-from .config import CONFIG, WEIGHTS, dump_config, read_config
+from .config import CONFIG, WAY_OUT, WEIGHTS, dump_config, read_config
 from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
 from .weights import checksum, load_weights, read_weights, write_weights
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 Shared = TypeVar("Shared", bound="Shareable")
 _CARD = "README.md"
+_ELSEWHERE = {  # what save_pretrained takes in transformers, diffusers and huggingface_hub
+    "safe_serialization": "the weights are always saved as safetensors, so leave it out",
+    "is_main_process": "call it in one process only: if torch.distributed.get_rank() == 0",
+    "max_shard_size": "the weights are always one file, so leave it out",
+    "state_dict": "the model's own weights are saved; load others first, by model.load_state_dict(state_dict)",
+    "config": "config.json is written from the model itself, so leave it out",
+    "model_card_kwargs": "metrics= is what the card shows; model.generate_model_card() gives a card to change",
+}
 
 
 class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
@@ -53,8 +62,9 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
 
         Args:
             save_directory: the folder; it is made if it is not there. A model that was saved there is replaced; a card
-                only while it has the line that says so.
-            metrics: what to show in the card, by name: a number each, or ``(value, low, high)``.
+                only while it has the line that says so. Links in it become files, and what they lead to stays.
+            metrics: what to show in the card, by name: a number each, or ``(value, low, high)``. NaN is shown as
+                undefined.
             class_names: assigned to ``model.class_names`` first, unless None.
             preprocessing: assigned to ``model.preprocessing`` first, unless None.
             push_to_hub: also push it, as :meth:`push_to_hub` does.
@@ -65,8 +75,8 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             The commit's address if pushed, else None.
 
         Raises:
-            TypeError: if class names, preprocessing or metrics are of the wrong type.
-            ValueError: if there is not one name for each class, or a value lies outside of its interval.
+            TypeError: if class names, preprocessing or metrics are of the wrong type, or an argument is unknown.
+            ValueError: if there is not one name for each class, or a value is infinite or outside of its interval.
 
         Example:
             >>> import tempfile, torch
@@ -79,6 +89,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             >>> again.class_names, torch.equal(again(images).logits, model(images).logits)
             (('cat', 'dog'), True)
         """
+        _check_keywords(push_to_hub_kwargs)
         if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
             unused = [*(["repo_id"] if repo_id is not None else []), *push_to_hub_kwargs]
             raise TypeError(f"save_pretrained: {', '.join(unused)} says where and how to push; pass push_to_hub=True")
@@ -99,7 +110,8 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             model.class_names, model.preprocessing = before
             raise
         if not (folder / _CARD).exists() or MARKER in (folder / _CARD).read_text(encoding="utf-8", errors="replace"):
-            (folder / _CARD).write_text(str(card), encoding="utf-8")
+            with _replacing(folder / _CARD) as readme:
+                readme.write_text(str(card), encoding="utf-8")
         elif metrics:
             warnings.warn(
                 f"{folder / _CARD} is your own and was kept, so the metrics are not in it; "
@@ -148,7 +160,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
 
         Raises:
             FileNotFoundError: if there is no such folder or repository, or a file is missing.
-            TypeError: if the backbone is no module.
+            TypeError: if the backbone is no module, or the class's ``__init__`` does not take AIM's arguments.
             ValueError: if a file is damaged, of something else or too new, or the backbone does not fit.
         """
         source = pretrained_model_name_or_path
@@ -244,17 +256,33 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
         return model
 
 
+def _check_keywords(given: Mapping[str, Any]) -> None:
+    """Refuse what neither saving nor pushing knows, and say what stands for it here."""
+    own, pushing = (
+        [p.name for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        for method in (Shareable.save_pretrained, Shareable.push_to_hub)
+    )
+    for name in given:
+        if name not in pushing:
+            meant = _ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys([*own, *pushing]))}"
+            raise TypeError(f"save_pretrained() got an unexpected keyword argument {name!r}; {meant}")
+
+
 def _check_readable(config: Path) -> None:
     """What would be refused when it is loaded is not saved."""
     try:
         read_config(config)
     except ValueError as error:
-        raise ValueError(f"the model cannot be saved as it is: {str(error).removeprefix(f'{config}: ')}") from error
+        what = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
+        raise ValueError(f"the model cannot be saved as it is: {what}") from error
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the other's place once the block has ended well; else the other stays as it is."""
+    """A path to write to that takes the other's place once the block has ended well; else the other stays as it is.
+
+    Of a link, it takes the link's own place: what it leads to is not written to.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary

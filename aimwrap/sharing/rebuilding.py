@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
 from collections.abc import Sequence
@@ -80,19 +81,26 @@ def rebuild(cls: type[Model], config: Config, backbone: nn.Module | None, where:
         The model.
 
     Raises:
-        TypeError: if the backbone is no module.
+        TypeError: if the backbone is no module, or a subclass cannot be built with AIM's arguments.
         ValueError: if the backbone is missing, cannot be built or wrapped, or has other taps than the saved model.
     """
     if backbone is not None and not isinstance(backbone, nn.Module):
         raise TypeError(
             f"backbone must be a module such as the model was built with, or None, got {type(backbone).__name__}"
         )
+    given = config.arguments | {"example_input": torch.zeros(1, *config.image_shape)}
+    try:
+        inspect.signature(cls).bind(backbone, **given)
+    except TypeError as error:
+        raise _refused_by(cls, where, error) from error
     source, by_name = _source(config, backbone, where)
-    arguments = config.arguments | by_name
+    arguments = given | by_name
     try:
         with torch.random.fork_rng(devices=[]):  # loading is no draw of the user's
-            model = cls(source, **arguments, example_input=torch.zeros(1, *config.image_shape))
+            model = cls(source, **arguments)
     except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
+        if _only_a_subclass_refuses(cls, source, arguments):
+            raise _refused_by(cls, where, error) from error
         what = "the backbone that was passed" if by_name == {} else f"{config.backbone_was}, built by its name,"
         raise ValueError(
             f"{where}: {what} cannot be wrapped as the saved model was ({config.backbone_was}): "
@@ -188,6 +196,30 @@ def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.
     except ValueError as error:
         raise ValueError(f"{where}: {error}. {_way_out(config)}") from error
     return f"{library}/{model}", {"backbone_kwargs": without_weights(library, arguments)}
+
+
+def _refused_by(cls: type[AIM], where: str, error: Exception) -> TypeError:
+    name = cls.__name__
+    return TypeError(
+        f"{where}: from_pretrained builds {name} with AIM's arguments, {name}(backbone, stages=..., tau=..., ...), and "
+        f"its own __init__ fails with them: {type(error).__name__}: {error}. Give it AIM's arguments, with defaults "
+        "for what it adds, or build the model yourself and load the folder's weights: "
+        "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))"
+    )
+
+
+def _only_a_subclass_refuses(cls: type[AIM], source: nn.Module | str, arguments: dict[str, Any]) -> bool:
+    """Whether AIM itself takes what a class of it could not be built with."""
+    from ..model import AIM
+
+    if cls.__init__ is AIM.__init__:
+        return False
+    try:
+        with torch.random.fork_rng(devices=[]):
+            AIM(source, **arguments)
+    except Exception:  # as in rebuild
+        return False
+    return True
 
 
 def _way_out(config: Config) -> str:

@@ -193,6 +193,7 @@ class GraphProgram:
         graphs = {True: extractor.train_graph, False: extractor.eval_graph}
         for graph in graphs.values():
             _work_in_place_again(graph, shadow)
+            _renew_constants(graph, model, shadow)
             _protect_taps(graph, shadow)
         # Tensors that the forward itself makes are found on what was traced, not on the user's model.
         constants = {target: extractor.get_buffer(target) for target in _targets(graphs) if not _has(model, target)}
@@ -402,6 +403,21 @@ def _work_in_place_again(graph: fx.Graph, shadow: nn.Module) -> None:
         in_place = node.meta.get("assigned by")
         if in_place is not None and node.args[0].op == "call_module" and not _may_alias(node.args[0], shadow):
             node.target = in_place
+
+
+def _renew_constants(graph: fx.Graph, model: nn.Module, shadow: nn.Module) -> None:
+    """Let each run overwrite a copy of a tensor that the forward makes: it makes a new one, and the graph holds one."""
+    constants: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr" and not _has(model, str(node.target)):
+            constants.setdefault(str(node.target), []).append(node)
+    for nodes in constants.values():
+        if any(_is_overwritten(node, shadow) for node in nodes):
+            with graph.inserting_after(nodes[0]):
+                copy = graph.call_method("clone", (nodes[0],))
+            for node in nodes:
+                for user in [user for user in node.users if user is not copy]:
+                    user.replace_input_with(node, copy)
 
 
 def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:

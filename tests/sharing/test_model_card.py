@@ -1,7 +1,9 @@
 """The model card says what was saved, whatever the names in it are, and its code runs."""
 
+import math
 import re
 import textwrap
+from fractions import Fraction
 from pathlib import Path
 
 import numpy
@@ -54,14 +56,27 @@ def test_says_what_the_model_is(tmp_path: Path, model: AIM) -> None:
 
 def test_metrics_with_and_without_intervals(model: AIM) -> None:
     metrics = {"accuracy": 0.91234, "worst group": (0.81, 0.75, 0.86), "pointing": torch.tensor(0.5)}
-    card = model.generate_model_card(metrics | {"area": numpy.float32(0.25), "none": [1, 1, 1]})
+    numpys = {"area": numpy.float32(0.25), "seeds": numpy.array(5), "gain": numpy.array([0.125])}
+    mixed = {"none": [1, 1, 1], "iou": (torch.tensor(0.5), numpy.float64(0.25), 1), "third": Fraction(1, 3)}
+    card = model.generate_model_card(metrics | numpys | mixed)
     assert rows(card, "Metrics") == [
         "| accuracy | 0.9123 |  |",
         "| worst group | 0.81 | 0.75 to 0.86 |",
         "| pointing | 0.5 |  |",
         "| area | 0.25 |  |",
+        "| seeds | 5 |  |",
+        "| gain | 0.125 |  |",
         "| none | 1 | 1 to 1 |",
+        "| iou | 0.5 | 0.25 to 1 |",
+        "| third | 0.3333 |  |",
     ]
+
+
+def test_a_metric_of_nothing_is_undefined(model: AIM) -> None:
+    """The energy pointing game of images without objects is NaN; nobody's save shall fail for it."""
+    card = model.generate_model_card({"pointing": torch.nan, "worst group": (0.5, numpy.nan, math.nan)})
+    assert rows(card, "Metrics") == ["| pointing | undefined |  |", "| worst group | 0.5 | undefined |"]
+    assert "None were given." in model.generate_model_card({}).text
 
 
 @pytest.mark.parametrize(
@@ -72,6 +87,23 @@ def test_metrics_with_and_without_intervals(model: AIM) -> None:
         ((0.9, 0.8), TypeError),
         (None, TypeError),
         (torch.zeros(3), TypeError),
+        (numpy.zeros(3), TypeError),
+        (torch.zeros(1, device="meta"), TypeError),
+        (True, TypeError),
+        (torch.tensor(True), TypeError),
+        (b"0.9", TypeError),
+        (numpy.str_("0.9"), TypeError),
+        (1j, TypeError),
+        (numpy.complex64(1), TypeError),
+        ((), TypeError),
+        ([0.9], TypeError),
+        ((0.9, 0.8, 1.0, 0.1), TypeError),
+        ((0.9, None, 1.0), TypeError),
+        ({"value": 0.9}, TypeError),
+        (math.inf, ValueError),
+        (numpy.float32("-inf"), ValueError),
+        ((0.9, 0.8, math.inf), ValueError),
+        ((0.9, math.nan, 1.0), ValueError),
         ((0.9, 0.91, 1.0), ValueError),
         ((0.9, 0.1, 0.8), ValueError),
         ((float("nan"), 0.1, 0.8), ValueError),
@@ -80,6 +112,12 @@ def test_metrics_with_and_without_intervals(model: AIM) -> None:
 def test_wrong_metrics(metric: object, error: type[Exception], model: AIM) -> None:
     with pytest.raises(error, match=r"metrics\['accuracy'\] must be"):
         model.generate_model_card({"accuracy": metric})
+
+
+@pytest.mark.parametrize("metrics", [0.9, [("accuracy", 0.9)], {1: 0.9}, torch.tensor(0.9), "accuracy", []])
+def test_metrics_without_names(metrics: object, model: AIM) -> None:
+    with pytest.raises(TypeError, match=r"metrics must be numbers by name, such as \{'accuracy': 0\.9\}, got"):
+        model.generate_model_card(metrics)
 
 
 def test_names_break_neither_the_head_nor_the_tables(tmp_path: Path) -> None:

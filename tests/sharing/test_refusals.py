@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -17,7 +18,7 @@ from zoo import HeadConvNet, TinyNet
 
 from aimwrap import AIM
 from aimwrap.sharing import weights as weights_module
-from aimwrap.sharing.config import Config, dump_config, read_config
+from aimwrap.sharing.config import WAY_OUT, Config, dump_config, read_config
 from aimwrap.sharing.recipe import decoded_json, encoded_json
 from aimwrap.sharing.weights import checksum
 
@@ -252,15 +253,24 @@ def test_every_value_is_checked_or_of_no_consequence(saved_by_name: Path, tmp_pa
     [
         ({"aim__width": "8"}, "'aim.width' must be a positive integer, got '8'"),
         ({"aim__width": True}, "'aim.width' must be a positive integer, got True"),
-        ({"aim__tau": "0.25"}, "'aim.tau' must be a list of numbers"),
+        ({"aim__tau": "0.25"}, r"'aim.tau' must be a list of numbers in \(0, 1\], got '0.25'; the file was d"),
         ({"aim__stages": [[2], 3]}, "'aim.stages' must be a list of stage numbers and node names"),
-        ({"aim__logit_range": {"float": "nan"}}, "'aim.logit_range' must be a number, got nan"),
+        ({"aim__logit_range": {"float": "nan"}}, "'aim.logit_range' must be a positive number or infinity, got nan"),
         ({"aim__logit_range": {"float": "import os"}}, "in 'aim', {'float': import os} stands for nothing"),
         ({"aim__device": "cuda"}, "'aim.device' is no argument that this aimwrap knows; a newer one may have saved it"),
-        ({"aim__tau": [0.25, 2.0]}, r"tau must lie in \(0, 1\]"),
-        ({"aim__head": "newer"}, "head must be one of 'paper', 'feature-preserving', got 'newer'"),
-        ({"aim__mask_norm": "newer"}, "mask_norm must be one of"),
-        ({"aim__pooling": "newer"}, "pooling must be one of"),
+        ({"aim__tau": [0.25, 2.0]}, r"'aim.tau' must be a list of numbers in \(0, 1\], got \[0.25, 2.0\]"),
+        ({"aim__tau": [0.25]}, r"'aim.tau' must have one value per stage, 2, got \[0.25\]"),
+        ({"aim__head": "newer"}, "'aim.head' must be one of 'paper', 'feature-preserving', got 'newer'"),
+        ({"aim__mask_norm": "newer"}, "'aim.mask_norm' must be one of 'layer', 'batch', 'none', got 'newer'"),
+        ({"aim__pooling": "newer"}, "'aim.pooling' must be one of 'active', 'all', got 'newer'"),
+        ({"aim__logit_spread": -1}, "'aim.logit_spread' must be a positive number or infinity, or null, got -1"),
+        ({"aim__temperature": 0}, "'aim.temperature' must be a positive number or infinity, got 0"),
+        ({"aim__stages": []}, r"'aim.stages' must be one stage or more, each of them once, got \[\]"),
+        ({"aim__stages": [3, 3]}, r"'aim.stages' must be one stage or more, each of them once, got \[3, 3\]"),
+        ({"aim__stages": [1, 3]}, r"'taps' must be of the stages in 'aim.stages', \[1, 3\], got those of \[2, 3\]"),
+        ({"taps": []}, r"'taps' must be of the stages in 'aim.stages', \[2, 3\], got those of \[\]"),
+        ({"classified": None}, "'classified' must be the final map that the 'feature-preserving' head selects from"),
+        ({"aim__head": "paper"}, r"'classified' must be null for the 'paper' head, got \('final map', 'block3', 20"),
         ({"class_names": ["a"]}, "'class_names' has 1 names for 7 classes"),
         ({"class_names": "abcdefg"}, "'class_names' must be a list of strings, or null"),
         ({"weights__sha256": "../../secret"}, "'weights.sha256' must be 64 hexadecimal digits"),
@@ -273,7 +283,8 @@ def test_every_value_is_checked_or_of_no_consequence(saved_by_name: Path, tmp_pa
 def test_wrong_values_are_named(folder: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         load(changed(folder, **changes))
-    assert str(folder) in str(error.value)
+    assert str(folder) in str(error.value) and "backbone yourself" not in str(error.value)
+    assert "aim__device" in changes or str(error.value).endswith(WAY_OUT)
 
 
 @pytest.mark.parametrize(
@@ -358,8 +369,64 @@ def test_other_taps_than_were_saved(folder: Path) -> None:
     config["taps"][0]["node"] = "stages.2"
     with pytest.raises(ValueError, match=r"stage 2 was stages\.2 .* and is block2 .*saved with timm 0\.1, here"):
         load(changed(folder, taps=config["taps"], versions={"timm": "0.1"}))
-    with pytest.raises(ValueError, match="it has 2 taps, and the saved model had 1"):
-        load(changed(folder, taps=config["taps"][1:]))
+
+
+class Deepest(AIM):
+    """Does not do what it is asked to."""
+
+    def __init__(self, backbone: nn.Module, stages: object, tau: object, **arguments: Any) -> None:
+        super().__init__(backbone, [3], **arguments)
+
+
+def test_a_subclass_that_taps_other_stages(folder: Path) -> None:
+    with pytest.raises(ValueError, match="it has 1 taps, and the saved model had 2"):
+        Deepest.from_pretrained(folder, backbone=TinyNet())
+
+
+class Builds(AIM):
+    """With a backbone of its own, and other arguments."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(TinyNet(num_classes=classes), [2, 3], mask_width=4)
+
+
+class Names(AIM):
+    """Takes AIM's arguments, but no module for a backbone."""
+
+    def __init__(self, backbone: str, **arguments: Any) -> None:
+        super().__init__({"tiny": TinyNet}[backbone](), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [(Builds, r"TypeError: got an unexpected keyword argument|TypeError: missing"), (Names, "KeyError: TinyNet")],
+)
+@pytest.mark.parametrize("backbone", [None, TinyNet()], ids=["no backbone", "a backbone"])
+def test_a_subclass_with_an_init_of_its_own(
+    cls: type[AIM], why: str, backbone: nn.Module | None, saved: Path, saved_by_name: Path
+) -> None:
+    folder = saved_by_name if backbone is None else saved
+    why = "KeyError: 'timm/convnext_atto'" if cls is Names and backbone is None else why
+    with pytest.raises(TypeError, match=rf"builds {cls.__name__} with AIM's arguments, .*: ({why})") as error:
+        cls.from_pretrained(folder, backbone=backbone)
+    assert "Give it AIM's arguments, with defaults" in str(error.value)
+    assert "load the folder's weights: model.load_state_dict(" in str(error.value)
+    model = Builds(7)
+    model.load_state_dict(safetensors.torch.load_file(saved / "model.safetensors"))
+
+
+class Adds(AIM):
+    """Adds an argument, with a default."""
+
+    def __init__(self, *arguments: Any, name: str = "mine", **others: Any) -> None:
+        super().__init__(*arguments, **others)
+        self.name = name
+
+
+def test_a_subclass_that_adds_an_argument_is_loaded_and_does_not_take_the_blame(folder: Path) -> None:
+    assert Adds.from_pretrained(folder, backbone=TinyNet()).name == "mine"
+    with pytest.raises(ValueError, match="the backbone that was passed cannot be wrapped as the saved model was"):
+        Adds.from_pretrained(folder, backbone=nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
 
 
 def test_tensors_that_this_version_cannot_hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -369,6 +369,14 @@ def test_class_names_and_preprocessing_can_be_given_when_saving(tmp_path: Path) 
         ({"metrics": {"accuracy": "good"}}, TypeError, "metrics\\['accuracy'\\] must be a number or"),
         ({"repo_id": "me/model"}, TypeError, "repo_id says where and how to push; pass push_to_hub=True"),
         ({"private": True}, TypeError, "private says where and how to push"),
+        ({"safe_serialization": True}, TypeError, "argument 'safe_serialization'; .* always saved as safetensors"),
+        ({"state_dict": {}, "push_to_hub": True}, TypeError, "argument 'state_dict'; .* own weights are saved; load"),
+        ({"max_shard_size": "5GB"}, TypeError, "argument 'max_shard_size'; the weights are always one file"),
+        (
+            {"class_name": ["a"]},
+            TypeError,
+            "unexpected keyword argument 'class_name'; it takes metrics, class_names, .*token",
+        ),
     ],
 )
 def test_what_cannot_be_saved_writes_nothing(
@@ -399,6 +407,35 @@ def test_a_save_that_fails_leaves_the_model_that_was_there(tmp_path: Path, monke
         aim().save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert_same_state(model, AIM.from_pretrained(tmp_path, backbone=TinyNet()))
+
+
+def test_links_are_replaced_and_what_they_lead_to_stays(tmp_path: Path) -> None:
+    """The Hub's cache is made of links, to files that several revisions share."""
+    model, cache, folder = lived_in(aim()), tmp_path / "blobs", tmp_path / "snapshot"
+    aim().save_pretrained(cache)
+    folder.mkdir()
+    before = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert sorted(before) == ["README.md", "config.json", "model.safetensors"]
+    for name in before:
+        (folder / name).symlink_to(Path("..", "blobs", name))
+    model.save_pretrained(folder, metrics={"accuracy": 0.9})
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
+    assert sorted(path.name for path in folder.iterdir() if not path.is_symlink()) == sorted(before)
+    assert_same_state(model, AIM.from_pretrained(folder, backbone=TinyNet()))
+    assert "0.9" in (folder / "README.md").read_text()
+
+
+def test_a_link_that_leads_nowhere_is_replaced_too(tmp_path: Path) -> None:
+    (tmp_path / "README.md").symlink_to(tmp_path / "elsewhere.md")
+    aim().save_pretrained(tmp_path)
+    assert not (tmp_path / "elsewhere.md").exists() and (tmp_path / "README.md").is_file()
+
+
+def test_a_link_to_a_card_of_ones_own_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text("my own")
+    (tmp_path / "README.md").symlink_to("mine.md")
+    aim().save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").is_symlink() and (tmp_path / "README.md").read_text() == "my own"
 
 
 def test_a_save_that_is_interrupted_between_the_files_is_noticed(tmp_path: Path) -> None:

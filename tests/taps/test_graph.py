@@ -23,7 +23,7 @@ from zoo import (
 )
 
 from aimwrap.taps import TappedBackbone, tap_backbone
-from aimwrap.taps.graph import GraphNames
+from aimwrap.taps.graph import GraphNames, GraphProgram, _noting_assignments, _work_in_place_again
 from aimwrap.taps.probe import Place
 from aimwrap.taps.shadow import traceable_shadow_of
 
@@ -390,6 +390,76 @@ def test_assignments_work_in_place_where_the_model_lets_them(training: bool) -> 
     assert not hasattr(torch.fx.Proxy, "__iadd__")
 
 
+class Overwriting(nn.Module):
+    """Overwrites a parameter of its own, which torch allows where none needs a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((2,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = self.gain
+        gain += x.mean()
+        return x * gain
+
+
+def test_no_graph_overwrites_a_parameter() -> None:
+    module = Overwriting()
+    with _noting_assignments():
+        graph = torch.fx.Tracer().trace(module)
+    _work_in_place_again(graph, module)
+    assert any(node.meta.get("assigned by") is operator.iadd for node in graph.nodes)
+    with torch.no_grad():
+        torch.fx.GraphModule(module, graph)(torch.ones(3, 2))
+    assert module.gain.tolist() == [0.5, 0.5]
+
+
+class Neutral(TinyNet):
+    """Assigns to a parameter what it is already, so that nobody sees whether it was overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((12, 1, 1), 0.5), requires_grad=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        gain = self.gain
+        gain *= 1
+        return self.block3(self.block2(x * gain))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_that_assigns_to_its_parameters_can_be_wrapped(training: bool) -> None:
+    model = Neutral().train(training)
+    backbone, version = tapped(model, 3).train(training), model.gain._version
+    images = torch.rand(2, 3, 64, 64)
+    expected = copy.deepcopy(model).features(images)
+    torch.testing.assert_close(backbone(images)["3"], expected)
+    assert model.gain._version == version
+
+
+class Accumulating(TinyNet):
+    """Makes a tensor in its forward, and adds to it: once by a method, once by an assignment, once in a view."""
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        total, other = torch.full((1, 12, 1, 1), 0.5), torch.zeros(12)
+        total += x.mean((0, 2, 3), keepdim=True)
+        total += 1
+        other = other.view(12, 1, 1).add_(x.mean())
+        return self.block3(self.block2(x * total + other))
+
+
+@pytest.mark.parametrize("how", [None, *WAYS_OF_COPYING])
+def test_what_a_forward_makes_and_adds_to_is_made_anew_every_time(how: str | None) -> None:
+    model = Accumulating().eval()
+    backbone = tapped(model, 3) if how is None else copied(tapped(model, 3), how)
+    assert isinstance(backbone._aimwrap_program, GraphProgram)
+    for _ in range(3):
+        images = torch.rand(2, 3, 64, 64)
+        torch.testing.assert_close(backbone(images)["3"], model.features(images))
+
+
 class WritingItsImages(TinyNet):
     """Normalises in place: what it is given is overwritten."""
 
@@ -403,3 +473,16 @@ def test_a_model_that_overwrites_its_images_can_be_wrapped() -> None:
     images = torch.rand(2, 3, 64, 64)
     expected = model.features(images.clone())
     torch.testing.assert_close(tapped(model, 3)(images.clone())["3"], expected)
+
+
+def test_images_that_are_overwritten_through_a_view_stay_as_they_are() -> None:
+    class Flipping(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            x = x.transpose(2, 3)
+            x -= 0.5
+            return super().features(x)
+
+    model, images = Flipping().eval(), torch.rand(2, 3, 64, 64)
+    expected, before = model.features(images.clone()), images.clone()
+    torch.testing.assert_close(tapped(model, 3)(images)["3"], expected)
+    assert torch.equal(images, before)

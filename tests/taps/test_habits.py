@@ -5,6 +5,7 @@ import functools
 import random
 import threading
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -262,7 +263,8 @@ def test_attributes_that_cannot_be_copied(net: type[TinyNet]) -> None:
 
 def with_scripted_part() -> nn.Module:
     model = TinyNet()
-    with pytest.warns(FutureWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch call it deprecated
         model.block1 = torch.jit.script(model.block1)
     return model
 
