@@ -72,7 +72,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
 
     Attributes:
         labels: (len,) int64, in the order of the images; likewise ``places`` and ``groups``.
-        place_names: what place 0 and place 1 are.
+        label_names: what label 0 and label 1 are; likewise ``place_names``.
 
     Raises:
         ValueError: for an argument outside the ranges above.
@@ -105,6 +105,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         self.seed = seed
         self.image_size = image_size
         self.digit_size = digit_size
+        self.label_names = tuple(" or ".join(map(str, digits)) for digits in classes)
         self._digits, digit_values, self._photographs = _load_sources(split)
         rng = generator_of(seed, _stream(split))
         chosen = _choose_digits(digit_values, classes, split, num_images, rng)
@@ -130,6 +131,11 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         image = torch.lerp(background, outline, body)
         image = torch.lerp(image, fill, strokes)
         return DigitSample(image, label, place, (body >= 0.5).float())
+
+    def source_names(self, index: int) -> tuple[str, str]:
+        """Which of scikit-learn's digits and photographs image ``index`` is made of."""
+        first = 0 if self.split == "train" else NUM_TRAIN_DIGITS
+        return f"digit {first + self._digit_of_image[index]}", f"{self.place_names[int(self.places[index])]}.jpg"
 
     def stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All images at once, for sets this small.

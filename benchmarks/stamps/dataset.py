@@ -109,7 +109,7 @@ class Stamps(Dataset[StampSample]):
         self.image_size = image_size
         self.object_size = object_size
         self.placement = placement
-        sources = read_sources() if sources is None else sources
+        sources = self._sources = read_sources() if sources is None else sources
         check_files(sources, Path(folder))
         members = split_sources(sources, split, seed)
         order = _compose(members, split, tie, num_images, generator_of(seed, _stream(split)))
@@ -141,6 +141,12 @@ class Stamps(Dataset[StampSample]):
     def background(self, index: int) -> Tensor:
         """Image ``index`` without its animal, (3, H, W)."""
         return torch.from_numpy(self._draw_background(index)[0].transpose(2, 0, 1).copy())
+
+    def source_names(self, index: int) -> tuple[str, str]:
+        """Which files image ``index`` is made of."""
+        cutout = self._sources.cutouts[int(self.cutouts[index])]
+        photograph = self._sources.photographs[int(self.photographs[index])]
+        return f"{cutout.package}/{cutout.path}", f"{photograph.package}/{photograph.path}"
 
     def stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All images at once; ``cutouts`` is in the same order.

@@ -1,7 +1,7 @@
 """Turn the study's results into the tables and figures of the documentation.
 
-python benchmarks/stamps/report.py            # writes results/*.md and docs/assets/found-*.png
-python benchmarks/stamps/report.py --print    # the tables only, to the terminal
+    python benchmarks/stamps/report.py            # writes results/*.md and docs/assets/found-*.png
+    python benchmarks/stamps/report.py --print    # the tables only, to the terminal
 """
 
 from __future__ import annotations

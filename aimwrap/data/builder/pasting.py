@@ -93,4 +93,5 @@ def paste(colour: np.ndarray, opacity: np.ndarray, background: np.ndarray) -> np
     Returns:
         (H, W, 3) in [0, 1].
     """
-    return np.clip(colour + (1 - opacity) * background, 0, 1)
+    pasted: np.ndarray = np.clip(colour + (1 - opacity) * background, 0, 1)
+    return pasted
