@@ -153,6 +153,7 @@ def digits(
     ),
     seed: Annotated[int, typer.Option(min=0, help="Draws which digits are used and how each is drawn.")] = 0,
     image_size: Annotated[int, typer.Option(min=32, help="Side of the square images.")] = 160,
+    num_images: Annotated[int, typer.Option(help="How many for training, and for the test; a multiple of 4.")] = 320,
     file_format: Annotated[str, typer.Option("--format", help="jpg or png.")] = "png",
     workers: Annotated[int, typer.Option(min=0, help="How many processes.")] = 2,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -164,8 +165,8 @@ def digits(
     image_format = parse_image_format(file_format)
     try:
         splits = {
-            "train": DigitsOnPhotographs("train", tie, seed, image_size),
-            "test": DigitsOnPhotographs("test", tie, seed, image_size),
+            "train": DigitsOnPhotographs("train", tie, seed, image_size, num_images=num_images),
+            "test": DigitsOnPhotographs("test", tie, seed, image_size, num_images=num_images),
         }
         made_of = {"digits": {"tie": tie, "seed": seed, "image_size": image_size}}
         release = build_composed(out, splits, made_of, file_format=image_format, workers=workers, progress=not quiet)
@@ -280,8 +281,8 @@ def format_summary(release: Release) -> str:
     found = summary(release)
     lines = [f"{found['num_images']} images in {release.root}"]
     for split, groups in found["groups"].items():
-        shown = [f"{count} {name}" for name, count in list(groups.items())[:8]]
+        shown = [f"{name} {count}" for name, count in list(groups.items())[:8]]
         more = [f"and {len(groups) - 8} more groups"] if len(groups) > 8 else []
-        lines.append(f"  {split}: {sum(groups.values())}: {', '.join([*shown, *more])}")
+        lines.append(f"  {split}, {sum(groups.values())}: {', '.join([*shown, *more])}")
     lines.append(f'Read it with aimwrap.data.Built("{release.root}", "train").')
     return "\n".join(lines)

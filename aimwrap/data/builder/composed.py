@@ -27,17 +27,23 @@ class ComposedSample(Protocol):
 
 
 class Composed(Protocol):
-    """A split that draws its images, each by its index alone.
+    """A split that draws its images, each by its index alone."""
 
-    Attributes:
-        labels: (N,), and likewise places.
-        label_names: by label, and place_names by place.
-    """
+    @property
+    def labels(self) -> Tensor:
+        """(N,) numbers."""
 
-    labels: Tensor
-    places: Tensor
-    label_names: tuple[str, ...]
-    place_names: tuple[str, ...]
+    @property
+    def places(self) -> Tensor:
+        """(N,) numbers."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """By label."""
+
+    @property
+    def place_names(self) -> tuple[str, ...]:
+        """By place."""
 
     def __getitem__(self, index: int) -> ComposedSample:
         """Draw image ``index``."""
