@@ -75,7 +75,12 @@ def test_tie_is_exact_in_training(made: Made, tie: float, expected: list[int]) -
 
 @pytest.mark.parametrize(
     ("split", "tie", "seed", "expected"),
-    [("train", 0.95, 0, "dafc56bf5cb2bc5e"), ("train", 1.0, 3, "f18d2f3baecf815c"), ("test", 0.95, 0, "c5197dda91248d77"), ("test", 0.95, 3, "5941fefc6410a27f")],
+    [
+        ("train", 0.95, 0, "dafc56bf5cb2bc5e"),
+        ("train", 1.0, 3, "f18d2f3baecf815c"),
+        ("test", 0.95, 0, "c5197dda91248d77"),
+        ("test", 0.95, 3, "5941fefc6410a27f"),
+    ],
 )
 def test_what_stands_where_stays(made: Made, split: str, tie: float, seed: int, expected: str) -> None:
     """Published figures stand on it."""

@@ -83,6 +83,7 @@ def test_table_has_the_columns_that_others_read(built: Path) -> None:
         assert row["place_filename"].startswith(("beach", "forest")[int(row["place"])])
         assert row["cutout_filename"].startswith(name.parent.name)
     assert len(contents(built)) == 2 * len(rows) + 2
+    assert {path.name for path in built.iterdir()} == {"build.json", "cat", "dog", "metadata.csv", "segmentations"}
 
 
 def test_the_tie_is_exact_in_training_and_the_others_are_balanced(built: Path) -> None:
@@ -288,7 +289,7 @@ def test_a_killed_build_goes_on_and_ends_byte_identical(made: Made, built: Path,
     with pytest.raises(FileNotFoundError, match="was not built to its end"):
         Built(out)
     made.build(out, file_format="png")
-    assert contents(out) == contents(built)
+    assert contents(out) == contents(built) and not (out / writing.PARTIAL).exists()
     if workers == 0:  # orphaned workers may write what they were at once more
         assert {path: path.stat().st_mtime_ns for path in done} == done  # what was there was kept
 

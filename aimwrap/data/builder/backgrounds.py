@@ -32,7 +32,7 @@ def crop_square(
     shorter = min(photograph.size)
     largest = crop[1] * shorter
     smallest = min(max(crop[0] * shorter, image_size / 2), largest)
-    side = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
+    side = min(np.exp(rng.uniform(np.log(smallest), np.log(largest))), shorter)  # which rounding may exceed
     left, top = rng.uniform(0, photograph.width - side), rng.uniform(0, photograph.height - side)
     box = (left, top, min(left + side, photograph.width), min(top + side, photograph.height))
     resized = np.asarray(photograph.resize((image_size, image_size), Image.Resampling.BICUBIC, box), np.float32) / 255

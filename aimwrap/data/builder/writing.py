@@ -100,14 +100,20 @@ def write_set(
         for problem in (with_progress(loader, "building", "image") if progress else loader)
         if problem is not None
     ]
-    shutil.rmtree(out / PARTIAL, ignore_errors=True)
     if problems:
+        _clear(out)
         lines = "\n  ".join(sorted(set(problems))[:10])
         raise ValueError(
             f"{len(problems)} of {len(names)} images could not be made, and {METADATA} was not written:\n  {lines}\n"
             "Mend or replace these files under the same names and build again: what is there is kept"
         )
     _write_whole(out, METADATA, _table(to_write, names).encode())
+    _clear(out)
+
+
+def _clear(out: Path) -> None:
+    """Remove what a killed build left half written."""
+    shutil.rmtree(out / PARTIAL, ignore_errors=True)
 
 
 class _Drawing(Dataset[str | None]):
