@@ -17,6 +17,8 @@ from PIL import Image
 
 from aimwrap.data import Built
 from aimwrap.data.builder import (
+    Background,
+    Cutout,
     InPlace,
     Placed,
     Tying,
@@ -27,7 +29,9 @@ from aimwrap.data.builder import (
     waterbirds,
     writing,
 )
-from aimwrap.data.release import Record, Release
+from aimwrap.data.builder.building import Shooting
+from aimwrap.data.builder.planning import Shot, plan_shots
+from aimwrap.data.release import SPLITS, Record, Release
 
 SMALL = Placed(image_size=32)
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns where there are threads
@@ -250,9 +254,9 @@ def test_seeds_draw_other_splits_and_other_images(made: Made, built: Path, tmp_p
 
 
 def test_an_image_depends_on_seed_split_and_number_alone(made: Made, built: Path, tmp_path: Path) -> None:
-    """Of which a resumed build makes use: here every third file is lost."""
+    """Of which a resumed build makes use: here every fifth file is lost."""
     made.build(tmp_path / "again", file_format="png")
-    lost = sorted((tmp_path / "again").rglob("*.png"))[::3]
+    lost = sorted((tmp_path / "again").rglob("*.png"))[::5]
     for path in lost:
         path.unlink()
     (tmp_path / "again" / "metadata.csv").unlink()
@@ -262,16 +266,19 @@ def test_an_image_depends_on_seed_split_and_number_alone(made: Made, built: Path
 
 def _build_and_be_killed(made: Made, out: Path, workers: int, after: int) -> None:
     """Kill the build, workers or not, in the midst of writing its n-th file."""
-    write, parent, written = writing._write_whole, os.getpid(), []
+    write, parent, written = Path.write_bytes, os.getpid(), []
 
-    def dying(folder: Path, name: str, content: bytes) -> None:
-        written.append(name)
-        if len(written) > after and name.endswith("png"):
-            (folder / writing.PARTIAL / "half").write_bytes(content[: len(content) // 2])
-            os.kill(parent, signal.SIGKILL)
-        write(folder, name, content)
+    def dying(path: Path, content: bytes) -> int:
+        if parent not in (os.getpid(), os.getppid()):
+            os._exit(1)  # another worker was first
+        written.append(path)
+        if len(written) < after:
+            return write(path, content)
+        write(path, content[: len(content) // 2])
+        os.kill(parent, signal.SIGKILL)
+        os._exit(1)
 
-    writing._write_whole = dying
+    Path.write_bytes = dying
     made.build(out, file_format="png", workers=workers)
 
 
@@ -283,7 +290,7 @@ def test_a_killed_build_goes_on_and_ends_byte_identical(made: Made, built: Path,
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    done = {path: path.stat().st_mtime_ns for path in out.glob("*/*.png")}
+    done = {path: path.stat().st_mtime_ns for path in out.glob("[cd]*/*.png")}
     assert 5 < len(done) < len(table(built)) - 5
     assert not (out / "metadata.csv").exists()
     with pytest.raises(FileNotFoundError, match="was not built to its end"):
@@ -324,6 +331,69 @@ def test_other_sources_do_not_go_on(tmp_path: Path) -> None:
     (tmp_path / "cutouts" / "cat" / "cat03.png").unlink()
     with pytest.raises(FileExistsError, match="sources: there"):
         made.build(tmp_path / "out")
+
+
+def test_as_many_backgrounds_as_images_are_enough(tmp_path: Path) -> None:
+    made = Made(tmp_path, cutouts=6, backgrounds=5)
+    only_train = {"tyings": {"train": Tying(1.0)}, "test_share": 0, "val_share": 0}
+    with pytest.raises(ValueError, match="too few backgrounds of place beach in train: 5, each used 1 times, for 6"):
+        made.build(tmp_path / "out", **only_train)
+    make_backgrounds(tmp_path / "backgrounds", count=6)
+    assert len(made.build(tmp_path / "out", **only_train).records) == 12
+
+
+def test_the_same_picture_in_two_classes_stays_in_one_split(tmp_path: Path) -> None:
+    made = Made(tmp_path, cutouts=12)
+    for path in sorted((tmp_path / "cutouts" / "cat").iterdir()):
+        (tmp_path / "cutouts" / "dog" / path.name).write_bytes(path.read_bytes())
+    made.build(tmp_path / "out", keep_label_shares())
+    splits: dict[str, set[str]] = {}
+    for row in table(tmp_path / "out"):
+        splits.setdefault(Path(row["cutout_filename"]).name, set()).add(row["split"])
+    assert len(splits) > 12 and all(len(found) == 1 for found in splits.values())
+
+
+def planned(cutouts: int, seed: int, tyings: dict[str, Tying]) -> list[Shot]:
+    """With splits of the sources' own, so that the seed alone says what stands where."""
+    names = [f"{number:03d}" for number in range(cutouts)]
+    objects = {kind: [Cutout(kind + n, Path(n), kind, split=s) for s in SPLITS for n in names] for kind in "ab"}
+    for sources in objects.values():
+        sources[:] = [source._replace(name=f"{source.split}/{source.name}") for source in sources]
+    behind = {k: [Background(c.name, c.path, k, c.split) for c in objects[k]] for k in "ab"}
+    return plan_shots(objects, behind, tyings, seed, background_uses=2)
+
+
+def test_which_cutouts_stand_elsewhere_is_random() -> None:
+    elsewhere = set()
+    for seed in range(20):
+        shots = planned(10, seed, waterbirds(0.9))
+        elsewhere |= {shot.cutout.name for shot in shots if shot.split == "train" and shot.label != shot.place}
+    assert len(elsewhere) > 10
+
+
+def test_splits_are_shuffled_by_themselves() -> None:
+    shots = planned(20, 0, waterbirds(0.9))
+    val, test = ([(shot.label, shot.place) for shot in shots if shot.split == split] for split in ("val", "test"))
+    assert sorted(val) == sorted(test) and val != test and val != sorted(val)
+
+
+def test_the_same_cutout_and_background_give_other_images_by_seed_split_and_number(made: Made) -> None:
+    one, other = cutouts_in(made.root / "cutouts")[0], backgrounds_in(made.root / "backgrounds")[0]
+    keys = [(seed, split, number) for seed in (0, 1) for split in SPLITS for number in (0, 1)]
+    masks = {}
+    for seed, split, number in keys:
+        shooting = Shooting([Shot(split, number, 0, 0, one, other)], SMALL, seed)
+        masks[seed, split, number] = shooting(0).object_mask.tobytes()
+        assert shooting(0).object_mask.tobytes() == masks[seed, split, number]
+    assert len({*masks.values()}) == len(keys)
+
+
+def test_jpegs_keep_their_colours_sharp(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, ::2, 0], pixels[:, 1::2, 2] = 200, 200
+    (tmp_path / "sharp.jpg").write_bytes(writing._encoded(pixels, "jpg"))
+    with Image.open(tmp_path / "sharp.jpg") as file:
+        assert np.abs(np.asarray(file).astype(int) - pixels).mean() < 8
 
 
 def test_a_folder_with_something_else_is_refused(made: Made, tmp_path: Path) -> None:

@@ -114,17 +114,18 @@ def build(
         "sources": _digest(entries),
     }
     to_write = SetToWrite(entries, list(cutouts_by_class), list(by_place), arguments, file_format)
-    write_set(Path(out), to_write, _Shooting(shots, style, seed), workers=workers, progress=progress)
+    write_set(Path(out), to_write, Shooting(shots, style, seed), workers=workers, progress=progress)
     return read_built(out)
 
 
-class _Shooting:
+class Shooting:
     """Draws an image by its number, in any process."""
 
     def __init__(self, shots: Sequence[Shot], style: Style, seed: int) -> None:
         self.shots, self.style, self.seed = shots, style, seed
 
     def __call__(self, number: int) -> Drawn:
+        """Draw it."""
         shot = self.shots[number]
         rng = generator_of(self.seed, SPLITS.index(shot.split), shot.number)
         return self.style.draw(shot.cutout, shot.background, rng)
