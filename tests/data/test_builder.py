@@ -265,7 +265,7 @@ def test_an_image_depends_on_seed_split_and_number_alone(made: Made, built: Path
 
 
 def _build_and_be_killed(made: Made, out: Path, workers: int, after: int) -> None:
-    """Kill the build, workers or not, in the midst of writing its n-th file."""
+    """Kill the build, workers or not, in the midst of its n-th file: the manifest, then masks and images in turn."""
     write, parent, written = Path.write_bytes, os.getpid(), []
 
     def dying(path: Path, content: bytes) -> int:
@@ -286,7 +286,7 @@ def _build_and_be_killed(made: Made, out: Path, workers: int, after: int) -> Non
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_build_goes_on_and_ends_byte_identical(made: Made, built: Path, tmp_path: Path, workers: int) -> None:
     out = tmp_path / "killed"
-    process = get_context("fork").Process(target=_build_and_be_killed, args=(made, out, workers, 20 // max(workers, 1)))
+    process = get_context("fork").Process(target=_build_and_be_killed, args=(made, out, workers, 11 if workers else 21))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
