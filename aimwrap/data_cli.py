@@ -18,14 +18,17 @@ from .data.builder import (
     backgrounds_in,
     backgrounds_of,
     cutouts_in,
+    cutouts_of,
     relabelled,
     travelingbirds,
     waterbirds,
 )
 from .data.builder import build as build_set
+from .data.builder import water_or_land as water_or_land_of
 from .data.builder.composed import build_composed
 from .data.builder.pasting import Placement
 from .data.builder.writing import FileFormat
+from .data.cub import read_cub
 from .data.digits_on_photographs import DigitsOnPhotographs
 from .data.files import read_csv
 from .data.release import SPLITS, Release
@@ -37,14 +40,20 @@ app = typer.Typer(no_args_is_help=True, help="Build data sets whose background i
 def build(
     out: Annotated[Path, typer.Argument(help="The folder to build into: new, empty, or of a build that was killed.")],
     cutouts: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="Pictures with an alpha channel, in a folder for each class, perhaps below train, val, test."
         ),
-    ],
+    ] = None,
     opacity: Annotated[
         Path | None, typer.Option(help="Masks (PNG, bright is object) under the pictures' names, instead of alpha.")
     ] = None,
+    cub: Annotated[
+        Path | None, typer.Option(help="CUB_200_2011 with its segmentations, instead of --cutouts; keeps its test.")
+    ] = None,
+    water_or_land: Annotated[
+        bool, typer.Option("--water-or-land", help="With --cub: water birds and land birds, not 200 species.")
+    ] = False,
     labels: Annotated[
         Path | None, typer.Option(help="CSV with the columns class and label, to merge classes into labels.")
     ] = None,
@@ -118,13 +127,13 @@ def build(
         raise typer.BadParameter(f"--in-place changes neither object nor picture: leave out {_options(given)}")
     if permuted and keep_label_shares:
         raise typer.BadParameter("--keep-label-shares says nothing with --permuted, which keeps them anyway")
-    _check_outside(out, [cutouts, opacity, backgrounds, *_folders_of(place).values()])
+    _check_outside(out, [cutouts, opacity, cub, backgrounds, *_folders_of(place).values()])
     numbers = {split: number for split, number in zip(SPLITS, (train, val, test), strict=True) if number is not None}
     try:
         tyings = _tyings(permuted, tie, numbers, keep_label_shares)
         release = build_set(
             out,
-            _cutouts(cutouts, opacity, labels),
+            _cutouts(cutouts, opacity, cub, labels, water_or_land),
             _backgrounds(backgrounds, place),
             tyings,
             seed,
@@ -182,8 +191,21 @@ def _tyings(permuted: bool, tie: float | None, numbers: Mapping[str, int], keep_
     return waterbirds(0.95 if tie is None else tie, num_images=numbers, keep_label_shares=keep_label_shares)
 
 
-def _cutouts(folder: Path, opacity: Path | None, labels: Path | None) -> list[Cutout]:
-    found = cutouts_in(folder, opacity)
+def _cutouts(
+    folder: Path | None, opacity: Path | None, cub: Path | None, labels: Path | None, by_water: bool
+) -> list[Cutout]:
+    if cub is not None and opacity is not None:
+        raise typer.BadParameter("--opacity goes with --cutouts: --cub finds the segmentations in its folder or beside")
+    if by_water and (cub is None or labels is not None):
+        raise typer.BadParameter("--water-or-land goes with --cub, and without --labels, which says it otherwise")
+    if cub is not None and folder is None:
+        found = cutouts_of(read_cub(cub, object_masks=True))
+    elif folder is not None and cub is None:
+        found = cutouts_in(folder, opacity)
+    else:
+        raise typer.BadParameter("give either --cutouts or --cub")
+    if by_water:
+        return relabelled(found, {cutout.class_name: water_or_land_of(cutout.class_name) for cutout in found})
     if labels is None:
         return found
     return relabelled(found, {row.values["class"]: row.values["label"] for row in read_csv(labels, ("class", "label"))})

@@ -1,14 +1,17 @@
 """``aimwrap data build`` and ``digits`` on the command line."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 from builder_sources import contents, make_backgrounds, make_cutouts
+from releases import make_cub
 from typer.testing import CliRunner, Result
 
 from aimwrap.cli import app
-from aimwrap.data import Built
+from aimwrap.data import Built, read_built, read_cub, read_table, read_waterbirds
+from aimwrap.data.release import read_sample
 
 run = CliRunner()
 
@@ -119,3 +122,38 @@ def test_digits_are_on_disk_what_they_are_in_memory(tmp_path: Path) -> None:
             assert torch.equal(sample.object_mask.as_subclass(torch.Tensor), other.object_mask)
     found = run.invoke(app, ["data", "digits", str(tmp_path / "out"), "--num-images", "7"])
     assert found.exit_code == 1 and "num_images must be a positive multiple" in found.output
+
+
+def test_cub_becomes_a_set_that_every_reader_reads_alike(sources: Path, tmp_path: Path) -> None:
+    """By the reader of built sets, by Waterbirds' and by the one of any table."""
+    cub = make_cub(tmp_path, images_per_species=8)
+    arguments = ["--backgrounds", sources / "backgrounds", "--in-place", "--background-uses", 9, "--val-share", 0.3]
+    found = build(tmp_path / "out", "--cub", cub, "--water-or-land", "--keep-label-shares", *arguments, "-q")
+    assert found.exit_code == 0, found.output
+    built = read_built(tmp_path / "out")
+    assert built.classes == ("landbird", "waterbird") and {r.split for r in built.records} == {"train", "val", "test"}
+    table = read_table(tmp_path / "out" / "metadata.csv", image="img_filename", label="y")
+    waterbirds = read_waterbirds(tmp_path / "out", segmentations=tmp_path / "out" / "segmentations")
+    for release in (table, waterbirds):
+        for one, other in zip(built.records, release.records, strict=True):
+            assert (one.path, one.label, one.place, one.split) == (other.path, other.label, other.place, other.split)
+            assert one.mask_path == other.mask_path
+            assert (read_sample(one, built).object_mask == read_sample(other, release).object_mask).all()
+    whole = {record.id: record.split for record in read_cub(cub).records}
+    for row in csv.DictReader((tmp_path / "out" / "metadata.csv").read_text().splitlines()):
+        (record,) = (r for r in read_cub(cub).records if r.path.as_posix().endswith(row["cutout_filename"]))
+        assert (whole[record.id] == "test") == (row["split"] == "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --cutouts or --cub"),
+        (["--cub", "cub", "--cutouts", "cutouts"], "give either --cutouts or --cub"),
+        (["--cub", "cub", "--opacity", "masks"], "--opacity goes with --cutouts"),
+        (["--cutouts", "cutouts", "--water-or-land"], "--water-or-land goes with --cub"),
+    ],
+)
+def test_cub_or_cutouts(sources: Path, tmp_path: Path, arguments: list[object], message: str) -> None:
+    found = build(tmp_path / "out", *arguments, "--backgrounds", sources / "backgrounds")
+    assert found.exit_code == 2 and message in " ".join(found.output.replace("│", " ").split())

@@ -21,7 +21,7 @@ from ..release import SPLITS
 from .drawing import Drawn
 
 FileFormat = Literal["jpg", "png"]
-COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename")
+COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename", "mask")
 METADATA, MANIFEST, MASKS, PARTIAL = "metadata.csv", "build.json", "segmentations", ".partial"
 JPEG_QUALITY = 95
 
@@ -164,9 +164,11 @@ def _table(to_write: SetToWrite, names: Sequence[tuple[str, str]]) -> str:
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for number, (entry, (image, _)) in enumerate(zip(to_write.entries, names, strict=True), start=1):
+    for number, (entry, (image, mask)) in enumerate(zip(to_write.entries, names, strict=True), start=1):
         split = SPLITS.index(entry.split)
-        writer.writerow([number, image, entry.label, split, entry.place, entry.place_filename, entry.cutout_filename])
+        writer.writerow(
+            [number, image, entry.label, split, entry.place, entry.place_filename, entry.cutout_filename, mask]
+        )
     return file.getvalue()
 
 
