@@ -9,12 +9,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def with_progress(batches: Iterable[T], description: str) -> Iterable[T]:
+def with_progress(batches: Iterable[T], description: str, unit: str = "batch") -> Iterable[T]:
     """Iterate over batches with a bar, unless there is but one."""
     try:
         from tqdm import tqdm
     except ImportError:
         return batches
     one = length_hint(batches, 2) < 2  # where the number is not known, there are many
-    bar: Iterable[T] = tqdm(batches, desc=description, unit="batch", disable=one)
+    bar: Iterable[T] = tqdm(batches, desc=description, unit=unit, disable=one)
     return bar

@@ -1,5 +1,6 @@
 """Data: readers of the official releases, and sets whose background is tied to the label, with object masks."""
 
+from aimwrap.data.built import Built, read_built
 from aimwrap.data.cub import CUB200, read_cub
 from aimwrap.data.digits_on_photographs import DigitSample, DigitsOnPhotographs
 from aimwrap.data.folder import LabelledFolder, read_folder
@@ -27,6 +28,7 @@ __all__ = [
     "CUB200",
     "Augmentation",
     "Batch",
+    "Built",
     "DigitSample",
     "DigitsOnPhotographs",
     "HardImageNet",
@@ -48,6 +50,7 @@ __all__ = [
     "image_only",
     "jitter_crop_and_flip",
     "no_augmentation",
+    "read_built",
     "read_cub",
     "read_folder",
     "read_hard_imagenet",

@@ -6,16 +6,18 @@ Everything comes from the scikit-learn package (extra ``demo``), so nothing is d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.random import Generator
+from .builder.seeding import generator_of
+from .builder.tying import deal, images_per_group
+from .sample import group_number
 
 __all__ = ["DigitSample", "DigitsOnPhotographs"]
 
@@ -70,7 +72,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
 
     Attributes:
         labels: (len,) int64, in the order of the images; likewise ``places`` and ``groups``.
-        place_names: what place 0 and place 1 are.
+        label_names: what label 0 and label 1 are; likewise ``place_names``.
 
     Raises:
         ValueError: for an argument outside the ranges above.
@@ -103,11 +105,15 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         self.seed = seed
         self.image_size = image_size
         self.digit_size = digit_size
+        self.label_names = tuple(" or ".join(map(str, digits)) for digits in classes)
         self._digits, digit_values, self._photographs = _load_sources(split)
-        rng = _random_generator(seed, split, -1)
+        rng = generator_of(seed, _stream(split))
         chosen = _choose_digits(digit_values, classes, split, num_images, rng)
-        self._digit_of_image, self.labels, self.places = _assign_places(chosen, split, tie, rng)
-        self.groups = 2 * self.labels + self.places
+        rows = deal(chosen, images_per_group([num_images // 2] * 2, 0.5 if split == "test" else tie, num_places=2))
+        rows = rows[rng.permutation(num_images)]
+        self.labels, self.places = torch.from_numpy(rows[:, 0].copy()), torch.from_numpy(rows[:, 1].copy())
+        self._digit_of_image: list[int] = rows[:, 2].tolist()
+        self.groups = group_number(self.labels, self.places, num_places=2)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -117,7 +123,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         """Draw image ``index``: the same pixels every time."""
         if not 0 <= index < len(self):
             raise IndexError(f"index must be in 0..{len(self) - 1}, got {index}.")
-        rng = _random_generator(self.seed, self.split, index)
+        rng = generator_of(self.seed, _stream(self.split), index)
         label, place = int(self.labels[index]), int(self.places[index])
         background = _crop_photograph(self._photographs[place], self.image_size, rng)
         strokes, body = _draw_digit(self._digits[self._digit_of_image[index]], self.image_size, self.digit_size, rng)
@@ -125,6 +131,11 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         image = torch.lerp(background, outline, body)
         image = torch.lerp(image, fill, strokes)
         return DigitSample(image, label, place, (body >= 0.5).float())
+
+    def source_names(self, index: int) -> tuple[str, str]:
+        """Which of scikit-learn's digits and photographs image ``index`` is made of."""
+        first = 0 if self.split == "train" else NUM_TRAIN_DIGITS
+        return f"digit {first + self._digit_of_image[index]}", f"{self.place_names[int(self.places[index])]}.jpg"
 
     def stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All images at once, for sets this small.
@@ -177,11 +188,9 @@ def _load_sources(split: str) -> tuple[Tensor, np.ndarray, list[Tensor]]:
     return torch.from_numpy(digits.images[part]).float() / 16, digits.target[part], halves
 
 
-def _random_generator(seed: int, split: str, index: int) -> Generator:
-    """A generator of its own for each image; index -1 is the one that composes the set."""
-    import numpy as np
-
-    return np.random.default_rng([seed, split == "train", index + 1])
+def _stream(split: str) -> int:
+    """Of random numbers."""
+    return 1 if split == "train" else 0
 
 
 def _choose_digits(
@@ -191,9 +200,10 @@ def _choose_digits(
     num_images: int,
     rng: Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each label the same number of digits, as positions in the split's digits, shuffled."""
-    import numpy as np
+    """For each label the same number of digits, as positions in the split's digits, shuffled.
 
+    The test has half as many digits as images: each stands once on either photograph.
+    """
     candidates = [rng.permutation(np.flatnonzero(np.isin(digit_values, list(digits)))) for digits in classes]
     images_per_digit = 1 if split == "train" else 2
     step = 2 * images_per_digit
@@ -201,27 +211,6 @@ def _choose_digits(
         raise ValueError(f"num_images must be a positive multiple of {step} for split={split!r}, got {num_images}.")
     first, second = (np.resize(members, num_images // step) for members in candidates)  # repeats when they run out
     return first, second
-
-
-def _assign_places(
-    chosen: tuple[np.ndarray, np.ndarray], split: str, tie: float, rng: Generator
-) -> tuple[list[int], Tensor, Tensor]:
-    """The digit, label and place of every image, shuffled."""
-    import numpy as np
-
-    digits, labels, places = [], [], []
-    for label, members in enumerate(chosen):
-        if split == "test":  # each digit once on either photograph
-            members = np.concatenate([members, members])
-            on_own_place = np.arange(len(members)) < len(members) // 2
-        else:
-            on_own_place = np.arange(len(members)) < round(tie * len(members))
-        digits.append(members)
-        labels.append(np.full(len(members), label))
-        places.append(np.where(on_own_place, label, 1 - label))
-    order = rng.permutation(sum(len(members) for members in digits))
-    ordered = [np.concatenate(parts)[order] for parts in (digits, labels, places)]
-    return ordered[0].tolist(), torch.from_numpy(ordered[1]).long(), torch.from_numpy(ordered[2]).long()
 
 
 def _crop_photograph(photograph: Tensor, image_size: int, rng: Generator) -> Tensor:
@@ -247,8 +236,6 @@ def _draw_digit(
     Returns:
         Opacity of the strokes and of the strokes with their outline, each (1, image_size, image_size) in [0, 1].
     """
-    import numpy as np
-
     side = rng.uniform(*digit_size) * image_size
     centre = rng.uniform(side / 2, image_size - side / 2, size=2)  # x, y
     angle = np.radians(rng.uniform(-MAX_TILT_DEGREES, MAX_TILT_DEGREES))

@@ -17,17 +17,17 @@ from sources import DOWNLOADS, PLACES, Cutout, Photograph, Sources, check_files,
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from aimwrap.data.builder.backgrounds import crop_square, jitter_colour
+from aimwrap.data.builder.pasting import MASK_THRESHOLD, Placement, crop_to_object, paste, place_object
+from aimwrap.data.builder.seeding import generator_of
+from aimwrap.data.builder.splitting import part_names
+from aimwrap.data.builder.tying import evenly, images_per_group
+
 TRAIN_SHARE = 0.6  # of the animals and of the photographs; the rest are only ever tested on
 NUM_IMAGES = {"train": 1200, "test": 400}
-Placement = Literal["anywhere", "centre", "edge"]
-CUT_OFF = (0.25, 0.5)  # of a cut-out that stands at the edge: as much of its width or height lies outside the image
 LONGEST_SIDE = 1600  # of a decoded photograph: no crop needs more
-MASK_THRESHOLD = 0.5  # of the alpha: where the object begins
-SMALLEST_CROP = 0.15  # of the photograph's shorter side
-# The mean of a background is moved to a brightness and a colourfulness drawn from these, whatever the photograph.
-BRIGHTNESS = (0.3, 0.7)
-COLOURFULNESS = (0.04, 0.16)
-MAX_SATURATION_GAIN, MAX_POWER = 3.0, 2.5  # no more, or grey and dark photographs show little but their compression
+CROP = (0.15, 1.0)  # smallest and largest crop, of the photograph's shorter side
+TEST_STREAM, TRAIN_STREAM, SOURCES_STREAM = 0, 1, 2  # of random numbers
 
 
 class StampSample(NamedTuple):
@@ -109,10 +109,10 @@ class Stamps(Dataset[StampSample]):
         self.image_size = image_size
         self.object_size = object_size
         self.placement = placement
-        sources = read_sources() if sources is None else sources
+        sources = self._sources = read_sources() if sources is None else sources
         check_files(sources, Path(folder))
         members = split_sources(sources, split, seed)
-        order = _compose(members, split, tie, num_images, np.random.default_rng([seed, split == "train"]))
+        order = _compose(members, split, tie, num_images, generator_of(seed, _stream(split)))
         self.labels, self.places, self.cutouts, self.photographs = (torch.from_numpy(column) for column in order.T)
         self.groups = 2 * self.labels + self.places
         self._cutouts = {index: _load_cutout(sources.cutouts[index], Path(folder)) for index in np.unique(order[:, 2])}
@@ -128,8 +128,8 @@ class Stamps(Dataset[StampSample]):
         """Make image ``index``: the same pixels every time."""
         background, rng = self._draw_background(index)
         cutout = int(self.cutouts[index])
-        colour, alpha = _place_cutout(self._cutouts[cutout], self.image_size, self.object_size, self.placement, rng)
-        image = np.clip(colour + (1 - alpha) * background, 0, 1)
+        colour, alpha = place_object(self._cutouts[cutout], self.image_size, self.object_size, self.placement, rng)
+        image = paste(colour, alpha, background)
         return StampSample(
             torch.from_numpy(image.transpose(2, 0, 1).copy()),
             int(self.labels[index]),
@@ -141,6 +141,12 @@ class Stamps(Dataset[StampSample]):
     def background(self, index: int) -> Tensor:
         """Image ``index`` without its animal, (3, H, W)."""
         return torch.from_numpy(self._draw_background(index)[0].transpose(2, 0, 1).copy())
+
+    def source_names(self, index: int) -> tuple[str, str]:
+        """Which files image ``index`` is made of."""
+        cutout = self._sources.cutouts[int(self.cutouts[index])]
+        photograph = self._sources.photographs[int(self.photographs[index])]
+        return f"{cutout.package}/{cutout.path}", f"{photograph.package}/{photograph.path}"
 
     def stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All images at once; ``cutouts`` is in the same order.
@@ -159,9 +165,13 @@ class Stamps(Dataset[StampSample]):
         """The background (H, W, 3) and the image's generator, ready for the cut-out."""
         if not 0 <= index < len(self):
             raise IndexError(f"index must be in 0..{len(self) - 1}, got {index}.")
-        rng = np.random.default_rng([self.seed, self.split == "train", index + 1])
-        crop = _crop(self._photographs[int(self.photographs[index])], self.image_size, rng)
-        return _jitter_colour(crop, rng), rng
+        rng = generator_of(self.seed, _stream(self.split), index)
+        crop = crop_square(self._photographs[int(self.photographs[index])], self.image_size, CROP, rng)
+        return jitter_colour(crop, rng), rng
+
+
+def _stream(split: str) -> int:
+    return TRAIN_STREAM if split == "train" else TEST_STREAM
 
 
 def split_sources(
@@ -175,7 +185,7 @@ def split_sources(
     Raises:
         ValueError: if a label has fewer than two animals, or a place fewer than two photographs.
     """
-    rng = np.random.default_rng([seed, 2])
+    rng = generator_of(seed, SOURCES_STREAM)
     animals = [(cutout.label, cutout.animal) for cutout in sources.cutouts]
     places = [(photograph.place, photograph.path) for photograph in sources.photographs]
     cutouts = tuple(_part(animals, label, split, rng, "animals of label") for label in (0, 1))
@@ -190,9 +200,8 @@ def _part(
     names = sorted({name for other, name in keys if other == kind})
     if len(names) < 2:
         raise ValueError(f"sources must list at least 2 {what} {kind}, one to train and one to test on, got {names}.")
-    num_train = min(max(round(TRAIN_SHARE * len(names)), 1), len(names) - 1)
-    shuffled = rng.permutation(len(names))
-    chosen = {(kind, names[i]) for i in (shuffled[:num_train] if split == "train" else shuffled[num_train:])}
+    train, test = part_names(names, (TRAIN_SHARE, 1 - TRAIN_SHARE), rng)
+    chosen = {(kind, name) for name in (train if split == "train" else test)}
     return np.array([row for row, key in enumerate(keys) if key in chosen])
 
 
@@ -235,16 +244,15 @@ def _compose(
 
     Within a group every cut-out comes equally often, and every photograph too, up to one image.
     """
-    per_label = num_images // 2
+    sizes = images_per_group([num_images // 2] * 2, 0.5 if split == "test" else tie, num_places=2)
     groups = []
     for label, cutouts in enumerate(members[0]):
         shuffled = rng.permutation(cutouts)
-        on_own_place = per_label // 2 if split == "test" else round(tie * per_label)
         for place, photographs in enumerate(members[1]):
-            count = on_own_place if place == label else per_label - on_own_place
+            count = sizes[label][place]
             # the test takes the cut-outs in one order for both places, so that each stands on either equally often
             in_group = np.resize(shuffled if split == "test" else rng.permutation(cutouts), count)
-            behind = rng.permutation(np.resize(rng.permutation(photographs), count))
+            behind = evenly(photographs, count, rng)
             groups.append(np.stack([np.full(count, label), np.full(count, place), in_group, behind], axis=1))
     return rng.permutation(np.concatenate(groups)).astype(np.int64)
 
@@ -253,10 +261,7 @@ def _load_cutout(cutout: Cutout, folder: Path) -> Image.Image:
     """The animal, cropped to where its alpha says it is; colours multiplied by alpha, for clean rims when resized."""
     with Image.open(path_of(cutout, folder)) as file:
         picture = file.convert("RGBA")
-    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha >= 255 * MASK_THRESHOLD)).getbbox()
-    if box is None:
-        raise ValueError(f"cut-outs must have pixels that are not transparent, got none in {cutout.path}.")
-    return picture.crop(box).convert("RGBa")
+    return crop_to_object(picture, cutout.path)
 
 
 def _load_photograph(photograph: Photograph, folder: Path) -> Image.Image:
@@ -269,81 +274,3 @@ def _load_photograph(photograph: Photograph, folder: Path) -> Image.Image:
     left, top, right, bottom = photograph.part
     width, height = size
     return picture.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
-
-
-def _crop(photograph: Image.Image, image_size: int, rng: Generator) -> np.ndarray:
-    """A random square, perhaps mirrored: (image_size, image_size, 3) in [0, 1]. Every scale is equally likely.
-
-    No crop is smaller than half the image, or it would be a blur that tells the photograph by its size.
-    """
-    shorter = min(photograph.size)
-    smallest = min(max(SMALLEST_CROP * shorter, image_size / 2), shorter)
-    side = np.exp(rng.uniform(np.log(smallest), np.log(shorter)))
-    left, top = rng.uniform(0, photograph.width - side), rng.uniform(0, photograph.height - side)
-    box = (left, top, min(left + side, photograph.width), min(top + side, photograph.height))
-    resized = np.asarray(photograph.resize((image_size, image_size), Image.Resampling.BICUBIC, box), np.float32) / 255
-    return resized[:, ::-1] if rng.random() < 0.5 else resized
-
-
-def _jitter_colour(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """Turn the hue by any angle and move mean brightness and colourfulness to drawn values; (H, W, 3) in [0, 1].
-
-    Jitter around a photograph's own brightness and saturation would leave most skies lighter than most woods; values
-    drawn afresh do not. Brightness moves by a power, which keeps black and white, and beyond its limit by an offset.
-    """
-    brightness, colourfulness, angle = rng.uniform(*BRIGHTNESS), rng.uniform(*COLOURFULNESS), rng.uniform(0, 2 * np.pi)
-    luma = image @ _TO_YIQ[0]
-    chroma = image @ _TO_YIQ[1:].T
-    gain = min(colourfulness / max(float(np.sqrt((chroma**2).sum(-1).mean())), 1e-3), MAX_SATURATION_GAIN)
-    turn = gain * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
-    luma = luma.clip(0, 1) ** _power_to_mean(luma.clip(0, 1), brightness)
-    luma += brightness - luma.mean()
-    return (np.concatenate([luma[..., None], chroma @ turn], axis=-1) @ _FROM_YIQ.T).clip(0, 1)
-
-
-# NTSC's luma and two colour differences: hue is an angle, saturation a length, brightness apart from both.
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32)
-_FROM_YIQ = np.linalg.inv(_TO_YIQ.astype(np.float64)).astype(np.float32)
-
-
-def _power_to_mean(luma: np.ndarray, mean: float) -> float:
-    """The power that gives values in [0, 1] this mean, by bisection."""
-    sample = luma[::4, ::4]
-    low, high = -np.log(MAX_POWER), np.log(MAX_POWER)
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (sample ** np.exp(middle)).mean() > mean else (low, middle)
-    return float(np.exp((low + high) / 2))
-
-
-def _place_cutout(
-    cutout: Image.Image, image_size: int, object_size: tuple[float, float], placement: Placement, rng: Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resize, perhaps mirror and place a cut-out.
-
-    Returns:
-        Colours multiplied by alpha (H, W, 3), and alpha (H, W, 1), in [0, 1], of the whole image.
-    """
-    longer = rng.uniform(*object_size) * image_size
-    scale = longer / max(cutout.size)
-    width, height = (max(1, round(side * scale)) for side in cutout.size)
-    pixels = np.asarray(cutout.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    left, top = int(rng.integers(image_size - width + 1)), int(rng.integers(image_size - height + 1))
-    if placement == "centre":
-        left, top = (image_size - width) // 2, (image_size - height) // 2
-    elif placement == "edge":
-        left, top = _at_an_edge(left, top, width, height, image_size, rng)
-    whole = np.zeros((image_size, image_size, 4), np.float32)
-    inside = whole[max(top, 0) : top + height, max(left, 0) : left + width]
-    inside[:] = pixels[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
-    return whole[..., :3], whole[..., 3:]
-
-
-def _at_an_edge(left: int, top: int, width: int, height: int, image_size: int, rng: Generator) -> tuple[int, int]:
-    """Move a cut-out over one of the four edges, by a share of its width or height; the other coordinate stays."""
-    cut, edge = rng.uniform(*CUT_OFF), int(rng.integers(4))
-    if edge < 2:
-        return (-round(cut * width) if edge == 0 else image_size - width + round(cut * width)), top
-    return left, (-round(cut * height) if edge == 2 else image_size - height + round(cut * height))

@@ -1,0 +1,219 @@
+"""Which cut-out stands on which background in every image of a set, before any is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.random import Generator
+
+from ..release import SPLITS
+from .seeding import generator_of
+from .sources import Background, Cutout
+from .splitting import part_names, twins_of
+from .tying import deal, evenly, images_per_group
+
+SOURCES_STREAM = len(SPLITS)  # of random numbers; the splits' own are their numbers
+
+
+class Tying(NamedTuple):
+    """How one split ties labels to places.
+
+    Attributes:
+        tie: share of each label's images on the label's own place, 0 to 1; None spreads them evenly over all places.
+        shift: by how many places the assignment of labels to places is turned.
+        num_images: of all labels together, equally many of each; None takes every cut-out.
+        equal_labels: whether there are equally many images of each label where ``num_images`` is None; cut-outs that
+            are left over are not used.
+    """
+
+    tie: float | None
+    shift: int = 0
+    num_images: int | None = None
+    equal_labels: bool = False
+
+
+class Shot(NamedTuple):
+    """What an image of a set shows.
+
+    Attributes:
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        number: in its split, from 0.
+        label: number of the class.
+        place: number of the background's kind.
+        cutout: what is pasted.
+        background: what it is pasted on.
+    """
+
+    split: str
+    number: int
+    label: int
+    place: int
+    cutout: Cutout
+    background: Background
+
+
+def plan_shots(
+    cutouts: Mapping[str, Sequence[Cutout]],
+    backgrounds: Mapping[str, Sequence[Background]],
+    tyings: Mapping[str, Tying],
+    seed: int,
+    *,
+    test_share: float = 0.2,
+    val_share: float = 0.2,
+    cutout_uses: int = 1,
+    background_uses: int = 1,
+) -> list[Shot]:
+    """Part the sources into splits and deal them out.
+
+    Args:
+        cutouts: by label, in the order of the labels' numbers.
+        backgrounds: by place, in the order of the places' numbers.
+        tyings: of each split.
+        seed: draws everything.
+        test_share: share of the sources that the test gets, if they have no splits of their own.
+        val_share: share of the others that the validation gets, if they have none of their own.
+        cutout_uses: how many images may show the same cut-out.
+        background_uses: how many images may show the same background.
+
+    Returns:
+        The shots of all images, in order: training, validation, test, each shuffled.
+
+    Raises:
+        ValueError: if there are too few cut-outs or backgrounds.
+    """
+    _check_names(cutouts)
+    _check_names(backgrounds)
+    shares = {"train": (1 - test_share) * (1 - val_share), "val": (1 - test_share) * val_share, "test": test_share}
+    shares = {split: share for split, share in shares.items() if split in tyings and share > 0}
+    rng = generator_of(seed, SOURCES_STREAM)
+    cutouts_by_split = _part_sources(cutouts, shares, rng, "cut-outs of label")
+    backgrounds_by_split = _part_sources(backgrounds, shares, rng, "backgrounds of place")
+    shots: list[Shot] = []
+    for split in shares:
+        rng = generator_of(seed, SPLITS.index(split))
+        objects, places = cutouts_by_split[split], backgrounds_by_split[split]
+        sizes = _group_sizes(
+            split, tyings[split], {label: len(objects[label]) * cutout_uses for label in objects}, places
+        )
+        _check_backgrounds(split, sizes, places, background_uses)
+        rows = deal([rng.permutation(len(members)) for members in objects.values()], sizes, tyings[split].shift)
+        behind = np.empty(len(rows), np.int64)
+        for place, members in enumerate(places.values()):
+            here = rows[:, 1] == place
+            behind[here] = evenly(np.arange(len(members)), int(here.sum()), rng) if here.any() else 0
+        object_lists, place_lists = list(objects.values()), list(places.values())
+        for number, row in enumerate(rng.permutation(len(rows))):
+            label, place, cutout = rows[row].tolist()
+            background = place_lists[place][behind[row]]
+            shots.append(Shot(split, number, label, place, object_lists[label][cutout], background))
+    return shots
+
+
+Source = TypeVar("Source", Cutout, Background)
+
+
+def _part_sources(
+    kinds: Mapping[str, Sequence[Source]], shares: Mapping[str, float], rng: Generator, what: str
+) -> dict[str, dict[str, list[Source]]]:
+    """By split and kind, the sources: by the source's own splits if it has any, else by shares."""
+    everything = [source for sources in kinds.values() for source in sources]
+    own = {source.split for source in everything}
+    if None in own and len(own) > 1:
+        raise ValueError(f"all {what.split()[0]} must have a split of their own, or none; here some have and some not")
+    missing = [split for split in shares if split not in own and split != "val"]
+    if None not in own and missing:
+        raise ValueError(
+            f"the {what.split()[0]} have splits of their own, {', '.join(sorted(map(str, own)))}, so they must have "
+            f"{', '.join(missing)}, too; add it, or merge them into folders without splits"
+        )
+    drawn = dict(shares) if None in own else {}
+    if None not in own and "val" in shares and "val" not in own:
+        drawn = {split: shares[split] for split in ("train", "val")}
+    parts: dict[str, dict[str, list[Source]]] = {split: {kind: [] for kind in kinds} for split in shares}
+    for kind, sources in kinds.items():
+        for source in sources:
+            if source.split in parts and source.split not in drawn:
+                parts[source.split][kind].append(source)
+    if drawn:
+        pool = {kind: [s for s in sources if s.split in (None, "train")] for kind, sources in kinds.items()}
+        _draw_splits(pool, drawn, parts, rng, what)
+    for split, by_kind in parts.items():
+        empty = [kind for kind, sources in by_kind.items() if not sources]
+        if empty:
+            raise ValueError(f"there are too few {what} {empty[0]}: none is left for {split}. Add some")
+    return parts
+
+
+def _draw_splits(
+    kinds: Mapping[str, Sequence[Source]],
+    shares: Mapping[str, float],
+    parts: dict[str, dict[str, list[Source]]],
+    rng: Generator,
+    what: str,
+) -> None:
+    """Part by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
+    total = sum(shares.values())
+    twins = twins_of({source.name: source.path for sources in kinds.values() for source in sources})
+    split_of: dict[str, str] = {}
+    for kind, sources in kinds.items():
+        names = [name for name in dict.fromkeys(twins[source.name] for source in sources) if name not in split_of]
+        if len(names) < len(shares):
+            raise ValueError(
+                f"there are too few {what} {kind}: {len(names)} different ones, and there must be at least "
+                f"{len(shares)}, one for each of {', '.join(shares)}. Add some, or leave out a split with a share of 0"
+            )
+        divided = part_names(names, [share / total for share in shares.values()], rng)
+        split_of |= {name: split for split, part in zip(shares, divided, strict=True) for name in part}
+        for source in sources:
+            parts[split_of[twins[source.name]]][kind].append(source)
+
+
+def _check_names(kinds: Mapping[str, Sequence[Source]]) -> None:
+    paths: dict[str, Path] = {}
+    for source in (source for sources in kinds.values() for source in sources):
+        if source.name in paths:
+            raise ValueError(f"{paths[source.name]} and {source.path} have the same name, {source.name}; rename one")
+        paths[source.name] = source.path
+
+
+def _group_sizes(
+    split: str, tying: Tying, available: Mapping[str, int], places: Mapping[str, Sequence[Background]]
+) -> tuple[tuple[int, ...], ...]:
+    num_labels, num_places = len(available), len(places)
+    step = num_places if tying.tie is None else 1
+    counts = [count // step * step for count in available.values()]
+    if tying.equal_labels:
+        counts = [min(counts)] * num_labels
+    if tying.num_images is not None:
+        if tying.num_images < 1 or tying.num_images % (num_labels * step):
+            what = "groups" if step > 1 else "labels"
+            raise ValueError(
+                f"the number of images for {split} must be a positive multiple of {num_labels * step}, equally many of "
+                f"all {what}, got {tying.num_images}"
+            )
+        counts = [tying.num_images // num_labels] * num_labels
+    for (label, most), count in zip(available.items(), counts, strict=True):
+        if count > most or count == 0:
+            raise ValueError(
+                f"there are too few cut-outs of label {label} in {split}: they give {most} images, and "
+                f"{max(count, step)} are needed. Add cut-outs, ask for fewer images, or let each come more often "
+                "(cutout_uses)"
+            )
+    tie = 1 / num_places if tying.tie is None else tying.tie
+    return images_per_group(counts, tie, num_places, tying.shift)
+
+
+def _check_backgrounds(
+    split: str, sizes: Sequence[Sequence[int]], places: Mapping[str, Sequence[Background]], uses: int
+) -> None:
+    for place, (name, members) in enumerate(places.items()):
+        needed = sum(row[place] for row in sizes)
+        if needed > len(members) * uses:
+            raise ValueError(
+                f"there are too few backgrounds of place {name} in {split}: {len(members)}, each used {uses} times, "
+                f"for {needed} images. Add photographs, ask for fewer images, or let each come more often: "
+                f"background_uses={-(-needed // len(members))} would do"
+            )

@@ -1,0 +1,255 @@
+"""What a set is built of: cut-outs with their opacity, and backgrounds in folders of places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..release import SPLITS, Release
+
+WATER_BIRDS = {  # sea birds and waterfowl, as Sagawa et al. (ICLR 2020) count them
+    *("albatross", "auklet", "cormorant", "frigatebird", "fulmar", "gull", "jaeger", "kittiwake", "pelican", "puffin"),
+    *("tern", "gadwall", "grebe", "mallard", "merganser", "guillemot"),
+}
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class Cutout(NamedTuple):
+    """An object and which pixels of its picture it covers.
+
+    Attributes:
+        name: of the picture, with ``/`` between its parts; no two cut-outs have the same.
+        path: of the picture.
+        class_name: what it shows.
+        opacity_path: of a second picture, bright where the object is, as CUB's segmentations; None if the picture has
+            an alpha channel.
+        any_value: whether every value of the second picture above zero means the object.
+        split: ``"train"``, ``"val"`` or ``"test"`` if the source has one, else None.
+    """
+
+    name: str
+    path: Path
+    class_name: str
+    opacity_path: Path | None = None
+    any_value: bool = False
+    split: str | None = None
+
+
+class Background(NamedTuple):
+    """A photograph to stand on.
+
+    Attributes:
+        name: of the picture, with ``/`` between its parts; no two backgrounds have the same.
+        path: of the picture.
+        place: name of its kind.
+        split: as a cut-out's.
+    """
+
+    name: str
+    path: Path
+    place: str
+    split: str | None = None
+
+
+def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cutout]:
+    """Find cut-outs in a folder for each class, perhaps in folders ``train``, ``val`` and ``test`` above them.
+
+    Args:
+        folder: ``<class>/.../<picture>`` or ``<split>/<class>/.../<picture>``; the pictures have an alpha channel
+            unless ``opacity`` is given.
+        opacity: a folder with a PNG for each picture under the same name, bright where the object is.
+
+    Returns:
+        The cut-outs, sorted by name.
+
+    Raises:
+        FileNotFoundError: if a folder or a picture of the opacity is not there.
+        ValueError: if there is no class, or one without pictures.
+    """
+    folder = Path(folder)
+    found = []
+    for split, class_name, path in _pictures_by_kind(folder, "cutouts", "class"):
+        name = path.relative_to(folder).as_posix()
+        opacity_path = None if opacity is None else (Path(opacity) / name).with_suffix(".png")
+        if opacity_path is not None and not opacity_path.is_file():
+            raise FileNotFoundError(
+                f"opacity must hold a PNG for each cut-out under its name, but {opacity_path} is not there; it belongs "
+                f"to {path}"
+            )
+        found.append(Cutout(name, path, class_name, opacity_path, split=split))
+    return found
+
+
+def cutouts_of(release: Release) -> list[Cutout]:
+    """The images of a release with masks, such as CUB with its segmentations, as cut-outs of its classes and splits.
+
+    Args:
+        release: read from disk.
+
+    Returns:
+        The cut-outs, in its order.
+
+    Raises:
+        ValueError: if an image has no mask.
+    """
+    without = [record.id for record in release.records if record.mask_path is None]
+    if without or not release.records:
+        raise ValueError(
+            f"{release.name} must have a mask of the object for each image to be cut out, and {len(without)} of "
+            f"{len(release.records)} have none, such as {', '.join(without[:3])}; for CUB these are the separate "
+            "segmentations"
+        )
+    return [
+        Cutout(
+            _name(record.path, release.root),
+            record.path,
+            release.classes[record.label],
+            record.mask_path,
+            release.any_value_is_object,
+            record.split,
+        )
+        for record in release.records
+    ]
+
+
+def backgrounds_in(folder: Path | str) -> list[Background]:
+    """Find photographs in a folder for each place, perhaps in folders ``train``, ``val`` and ``test`` above them.
+
+    Args:
+        folder: ``<place>/.../<photograph>`` or ``<split>/<place>/.../<photograph>``.
+
+    Returns:
+        The backgrounds, sorted by name.
+
+    Raises:
+        FileNotFoundError: if the folder is not there.
+        ValueError: if there is no place, or one without photographs.
+    """
+    folder = Path(folder)
+    return [
+        Background(path.relative_to(folder).as_posix(), path, place, split)
+        for split, place, path in _pictures_by_kind(folder, "backgrounds", "place")
+    ]
+
+
+def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Background]:
+    """The photographs of some folders for each place, such as Places' ``ocean`` and ``lake/natural`` for water.
+
+    Args:
+        places: by name of the place, its folders.
+
+    Returns:
+        The backgrounds; each is named by its place, its folder's own name and where it lies in it.
+
+    Raises:
+        FileNotFoundError: if a folder is not there.
+        ValueError: if a folder has no photographs, or two would get the same names.
+    """
+    found: dict[str, Background] = {}
+    for place, folders in places.items():
+        for folder in map(Path, folders):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"place {place!r} must be made of folders, but {folder} is not there")
+            paths = list(_pictures(folder))
+            if not paths:
+                raise ValueError(f"place {place!r} must have photographs ({_suffixes()}), but {folder} has none")
+            for path in paths:
+                name = f"{place}/{folder.resolve().name}/{path.relative_to(folder).as_posix()}"
+                if name in found:
+                    raise ValueError(
+                        f"{found[name].path} and {path} would both be called {name}; rename one of the two folders, or "
+                        "name each but once"
+                    )
+                found[name] = Background(name, path, place)
+    return list(found.values())
+
+
+def relabelled(cutouts: Sequence[Cutout], labels: Mapping[str, str]) -> list[Cutout]:
+    """Merge classes into labels, such as species into water birds and land birds.
+
+    Args:
+        cutouts: of any classes.
+        labels: of every class its label.
+
+    Returns:
+        The cut-outs under their new names.
+
+    Raises:
+        ValueError: if a class has no label.
+    """
+    without = sorted({cutout.class_name for cutout in cutouts} - {*labels})
+    if without:
+        raise ValueError(
+            f"labels must have a label for each class of the cut-outs, and has none for {', '.join(without[:5])}"
+            f"{' and others' if len(without) > 5 else ''}"
+        )
+    return [cutout._replace(class_name=labels[cutout.class_name]) for cutout in cutouts]
+
+
+def water_or_land(class_name: str) -> str:
+    """Tell the water birds among CUB's species, as Waterbirds does, but by whole words.
+
+    Waterbirds' script looks for parts of words, and finds "tern" in three land birds: the Eastern Towhee, the Western
+    Meadowlark and the Western Wood Pewee.
+
+    Args:
+        class_name: as CUB writes it.
+
+    Returns:
+        ``"waterbird"`` or ``"landbird"``.
+
+    >>> [water_or_land(name) for name in ("141.Artic_Tern", "021.Eastern_Towhee", "087.Mallard", "086.Pacific_Loon")]
+    ['waterbird', 'landbird', 'waterbird', 'waterbird']
+    """
+    words = {*class_name.lower().replace(".", "_").split("_")}
+    return "waterbird" if words & WATER_BIRDS or words >= {"pacific", "loon"} else "landbird"
+
+
+def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[str | None, str, Path]]:
+    """(split, class or place, path) of every picture, sorted."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{argument} must be a folder with a folder for each {kind}, but {folder} is not there")
+    top = _folders(folder)
+    split_names = [path.name for path in top if path.name in SPLITS]
+    if split_names and len(split_names) < len(top):
+        others = sorted({path.name for path in top} - {*split_names})
+        raise ValueError(
+            f"{folder} has folders named after splits ({', '.join(split_names)}) beside others "
+            f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
+        )
+    parents: list[tuple[str | None, Path]] = [(path.name, path) for path in top] if split_names else [(None, folder)]
+    for split, parent in parents:
+        kinds = _folders(parent)
+        if not kinds:
+            raise ValueError(f"{parent} must have a folder for each {kind}, with pictures in it, and has none")
+        for part in kinds:
+            paths = list(_pictures(part))
+            if not paths:
+                raise ValueError(
+                    f"each folder in {parent} is a {kind} and must have pictures ({_suffixes()}), but {part.name} has "
+                    "none: remove it, or fill it"
+                )
+            for path in paths:
+                yield split, part.name, path
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    """Below a folder, sorted; files that begin with a dot are what macOS leaves beside pictures."""
+    yield from sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _suffixes() -> str:
+    return ", ".join(IMAGE_SUFFIXES)
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

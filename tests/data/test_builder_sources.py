@@ -1,0 +1,99 @@
+"""Finding cut-outs and backgrounds in folders."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builder_sources import cutout, make_backgrounds, make_cutouts, save
+
+from aimwrap.data.builder import backgrounds_in, backgrounds_of, cutouts_in, relabelled, water_or_land
+
+
+def test_classes_are_folders_and_pictures_may_lie_deeper(tmp_path: Path) -> None:
+    make_cutouts(tmp_path, count=2)
+    save(tmp_path / "cat" / "more" / "UPPER.PNG", cutout(1, 1))
+    (tmp_path / "cat" / "._cat00.png").write_bytes(b"what macOS leaves")
+    (tmp_path / "cat" / "notes.txt").write_text("none of it")
+    (tmp_path / ".cache").mkdir()
+    found = [(source.name, source.class_name, source.split) for source in cutouts_in(tmp_path)]
+    assert found == [
+        ("cat/cat00.png", "cat", None),
+        ("cat/cat01.png", "cat", None),
+        ("cat/more/UPPER.PNG", "cat", None),
+        ("dog/dog00.png", "dog", None),
+        ("dog/dog01.png", "dog", None),
+    ]
+
+
+def test_splits_above_the_classes(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        make_backgrounds(tmp_path / split, count=1)
+    found = [(source.name, source.place, source.split) for source in backgrounds_in(tmp_path)]
+    assert found[0] == ("test/beach/beach00.png", "beach", "test")
+    assert {split for _, _, split in found} == {"train", "val", "test"} and len(found) == 6
+    make_backgrounds(tmp_path, count=1)
+    with pytest.raises(ValueError, match=r"folders named after splits .* beside others \(beach, forest\)"):
+        backgrounds_in(tmp_path)
+
+
+def test_opacity_lies_under_the_same_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / "images" / "cat" / f"{name}.jpg", np.zeros((8, 8, 3)))
+        save(tmp_path / "masks" / "cat" / f"{name}.png", np.zeros((8, 8)))
+    found = cutouts_in(tmp_path / "images", tmp_path / "masks")
+    assert [source.opacity_path for source in found] == [tmp_path / "masks" / "cat" / f"{n}.png" for n in "ab"]
+    (tmp_path / "masks" / "cat" / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.png is not there; it belongs to .*b\.jpg"):
+        cutouts_in(tmp_path / "images", tmp_path / "masks")
+
+
+def test_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="cutouts must be a folder with a folder for each class"):
+        cutouts_in(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="must have a folder for each place, with pictures in it, and has none"):
+        backgrounds_in(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"is a place and must have pictures \(\.bmp.*but empty has none"):
+        backgrounds_in(tmp_path)
+
+
+def test_a_place_of_several_folders(tmp_path: Path) -> None:
+    """As Places has them: ocean and lake for water; the names say which folder a picture is of."""
+    make_backgrounds(tmp_path, ("ocean", "lake", "forest"), count=1)
+    found = backgrounds_of({"land": [tmp_path / "forest"], "water": [tmp_path / "ocean", tmp_path / "lake"]})
+    assert [(source.name, source.place) for source in found] == [
+        ("land/forest/forest00.png", "land"),
+        ("water/ocean/ocean00.png", "water"),
+        ("water/lake/lake00.png", "water"),
+    ]
+    make_backgrounds(tmp_path / "another", ("lake",), count=1)
+    with pytest.raises(ValueError, match=r"would both be called water/lake/lake00.png; rename one of the two folders"):
+        backgrounds_of({"water": [tmp_path / "lake", tmp_path / "another" / "lake"]})
+    with pytest.raises(FileNotFoundError, match=r"place 'sky' must be made of folders, but .*sky is not there"):
+        backgrounds_of({"sky": [tmp_path / "sky"]})
+
+
+def test_classes_are_merged_into_labels(tmp_path: Path) -> None:
+    make_cutouts(tmp_path, ("cat", "dog", "wolf"), count=1)
+    merged = relabelled(cutouts_in(tmp_path), {"cat": "cat", "dog": "canine", "wolf": "canine"})
+    assert [(source.name, source.class_name) for source in merged] == [
+        ("cat/cat00.png", "cat"),
+        ("dog/dog00.png", "canine"),
+        ("wolf/wolf00.png", "canine"),
+    ]
+    with pytest.raises(ValueError, match=r"labels must have a label for each class of the cut-outs, .* for dog, wolf"):
+        relabelled(cutouts_in(tmp_path), {"cat": "cat"})
+
+
+def test_water_birds_are_told_by_whole_words() -> None:
+    """The three land birds in whose names Waterbirds' script finds a "tern" are land birds here."""
+    land = ("021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee")
+    water = (
+        "001.Black_footed_Albatross",
+        "053.Western_Grebe",
+        "044.Frigatebird",
+        "100.Brown_Pelican",
+        "086.Pacific_Loon",
+    )
+    assert {water_or_land(name) for name in land} == {"landbird"}
+    assert {water_or_land(name) for name in water} == {"waterbird"}
