@@ -1,4 +1,4 @@
-"""The command line: ``aimwrap demo``, ``inspect`` and ``export``.
+"""The command line: ``aimwrap demo``, ``inspect``, ``export`` and ``data``.
 
 Needs the extra ``cli``; the demo needs ``demo``, and ONNX ``export``.
 """
@@ -18,12 +18,14 @@ try:
 except ImportError as error:
     raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
 
+from .data_cli import app as data_app
 from .export import ParityError, export_aotinductor, export_onnx, export_program
 from .export.formats import Format
 from .inspection import import_backbone, inspect_backbone
 from .model import AIM, Head
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.add_typer(data_app, name="data")
 
 
 @app.callback()

@@ -2,6 +2,7 @@
 
 from aimwrap.data.cub import CUB200, read_cub
 from aimwrap.data.digits_on_photographs import DigitSample, DigitsOnPhotographs
+from aimwrap.data.doctor import Examination, NotRecognisedError, examine
 from aimwrap.data.folder import LabelledFolder, read_folder
 from aimwrap.data.hard_imagenet import HardImageNet, read_hard_imagenet
 from aimwrap.data.imagenet100 import ImageNet100, read_imagenet100
@@ -29,11 +30,13 @@ __all__ = [
     "Batch",
     "DigitSample",
     "DigitsOnPhotographs",
+    "Examination",
     "HardImageNet",
     "ImageNet100",
     "ImageWoof",
     "LabelledFolder",
     "LabelledTable",
+    "NotRecognisedError",
     "Record",
     "Release",
     "ReleaseDataset",
@@ -44,6 +47,7 @@ __all__ = [
     "collate",
     "crop_and_flip",
     "eval_transform",
+    "examine",
     "group_number",
     "image_only",
     "jitter_crop_and_flip",

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from aimwrap.data.doctor.counts import check_counts, check_groups, check_labels, count
+from aimwrap.data.doctor.duplicates import worth_a_digest
+from aimwrap.data.doctor.files_there import check_images_there, check_masks_there
 from aimwrap.data.doctor.kinds_of_birds import FULLY_TIED_TRAIN, FULLY_TIED_VAL, cub_sizes, waterbirds_expected
+from aimwrap.data.doctor.listing import Listing
 from aimwrap.data.release import Record, Release
 from aimwrap.data.waterbirds_labels import OFFICIAL_COUNTS
 
@@ -85,6 +88,36 @@ def test_nothing_to_hold_against() -> None:
     assert (check.mark, check.summary) == ("ok", "6 images (2 train + 4 test), not held against any others")
     cub = check_counts(count(release), release, cub_sizes(release), "the official release")
     assert [finding.subject for finding in cub.findings] == ["train", "test"]
+
+
+def test_what_is_named_twice_is_found(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    names = (("1", "a.jpg", "train"), ("2", "a.jpg", "test"), ("2", "b.jpg", "test"))
+    records = tuple(Record(id, tmp_path / name, 0, split) for id, name, split in names)
+    check = check_images_there(Release("r", tmp_path, records, ("a",)), Listing())
+    assert check.mark == "fault"
+    assert [tuple(finding) for finding in check.findings] == [
+        ("a.jpg", "named 2 times; it must be once"),
+        ("2", "the id of 2 images; it must be of one"),
+    ]
+
+
+def test_masks_that_some_lack(tmp_path: Path) -> None:
+    (tmp_path / "m.png").write_bytes(b"")
+    records = (
+        Record("1", tmp_path / "a.jpg", 0, "train", mask_path=tmp_path / "m.png"),
+        Record("2", tmp_path / "b.jpg", 0, "train"),
+    )
+    check = check_masks_there(Release("r", tmp_path, records, ("a",)), Listing(), "Get them.")
+    assert (check.mark, check.summary) == ("warning", "1 of 2 images without one")
+    assert [finding.subject for finding in check.findings] == ["b.jpg"]
+
+
+def test_files_of_one_size_get_a_digest(tmp_path: Path) -> None:
+    for name, content in (("a", b"xy"), ("b", b"xz"), ("c", b"x")):
+        (tmp_path / name).write_bytes(content)
+    assert worth_a_digest([tmp_path / name for name in "abc"], Listing()) == [True, True, False]
 
 
 def test_labels_and_groups_that_are_lacking() -> None:

@@ -46,9 +46,8 @@ def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) 
 
 
 def _is_a_leak(records: Sequence[Record]) -> bool:
-    return (
-        len({record.path for record in records}) > 1 and len({(record.split, record.label) for record in records}) > 1
-    )
+    kinds = {(record.split, record.label) for record in records}
+    return len(kinds) > 1 and len({record.path for record in records}) > 1
 
 
 def _finding(records: Sequence[Record], release: Release) -> Finding:
