@@ -90,6 +90,8 @@ def test_a_folder_per_class_with_masks(tmp_path: Path) -> None:
     assert findings(found) == {} and found.checks[4].summary == "all 16 are there"
     mask(masks / "train" / "cat" / "a.png", size=(8, 8))
     assert findings(examine(root, masks=masks)).keys() == {"fault sizes"}
+    shutil.copy(root / "train" / "cat" / "a.png", root / "train" / "cat" / "copy.png")
+    assert findings(examine(root)) == {}  # no leak: one split, one label
     shutil.copy(root / "train" / "cat" / "a.png", root / "val" / "cat" / "a.png")
     assert findings(examine(root)).keys() == {"fault duplicates"}
 
