@@ -1,4 +1,4 @@
-"""The command line's part on data: ``aimwrap data build`` and ``digits``."""
+"""The command line's part on data: ``aimwrap data build``, ``digits`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ from .data.cub import read_cub
 from .data.digits_on_photographs import DigitsOnPhotographs
 from .data.files import read_csv
 from .data.release import SPLITS, Release
+from .doctor_cli import doctor
 
-app = typer.Typer(no_args_is_help=True, help="Build data sets whose background is tied to the label.")
+app = typer.Typer(no_args_is_help=True, help="Examine data sets, and build some whose background is tied to the label.")
+app.command()(doctor)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from aimwrap.data.built import Built, read_built
 from aimwrap.data.cub import CUB200, read_cub
 from aimwrap.data.digits_on_photographs import DigitSample, DigitsOnPhotographs
+from aimwrap.data.doctor import Examination, NotRecognisedError, examine
 from aimwrap.data.folder import LabelledFolder, read_folder
 from aimwrap.data.hard_imagenet import HardImageNet, read_hard_imagenet
 from aimwrap.data.imagenet100 import ImageNet100, read_imagenet100
@@ -31,11 +32,13 @@ __all__ = [
     "Built",
     "DigitSample",
     "DigitsOnPhotographs",
+    "Examination",
     "HardImageNet",
     "ImageNet100",
     "ImageWoof",
     "LabelledFolder",
     "LabelledTable",
+    "NotRecognisedError",
     "Record",
     "Release",
     "ReleaseDataset",
@@ -46,6 +49,7 @@ __all__ = [
     "collate",
     "crop_and_flip",
     "eval_transform",
+    "examine",
     "group_number",
     "image_only",
     "jitter_crop_and_flip",

@@ -20,6 +20,8 @@ from torch import Tensor
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
+# No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
 def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
@@ -145,7 +147,7 @@ def _decode(path: Path) -> Image.Image:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        return Image.open(path, formats=FORMATS)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or lies elsewhere (aimwrap data doctor FOLDER lists "

@@ -1,0 +1,202 @@
+"""The examination from end to end: recognise, read the tables, look at every file, judge."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ..release import Release
+from .counts import check_counts, check_groups, check_labels, count
+from .duplicates import check_duplicates, worth_a_digest
+from .examination import Check, Count, Examination
+from .files_there import check_images_there, check_masks_there, check_unnamed
+from .kind import Kind, Sources
+from .listing import Listing, folders_below, pictures
+from .readable import check_boxes, check_mask_contents, check_readable, check_sizes
+from .recognise import Recognised, recognise
+from .scan import Look, look_at_all, look_at_image, look_at_mask
+from .words import numbered
+
+
+class Options(NamedTuple):
+    """How to examine, beside what.
+
+    Attributes:
+        official: whether the counts are to be the official release's.
+        quick: whether files are opened for their headers alone.
+        workers: threads that open files; None takes one per core.
+        progress: whether there is a progress bar.
+    """
+
+    official: bool = True
+    quick: bool = False
+    workers: int | None = None
+    progress: bool = False
+
+
+def examine(
+    path: str | os.PathLike[str],
+    kind: str | None = None,
+    *,
+    cub: str | os.PathLike[str] | None = None,
+    segmentations: str | os.PathLike[str] | None = None,
+    imagenet: str | os.PathLike[str] | None = None,
+    class_list: str | os.PathLike[str] | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    official: bool = True,
+    quick: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Examination:
+    """Examine a data set on disk: counts, columns, splits, groups, files, masks, boxes, duplicates.
+
+    Opens every file that the set names, as its reader does, and writes nothing. What is wrong with the set is in the
+    result and is never raised. ``aimwrap data doctor PATH`` prints it.
+
+    Args:
+        path: the set's folder, the one that it lies in, or one of its own.
+        kind: what to take it for, such as ``"waterbirds"``; None looks what it is.
+        cub: the folder ``CUB_200_2011``, or the one above, for sets that are made of CUB's birds.
+        segmentations: CUB's segmentations, where they lie elsewhere.
+        imagenet: an ImageNet tree, for Hard-ImageNet.
+        class_list: of ImageNet-100.
+        annotations: ImageNet's validation boxes, for ImageNet-100.
+        masks: of a folder per class, a folder with the same names.
+        official: whether the counts are to be the official release's; False for a part of it.
+        quick: whether files are opened for their headers alone, which finds missing files and wrong sizes, and
+            neither damaged ones nor duplicates.
+        workers: threads that open files; None takes one per core.
+        progress: whether there is a progress bar (extra ``cli``).
+
+    Returns:
+        What was found.
+
+    Raises:
+        NotRecognisedError: a ``ValueError``, if there is no such folder, no kind fits or several do, or the kind needs
+            one of the other folders.
+        ValueError: if ``workers`` is not positive.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be a positive number of threads, or None for one per core; got {workers}")
+    sources = Sources(*(_expanded(each) for each in (cub, segmentations, imagenet, class_list, annotations, masks)))
+    options = Options(official, quick, workers, progress)
+    here = Path(path).expanduser()
+    found = recognise(here, sources, kind)
+    release = _read(found, sources)
+    if isinstance(release, Check):
+        return _without_release(here, found, release, options)
+    listing = Listing()
+    counts = count(release)
+    checks = tuple(_checks(release, counts, found.kind, listing, options))
+    return Examination(
+        here,
+        found.kind.name,
+        release.name,
+        release.root,
+        found.reason,
+        release.classes,
+        release.places,
+        counts,
+        checks,
+        release.notes,
+        _next_lines(here, found, sources, all(check.mark != "fault" for check in checks)),
+        quick,
+    )
+
+
+def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
+
+
+def _read(found: Recognised, sources: Sources) -> Release | Check:
+    """What the tables and folders say, or what is wrong with them."""
+    try:
+        release = found.kind.read(found.root, sources)
+    except (OSError, ValueError) as error:
+        return Check("tables", "fault", str(error))
+    return release if release.records else Check("tables", "fault", "they name no image at all")
+
+
+def _without_release(path: Path, found: Recognised, problem: Check, options: Options) -> Examination:
+    """Where the tables are at fault, the pictures are looked at all the same: people want to hear of both at once."""
+    paths = pictures(Listing(), folders_below(found.root))
+    readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
+    note = "The tables could not be read, so nothing was held against them: mend them first, and examine again."
+    return Examination(
+        path,
+        found.kind.name,
+        found.kind.title,
+        found.root,
+        found.reason,
+        (),
+        (),
+        (),
+        (problem, readable),
+        (note,),
+        _next_lines(path, found, Sources(), healthy=False),
+        options.quick,
+    )
+
+
+def _checks(
+    release: Release, counts: tuple[Count, ...], kind: Kind, listing: Listing, options: Options
+) -> Iterator[Check]:
+    yield Check("tables", "ok", f"{numbered(len(release.records), 'image')}, read without a fault")
+    yield check_counts(counts, release, kind.expected(release) if options.official else None, kind.authority)
+    yield check_labels(counts, release, kind.num_classes if options.official else None)
+    if release.places:
+        yield check_groups(counts, release)
+    yield check_images_there(release, listing)
+    yield check_masks_there(release, listing, kind.where_masks)
+    folders = list(kind.own_folders(release))
+    if folders:
+        yield check_unnamed(release, folders, listing)
+    images, masks = _look(release, listing, options)
+    yield check_readable({**images, **masks}, release.root, options.quick)
+    seen = [
+        (record, images[record.path], masks.get(record.mask_path) if record.mask_path is not None else None)
+        for record in release.records
+        if record.path in images
+    ]
+    yield check_sizes(seen, release.root)
+    if masks and not options.quick:
+        yield check_mask_contents(seen, release.root, kind.some_masks_are_empty)
+    if any(record.boxes is not None for record in release.records):
+        yield check_boxes(seen, release)
+    if not options.quick:
+        yield check_duplicates(release, images, kind.duplicates)
+
+
+def _look(release: Release, listing: Listing, options: Options) -> tuple[Mapping[Path, Look], Mapping[Path, Look]]:
+    """At every image and every mask that is there, each once."""
+    there = [path for path in dict.fromkeys(record.path for record in release.records) if listing.has(path)]
+    images = _look_at_images(there, worth_a_digest(there, listing), options)
+    named = dict.fromkeys(record.mask_path for record in release.records if record.mask_path is not None)
+    masks = [path for path in named if listing.has(path)]
+
+    def look_at(path: Path) -> Look:
+        return look_at_mask(path, release.any_value_is_object, options.quick)
+
+    seen = look_at_all(look_at, masks, options.workers, "masks", options.progress)
+    return images, dict(zip(masks, seen, strict=True))
+
+
+def _look_at_images(paths: list[Path], digests: list[bool], options: Options) -> dict[Path, Look]:
+    def look_at(item: tuple[Path, bool]) -> Look:
+        return look_at_image(item[0], options.quick, digest=item[1])
+
+    items = list(zip(paths, digests, strict=True))
+    return dict(zip(paths, look_at_all(look_at, items, options.workers, "images", options.progress), strict=True))
+
+
+def _next_lines(path: Path, found: Recognised, sources: Sources, healthy: bool) -> tuple[str, ...]:
+    if not healthy:
+        return (f"aimwrap data doctor {shlex.quote(str(path))}   # again, once it is mended",)
+    return (
+        "aimwrap inspect convnext_tiny   # what masks on a backbone cost, and the lines that train it",
+        f"python -c {shlex.quote(found.kind.reads(found.root, sources) + '; print(len(train), train[0])')}",
+    )

@@ -1,0 +1,160 @@
+"""Every file opened as the reader opens it, side by side, so that what the doctor calls whole can be read.
+
+Side by side in threads: Pillow lets others run while it decodes, so two threads take photographs of ImageNet's size as
+fast as two processes do; and 3,000 small images with their masks took 0.9 s in threads and 19 s in two fresh processes,
+most of it for importing torch twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from PIL import ImageFile
+
+from aimwrap.progress import with_progress
+
+from ..files import image_size, open_image, open_object_mask
+from ..release import Box
+
+CHUNK = 32  # files a thread takes at once
+T = TypeVar("T")
+
+
+class MaskLook(NamedTuple):
+    """What a mask covers.
+
+    Attributes:
+        share: of the pixels that are at least half object.
+        brightest: value, in [0, 1].
+        box: around the pixels that are at least half object; None if there are none.
+    """
+
+    share: float
+    brightest: float
+    box: Box | None
+
+
+class Look(NamedTuple):
+    """What was seen of a file.
+
+    Attributes:
+        size: (H, W), or None if it could not be read.
+        error: why not, or None.
+        digest: SHA-256 of the file, where it was asked for.
+        mask: what it covers, where it is a mask and was decoded.
+    """
+
+    size: tuple[int, int] | None
+    error: str | None = None
+    digest: str | None = None
+    mask: MaskLook | None = None
+
+
+def look_at_image(path: Path, quick: bool = False, digest: bool = False) -> Look:
+    """Open an image.
+
+    Args:
+        path: of its file.
+        quick: read the header alone.
+        digest: compute the SHA-256 of the file, too.
+    """
+    try:
+        if quick:
+            return Look(image_size(path))
+        image = open_image(path)
+        return Look((image.height, image.width), digest=_digest(path) if digest else None)
+    except Exception as error:  # a decoder that meets arbitrary bytes raises what it likes
+        return Look(None, _reason(error, path))
+
+
+def look_at_mask(path: Path, any_value: bool, quick: bool = False) -> Look:
+    """Open a mask.
+
+    Args:
+        path: of its file.
+        any_value: whether every value above zero means the object.
+        quick: read the header alone.
+    """
+    try:
+        if quick:
+            return Look(image_size(path))
+        mask = open_object_mask(path, any_value)[0].numpy()
+    except Exception as error:  # likewise
+        return Look(None, _reason(error, path))
+    half = mask >= 0.5
+    rows, columns = np.flatnonzero(half.any(axis=1)), np.flatnonzero(half.any(axis=0))
+    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)) if len(rows) else None
+    height, width = mask.shape
+    return Look((height, width), mask=MaskLook(float(half.mean()), float(mask.max()), box))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """The error's first sentence, without the path, which the finding has already."""
+    text = str(error) or type(error).__name__
+    return text.removeprefix(f"{path} ").split(". ")[0]
+
+
+def look_at_all(
+    look: Callable[[T], Look], items: Sequence[T], workers: int | None, description: str, progress: bool
+) -> list[Look]:
+    """Look at many files.
+
+    Args:
+        look: at one of them.
+        items: what it is called with.
+        workers: threads; None takes as many as there are cores.
+        description: of the progress bar.
+        progress: whether there is one.
+
+    Returns:
+        What was seen, in the order of the items.
+    """
+
+    def look_at(chunk: Sequence[T]) -> list[Look]:
+        return [look(item) for item in chunk]
+
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    with _strict_and_silent_decoding(), ThreadPoolExecutor(workers or available_cores()) as pool:
+        try:
+            looks: Iterable[Look] = (seen for chunk in pool.map(look_at, chunks) for seen in chunk)
+            return list(with_progress(looks, description, "file", len(items)) if progress else looks)
+        except BaseException:  # Ctrl-C is not to wait for the files that are queued
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _strict_and_silent_decoding() -> Iterator[None]:
+    """Pillow takes cut files for whole where ``LOAD_TRUNCATED_IMAGES`` is set, as many training scripts do.
+
+    Its warnings are silenced around all threads at once, since ``catch_warnings`` is not safe inside of them.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -1,0 +1,74 @@
+"""``aimwrap data doctor`` on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .data.doctor import NotRecognisedError, examine
+from .data.doctor.examination import Mark
+from .data.doctor.report import report
+
+COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
+IN_IMAGENET = "An ImageNet tree with train/ and val/, where Hard-ImageNet's images lie."
+
+
+def doctor(
+    path: Annotated[Path, typer.Argument(help="The set's folder, the one that it lies in, or one of its own.")],
+    kind: Annotated[
+        str | None, typer.Option("--as", help="What to take it for, such as waterbirds; otherwise it is recognised.")
+    ] = None,
+    cub: Annotated[Path | None, typer.Option(help="CUB_200_2011, for sets that are made of its birds.")] = None,
+    segmentations: Annotated[Path | None, typer.Option(help="CUB's segmentations, where they lie elsewhere.")] = None,
+    imagenet: Annotated[Path | None, typer.Option(help=IN_IMAGENET)] = None,
+    class_list: Annotated[Path | None, typer.Option(help="ImageNet-100's list of classes, a text file.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="ImageNet's validation boxes, for ImageNet-100.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Masks of a folder per class, with the same names.")] = None,
+    subset: Annotated[bool, typer.Option("--subset", help="It is a part on purpose: do not compare counts.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Read the files' headers alone: no damage, no duplicates.")] = (
+        False
+    ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that open files; by default one per core.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
+) -> None:
+    """Say what is wrong with a data set on disk, and what to do about it.
+
+    Opens every file that the set names, and writes nothing. Exit code 0 says that it is healthy, 1 that there are
+    faults, 2 that it was not recognised.
+    """
+    try:
+        found = examine(
+            path,
+            kind,
+            cub=cub,
+            segmentations=segmentations,
+            imagenet=imagenet,
+            class_list=class_list,
+            annotations=annotations,
+            masks=masks,
+            official=not subset,
+            quick=quick,
+            workers=workers,
+            progress=sys.stderr.isatty(),
+        )
+    except NotRecognisedError as error:
+        _print(json.dumps({"version": 1, "path": str(path), "error": str(error)}) if as_json else str(error), as_json)
+        raise typer.Exit(2) from error
+    _print(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured), on_output=True)
+    raise typer.Exit(found.exit_code)
+
+
+def _coloured(text: str, mark: Mark) -> str:
+    return typer.style(text, fg=COLOURS[mark])
+
+
+def _print(text: str, on_output: bool) -> None:
+    """Print what the terminal cannot show as escapes, such as names of classes where it knows ASCII alone."""
+    encoding = (sys.stdout if on_output else sys.stderr).encoding or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=not on_output)
