@@ -16,7 +16,7 @@ NOTHING = Sources()
 
 def test_every_kind_has_its_own_name() -> None:
     names = [kind.name for kind in (*SPECIFIC, *GENERIC)]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 9
 
 
 def test_birds_are_told_from_the_folder_the_one_above_and_one_below(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
     ):
         with pytest.raises(NotRecognisedError, match=message):
             recognise(path, NOTHING)
-    with pytest.raises(NotRecognisedError, match="--as must be one of cub, waterbirds"):
+    with pytest.raises(NotRecognisedError, match="--as must be one of built, cub, waterbirds"):
         recognise(tmp_path, NOTHING, "birds")
 
 

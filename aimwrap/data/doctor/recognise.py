@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .kind import Kind, Sources
+from .kind_of_built import BUILT
 from .kinds_of_birds import CUB, TRAVELING_BIRDS, WATERBIRDS
 from .kinds_of_folders import FOLDER, TABLE
 from .kinds_of_imagenet import HARD_IMAGENET, IMAGENET100, IMAGEWOOF
 from .listing import subfolders
 
-SPECIFIC = (CUB, WATERBIRDS, TRAVELING_BIRDS, HARD_IMAGENET, IMAGEWOOF, IMAGENET100)  # the surest evidence first
+SPECIFIC = (BUILT, CUB, WATERBIRDS, TRAVELING_BIRDS, HARD_IMAGENET, IMAGEWOOF, IMAGENET100)  # the surest evidence first
 GENERIC = (TABLE, FOLDER)  # would fit many a release, too
 EXAMPLES = 10  # of folders that a message names
 
