@@ -11,6 +11,7 @@ import typer
 
 from .data.doctor import NotRecognisedError, examine
 from .data.doctor.examination import Mark
+from .data.doctor.examine import COLUMNS
 from .data.doctor.report import report
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
@@ -18,7 +19,9 @@ IN_IMAGENET = "An ImageNet tree with train/ and val/, where Hard-ImageNet's imag
 
 
 def doctor(
-    path: Annotated[Path, typer.Argument(help="The set's folder, the one that it lies in, or one of its own.")],
+    path: Annotated[
+        Path, typer.Argument(help="The set's folder, the one that it lies in, or one of its own; or a CSV file.")
+    ],
     kind: Annotated[
         str | None, typer.Option("--as", help="What to take it for, such as waterbirds; otherwise it is recognised.")
     ] = None,
@@ -28,6 +31,13 @@ def doctor(
     class_list: Annotated[Path | None, typer.Option(help="ImageNet-100's list of classes, a text file.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="ImageNet's validation boxes, for ImageNet-100.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Masks of a folder per class, with the same names.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="A table's column: image=file, label, place, group, split or mask; repeat it."),
+    ] = None,
+    any_value_is_object: Annotated[
+        bool, typer.Option("--any-value-is-object", help="Masks of your own: whatever is not zero, such as 1.")
+    ] = False,
     subset: Annotated[bool, typer.Option("--subset", help="It is a part on purpose: do not compare counts.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Read the files' headers alone: no damage, no duplicates.")] = (
         False
@@ -52,6 +62,8 @@ def doctor(
             class_list=class_list,
             annotations=annotations,
             masks=masks,
+            columns=_columns(column or []),
+            any_value_is_object=any_value_is_object,
             official=not subset,
             quick=quick,
             workers=workers,
@@ -62,6 +74,20 @@ def doctor(
         raise typer.Exit(2) from error
     _print(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured), on_output=True)
     raise typer.Exit(found.exit_code)
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    """Of ``--column``, by the reader's arguments."""
+    columns = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        argument = "split_column" if name == "split" else name
+        if not (equals and column and argument in COLUMNS):
+            raise typer.BadParameter(
+                f"--column must be NAME=COLUMN with image, label, place, group, split or mask for NAME, got {pair!r}"
+            )
+        columns[argument] = column
+    return columns
 
 
 def _coloured(text: str, mark: Mark) -> str:

@@ -177,7 +177,7 @@ class AIM(nn.Module, Shareable):
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
         self.preprocessing: Preprocessing | None = preprocessing_of(backbone)
         self.class_names: tuple[str, ...] | None = None
-        came_from = backbone_record(backbone, name, backbone_kwargs)
+        came_from = backbone_record(backbone, name, backbone_kwargs, tapped.image_shape[0])
         self._recipe = Recipe(came_from, tapped.image_shape, width, mask_width, mask_norm)
 
         channels = [tap.channels for tap in self.taps]

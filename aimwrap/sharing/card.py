@@ -75,7 +75,7 @@ def plain(text: str) -> str:
 
 
 def _snippet(model: AIM, location: str) -> str:
-    named = model._recipe.backbone.name is not None
+    named = model._recipe.backbone.named().name is not None
     call = f"AIM.from_pretrained({location!r}{'' if named else ', backbone=backbone'})"
     needed = "import torch" if model.preprocessing is None else "from PIL import Image"
     lines = [needed, "from aimwrap import AIM, explain", ""]
@@ -100,7 +100,7 @@ def _facts(model: AIM) -> list[tuple[str, str]]:
         for stage, tap, tau in zip(model.stages, model.taps, model.tau, strict=True)
     ]
     facts = [
-        ("backbone", model._recipe.backbone.was),
+        ("backbone", model._recipe.backbone.named().was),
         ("head", model.head),
         *((f"stage {stage.split(':')[0]}", stage.split(": ", 1)[1]) for stage in stages),
         ("pooling", f"mean over {model.pooling} positions"),

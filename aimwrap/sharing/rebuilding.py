@@ -36,11 +36,11 @@ def config_of(model: AIM, size: int, sha256: str) -> Config:
         The config.
     """
     recipe = model._recipe
-    name, arguments, was = recipe.backbone
+    backbone = recipe.backbone.named()
     return Config(
         variant=model.variant,
-        backbone=None if name is None else (name, decoded_json(json.loads(arguments))),
-        backbone_was=was,
+        backbone=None if backbone.name is None else (backbone.name, decoded_json(json.loads(backbone.arguments))),
+        backbone_was=backbone.was,
         arguments={
             "stages": list(model.stages),
             "tau": [float(area) for area in model.tau],

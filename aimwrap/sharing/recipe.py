@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..backbones import find_builder
+from .recognising import Likeness, implied_by_weights, likeness, recognise
 
 # What makes a builder fetch or read weights, or place them; the folder's own weights come in their stead.
 _ABOUT_WEIGHTS = {
     "timm": {"pretrained", "checkpoint_path", "cache_dir", "device", "dtype"},
     "torchvision": {"weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"},
 }
-_SET_BY_WEIGHTS = ("transform_input", "aux_logits", "image_size")
 _ADDRESSES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"}  # in timm's pretrained_cfg
 _TAGS = ("tuple", "float")
 
@@ -28,11 +28,18 @@ class BackboneRecord(NamedTuple):
         name: library and model, such as ``"timm/resnet18"``; None where it cannot be built by name.
         arguments: of the builder, as JSON.
         was: the same in words, or the module's class: for messages.
+        likeness: what a backbone that came as a module was like, so that :meth:`named` may find its name.
     """
 
     name: str | None
     arguments: str
     was: str
+    likeness: Likeness | None = None
+
+    def named(self) -> BackboneRecord:
+        """The record with the name and arguments that build the same module, if a library's do."""
+        found = None if self.likeness is None else recognise(self.likeness)
+        return self if found is None else BackboneRecord(*found, found[0])
 
 
 class Recipe(NamedTuple):
@@ -53,24 +60,28 @@ class Recipe(NamedTuple):
     mask_norm: str
 
 
-def backbone_record(backbone: nn.Module, name: str | None, arguments: Mapping[str, Any] | None) -> BackboneRecord:
+def backbone_record(
+    backbone: nn.Module, name: str | None, arguments: Mapping[str, Any] | None, in_channels: int
+) -> BackboneRecord:
     """Describe a backbone.
 
     Args:
-        backbone: the module.
+        backbone: the module, as it came.
         name: the name it was built by, if any.
         arguments: what its builder was given.
+        in_channels: of its images.
 
     Returns:
         The record. A backbone whose arguments JSON cannot hold is one that cannot be built by name.
     """
     if name is None:
-        source = type(getattr(backbone, "_orig_mod", backbone))  # what torch.compile wraps
-        return BackboneRecord(None, "{}", f"{source.__module__}.{source.__qualname__}")
+        module = getattr(backbone, "_orig_mod", backbone)  # what torch.compile wraps
+        was = f"{type(module).__module__}.{type(module).__qualname__}"
+        return BackboneRecord(None, "{}", was, likeness(module, in_channels))
     library, model = find_builder(name)
     kept = without_weights(library, arguments or {})
     if library == "torchvision":
-        kept = _implied_by_weights(backbone) | kept
+        kept = implied_by_weights(backbone) | kept
     encoded, left = {}, []
     for key, value in kept.items():
         try:
@@ -89,12 +100,6 @@ def without_weights(library: str, arguments: Mapping[str, Any]) -> dict[str, Any
         if isinstance(kept[key], Mapping):
             kept[key] = {inner: value for inner, value in kept[key].items() if inner not in _ADDRESSES}
     return kept
-
-
-def _implied_by_weights(backbone: nn.Module) -> dict[str, Any]:
-    """What torchvision's builders set, besides values, where weights are asked for."""
-    implied = {key: getattr(backbone, key) for key in _SET_BY_WEIGHTS if hasattr(backbone, key)}
-    return implied | ({"init_weights": False} if "transform_input" in implied else {})
 
 
 def encoded_json(value: Any) -> Any:

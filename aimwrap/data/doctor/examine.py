@@ -20,6 +20,8 @@ from .recognise import Recognised, recognise
 from .scan import Look, look_at_all, look_at_image, look_at_mask
 from .words import numbered
 
+COLUMNS = ("image", "label", "place", "group", "split_column", "mask")
+
 
 class Options(NamedTuple):
     """How to examine, beside what.
@@ -47,6 +49,8 @@ def examine(
     class_list: str | os.PathLike[str] | None = None,
     annotations: str | os.PathLike[str] | None = None,
     masks: str | os.PathLike[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    any_value_is_object: bool = False,
     official: bool = True,
     quick: bool = False,
     workers: int | None = None,
@@ -58,7 +62,7 @@ def examine(
     result and is never raised. ``aimwrap data doctor PATH`` prints it.
 
     Args:
-        path: the set's folder, the one that it lies in, or one of its own.
+        path: the set's folder, the one that it lies in, or one of its own; or a table, a CSV file.
         kind: what to take it for, such as ``"waterbirds"``; None looks what it is.
         cub: the folder ``CUB_200_2011``, or the one above, for sets that are made of CUB's birds.
         segmentations: CUB's segmentations, where they lie elsewhere.
@@ -66,6 +70,9 @@ def examine(
         class_list: of ImageNet-100.
         annotations: ImageNet's validation boxes, for ImageNet-100.
         masks: of a folder per class, a folder with the same names.
+        columns: of a table, by arguments of :func:`~aimwrap.data.read_table`: ``{"image": "file"}``. Known are
+            ``image``, ``label``, ``place``, ``group``, ``split_column`` and ``mask``.
+        any_value_is_object: of masks of one's own, whether every value above zero means the object.
         official: whether the counts are to be the official release's; False for a part of it.
         quick: whether files are opened for their headers alone, which finds missing files and wrong sizes, and
             neither damaged ones nor duplicates.
@@ -78,17 +85,27 @@ def examine(
     Raises:
         NotRecognisedError: a ``ValueError``, if there is no such folder, no kind fits or several do, or the kind needs
             one of the other folders.
-        ValueError: if ``workers`` is not positive.
+        ValueError: if ``workers`` is not positive, or ``columns`` has unknown names.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be a positive number of threads, or None for one per core; got {workers}")
-    sources = Sources(*(_expanded(each) for each in (cub, segmentations, imagenet, class_list, annotations, masks)))
-    options = Options(official, quick, workers, progress)
     here = Path(path).expanduser()
+    sources = Sources(
+        cub=_expanded(cub),
+        segmentations=_expanded(segmentations),
+        imagenet=_expanded(imagenet),
+        class_list=_expanded(class_list),
+        annotations=_expanded(annotations),
+        masks=_expanded(masks),
+        table=here if here.suffix.lower() == ".csv" and here.is_file() else None,
+        columns=_checked_columns(columns or {}),
+        any_value_is_object=any_value_is_object,
+    )
+    options = Options(official, quick, workers, progress)
     found = recognise(here, sources, kind)
     release = _read(found, sources)
     if isinstance(release, Check):
-        return _without_release(here, found, release, options)
+        return _without_release(here, found, release, sources, options)
     listing = Listing()
     counts = count(release)
     checks = tuple(_checks(release, counts, found.kind, listing, options))
@@ -112,6 +129,13 @@ def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path).expanduser()
 
 
+def _checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown:
+        raise ValueError(f"columns must be of {', '.join(COLUMNS)}; got {unknown[0]!r}")
+    return columns
+
+
 def _read(found: Recognised, sources: Sources) -> Release | Check:
     """What the tables and folders say, or what is wrong with them."""
     try:
@@ -121,7 +145,7 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
     return release if release.records else Check("tables", "fault", "they name no image at all")
 
 
-def _without_release(path: Path, found: Recognised, problem: Check, options: Options) -> Examination:
+def _without_release(path: Path, found: Recognised, problem: Check, sources: Sources, options: Options) -> Examination:
     """Where the tables are at fault, the pictures are looked at all the same: people want to hear of both at once."""
     paths = pictures(Listing(), folders_below(found.root))
     readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
@@ -137,7 +161,7 @@ def _without_release(path: Path, found: Recognised, problem: Check, options: Opt
         (),
         (problem, readable),
         (note,),
-        _next_lines(path, found, Sources(), healthy=False),
+        _next_lines(path, found, sources, healthy=False),
         options.quick,
     )
 
@@ -195,8 +219,20 @@ def _look_at_images(paths: list[Path], digests: list[bool], options: Options) ->
 
 def _next_lines(path: Path, found: Recognised, sources: Sources, healthy: bool) -> tuple[str, ...]:
     if not healthy:
-        return (f"aimwrap data doctor {shlex.quote(str(path))}   # again, once it is mended",)
+        return (f"aimwrap data doctor {shlex.join([str(path), *_as_options(sources)])}   # again, once it is mended",)
     return (
         "aimwrap inspect convnext_tiny   # what masks on a backbone cost, and the lines that train it",
         f"python -c {shlex.quote(found.kind.reads(found.root, sources) + '; print(len(train), train[0])')}",
     )
+
+
+def _as_options(sources: Sources) -> Iterator[str]:
+    """The sources as they are given on the command line."""
+    for name in ("cub", "segmentations", "imagenet", "class_list", "annotations", "masks"):
+        value = getattr(sources, name)
+        if value is not None:
+            yield from (f"--{name.replace('_', '-')}", str(value))
+    for argument, column in sources.columns.items():
+        yield from ("--column", f"{argument.removesuffix('_column')}={column}")
+    if sources.any_value_is_object:
+        yield "--any-value-is-object"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..release import Release
@@ -21,6 +22,10 @@ class Sources(NamedTuple):
         class_list: of ImageNet-100.
         annotations: ImageNet's validation boxes, for ImageNet-100.
         masks: of a folder per class, a folder with the same names.
+        table: the CSV file, for images by a table; None looks for it.
+        columns: of the table, where they are not called as :func:`~aimwrap.data.read_table` expects: its arguments
+            ``image``, ``label``, ``place``, ``group``, ``split_column`` and ``mask``.
+        any_value_is_object: of masks of one's own, whether every value above zero means the object.
     """
 
     cub: Path | None = None
@@ -29,6 +34,9 @@ class Sources(NamedTuple):
     class_list: Path | None = None
     annotations: Path | None = None
     masks: Path | None = None
+    table: Path | None = None
+    columns: Mapping[str, str] = MappingProxyType({})
+    any_value_is_object: bool = False
 
 
 def nothing_lacks(root: Path, sources: Sources) -> str | None:
@@ -80,15 +88,17 @@ class Kind(NamedTuple):
     duplicates: Mark = "fault"
 
 
-def call(name: str, root: Path, **given: Path | str | None) -> str:
+def call(name: str, root: Path, **given: Path | str | bool | None) -> str:
     """The Python that makes a data set.
 
     >>> call("Waterbirds", Path("birds"), cub=None)
     'from aimwrap.data import Waterbirds; train = Waterbirds("birds", "train")'
     """
-    rest = "".join(f", {argument}={_quoted(value)}" for argument, value in given.items() if value is not None)
+    rest = "".join(f", {argument}={_quoted(value)}" for argument, value in given.items() if value not in (None, False))
     return f'from aimwrap.data import {name}; train = {name}({_quoted(root)}, "train"{rest})'
 
 
-def _quoted(value: Path | str) -> str:
+def _quoted(value: Path | str | bool) -> str:
+    if isinstance(value, bool):
+        return str(value)
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

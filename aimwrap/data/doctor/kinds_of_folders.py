@@ -14,8 +14,9 @@ from .listing import Listing, first_line, folders_below, pictures, subfolders
 
 def table_evidence(folder: Path, sources: Sources) -> str | None:
     """The one table with a column of images and one of labels."""
-    tables = _tables(folder)
-    return f"{tables[0].name} has the columns image and label" if len(tables) == 1 else None
+    tables = _tables(folder, sources)
+    columns = " and ".join(_needed_columns(sources))
+    return f"{tables[0].name} has the columns {columns}" if len(tables) == 1 else None
 
 
 def folder_evidence(folder: Path, sources: Sources) -> str | None:
@@ -30,14 +31,34 @@ def folder_evidence(folder: Path, sources: Sources) -> str | None:
     return None
 
 
-def _tables(folder: Path) -> list[Path]:
+def _needed_columns(sources: Sources) -> list[str]:
+    return [sources.columns.get(name, name) for name in ("image", "label")]
+
+
+def _tables(folder: Path, sources: Sources) -> list[Path]:
+    if sources.table is not None:
+        return [sources.table]
     names = sorted(name for name in Listing().files(folder) if name.lower().endswith(".csv"))
-    return [folder / name for name in names if {"image", "label"} <= set(first_line(folder / name).split(","))]
+    needed = set(_needed_columns(sources))
+    return [folder / name for name in names if needed <= set(first_line(folder / name).split(","))]
+
+
+def _table(root: Path, sources: Sources) -> Path:
+    return (_tables(root, sources) or [root / "metadata.csv"])[0]
 
 
 def _read_table(root: Path, sources: Sources) -> Release:
-    tables = _tables(root)
-    return read_table(tables[0] if tables else root / "metadata.csv")
+    columns = sources.columns
+    return read_table(
+        _table(root, sources),
+        image=columns.get("image", "image"),
+        label=columns.get("label", "label"),
+        place=columns.get("place", "place"),
+        group=columns.get("group", "group"),
+        split_column=columns.get("split_column", "split"),
+        mask=columns.get("mask", "mask"),
+        any_value_is_object=sources.any_value_is_object,
+    )
 
 
 def _all_folders(release: Release) -> Iterable[Path]:
@@ -49,14 +70,18 @@ TABLE = Kind(
     "images listed in a table",
     table_evidence,
     _read_table,
-    lambda root, sources: call("LabelledTable", (_tables(root) or [root / "metadata.csv"])[0]),
+    lambda root, sources: call(
+        "LabelledTable", _table(root, sources), **sources.columns, any_value_is_object=sources.any_value_is_object
+    ),
     own_folders=_all_folders,
 )
 FOLDER = Kind(
     "folder",
     "a folder per class",
     folder_evidence,
-    lambda root, sources: read_folder(root, masks=sources.masks),
-    lambda root, sources: call("LabelledFolder", root, masks=sources.masks),
+    lambda root, sources: read_folder(root, masks=sources.masks, any_value_is_object=sources.any_value_is_object),
+    lambda root, sources: call(
+        "LabelledFolder", root, masks=sources.masks, any_value_is_object=sources.any_value_is_object
+    ),
     own_folders=_all_folders,
 )

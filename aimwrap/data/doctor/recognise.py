@@ -40,7 +40,7 @@ def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognis
     """Tell which set lies in a folder.
 
     Args:
-        path: the set's folder, the one that it lies in, or one of its own.
+        path: the set's folder, the one that it lies in, or one of its own; not looked at if the sources have a table.
         sources: what lies elsewhere.
         name: what to take it for, a kind's name; None looks.
 
@@ -50,10 +50,20 @@ def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognis
     Raises:
         NotRecognisedError: if there is no such folder, no kind fits, several sets lie in it, or it needs more sources.
     """
+    if sources.table is not None:
+        if name not in (None, TABLE.name):
+            raise NotRecognisedError(f"{path} is a table, and --as says {name!r}; leave it out, or pass a folder")
+        return Recognised(TABLE, sources.table.parent, "it is a CSV file")
     if not path.is_dir():
-        what = "is a file; unpack it, if it is an archive, and pass the folder" if path.exists() else "does not exist"
+        is_file = "is a file; unpack it, if it is an archive, and pass the folder, or pass a table (.csv)"
+        what = is_file if path.exists() else "does not exist"
         raise NotRecognisedError(f"PATH must be the folder of a data set, and {path} {what}")
     found = _chosen(path, sources, name) if name is not None else _found(path, sources)
+    if sources.columns and found.kind is not TABLE:
+        raise NotRecognisedError(
+            f"{path} was taken for {found.kind.title}, because {found.reason}, which has its own columns; leave "
+            "--column out, or pass the table itself (.csv)"
+        )
     lacking = found.kind.lacks(found.root, sources)
     if lacking is not None:
         raise NotRecognisedError(f"{found.root} was taken for {found.kind.title}, because {found.reason}. {lacking}")
@@ -74,7 +84,7 @@ def _found(path: Path, sources: Sources) -> Recognised:
     looks = (
         (SPECIFIC, [path]),
         (SPECIFIC, subfolders(path)),
-        (SPECIFIC, [path.resolve().parent]),
+        (_of_its_own(SPECIFIC, path, sources), [path.resolve().parent]),
         (GENERIC, [path]),
     )
     for kinds, folders in looks:
@@ -90,6 +100,12 @@ def _found(path: Path, sources: Sources) -> Recognised:
         f"{path} looks like no data set that is known here; its folders are: {there or 'none'}. Pass the folder in "
         f"which the set's own table lies, or its folders train and val or test, or say with --as what it is: {_names()}"
     )
+
+
+def _of_its_own(kinds: Sequence[Kind], path: Path, sources: Sources) -> list[Kind]:
+    """Those that no neighbour of the folder is: else ``data/mine`` would be taken for ``data/CUB_fixed``."""
+    neighbours = [folder for folder in subfolders(path.resolve().parent) if not folder.samefile(path)]
+    return [kind for kind in kinds if all(kind.evidence(folder, sources) is None for folder in neighbours)]
 
 
 def _first_that_fits(kinds: Sequence[Kind], folder: Path, sources: Sources) -> list[Recognised]:

@@ -1,7 +1,10 @@
-"""Train AIM on a released data set, and see how its worst group does and where it looks.
+"""Train AIM on a data set as it lies on disk, and see how its worst group does and where it looks.
 
-python examples/train_on_release.py waterbirds data/waterbird_complete95_forest2water2
-python examples/train_on_release.py hard-imagenet data/hardImageNet imagenet=data/imagenet
+python examples/train_on_dataset.py waterbirds data/waterbird_complete95_forest2water2
+python examples/train_on_dataset.py hard-imagenet data/hardImageNet imagenet=data/imagenet
+python examples/train_on_dataset.py folder data/mine masks=data/my-masks
+
+What comes after the folder are arguments of the reader, for their words see the documentation's page "Data".
 """
 
 import sys
@@ -14,9 +17,12 @@ from tqdm import tqdm
 from aimwrap import AIM, AIMLoss, MaskHealth, TauScheduler
 from aimwrap.data import (
     CUB200,
+    Built,
     HardImageNet,
     ImageNet100,
     ImageWoof,
+    LabelledFolder,
+    LabelledTable,
     TravelingBirds,
     Waterbirds,
     collate,
@@ -25,13 +31,16 @@ from aimwrap.data import (
 )
 from aimwrap.metrics import EnergyPointingGame, GroupAccuracy, class_activation_map
 
-RELEASES = {
+READERS = {
     "waterbirds": Waterbirds,
     "cub": CUB200,
     "traveling-birds": TravelingBirds,
     "hard-imagenet": HardImageNet,
     "imagenet-100": ImageNet100,
     "imagewoof": ImageWoof,
+    "built": Built,  # by `aimwrap data build`
+    "folder": LabelledFolder,
+    "table": LabelledTable,
 }
 EPOCHS, ANNEAL_EPOCHS = 20, 6
 
@@ -39,9 +48,10 @@ EPOCHS, ANNEAL_EPOCHS = 20, 6
 def main(name: str, root: str, *more: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments = dict(argument.split("=", 1) for argument in more)  # of the reader, such as cub=data/CUB_200_2011
-    train_set = RELEASES[name](root, "train", **arguments)
+    train_set = READERS[name](root, "train", **arguments)
     last_split = train_set.splits[-1]  # the test, or the validation where there is none
-    test_set = RELEASES[name](root, last_split, **arguments)
+    test_set = READERS[name](root, last_split, **arguments)
+    print(*(f"note: {note}" for note in test_set.release.notes), sep="\n")  # the traps that this copy has
     backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(train_set.classes))
     model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
     train_set.transform = train_transform(model.preprocessing)  # moves object masks and boxes with the image
@@ -65,6 +75,7 @@ def main(name: str, root: str, *more: str) -> None:
             health.update(output, training=True)
         schedule.step()
         health.warn()
+    print(f"on the {last_split} images:")
     evaluate(model.eval(), test_loader, device)
     model.save_pretrained(f"aim-{name}", class_names=train_set.classes)
 

@@ -1,0 +1,113 @@
+"""What the documentation's page on data says to type works, on miniatures of all the data sets that it names."""
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from imagenet_releases import class_folders, class_masks, hard_imagenet, imagenet100, imagewoof, picture
+from releases import make_cub, make_traveling_birds, make_waterbirds
+from typer.testing import CliRunner
+
+from aimwrap import AIM
+from aimwrap.cli import app
+from aimwrap.data.doctor import examine
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "data.md").read_text()
+EXAMPLE = ROOT / "examples" / "train_on_dataset.py"
+SMALLER = {
+    '"convnext_tiny", pretrained=True': '"test_convnext", pretrained=False',
+    "EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1",
+    "num_workers=2": "num_workers=0",
+}
+
+
+def lines_of(start: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def all_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("page") / "data"
+    make_cub(data)
+    make_waterbirds(data)
+    make_traveling_birds(data)
+    hard_imagenet(data)
+    _, class_list, _ = imagenet100(data)
+    class_list.rename(data / "imagenet100.txt")
+    imagewoof(data)
+    mine = class_folders(data).rename(data / "mine")
+    endings = (".jpg", ".jpeg", ".png", ".bmp")
+    for number, path in enumerate(sorted(path for path in mine.rglob("*") if path.suffix.lower() in endings)):
+        picture(path, seed=number)  # else those of one name are the same
+    class_masks(data, mine).rename(data / "my-masks")
+    for name in ("cat", "dog", "fox"):
+        picture(data / f"{name}.jpg")
+    (data / "mine.csv").write_text("file,species,split\ncat.jpg,cat,train\ndog.jpg,dog,train\nfox.jpg,dog,test\n")
+    return data.parent
+
+
+@pytest.fixture
+def in_a_folder_with_all_sets(all_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(all_sets, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::aimwrap.MaskHealthWarning")  # two epochs on nearly nothing
+@pytest.mark.parametrize("line", [*lines_of("python examples/"), "built"])
+def test_every_set_is_trained_on(
+    line: str, in_a_folder_with_all_sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if line == "built":
+        app(shlex.split("data digits data/digits --num-images 8 --image-size 32 --workers 0 -q"), standalone_mode=False)
+        line = "python examples/train_on_dataset.py built data/digits"
+    source = EXAMPLE.read_text()
+    for old, new in SMALLER.items():
+        assert old in source
+        source = source.replace(old, new)
+    script = in_a_folder_with_all_sets / "example.py"
+    script.write_text(source)
+    name, *others = shlex.split(line)[2:]
+    monkeypatch.setattr(sys, "argv", ["example.py", name, *others])
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert re.search(r"average [01]\.\d+, worst group [01]\.\d+", printed)
+    assert ("energy pointing" in printed) == (name not in ("imagewoof", "imagenet-100", "table"))
+    saved = AIM.from_pretrained(f"aim-{name}")
+    assert saved.class_names is not None and len(saved.class_names) == saved.classifier.out_features
+
+
+@pytest.mark.parametrize("line", lines_of("aimwrap data doctor"))
+def test_the_doctor_finds_every_set_healthy(line: str, in_a_folder_with_all_sets: Path) -> None:
+    result = CliRunner().invoke(app, [*shlex.split(line)[1:], "--subset"])  # miniatures have other counts
+    assert result.exit_code == 0, result.output
+
+
+def test_a_set_beside_a_release_is_not_taken_for_it(in_a_folder_with_all_sets: Path) -> None:
+    shutil.copytree("data/mine/train/cat", "data/plain/cat")
+    assert examine("data/plain").kind == "folder"
+    assert examine("data/CUB_fixed/train", cub="data/CUB_200_2011").kind == "travelingbirds"
+    assert examine("data/CUB_200_2011/images").kind == "cub"
+
+
+def test_every_set_has_both_commands() -> None:
+    sections = re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]
+    assert len(sections) == 7
+    for section in sections:
+        assert "\naimwrap data doctor " in section and "\npython examples/train_on_dataset.py " in section
+
+
+def test_the_code_runs(in_a_folder_with_all_sets: Path) -> None:
+    names: dict[str, object] = {"model": AIM(timm.create_model("test_convnext", num_classes=2), stages=[2, 3])}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE):
+        exec(block.replace("num_workers=2", "num_workers=0"), names)
+    assert names["batch"].object_mask is not None
+    assert names["birds"].groups is not None
+    assert names["folder"][0].object_mask is not None
