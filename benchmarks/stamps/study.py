@@ -7,6 +7,8 @@
     python benchmarks/stamps/study.py oracle
     python benchmarks/stamps/study.py second-look --seeds 0,1
     python benchmarks/stamps/study.py bottom-up --seeds 0,1
+    python benchmarks/stamps/study.py rivals                       # other methods, the backbone frozen
+    python benchmarks/stamps/study.py table-1                      # the paper's four settings of stages and tau
     python benchmarks/stamps/study.py ablations --seeds 0,1,2
     python benchmarks/stamps/study.py fine-tuned --seeds 0         # an hour per tie
     python benchmarks/stamps/centre_bias.py
@@ -28,6 +30,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rivals import RIVALS, train_rival
 from torch import Tensor
 from tqdm import tqdm
 from variants import Config, Data, Outcome, load_data, train
@@ -92,6 +95,35 @@ def second_look(tie: float, seed: int) -> list[Config]:
     ]
 
 
+def rivals(tie: float, seed: int) -> list[Config]:
+    """Other methods, with plain's search where they are as cheap, AIM's where they see the images again."""
+    probes = [
+        Config(method, tie, seed, epochs=epochs, learning_rate=rate)
+        for method in ("balanced sampling", "group DRO")
+        for epochs, rate in itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3))
+    ]
+    masktune = [
+        Config("MaskTune", tie, seed, epochs=epochs, learning_rate=rate)
+        for epochs, rate in itertools.product((1, 3, 6, 20), (3e-4, 1e-3))
+    ]
+    return [
+        *probes,
+        *masktune,
+        Config("DFR", tie, seed),
+        Config("AIM with DFR", tie, seed),
+        Config("AIM with DFR", tie, seed, epochs=6, learning_rate=3e-4),
+    ]
+
+
+def table_1(tie: float, seed: int) -> list[Config]:
+    """The paper's AIM [1 | 2, 25 % | 35 %] on these images: stages from stride 8 or from stride 16."""
+    return [
+        Config("aim", tie, seed, stages=stages, tau=tau)
+        for stages, tau in itertools.product(((2, 3), (1, 2, 3)), (0.25, 0.35))
+        if (stages, tau) != ((2, 3), 0.25)  # of the headline
+    ]
+
+
 def bottom_up(tie: float, seed: int) -> list[Config]:
     """The paper's Table 2: masks that feed the next stage."""
     return [
@@ -149,6 +181,8 @@ PARTS = {
     "fine-tuned": fine_tuned,
     "second-look": second_look,
     "bottom-up": bottom_up,
+    "rivals": rivals,
+    "table-1": table_1,
 }
 ONE_TIE = ("oracle", "ablations", "second-look", "bottom-up")  # only at 100 %
 
@@ -168,9 +202,9 @@ def main() -> None:
         missing = [config for config in PARTS[arguments.part](tie, seed) if config.key not in done]
         if not missing:
             continue
-        data = load_data(tie, seed, backbone, with_maps=any(needs_maps(config) for config in missing))
+        data = load_data(tie, seed, backbone if any(needs_maps(config) for config in missing) else None)
         for config in tqdm(missing, desc=f"tie {tie}, seed {seed}", unit="run"):
-            outcome = train(config, data, backbone)
+            outcome = (train_rival if config.method in RIVALS else train)(config, data, backbone)
             record = measure(config, outcome, data[1])
             if arguments.part == "headline" and is_shown(config):
                 record["survival"] = survival(outcome, data, backbone, seed)

@@ -100,13 +100,15 @@ class Outcome(NamedTuple):
 
 
 Watch = Callable[[nn.Module, TauScheduler | None], None]
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # of logits, labels and groups
+Order = Callable[[torch.Generator], Tensor]  # an epoch's images, as they follow each other
 
 
-def load_data(tie: float, seed: int, backbone: nn.Module, *, with_maps: bool = True) -> tuple[Data, Data]:
-    """The training and the test set of a seed; the maps take about 400 MB and half a minute."""
+def load_data(tie: float, seed: int, backbone: nn.Module | None) -> tuple[Data, Data]:
+    """The training and the test set of a seed; a frozen backbone's maps take about 400 MB and half a minute."""
     return (
-        load_split("train", tie, seed, backbone, with_maps=with_maps),
-        load_split("test", tie, seed, backbone, with_maps=with_maps),
+        load_split("train", tie, seed, backbone),
+        load_split("test", tie, seed, backbone),
     )
 
 
@@ -114,17 +116,18 @@ def load_split(
     split: Literal["train", "test"],
     tie: float,
     seed: int,
-    backbone: nn.Module,
+    backbone: nn.Module | None,
     *,
-    with_maps: bool = True,
     placement: Placement = "anywhere",
 ) -> Data:
-    """One split, normalised, and the frozen backbone's maps of it."""
+    """One split, normalised, and a frozen backbone's maps of it; without a backbone there are none."""
     stamps = Stamps(split, tie, seed, placement=placement)
     images, labels, places, object_masks = stamps.stacked()
     images = ((images - MEAN_AND_STD) / MEAN_AND_STD).contiguous(memory_format=torch.channels_last)
-    tapping = AIM(backbone, list(STAGES), num_classes=2, head="feature-preserving").eval()
-    maps = maps_of(tapping, images) if with_maps else {}
+    maps = {}
+    if backbone is not None:
+        tapping = AIM(backbone, list(STAGES), num_classes=2, head="feature-preserving").eval()
+        maps = maps_of(tapping, images)
     return Data(images, labels, places, object_masks, stamps.cutouts, maps)
 
 
@@ -150,14 +153,39 @@ def train(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: W
         backbone = copy.deepcopy(backbone)
     if config.method == "oracle":
         data = (without_background(data[0], backbone), without_background(data[1], backbone))
-    run = {"plain": _train_plain, "oracle": _train_plain, "bottom-up": _train_bottom_up}.get(config.method, _train_aim)
+    run = {"plain": train_plain, "oracle": train_plain, "bottom-up": _train_bottom_up}.get(config.method, _train_aim)
     outcome = run(config, data, backbone, watch)
     return outcome._replace(seconds=time.perf_counter() - started)
 
 
-def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch) -> Outcome:
+def cross_entropy(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+    """The plain objective, which knows no groups."""
+    return F.cross_entropy(logits, labels)
+
+
+def train_plain(
+    config: Config,
+    data: tuple[Data, Data],
+    backbone: nn.Module,
+    watch: Watch = lambda *_: None,
+    objective: Objective = cross_entropy,
+    order: Order | None = None,
+    classifier: nn.Linear | None = None,
+) -> Outcome:
+    """A linear classifier on the pooled final map, and with it the backbone, if it has a rate.
+
+    Args:
+        config: what to train.
+        data: training and test.
+        backbone: trained in place, if at all.
+        watch: as in :func:`train`.
+        objective: the loss of a batch.
+        order: of the training images; None takes each once per epoch.
+        classifier: to go on with, trained in place; None makes one.
+    """
     train_set, test_set = data
-    classifier = nn.Linear(backbone.num_features, 2)
+    groups_of = 2 * train_set.labels + train_set.places
+    classifier = classifier or nn.Linear(backbone.num_features, 2)
     groups = [{"params": classifier.parameters(), "lr": config.learning_rate}]
     if config.backbone_rate:
         groups.append({"params": backbone.parameters(), "lr": config.backbone_rate})
@@ -167,17 +195,26 @@ def _train_plain(config: Config, data: tuple[Data, Data], backbone: nn.Module, w
 
     def loss_of(batch: Tensor) -> Tensor:
         vectors = forward(train_set.images[batch]).mean((2, 3)) if config.backbone_rate else pooled[batch]
-        return F.cross_entropy(classifier(vectors), train_set.labels[batch])
+        return objective(classifier(vectors), train_set.labels[batch], groups_of[batch])
 
-    _loop(config, loss_of, groups, len(train_set.labels), backbone, lambda: watch(classifier, None))
-    backbone.eval()
-    with torch.no_grad():
-        if config.backbone_rate:
-            maps = torch.cat([backbone.forward_features(images) for images in test_set.images.split(50)])
-        else:
-            maps = test_set.maps["final map"]
-        logits = classifier(maps.mean((2, 3)))
-        heatmap = class_activation_map(maps, classifier.weight, logits.argmax(1))
+    order = order or each_once(len(train_set.labels))
+    _loop(config, loss_of, groups, order, backbone, lambda: watch(classifier, None))
+    return plain_outcome(backbone.eval(), classifier, final_maps(config, backbone, test_set))
+
+
+@torch.no_grad()
+def final_maps(config: Config, backbone: nn.Module, data: Data) -> Tensor:
+    """The backbone's final maps, which a frozen one has cached."""
+    if not config.backbone_rate:
+        return data.maps["final map"]
+    return torch.cat([backbone.forward_features(images) for images in data.images.split(50)])
+
+
+@torch.no_grad()
+def plain_outcome(backbone: nn.Module, classifier: nn.Linear, maps: Tensor) -> Outcome:
+    """What a plain network says, from its final maps."""
+    logits = classifier(maps.mean((2, 3)))
+    heatmap = class_activation_map(maps, classifier.weight, logits.argmax(1))
     plain = copy.deepcopy(backbone)
     plain.classifier = classifier
     return Outcome(logits, heatmap, None, {}, 0.0, plain)
@@ -204,8 +241,13 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, wat
         schedule.step()
         set_modes(config, model)
 
-    _loop(config, loss_of, _groups(config, new, model.backbone), len(train_set.labels), model.backbone, after_epoch)
-    model.eval()
+    order = each_once(len(train_set.labels))
+    _loop(config, loss_of, _groups(config, new, model.backbone), order, model.backbone, after_epoch)
+    return aim_outcome(config, model.eval(), test_set)
+
+
+def aim_outcome(config: Config, model: AIM, test_set: Data) -> Outcome:
+    """What AIM says about the test images."""
     outputs, heatmaps, merged = [], [], []
     with torch.no_grad():
         for batch in torch.arange(len(test_set.labels)).split(50):
@@ -296,7 +338,8 @@ def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Modul
         watch(model, schedule)
         schedule.step()
 
-    _loop(config, loss_of, _groups(config, new, inside), len(train_set.labels), inside, after_epoch)
+    order = each_once(len(train_set.labels))
+    _loop(config, loss_of, _groups(config, new, inside), order, inside, after_epoch)
     model.eval()
     with torch.no_grad():
         features = features_of(test_set)
@@ -325,16 +368,21 @@ def areas_of(outputs: Sequence[AIMOutput]) -> dict[int, float]:
     return {stage: torch.cat([output.masks[stage] for output in outputs]).mean().item() for stage in stages}
 
 
+def each_once(num_images: int) -> Order:
+    """Every image, shuffled."""
+    return lambda generator: torch.randperm(num_images, generator=generator)
+
+
 def _loop(
     config: Config,
     loss_of: Callable[[Tensor], Tensor],
     groups: list[dict[str, Any]],
-    num_images: int,
+    order: Order,
     backbone: nn.Module,
     after_epoch: Callable[[], None],
 ) -> None:
     optimizer = torch.optim.AdamW(groups)
-    order = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     if config.backbone_rate:
         backbone.train()
         if config.norms == "kept":
@@ -342,7 +390,7 @@ def _loop(
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
     for _ in range(config.epochs):
-        for batch in torch.randperm(num_images, generator=order).split(32):
+        for batch in order(generator).split(32):
             optimizer.zero_grad()
             loss_of(batch).backward()
             optimizer.step()
