@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from .files import inside, integer, read_csv
+from .files import inside, integer, read_csv, written
 from .release import SPLITS, Record, Release, ReleaseDataset
 from .sample import Sample
 
@@ -25,7 +25,7 @@ def read_built(root: Path | str) -> Release:
         FileNotFoundError: if it is not there or was not built to its end.
         ValueError: if the table is damaged.
     """
-    root = Path(root)
+    root = written(root)
     manifest_path = root / "build.json"
     if not manifest_path.is_file():
         raise FileNotFoundError(f"{manifest_path} is not there; pass the folder that aimwrap data build wrote, as root")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files import written
 from ..release import Release
 from .counts import check_counts, check_groups, check_labels, count
 from .duplicates import check_duplicates, worth_a_digest
@@ -89,14 +90,14 @@ def examine(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be a positive number of threads, or None for one per core; got {workers}")
-    here = Path(path).expanduser()
+    here = written(path)
     sources = Sources(
-        cub=_expanded(cub),
-        segmentations=_expanded(segmentations),
-        imagenet=_expanded(imagenet),
-        class_list=_expanded(class_list),
-        annotations=_expanded(annotations),
-        masks=_expanded(masks),
+        cub=_written(cub),
+        segmentations=_written(segmentations),
+        imagenet=_written(imagenet),
+        class_list=_written(class_list),
+        annotations=_written(annotations),
+        masks=_written(masks),
         table=here if here.suffix.lower() == ".csv" and here.is_file() else None,
         columns=_checked_columns(columns or {}),
         any_value_is_object=any_value_is_object,
@@ -125,8 +126,8 @@ def examine(
     )
 
 
-def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+def _written(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else written(path)
 
 
 def _checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
