@@ -67,20 +67,25 @@ def pictures_below(folder: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if a link leads back up, so that the listing would not end.
+        ValueError: if a link leads back, so that the listing would not end.
     """
     found: list[tuple[str, list[str]]] = []
-    waiting = [""]
+    waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
     while waiting:
-        prefix = waiting.pop()
+        prefix, above = waiting.pop()  # above: where the folders really are that led here, itself the last
         here = folder / prefix
         listing = list_folder(here)
         found.append((prefix, listing.pictures))
         for name in listing.folders:
-            below = here / name
-            if below.is_symlink() and here.resolve().is_relative_to(below.resolve()):
-                raise ValueError(f"{below} is a link to a folder above it, so listing it would never end; remove it")
-            waiting.append(f"{prefix}{name}/")
+            below, really = here / name, above[-1] / name
+            if below.is_symlink():
+                really = below.resolve()
+                if any(each.is_relative_to(really) for each in above):
+                    raise ValueError(
+                        f"{below} is a link to a folder above it, or that led to it, so listing it would never end; "
+                        "remove it"
+                    )
+            waiting.append((f"{prefix}{name}/", (*above, really)))
     return [prefix + name for prefix, names in sorted(found, key=_without_slash) for name in names]
 
 

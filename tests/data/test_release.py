@@ -75,6 +75,16 @@ class TestReleaseDataset:
         assert moved.object_mask[0, round(top) + 1 : round(bottom) - 1, round(left) + 1 : round(right) - 1].min() == 1
         assert moved[1:4] == plain[1:4] and moved[6:] == plain[6:]
 
+    def test_an_index_error_is_not_the_end(self, home: Path) -> None:
+        """Python's own iteration by index would take it for the end, and leave images out without a word."""
+
+        def fail(sample: Sample) -> Sample:
+            raise IndexError("of the transform")
+
+        with pytest.raises(IndexError, match="of the transform"):
+            list(Waterbirds(home, transform=fail))
+        assert len(list(Waterbirds(home))) == len(Waterbirds(home))
+
     def test_places_and_groups(self, picture: Path) -> None:
         records = [Record(str(n), picture, label, "train", place) for n, (label, place) in enumerate([(2, 0), (0, 3)])]
         data = ReleaseDataset(release_of(picture.parent, *records, places=("a", "b", "c", "d")), "train")
