@@ -210,7 +210,18 @@ def _cutouts(
         return relabelled(found, {cutout.class_name: water_or_land_of(cutout.class_name) for cutout in found})
     if labels is None:
         return found
-    return relabelled(found, {row.values["class"]: row.values["label"] for row in read_csv(labels, ("class", "label"))})
+    return relabelled(found, _labels_by_class(labels))
+
+
+def _labels_by_class(table: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for row in read_csv(table, ("class", "label")):
+        name, label = row.values["class"].strip(), row.values["label"].strip()
+        if found.setdefault(name, label) != label:
+            raise ValueError(
+                f"{row.where}: class {name} has the label {label} here and {found[name]} above; remove one"
+            )
+    return found
 
 
 def _backgrounds(folder: Path | None, places: Sequence[str] | None) -> list[Background]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import stat
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -319,6 +320,18 @@ def _table(path: Path) -> Iterator[TextIO]:
         ) from error
     except csv.Error as error:
         raise ValueError(f"{path} is no table of comma-separated values: {error}. Get the file again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}. Get the file again") from error
 
 
 def integer(row: Row, column: str, allowed: range) -> int:

@@ -22,7 +22,7 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
-    """List a folder; hidden entries and files that are no pictures are left out.
+    """List a folder; hidden entries, what macOS packs beside files, and files that are no pictures are left out.
 
     Links count as what they point to; a link to nothing counts as the file that it names, so that opening it says
     that it is missing.
@@ -41,7 +41,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith((".", "__MACOSX")):
                     continue
                 if _is_folder(entry):
                     folders.append(entry.name)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from .cub import cub_beside, find_cub, read_birds
-from .files import folder, inside
+from .files import folder, inside, read_json
 from .release import Record, Release, ReleaseDataset
 from .sample import Sample
 from .segmentations import find_segmentations, mask_of, masks_note
@@ -182,10 +181,7 @@ def _read_places(home: Path, classes: Sequence[str]) -> _Places | None:
 def _read_place_ids(table: Path, classes: Sequence[str]) -> list[int]:
     if not table.is_file():
         raise FileNotFoundError(f"{table} is not there, and its twin is; get the release again")
-    try:
-        places = json.loads(table.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{table} is no JSON: {error}. Get the file again") from error
+    places = read_json(table)
     is_number = isinstance(places, dict) and all(type(value) is int for value in places.values())
     if not is_number or places.keys() != set(classes):
         raise ValueError(
