@@ -208,6 +208,13 @@ class TestOpenImage:
             with pytest.raises(ValueError, match=r"more pixels than|more than any photograph"):
                 opening(tmp_path / "x.png")
 
+    def test_bombs_where_pillow_is_told_to_let_them_pass(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As scripts for large scans do, for the whole process."""
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        make_bomb(tmp_path / "x.png", 10_001)
+        with pytest.raises(ValueError, match="10001 x 10001 pixels, more than any photograph"):
+            open_image(tmp_path / "x.png")
+
     def test_error_tells_the_way_out(self, tmp_path: Path) -> None:
         Image.effect_noise((64, 48), 90).save(tmp_path / "x.jpg")
         cut_off(tmp_path / "x.jpg", 0.9)
