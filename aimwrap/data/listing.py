@@ -43,7 +43,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
             for entry in entries:
                 if entry.name.startswith((".", "__MACOSX")):
                     continue
-                if _is_folder(entry):
+                if is_folder(entry):
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(IMG_EXTENSIONS):
                     pictures.append(entry.name)
@@ -89,10 +89,11 @@ def pictures_below(folder: Path) -> list[str]:
     return [prefix + name for prefix, names in sorted(found, key=_without_slash) for name in names]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is none."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:
         return False
 
 

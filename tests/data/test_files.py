@@ -232,6 +232,13 @@ class TestNoPictures:
             with pytest.raises(ValueError, match="must be a file, and is a pipe, a socket or a device"):
                 opening(path)
 
+    @pytest.mark.parametrize("opening", [open_image, open_object_mask, image_size])
+    def test_formats_that_hold_programs_are_not_opened(self, tmp_path: Path, opening: Callable[[Path], object]) -> None:
+        """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+        (tmp_path / "x.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+        with pytest.raises(ValueError, match="is no picture that Pillow can read"):
+            opening(tmp_path / "x.jpg")
+
     def test_what_the_system_refuses_is_not_called_damaged(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

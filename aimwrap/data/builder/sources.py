@@ -11,11 +11,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ..files import written
 from ..listing import list_folder, pictures_below
 from ..release import SPLITS, Release
+from ..waterbirds_labels import WATER_BIRDS
 
-WATER_BIRDS = {  # sea birds and waterfowl, as Sagawa et al. (ICLR 2020) count them
-    *("albatross", "auklet", "cormorant", "frigatebird", "fulmar", "gull", "jaeger", "kittiwake", "pelican", "puffin"),
-    *("tern", "gadwall", "grebe", "mallard", "merganser", "guillemot"),
-}
 ENDINGS = ", ".join(sorted(IMG_EXTENSIONS))
 
 
@@ -207,7 +204,7 @@ def water_or_land(class_name: str) -> str:
     ['waterbird', 'landbird', 'waterbird', 'waterbird']
     """
     words = {*class_name.lower().replace(".", "_").split("_")}
-    return "waterbird" if words & WATER_BIRDS or words >= {"pacific", "loon"} else "landbird"
+    return "waterbird" if words & {name.lower() for name in WATER_BIRDS} else "landbird"
 
 
 def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[str | None, str, Path]]:

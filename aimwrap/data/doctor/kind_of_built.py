@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..builder.tying import images_per_group
+from ..builder.writing import MANIFEST
 from ..built import read_built
 from ..files import read_json
 from ..release import SPLITS, Release
 from .counts import Expected, count
 from .kind import Kind, Sources, call
 from .listing import folders_below
-
-MANIFEST = "build.json"
 
 
 def built_evidence(folder: Path, sources: Sources) -> str | None:
