@@ -32,7 +32,7 @@ from .data.cub import read_cub
 from .data.digits_on_photographs import DigitsOnPhotographs
 from .data.files import read_csv
 from .data.release import SPLITS, Release
-from .doctor_cli import doctor
+from .doctor_cli import doctor, say
 
 app = typer.Typer(no_args_is_help=True, help="Examine data sets, and build some whose background is tied to the label.")
 app.command()(doctor)
@@ -151,9 +151,9 @@ def build(
             progress=not (quiet or as_json),
         )
     except (OSError, ValueError) as error:
-        typer.echo(json.dumps({"out": str(out), "error": str(error)}) if as_json else str(error), err=not as_json)
+        say(json.dumps({"out": str(out), "error": str(error)}) if as_json else str(error), on_output=as_json)
         raise typer.Exit(1) from error
-    typer.echo(json.dumps(summary(release), indent=2) if as_json else format_summary(release))
+    say(json.dumps(summary(release), indent=2) if as_json else format_summary(release))
 
 
 @app.command()
@@ -182,9 +182,9 @@ def digits(
         made_of = {"digits": {"tie": tie, "seed": seed, "image_size": image_size}}
         release = build_composed(out, splits, made_of, file_format=image_format, workers=workers, progress=not quiet)
     except (ImportError, OSError, ValueError) as error:
-        typer.echo(str(error), err=True)
+        say(str(error), on_output=False)
         raise typer.Exit(1) from error
-    typer.echo(format_summary(release))
+    say(format_summary(release))
 
 
 def _tyings(permuted: bool, tie: float | None, numbers: Mapping[str, int], keep_label_shares: bool) -> dict[str, Tying]:
@@ -210,7 +210,18 @@ def _cutouts(
         return relabelled(found, {cutout.class_name: water_or_land_of(cutout.class_name) for cutout in found})
     if labels is None:
         return found
-    return relabelled(found, {row.values["class"]: row.values["label"] for row in read_csv(labels, ("class", "label"))})
+    return relabelled(found, _labels_by_class(labels))
+
+
+def _labels_by_class(table: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for row in read_csv(table, ("class", "label")):
+        name, label = row.values["class"].strip(), row.values["label"].strip()
+        if found.setdefault(name, label) != label:
+            raise ValueError(
+                f"{row.where}: class {name} has the label {label} here and {found[name]} above; remove one"
+            )
+    return found
 
 
 def _backgrounds(folder: Path | None, places: Sequence[str] | None) -> list[Background]:

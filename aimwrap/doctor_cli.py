@@ -12,7 +12,7 @@ import typer
 from .data.doctor import NotRecognisedError, examine
 from .data.doctor.examination import Mark
 from .data.doctor.examine import COLUMNS
-from .data.doctor.report import report
+from .data.doctor.report import printable, report
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
 IN_IMAGENET = "An ImageNet tree with train/ and val/, where Hard-ImageNet's images lie."
@@ -70,9 +70,10 @@ def doctor(
             progress=sys.stderr.isatty(),
         )
     except NotRecognisedError as error:
-        _print(json.dumps({"version": 1, "path": str(path), "error": str(error)}) if as_json else str(error), as_json)
+        text = "\n".join(map(printable, str(error).split("\n")))  # names of folders may be meant for the terminal
+        say(json.dumps({"version": 1, "path": str(path), "error": str(error)}) if as_json else text, as_json)
         raise typer.Exit(2) from error
-    _print(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured), on_output=True)
+    say(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured))
     raise typer.Exit(found.exit_code)
 
 
@@ -94,7 +95,12 @@ def _coloured(text: str, mark: Mark) -> str:
     return typer.style(text, fg=COLOURS[mark])
 
 
-def _print(text: str, on_output: bool) -> None:
-    """Print what the terminal cannot show as escapes, such as names of classes where it knows ASCII alone."""
+def say(text: str, on_output: bool = True) -> None:
+    """Print what the terminal cannot show as escapes, such as names of classes where it knows ASCII alone.
+
+    Args:
+        text: to print.
+        on_output: or else where errors go.
+    """
     encoding = (sys.stdout if on_output else sys.stderr).encoding or "utf-8"
     typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=not on_output)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from .files import inside, integer, read_csv
+from .files import inside, integer, read_csv, read_json, written
 from .release import SPLITS, Record, Release, ReleaseDataset
 from .sample import Sample
 
@@ -25,7 +24,7 @@ def read_built(root: Path | str) -> Release:
         FileNotFoundError: if it is not there or was not built to its end.
         ValueError: if the table is damaged.
     """
-    root = Path(root)
+    root = written(root)
     manifest_path = root / "build.json"
     if not manifest_path.is_file():
         raise FileNotFoundError(f"{manifest_path} is not there; pass the folder that aimwrap data build wrote, as root")
@@ -35,29 +34,29 @@ def read_built(root: Path | str) -> Release:
             "command again, and it goes on"
         )
     classes, places = _names(manifest_path)
-    records = []
+    records, seen = [], set()
     for row in read_csv(root / "metadata.csv", ("img_id", "img_filename", "y", "split", "place")):
-        name = row.values["img_filename"]
+        id, name = row.values["img_id"], row.values["img_filename"]
         image, mask = inside(root, name, row.where), inside(root / "segmentations", name, row.where)
-        records.append(
-            Record(
-                row.values["img_id"],
-                image,
-                integer(row, "y", range(len(classes))),
-                SPLITS[integer(row, "split", range(len(SPLITS)))],
-                integer(row, "place", range(len(places))),
-                mask.with_suffix(".png"),
+        if id in seen or image in seen:
+            raise ValueError(
+                f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Build the set again"
             )
-        )
+        seen |= {id, image}
+        label, place = integer(row, "y", range(len(classes))), integer(row, "place", range(len(places)))
+        split = SPLITS[integer(row, "split", range(len(SPLITS)))]
+        records.append(Record(id, image, label, split, place, mask.with_suffix(".png")))
+    if not records:
+        raise ValueError(f"{root / 'metadata.csv'} has a header and no images. Build the set again")
     return Release(f"the set in {root.name}", root, tuple(records), classes, places)
 
 
 def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        classes, places = (tuple(map(str, manifest[key])) for key in ("classes", "places"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must name classes and places: {error!r}. Build the set again") from error
+    manifest = read_json(path)
+    found = [manifest.get(key) if isinstance(manifest, dict) else None for key in ("classes", "places")]
+    classes, places = (tuple(names) if isinstance(names, list) else () for names in found)
+    if not classes or not places or not all(isinstance(name, str) for name in (*classes, *places)):
+        raise ValueError(f"{path} must list the names of classes and places, got {found!r:.80}. Build the set again")
     return classes, places
 
 

@@ -86,7 +86,7 @@ def read_cub(
     cub = find_cub(root)
     classes, birds = read_birds(cub)
     images = folder(cub / "images", "the folder of CUB's images")
-    masks = find_segmentations(segmentations, [cub, cub.parent], classes, object_masks)
+    masks = find_segmentations(segmentations, [cub, cub.absolute().parent], classes, object_masks)
     records = tuple(
         Record(
             str(bird.id),
@@ -127,6 +127,20 @@ def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:
         f"{argument} must be the folder CUB_200_2011, or the one that it lies in: {given} has neither images.txt nor "
         "CUB_200_2011/images.txt. Unpack CUB_200_2011.tgz there"
     )
+
+
+def cub_beside(home: Path) -> Path | None:
+    """``CUB_200_2011`` in a folder that was made of its birds, beside it, or one further up.
+
+    Args:
+        home: the folder.
+
+    Returns:
+        The folder with CUB's tables, or None if there is none.
+    """
+    here = home.absolute()
+    folders = (parent / "CUB_200_2011" for parent in (here, here.parent, here.parent.parent))
+    return next((folder for folder in folders if (folder / "images.txt").is_file()), None)
 
 
 def read_birds(cub: Path) -> tuple[tuple[str, ...], dict[int, Bird]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -22,6 +24,24 @@ LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 # No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+
+def written(path: str | os.PathLike[str]) -> Path:
+    """A path as people write it: ``~`` is the home folder, and ``.`` and ``..`` are spelt out.
+
+    Left as they are, these two have no name that could tell a release, and nothing would be found beside them.
+
+    Args:
+        path: as given.
+
+    Returns:
+        The path.
+    """
+    given = Path(path).expanduser()
+    if ".." not in given.parts:
+        return given if given.name else given.absolute()
+    end = len(given.parts) - given.parts[::-1].index("..")  # what follows keeps its names, links or not
+    return Path(*given.parts[:end]).resolve().joinpath(*given.parts[end:])
 
 
 def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
@@ -37,7 +57,7 @@ def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    found = Path(path).expanduser()
+    found = written(path)
     if not found.is_dir():
         what = "is a file: unpack it first, if it is an archive" if found.exists() else "does not exist"
         raise FileNotFoundError(f"{argument} must be a folder, and {found} {what}")
@@ -84,7 +104,7 @@ def open_image(path: Path) -> Image.Image:
         ValueError: if it is no picture, not whole, or larger than any photograph.
     """
     picture = _decode(path)
-    return picture if picture.mode == "RGB" else _flattened(picture).convert("RGB")
+    return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
 
 
 def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
@@ -106,9 +126,9 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     picture = _decode(path)
     if any_value:
         one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
-        values = np.asarray(picture if one_channel else picture.convert("RGBA"))
+        values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
         return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
-    brightness = np.asarray(_flattened(picture).convert("L"))
+    brightness = np.asarray(_converted(_flattened(picture, path), "L", path))
     if brightness.max() == 1:
         raise ValueError(
             f"{path} has no value above 1 of 255: it was saved with ones for the object, where 255 is expected. "
@@ -145,9 +165,21 @@ def _decode(path: Path) -> Image.Image:
         return picture  # its file is closed, and its pixels are in memory
 
 
+class _NoFileError(Exception):
+    """The path leads to what is neither a file nor a folder."""
+
+
 def _opened(path: Path) -> Image.Image:
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise _NoFileError
         return Image.open(path, formats=FORMATS)
+    except _NoFileError as error:
+        raise ValueError(
+            f"{path} must be a file, and is a pipe, a socket or a device, which might be waited for without end; it "
+            "was not opened. Get the file again"
+        ) from error
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or lies elsewhere (aimwrap data doctor FOLDER lists "
@@ -159,23 +191,43 @@ def _opened(path: Path) -> Image.Image:
             "since it would fill the memory. Get the file again"
         ) from error
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(
+                f"{path} cannot be opened: {error.strerror}. Nothing is said of what is in it: mend its rights, or see "
+                "what the system lacks"
+            ) from error
         raise ValueError(
             f"{path} is no picture that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
             "lists all that are damaged)"
         ) from error
 
 
-def _flattened(picture: Image.Image) -> Image.Image:
+def _flattened(picture: Image.Image, path: Path) -> Image.Image:
     """Pictures with 16 bits or a palette with transparency, which ``convert`` alone would clip or warn about."""
     if picture.mode == "P" and "transparency" in picture.info:
         return picture.convert("RGBA")
-    return _eight_bit(picture)
+    return _eight_bit(picture, path) if picture.mode == "F" or picture.mode.startswith("I") else picture
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L"):
-        return Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    return picture
+def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
+    """Of 65,535: nothing in the file says what else its brightest value would be."""
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 65535 or 0 < values.max() <= 255:
+        raise ValueError(
+            f"{path} has pixels of {'fractions' if picture.mode == 'F' else 'more than 8 bits'}, from "
+            f"{values.min():g} to {values.max():g}, and nothing says which value is white; 65535 of 16 bits would be "
+            "read. Save it with 8 bits, 255 for white"
+        )
+    return Image.fromarray((values / 257).round().astype(np.uint8))
+
+
+def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
+    try:
+        return picture.convert(mode)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} has colours that Pillow cannot read here: {error}. Save it as RGB or grey, with 8 bits"
+        ) from error
 
 
 class Row(NamedTuple):
@@ -268,6 +320,18 @@ def _table(path: Path) -> Iterator[TextIO]:
         ) from error
     except csv.Error as error:
         raise ValueError(f"{path} is no table of comma-separated values: {error}. Get the file again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}. Get the file again") from error
 
 
 def integer(row: Row, column: str, allowed: range) -> int:

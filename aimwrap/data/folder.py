@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .files import written
 from .listing import list_folder, pictures_below
 from .release import SPLITS, Record, Release, ReleaseDataset
 from .sample import Sample
@@ -39,8 +40,8 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
         ValueError: if folders of splits and classes are mixed, pictures lie outside of classes, or a mask could be
             that of two pictures.
     """
-    root = Path(root).expanduser()
-    mask_root = None if masks is None else Path(masks).expanduser()
+    root = written(root)
+    mask_root = None if masks is None else written(masks)
     found = _split_folders(root, mask_root)
     classes = sorted({name for _, names in found.values() for name in names})
     label = {name: number for number, name in enumerate(classes)}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .files import written
 from .imagenet_tree import SPLITS, TRAIN_STEM, VAL_STEM, WNID, split_folders, wnid_folders
 from .listing import list_folder
 from .pickles import read_pickle
@@ -48,8 +49,8 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         ValueError: if a mask's name says no picture, ImageNet's ``val`` is not sorted by class, or a list holds
             anything but numbers and names.
     """
-    root = _release_folder(Path(root).expanduser())
-    pictures = split_folders(Path(imagenet).expanduser(), "imagenet")
+    root = _release_folder(written(root))
+    pictures = split_folders(written(imagenet), "imagenet")
     masks = {split: _masks(root / split, split) for split in SPLITS if (root / split).is_dir()}
     usable = [split for split in SPLITS if split in masks and split in pictures]
     if not usable:

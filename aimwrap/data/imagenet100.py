@@ -6,10 +6,12 @@ The list that most works mean is that of Tian, Krishnan, Isola: Contrastive Mult
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from .files import written
 from .imagenet_tree import SPLITS, WNID, class_pictures, split_folders, wnid_folders
 from .release import Box, Record, Release, ReleaseDataset
 from .sample import Sample
@@ -41,8 +43,8 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
         ValueError: if the list has other than WordNet numbers or one twice, pictures lie in the wrong place, or an
             annotation is damaged or another picture's.
     """
-    root = Path(root).expanduser()
-    listed, notes = _read_class_list(Path(class_list).expanduser())
+    root = written(root)
+    listed, notes = _read_class_list(written(class_list))
     wnids = sorted(listed)
     records = []
     folders = split_folders(root, "root")
@@ -60,7 +62,7 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
     for split in (split for split in SPLITS if split not in folders):
         notes.append(f"The split {split} is left out: {root} has no folder {split}.")
     if annotations is not None:
-        records = _with_boxes(records, wnids, Path(annotations).expanduser())
+        records = _with_boxes(records, wnids, written(annotations))
         notes.append("Validation samples have ImageNet's boxes of their own class; training samples have none.")
     return Release("ImageNet-100", root, tuple(records), tuple(wnids), notes=tuple(notes))
 
@@ -97,7 +99,8 @@ def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
         )
     if path.stat().st_size > LARGEST_LIST:
         raise ValueError(f"class_list must be a text file of WordNet numbers, one a line; {path} is too long for one")
-    lines = [line.strip() for line in path.read_bytes().decode("latin-1").splitlines() if line.strip()]
+    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     strangers = [line for line in lines if not WNID.fullmatch(line)]
     if strangers or not lines:
         found = f"{len(strangers)} other lines, such as {strangers[0]!r:.60}" if strangers else "no line"

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .files import Row, inside, read_csv
+from .files import Row, inside, read_csv, written
 from .imagenet_tree import IMAGENET_STEM, SPLITS, TRAIN_STEM, class_pictures
 from .listing import list_folder
 from .release import Record, Release, ReleaseDataset
@@ -61,7 +61,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
         raise ValueError(
             f"noisy_labels must be 0, 1, 5, 25 or 50 per cent, the columns of {TABLE}, got {noisy_labels!r}"
         )
-    root = _release_folder(Path(root).expanduser())
+    root = _release_folder(written(root))
     records = [record for split in SPLITS for record in _split_records(root, split)]
     notes = []
     if (root / TABLE).exists() or noisy_labels:

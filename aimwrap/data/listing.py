@@ -22,7 +22,7 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
-    """List a folder; hidden entries and files that are no pictures are left out.
+    """List a folder; hidden entries, what macOS packs beside files, and files that are no pictures are left out.
 
     Links count as what they point to; a link to nothing counts as the file that it names, so that opening it says
     that it is missing.
@@ -41,9 +41,9 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith((".", "__MACOSX")):
                     continue
-                if _is_folder(entry):
+                if is_folder(entry):
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(IMG_EXTENSIONS):
                     pictures.append(entry.name)
@@ -67,27 +67,33 @@ def pictures_below(folder: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if a link leads back up, so that the listing would not end.
+        ValueError: if a link leads back, so that the listing would not end.
     """
     found: list[tuple[str, list[str]]] = []
-    waiting = [""]
+    waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
     while waiting:
-        prefix = waiting.pop()
+        prefix, above = waiting.pop()  # above: where the folders really are that led here, itself the last
         here = folder / prefix
         listing = list_folder(here)
         found.append((prefix, listing.pictures))
         for name in listing.folders:
-            below = here / name
-            if below.is_symlink() and here.resolve().is_relative_to(below.resolve()):
-                raise ValueError(f"{below} is a link to a folder above it, so listing it would never end; remove it")
-            waiting.append(f"{prefix}{name}/")
+            below, really = here / name, above[-1] / name
+            if below.is_symlink():
+                really = below.resolve()
+                if any(each.is_relative_to(really) for each in above):
+                    raise ValueError(
+                        f"{below} is a link to a folder above it, or that led to it, so listing it would never end; "
+                        "remove it"
+                    )
+            waiting.append((f"{prefix}{name}/", (*above, really)))
     return [prefix + name for prefix, names in sorted(found, key=_without_slash) for name in names]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is none."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:
         return False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +115,10 @@ class ReleaseDataset(Dataset[Sample]):
     def __len__(self) -> int:
         """Number of images."""
         return len(self.records)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Read image after image; without this an IndexError in a transform would pass for the end."""
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Sample:
         """Read image ``index``."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .files import Row, inside, read_csv
+from .files import Row, inside, read_csv, written
 from .numbering import number_column
 from .release import SPLITS, Box, Record, Release, ReleaseDataset
 from .sample import Sample
@@ -77,8 +77,8 @@ def read_table(
         FileNotFoundError: if the table is not there.
         ValueError: if a column is missing or a value is none of those above.
     """
-    table = Path(table).expanduser()
-    root = table.parent if root is None else Path(root).expanduser()
+    table = written(table)
+    root = table.parent if root is None else written(root)
     rows = list(read_csv(table, [image, label]))
     if not rows:
         raise ValueError(f"{table} has no rows below its header; pass a table that lists pictures")

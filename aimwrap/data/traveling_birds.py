@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .cub import find_cub, read_birds
-from .files import folder, inside
+from .cub import cub_beside, find_cub, read_birds
+from .files import folder, inside, read_json
 from .release import Record, Release, ReleaseDataset
 from .sample import Sample
 from .segmentations import find_segmentations, mask_of, masks_note
@@ -94,9 +93,9 @@ def read_traveling_birds(
     if split_by == "all" and variant != "fixed":
         raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
     home = _find_variant(folder(root), variant)
-    cub_home = find_cub(cub, "cub") if cub is not None else _cub_beside(home)
+    cub_home = find_cub(cub, "cub") if cub is not None else _found_beside(home)
     classes, birds = read_birds(cub_home)
-    masks = find_segmentations(segmentations, [cub_home, cub_home.parent], classes, object_masks)
+    masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
     sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
     for source in sources.values():
         _check_species(source, classes)
@@ -147,14 +146,14 @@ def _find_variant(root: Path, variant: str) -> Path:
     )
 
 
-def _cub_beside(home: Path) -> Path:
-    for parent in (home, home.parent, home.parent.parent):
-        if (parent / "CUB_200_2011" / "images.txt").is_file():
-            return parent / "CUB_200_2011"
-    raise FileNotFoundError(
-        f"cub must be the folder CUB_200_2011 (with train_test_split.txt), since {home} alone does not say which birds "
-        f"are for the test: its folders hold all of them. There is none beside it"
-    )
+def _found_beside(home: Path) -> Path:
+    found = cub_beside(home)
+    if found is None:
+        raise FileNotFoundError(
+            f"cub must be the folder CUB_200_2011 (with train_test_split.txt), since {home} alone does not say which "
+            "birds are for the test: its folders hold all of them. There is none beside it"
+        )
+    return found
 
 
 def _check_species(source: Path, classes: Sequence[str]) -> None:
@@ -182,10 +181,7 @@ def _read_places(home: Path, classes: Sequence[str]) -> _Places | None:
 def _read_place_ids(table: Path, classes: Sequence[str]) -> list[int]:
     if not table.is_file():
         raise FileNotFoundError(f"{table} is not there, and its twin is; get the release again")
-    try:
-        places = json.loads(table.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{table} is no JSON: {error}. Get the file again") from error
+    places = read_json(table)
     is_number = isinstance(places, dict) and all(type(value) is int for value in places.values())
     if not is_number or places.keys() != set(classes):
         raise ValueError(

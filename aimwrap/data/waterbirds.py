@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cub import Bird, find_cub, read_birds
+from .cub import Bird, cub_beside, find_cub, read_birds
 from .files import folder, inside, integer, read_csv
 from .release import SPLITS, Record, Release, ReleaseDataset
 from .sample import Sample
@@ -97,13 +97,14 @@ def read_waterbirds(
             f"version={version!r} was asked for, and {home / 'metadata.csv'} has {described(found)}. Leave version "
             "out to take what is there, or get the other copy; results of the two cannot be compared"
         )
-    cub_home = find_cub(cub, "cub") if cub is not None else _cub_beside(home)
+    cub_home = find_cub(cub, "cub") if cub is not None else cub_beside(home)
     birds = {} if cub_home is None else read_birds(cub_home)[1]
     if cub is None and not {row.name for row in rows} & {bird.name for bird in birds.values()}:
         cub_home, birds = None, {}  # a set of other birds that happens to lie beside CUB
     if cub_home is not None:
         _check_ids(rows, birds, cub_home)
-    beside = [home, home.parent] if cub_home is None else [cub_home, cub_home.parent, home, home.parent]
+    homes = [home] if cub_home is None else [cub_home, home]
+    beside = [folder for here in homes for folder in (here, here.absolute().parent)]
     species = {row.name.rpartition("/")[0] for row in rows}
     masks = find_segmentations(segmentations, beside, species, object_masks)
     joined = tuple(
@@ -166,13 +167,6 @@ def _read_rows(home: Path) -> list[_Row]:
         raise ValueError(f"{table} has a header and no images. Get the file again")
     check_labels([(row.record, row.where) for row in rows])
     return rows
-
-
-def _cub_beside(home: Path) -> Path | None:
-    for parent in (home, home.parent, home.parent.parent):
-        if (parent / "CUB_200_2011" / "images.txt").is_file():
-            return parent / "CUB_200_2011"
-    return None
 
 
 def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> None:

@@ -14,7 +14,7 @@ Version = Literal["original", "corrected"]
 MISLABELLED = ("Eastern_Towhee", "Western_Meadowlark", "Western_Wood_Pewee")
 WATER_BIRDS = {"Albatross", "Auklet", "Cormorant", "Frigatebird", "Fulmar", "Gadwall", "Grebe", "Guillemot", "Gull"} | {
     *("Jaeger", "Kittiwake", "Loon", "Mallard", "Merganser", "Pelican", "Puffin", "Tern")
-}  # last words of the species' names
+}  # last words of the species' names; of the loons CUB has the Pacific one alone
 # Images of groups 0 to 3 in the official 95 % release with the original labels.
 OFFICIAL_COUNTS = {"train": (3498, 184, 56, 1057), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)}
 NUM_IMAGES = 11_788  # of every official release, CUB's

@@ -20,11 +20,11 @@ def cutout(red: int, number: int, height: int = 30, width: int = 20) -> np.ndarr
     return pixels
 
 
-def make_cutouts(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 20) -> Path:
-    """Class k is ``100 + 100 * k`` of red, and each cut-out its number of blue."""
+def make_cutouts(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 20, first: int = 0) -> Path:
+    """Class k is ``100 + 100 * k`` of red, and each cut-out its number of blue, from the first one's on."""
     for label, name in enumerate(classes):
         for number in range(count):
-            save(folder / name / f"{name}{number:02d}.png", cutout(100 + 100 * label, number))
+            save(folder / name / f"{name}{number:02d}.png", cutout(100 + 100 * label, first + number))
     return folder
 
 

@@ -501,8 +501,8 @@ def test_names_that_clash_or_climb_out(made: Made, tmp_path: Path, name: str, me
 
 
 def test_splits_of_the_source_are_kept(tmp_path: Path) -> None:
-    for split, count in (("train", 10), ("test", 4)):
-        make_cutouts(tmp_path / "cutouts" / split, count=count)
+    for split, count, first in (("train", 10, 0), ("test", 4, 50)):
+        make_cutouts(tmp_path / "cutouts" / split, count=count, first=first)
     make_backgrounds(tmp_path / "backgrounds", count=30)
     sources = cutouts_in(tmp_path / "cutouts"), backgrounds_in(tmp_path / "backgrounds")
     build(tmp_path / "out", *sources, waterbirds(1.0), style=SMALL, progress=False)
@@ -578,3 +578,77 @@ def test_a_release_with_masks_is_a_source_of_cutouts(tmp_path: Path) -> None:
     assert sample.object_mask.sum() == 200 and 80 <= int(np.asarray(sample.image)[15, 15, 0]) <= 104
     with pytest.raises(ValueError, match="must have a mask of the object for each image"):
         cutouts_of(Release("birds", tmp_path, (records[0]._replace(mask_path=None),), release.classes))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\udcff"])
+def test_names_that_no_table_can_hold_are_refused_before_anything_is_drawn(tmp_path: Path, name: str) -> None:
+    made = Made(tmp_path)
+    (tmp_path / "cutouts" / "cat" / "cat00.png").rename(tmp_path / "cutouts" / "cat" / f"{name}.png")
+    with pytest.raises(ValueError, match=r"names that a line of metadata.csv can hold.*Rename the file"):
+        made.build(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ['a"b', "a,b", "a\tb", " a", "ä ü", "'"])
+def test_other_names_are_read_back_as_they_are(tmp_path: Path, name: str) -> None:
+    made = Made(tmp_path)
+    (tmp_path / "cutouts" / "cat").rename(tmp_path / "cutouts" / "was")
+    source = tmp_path / "cutouts" / "cat" / f"{name}.png"
+    source.parent.mkdir()
+    for path in sorted((tmp_path / "cutouts" / "was").iterdir()):
+        path.rename(source.parent / f"{name}{path.name}")
+    (tmp_path / "cutouts" / "was").rmdir()
+    made.build(tmp_path / "out")
+    with (tmp_path / "out" / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        names = [row["cutout_filename"] for row in csv.DictReader(file)]
+    assert sum(each.startswith(f"cat/{name}cat") for each in names) == len(names) // 2
+
+
+def test_what_a_source_was_before_is_forgotten(tmp_path: Path) -> None:
+    """In one Python session people build, repaint a source and build again."""
+    made = Made(tmp_path, cutouts=4, backgrounds=8)
+    arguments: dict[str, Any] = {"tyings": {"train": Tying(0.5)}, "test_share": 0, "val_share": 0}
+    made.build(tmp_path / "before", **arguments)
+    for path in (tmp_path / "backgrounds").rglob("*.png"):
+        save(path, 255 - np.asarray(Image.open(path)))
+    made.build(tmp_path / "after", **arguments)
+    for row in table(tmp_path / "after"):
+        image = np.asarray(Image.open(tmp_path / "after" / row["img_filename"]))
+        assert image[..., 0].max() > 200, "the backgrounds had no red before"
+
+
+@forks
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_says_so_and_the_build_goes_on_with_room(
+    made: Made, built: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = Path.write_bytes, []
+
+    def until_full(path: Path, content: bytes) -> int:
+        written.append(path)
+        if len(written) > 9:
+            write(path, content[:10])
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", until_full)
+        with pytest.raises(OSError, match=r"cannot be written to: .*No space left.*Make room") as caught:
+            made.build(tmp_path / "out", workers=workers, file_format="png")
+    assert "Traceback" not in str(caught.value)
+    made.build(tmp_path / "out", file_format="png")
+    assert contents(tmp_path / "out") == contents(built)
+
+
+def test_twins_in_splits_of_their_own_are_kept_out_of_the_training(tmp_path: Path) -> None:
+    for split, count, first in (("train", 12, 0), ("val", 5, 4), ("test", 5, 8)):  # of 12, 5 to 8 and 9 to 12 again
+        make_cutouts(tmp_path / "cutouts" / split, count=count, first=first)
+    make_backgrounds(tmp_path / "backgrounds", count=40)
+    cutouts, backgrounds = cutouts_in(tmp_path / "cutouts"), backgrounds_in(tmp_path / "backgrounds")
+    build(tmp_path / "out", cutouts, backgrounds, waterbirds(0.5), style=SMALL, progress=False)
+    shown: dict[str, set[bytes]] = {"0": set(), "1": set(), "2": set()}
+    for row in table(tmp_path / "out"):
+        shown[row["split"]].add((tmp_path / "cutouts" / row["cutout_filename"]).read_bytes())
+    train, val, test = shown.values()
+    assert not train & val and not train & test and not val & test
+    assert [len(train), len(val), len(test)] == [8, 8, 8]

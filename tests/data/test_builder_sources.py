@@ -97,3 +97,25 @@ def test_water_birds_are_told_by_whole_words() -> None:
     )
     assert {water_or_land(name) for name in land} == {"landbird"}
     assert {water_or_land(name) for name in water} == {"waterbird"}
+
+
+def test_copies_that_programs_leave_are_no_sources(tmp_path: Path) -> None:
+    make_cutouts(tmp_path, count=1)
+    save(tmp_path / "cat" / ".ipynb_checkpoints" / "cat00-checkpoint.png", cutout(1, 1))
+    save(tmp_path / "__MACOSX" / "cat" / "cat00.png", cutout(1, 1))
+    assert [source.name for source in cutouts_in(tmp_path)] == ["cat/cat00.png", "dog/dog00.png"]
+
+
+def test_links_are_followed_and_the_home_folder_may_be_written_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cutouts(tmp_path / "cutouts", count=1)
+    make_backgrounds(tmp_path / "far", ("ocean",), count=1)
+    (tmp_path / "cutouts" / "cat" / "more").symlink_to(tmp_path / "cutouts" / "dog")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [source.name for source in cutouts_in("~/cutouts")]
+    assert names == ["cat/cat00.png", "cat/more/dog00.png", "dog/dog00.png"]
+    assert [len(backgrounds_in("~/far")), len(backgrounds_of({"water": ["~/far/ocean"]}))] == [1, 1]
+    (tmp_path / "cutouts" / "dog" / "back").symlink_to(tmp_path / "cutouts" / "cat")
+    with pytest.raises(ValueError, match="listing it would never end"):
+        cutouts_in(tmp_path / "cutouts")

@@ -157,3 +157,22 @@ def test_cub_becomes_a_set_that_every_reader_reads_alike(sources: Path, tmp_path
 def test_cub_or_cutouts(sources: Path, tmp_path: Path, arguments: list[object], message: str) -> None:
     found = build(tmp_path / "out", *arguments, "--backgrounds", sources / "backgrounds")
     assert found.exit_code == 2 and message in " ".join(found.output.replace("│", " ").split())
+
+
+def test_a_class_has_one_label(sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("class,label\ncat, pet\ndog,wolf\ncat,pet\ndog,pet\n")
+    found = build(tmp_path / "out", *given(sources), "--labels", tmp_path / "labels.csv")
+    assert found.exit_code == 1
+    assert "labels.csv, line 5: class dog has the label pet here and wolf above; remove one" in found.output
+
+
+def test_an_error_names_files_that_no_terminal_can_show(sources: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "cutouts" / name).mkdir(parents=True)
+        (tmp_path / "cutouts" / name / "\udcff.png").write_bytes(b"")
+    found = build(tmp_path / "out", "--cutouts", tmp_path / "cutouts", "--backgrounds", sources / "backgrounds")
+    assert found.exit_code == 1 and "Traceback" not in found.output and found.output.strip()
+    (tmp_path / "masks").mkdir()
+    masks = ["--cutouts", tmp_path / "cutouts", "--opacity", tmp_path / "masks"]
+    opacity = build(tmp_path / "out", *given(sources)[2:], *masks)
+    assert opacity.exit_code == 1 and "udcff.png is not there" in opacity.output

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from imagenet_releases import class_folders, hard_imagenet, imagenet100, imagewoof, picture, table
-from releases import make_cub, make_traveling_birds, make_waterbirds
+from releases import SPECIES, make_cub, make_traveling_birds, make_waterbirds
 
+from aimwrap.data import examine
 from aimwrap.data.doctor.kind import Sources
 from aimwrap.data.doctor.recognise import GENERIC, SPECIFIC, NotRecognisedError, recognise
 
@@ -117,3 +118,19 @@ def test_said_to_be(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "one.jpg")
     found = recognise(tmp_path, NOTHING, "imagewoof")
     assert (found.kind.name, found.root, found.reason) == ("imagewoof", tmp_path, "--as imagewoof says so")
+
+
+def test_a_set_beside_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> None:
+    """The folder above has CUB_fixed, and it is not what was asked about."""
+    make_cub(tmp_path)
+    make_traveling_birds(tmp_path)
+    class_folders(tmp_path)
+    assert recognise(tmp_path / "pets", Sources()).kind.name == "folder"
+    assert recognise(tmp_path / "CUB_fixed" / "train", Sources()).kind.name == "travelingbirds"
+
+
+def test_dots_name_the_folder_that_they_stand_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cub(tmp_path)
+    make_traveling_birds(tmp_path)
+    monkeypatch.chdir(tmp_path / "CUB_black" / SPECIES[0])
+    assert examine("..", official=False).release == "TravelingBirds (CUB_black)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from aimwrap.cli import app
-from aimwrap.data.doctor import Check, Count, Examination, Finding
+from aimwrap.data.doctor import Check, Count, Examination, Finding, examine
 from aimwrap.data.doctor.report import WIDTH, report
 
 runner = CliRunner()
@@ -177,3 +178,25 @@ def test_the_next_lines_run(birds: Path) -> None:
     names: dict[str, object] = {}
     exec(code, names)
     assert len(names["train"]) == 24  # type: ignore[arg-type]
+
+
+def test_the_command_to_repeat_keeps_its_options(birds: Path, tmp_path: Path) -> None:
+    home = make_waterbirds(tmp_path, name="my birds")
+    (home / "001.Black_footed_Albatross").rename(tmp_path / "away")
+    arguments = ["--as", "waterbirds", "--cub", str(birds.parent / "CUB_200_2011"), "--subset", "--quick"]
+    (again,) = examine(home, "waterbirds", cub=birds.parent / "CUB_200_2011", official=False, quick=True).next_lines
+    assert shlex.split(again, comments=True) == ["aimwrap", "data", "doctor", str(home), *arguments]
+    (home / "metadata.csv").write_text("damaged")
+    (again,) = examine(home, "waterbirds", cub=birds.parent / "CUB_200_2011", official=False, quick=True).next_lines
+    assert shlex.split(again, comments=True) == ["aimwrap", "data", "doctor", str(home), *arguments]
+
+
+def test_names_of_folders_do_not_reach_the_terminal_as_orders(tmp_path: Path) -> None:
+    for name in ("a\x1b[2J", "b c"):
+        make_waterbirds(tmp_path, name=f"set {name}", pictures=False)
+    result = runner.invoke(app, ["data", "doctor", str(tmp_path)])
+    assert result.exit_code == 2 and "\x1b" not in result.stderr
+    commands = [shlex.split(line, comments=True) for line in result.stderr.splitlines()[1:]]
+    assert [len(command) for command in commands] == [4, 4], "a path with a space is one word"
+    found = runner.invoke(app, ["data", "doctor", str(tmp_path / "set a\x1b[2J"), "--subset"])
+    assert "Next" in found.stdout and "\x1b" not in found.stdout

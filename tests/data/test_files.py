@@ -1,7 +1,9 @@
 """Reading without trust: paths, pictures of all kinds, tables."""
 
+import os
 import random
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +25,7 @@ from aimwrap.data.files import (
     open_object_mask,
     read_csv,
     read_space_separated,
+    written,
 )
 
 RAMP = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))  # 16 x 24, dark to bright from left to right
@@ -65,6 +68,22 @@ class TestInside:
         except ValueError:
             return
         assert Path(*path.parts) == path and path.is_relative_to(root) and ".." not in path.parts
+
+
+class TestWritten:
+    def test_home_and_plain_paths(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/somebody")
+        assert [written(path) for path in ("~/x", "x/y/", Path("/x"))] == [Path("/somebody/x"), Path("x/y"), Path("/x")]
+
+    def test_dots_are_spelt_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "set" / "birds").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "set" / "birds")
+        monkeypatch.chdir(tmp_path / "set" / "birds")
+        here = tmp_path.resolve()
+        found = [written(path) for path in (".", "", "..", "../..")]
+        assert found == [here / "set" / "birds", here / "set" / "birds", here / "set", here]
+        assert written("../../link") == here / "link", "what has a name keeps it, or a release would lose its own"
+        assert written(tmp_path / "link" / "..") == here / "set", "where the system would go"
 
 
 class TestFolder:
@@ -189,6 +208,13 @@ class TestOpenImage:
             with pytest.raises(ValueError, match=r"more pixels than|more than any photograph"):
                 opening(tmp_path / "x.png")
 
+    def test_bombs_where_pillow_is_told_to_let_them_pass(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As scripts for large scans do, for the whole process."""
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        make_bomb(tmp_path / "x.png", 10_001)
+        with pytest.raises(ValueError, match="10001 x 10001 pixels, more than any photograph"):
+            open_image(tmp_path / "x.png")
+
     def test_error_tells_the_way_out(self, tmp_path: Path) -> None:
         Image.effect_noise((64, 48), 90).save(tmp_path / "x.jpg")
         cut_off(tmp_path / "x.jpg", 0.9)
@@ -196,6 +222,61 @@ class TestOpenImage:
             ValueError, match=r"x\.jpg is not whole.*get it again \(aimwrap data doctor FOLDER lists all"
         ):
             open_image(tmp_path / "x.jpg")
+
+
+class TestNoPictures:
+    @pytest.mark.parametrize("opening", [open_image, open_object_mask, image_size])
+    def test_pipes_and_devices_are_not_waited_for(self, tmp_path: Path, opening: Callable[[Path], object]) -> None:
+        os.mkfifo(tmp_path / "x.jpg")
+        for path in (tmp_path / "x.jpg", Path("/dev/null")):
+            with pytest.raises(ValueError, match="must be a file, and is a pipe, a socket or a device"):
+                opening(path)
+
+    @pytest.mark.parametrize("opening", [open_image, open_object_mask, image_size])
+    def test_formats_that_hold_programs_are_not_opened(self, tmp_path: Path, opening: Callable[[Path], object]) -> None:
+        """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+        (tmp_path / "x.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+        with pytest.raises(ValueError, match="is no picture that Pillow can read"):
+            opening(tmp_path / "x.jpg")
+
+    def test_what_the_system_refuses_is_not_called_damaged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        PICTURES["RGB"][1].save(tmp_path / "x.png")
+        monkeypatch.setattr(Image, "open", refuse)
+        with pytest.raises(ValueError, match=r"x\.png cannot be opened: Permission denied.*mend its rights"):
+            open_image(tmp_path / "x.png")
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6),
+            np.linspace(0, 255, 24, dtype=np.float32).reshape(4, 6),
+            np.arange(24, dtype=np.int32).reshape(4, 6),
+            np.arange(24, dtype=np.uint16).reshape(4, 6),
+            np.arange(24, dtype=np.int32).reshape(4, 6) * 4000,
+            np.arange(24, dtype=np.int32).reshape(4, 6) - 300,
+        ],
+    )
+    def test_no_white_is_guessed(self, tmp_path: Path, values: np.ndarray) -> None:
+        """Each of these would come out black, or clipped."""
+        Image.fromarray(values).save(tmp_path / "x.tif")
+        for opening in (open_image, open_object_mask):
+            with pytest.raises(ValueError, match=r"x\.tif has pixels of .* nothing says which value is white"):
+                opening(tmp_path / "x.tif")
+        assert open_object_mask(tmp_path / "x.tif", any_value=True).sum() == (values > 0).sum()
+
+    def test_black_is_black(self, tmp_path: Path) -> None:
+        Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "x.png")
+        assert not open_object_mask(tmp_path / "x.png").any()
+
+    def test_colours_that_pillow_cannot_convert(self, tmp_path: Path) -> None:
+        Image.new("LAB", (4, 3)).save(tmp_path / "x.tif")
+        with pytest.raises(ValueError, match=r"x\.tif has colours that Pillow cannot read here.*Save it as RGB"):
+            open_object_mask(tmp_path / "x.tif")
 
 
 class TestOpenObjectMask:

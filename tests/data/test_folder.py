@@ -211,3 +211,17 @@ def test_masks_of_other_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="20 x 16 pixels"):
         dataset[0]
     assert isinstance(dataset[1].object_mask, torch.Tensor)
+
+
+@pytest.mark.parametrize("links", [("cat/x",), ("cat/x", "dog/y"), ("cat/x", "cat/z", "dog/y", "dog/w")])
+def test_links_that_lead_in_a_circle_are_refused(links: tuple[str, ...], tmp_path: Path) -> None:
+    """Two folders that link to each other, twice, would be listed 2 to the 40th times."""
+    for name in ("cat", "dog"):
+        picture(tmp_path / "pets" / name / "1.jpg")
+    for link in links:
+        (tmp_path / "pets" / link).symlink_to(tmp_path / "pets" / ("dog" if link.startswith("cat") else "cat"))
+    if links == ("cat/x",):
+        assert len(LabelledFolder(tmp_path / "pets")) == 3, "a link to a folder that leads nowhere else is followed"
+    else:
+        with pytest.raises(ValueError, match="link to a folder above it, or that led to it"):
+            LabelledFolder(tmp_path / "pets")

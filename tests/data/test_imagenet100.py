@@ -164,3 +164,11 @@ def test_flat_validation_is_explained(tmp_path: Path) -> None:
     picture(root / "val" / "ILSVRC2012_val_00000001.JPEG")
     with pytest.raises(ValueError, match=r"1 pictures lie there unsorted.*LOC_val_solution\.csv"):
         read_imagenet100(root, class_list)
+
+
+def test_the_list_may_come_from_windows(tmp_path: Path) -> None:
+    root, class_list, _ = imagenet100(tmp_path)
+    before = ImageNet100(root, class_list=class_list)
+    class_list.write_bytes(b"\xef\xbb\xbf" + class_list.read_bytes().replace(b"\n", b"\r\n"))
+    after = ImageNet100(root, class_list=class_list)
+    assert (after.records, after.release.notes) == (before.records, before.release.notes)

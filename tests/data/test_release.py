@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from releases import make_cub, make_waterbirds
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from aimwrap.data import Record, Release, ReleaseDataset, Sample, Waterbirds, collate
+from aimwrap.data import LabelledTable, Record, Release, ReleaseDataset, Sample, Waterbirds, collate
 from aimwrap.data.release import read_sample
 
 
@@ -74,6 +74,16 @@ class TestReleaseDataset:
         assert moved.object_mask.shape == (1, 16, 20)
         assert moved.object_mask[0, round(top) + 1 : round(bottom) - 1, round(left) + 1 : round(right) - 1].min() == 1
         assert moved[1:4] == plain[1:4] and moved[6:] == plain[6:]
+
+    def test_an_index_error_is_not_the_end(self, home: Path) -> None:
+        """Python's own iteration by index would take it for the end, and leave images out without a word."""
+
+        def fail(sample: Sample) -> Sample:
+            raise IndexError("of the transform")
+
+        with pytest.raises(IndexError, match="of the transform"):
+            list(Waterbirds(home, transform=fail))
+        assert len(list(Waterbirds(home))) == len(Waterbirds(home))
 
     def test_places_and_groups(self, picture: Path) -> None:
         records = [Record(str(n), picture, label, "train", place) for n, (label, place) in enumerate([(2, 0), (0, 3)])]
@@ -151,6 +161,22 @@ class TestLoading:
             assert torch.equal(batch.image, twin.image) and torch.equal(batch.object_mask, twin.object_mask)
             assert torch.equal(batch.group, twin.group)
             assert all(map(torch.equal, batch.boxes, twin.boxes))
+
+    @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+    def test_workers_that_stay_read_sets_of_different_knowledge(self, home: Path, context: str) -> None:
+        """One set knows places and masks and the other does not, so the batch does not."""
+        table = home / "plain.csv"
+        names = [record.path.relative_to(home).as_posix() for record in Waterbirds(home).records[:3]]
+        table.write_text("image,label\n" + "".join(f"{name},a\n" for name in names), encoding="utf-8")
+        birds, plain = Waterbirds(home, transform=half_transform), LabelledTable(table, transform=half_transform)
+        both = ConcatDataset([Subset(birds, [0, 1]), plain])
+        workers = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": context}
+        loader = DataLoader(both, 4, collate_fn=collate, **workers)
+        for _ in range(2):
+            first, last = list(loader)
+            assert (first.group, first.place, first.object_mask, first.boxes) == (None, None, None, None)
+            assert first.path == tuple(str(each.path) for each in (*birds.records[:2], *plain.records[:2]))
+            assert len(last.label) == 1 and last.object_mask is None
 
     def test_data_set_can_be_pickled(self, home: Path) -> None:
         data = Waterbirds(home, "test", transform=half_transform)

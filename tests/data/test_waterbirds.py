@@ -13,6 +13,7 @@ from releases import (
     WATER,
     cut_off,
     make_cub,
+    make_traveling_birds,
     make_waterbirds,
     photographs,
     waterbirds_rows,
@@ -20,7 +21,7 @@ from releases import (
 )
 from test_cub import assert_mask_on_bird
 
-from aimwrap.data import Waterbirds, read_waterbirds
+from aimwrap.data import CUB200, TravelingBirds, Waterbirds, read_waterbirds
 from aimwrap.data.release import Record
 from aimwrap.data.waterbirds_labels import OFFICIAL_COUNTS, notes_on, percent, tie_of, version_of
 
@@ -448,3 +449,22 @@ def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"33 x 41 pixels .* 32 x 32: they belong to different releases, or one was res"
     ):
         Waterbirds(home, None)[0]
+
+
+@pytest.mark.parametrize("path", [".", "../{}", "{}/..", "{}/"])
+def test_what_lies_beside_is_found_from_wherever_one_stands(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cub(tmp_path, "beside")
+    home = make_waterbirds(tmp_path)
+    make_traveling_birds(tmp_path)
+    for reader, folder in (
+        (Waterbirds, home),
+        (CUB200, tmp_path / "CUB_200_2011"),
+        (TravelingBirds, tmp_path / "CUB_fixed"),
+    ):
+        child = next(child.name for child in folder.iterdir() if child.is_dir())
+        monkeypatch.chdir(folder if path in (".", "{}/..") or path.startswith("..") else tmp_path)
+        given = path.format(child if path == "{}/.." else folder.name)
+        sample = reader(given)[0]
+        assert sample.object_mask is not None and sample.boxes is not None

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..built import read_built
+from ..files import written
 from ..release import SPLITS, Release
-from .drawing import Drawn, Placed, Style
+from .drawing import Drawn, Placed, Style, forget_pictures
 from .planning import Shot, Source, Tying, plan_shots
 from .seeding import generator_of
 from .sources import Background, Cutout
@@ -70,6 +71,7 @@ def build(
 
     Raises:
         FileExistsError: if the folder has something else in it.
+        OSError: if it cannot be written to.
         ValueError: if an argument is out of range, there are too few cut-outs or backgrounds, names clash, or source
             pictures cannot be read, each named; the other images are then written, and the next call goes on.
     """
@@ -114,7 +116,10 @@ def build(
         "sources": _digest(entries),
     }
     to_write = SetToWrite(entries, list(cutouts_by_class), list(by_place), arguments, file_format)
-    write_set(Path(out), to_write, Shooting(shots, style, seed), workers=workers, progress=progress)
+    try:
+        write_set(written(out), to_write, Shooting(shots, style, seed), workers=workers, progress=progress)
+    finally:
+        forget_pictures()  # which may be others the next time
     return read_built(out)
 
 

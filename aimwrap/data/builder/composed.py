@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..built import read_built
+from ..files import written
 from ..release import Release
 from .drawing import Drawn
 from .writing import Entry, FileFormat, SetToWrite, write_set
@@ -85,7 +86,7 @@ def build_composed(
             images.append((data, index))
     first = next(iter(splits.values()))
     to_write = SetToWrite(entries, first.label_names, first.place_names, arguments, file_format)
-    write_set(Path(out), to_write, _Drawing(images), workers=workers, progress=progress)
+    write_set(written(out), to_write, _Drawing(images), workers=workers, progress=progress)
     return read_built(out)
 
 

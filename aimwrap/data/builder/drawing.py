@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageOps
 
-from ..files import open_image, open_object_mask
+from ..files import FORMATS, open_image, open_object_mask
 from .backgrounds import crop_square, fit_behind, jitter_colour
 from .pasting import Placement, crop_to_object, paste, place_object
 from .sources import Background, Cutout
@@ -117,11 +117,17 @@ def _open_object(cutout: Cutout) -> Image.Image:
     return crop_to_object(_open_cutout(cutout), str(cutout.path))
 
 
+def forget_pictures() -> None:
+    """Let go of the sources that were opened last."""
+    _open_background.cache_clear()
+    _open_object.cache_clear()
+
+
 def _open_cutout(cutout: Cutout) -> Image.Image:
     """RGBA."""
     picture = open_image(cutout.path)
     if cutout.opacity_path is None:
-        with Image.open(cutout.path) as file:
+        with Image.open(cutout.path, formats=FORMATS) as file:
             if "A" not in file.getbands() and "transparency" not in file.info:
                 raise ValueError(
                     f"cut-outs must have an alpha channel or an opacity of their own, and {cutout.path} has neither "

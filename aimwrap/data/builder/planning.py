@@ -129,6 +129,7 @@ def _part_sources(
             f"the {what.split()[0]} have splits of their own, {', '.join(sorted(map(str, own)))}, so they must have "
             f"{', '.join(missing)}, too; add it, or merge them into folders without splits"
         )
+    kinds = kinds if None in own else _in_one_split(kinds)
     drawn = dict(shares) if None in own else {}
     if None not in own and "val" in shares and "val" not in own:
         drawn = {split: shares[split] for split in ("train", "val")}
@@ -145,6 +146,19 @@ def _part_sources(
         if empty:
             raise ValueError(f"there are too few {what} {empty[0]}: none is left for {split}. Add some")
     return parts
+
+
+def _in_one_split(kinds: Mapping[str, Sequence[Source]]) -> dict[str, list[Source]]:
+    """Of files with the same bytes in several of their own splits those of the last one: the test is kept apart."""
+    everything = [source for sources in kinds.values() for source in sources]
+    twins = twins_of({source.name: source.path for source in everything})
+    last: dict[str, int] = {}
+    for source in everything:
+        last[twins[source.name]] = max(last.get(twins[source.name], 0), SPLITS.index(str(source.split)))
+    return {
+        kind: [source for source in sources if SPLITS.index(str(source.split)) == last[twins[source.name]]]
+        for kind, sources in kinds.items()
+    }
 
 
 def _draw_splits(

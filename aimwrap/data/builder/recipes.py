@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..release import SPLITS
 from .planning import Tying
 
 
@@ -67,7 +68,7 @@ def travelingbirds(
 
 def _numbers(num_images: Mapping[str, int] | None) -> Mapping[str, int]:
     numbers = num_images or {}
-    unknown = [split for split in numbers if split not in ("train", "val", "test")]
+    unknown = [split for split in numbers if split not in SPLITS]
     if unknown:
         raise ValueError(f"num_images must name splits, 'train', 'val' or 'test', got {', '.join(map(repr, unknown))}")
     return numbers

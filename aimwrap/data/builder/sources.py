@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..release import SPLITS, Release
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-WATER_BIRDS = {  # sea birds and waterfowl, as Sagawa et al. (ICLR 2020) count them
-    *("albatross", "auklet", "cormorant", "frigatebird", "fulmar", "gull", "jaeger", "kittiwake", "pelican", "puffin"),
-    *("tern", "gadwall", "grebe", "mallard", "merganser", "guillemot"),
-}
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from ..files import written
+from ..listing import list_folder, pictures_below
+from ..release import SPLITS, Release
+from ..waterbirds_labels import WATER_BIRDS
+
+ENDINGS = ", ".join(sorted(IMG_EXTENSIONS))
 
 
 class Cutout(NamedTuple):
@@ -67,11 +68,11 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
         FileNotFoundError: if a folder or a picture of the opacity is not there.
         ValueError: if there is no class, or one without pictures.
     """
-    folder = Path(folder)
+    folder, opacity = written(folder), None if opacity is None else written(opacity)
     found = []
     for split, class_name, path in _pictures_by_kind(folder, "cutouts", "class"):
         name = path.relative_to(folder).as_posix()
-        opacity_path = None if opacity is None else (Path(opacity) / name).with_suffix(".png")
+        opacity_path = None if opacity is None else (opacity / name).with_suffix(".png")
         if opacity_path is not None and not opacity_path.is_file():
             raise FileNotFoundError(
                 f"opacity must hold a PNG for each cut-out under its name, but {opacity_path} is not there; it belongs "
@@ -126,7 +127,7 @@ def backgrounds_in(folder: Path | str) -> list[Background]:
         FileNotFoundError: if the folder is not there.
         ValueError: if there is no place, or one without photographs.
     """
-    folder = Path(folder)
+    folder = written(folder)
     return [
         Background(path.relative_to(folder).as_posix(), path, place, split)
         for split, place, path in _pictures_by_kind(folder, "backgrounds", "place")
@@ -148,12 +149,12 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
     """
     found: dict[str, Background] = {}
     for place, folders in places.items():
-        for folder in map(Path, folders):
+        for folder in map(written, folders):
             if not folder.is_dir():
                 raise FileNotFoundError(f"place {place!r} must be made of folders, but {folder} is not there")
-            paths = list(_pictures(folder))
+            paths = _pictures(folder)
             if not paths:
-                raise ValueError(f"place {place!r} must have photographs ({_suffixes()}), but {folder} has none")
+                raise ValueError(f"place {place!r} must have photographs ({ENDINGS}), but {folder} has none")
             for path in paths:
                 name = f"{place}/{folder.resolve().name}/{path.relative_to(folder).as_posix()}"
                 if name in found:
@@ -203,52 +204,42 @@ def water_or_land(class_name: str) -> str:
     ['waterbird', 'landbird', 'waterbird', 'waterbird']
     """
     words = {*class_name.lower().replace(".", "_").split("_")}
-    return "waterbird" if words & WATER_BIRDS or words >= {"pacific", "loon"} else "landbird"
+    return "waterbird" if words & {name.lower() for name in WATER_BIRDS} else "landbird"
 
 
 def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[str | None, str, Path]]:
     """(split, class or place, path) of every picture, sorted."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{argument} must be a folder with a folder for each {kind}, but {folder} is not there")
-    top = _folders(folder)
-    split_names = [path.name for path in top if path.name in SPLITS]
+    top = list_folder(folder).folders
+    split_names = [name for name in top if name in SPLITS]
     if split_names and len(split_names) < len(top):
-        others = sorted({path.name for path in top} - {*split_names})
+        others = sorted({*top} - {*split_names})
         raise ValueError(
             f"{folder} has folders named after splits ({', '.join(split_names)}) beside others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
-    parents: list[tuple[str | None, Path]] = [(path.name, path) for path in top] if split_names else [(None, folder)]
+    parents: list[tuple[str | None, Path]] = (
+        [(name, folder / name) for name in top] if split_names else [(None, folder)]
+    )
     for split, parent in parents:
-        kinds = _folders(parent)
+        kinds = list_folder(parent).folders
         if not kinds:
             raise ValueError(f"{parent} must have a folder for each {kind}, with pictures in it, and has none")
-        for part in kinds:
-            paths = list(_pictures(part))
+        for name in kinds:
+            paths = _pictures(parent / name)
             if not paths:
                 raise ValueError(
-                    f"each folder in {parent} is a {kind} and must have pictures ({_suffixes()}), but {part.name} has "
-                    "none: remove it, or fill it"
+                    f"each folder in {parent} is a {kind} and must have pictures ({ENDINGS}), but {name} has none: "
+                    "remove it, or fill it"
                 )
             for path in paths:
-                yield split, part.name, path
+                yield split, name, path
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Below a folder, sorted; files that begin with a dot are what macOS leaves beside pictures."""
-    yield from sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def _suffixes() -> str:
-    return ", ".join(IMAGE_SUFFIXES)
+def _pictures(folder: Path) -> list[Path]:
+    """Below a folder, sorted."""
+    return sorted(folder / name for name in pictures_below(folder))
 
 
 def _name(path: Path, root: Path) -> str:

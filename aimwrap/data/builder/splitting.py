@@ -53,16 +53,16 @@ def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
         By name, the first of the names of files with the same bytes: the name itself where there is no other.
 
     Raises:
-        OSError: if a file cannot be read.
+        OSError: if a file cannot be read. One that is not there is like no other: whoever draws it will say so.
     """
     by_size: dict[int, list[str]] = {}
+    twins = {name: name for name in paths}
     for name, path in paths.items():
-        by_size.setdefault(path.stat().st_size, []).append(name)
+        if path.is_file():
+            by_size.setdefault(path.stat().st_size, []).append(name)
     first_of: dict[str, str] = {}
-    twins = {}
-    for names in by_size.values():
+    for names in (names for names in by_size.values() if len(names) > 1):  # so that most files are never read
         for name in names:
-            # only files of one size can be the same, so that most are never read
-            content = name if len(names) == 1 else hashlib.sha256(paths[name].read_bytes()).hexdigest()
+            content = hashlib.sha256(paths[name].read_bytes()).hexdigest()
             twins[name] = first_of.setdefault(content, name)
     return twins

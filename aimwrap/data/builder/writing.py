@@ -17,6 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ...progress import with_progress
+from ..files import read_json
 from ..release import SPLITS
 from .drawing import Drawn
 
@@ -81,10 +82,12 @@ def write_set(
 
     Raises:
         FileExistsError: if the folder has something else in it.
+        OSError: if it cannot be written to.
         ValueError: if names clash, or images cannot be made, each named; the others are written.
     """
     _check_names("classes", to_write.classes)
     _check_names("places", to_write.places)
+    _check_sources(to_write.entries)
     _check_folder(out, _manifest(to_write))
     names = [_names_of(entry, to_write) for entry in to_write.entries]
     for class_name in to_write.classes:
@@ -95,11 +98,14 @@ def write_set(
     loader = DataLoader(
         _Drawing(out, names, draw), batch_size=None, sampler=missing, num_workers=workers, collate_fn=_as_it_is
     )
-    problems = [
-        problem
-        for problem in (with_progress(loader, "building", "image") if progress else loader)
-        if problem is not None
-    ]
+    problems = []
+    for problem in with_progress(loader, "building", "image") if progress else loader:
+        if isinstance(problem, _CannotWrite):
+            raise OSError(
+                f"{out} cannot be written to: {problem}. Make room, or mend its rights, and build again: what is there "
+                "is kept"
+            )
+        problems += [] if problem is None else [problem]
     if problems:
         _clear(out)
         lines = "\n  ".join(sorted(set(problems))[:10])
@@ -116,6 +122,10 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out / PARTIAL, ignore_errors=True)
 
 
+class _CannotWrite(str):
+    """Why an image could not be written, which ends the build; other problems are of one image."""
+
+
 class _Drawing(Dataset[str | None]):
     """Writes an image when it is asked for it, and gives what went wrong, if anything."""
 
@@ -128,8 +138,11 @@ class _Drawing(Dataset[str | None]):
             drawn = self.draw(number)
         except (OSError, ValueError) as error:
             return str(error)
-        _write_whole(self.out, mask, _encoded(drawn.object_mask, "png"))
-        _write_whole(self.out, image, _encoded(drawn.image, "jpg" if image.endswith(".jpg") else "png"))
+        try:
+            _write_whole(self.out, mask, _encoded(drawn.object_mask, "png"))
+            _write_whole(self.out, image, _encoded(drawn.image, "jpg" if image.endswith(".jpg") else "png"))
+        except OSError as error:  # raised in a worker, it would come with the worker's whole stack for a message
+            return _CannotWrite(error)
         return None
 
 
@@ -222,21 +235,35 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except ValueError as error:
         raise FileExistsError(
-            f"{path} is no manifest of a build: {error}. Build into another folder, or remove this one"
+            f"{path} is no manifest of a build, so no build goes on here: build into another folder, or remove this one"
         ) from error
     return manifest if isinstance(manifest, dict) else {}
+
+
+def _check_sources(entries: Sequence[Entry]) -> None:
+    """They become lines of the table, which no reader would read with these, and that comes last."""
+    for name in (name for entry in entries for name in (entry.place_filename, entry.cutout_filename)):
+        if not _is_line(name):
+            raise ValueError(
+                f"sources must have names that a line of {METADATA} can hold, without line ends and in the system's "
+                f"encoding, got {name!r}. Rename the file"
+            )
+
+
+def _is_line(name: str) -> bool:
+    return not {*name} & {"\0", "\n", "\r"} and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _check_names(argument: str, names: Sequence[str]) -> None:
     """They become folders."""
     for name in names:
-        if not name or name != name.strip() or name.startswith(".") or {*name} & {*'/\\:*?"<>|', "\0", "\n"}:
+        if not name or name != name.strip() or name.startswith(".") or {*name} & {*'/\\:*?"<>|'} or not _is_line(name):
             raise ValueError(
                 f"{argument} become folders, so their names must not be empty, begin with a dot, begin or end with a "
-                f'space, or have any of / \\ : * ? " < > | in them; got {name!r}. Rename the folder, or the label'
+                f'space, or have line ends or any of / \\ : * ? " < > | in them; got {name!r}. Rename folder or label'
             )
     folded = [name.casefold() for name in (*names, MASKS)]
     clashing = sorted({name for name in (*names, MASKS) if folded.count(name.casefold()) > 1})

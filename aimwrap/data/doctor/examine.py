@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files import written
 from ..release import Release
 from .counts import check_counts, check_groups, check_labels, count
 from .duplicates import check_duplicates, worth_a_digest
@@ -89,23 +90,24 @@ def examine(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be a positive number of threads, or None for one per core; got {workers}")
-    here = Path(path).expanduser()
+    here = written(path)
     sources = Sources(
-        cub=_expanded(cub),
-        segmentations=_expanded(segmentations),
-        imagenet=_expanded(imagenet),
-        class_list=_expanded(class_list),
-        annotations=_expanded(annotations),
-        masks=_expanded(masks),
+        cub=_written(cub),
+        segmentations=_written(segmentations),
+        imagenet=_written(imagenet),
+        class_list=_written(class_list),
+        annotations=_written(annotations),
+        masks=_written(masks),
         table=here if here.suffix.lower() == ".csv" and here.is_file() else None,
         columns=_checked_columns(columns or {}),
         any_value_is_object=any_value_is_object,
     )
     options = Options(official, quick, workers, progress)
     found = recognise(here, sources, kind)
+    again = _command(here, kind, sources, options)
     release = _read(found, sources)
     if isinstance(release, Check):
-        return _without_release(here, found, release, sources, options)
+        return _without_release(here, found, release, sources, options, again)
     listing = Listing()
     counts = count(release)
     checks = tuple(_checks(release, counts, found.kind, listing, options))
@@ -120,13 +122,13 @@ def examine(
         counts,
         checks,
         release.notes,
-        _next_lines(here, found, sources, all(check.mark != "fault" for check in checks)),
+        _next_lines(found, sources, all(check.mark != "fault" for check in checks), again),
         quick,
     )
 
 
-def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+def _written(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else written(path)
 
 
 def _checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
@@ -145,7 +147,9 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
     return release if release.records else Check("tables", "fault", "they name no image at all")
 
 
-def _without_release(path: Path, found: Recognised, problem: Check, sources: Sources, options: Options) -> Examination:
+def _without_release(
+    path: Path, found: Recognised, problem: Check, sources: Sources, options: Options, again: str
+) -> Examination:
     """Where the tables are at fault, the pictures are looked at all the same: people want to hear of both at once."""
     paths = pictures(Listing(), folders_below(found.root))
     readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
@@ -161,7 +165,7 @@ def _without_release(path: Path, found: Recognised, problem: Check, sources: Sou
         (),
         (problem, readable),
         (note,),
-        _next_lines(path, found, sources, healthy=False),
+        _next_lines(found, sources, healthy=False, again=again),
         options.quick,
     )
 
@@ -217,13 +221,19 @@ def _look_at_images(paths: list[Path], digests: list[bool], options: Options) ->
     return dict(zip(paths, look_at_all(look_at, items, options.workers, "images", options.progress), strict=True))
 
 
-def _next_lines(path: Path, found: Recognised, sources: Sources, healthy: bool) -> tuple[str, ...]:
+def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
     if not healthy:
-        return (f"aimwrap data doctor {shlex.join([str(path), *_as_options(sources)])}   # again, once it is mended",)
+        return (f"{again}   # again, once it is mended",)
     return (
         "aimwrap inspect convnext_tiny   # what masks on a backbone cost, and the lines that train it",
         f"python -c {shlex.quote(found.kind.reads(found.root, sources) + '; print(len(train), train[0])')}",
     )
+
+
+def _command(path: Path, kind: str | None, sources: Sources, options: Options) -> str:
+    """The same examination on the command line."""
+    words = ["aimwrap", "data", "doctor", str(path), *([] if kind is None else ["--as", kind]), *_as_options(sources)]
+    return shlex.join([*words, *([] if options.official else ["--subset"]), *(["--quick"] if options.quick else [])])
 
 
 def _as_options(sources: Sources) -> Iterator[str]:

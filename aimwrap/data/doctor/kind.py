@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -101,4 +102,4 @@ def call(name: str, root: Path, **given: Path | str | bool | None) -> str:
 def _quoted(value: Path | str | bool) -> str:
     if isinstance(value, bool):
         return str(value)
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(str(value), ensure_ascii=False)  # whose texts are Python's, too

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..builder.tying import images_per_group
+from ..builder.writing import MANIFEST
 from ..built import read_built
+from ..files import read_json
 from ..release import SPLITS, Release
 from .counts import Expected, count
 from .kind import Kind, Sources, call
 from .listing import folders_below
-
-MANIFEST = "build.json"
 
 
 def built_evidence(folder: Path, sources: Sources) -> str | None:
@@ -24,7 +23,7 @@ def built_evidence(folder: Path, sources: Sources) -> str | None:
 
 def built_expected(release: Release) -> Mapping[str, Expected] | None:
     """What was asked for when it was built: how many images, and how each label's are spread over the places."""
-    manifest = json.loads((release.root / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(release.root / MANIFEST)
     found = {row.split: row.labels for row in count(release)}
     try:
         sizes = {split: int(manifest["num_images"][split]) for split in SPLITS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..cub import SPLIT_SIZES, read_cub
+from ..cub import SPLIT_SIZES, cub_beside, read_cub
 from ..release import Release
 from ..traveling_birds import Variant, read_traveling_birds
 from ..waterbirds import read_waterbirds
@@ -91,8 +91,7 @@ def _waterbirds_folders(release: Release) -> Iterable[Path]:
 
 
 def _traveling_birds_lack(root: Path, sources: Sources) -> str | None:
-    beside = (root, root.parent, root.parent.parent)
-    if sources.cub is not None or any((parent / "CUB_200_2011" / "images.txt").is_file() for parent in beside):
+    if sources.cub is not None or cub_beside(_variant_folder(root)) is not None:
         return None
     return (
         "TravelingBirds does not say which birds are for the test, CUB does (train_test_split.txt), and there is no "

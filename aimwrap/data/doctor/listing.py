@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from ..listing import is_folder
+
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|bmp|gif|webp|tiff?|ppm)", re.IGNORECASE)  # a.jpg, and a.jpg.part, too
 
 
@@ -56,17 +58,10 @@ def subfolders(folder: Path) -> list[Path]:
     """The folders of a folder, sorted, hidden ones left out; none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry)]
     except OSError:
         return []
     return [folder / name for name in sorted(names)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]:

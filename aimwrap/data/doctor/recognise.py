@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,10 @@ def _found(path: Path, sources: Sources) -> Recognised:
     for kinds, folders in looks:
         found = [each for folder in folders for each in _first_that_fits(kinds, folder, sources)]
         if len(found) > 1:
-            lines = [f"  aimwrap data doctor {each.root}   # {each.kind.title}" for each in found[:EXAMPLES]]
+            lines = [
+                f"  aimwrap data doctor {shlex.quote(str(each.root))}   # {each.kind.title}"
+                for each in found[:EXAMPLES]
+            ]
             raise NotRecognisedError("\n".join([f"{path} holds {len(found)} data sets; pass one of them:", *lines]))
         if found:
             return found[0]

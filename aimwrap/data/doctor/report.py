@@ -33,7 +33,9 @@ def report(examination: Examination, paint: Paint = _plain) -> str:
         "\n".join(_check(check, paint) for check in examination.checks),
         _paragraphs("Known traps of this release", examination.notes),
         _verdict(examination, paint),
-        "\n".join(["Next", *(f"  {line}" for line in examination.next_lines)]) if examination.next_lines else "",
+        "\n".join(["Next", *(f"  {printable(line)}" for line in examination.next_lines)])
+        if examination.next_lines
+        else "",
     ]
     return "\n\n".join(block for block in blocks if block)
 
