@@ -215,7 +215,7 @@ def _cutouts(
 
 def _labels_by_class(table: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for row in read_csv(table, ("class", "label")):
+    for row in read_csv(table, ("class", "label"), "Name them so in its first line"):
         name, label = row.values["class"].strip(), row.values["label"].strip()
         if found.setdefault(name, label) != label:
             raise ValueError(

@@ -242,12 +242,15 @@ class Row(NamedTuple):
     values: dict[str, str]
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_csv(
+    path: Path, columns: Sequence[str], way_out: str = "This is another table, or was changed: get the release again"
+) -> Iterator[Row]:
     """Read a table with a header.
 
     Args:
         path: of the file, UTF-8.
         columns: that it must have.
+        way_out: what to do where it lacks one, for the message.
 
     Yields:
         Its rows.
@@ -263,7 +266,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         if missing:
             raise ValueError(
                 f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(missing)}; it has "
-                f"{', '.join(header)[:200] or 'none'}. This is another table, or was changed: get the release again"
+                f"{', '.join(header)[:200] or 'none'}. {way_out}"
             )
         if len(set(header)) < len(header):
             raise ValueError(f"{path} has a column twice: {', '.join(header)[:200]}. Get the release again")

@@ -79,7 +79,7 @@ def read_table(
     """
     table = written(table)
     root = table.parent if root is None else written(root)
-    rows = list(read_csv(table, [image, label]))
+    rows = list(read_csv(table, [image, label], "Say how they are called, by image= and label="))
     if not rows:
         raise ValueError(f"{table} has no rows below its header; pass a table that lists pictures")
     header = tuple(rows[0].values)

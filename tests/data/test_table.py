@@ -251,3 +251,9 @@ def test_a_columns_default_may_be_left_out(tmp_path: Path) -> None:
     path = table(tmp_path)
     dataset = LabelledTable(path, **NAMES, place=None, split_column=None)
     assert dataset.groups is None and len(dataset) == 4
+
+
+def test_a_table_with_other_columns_says_how_to_name_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("file,species\na.jpg,cat\n")
+    with pytest.raises(ValueError, match=r"lacks image, label; it has file, species\. Say how they are called, by image="):
+        read_table(tmp_path / "mine.csv")
