@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from zoo import TIMM, TORCHVISION, TinyNet
@@ -25,6 +27,7 @@ from aimwrap.export import (
     export_program,
     formats,
 )
+from aimwrap.export.formats import _plain_attention
 from aimwrap.export.parity import measure_parity, seeded_images
 from aimwrap.export.serving import _mask_names
 from aimwrap.preprocessing import Preprocessing
@@ -518,3 +521,19 @@ def test_aotinductor(name: str, head: str, dynamic_size: bool, wrapped: Wrapped,
     assert json.loads(loaded.get_metadata()["class_names"]) == NAMES
     images = images_of(5, 3, *((97, 75) if dynamic_size else (64, 64)))
     assert_same(loaded(images), model, images)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.3, "attn_mask": torch.arange(35.0).view(5, 7).cos()},
+        {"attn_mask": torch.arange(35).view(5, 7) % 3 > 0},
+    ],
+)
+def test_attention_spelled_out_is_torchs(given: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 4, tokens, 6, generator=generator) for tokens in (5, 7, 7))
+    expected = F.scaled_dot_product_attention(query, key, value, **given)
+    assert torch.allclose(_plain_attention(query, key, value, **given), expected, atol=1e-5)

@@ -184,7 +184,7 @@ class _Onnx:
     def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
         names = list(serving.output_names)
         onnx_program = torch.onnx.export(
-            program, (), input_names=["images"], output_names=names, dynamo=True, verbose=False
+            _with_plain_attention(program), (), input_names=["images"], output_names=names, dynamo=True, verbose=False
         )
         assert onnx_program is not None
         onnx_program.model.metadata_props.update(metadata)
@@ -196,6 +196,36 @@ class _Onnx:
         return lambda images: dict(
             zip(names, map(torch.from_numpy, session.run(None, {"images": images.numpy()})), strict=True)
         )
+
+
+def _with_plain_attention(program: Any) -> Any:
+    """Attention over windows of windows (Twins) spelled out: torch's converter to ONNX knows four dimensions only."""
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    calls = [node for node in program.graph.nodes if node.target is attention]
+    if all(call.args[0].meta["val"].ndim == 4 for call in calls):
+        return program
+    return program.run_decompositions({attention: _plain_attention})
+
+
+def _plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Softmax(Q K^T scale + mask) V, of any number of dimensions, as in evaluation."""
+    weights = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        weights = weights + weights.new_full(weights.shape[-2:], -torch.inf).triu(1)
+    if enable_gqa:
+        raise NotImplementedError("grouped queries are not spelled out")
+    if attn_mask is not None:
+        weights = weights.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else weights + attn_mask
+    return weights.softmax(-1) @ value
 
 
 class _Program:
