@@ -1,9 +1,9 @@
-"""Choose tau without group labels: go down until it costs too much accuracy on validation images like those of training.
+"""Choose tau without group labels: lower it until it costs too much accuracy on validation images like the training's.
 
 python examples/choose_tau.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 
-What this cannot tell: whether the masks lie on the object. Where the background gives the label away in val as it does in
-training, masks on the background cost nothing either. So it leaves masks.png: look at it.
+What this cannot tell: whether the masks lie on the object. Where the background gives the label away in val as it does
+in training, masks on the background cost nothing either. So it leaves masks.png: look at it.
 """
 
 import sys
@@ -52,14 +52,13 @@ def main(data: str) -> None:
         lost = reference - right  # image by image: the seeds it is no longer right with
         cost, error = lost.mean().item(), (lost.std() / len(lost) ** 0.5).item()
         print(f"tau {tau}: accuracy {right.mean():.3f}, cost {cost:+.3f} ± {error:.3f} (standard error)")
-        if findings or cost > COST:
-            print(*dict.fromkeys(finding.message for finding in findings), sep="\n")
+        print(*dict.fromkeys(finding.message for finding in findings), sep="\n", end="\n" if findings else "")
+        if tau < 1 and (findings or cost > COST):
             break
         chosen = model
     print(f"the smallest that costs at most {COST}: tau {chosen.tau[0]}")
     if error > COST / 2:
         print(f"{len(val_set)} images cannot tell such a cost from none: take more of them, or allow for more")
-    chosen.save_pretrained("aim", class_names=train_set.classes)
     shown = torch.stack([val_set[i][0] for i in torch.randperm(len(val_set))[:16].tolist()])
     finest = interpolate(chosen.predict(shown.to(device)).masks[2].cpu(), shown.shape[-2:])
     save_image(torch.cat([shown, shown * finest]), "masks.png", nrow=len(shown), normalize=True, scale_each=True)

@@ -5,10 +5,10 @@ accelerate launch examples/train_accelerate.py path/to/data  # path/to/data/{tra
 
 import sys
 
-import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from timm.data import create_transform
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
@@ -21,15 +21,16 @@ EPOCHS, ANNEAL_EPOCHS = 20, 6
 def main(data: str) -> None:
     accelerator = Accelerator(mixed_precision="bf16")
     set_seed(0, device_specific=True)  # with one seed for all, every process would draw the same noise for its masks
-    num_classes = len(ImageFolder(f"{data}/train").classes)
-    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=num_classes)
-    config = timm.data.resolve_model_data_config(backbone)
-    train_set = ImageFolder(f"{data}/train", timm.data.create_transform(**config, is_training=True))
-    val_set = ImageFolder(f"{data}/val", timm.data.create_transform(**config))
+    classes = ImageFolder(f"{data}/train").classes
+    # By its name, so that what is saved can be loaded, and exported, without another word.
+    settings = {"pretrained": True, "num_classes": len(classes)}
+    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings)
+    prep = model.preprocessing  # how the backbone wants its images
+    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
 
-    model = AIM(backbone, stages=[2, 3], tau=0.25)
     criterion = AIMLoss(tau=model.tau).to(accelerator.device)  # nothing to train in it, so it is not prepared
     optimizer = torch.optim.AdamW(model.parameter_groups(lr=1e-5, head_lr=1e-3), weight_decay=0.05)
     rate_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(loader))
@@ -60,7 +61,7 @@ def main(data: str) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         aim = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        aim.save_pretrained("aim", class_names=train_set.classes)
+        aim.save_pretrained("aim", class_names=classes)
     accelerator.end_training()
 
 
@@ -77,8 +78,8 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoade
         correct.append(right)
         areas.append(area)
     shares = ", ".join(f"{area:.2f}" for area in torch.cat(areas).mean(0).tolist())
-    accuracy = torch.cat(correct).float().mean()
-    accelerator.print(f"epoch {epoch}: {len(torch.cat(correct))} images, accuracy {accuracy:.3f}, active areas {shares}")
+    right = torch.cat(correct).float()
+    accelerator.print(f"epoch {epoch}: {len(right)} images, accuracy {right.mean():.3f}, active areas {shares}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train AIM in plain PyTorch with the usual extras: mixed precision, torch.compile, warm-up and cosine, averaged weights.
+"""Train AIM in plain PyTorch with mixed precision, torch.compile, a cosine schedule with warm-up, and an EMA.
 
 python examples/train_amp_compile_ema.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 """
@@ -6,8 +6,8 @@ python examples/train_amp_compile_ema.py path/to/data  # path/to/data/{train,val
 import math
 import sys
 
-import timm
 import torch
+from timm.data import create_transform
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -23,17 +23,18 @@ def main(data: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     needs_scaling = device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.float16 if needs_scaling else torch.bfloat16
-    num_classes = len(ImageFolder(f"{data}/train").classes)
-    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=num_classes)
-    config = timm.data.resolve_model_data_config(backbone)
-    train_set = ImageFolder(f"{data}/train", timm.data.create_transform(**config, is_training=True))
-    val_set = ImageFolder(f"{data}/val", timm.data.create_transform(**config))
+    classes = ImageFolder(f"{data}/train").classes
+    # By its name, so that what is saved can be loaded, and exported, without another word.
+    settings = {"pretrained": True, "num_classes": len(classes)}
+    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings).to(device)
+    prep = model.preprocessing  # how the backbone wants its images
+    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     # Without the smaller last batch there is one shape, and so one compilation.
     loader = DataLoader(train_set, batch_size=64, shuffle=True, drop_last=True, num_workers=2, pin_memory=True)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
     steps = len(loader)  # of an epoch
 
-    model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
     compiled = torch.compile(model)  # the same weights; the average is taken of the model itself
     criterion = AIMLoss(tau=model.tau).to(device)
     tau_schedule = TauScheduler(criterion, anneal_steps=ANNEAL_EPOCHS * steps)
@@ -63,7 +64,7 @@ def main(data: str) -> None:
             health.update(output, training=True)
         evaluate(averaged.module, val_loader, device, epoch, health)
         health.warn()
-    averaged.module.save_pretrained("aim", class_names=train_set.classes)
+    averaged.module.save_pretrained("aim", class_names=classes)
 
 
 def warm_up_and_cosine(step: int, warm_up_steps: int, steps: int) -> float:

@@ -7,9 +7,9 @@ torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:
 import os
 import sys
 
-import timm
 import torch
 import torch.distributed as dist
+from timm.data import create_transform
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 from torchvision.datasets import ImageFolder
@@ -28,18 +28,20 @@ def main(data: str) -> None:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
 
-    num_classes = len(ImageFolder(f"{data}/train").classes)
-    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=num_classes)
-    config = timm.data.resolve_model_data_config(backbone)
-    train_set = ImageFolder(f"{data}/train", timm.data.create_transform(**config, is_training=True))
-    val_set = ImageFolder(f"{data}/val", timm.data.create_transform(**config))
+    classes = ImageFolder(f"{data}/train").classes
+    # By its name, so that what is saved can be loaded, and exported, without another word.
+    settings = {"pretrained": True, "num_classes": len(classes)}
+    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings)
+    # Where a backbone has BatchNorm, every process would follow its own images' statistics.
+    model = model.freeze_norm_statistics().to(device)
+    prep = model.preprocessing  # how the backbone wants its images
+    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     sampler = DistributedSampler(train_set)
     loader = DataLoader(train_set, batch_size=64, sampler=sampler, num_workers=2)  # 64 per process
     # DistributedSampler would count some images twice, so that all processes have as many; every one counts once here.
     val_loader = DataLoader(Subset(val_set, range(rank, len(val_set), processes)), batch_size=64, num_workers=2)
 
-    # Where a backbone has BatchNorm, every process would follow its own images' statistics.
-    model = AIM(backbone, stages=[2, 3], tau=0.25).freeze_norm_statistics().to(device)
     parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     torch.manual_seed(rank)  # after the model is built, which the processes share: noise of its own for each
     criterion = AIMLoss(tau=model.tau).to(device)
@@ -61,7 +63,7 @@ def main(data: str) -> None:
         evaluate(model, val_loader, device, epoch, health)
         health.warn()  # each process of its own share of the images
     if rank == 0:
-        model.save_pretrained("aim", class_names=train_set.classes)
+        model.save_pretrained("aim", class_names=classes)
     dist.destroy_process_group()
 
 

@@ -31,18 +31,18 @@ def main(data: str) -> None:
     mesh = init_device_mesh(device.type, (int(os.environ["WORLD_SIZE"]),))
     rank = dist.get_rank()
 
-    num_classes = len(ImageFolder(f"{data}/train").classes)
-    backbone = timm.create_model(BACKBONE, pretrained=True, num_classes=num_classes)
-    config = timm.data.resolve_model_data_config(backbone)
-    train_set = ImageFolder(f"{data}/train", timm.data.create_transform(**config, is_training=True))
-    sampler = DistributedSampler(train_set)
-    loader = DataLoader(train_set, batch_size=16, sampler=sampler, num_workers=2)
-
-    # Checkpointing saves memory, and AIM then runs the backbone's own blocks; else it runs a flat graph of layers, whose
-    # blocks are never called, and FSDP would not know when to gather them.
+    classes = ImageFolder(f"{data}/train").classes
+    backbone = timm.create_model(BACKBONE, pretrained=True, num_classes=len(classes))
+    # Checkpointing saves memory, and AIM then runs the backbone's own blocks. Else it runs a flat graph of its layers:
+    # no block is ever called, so FSDP would not know when to gather one.
     backbone.set_grad_checkpointing()
     torch.manual_seed(0)  # FSDP does not make the processes' weights the same
     model = AIM(backbone, stages=STAGES, tau=TAU).to(device)
+    prep = model.preprocessing  # how the backbone wants its images
+    augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
+    sampler = DistributedSampler(train_set)
+    loader = DataLoader(train_set, batch_size=16, sampler=sampler, num_workers=2)
     precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for module in list(model.backbone.modules()):
         if isinstance(module, ConvNeXtBlock):
@@ -71,10 +71,10 @@ def main(data: str) -> None:
     gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     dist.destroy_process_group()
     if rank == 0:  # who holds all weights again, and puts them into a model that was never sharded
-        whole = AIM(timm.create_model(BACKBONE, num_classes=num_classes), stages=STAGES, tau=TAU)
+        whole = AIM(BACKBONE, stages=STAGES, tau=TAU, backbone_kwargs={"num_classes": len(classes)})
         whole.load_state_dict(gathered)
-        whole.save_pretrained("aim", class_names=train_set.classes)
-        validate(whole.to(device).eval(), ImageFolder(f"{data}/val", timm.data.create_transform(**config)), device)
+        whole.save_pretrained("aim", class_names=classes)
+        validate(whole.to(device).eval(), val_set, device)
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ python examples/train_lightning.py path/to/data path/to/last.ckpt    # go on whe
 import sys
 
 import lightning
-import timm
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from timm.data import create_transform
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
@@ -21,9 +21,9 @@ EPOCHS, ANNEAL_SHARE = 20, 0.3
 class Classifier(lightning.LightningModule):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=num_classes)
-        self.config = timm.data.resolve_model_data_config(backbone)  # how it wants its images
-        self.model = AIM(backbone, stages=[2, 3], tau=0.25)
+        # By its name, so that what is saved can be loaded, and exported, without another word.
+        settings = {"pretrained": True, "num_classes": num_classes}
+        self.model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings)
         self.criterion = AIMLoss(tau=self.model.tau)  # a submodule, so that Lightning moves and saves its tau
 
     def training_step(self, batch: list[torch.Tensor], batch_index: int) -> dict[str, torch.Tensor | AIMOutput]:
@@ -79,9 +79,11 @@ class Masks(lightning.Callback):
 
 def main(data: str, checkpoint: str | None = None) -> None:
     lightning.seed_everything(0)
-    classifier = Classifier(len(ImageFolder(f"{data}/train").classes))
-    train_set = ImageFolder(f"{data}/train", timm.data.create_transform(**classifier.config, is_training=True))
-    val_set = ImageFolder(f"{data}/val", timm.data.create_transform(**classifier.config))
+    classes = ImageFolder(f"{data}/train").classes
+    classifier = Classifier(len(classes))
+    prep = classifier.model.preprocessing  # how the backbone wants its images
+    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
 
@@ -89,7 +91,7 @@ def main(data: str, checkpoint: str | None = None) -> None:
     trainer = lightning.Trainer(max_epochs=EPOCHS, callbacks=callbacks)
     trainer.fit(classifier, loader, val_loader, ckpt_path=checkpoint)
     if trainer.is_global_zero:
-        classifier.model.save_pretrained("aim", class_names=train_set.classes)
+        classifier.model.save_pretrained("aim", class_names=classes)
 
 
 if __name__ == "__main__":

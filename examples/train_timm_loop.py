@@ -5,9 +5,8 @@ python examples/train_timm_loop.py path/to/data  # path/to/data/{train,val}/<cla
 
 import sys
 
-import timm
 import torch
-from timm.data import create_dataset, create_loader, resolve_model_data_config
+from timm.data import create_dataset, create_loader
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -24,17 +23,17 @@ def main(data: str) -> None:
     train_set = create_dataset("", data, split="train", is_training=True)
     val_set = create_dataset("", data, split="val")
     names = sorted(train_set.reader.class_to_idx, key=train_set.reader.class_to_idx.get)
-    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(names))
-    config = resolve_model_data_config(backbone)
-    image_config = {key: config[key] for key in ("input_size", "interpolation", "mean", "std")}
+    # By its name, so that what is saved can be loaded, and exported, without another word.
+    settings = {"pretrained": True, "num_classes": len(names)}
+    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings).to(device)
+    prep = model.preprocessing  # how the backbone wants its images
+    size = (3, *prep.image_size)
     how = {"batch_size": BATCH_SIZE, "num_workers": 2, "device": device, "use_prefetcher": device.type == "cuda"}
-    loader = create_loader(
-        train_set, **image_config, **how, is_training=True, auto_augment="rand-m6-mstd0.5", re_prob=0.1
-    )
-    val_loader = create_loader(val_set, **image_config, **how, crop_pct=config["crop_pct"])
+    how |= {"interpolation": prep.interpolation, "mean": prep.mean, "std": prep.std}
+    loader = create_loader(train_set, size, **how, is_training=True, auto_augment="rand-m6-mstd0.5", re_prob=0.1)
+    val_loader = create_loader(val_set, size, **how, crop_pct=prep.crop)
 
-    model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
-    # timm's losses go inside AIMLoss. Mixup and CutMix, with SoftTargetCrossEntropy there, would show two images in one.
+    # timm's losses go inside AIMLoss; SoftTargetCrossEntropy, too, but what is a mask to find in two images mixed?
     criterion = AIMLoss(tau=model.tau, classification_loss=LabelSmoothingCrossEntropy(0.1)).to(device)
     tau_schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)
     health = MaskHealth(criterion)

@@ -5,8 +5,8 @@ python examples/vit.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 
 import sys
 
-import timm
 import torch
+from timm.data import create_transform
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
@@ -21,15 +21,17 @@ BLOCKS = [5, 11]
 
 def main(data: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    num_classes = len(ImageFolder(f"{data}/train").classes)
-    backbone = timm.create_model("vit_small_patch16_224.augreg_in1k", pretrained=True, num_classes=num_classes)
-    config = timm.data.resolve_model_data_config(backbone)
-    train_set = ImageFolder(f"{data}/train", timm.data.create_transform(**config, is_training=True))
-    val_set = ImageFolder(f"{data}/val", timm.data.create_transform(**config))
+    classes = ImageFolder(f"{data}/train").classes
+    # By its name, so that what is saved can be loaded, and exported, without another word.
+    settings = {"pretrained": True, "num_classes": len(classes)}
+    # Tokens become maps: 14 x 14 positions of 16 x 16 pixels.
+    model = AIM("vit_small_patch16_224.augreg_in1k", stages=BLOCKS, tau=0.25, backbone_kwargs=settings).to(device)
+    prep = model.preprocessing  # how the backbone wants its images
+    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
 
-    model = AIM(backbone, stages=BLOCKS, tau=0.25).to(device)  # tokens become maps, 14 x 14 positions at 224 pixels
     criterion = AIMLoss(tau=model.tau).to(device)
     schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)
     health = MaskHealth(criterion)
@@ -48,10 +50,10 @@ def main(data: str) -> None:
         schedule.step()
         evaluate(model, val_loader, device, epoch, health)
         health.warn()
-    model.save_pretrained("aim", class_names=train_set.classes)
+    model.save_pretrained("aim", class_names=classes)
 
-    # A mask keeps tokens, and every token has seen the whole image. How many predictions survive when the pixels outside
-    # of the masks are replaced tells how much that matters: compare it with the same shape moved elsewhere.
+    # A mask keeps tokens, and every token has seen the whole image. How many predictions survive when the pixels
+    # outside of the masks are replaced tells how much that matters: compare with the same shape moved elsewhere.
     some = DataLoader(val_set, sampler=RandomSampler(val_set), batch_size=min(200, len(val_set)))
     print(verify(model.eval(), next(iter(some))[0].to(device)))
 
