@@ -7,6 +7,7 @@ path/to/masks/val/<class>/<place>/*.png         the objects in val, bright on da
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -20,6 +21,8 @@ from aimwrap.metrics import EnergyPointingGame, GroupAccuracy, class_activation_
 
 BACKBONE, STAGES, TAU = "resnet50", [2, 3], 0.25
 EPOCHS, ANNEAL_EPOCHS = 12, 4
+OPEN = dict.fromkeys(STAGES, torch.ones(1, 1, 1, 1))  # masks that hide nothing
+Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # images -> logits, heatmaps
 
 
 def main(data: str, checkpoint: str, masks: str | None = None) -> None:
@@ -36,24 +39,22 @@ def main(data: str, checkpoint: str, masks: str | None = None) -> None:
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2, collate_fn=collate)
 
     def look_plain(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = plain.forward_features(images)
+        features = plain.forward_features(images.to(device))
         logits = plain.forward_head(features)
         return logits, class_activation_map(features, plain.get_classifier().weight, logits.argmax(1))
 
     def look(aim: AIM, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = aim.forward_masks(aim.forward_backbone(images), OPEN if aim is control else None)
+        features = aim.forward_masks(aim.forward_backbone(images.to(device)), OPEN if aim is control else None)
         logits = aim.forward_head(features).logits
         return logits, class_activation_map(features.fused, aim.classifier.weight, logits.argmax(1))
 
-    evaluate("before", look_plain, val_loader, device)
+    grid = model.taps[-1].size  # one for all scores: a finer map would point better for free
+    evaluate("before", look_plain, val_loader, grid)
     train(control, loader, device, OPEN)
-    evaluate("new last layer, masks held open", lambda images: look(control, images), val_loader, device)
+    evaluate("new last layer, masks held open", lambda images: look(control, images), val_loader, grid)
     train(model, loader, device)
-    evaluate("AIM", lambda images: look(model, images), val_loader, device)
+    evaluate("AIM", lambda images: look(model, images), val_loader, grid)
     model.save_pretrained("repaired", class_names=train_set.classes)
-
-
-OPEN = dict.fromkeys(STAGES, torch.ones(1, 1, 1, 1))
 
 
 def train(model: AIM, loader: DataLoader, device: str, masks: dict[int, torch.Tensor] | None = None) -> None:
@@ -82,12 +83,12 @@ def group_of(path: str) -> str:
 
 
 @torch.no_grad()
-def evaluate(name: str, look, loader: DataLoader, device: str) -> None:
+def evaluate(name: str, look: Look, loader: DataLoader, grid: tuple[int, int]) -> None:
     names = sorted({group_of(str(record.path)) for record in loader.dataset.records})
     accuracy = GroupAccuracy(len(names), group_names=names)
-    pointing = EnergyPointingGame(resolution=(7, 7))  # one grid for all: a finer map would point better for free
+    pointing = EnergyPointingGame(resolution=grid)
     for batch in tqdm(loader, desc=name):
-        logits, heatmap = look(batch.image.to(device))
+        logits, heatmap = look(batch.image)
         groups = torch.tensor([names.index(group_of(path)) for path in batch.path])
         accuracy.update(logits.cpu(), batch.label, groups)
         if batch.object_mask is not None:

@@ -1,7 +1,7 @@
 """Train AIM with Lightning: a module of a page, and a callback for tau and the masks.
 
-python examples/train_lightning.py path/to/data                      # path/to/data/{train,val}/<class>/*.jpg
-python examples/train_lightning.py path/to/data path/to/last.ckpt    # go on where a run stopped
+python examples/train_lightning.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
+python examples/train_lightning.py path/to/data checkpoints/last.ckpt  # go on where a run stopped
 """
 
 import sys
@@ -64,7 +64,7 @@ class Masks(lightning.Callback):
             self.schedule.step()
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        if trainer.training and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.health.update(outputs, training=False)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
@@ -87,7 +87,7 @@ def main(data: str, checkpoint: str | None = None) -> None:
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
 
-    callbacks = [Masks(), ModelCheckpoint(save_last=True)]
+    callbacks = [Masks(), ModelCheckpoint("checkpoints", save_last=True)]
     trainer = lightning.Trainer(max_epochs=EPOCHS, callbacks=callbacks)
     trainer.fit(classifier, loader, val_loader, ckpt_path=checkpoint)
     if trainer.is_global_zero:

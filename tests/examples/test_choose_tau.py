@@ -11,7 +11,7 @@ from tiny import SMALL, SMALL_MODULE
 
 SWEEP = SMALL | SMALL_MODULE | {
     "TAUS = (1.0, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)": "TAUS = (1.0, 0.6, 0.3)",
-    "SEEDS, EPOCHS, ANNEAL_EPOCHS = 3, 12, 4": "SEEDS, EPOCHS, ANNEAL_EPOCHS = 1, 1, 1",
+    "SEEDS, EPOCHS, ANNEAL_EPOCHS = 3, 12, 4": "SEEDS, EPOCHS, ANNEAL_EPOCHS = 1, 2, 1",
 }  # fmt: skip
 HEALTHY = {"health.report()": "[]"}  # after one epoch on noise no mask is
 
@@ -21,7 +21,7 @@ HEALTHY = {"health.report()": "[]"}  # after one epoch on noise no mask is
     [
         pytest.param({"COST = 0.01": "COST = 1.0"} | HEALTHY, [1.0, 0.6, 0.3], 0.3, id="all are affordable"),
         pytest.param({"COST = 0.01": "COST = -1.1"} | HEALTHY, [1.0, 0.6], 1.0, id="none is"),
-        pytest.param({"COST = 0.01": "COST = 1.0"}, [1.0, 0.6], 1.0, id="masks died"),
+        pytest.param({"COST = 0.01": "COST = 1.0"}, [1.0, 0.6, 0.3], 0.6, id="masks are off tau"),
     ],
 )
 def test_the_sweep_ends_in_time(
