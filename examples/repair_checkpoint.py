@@ -28,11 +28,11 @@ Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # images -> 
 def main(data: str, checkpoint: str, masks: str | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train_set, val_set = LabelledFolder(data, "train"), LabelledFolder(data, "val", masks=masks)
-    settings = {"num_classes": len(train_set.classes), "checkpoint_path": checkpoint}
-    plain = timm.create_model(BACKBONE, **settings).to(device).eval()
-    # Both have the classifier's features; with masks held open, the control shows what a new last layer does alone.
-    control = AIM(BACKBONE, stages=STAGES, tau=1.0, backbone_kwargs=settings).freeze_backbone().to(device)
-    model = AIM(BACKBONE, stages=STAGES, tau=TAU, backbone_kwargs=settings).freeze_backbone().to(device)
+    num_classes = len(train_set.classes)
+    plain = timm.create_model(BACKBONE, num_classes=num_classes, checkpoint_path=checkpoint).to(device).eval()
+    # Both take the classifier's features; with masks held open, the control shows what a new last layer does alone.
+    control = AIM(plain, stages=STAGES, tau=1.0).freeze_backbone().to(device)
+    model = AIM(plain, stages=STAGES, tau=TAU).freeze_backbone().to(device)
     train_set.transform = train_transform(model.preprocessing)
     val_set.transform = eval_transform(model.preprocessing)
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2, collate_fn=collate)

@@ -5,10 +5,10 @@ accelerate launch examples/train_accelerate.py path/to/data  # path/to/data/{tra
 
 import sys
 
+import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from timm.data import create_transform
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
@@ -22,11 +22,10 @@ def main(data: str) -> None:
     accelerator = Accelerator(mixed_precision="bf16")
     set_seed(0, device_specific=True)  # with one seed for all, every process would draw the same noise for its masks
     classes = ImageFolder(f"{data}/train").classes
-    # By its name, so that what is saved can be loaded, and exported, without another word.
-    settings = {"pretrained": True, "num_classes": len(classes)}
-    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings)
+    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(classes))
+    model = AIM(backbone, stages=[2, 3], tau=0.25)
     prep = model.preprocessing  # how the backbone wants its images
-    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)

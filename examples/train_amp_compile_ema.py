@@ -6,8 +6,8 @@ python examples/train_amp_compile_ema.py path/to/data  # path/to/data/{train,val
 import math
 import sys
 
+import timm
 import torch
-from timm.data import create_transform
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -24,11 +24,10 @@ def main(data: str) -> None:
     needs_scaling = device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.float16 if needs_scaling else torch.bfloat16
     classes = ImageFolder(f"{data}/train").classes
-    # By its name, so that what is saved can be loaded, and exported, without another word.
-    settings = {"pretrained": True, "num_classes": len(classes)}
-    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings).to(device)
+    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(classes))
+    model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
     prep = model.preprocessing  # how the backbone wants its images
-    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     # Without the smaller last batch there is one shape, and so one compilation.
     loader = DataLoader(train_set, batch_size=64, shuffle=True, drop_last=True, num_workers=2, pin_memory=True)

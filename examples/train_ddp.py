@@ -7,9 +7,9 @@ torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:
 import os
 import sys
 
+import timm
 import torch
 import torch.distributed as dist
-from timm.data import create_transform
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 from torchvision.datasets import ImageFolder
@@ -29,13 +29,12 @@ def main(data: str) -> None:
     rank, processes = dist.get_rank(), dist.get_world_size()
 
     classes = ImageFolder(f"{data}/train").classes
-    # By its name, so that what is saved can be loaded, and exported, without another word.
-    settings = {"pretrained": True, "num_classes": len(classes)}
-    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings)
+    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(classes))
+    model = AIM(backbone, stages=[2, 3], tau=0.25)
     # Where a backbone has BatchNorm, every process would follow its own images' statistics.
     model = model.freeze_norm_statistics().to(device)
     prep = model.preprocessing  # how the backbone wants its images
-    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     sampler = DistributedSampler(train_set)
     loader = DataLoader(train_set, batch_size=64, sampler=sampler, num_workers=2)  # 64 per process

@@ -71,7 +71,7 @@ def main(data: str) -> None:
     gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     dist.destroy_process_group()
     if rank == 0:  # who holds all weights again, and puts them into a model that was never sharded
-        whole = AIM(BACKBONE, stages=STAGES, tau=TAU, backbone_kwargs={"num_classes": len(classes)})
+        whole = AIM(timm.create_model(BACKBONE, num_classes=len(classes)), stages=STAGES, tau=TAU)
         whole.load_state_dict(gathered)
         whole.save_pretrained("aim", class_names=classes)
         validate(whole.to(device).eval(), val_set, device)

@@ -7,9 +7,9 @@ python examples/train_lightning.py path/to/data checkpoints/last.ckpt  # go on w
 import sys
 
 import lightning
+import timm
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from timm.data import create_transform
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
@@ -21,9 +21,8 @@ EPOCHS, ANNEAL_SHARE = 20, 0.3
 class Classifier(lightning.LightningModule):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        # By its name, so that what is saved can be loaded, and exported, without another word.
-        settings = {"pretrained": True, "num_classes": num_classes}
-        self.model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings)
+        backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=num_classes)
+        self.model = AIM(backbone, stages=[2, 3], tau=0.25)
         self.criterion = AIMLoss(tau=self.model.tau)  # a submodule, so that Lightning moves and saves its tau
 
     def training_step(self, batch: list[torch.Tensor], batch_index: int) -> dict[str, torch.Tensor | AIMOutput]:
@@ -82,7 +81,7 @@ def main(data: str, checkpoint: str | None = None) -> None:
     classes = ImageFolder(f"{data}/train").classes
     classifier = Classifier(len(classes))
     prep = classifier.model.preprocessing  # how the backbone wants its images
-    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)

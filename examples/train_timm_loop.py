@@ -5,6 +5,7 @@ python examples/train_timm_loop.py path/to/data  # path/to/data/{train,val}/<cla
 
 import sys
 
+import timm
 import torch
 from timm.data import create_dataset, create_loader
 from timm.loss import LabelSmoothingCrossEntropy
@@ -23,9 +24,8 @@ def main(data: str) -> None:
     train_set = create_dataset("", data, split="train", is_training=True)
     val_set = create_dataset("", data, split="val")
     names = sorted(train_set.reader.class_to_idx, key=train_set.reader.class_to_idx.get)
-    # By its name, so that what is saved can be loaded, and exported, without another word.
-    settings = {"pretrained": True, "num_classes": len(names)}
-    model = AIM("convnext_tiny", stages=[2, 3], tau=0.25, backbone_kwargs=settings).to(device)
+    backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(names))
+    model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
     prep = model.preprocessing  # how the backbone wants its images
     size = (3, *prep.image_size)
     how = {"batch_size": BATCH_SIZE, "num_workers": 2, "device": device, "use_prefetcher": device.type == "cuda"}

@@ -5,8 +5,8 @@ python examples/vit.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 
 import sys
 
+import timm
 import torch
-from timm.data import create_transform
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
@@ -22,12 +22,11 @@ BLOCKS = [5, 11]
 def main(data: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     classes = ImageFolder(f"{data}/train").classes
-    # By its name, so that what is saved can be loaded, and exported, without another word.
-    settings = {"pretrained": True, "num_classes": len(classes)}
+    backbone = timm.create_model("vit_small_patch16_224.augreg_in1k", pretrained=True, num_classes=len(classes))
     # Tokens become maps: 14 x 14 positions of 16 x 16 pixels.
-    model = AIM("vit_small_patch16_224.augreg_in1k", stages=BLOCKS, tau=0.25, backbone_kwargs=settings).to(device)
+    model = AIM(backbone, stages=BLOCKS, tau=0.25).to(device)
     prep = model.preprocessing  # how the backbone wants its images
-    augment = create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import Made, Run
 from PIL import Image
-from tiny import SMALL, SMALL_MODULE
+from tiny import SMALL, SMALL_BACKBONE
 
-SWEEP = SMALL | SMALL_MODULE | {
+SWEEP = SMALL | SMALL_BACKBONE | {
     "TAUS = (1.0, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)": "TAUS = (1.0, 0.6, 0.3)",
     "SEEDS, EPOCHS, ANNEAL_EPOCHS = 3, 12, 4": "SEEDS, EPOCHS, ANNEAL_EPOCHS = 1, 2, 1",
 }  # fmt: skip

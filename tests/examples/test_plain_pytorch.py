@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from conftest import Made, Run
-from tiny import EXAMPLES, SMALL, SMALL_MODULE
+from tiny import EXAMPLES, SMALL, SMALL_BACKBONE
 
 README = EXAMPLES.parent / "README.md"
 
@@ -16,7 +16,7 @@ README = EXAMPLES.parent / "README.md"
 def test_plain_pytorch_example_runs(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
     """As it stands, but for a small backbone without downloaded weights, fewer epochs and no worker processes."""
     epochs = {"EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1"}
-    printed = run("train_plain_pytorch.py", image_folder, changes=SMALL | SMALL_MODULE | epochs)
+    printed = run("train_plain_pytorch.py", image_folder, changes=SMALL | SMALL_BACKBONE | epochs)
     made.check_trained()
     assert re.search(r"epoch 1: accuracy [\d.]+, active area stage 2 [\d.]+, stage 3 [\d.]+", printed)
     weights = torch.load(tmp_path / "aim.pt", weights_only=True)

@@ -47,7 +47,8 @@ def test_repair_keeps_the_features_and_scores_groups_and_pointing(
     groups = r"cats/land [\d.]+, cats/water [\d.]+, dogs/land [\d.]+, worst_group [\d.]+, average [\d.]+"
     scores = re.findall(rf"(before|new last layer, masks held open|AIM), {groups}", printed)
     assert scores == ["before", "new last layer, masks held open", "AIM"]
-    assert len(re.findall(r"energy pointing 0\.\d+, by chance 0\.\d+", printed)) == 3
+    scored = r"energy pointing (0\.\d+|nan), by chance (0\.\d+|nan)"  # a heatmap of noise may have no energy at all
+    assert len(re.findall(scored, printed)) == 3
     again = AIM.from_pretrained(tmp_path / "repaired")
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(again(images).logits, model.eval()(images).logits)
