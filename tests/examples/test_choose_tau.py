@@ -41,4 +41,4 @@ def test_the_sweep_ends_in_time(
     assert ("the mask of stage" in printed) == ("health.report()" not in changes)
     assert [model.tau[0] for model in made.models[1:]] == tried
     with Image.open(tmp_path / "masks.png") as picture:
-        assert picture.height > 2 * 176  # the images, and below them what the masks keep
+        assert picture.height > 2 * 160  # the images, and below them what the masks keep

@@ -32,9 +32,9 @@ def data(tmp_path: Path) -> Path:
 def test_repair_keeps_the_features_and_scores_groups_and_pointing(
     data: Path, tmp_path: Path, run: Run, made: Made
 ) -> None:
-    classifier = timm.create_model("resnet10t", num_classes=2)
+    classifier = timm.create_model("test_resnet", num_classes=2)
     torch.save({"state_dict": classifier.state_dict()}, tmp_path / "classifier.pt")
-    small = {'"resnet50"': '"resnet10t"', "EPOCHS, ANNEAL_EPOCHS = 12, 4": "EPOCHS, ANNEAL_EPOCHS = 2, 1"}
+    small = {'"resnet50"': '"test_resnet"', "EPOCHS, ANNEAL_EPOCHS = 12, 4": "EPOCHS, ANNEAL_EPOCHS = 2, 1"}
     printed = run("repair_checkpoint.py", data, tmp_path / "classifier.pt", tmp_path / "masks", changes=SMALL | small)
     made.check_trained(1)
     control, model = made.models

@@ -9,7 +9,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # No weights are downloaded, no worker processes are started, and a noise image or two make a batch.
 SMALL = {"num_workers=2": "num_workers=0", "batch_size=64": "batch_size=2"}
-SMALL_BACKBONE = {'"convnext_tiny", pretrained=True': '"resnet10t"'}
+SMALL_BACKBONE = {'"convnext_tiny", pretrained=True': '"test_resnet"'}
 
 
 def write_images(folder: Path, counts: Mapping[str, int], classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
