@@ -32,11 +32,11 @@ def main(data: str) -> None:
     rank = dist.get_rank()
 
     classes = ImageFolder(f"{data}/train").classes
+    torch.manual_seed(0)  # FSDP does not make the processes' weights the same
     backbone = timm.create_model(BACKBONE, pretrained=True, num_classes=len(classes))
     # Checkpointing saves memory, and AIM then runs the backbone's own blocks. Else it runs a flat graph of its layers:
     # no block is ever called, so FSDP would not know when to gather one.
     backbone.set_grad_checkpointing()
-    torch.manual_seed(0)  # FSDP does not make the processes' weights the same
     model = AIM(backbone, stages=STAGES, tau=TAU).to(device)
     prep = model.preprocessing  # how the backbone wants its images
     augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
@@ -66,6 +66,9 @@ def main(data: str) -> None:
             optimizer.step()
             health.update(output, training=True)
         schedule.step()
+        model.eval()
+        with torch.no_grad():  # most of what can go wrong with masks shows only without the noise of training
+            health.update(model(images.to(device)), training=False)
         health.warn()  # each process of its own share of the images
 
     gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

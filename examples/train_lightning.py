@@ -77,7 +77,7 @@ class Masks(lightning.Callback):
 
 
 def main(data: str, checkpoint: str | None = None) -> None:
-    lightning.seed_everything(0)
+    # No seed_everything: it would give all processes the same noise for their masks.
     classes = ImageFolder(f"{data}/train").classes
     classifier = Classifier(len(classes))
     prep = classifier.model.preprocessing  # how the backbone wants its images

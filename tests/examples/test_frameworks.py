@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Made, Run
-from tiny import SMALL, SMALL_BACKBONE
+from tiny import SMALL, SMALL_BACKBONE, launched, logits_of
 
 from aimwrap import AIM
 
@@ -44,11 +44,6 @@ def test_lightning_trains_and_goes_on(image_folder: Path, tmp_path: Path, run: R
     assert torch.equal(logits_of(AIM.from_pretrained(tmp_path / "aim")), logits_of(made.models[1]))
 
 
-def logits_of(model: AIM) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))).logits
-
-
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
     """Accelerate keeps its state for the whole process."""
@@ -67,3 +62,13 @@ def test_accelerate(image_folder: Path, tmp_path: Path, run: Run, made: Made) ->
     assert torch.equal(logits_of(AIM.from_pretrained(tmp_path / "aim")), logits_of(made.models[0]))
     (state,) = (tmp_path / "checkpoint").glob("custom_checkpoint_*.pkl")
     assert torch.load(state, weights_only=True) == made.schedules[0].state_dict()
+
+
+@pytest.mark.slow
+def test_accelerate_in_two_processes(image_folder: Path, tmp_path: Path) -> None:
+    """Five images of the validation are counted as five, although the processes get three each."""
+    (image_folder / "val" / "cats" / "0.png").unlink()
+    small = {"EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1", "Accelerator(": "Accelerator(cpu=True, "}
+    printed = launched("train_accelerate.py", image_folder, tmp_path, SMALL | SMALL_BACKBONE | small)
+    assert re.findall(r"epoch (\d): 5 images, accuracy", printed) == ["0", "1"]
+    assert AIM.from_pretrained(tmp_path / "aim").class_names == ("cats", "dogs")

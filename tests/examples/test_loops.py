@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Made, Run
-from tiny import EXAMPLES, SMALL, SMALL_BACKBONE
+from tiny import EXAMPLES, SMALL, SMALL_BACKBONE, logits_of
 from torch.optim import swa_utils
 
 from aimwrap import AIM
@@ -30,11 +30,6 @@ def differ(model: AIM, other: AIM) -> list[str]:
     """Names of the tensors that are not equal in the two."""
     tensors = other.state_dict()
     return [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, tensors[name])]
-
-
-def logits_of(model: AIM) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))).logits
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
