@@ -79,7 +79,8 @@ def test_ddp_in_two_processes(tmp_path: Path, image_folder: Path) -> None:
 @pytest.mark.slow
 def test_fsdp2_in_two_processes(tmp_path: Path, image_folder: Path) -> None:
     """Each holds half of the weights; the first puts them together."""
-    leave = {"    gathered =": "    print(rank, sum(p.to_local().numel() for p in model.parameters()))\n    gathered ="}
+    count = "    print(rank, sum(p.to_local().numel() for p in model.parameters()))\n"
+    leave = {"    criterion =": count + "    criterion ="}
     printed = launched("train_fsdp2.py", image_folder, tmp_path, FSDP | leave)
     saved = AIM.from_pretrained(tmp_path / "aim")
     held = [int(count) for _, count in sorted(re.findall(r"^([01]) (\d+)$", printed, flags=re.MULTILINE))]

@@ -19,6 +19,7 @@ PLAIN_LOOP = {
     "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS = 20, 2, 6": "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS = 3, 1, 2",
     ", pin_memory=True": "",
 }
+COMPILE = "torch.compile(model, options=options)"
 TIMM_LOOP = {
     '"num_workers": 2': '"num_workers": 0',
     "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS, BATCH_SIZE = 20, 2, 6, 64": "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS, "
@@ -33,7 +34,7 @@ def differ(model: AIM, other: AIM) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("compiler", ["disable=True", pytest.param("", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiler", ["model", pytest.param(COMPILE, marks=pytest.mark.slow)], ids=["not compiled", ""])
 def test_the_averaged_model_is_saved(
     compiler: str, image_folder: Path, tmp_path: Path, run: Run, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,7 +54,7 @@ def test_the_averaged_model_is_saved(
     monkeypatch.setattr(swa_utils, "AveragedModel", AveragedModel)
     monkeypatch.setattr(torch.optim.lr_scheduler, "LambdaLR", LambdaLR)
     torch._dynamo.reset()
-    compiled = {"torch.compile(model)": f"torch.compile(model, {compiler})"}
+    compiled = {COMPILE: compiler}
     run("train_amp_compile_ema.py", image_folder, changes=SMALL | SMALL_BACKBONE | PLAIN_LOOP | compiled)
     made.check_trained()
     steps = 12  # three epochs of four batches
