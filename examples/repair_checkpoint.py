@@ -48,7 +48,8 @@ def main(data: str, checkpoint: str, masks: str | None = None) -> None:
         logits = aim.forward_head(features).logits
         return logits, class_activation_map(features.fused, aim.classifier.weight, logits.argmax(1))
 
-    grid = model.taps[-1].size  # one for all scores: a finer map would point better for free
+    _, heatmap = look_plain(val_set[0].image[None])
+    grid = heatmap.shape[1:]  # one for all scores: a finer map would point better for free
     evaluate("before", look_plain, val_loader, grid)
     train(control, loader, device, OPEN)
     evaluate("new last layer, masks held open", lambda images: look(control, images), val_loader, grid)
