@@ -436,7 +436,8 @@ class AIM(nn.Module, Shareable):
             taps.append(f"classified: {final.node}, {final.channels} channels, stride {final.stride}")
         try:
             taps.append(str(self.cost()))
-        except (RuntimeError, TypeError) as error:  # a model that cannot run as it is can still be looked at
+        # A model that cannot run, or be copied, as it is can still be looked at; FSDP asserts that it is not copied.
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             taps.append(f"cost unknown: {type(error).__name__}")
         title = f"{self.variant}, {self.head} head, {self.num_classes} classes, mean over {self.pooling} positions"
         title += ", labels move the area" if self.labels_move_area else ""

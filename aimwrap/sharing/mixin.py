@@ -20,7 +20,7 @@ from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
 from .config import CONFIG, WAY_OUT, WEIGHTS, dump_config, read_config
 from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
-from .weights import checksum, load_weights, read_weights, write_weights
+from .weights import check_whole, checksum, load_weights, read_weights, write_weights
 
 if TYPE_CHECKING:
     from ..model import AIM
@@ -76,7 +76,8 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
 
         Raises:
             TypeError: if class names, preprocessing or metrics are of the wrong type, or an argument is unknown.
-            ValueError: if there is not one name for each class, or a value is infinite or outside of its interval.
+            ValueError: if there is not one name for each class, a value is infinite or outside of its interval, or the
+                weights are spread over processes.
 
         Example:
             >>> import tempfile, torch
@@ -94,6 +95,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             unused = [*(["repo_id"] if repo_id is not None else []), *push_to_hub_kwargs]
             raise TypeError(f"save_pretrained: {', '.join(unused)} says where and how to push; pass push_to_hub=True")
         model = cast("AIM", self)
+        check_whole(model)
         before = model.class_names, model.preprocessing
         folder = Path(save_directory).expanduser()
         try:

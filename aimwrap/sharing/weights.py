@@ -37,6 +37,22 @@ def write_weights(model: nn.Module, path: Path) -> None:
     save_file(state, path, metadata={"format": "pt"})
 
 
+def check_whole(model: nn.Module) -> None:
+    """Refuse a model of which this process holds a share only, as FSDP2 leaves it.
+
+    Raises:
+        ValueError: if a parameter is a ``DTensor``.
+    """
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):  # a DTensor's; not every build of torch has the class to import
+            raise ValueError(
+                f"a saved model must hold its weights itself, and {name!r} is spread over processes (a "
+                f"{type(parameter).__name__}, as fully_shard makes them); gather them in all processes by "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options=StateDictOptions("
+                "full_state_dict=True, cpu_offload=True)), load them into an AIM that was built alike, and save that"
+            )
+
+
 def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     """Read the weights that a config describes.
 

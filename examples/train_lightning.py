@@ -1,0 +1,97 @@
+"""Train AIM with Lightning: a module of a page, and a callback for tau and the masks.
+
+python examples/train_lightning.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
+python examples/train_lightning.py path/to/data checkpoints/last.ckpt  # go on where a run stopped
+"""
+
+import sys
+
+import lightning
+import timm
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from aimwrap import AIM, AIMLoss, AIMOutput, MaskHealth, TauScheduler
+
+EPOCHS, ANNEAL_SHARE = 20, 0.3
+
+
+class Classifier(lightning.LightningModule):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=num_classes)
+        self.model = AIM(backbone, stages=[2, 3], tau=0.25)
+        self.criterion = AIMLoss(tau=self.model.tau)  # a submodule, so that Lightning moves and saves its tau
+
+    def training_step(self, batch: list[torch.Tensor], batch_index: int) -> dict[str, torch.Tensor | AIMOutput]:
+        images, labels = batch
+        output = self.model(images)
+        loss = self.criterion(output, labels)
+        self.log("train/loss", loss, prog_bar=True)
+        return {"loss": loss, "output": output}  # what else is returned reaches the callback
+
+    def validation_step(self, batch: list[torch.Tensor], batch_index: int) -> AIMOutput:
+        images, labels = batch
+        output = self.model(images)
+        correct = (output.logits.argmax(1) == labels).float().mean()
+        self.log("val/accuracy", correct, batch_size=len(labels), sync_dist=True, prog_bar=True)
+        for stage, mask in output.masks.items():
+            self.log(f"val/area of stage {stage}", mask.mean(), batch_size=len(labels), sync_dist=True)
+        return output
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.AdamW(self.model.parameter_groups(lr=1e-5, head_lr=1e-3), weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Masks(lightning.Callback):
+    """Moves tau with the optimiser's steps, and warns when masks die."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: Classifier, stage: str) -> None:
+        if stage == "fit":
+            steps = int(ANNEAL_SHARE * trainer.estimated_stepping_batches)
+            self.schedule = TauScheduler(pl_module.criterion, anneal_steps=steps)
+            self.health = MaskHealth(pl_module.criterion)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.health.update(outputs["output"], training=True)
+        pl_module.log("train/tau", pl_module.criterion.tau.mean())
+        while self.schedule.steps_done < trainer.global_step:  # with accumulated gradients not every batch is a step
+            self.schedule.step()
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.health.update(outputs, training=False)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
+        self.health.warn()  # each process of its own images; Lightning has run the validation before
+
+    def state_dict(self) -> dict[str, object]:
+        return self.schedule.state_dict()  # goes into Lightning's checkpoints
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        self.schedule.load_state_dict(state_dict)
+
+
+def main(data: str, checkpoint: str | None = None) -> None:
+    # No seed_everything: it would give all processes the same noise for their masks.
+    classes = ImageFolder(f"{data}/train").classes
+    classifier = Classifier(len(classes))
+    prep = classifier.model.preprocessing  # how the backbone wants its images
+    augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
+    train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
+    loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
+    val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
+
+    callbacks = [Masks(), ModelCheckpoint("checkpoints", save_last=True)]
+    trainer = lightning.Trainer(max_epochs=EPOCHS, callbacks=callbacks)
+    trainer.fit(classifier, loader, val_loader, ckpt_path=checkpoint)
+    if trainer.is_global_zero:
+        classifier.model.save_pretrained("aim", class_names=classes)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,74 @@
+"""Training with Lightning and with Accelerate: also going on where a run stopped."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Made, Run
+from tiny import SMALL, SMALL_BACKBONE, launched, logits_of
+
+from aimwrap import AIM
+
+pytestmark = pytest.mark.filterwarnings("ignore::aimwrap.MaskHealthWarning")  # some steps on noise
+
+QUIET = (
+    "ignore:The '.*_dataloader' does not have many workers",
+    "ignore:The number of training batches",
+    "ignore:Checkpoint directory .* exists",
+    "ignore:Starting from v1.9.0, `tensorboardX` has been removed",
+    "ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+)
+LIGHTNING = SMALL | SMALL_BACKBONE
+
+
+def one_on_the_cpu(epochs: int) -> dict[str, str]:
+    return {
+        "lightning.Trainer(max_epochs=EPOCHS": f'lightning.Trainer(accelerator="cpu", devices=1, max_epochs={epochs}',
+        "EPOCHS, ANNEAL_SHARE = 20, 0.3": "EPOCHS, ANNEAL_SHARE = 2, 1.5",
+    }
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_lightning_trains_and_goes_on(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
+    """The first run stops in the midst of the annealing, which the second ends as the first would have."""
+    run("train_lightning.py", image_folder, changes=LIGHTNING | one_on_the_cpu(1))
+    (first,) = made.schedules
+    assert (first.steps_done, first.length) == (4, 6)
+    assert made.watched == {True: 8, False: 6}
+    run("train_lightning.py", image_folder, "checkpoints/last.ckpt", changes=LIGHTNING | one_on_the_cpu(2))
+    made.check_trained(1)
+    assert (made.schedules[1].steps_done, made.schedules[1].length) == (8, 6)
+    assert made.watched == {True: 16, False: 12}
+    assert torch.equal(logits_of(AIM.from_pretrained(tmp_path / "aim")), logits_of(made.models[1]))
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state for the whole process."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_accelerate(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
+    small = {"EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1", "Accelerator(": "Accelerator(cpu=True, "}
+    printed = run("train_accelerate.py", image_folder, changes=SMALL | SMALL_BACKBONE | small)
+    made.check_trained()
+    assert re.search(r"epoch 1: 6 images, accuracy [\d.]+, active areas [\d.]+, [\d.]+", printed)
+    assert torch.equal(logits_of(AIM.from_pretrained(tmp_path / "aim")), logits_of(made.models[0]))
+    (state,) = (tmp_path / "checkpoint").glob("custom_checkpoint_*.pkl")
+    assert torch.load(state, weights_only=True) == made.schedules[0].state_dict()
+
+
+@pytest.mark.slow
+def test_accelerate_in_two_processes(image_folder: Path, tmp_path: Path) -> None:
+    """Five images of the validation are counted as five, although the processes get three each."""
+    (image_folder / "val" / "cats" / "0.png").unlink()
+    small = {"EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1", "Accelerator(": "Accelerator(cpu=True, "}
+    printed = launched("train_accelerate.py", image_folder, tmp_path, SMALL | SMALL_BACKBONE | small)
+    assert re.findall(r"epoch (\d): 5 images, accuracy", printed) == ["0", "1"]
+    assert AIM.from_pretrained(tmp_path / "aim").class_names == ("cats", "dogs")
