@@ -46,11 +46,38 @@ class TapConv3x3(nn.Conv2d):
         taps = taps.to(wide_dtype(taps))  # half precision rounds the nine summands, and not each of their sums
         assert self.bias is not None
         convolved = self.bias.to(taps.dtype)[:, None, None]
-        padded = F.pad(taps, (1, 1, 1, 1), mode="replicate")
-        for k, tap in enumerate(padded.chunk(9, dim=1)):
+        for k, tap in enumerate(with_replicated_border(taps).chunk(9, dim=1)):
             row, column = divmod(k, 3)
             convolved = convolved + tap[..., row : row + height, column : column + width]
         return convolved.to(self.weight.dtype)
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution with replicated borders, (N, C, H, W) to (N, D, H, W).
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return F.conv2d(with_replicated_border(x), self.weight, self.bias)
+
+
+def with_replicated_border(x: Tensor) -> Tensor:
+    """Repeat a map's first and last row and column: (N, C, H, W) to (N, C, H + 2, W + 2).
+
+    As ``F.pad(mode="replicate")``, which takes half the time where nothing is compiled, and whose gradient torch 2.15
+    cannot compile for CPUs.
+    """
+    if not torch.compiler.is_compiling():
+        return F.pad(x, (1, 1, 1, 1), mode="replicate")
+    x = torch.cat([x[..., :1, :], x, x[..., -1:, :]], dim=-2)
+    return torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
 
 
 class ResidualBlock(nn.Module):
@@ -63,9 +90,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, norm: MaskNorm) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels, channels)
+        self.conv1 = Conv3x3(channels, channels)
         self.norm1 = _norm(norm, channels)
-        self.conv2 = _conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels)
         self.norm2 = _norm(norm, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -187,10 +214,6 @@ def _clamp_passing_gradients(logits: Tensor, bound: float) -> Tensor:
     largest = torch.finfo(logits.dtype).max
     finite = logits.clamp(-largest, largest)  # infinity less itself would be NaN
     return logits.clamp(-bound, bound).detach() + (finite - finite.detach())  # the bracket is exactly zero
-
-
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
 
 
 def _norm(norm: MaskNorm, channels: int) -> nn.Module:
