@@ -34,8 +34,7 @@ def main(data: str) -> None:
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
     steps = len(loader)  # of an epoch
 
-    # The same weights; the average is taken of the model itself. On CPUs the compiler cannot do the training yet.
-    compiled = torch.compile(model) if device == "cuda" else model
+    compiled = torch.compile(model)  # the same weights; the average is taken of the model itself
     criterion = AIMLoss(tau=model.tau).to(device)
     tau_schedule = TauScheduler(criterion, anneal_steps=ANNEAL_EPOCHS * steps)
     health = MaskHealth(criterion)

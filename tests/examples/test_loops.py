@@ -19,7 +19,7 @@ PLAIN_LOOP = {
     "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS = 20, 2, 6": "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS = 3, 1, 2",
     ", pin_memory=True": "",
 }
-COMPILE = 'torch.compile(model) if device == "cuda" else model'
+COMPILE = "torch.compile(model)"
 TIMM_LOOP = {
     '"num_workers": 2': '"num_workers": 0',
     "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS, BATCH_SIZE = 20, 2, 6, 64": "EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS, "
