@@ -97,13 +97,15 @@ def _builder_arguments(settings: Settings, num_classes: int) -> dict[str, object
 
 def _preprocessing(found: Preprocessing | None, settings: Settings) -> Preprocessing:
     side = settings.image_size
-    if found is None and side is None:
-        raise ValueError(
-            f"image_size must be given: {settings.backbone} does not say what images it was made for. They are then "
-            "normalised with ImageNet's mean and deviation"
-        )
     if found is None:
-        assert side is not None
-        return Preprocessing((side, side), *_IMAGENET, squash=settings.squash)
-    size = found.image_size if side is None else (side, side)
-    return found._replace(image_size=size, squash=settings.squash or found.squash)
+        if side is None:
+            raise ValueError(
+                f"image_size must be given: {settings.backbone} does not say what images it was made for. They are "
+                "then normalised with ImageNet's mean and deviation"
+            )
+        found = Preprocessing((side, side), *_IMAGENET)
+    return found._replace(
+        image_size=found.image_size if side is None else (side, side),
+        crop=found.crop if settings.crop is None else settings.crop,
+        squash=settings.squash or found.squash,
+    )

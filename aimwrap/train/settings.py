@@ -43,11 +43,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, math.inf),
     "step_epochs": (1, math.inf),
     "step_factor": (0, 1),
-    "anneal_epochs": (0, math.inf),
+    "anneal_share": (0, 1),
     "mask_weight": (0, math.inf),
     "clip": (0, math.inf),
     "ema": (0, 1),
     "image_size": (1, math.inf),
+    "crop": (0.1, 1),
     "hold_out": (0, 0.9),
     "checkpoint_steps": (1, math.inf),
 }
@@ -67,7 +68,7 @@ class Settings:
         pretrained: whether a backbone by name comes with its library's weights.
         method: ``"aim"``, or ``"plain"``: the backbone with its own classifier.
         stages, tau, head, area_per, mask_weight: of AIM and its loss; tau is one number or one per stage.
-        anneal_epochs: in which tau falls from 1; None for a third of the epochs.
+        anneal_share: share of the epochs in which tau falls from 1.
         frozen: what of the backbone is not trained.
         seed: of everything that is drawn.
         epochs: passes over the training images.
@@ -82,6 +83,7 @@ class Settings:
         compile: whether to compile the model with ``torch.compile``.
         augmentation: of the training images.
         image_size: side of the square images; None for what the backbone was made for.
+        crop: share of the resized image's side that the central crop keeps; None for the backbone's own.
         squash: whether images are squashed to a square before the central crop, instead of keeping proportions.
         selection: which epoch's weights are kept. None takes the best validation average, or the last where there is
             no validation split.
@@ -108,7 +110,7 @@ class Settings:
     head: Head = "feature-preserving"
     area_per: AreaPer = "image"
     mask_weight: float = 6.0
-    anneal_epochs: int | None = None
+    anneal_share: float = 1 / 3
     frozen: Frozen = "nothing"
     seed: int = 0
     epochs: int = 20
@@ -129,6 +131,7 @@ class Settings:
     compile: bool = False
     augmentation: AugmentationName = "crop-and-flip"
     image_size: int | None = None
+    crop: float | None = None
     squash: bool = False
     selection: Selection | None = None
     hold_out: float = 0.0
@@ -145,11 +148,16 @@ class Settings:
             if value is not None and not least <= value <= most:
                 until = f"to {most:g}" if math.isfinite(most) else "or more"
                 raise ValueError(f"{name} must be {least:g} {until}, got {value!r}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs must be less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}; the "
+                "rates would never be reached"
+            )
 
     @property
     def epochs_to_anneal(self) -> int:
-        """In which tau falls: as given, or a third of the epochs."""
-        return max(1, round(self.epochs / 3)) if self.anneal_epochs is None else self.anneal_epochs
+        """In which tau falls from 1."""
+        return round(self.anneal_share * self.epochs)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a file."""
