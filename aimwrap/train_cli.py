@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 _PROCESS = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
 
 
+def _list_presets(asked: bool) -> None:
+    """Print the recipes, each with its source and what it sets."""
+    if not asked:
+        return
+    from .train import PRESETS
+
+    for name, preset in PRESETS.items():
+        typer.echo(f"{name} ({preset.source}): {preset.explained}")
+        values = ", ".join(f"{key} {_value(value)}" for key, value in preset.settings.items())
+        typer.echo(f"    {values}\n")
+    raise typer.Exit
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def train(
     data: Annotated[
         str,
@@ -29,64 +46,67 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where to write; each seed has a folder in it.")] = Path("runs/train"),
     preset: Annotated[
-        str | None, typer.Option(help="A recipe, see the end of this page; other options win over it.")
+        str | None, typer.Option(help="A recipe, whose values stand in for defaults; --presets lists them.")
     ] = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", is_eager=True, callback=_list_presets, help="List the recipes, and stop.")
+    ] = False,
     backbone: Annotated[
-        str | None, typer.Option(help="A timm or torchvision name, or package.module:function. [convnext_tiny]")
+        str | None, typer.Option(help="A timm or torchvision name, or package.module:function. Default: convnext_tiny.")
     ] = None,
     no_pretrained: Annotated[bool, typer.Option("--no-pretrained", help="Begin with random weights.")] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Train the backbone with its own classifier, without AIM.")
     ] = False,
-    stages: Annotated[str | None, typer.Option(help="Stages with masks, shallow to deep. [2,3]")] = None,
-    tau: Annotated[str | None, typer.Option(help="Area of the masks: one, or one per stage. [0.25]")] = None,
-    head: Annotated[str | None, typer.Option(help="feature-preserving or paper. [feature-preserving]")] = None,
+    stages: Annotated[str | None, typer.Option(help="Stages with masks, shallow to deep. Default: 2,3.")] = None,
+    tau: Annotated[str | None, typer.Option(help="Area of the masks: one, or one per stage. Default: 0.25.")] = None,
+    head: Annotated[str | None, typer.Option(help="feature-preserving or paper. Default: feature-preserving.")] = None,
     anneal_share: Annotated[
-        float | None, typer.Option(help="Share of the epochs in which tau falls from 1. [a third]")
+        float | None, typer.Option(help="Share of the epochs in which tau falls from 1. Default: a third.")
     ] = None,
-    mask_weight: Annotated[float | None, typer.Option(help="The paper's lambda. [6]")] = None,
-    area_per: Annotated[str | None, typer.Option(help="Area per image, or per batch of all processes. [image]")] = None,
+    mask_weight: Annotated[float | None, typer.Option(help="The paper's lambda. Default: 6.")] = None,
+    area_per: Annotated[str | None, typer.Option(help="Area per image, or per batch of all processes. Default: image.")] = None,
     frozen: Annotated[
-        str | None, typer.Option(help="Of the backbone: nothing, norm-statistics or backbone. [nothing]")
+        str | None, typer.Option(help="Of the backbone: nothing, norm-statistics or backbone. Default: nothing.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="How many seeds (5 means 0 to 4), or which: 0,3,7")] = "1",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images. [20]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step, of all processes together. [64]")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, adam or sgd. [adamw]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone. [1e-5]")] = None,
-    head_lr: Annotated[float | None, typer.Option(help="Of everything new. [1e-3]")] = None,
-    mask_lr: Annotated[float | None, typer.Option(help="Of the mask estimators. [that of everything new]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Norms, biases and masks have none. [0.05]")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd. [0.9]")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine, constant or step. [cosine]")] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(help="In which the rates rise. [0]")] = None,
-    step_epochs: Annotated[int | None, typer.Option(help="Epochs between steps of the schedule step. [20]")] = None,
-    step_factor: Annotated[float | None, typer.Option(help="What the rates are then multiplied by. [0.1]")] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradients. [any]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: 20.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, of all processes together. Default: 64.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adam or sgd. Default: adamw.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone. Default: 1e-5.")] = None,
+    head_lr: Annotated[float | None, typer.Option(help="Of everything new. Default: 1e-3.")] = None,
+    mask_lr: Annotated[float | None, typer.Option(help="Of the mask estimators. Default: that of everything new.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Norms, biases and masks have none. Default: 0.05.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd. Default: 0.9.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine, constant or step. Default: cosine.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="In which the rates rise. Default: 0.")] = None,
+    step_epochs: Annotated[int | None, typer.Option(help="Epochs between steps of the schedule step. Default: 20.")] = None,
+    step_factor: Annotated[float | None, typer.Option(help="What the rates are then multiplied by. Default: 0.1.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradients. Default: any.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of the weights' moving average, such as 0.999.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed. [32-true]")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, 64-true, bf16-mixed or 16-mixed. Default: 32-true.")] = None,
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model by torch.compile.")] = False,
     augmentation: Annotated[
         str | None,
-        typer.Option(help="crop-and-flip, jitter-crop-and-flip, trivial-augment or none. [crop-and-flip]"),
+        typer.Option(help="crop-and-flip, jitter-crop-and-flip, trivial-augment or none. Default: crop-and-flip."),
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of square images. [the backbone's own]")] = None,
-    crop: Annotated[float | None, typer.Option(help="Side of the central crop, of the image's. [its own]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of square images. Default: the backbone's own.")] = None,
+    crop: Annotated[float | None, typer.Option(help="Side of the central crop, of the image's. Default: its own.")] = None,
     squash: Annotated[bool, typer.Option("--squash", help="Squash images to squares, do not keep proportions.")] = (
         False
     ),
     selection: Annotated[
         str | None,
-        typer.Option(help="worst-group, average or last. [average; last without a validation split]"),
+        typer.Option(help="worst-group, average or last. Default: average; last without a validation split."),
     ] = None,
     hold_out: Annotated[
-        float | None, typer.Option(help="Share of the training images for validation, where there is none. [0]")
+        float | None, typer.Option(help="Share of the training images for validation, where there is none. Default: 0.")
     ] = None,
     checkpoint_steps: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints. [one at each epoch's end]")
+        int | None, typer.Option(help="Steps between checkpoints. Default: one at each epoch's end.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="GPUs, or processes on a CPU, on each machine. [all GPUs]")
+        int | None, typer.Option(min=1, help="GPUs, or processes on a CPU, on each machine. Default: all GPUs.")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, where neither torchrun nor SLURM says it.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -100,8 +120,7 @@ def train(
     """Train a backbone, plain or with AIM, from a data set's name to a tested and saved model.
 
     The same command serves one CPU, one GPU and eight; under torchrun or srun it takes the processes that are there.
-    Killed, it goes on when it is given again. Square brackets show what is taken where neither an option nor the
-    preset says otherwise.
+    Killed, it goes on when it is given again.
 
     Exit code 1 says that there is no result, and the message why.
     """
@@ -226,9 +245,11 @@ def _run(
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
+    from .train.files import replacing
     from .train.report import format_results, summary
 
-    (out / "summary.json").write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
+    with replacing(out / "summary.json") as path:
+        path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
     if as_json:
         typer.echo(json.dumps([result._asdict() for result in results], indent=2))
         return

@@ -77,8 +77,9 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
         line["tau"] = run.schedule.tau
         run.schedule.step()
     if run.validation_batches is not None:
+        assert run.splits.val is not None
         line["validation"] = evaluate(
-            run.evaluated, run.validation_batches, run.splits, run.fabric, run.health if run.fabric.is_global_zero else None
+            run.evaluated, run.splits.val, run.validation_batches, run.splits, run.fabric, run.health
         )
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]

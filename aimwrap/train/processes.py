@@ -37,3 +37,12 @@ def share_buffers(model: nn.Module) -> None:
     if dist.is_available() and dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def gathered(tensor: Tensor) -> list[Tensor]:
+    """Every process's tensor, all of one shape, in the order of the processes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [tensor]
+    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, tensor)
+    return found

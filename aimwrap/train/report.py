@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +27,7 @@ def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
     validation = line.get("validation")
     if validation is not None:
         areas = "".join(f", area of stage {stage} {area:.3f}" for stage, area in validation.get("area", {}).items())
-        parts.append(f"validation {validation['average']:.3f}, worst group {validation['worst_group']:.3f}{areas}")
+        parts.append(f"validation {_text(validation['average'])}, worst group {_text(validation['worst_group'])}{areas}")
     return f"epoch {line['epoch']}: {', '.join(parts)}; {seconds:.0f} s"
 
 
@@ -43,7 +42,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     """
     scores = {}
     for name, values in _columns(results).items():
-        defined = [value for value in values if not math.isnan(value)]
+        defined = [value for value in values if value is not None]
         scores[name] = {
             "mean": statistics.fmean(defined) if defined else None,
             "deviation": statistics.stdev(defined) if len(defined) > 1 else None,
@@ -68,10 +67,11 @@ def format_results(results: Sequence[Result]) -> str:
     lines[0] += ", ".join(str(seed) for seed in found["seeds"])
     width = max(len(_name(name)) for name in found["scores"])
     for name, score in found["scores"].items():
-        mean = "undefined" if score["mean"] is None else f"{score['mean']:.3f}"
+        mean = _text(score["mean"])
         deviation = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
-        chance = f" (chance {first.scores['chance']:.3f})" if name == "energy_pointing" else ""
-        lines.append(f"  {_name(name):<{width}}  {mean}{deviation}{chance}")
+        chance = first.scores.get("chance") if name == "energy_pointing" else None
+        beside = "" if chance is None else f" (chance {chance:.3f})"
+        lines.append(f"  {_name(name):<{width}}  {mean}{deviation}{beside}")
     rule = EXPLAINED[first.selection]  # type: ignore[index]  # written by a run, as one of these
     lines.append(f"Selected by {first.selection}: {rule}. Epoch {', '.join(map(str, found['epochs']))}.")
     if first.tested_on == "val" and first.selection != "last":
@@ -81,11 +81,15 @@ def format_results(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _columns(results: Sequence[Result]) -> dict[str, list[float]]:
-    columns = {name: [r.scores[name] for r in results if r.scores.get(name) is not None] for name in _SHOWN}
+def _columns(results: Sequence[Result]) -> dict[str, list[float | None]]:
+    columns = {name: [r.scores[name] for r in results] for name in _SHOWN if name in results[0].scores}
     for stage in results[0].scores.get("area", {}):
         columns[f"area of stage {stage}"] = [result.scores["area"][stage] for result in results]
-    return {name: values for name, values in columns.items() if values}
+    return columns
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def _name(score: str) -> str:

@@ -119,6 +119,8 @@ def build_run(
     rule = chosen_rule(settings.selection, splits)
     network = build_model(settings, len(splits.classes))
     network.class_names = splits.classes
+    if settings.precision == "64-true":
+        network.double()  # here, since the moving average is a copy
     assert network.preprocessing is not None
     splits = prepared(splits, settings, network.preprocessing)
     rank, processes = fabric.global_rank, fabric.world_size

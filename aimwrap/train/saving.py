@@ -20,6 +20,7 @@ from .checkpoints import (
     write_checkpoint,
 )
 from .generators import generator_states, restore_generators
+from .processes import gathered
 from .run import Run
 from .selection import score_of
 
@@ -139,8 +140,7 @@ def _checkpoint_of(run: Run) -> Checkpoint:
         tensors |= _named("average", run.average.state_dict())
     tensors |= _named("optimizer", optimizer_tensors(run.optimizer.state_dict()))
     for name, state in generator_states(run.fabric.device).items():
-        gathered = run.fabric.all_gather(state.to(run.fabric.device)).cpu().view(-1, *state.shape)
-        for rank, one in enumerate(gathered):
+        for rank, one in enumerate(gathered(state.to(run.fabric.device))):
             tensors[f"generators/{rank}/{name}"] = one
     return Checkpoint(
         tensors,

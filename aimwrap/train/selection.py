@@ -48,5 +48,5 @@ def score_of(rule: Selection, validation: Mapping[str, Any] | None) -> float:
     """
     if rule == "last" or validation is None:
         return -math.inf
-    score = float(validation[_SCORES[rule]])
-    return -math.inf if math.isnan(score) else score
+    score = validation[_SCORES[rule]]
+    return -math.inf if score is None else float(score)

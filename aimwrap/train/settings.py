@@ -15,7 +15,7 @@ Method = Literal["aim", "plain"]
 Frozen = Literal["nothing", "norm-statistics", "backbone"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "constant", "step"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 AugmentationName = Literal["crop-and-flip", "jitter-crop-and-flip", "trivial-augment", "none"]
 Selection = Literal["validation worst group", "validation average", "last"]
 
@@ -79,7 +79,7 @@ class Settings:
             ``step_factor`` every ``step_epochs``.
         clip: largest norm of all gradients together; None for any.
         ema: decay per step of the weights' moving average, which is then what is evaluated and saved; None for none.
-        precision: of the computation.
+        precision: of the computation; ``"64-true"`` is for comparing runs, whose masks rounding then does not turn.
         compile: whether to compile the model with ``torch.compile``.
         augmentation: of the training images.
         image_size: side of the square images; None for what the backbone was made for.

@@ -56,7 +56,8 @@ def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 def _pictures(run: Run, model: AIM) -> Tensor:
     """(N, 3, H, W) in [0, 1]: the first images of the validation split, dark where the merged mask is closed."""
     shown = run.splits.val or run.splits.test
-    images = torch.stack([shown[number].image for number in range(min(PICTURES, len(shown)))]).to(run.fabric.device)
+    images = torch.stack([shown[number].image for number in range(min(PICTURES, len(shown)))])
+    images = images.to(run.fabric.device, next(model.parameters()).dtype)
     model.eval()
     with run.fabric.autocast():
         merged = model.forward_masks(model.forward_backbone(images)).merged_mask.float()

@@ -115,7 +115,7 @@ def _finish(run: Run) -> Result:
     """Test the selected weights and save them; the result's file comes last, and says that the run is done."""
     last = run.progress.history[-1]
     epoch = load_best(run)
-    scores = evaluate(run.evaluated, run.test_batches, run.splits, run.fabric)
+    scores = evaluate(run.evaluated, run.splits.test, run.test_batches, run.splits, run.fabric)
     result = Result(
         run.variant,
         run.settings.seed,
@@ -198,7 +198,7 @@ def _check_folder(folder: Path, settings: Settings) -> None:
 
 def _write_log(run: Run) -> None:
     if run.fabric.is_global_zero:
-        lines = [json.dumps(line, allow_nan=True) for line in run.progress.history]
+        lines = [json.dumps(line) for line in run.progress.history]
         with replacing(run.folder / LOG) as path:
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
