@@ -11,10 +11,10 @@ except ImportError as error:
 
 from .checkpoints import CheckpointError
 from .launching import launched_fabric
-from .loop import DivergedError
 from .plain import PlainClassifier, load_plain
 from .presets import PRESETS
 from .processes import mean_over_processes
+from .saving import DivergedError
 from .settings import Settings
 from .training import Result, RunFolderError, run_training
 

@@ -65,7 +65,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: if it cannot be written, as on a full disk; what was there before is untouched.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
-    metadata = {"format": _FORMAT, "state": json.dumps(checkpoint.state), "sha256": _digest(tensors)}
+    state = json.dumps(checkpoint.state)
+    metadata = {"format": _FORMAT, "state": state, "sha256": _digest(tensors, state)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -101,8 +102,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(_damaged(path, f"cannot be read ({error}): it was cut off or overwritten")) from error
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(_damaged(path, "was not written by this version of aimwrap train"))
-    if metadata.get("sha256") != _digest(tensors):
-        raise CheckpointError(_damaged(path, "is damaged: its tensors are not those that were written"))
+    if metadata.get("sha256") != _digest(tensors, metadata["state"]):
+        raise CheckpointError(_damaged(path, "is damaged: its contents are not those that were written"))
     return Checkpoint(tensors, json.loads(metadata["state"]))
 
 
@@ -131,8 +132,8 @@ def optimizer_state(tensors: Mapping[str, Tensor], fresh: Mapping[str, Any]) -> 
     return {**fresh, "state": state}
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

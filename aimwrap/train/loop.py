@@ -15,12 +15,8 @@ from .images import SeededBatch
 from .processes import share_buffers
 from .rates import rate_factor, set_rates
 from .run import Run
-from .saving import keep_if_best, save_checkpoint
+from .saving import DivergedError, keep_if_best, save_checkpoint
 from .tensorboard import log_to_tensorboard
-
-
-class DivergedError(RuntimeError):
-    """The training loss is no longer a number."""
 
 
 def train(run: Run) -> None:
@@ -30,7 +26,7 @@ def train(run: Run) -> None:
         run: all that is trained and what it is trained with; it is moved on in place.
 
     Raises:
-        DivergedError: if the loss is not finite.
+        DivergedError: if the loss or the weights are not finite.
         CheckpointError: if a checkpoint cannot be written.
     """
     settings, progress, fabric = run.settings, run.progress, run.fabric
@@ -69,8 +65,8 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     training = run.progress.training_scores()
     if not math.isfinite(training["loss"]):
         raise DivergedError(
-            f"the training loss of epoch {epoch + 1} is {training['loss']}: lower the learning rates, clip gradients, "
-            "or take bf16-mixed in place of 16-mixed. The last checkpoint is from before it"
+            f"the training loss of epoch {epoch + 1} is {training['loss']}: lower the learning rates, or clip the "
+            "gradients, and begin anew in another folder"
         )
     line: dict[str, Any] = {"epoch": epoch + 1, "step": run.progress.step, "train": training}
     if run.schedule is not None:

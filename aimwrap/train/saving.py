@@ -25,6 +25,10 @@ from .run import Run
 from .selection import score_of
 
 
+class DivergedError(RuntimeError):
+    """The training loss, or a weight, is no longer a number."""
+
+
 def checkpoint_folder(folder: Path) -> Path:
     """Where a run's checkpoints lie."""
     return folder / "checkpoints"
@@ -35,7 +39,13 @@ def save_checkpoint(run: Run) -> None:
 
     Raises:
         CheckpointError: in all processes, if it cannot be written.
+        DivergedError: if a weight is not finite; then nothing is written.
     """
+    if not all(bool(parameter.isfinite().all()) for parameter in run.network.parameters()):
+        raise DivergedError(
+            f"the weights behind step {run.progress.step} are not finite: lower the learning rates, or clip the "
+            "gradients, and begin anew in another folder. The last checkpoint is from before"
+        )
     checkpoint = _checkpoint_of(run)
     path = checkpoint_path(checkpoint_folder(run.folder), run.progress.step)
     failure = None
@@ -70,7 +80,7 @@ def resume(run: Run) -> bool:
         if state[what] != here:
             named = {"variant": f"of {state[what]}, and this run trains {here}", "data": "of a run on other images"}
             raise CheckpointError(
-                f"the checkpoint {paths[-1]} is {named[what]}. Give each run a folder of its own, by --out, or remove "
+                f"the checkpoint {paths[-1]} is {named[what]}. Give each run a folder of its own, or remove "
                 "the checkpoint to begin anew"
             )
     run.network.load_state_dict(checkpoint.part("model"))
