@@ -56,7 +56,9 @@ def logistic_noise_of(seeds: Tensor, logits: Tensor, *, stream: int = 0) -> Tens
     state = (state ^ _shifted(state, 30)) * _FIRST
     state = (state ^ _shifted(state, 27)) * _SECOND
     state = state ^ _shifted(state, 31)
-    return _logistic(_shifted(state, 40).float() / 2**24).view(logits.shape)
+    uniform = _shifted(state, 40).float() / 2**24
+    noise: Tensor = _logistic(uniform).view(logits.shape)
+    return noise
 
 
 def _shifted(state: Tensor, bits: int) -> Tensor:
@@ -67,7 +69,8 @@ def _shifted(state: Tensor, bits: int) -> Tensor:
 def _logistic(uniform: Tensor) -> Tensor:
     rounding = torch.finfo(torch.float32).eps
     uniform = uniform.clamp(rounding, 1 - rounding)
-    return uniform.log() - (-uniform).log1p()
+    noise: Tensor = uniform.log() - (-uniform).log1p()
+    return noise
 
 
 def binary_gumbel_softmax(

@@ -65,33 +65,49 @@ def train(
         float | None, typer.Option(help="Share of the epochs in which tau falls from 1. Default: a third.")
     ] = None,
     mask_weight: Annotated[float | None, typer.Option(help="The paper's lambda. Default: 6.")] = None,
-    area_per: Annotated[str | None, typer.Option(help="Area per image, or per batch of all processes. Default: image.")] = None,
+    area_per: Annotated[
+        str | None, typer.Option(help="Area per image, or per batch of all processes. Default: image.")
+    ] = None,
     frozen: Annotated[
         str | None, typer.Option(help="Of the backbone: nothing, norm-statistics or backbone. Default: nothing.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="How many seeds (5 means 0 to 4), or which: 0,3,7")] = "1",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: 20.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step, of all processes together. Default: 64.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step, of all processes together. Default: 64.")
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, adam or sgd. Default: adamw.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone. Default: 1e-5.")] = None,
     head_lr: Annotated[float | None, typer.Option(help="Of everything new. Default: 1e-3.")] = None,
-    mask_lr: Annotated[float | None, typer.Option(help="Of the mask estimators. Default: that of everything new.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Norms, biases and masks have none. Default: 0.05.")] = None,
+    mask_lr: Annotated[
+        float | None, typer.Option(help="Of the mask estimators. Default: that of everything new.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Norms, biases and masks have none. Default: 0.05.")
+    ] = None,
     momentum: Annotated[float | None, typer.Option(help="Of sgd. Default: 0.9.")] = None,
     schedule: Annotated[str | None, typer.Option(help="cosine, constant or step. Default: cosine.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option(help="In which the rates rise. Default: 0.")] = None,
-    step_epochs: Annotated[int | None, typer.Option(help="Epochs between steps of the schedule step. Default: 20.")] = None,
-    step_factor: Annotated[float | None, typer.Option(help="What the rates are then multiplied by. Default: 0.1.")] = None,
+    step_epochs: Annotated[
+        int | None, typer.Option(help="Epochs between steps of the schedule step. Default: 20.")
+    ] = None,
+    step_factor: Annotated[
+        float | None, typer.Option(help="What the rates are then multiplied by. Default: 0.1.")
+    ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradients. Default: any.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of the weights' moving average, such as 0.999.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, 64-true, bf16-mixed or 16-mixed. Default: 32-true.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="32-true, 64-true, bf16-mixed or 16-mixed. Default: 32-true.")
+    ] = None,
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model by torch.compile.")] = False,
     augmentation: Annotated[
         str | None,
         typer.Option(help="crop-and-flip, jitter-crop-and-flip, trivial-augment or none. Default: crop-and-flip."),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of square images. Default: the backbone's own.")] = None,
-    crop: Annotated[float | None, typer.Option(help="Side of the central crop, of the image's. Default: its own.")] = None,
+    crop: Annotated[
+        float | None, typer.Option(help="Side of the central crop, of the image's. Default: its own.")
+    ] = None,
     squash: Annotated[bool, typer.Option("--squash", help="Squash images to squares, do not keep proportions.")] = (
         False
     ),
@@ -222,9 +238,7 @@ def as_option(message: str) -> str:
     return message.replace("selection='last'", "--selection last").replace("selection='", "--selection '")
 
 
-def _run(
-    settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, quiet: bool
-) -> Result:
+def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, quiet: bool) -> Result:
     from .train import run_training
     from .train.report import format_epoch
 

@@ -1,6 +1,7 @@
 """Training as a command: data set, backbone, and plain or AIM, on one CPU or several machines, killed or not.
 
-:mod:`~aimwrap.train.loop` is the loop; what it stands on lies beside it, a file for each idea. Needs the extra ``train``.
+:mod:`~aimwrap.train.loop` is the loop; what it stands on lies beside it, a file for each idea. Needs the extra
+``train``.
 """
 
 try:

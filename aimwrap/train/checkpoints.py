@@ -41,7 +41,9 @@ class Checkpoint(NamedTuple):
         >>> Checkpoint({"model/weight": torch.zeros(2), "ema/weight": torch.ones(2)}, {}).part("ema")
         {'weight': tensor([1., 1.])}
         """
-        return {key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")}
+        return {
+            key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")
+        }
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -137,7 +139,7 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

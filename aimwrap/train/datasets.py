@@ -22,7 +22,6 @@ from ..data import (
     LabelledFolder,
     LabelledTable,
     ReleaseDataset,
-    Sample,
     TravelingBirds,
     Waterbirds,
     crop_and_flip,
@@ -159,7 +158,9 @@ def parse_reader_arguments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ValueError(f"an argument of the reader must be NAME=VALUE, such as cub=data/CUB_200_2011, got {text!r}")
+            raise ValueError(
+                f"an argument of the reader must be NAME=VALUE, such as cub=data/CUB_200_2011, got {text!r}"
+            )
         try:
             found[name] = json.loads(value)
         except ValueError:
@@ -206,9 +207,7 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
         out.update(members[torch.randperm(len(members), generator=generator)[:count]].tolist())
     if not out or len(out) == len(train):
         raise ValueError(f"hold_out={settings.hold_out:g} of {len(train)} training images leaves a split empty")
-    records = [
-        record._replace(split="val") if number in out else record for number, record in enumerate(train.records)
-    ]
+    records = [record._replace(split="val") if number in out else record for number, record in enumerate(train.records)]
     others = [record for record in train.release.records if record.split != "train"]
     release = train.release.__class__(
         train.release.name,

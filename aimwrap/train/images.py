@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class SeededBatch(NamedTuple):
 
 
 class SeededImages(Dataset[tuple[Sample, int]]):
-    """A data set whose augmentation draws from a number that comes with the index, and not from what is drawn elsewhere.
+    """A data set whose augmentation draws from a number that comes with the index, and from nothing else.
 
     Args:
         images: with a transform that draws from the generators of torch, Python or NumPy.
@@ -44,7 +44,7 @@ class SeededImages(Dataset[tuple[Sample, int]]):
             return self.images[draw.image], draw.seed
 
 
-def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> DataLoader[SeededBatch]:
+def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> Iterable[SeededBatch]:
     """The loader of a process's training batches.
 
     Args:
@@ -53,7 +53,7 @@ def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pi
         workers: processes that read images; what they read does not depend on their number.
         pin: whether to pin memory, for a GPU.
     """
-    return DataLoader(
+    loader = DataLoader(
         SeededImages(images),
         batch_sampler=order,
         num_workers=workers,
@@ -62,11 +62,12 @@ def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pi
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # of its own: the global one would otherwise move with each iteration
     )
+    return cast("Iterable[SeededBatch]", loader)
 
 
 def evaluation_loader(
     images: Dataset[Sample], batch_size: int, rank: int, processes: int, workers: int, pin: bool
-) -> DataLoader[Batch]:
+) -> Iterable[Batch]:
     """The loader of a process's part of a split: each image in one process, and none twice.
 
     Args:
@@ -78,9 +79,10 @@ def evaluation_loader(
         pin: whether to pin memory, for a GPU.
     """
     mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
-    return DataLoader(
+    loader = DataLoader(
         mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=torch.Generator()
     )
+    return cast("Iterable[Batch]", loader)
 
 
 def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:

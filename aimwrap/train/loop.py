@@ -52,9 +52,13 @@ def train(run: Run) -> None:
             if run.health is not None:
                 run.health.update(output, training=True)
             progress.add(loss.detach(), output.logits.detach(), labels)
-            if settings.checkpoint_steps is not None and progress.step % settings.checkpoint_steps == 0:
-                if progress.step_of_epoch < run.order.steps_per_epoch:  # else the epoch's own is about to come
-                    save_checkpoint(run)
+            within_epoch = progress.step_of_epoch < run.order.steps_per_epoch  # else the epoch's own is about to come
+            if (
+                settings.checkpoint_steps is not None
+                and within_epoch
+                and progress.step % settings.checkpoint_steps == 0
+            ):
+                save_checkpoint(run)
         line = _end_of_epoch(run, epoch)
         run.report(line, time.perf_counter() - started)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -46,9 +45,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     if settings.method == "aim":
         tau = settings.tau[0] if len(settings.tau) == 1 else settings.tau
         backbone = import_backbone(settings.backbone) if kwargs is None else settings.backbone
-        model = AIM(
-            backbone, settings.stages, tau, num_classes=num_classes, head=settings.head, backbone_kwargs=kwargs
-        )
+        model = AIM(backbone, settings.stages, tau, num_classes=num_classes, head=settings.head, backbone_kwargs=kwargs)
     else:
         plain = import_backbone(settings.backbone) if kwargs is None else create_backbone(settings.backbone, kwargs)
         model = PlainClassifier(plain, num_classes)

@@ -27,7 +27,9 @@ def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
     validation = line.get("validation")
     if validation is not None:
         areas = "".join(f", area of stage {stage} {area:.3f}" for stage, area in validation.get("area", {}).items())
-        parts.append(f"validation {_text(validation['average'])}, worst group {_text(validation['worst_group'])}{areas}")
+        parts.append(
+            f"validation {_text(validation['average'])}, worst group {_text(validation['worst_group'])}{areas}"
+        )
     return f"epoch {line['epoch']}: {', '.join(parts)}; {seconds:.0f} s"
 
 

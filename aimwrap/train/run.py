@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -86,8 +86,7 @@ class Run:
     @property
     def evaluated(self) -> AIM | PlainClassifier:
         """What is validated, tested and saved: the average of the weights if there is one, else the network."""
-        found: AIM | PlainClassifier = self.network if self.average is None else self.average.module
-        return found
+        return self.network if self.average is None else cast("AIM | PlainClassifier", self.average.module)
 
 
 def build_run(
@@ -131,7 +130,7 @@ def build_run(
     average = None
     if settings.ema is not None:
         average = AveragedModel(network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-    compiled = torch.compile(network) if settings.compile else network
+    compiled: nn.Module = cast("nn.Module", torch.compile(network)) if settings.compile else network
     model, optimizer = fabric.setup(compiled, build_optimizer(settings, network))
     aim_loss = criterion if isinstance(criterion, AIMLoss) else None
     seed_generators(seed_of_process(settings.seed, rank))  # from here on each process drops out its own

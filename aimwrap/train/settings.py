@@ -176,7 +176,8 @@ class Settings:
         if unknown:
             raise ValueError(f"the settings {', '.join(unknown)} are unknown to this version of aimwrap")
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            plain: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+            return cls(**plain)
         except TypeError as error:
             raise ValueError(f"the settings are not whole: {error}") from error
 

@@ -29,12 +29,12 @@ def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     # What a run wrote that was killed behind its last checkpoint is hidden.
-    writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=line["epoch"])  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=line["epoch"])
     for name, value in _scalars(line):
-        writer.add_scalar(name, value, line["epoch"])  # type: ignore[no-untyped-call]
+        writer.add_scalar(name, value, line["epoch"])
     if isinstance(run.evaluated, AIM):
-        writer.add_images("masks", _pictures(run, run.evaluated), line["epoch"])  # type: ignore[no-untyped-call]
-    writer.close()  # type: ignore[no-untyped-call]
+        writer.add_images("masks", _pictures(run, run.evaluated), line["epoch"])
+    writer.close()
 
 
 def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

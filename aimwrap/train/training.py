@@ -91,9 +91,7 @@ def run_training(
     if (folder / RESULT).is_file():
         say(f"{folder} is trained already; its result is in {RESULT}")
         return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
-    run = build_run(
-        settings, folder, fabric, workers=workers, report=report, quiet=quiet, tensorboard=tensorboard
-    )
+    run = build_run(settings, folder, fabric, workers=workers, report=report, quiet=quiet, tensorboard=tensorboard)
     fabric.barrier()  # nobody writes before all have looked
     if fabric.is_global_zero:
         _begin(run)
@@ -180,8 +178,12 @@ def _check_folder(folder: Path, settings: Settings) -> None:
         raise RunFolderError(f"{folder} is a file; name a folder to write the run into")
     path = folder / SETTINGS
     if not path.is_file():
-        if folder.is_dir() and any(not other.name.startswith(".unfinished-") for other in folder.iterdir() if other.name != "checkpoints"):
-            raise RunFolderError(f"{folder} is not empty and holds no run: name a new folder, or the one of a killed run")
+        if folder.is_dir() and any(
+            not other.name.startswith(".unfinished-") for other in folder.iterdir() if other.name != "checkpoints"
+        ):
+            raise RunFolderError(
+                f"{folder} is not empty and holds no run: name a new folder, or the one of a killed run"
+            )
         return
     try:
         before = Settings.from_json(json.loads(path.read_text(encoding="utf-8"))["settings"])

@@ -49,7 +49,9 @@ def test_what_is_written_is_read(two: list[Path]) -> None:
 def test_a_truncated_one_is_named_and_so_is_the_good_one(two: list[Path], share: float) -> None:
     content = two[1].read_bytes()
     two[1].write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=r"step-000000002.safetensors .*cut off.*step-000000001.*remove step-000000002"):
+    with pytest.raises(
+        CheckpointError, match=r"step-000000002.safetensors .*cut off.*step-000000001.*remove step-000000002"
+    ):
         read_checkpoint(two[1])
     assert read_checkpoint(two[0]).state["step"] == 7
 
@@ -75,7 +77,7 @@ def test_any_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="was not written by this version.*There is none before it"):
+    with pytest.raises(CheckpointError, match=r"was not written by this version.*There is none before it"):
         read_checkpoint(path)
 
 
@@ -147,7 +149,7 @@ def test_a_run_names_its_truncated_checkpoint_and_goes_on_without_it(
     model = (tmp_path / "model" / "model.safetensors").read_bytes()
     newest = unfinish(tmp_path)[-1]
     os.truncate(newest, newest.stat().st_size - 10)
-    with pytest.raises(CheckpointError, match="step-000000006.safetensors, is still there"):
+    with pytest.raises(CheckpointError, match=r"step-000000006.safetensors, is still there"):
         run(settings, tmp_path, fabric)
     newest.unlink()
     (tmp_path / "model" / "model.safetensors").unlink()
@@ -162,7 +164,9 @@ def test_another_variant_s_checkpoint_is_named(
     other = checkpoint_folder(tmp_path / "plain")
     other.mkdir(parents=True)
     shutil.copy(checkpoints_in(checkpoint_folder(tmp_path / "aim"))[-1], other)
-    with pytest.raises(CheckpointError, match=r"is of .*AIM \[3, 25%\].*, and this run trains tiny_nets.*plain, 2 classes"):
+    with pytest.raises(
+        CheckpointError, match=r"is of .*AIM \[3, 25%\].*, and this run trains tiny_nets.*plain, 2 classes"
+    ):
         run(settings_of(epochs=1, method="plain"), tmp_path / "plain", fabric)
     assert len(checkpoints_in(other)) == 1
 
@@ -183,7 +187,7 @@ def test_a_checkpoint_of_other_images_is_named(
 
 def test_other_settings_are_named(settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path) -> None:
     run(settings_of(epochs=1, method="plain"), tmp_path, fabric)
-    with pytest.raises(RunFolderError, match="other settings: head_lr was 0.001 and is 0.1; ema was None and is 0.9"):
+    with pytest.raises(RunFolderError, match=r"other settings: head_lr was 0.001 and is 0.1; ema was None and is 0.9"):
         run(settings_of(epochs=1, method="plain", head_lr=0.1, ema=0.9), tmp_path, fabric)
 
 

@@ -1,5 +1,7 @@
 """Backbones of a few thousand parameters, which runs import by name; a file of its own, so that processes can."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ class TinyNet(nn.Module):
     def __init__(self, dropout: float = 0.0, num_classes: int = 2) -> None:
         super().__init__()
         widths = (3, 6, 8, 10, 12, 12)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.stages = nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GELU()) for a, b in pairs)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(widths[-1], num_classes)
