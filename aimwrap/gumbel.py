@@ -57,13 +57,13 @@ def logistic_noise_of(seeds: Tensor, logits: Tensor, *, stream: int = 0) -> Tens
     state = (state ^ _shifted(state, 27)) * _SECOND
     state = state ^ _shifted(state, 31)
     uniform = _shifted(state, 40).float() / 2**24
-    noise: Tensor = _logistic(uniform).view(logits.shape)
-    return noise
+    return _logistic(uniform).view(logits.shape)
 
 
 def _shifted(state: Tensor, bits: int) -> Tensor:
     """To the right, with zeros from the left: torch's own shift repeats the sign."""
-    return (state >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (state >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _logistic(uniform: Tensor) -> Tensor:

@@ -52,12 +52,7 @@ def train(run: Run) -> None:
             if run.health is not None:
                 run.health.update(output, training=True)
             progress.add(loss.detach(), output.logits.detach(), labels)
-            within_epoch = progress.step_of_epoch < run.order.steps_per_epoch  # else the epoch's own is about to come
-            if (
-                settings.checkpoint_steps is not None
-                and within_epoch
-                and progress.step % settings.checkpoint_steps == 0
-            ):
+            if _checkpoint_is_due(run):
                 save_checkpoint(run)
         line = _end_of_epoch(run, epoch)
         run.report(line, time.perf_counter() - started)
@@ -88,6 +83,13 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     save_checkpoint(run)
     log_to_tensorboard(run, line)
     return line
+
+
+def _checkpoint_is_due(run: Run) -> bool:
+    """Within an epoch, whose end has one of its own."""
+    progress, every = run.progress, run.settings.checkpoint_steps
+    within = progress.step_of_epoch < run.order.steps_per_epoch
+    return every is not None and within and progress.step % every == 0
 
 
 def _shown(run: Run, epoch: int) -> Iterable[SeededBatch]:
