@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from lightning.fabric import Fabric
 
 from .settings import Precision
@@ -79,6 +80,8 @@ def launched_fabric(
     Raises:
         ValueError: if precision and accelerator do not go together, or numbers with the launcher's.
     """
+    if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ValueError("precision='16-mixed' needs a GPU; on a CPU there are '32-true' and 'bf16-mixed'")
     launch = launch_of(os.environ, devices, nodes)
     several = launch.nodes > 1 or (launch.devices or 1) > 1
     chosen = "auto" if launch.devices is None else launch.devices
@@ -89,7 +92,5 @@ def launched_fabric(
         num_nodes=launch.nodes,
         precision=precision,
     )
-    if precision == "16-mixed" and fabric.device.type == "cpu":
-        raise ValueError("precision='16-mixed' needs a GPU; on a CPU there are '32-true' and 'bf16-mixed'")
     fabric.launch()
     return fabric
