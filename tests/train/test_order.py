@@ -143,5 +143,5 @@ def test_wrong_numbers_are_named(model: AIM) -> None:
     images = torch.randn(2, 3, 64, 64)
     with pytest.raises(ValueError, match=r"noise_seeds must be one number per image, \(2,\), got \(3,\)"):
         model(images, noise_seeds=torch.arange(3))
-    with pytest.raises(TypeError, match="noise_seeds must be an int64 tensor.*float32"):
+    with pytest.raises(TypeError, match=r"noise_seeds must be an int64 tensor.*float32"):
         model(images, noise_seeds=torch.rand(2))

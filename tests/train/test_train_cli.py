@@ -33,10 +33,8 @@ def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
     }
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["settings"]["seed"] == 3 and settings["resolved"]["images"] == {"train": 22, "val": 9, "test": 11}
-    assert settings["resolved"]["anneal_epochs"] == 1 and settings["resolved"]["preprocessing"]["image_size"] == [
-        32,
-        32,
-    ]
+    assert settings["resolved"]["preprocessing"]["image_size"] == [32, 32]
+    assert settings["resolved"]["anneal_epochs"] == 1
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2] and [line["tau"] for line in lines] == [[1.0, 1.0], [0.25, 0.25]]
     scores = [json.loads((tmp_path / "out" / f"seed-{seed}" / "result.json").read_text()) for seed in (0, 3)]
@@ -56,9 +54,8 @@ def test_plain_with_json_tensorboard_and_a_recipe(table: Path, tmp_path: Path) -
     assert list((tmp_path / "out" / "seed-0" / "tensorboard").iterdir())
     model = load_plain(tmp_path / "out" / "seed-0" / "model")
     assert isinstance(model, PlainClassifier) and model.class_names == ("0", "1")
-    assert model.preprocessing == Preprocessing(
-        (32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop=1, squash=True
-    )
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert model.preprocessing == Preprocessing((32, 32), *imagenet, crop=1, squash=True)
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2)
 
 
