@@ -33,7 +33,7 @@ class Result(NamedTuple):
         selection: the rule by which the epoch was selected.
         epoch: that was selected, from 1.
         tested_on: the split that the scores are of.
-        scores: see :func:`~aimwrap.train.evaluation.evaluate`.
+        scores: see ``aimwrap.train.evaluation.evaluate``.
         validation: the same on the validation split, of the selected epoch; None where there is none.
         mask_findings: what :class:`~aimwrap.MaskHealth` said at the last epoch's end.
         folder: of the run; the model lies in its ``model``.
