@@ -146,7 +146,7 @@ def train(
     numbers = parse_seeds(seeds)
     sys.path.insert(0, "")  # a backbone of one's own is usually here
     try:
-        from .train import CheckpointError, DivergedError, launched_fabric
+        from .train import CheckpointError, DivergedError, ProcessError, launched_fabric
         from .train.datasets import parse_reader_arguments
     except ImportError as error:
         raise typer.BadParameter(str(error)) from error
@@ -167,6 +167,9 @@ def train(
         results = [_run(one, out, fabric, workers, tensorboard, quiet or as_json) for one in settings]
     except (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError) as error:
         _fail(as_option(str(error)), as_json)
+        raise typer.Exit(1) from error
+    except ProcessError as error:  # the others wait for this one, and would say nothing
+        typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     if _PROCESS == 0:
         _print_results(results, out, as_json)

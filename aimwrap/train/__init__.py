@@ -17,13 +17,14 @@ from .presets import PRESETS
 from .processes import mean_over_processes
 from .saving import DivergedError
 from .settings import Settings
-from .training import Result, RunFolderError, run_training
+from .training import ProcessError, Result, RunFolderError, run_training
 
 __all__ = [
     "PRESETS",
     "CheckpointError",
     "DivergedError",
     "PlainClassifier",
+    "ProcessError",
     "Result",
     "RunFolderError",
     "Settings",

@@ -54,8 +54,13 @@ def launch_of(environment: Mapping[str, str], devices: int | None = None, nodes:
         processes, here, by = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"]), "torchrun"
         started = Launch(here, processes // here, by)
     elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        machines = int(environment.get("SLURM_NNODES", "1"))
-        started = Launch(int(environment["SLURM_NTASKS"]) // machines, machines, "SLURM")
+        tasks, machines = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", "1"))
+        if tasks % machines:
+            raise ValueError(
+                f"SLURM must start as many processes on each machine, and has {tasks} for {machines}; give "
+                "--ntasks-per-node to sbatch"
+            )
+        started = Launch(tasks // machines, machines, "SLURM")
     else:
         return Launch(devices, nodes, "itself")
     if devices not in (None, started.devices) or nodes not in (1, started.nodes):

@@ -60,7 +60,8 @@ def train(run: Run) -> None:
 
 def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     """Anneal, validate, keep the best and save; returns the epoch's line of the log."""
-    share_buffers(run.network)
+    for model in {run.network, run.evaluated}:
+        share_buffers(model)
     training = run.progress.training_scores()
     if not math.isfinite(training["loss"]):
         raise DivergedError(

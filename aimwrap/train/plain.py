@@ -59,7 +59,15 @@ class PlainClassifier(nn.Module):
 
     def forward(self, images: Tensor, noise_seeds: Tensor | None = None) -> AIMOutput:
         """Classify images (N, 3, H, W); an :class:`~aimwrap.AIMOutput` without stages. There is no noise to seed."""
-        return AIMOutput(self.backbone(images), {}, {})
+        logits = self.backbone(images)
+        expected = (len(images), self.num_classes)
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"backbone: {type(self.backbone).__name__} must return logits {expected} to be trained plain, got "
+                f"{came}. Auxiliary classifiers are not trained: timm's models come without them"
+            )
+        return AIMOutput(logits, {}, {})
 
     def freeze_backbone(self) -> PlainClassifier:
         """Train the classifier alone, a linear probe: the rest stays in evaluation mode."""

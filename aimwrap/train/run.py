@@ -89,6 +89,13 @@ class Run:
         return self.network if self.average is None else cast("AIM | PlainClassifier", self.average.module)
 
 
+def reset_loss_scale(fabric: Fabric) -> None:
+    """Begin with a fresh scale of the loss in float16, where a seed before this one has left its own."""
+    precision = fabric.strategy.precision
+    if precision.state_dict():
+        precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
+
+
 def build_run(
     settings: Settings,
     folder: Path,
@@ -131,6 +138,7 @@ def build_run(
     if settings.ema is not None:
         average = AveragedModel(network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
     compiled: nn.Module = cast("nn.Module", torch.compile(network)) if settings.compile else network
+    reset_loss_scale(fabric)
     model, optimizer = fabric.setup(compiled, build_optimizer(settings, network))
     aim_loss = criterion if isinstance(criterion, AIMLoss) else None
     seed_generators(seed_of_process(settings.seed, rank))  # from here on each process drops out its own

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
+from safetensors import SafetensorError
 
 import aimwrap
 
@@ -54,6 +55,10 @@ class RunFolderError(ValueError):
     """The folder to write into holds something else."""
 
 
+class ProcessError(RuntimeError):
+    """One of several processes stumbled over what the others may not have seen, such as a damaged picture."""
+
+
 def run_training(
     settings: Settings,
     folder: Path,
@@ -84,6 +89,7 @@ def run_training(
         RunFolderError: if the folder holds a run with other settings, or something else.
         CheckpointError: if a checkpoint is damaged, another run's, or cannot be written.
         DivergedError: if the loss is no longer a number.
+        ProcessError: in one of several processes, for what a single one would raise as OSError or ValueError.
         FileNotFoundError: if the data is not there.
         ValueError: if the settings do not fit each other, the data, the backbone or the number of processes.
     """
@@ -105,8 +111,13 @@ def run_training(
         told(line, seconds)
 
     run.report = report_and_write
-    train(run)
-    return _finish(run)
+    try:
+        train(run)
+        return _finish(run)
+    except (OSError, ValueError) as error:
+        if fabric.world_size == 1:
+            raise
+        raise ProcessError(f"process {fabric.global_rank} of {fabric.world_size}: {error}") from error
 
 
 def _finish(run: Run) -> Result:
@@ -133,6 +144,16 @@ def _finish(run: Run) -> Result:
 
 
 def _save_model(run: Run, scores: dict[str, Any]) -> None:
+    try:
+        _write_model(run, scores)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"the model could not be saved into {run.folder / MODEL} ({error}); the checkpoints are untouched: make "
+            "room, give the same command again, and it is saved without training again"
+        ) from error
+
+
+def _write_model(run: Run, scores: dict[str, Any]) -> None:
     shown = {name: value for name, value in scores.items() if isinstance(value, float)}
     model = run.evaluated
     if isinstance(model, AIM):

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import several_processes
+import tiny_nets
 import torch
 from lightning.fabric import Fabric
 
-from aimwrap import AIMLoss, AIMOutput
+from aimwrap import AIM, AIMLoss, AIMOutput
 from aimwrap.train import Settings, launching, mean_over_processes, run_training
 from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
+from aimwrap.train.datasets import prepared, read_splits
+from aimwrap.train.evaluation import evaluate
+from aimwrap.train.images import evaluation_loader
 from aimwrap.train.saving import checkpoint_folder
 
 # 22 images in batches of at most 5 are 5 steps of 5, 5, 4, 4 and 4: two processes share 5 as 3 and 2. 20 steps in all.
@@ -26,6 +30,8 @@ RUNS = {
     "per batch": {"area_per": "batch", "head": "paper", "clip": 0.5},
     "plain": {"method": "plain", "lr": 0.02, "head_lr": 0.02},
 }
+# Each process's BatchNorm sees its own images, so this is nothing that one process could train.
+BATCH_NORM = {"backbone": "tiny_nets:tiny_with_batch_norm", "ema": 0.5, "lr": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,7 @@ def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unfinish(folder / "two" / "moved")
     runs = [(one.to_json(), str(folder / "two" / name)) for name, one in settings.items()]
     runs.append((settings["per image"].to_json(), str(folder / "two" / "moved")))
+    runs.append((Settings(**{**common, **BATCH_NORM}).to_json(), str(folder / "two" / "batch norm")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,6 +89,21 @@ def test_two_processes_are_one_with_the_joint_batch(trained: Path, name: str) ->
     for line, other in zip(log(two), log(one), strict=True):
         assert line["train"] == pytest.approx(other["train"], abs=1e-5)
         assert line["validation"]["groups"] == other["validation"]["groups"]
+
+
+@pytest.mark.slow
+def test_both_processes_have_scored_the_model_that_is_saved(
+    trained: Path, settings_of: Callable[..., Settings], fabric: Fabric
+) -> None:
+    folder = trained / "two" / "batch norm"
+    model = AIM.from_pretrained(folder / "model", backbone=tiny_nets.tiny_with_batch_norm())
+    assert model.preprocessing is not None
+    settings = settings_of(**BATCH_NORM)
+    splits = prepared(read_splits(settings), settings, model.preprocessing)
+    found = evaluate(model, splits.test, evaluation_loader(splits.test, 11, 0, 1, 0, False), splits, fabric)
+    assert found["groups"] == scores(folder)["groups"]
+    for score in ("energy_pointing", "mask_precision", "mask_recall"):
+        assert found[score] == pytest.approx(scores(folder)[score], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 import tiny_nets
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 
 from aimwrap import AIM
 from aimwrap.train import Result, Settings, loop, run_training
@@ -55,6 +56,7 @@ MOVING_AVERAGE = {"checkpoint_steps": 4, "ema": 0.9, "clip": 1.0, "selection": "
 BATCH_NORM = {"backbone": "tiny_nets:tiny_with_batch_norm", "optimizer": "sgd", "area_per": "batch", "head": "paper"}
 PLAIN = {"method": "plain", "checkpoint_steps": 2, "optimizer": "adam", "schedule": "step", "step_epochs": 1}
 BF16 = {"precision": "bf16-mixed", "checkpoint_steps": 3}
+HALF = {"checkpoint_steps": 1, "optimizer": "sgd", "lr": 0.01, "head_lr": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,31 @@ def test_stopped_and_resumed_run_is_the_unstopped_one(
             train(settings, tmp_path / "stopped", fabric)
         torch.manual_seed(step)  # whatever another process would have drawn meanwhile
     train(settings, tmp_path / "stopped", fabric)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_scale_of_the_loss_goes_on(
+    settings_of: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float16, on a CPU, with a scale that grows every other step and so is never its first value for long."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda device: torch.amp.grad_scaler.GradScaler(device, 8.0, 2.0, 0.5, 2)
+    )
+    own = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    own.launch()
+    settings = settings_of(**HALF)
+    train(settings, tmp_path / "whole", own)
+    scale = read_checkpoint(checkpoints_in(checkpoint_folder(tmp_path / "whole"))[-1]).state["precision"]["scale"]
+    assert scale == 8.0 * 2**6
+    for step in (3, 8):
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            stop_at(step, patch)
+            train(settings, tmp_path / "stopped", own)
+    train(settings, tmp_path / "stopped", own)
+    resumed = read_checkpoint(checkpoints_in(checkpoint_folder(tmp_path / "stopped"))[-1])
+    assert resumed.state["precision"]["scale"] == scale
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
