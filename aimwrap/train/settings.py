@@ -183,7 +183,7 @@ class Settings:
 
 
 def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
-    """The settings that two runs do not share, with both values.
+    """The settings that two runs do not share, with both values; the data may lie in another folder meanwhile.
 
     >>> one = Settings(data="cub", root="data/cub", epochs=20)
     >>> differences(one, Settings(data="cub", root="data/cub", epochs=30))
@@ -191,4 +191,4 @@ def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
     """
     # Through JSON, since one of the two has usually been in a file.
     first, second = (json.loads(json.dumps(settings.to_json())) for settings in (one, other))
-    return {name: (first[name], second[name]) for name in first if first[name] != second[name]}
+    return {name: (first[name], second[name]) for name in first if first[name] != second[name] and name != "root"}

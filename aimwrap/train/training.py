@@ -21,6 +21,7 @@ from .plain import save_plain
 from .run import Report, Run, build_run
 from .saving import checkpoint_folder, load_best, resume
 from .settings import Settings, differences
+from .tensorboard import check_tensorboard
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
 
@@ -86,6 +87,7 @@ def run_training(
         The result, the same in every process.
 
     Raises:
+        ImportError: if TensorBoard is asked for and missing.
         RunFolderError: if the folder holds a run with other settings, or something else.
         CheckpointError: if a checkpoint is damaged, another run's, or cannot be written.
         DivergedError: if the loss is no longer a number.
@@ -93,6 +95,8 @@ def run_training(
         FileNotFoundError: if the data is not there.
         ValueError: if the settings do not fit each other, the data, the backbone or the number of processes.
     """
+    if tensorboard:
+        check_tensorboard()
     _check_folder(folder, settings)
     if (folder / RESULT).is_file():
         say(f"{folder} is trained already; its result is in {RESULT}")

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("lightning")
 from lightning.fabric import Fabric
 from tiny_set import make_tiny_set
 

@@ -179,6 +179,8 @@ def test_a_checkpoint_of_other_images_is_named(
     settings = settings_of(epochs=1, method="plain", root=str(copy / table.name))
     run(settings, tmp_path / "run", fabric)
     unfinish(tmp_path / "run")
+    run(settings_of(epochs=1, method="plain"), tmp_path / "run", fabric)  # the same images in another folder
+    unfinish(tmp_path / "run")
     lines = (copy / table.name).read_text().splitlines()
     (copy / table.name).write_text("\n".join([*lines[:5], *lines[6:]]))
     with pytest.raises(CheckpointError, match="of a run on other images"):

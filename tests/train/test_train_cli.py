@@ -60,7 +60,6 @@ def test_plain_with_json_tensorboard_and_a_recipe(table: Path, tmp_path: Path) -
 
 
 def test_masks_for_tensorboard(table: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = train(table, tmp_path / "out", "--tensorboard", "-q")
