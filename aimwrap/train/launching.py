@@ -47,7 +47,7 @@ def launch_of(environment: Mapping[str, str], devices: int | None = None, nodes:
     Launch(devices=2, nodes=1, by='itself')
     >>> launch_of({"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"})
     Launch(devices=4, nodes=2, by='torchrun')
-    >>> launch_of({"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"})
+    >>> launch_of({"SLURM_NTASKS": "16", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NNODES": "2"})
     Launch(devices=8, nodes=2, by='SLURM')
     """
     if "TORCHELASTIC_RUN_ID" in environment:
@@ -55,12 +55,13 @@ def launch_of(environment: Mapping[str, str], devices: int | None = None, nodes:
         started = Launch(here, processes // here, by)
     elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         tasks, machines = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", "1"))
-        if tasks % machines:
+        each = int(environment.get("SLURM_NTASKS_PER_NODE", "1" if tasks == 1 else "0"))
+        if each * machines != tasks:
             raise ValueError(
-                f"SLURM must start as many processes on each machine, and has {tasks} for {machines}; give "
-                "--ntasks-per-node to sbatch"
+                f"SLURM must be told how many processes each machine is to have, and has {tasks} for {machines}; ask "
+                "for them by #SBATCH --ntasks-per-node=8, not by --ntasks"
             )
-        started = Launch(tasks // machines, machines, "SLURM")
+        started = Launch(each, machines, "SLURM")
     else:
         return Launch(devices, nodes, "itself")
     if devices not in (None, started.devices) or nodes not in (1, started.nodes):

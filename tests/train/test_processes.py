@@ -156,7 +156,11 @@ def test_a_batch_s_area_is_one_mean_with_the_gradient_of_the_joint_batch(monkeyp
         ({}, None, (None, 1, "itself")),
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}, None, (3, 2, "torchrun")),
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, 1, (1, 1, "torchrun")),
-        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "4", "SLURM_JOB_NAME": "birds"}, None, (2, 4, "SLURM")),
+        (
+            {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "4", "SLURM_JOB_NAME": "birds"},
+            None,
+            (2, 4, "SLURM"),
+        ),
         ({"SLURM_NTASKS": "8", "SLURM_NNODES": "4", "SLURM_JOB_NAME": "bash"}, 2, (2, 1, "itself")),
     ],
 )
@@ -164,6 +168,12 @@ def test_who_started_the_processes(
     environment: dict[str, str], devices: int | None, launch: tuple[int | None, int, str]
 ) -> None:
     assert launching.launch_of(environment, devices) == launch
+
+
+@pytest.mark.parametrize("per_node", [{}, {"SLURM_NTASKS_PER_NODE": "3"}])
+def test_slurm_must_say_how_many_each_machine_has(per_node: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="SLURM must be told how many processes each machine is to have"):
+        launching.launch_of({"SLURM_NTASKS": "8", "SLURM_NNODES": "4", **per_node})
 
 
 def test_another_number_than_was_started_is_an_error() -> None:
