@@ -51,13 +51,19 @@ def logistic_noise_of(seeds: Tensor, logits: Tensor, *, stream: int = 0) -> Tens
         >>> torch.equal(logistic_noise_of(seeds, logits)[1:], logistic_noise_of(seeds[1:], logits[1:]))
         True
     """
-    positions = torch.arange(logits[0].numel(), device=logits.device) + (stream << 32) + 1
-    state = seeds.to(logits.device)[:, None] + positions * _STEP
+    positions = torch.arange(logits[0].numel(), device=logits.device)
+    # Hashed before each sum, or the noise of number 7 would be that of number 6, moved on by a map or a position.
+    states = _hashed(_hashed(seeds.to(logits.device)) + stream)
+    uniform = _shifted(_hashed(states[:, None] + positions), 40).float() / 2**24
+    return _logistic(uniform).view(logits.shape)
+
+
+def _hashed(state: Tensor) -> Tensor:
+    """SplitMix64's step, of int64 of any shape; products wrap around."""
+    state = state + _STEP
     state = (state ^ _shifted(state, 30)) * _FIRST
     state = (state ^ _shifted(state, 27)) * _SECOND
-    state = state ^ _shifted(state, 31)
-    uniform = _shifted(state, 40).float() / 2**24
-    return _logistic(uniform).view(logits.shape)
+    return state ^ _shifted(state, 31)
 
 
 def _shifted(state: Tensor, bits: int) -> Tensor:

@@ -24,6 +24,7 @@ from aimwrap.train.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from aimwrap.train.files import replacing
 from aimwrap.train.saving import checkpoint_folder
 
 CHECKPOINT = Checkpoint({"model/weight": torch.arange(500.0), "model/count": torch.tensor(3)}, {"step": 7, "loss": 0.1})
@@ -43,6 +44,20 @@ def test_what_is_written_is_read(two: list[Path]) -> None:
     assert set(found.tensors) == set(CHECKPOINT.tensors)
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in CHECKPOINT.tensors.items())
     assert {path.name for path in two[0].parent.iterdir()} == {path.name for path in two}
+
+
+def test_a_file_is_replaced_and_never_written_over(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "the same file"
+    path.write_text("old")
+    other.hardlink_to(path)
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and other.read_text() == "old"
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "new" and {p.name for p in tmp_path.iterdir()} == {"file", "the same file"}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])

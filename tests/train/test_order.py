@@ -102,7 +102,8 @@ def test_noise_of_numbers_is_logistic_and_its_streams_and_positions_are_independ
     torch.testing.assert_close(noise.flatten().quantile(shares), drawn.quantile(shares), rtol=0.1, atol=0.1)
     assert noise.isfinite().all()
     other = logistic_noise_of(seeds, logits, stream=1)
-    for first, second in ((noise, other), (noise[1:], noise[:-1]), (noise[..., 1:], noise[..., :-1])):
+    moved = (noise[1:, ..., :-1], noise[:-1, ..., 1:]), (noise[1:], other[:-1])
+    for first, second in ((noise, other), (noise[1:], noise[:-1]), (noise[..., 1:], noise[..., :-1]), *moved):
         pair = torch.stack([first.flatten(), second.flatten()])
         assert torch.corrcoef(pair)[0, 1].abs() < 0.02
 
