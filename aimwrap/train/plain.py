@@ -36,7 +36,7 @@ class PlainClassifier(nn.Module):
         ValueError: if the backbone does not end in a linear layer for as many classes.
 
     Example:
-        >>> import timm
+        >>> import timm, torch
         >>> model = PlainClassifier(timm.create_model("resnet10t"), num_classes=2)
         >>> model(torch.zeros(1, 3, 64, 64)).logits.shape
         torch.Size([1, 2])
