@@ -1,6 +1,6 @@
-"""The command line: ``aimwrap demo``, ``inspect``, ``export`` and ``data``.
+"""The command line: ``aimwrap demo``, ``inspect``, ``train``, ``export`` and ``data``.
 
-Needs the extra ``cli``; the demo needs ``demo``, and ONNX ``export``.
+Needs the extra ``cli``; the demo needs ``demo``, training ``train``, and ONNX ``export``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .export.formats import Format
 from .inspection import import_backbone, inspect_backbone
 from .model import AIM
 from .top_down import Head
+from .train_cli import train
 
 # What the library's messages call an argument, and what it is here.
 _AS_OPTIONS = (
@@ -44,6 +45,7 @@ _AS_OPTIONS = (
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(data_app, name="data")
+app.command()(train)
 
 
 @app.callback()

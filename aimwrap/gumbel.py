@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# SplitMix64's (Steele, Lea and Flood 2014), as the signed numbers that torch has.
+_STEP, _FIRST, _SECOND = (x - 2**64 for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
 
 def logistic_noise_like(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Draw the difference of two independent standard Gumbel variables, one per element.
@@ -26,9 +29,54 @@ def logistic_noise_like(logits: Tensor, *, generator: torch.Generator | None = N
     # Where the batch size is free, a generator cannot be compiled, not even None.
     source: dict[str, Any] = {} if generator is None else {"generator": generator}
     uniform: Tensor = torch.rand(logits.shape, device=logits.device, dtype=torch.float32, **source)
+    return _logistic(uniform)
+
+
+def logistic_noise_of(seeds: Tensor, logits: Tensor, *, stream: int = 0) -> Tensor:
+    """The same noise from a number per image, and from nothing else: neither a generator's state nor the other images.
+
+    However a batch is cut into processes, each image keeps its noise; and a resumed run has no state to restore. Each
+    element hashes its image's number and its own position, so nothing is drawn in turn and any device may do it.
+
+    Args:
+        seeds: int64 (N,), one number per image; another one in every epoch.
+        logits: (N, ...), gives shape and device.
+        stream: tells the noise of several maps of an image apart.
+
+    Returns:
+        float32 noise of the logits' shape, as :func:`logistic_noise_like`.
+
+    Example:
+        >>> seeds, logits = torch.tensor([7, 8]), torch.zeros(2, 1, 3, 3)
+        >>> torch.equal(logistic_noise_of(seeds, logits)[1:], logistic_noise_of(seeds[1:], logits[1:]))
+        True
+    """
+    positions = torch.arange(logits[0].numel(), device=logits.device)
+    # Hashed before each sum, or the noise of number 7 would be that of number 6, moved on by a map or a position.
+    states = _hashed(_hashed(seeds.to(logits.device)) + stream)
+    uniform = _shifted(_hashed(states[:, None] + positions), 40).float() / 2**24
+    return _logistic(uniform).view(logits.shape)
+
+
+def _hashed(state: Tensor) -> Tensor:
+    """SplitMix64's step, of int64 of any shape; products wrap around."""
+    state = state + _STEP
+    state = (state ^ _shifted(state, 30)) * _FIRST
+    state = (state ^ _shifted(state, 27)) * _SECOND
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(state: Tensor, bits: int) -> Tensor:
+    """To the right, with zeros from the left: torch's own shift repeats the sign."""
+    shifted: Tensor = (state >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
+
+
+def _logistic(uniform: Tensor) -> Tensor:
     rounding = torch.finfo(torch.float32).eps
     uniform = uniform.clamp(rounding, 1 - rounding)
-    return uniform.log() - (-uniform).log1p()
+    noise: Tensor = uniform.log() - (-uniform).log1p()
+    return noise
 
 
 def binary_gumbel_softmax(
@@ -55,10 +103,21 @@ def binary_gumbel_softmax(
     return straight_through(perturb(logits, training=training, generator=generator), temperature).to(logits.dtype)
 
 
-def perturb(logits: Tensor, *, training: bool, generator: torch.Generator | None = None) -> Tensor:
-    """Add the noise, in training; in float32 whatever autocast says."""
+def perturb(
+    logits: Tensor,
+    *,
+    training: bool,
+    generator: torch.Generator | None = None,
+    seeds: Tensor | None = None,
+    stream: int = 0,
+) -> Tensor:
+    """Add the noise, in training; in float32 whatever autocast says. With ``seeds``, each image's own."""
     attention = logits.float()
-    return attention + logistic_noise_like(attention, generator=generator) if training else attention
+    if not training:
+        return attention
+    if seeds is not None:
+        return attention + logistic_noise_of(seeds, attention, stream=stream)
+    return attention + logistic_noise_like(attention, generator=generator)
 
 
 def straight_through(attention: Tensor, temperature: float = 1.0) -> Tensor:

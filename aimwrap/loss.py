@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -48,7 +48,12 @@ def active_area(mask: Tensor) -> Tensor:
     return mask.float().mean(dim=(1, 2, 3))
 
 
-def active_area_loss(mask: Tensor, tau: Tensor | float, per: AreaPer = "image") -> Tensor:
+def active_area_loss(
+    mask: Tensor,
+    tau: Tensor | float,
+    per: AreaPer = "image",
+    batch_mean: Callable[[Tensor], Tensor] = torch.mean,
+) -> Tensor:
     """(r - tau)^2 of one stage's masks (eq. 6, left), averaged over the batch.
 
     Args:
@@ -56,13 +61,14 @@ def active_area_loss(mask: Tensor, tau: Tensor | float, per: AreaPer = "image") 
         tau: the area it is pulled towards.
         per: whose area r is: each ``"image"``'s own, or the whole ``"batch"``'s, which lets images share the area
             unevenly. The paper's indices do not tell; its parents use the batch.
+        batch_mean: from the images' areas, (N,), to the batch's, a scalar. The default sees this process's images.
 
     Returns:
         A scalar.
     """
     area = active_area(mask)
     if per == "batch":
-        area = area.mean()
+        area = batch_mean(area)
     return (area - tau).square().mean()  # eq. 6
 
 
@@ -79,6 +85,8 @@ class AIMLoss(nn.Module):
         final_weight: weight of the final classifier's loss. Eq. 7 as printed sums over stages only; the final
             prediction (eq. 5) has to be trained by something, so its loss is included.
         area_per: r per ``"image"`` or per ``"batch"``, see :func:`active_area_loss`.
+        batch_mean: what averages the areas with ``area_per="batch"``. Where several processes share a batch,
+            :func:`aimwrap.train.mean_over_processes` takes all of its images; per image there is nothing to share.
         classification_loss: any module that takes (logits (N, K), target) and returns a scalar; cross entropy by
             default. It serves label smoothing, soft labels, and binary cross entropy.
 
@@ -107,6 +115,7 @@ class AIMLoss(nn.Module):
         stage_weight: float = 1.0,
         final_weight: float = 1.0,
         area_per: AreaPer = "image",
+        batch_mean: Callable[[Tensor], Tensor] = torch.mean,
         classification_loss: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -128,6 +137,7 @@ class AIMLoss(nn.Module):
         self.stage_weight = stage_weight
         self.final_weight = final_weight
         self.area_per: AreaPer = area_per
+        self.batch_mean = batch_mean
         self.classification_loss = nn.CrossEntropyLoss() if classification_loss is None else classification_loss
         self.register_buffer("tau", torch.tensor(self.target_tau, dtype=torch.float32))
 
@@ -152,7 +162,7 @@ class AIMLoss(nn.Module):
         self._check(output, target)
         taus = self.tau.float().expand(len(output.masks))
         areas = {
-            stage: active_area_loss(mask, tau, self.area_per)
+            stage: active_area_loss(mask, tau, self.area_per, self.batch_mean)
             for (stage, mask), tau in zip(output.masks.items(), taus, strict=True)
         }
         stages = {stage: self._classification(logits, target) for stage, logits in output.stage_logits.items()}

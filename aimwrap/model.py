@@ -205,7 +205,9 @@ class AIM(nn.Module, Shareable):
         """The stages as the user named them, shallow to deep."""
         return tuple(tap.stage for tap in self.taps)
 
-    def forward(self, images: Tensor, masks: Mapping[Stage, Tensor] | None = None) -> AIMOutput:
+    def forward(
+        self, images: Tensor, masks: Mapping[Stage, Tensor] | None = None, noise_seeds: Tensor | None = None
+    ) -> AIMOutput:
         """Classify images by what the masks keep of them.
 
         Args:
@@ -213,15 +215,17 @@ class AIM(nn.Module, Shareable):
             masks: masks to use instead of the estimators' own, by stage, each of a shape that broadcasts to
                 (N, 1, H_l, W_l); their values are not checked. ``torch.ones(1, 1, 1, 1)`` for every stage holds
                 all masks open: the control.
+            noise_seeds: int64 (N,), a number per image that its masks' noise is made of in training, whatever other
+                images and processes there are. None draws it from torch's generator.
 
         Returns:
             Logits, stage logits and masks, in training and in evaluation alike.
 
         Raises:
-            TypeError: if the images are not floating.
+            TypeError: if the images are not floating, or the noise seeds not int64.
             ValueError: if the images' rank, channels or size do not fit, or given masks are not for these stages.
         """
-        return self.forward_head(self.forward_masks(self.forward_backbone(images), masks))
+        return self.forward_head(self.forward_masks(self.forward_backbone(images), masks, noise_seeds))
 
     @torch.no_grad()
     def predict(self, images: Tensor, area: float | Sequence[float] | None = None) -> Prediction:
@@ -275,12 +279,18 @@ class AIM(nn.Module, Shareable):
         maps: dict[str, Tensor] = self.backbone(images)
         return maps
 
-    def forward_masks(self, maps: Mapping[str, Tensor], masks: Mapping[Stage, Tensor] | None = None) -> MaskedFeatures:
+    def forward_masks(
+        self,
+        maps: Mapping[str, Tensor],
+        masks: Mapping[Stage, Tensor] | None = None,
+        noise_seeds: Tensor | None = None,
+    ) -> MaskedFeatures:
         """The top-down pathway: transform the maps, and estimate the masks that select from them.
 
         Args:
             maps: from :meth:`forward_backbone`.
             masks: as in :meth:`forward`.
+            noise_seeds: as in :meth:`forward`.
 
         Returns:
             Features and masks; the masked maps and the fused one when they are asked for.
@@ -288,7 +298,9 @@ class AIM(nn.Module, Shareable):
         tapped = [maps[str(stage)] for stage in self.stages]
         features = self.top_down(tapped, maps.get(FINAL))  # T_l(S_l(x_l))
         attention = [] if masks is not None else self._estimate(tapped)  # A_l = M(S_l(x_l)), eq. 1
-        binary, selections = self._binarise(attention) if masks is None else self._given(masks, tapped)  # B_l, eq. 2
+        binary, selections = (  # B_l, eq. 2
+            self._binarise(attention, noise_seeds) if masks is None else self._given(masks, tapped)
+        )
         return MaskedFeatures(
             self.top_down,
             dict(zip(self.stages, attention, strict=False)),
@@ -460,9 +472,15 @@ class AIM(nn.Module, Shareable):
         mean = self.top_down.final_mean(tapped, maps.get(FINAL), masks, self.pooling)
         return Prediction(self.classifier(mean), dict(zip(self.stages, masks, strict=True)))
 
-    def _binarise(self, attention: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _binarise(
+        self, attention: Sequence[Tensor], noise_seeds: Tensor | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """B_l = G(A_l), eq. 2, twice from the same noise: for the area loss, and for what selects features."""
-        noisy = [perturb(a, training=self.training) for a in attention]
+        if noise_seeds is not None:
+            _check_noise_seeds(noise_seeds, len(attention[0]))
+        noisy = [
+            perturb(a, training=self.training, seeds=noise_seeds, stream=number) for number, a in enumerate(attention)
+        ]
         binary = [straight_through(a, self.temperature).to(x.dtype) for a, x in zip(noisy, attention, strict=True)]
         if self.labels_move_area:
             return binary, binary
@@ -551,6 +569,17 @@ def _per_stage(area: float | Sequence[float], stages: int, name: str) -> tuple[f
     if len(areas) != stages:
         raise ValueError(f"{name} must be one float or one per stage: {stages} stage(s), {len(areas)} value(s)")
     return areas
+
+
+def _check_noise_seeds(seeds: Tensor, images: int) -> None:
+    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64:
+        came = seeds.dtype if isinstance(seeds, Tensor) else type(seeds).__name__
+        raise TypeError(f"noise_seeds must be an int64 tensor, a number per image, got {came}; call seeds.long()")
+    if seeds.shape != (images,):
+        raise ValueError(
+            f"noise_seeds must be one number per image, ({images},), got {tuple(seeds.shape)}; leave them out to draw "
+            "the noise from torch's generator"
+        )
 
 
 def _check_distinct(taps: Sequence[Tap]) -> None:

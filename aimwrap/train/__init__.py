@@ -1,0 +1,35 @@
+"""Training as a command: data set, backbone, and plain or AIM, on one CPU or several machines, killed or not.
+
+:mod:`~aimwrap.train.loop` is the loop; what it stands on lies beside it, a file for each idea. Needs the extra
+``train``.
+"""
+
+try:
+    import lightning.fabric  # noqa: F401
+    import torchmetrics  # noqa: F401
+except ImportError as error:
+    raise ImportError('training needs Lightning Fabric and torchmetrics: pip install "aimwrap[train]"') from error
+
+from .checkpoints import CheckpointError
+from .launching import launched_fabric
+from .plain import PlainClassifier, load_plain
+from .presets import PRESETS
+from .processes import mean_over_processes
+from .saving import DivergedError
+from .settings import Settings
+from .training import ProcessError, Result, RunFolderError, run_training
+
+__all__ = [
+    "PRESETS",
+    "CheckpointError",
+    "DivergedError",
+    "PlainClassifier",
+    "ProcessError",
+    "Result",
+    "RunFolderError",
+    "Settings",
+    "launched_fabric",
+    "load_plain",
+    "mean_over_processes",
+    "run_training",
+]

@@ -1,0 +1,155 @@
+"""Settings, recipes, data sets by name, and the rules by which an epoch is selected."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from aimwrap.train import PRESETS, Settings
+from aimwrap.train.datasets import groups_of, parse_reader_arguments, read_splits
+from aimwrap.train.models import build_model
+from aimwrap.train.rates import rate_factor, set_rates
+from aimwrap.train.selection import chosen_rule, score_of
+from aimwrap.train.settings import differences
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"lr": -1.0}, "lr must be 0 or more"),
+        ({"lr": float("nan")}, "lr must be 0 or more"),
+        ({"ema": 1.5}, "ema must be 0 to 1"),
+        ({"method": "resnet"}, "method must be one of 'aim', 'plain', got 'resnet'"),
+        ({"selection": "best"}, "selection must be one of 'validation worst group'"),
+        ({"warmup_epochs": 2.0}, "warmup_epochs must be less than epochs, which is 2"),
+    ],
+)
+def test_wrong_settings_are_named(settings_of: Callable[..., Settings], given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings_of(**given)
+
+
+def test_settings_survive_a_file(settings_of: Callable[..., Settings]) -> None:
+    settings = settings_of(stages=(1, "block3"), tau=(0.35, 0.25), ema=0.999)
+    again = Settings.from_json(json.loads(json.dumps(settings.to_json())))
+    assert again == settings and not differences(settings, again)
+    with pytest.raises(ValueError, match="nonsense are unknown to this version"):
+        Settings.from_json({**settings.to_json(), "nonsense": 1})
+    with pytest.raises(ValueError, match=r"not whole.*root"):
+        Settings.from_json({"data": "cub"})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_recipes_are_settings_and_say_whose_they_are(name: str) -> None:
+    preset = PRESETS[name]
+    settings = Settings(data="waterbirds", root="data", **preset.settings)
+    assert preset.source and len(preset.explained) > 50
+    assert (preset.source == "ours") == name.startswith("ours-")
+    unset = Settings(data="waterbirds", root="data")
+    assert differences(unset, settings)
+
+
+def test_the_rates_warm_up_and_fall() -> None:
+    settings = Settings(data="cub", root="data", epochs=10, warmup_epochs=2.0)
+    factors = [rate_factor(step, 5, settings) for step in range(50)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == 1 and factors[30] == pytest.approx(0.5) and 0 < factors[-1] < 0.01
+    stepped = Settings(data="cub", root="data", epochs=10, schedule="step", step_epochs=4, step_factor=0.5)
+    assert [rate_factor(5 * epoch, 5, stepped) for epoch in range(10)] == [1.0] * 4 + [0.5] * 4 + [0.25] * 2
+
+
+def test_groups_keep_the_ratio_of_their_rates() -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1e-2, 1e-4)]
+    optimizer = torch.optim.SGD(groups, 1.0)
+    for factor in (0.5, 0.1):
+        set_rates(optimizer, factor)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-2 * factor, 1e-4 * factor])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": "imagenet"}, "data must be one of waterbirds, cub, .*, got 'imagenet'"),
+        ({"reader": {"masks": "x"}}, "the data set table takes no argument 'masks'; it takes root, image, label"),
+        ({"data": "hard-imagenet", "reader": {}}, r"needs imagenet=\.\.\., which says where more of it lies"),
+        ({"hold_out": 0.2}, "hold_out is for data sets without a validation split"),
+        ({"data": "built", "root": "nowhere", "reader": {}}, "is not there"),
+    ],
+)
+def test_wrong_data_is_named(settings_of: Callable[..., Settings], given: dict[str, object], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_splits(settings_of(**given))
+
+
+def without_validation(table: Path, folder: Path) -> Path:
+    """The tiny set's training and test images alone."""
+    lines = [line for line in table.read_text().splitlines() if ",val," not in line]
+    path = folder / "table.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_held_out_images_are_of_every_group_and_drawn_by_the_seed(
+    settings_of: Callable[..., Settings], table: Path, tmp_path: Path
+) -> None:
+    root = str(without_validation(table, tmp_path))
+    reader = {"root": str(table.parent)}
+    splits = read_splits(settings_of(root=root, reader=reader, hold_out=0.4))
+    again = read_splits(settings_of(root=root, reader=reader, hold_out=0.4))
+    other = read_splits(settings_of(root=root, reader=reader, hold_out=0.4, seed=1))
+    assert splits.val is not None and again.val is not None and other.val is not None
+    held, kept = ({record.id for record in part.records} for part in (splits.val, splits.train))
+    assert held.isdisjoint(kept) and len(held | kept) == 22 and len(splits.test) == 11
+    whole = read_splits(settings_of(root=root, reader=reader))
+    expected = {group: round(0.4 * count) for group, count in enumerate(whole.train_counts.tolist())}
+    assert torch.bincount(groups_of(splits.val), minlength=4).tolist() == list(expected.values())
+    assert [r.id for r in again.val.records] == [r.id for r in splits.val.records] != [r.id for r in other.val.records]
+    assert whole.fingerprint == splits.fingerprint  # of what lies on the disk
+
+
+def test_rules(settings_of: Callable[..., Settings], table: Path, tmp_path: Path) -> None:
+    with_val = read_splits(settings_of())
+    without = read_splits(
+        settings_of(root=str(without_validation(table, tmp_path)), reader={"root": str(table.parent)})
+    )
+    assert chosen_rule(None, with_val) == "validation average" and chosen_rule(None, without) == "last"
+    assert chosen_rule("validation worst group", with_val) == "validation worst group"
+    with pytest.raises(ValueError, match=r"needs a validation split.*hold_out=0.2.*selection='last'"):
+        chosen_rule("validation average", without)
+    scores = {"average": 0.9, "worst_group": None}
+    assert score_of("validation average", scores) == 0.9
+    assert score_of("validation worst group", scores) == score_of("last", scores) == -float("inf")
+
+
+def test_reader_arguments_are_read_as_they_are_meant() -> None:
+    found = parse_reader_arguments(["cub=data/CUB 200", 'classes=["a", "b"]', "object_masks=true", "mask=null"])
+    assert found == {"cub": "data/CUB 200", "classes": ["a", "b"], "object_masks": True, "mask": None}
+    with pytest.raises(ValueError, match="must be NAME=VALUE"):
+        parse_reader_arguments(["masks"])
+
+
+def test_a_backbone_without_a_record_needs_a_size(settings_of: Callable[..., Settings]) -> None:
+    with pytest.raises(ValueError, match="image_size must be given: tiny_nets:tiny does not say"):
+        build_model(settings_of(image_size=None, backbone="tiny_nets:tiny", method="plain"), 2)
+    model = build_model(settings_of(backbone="resnet10t", pretrained=False, method="plain", image_size=None), 2)
+    assert model.preprocessing is not None and model.preprocessing.image_size == (176, 176)
+    squashed = settings_of(backbone="resnet10t", pretrained=False, method="plain", image_size=64, crop=1.0, squash=True)
+    found = build_model(squashed, 2).preprocessing
+    assert found is not None and found.image_size == (64, 64) and found.crop == 1 and found.squash
+
+
+def test_what_is_frozen_is_frozen(settings_of: Callable[..., Settings]) -> None:
+    given = {"backbone": "tiny_nets:tiny_with_batch_norm"}
+    for method in ("aim", "plain"):
+        free = build_model(settings_of(**given, method=method), 2).train()
+        norms = build_model(settings_of(**given, method=method, frozen="norm-statistics"), 2).train()
+        probe = build_model(settings_of(**given, method=method, frozen="backbone"), 2).train()
+        batch_norm = [module for module in norms.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert batch_norm and not any(module.training for module in batch_norm)
+        assert all(parameter.requires_grad for parameter in norms.parameters())
+        trained = {name for name, parameter in probe.named_parameters() if parameter.requires_grad}
+        assert trained and not any(".stages." in name or "stem" in name for name in trained if "backbone" in name)
+        assert all(m.training for m in free.modules() if isinstance(m, torch.nn.BatchNorm2d))

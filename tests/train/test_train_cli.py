@@ -1,0 +1,127 @@
+"""``aimwrap train`` on the command line, and what it leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from aimwrap.cli import app
+from aimwrap.preprocessing import Preprocessing
+from aimwrap.train import PlainClassifier, load_plain
+from aimwrap.train.tensorboard import seen_through
+
+run = CliRunner()
+
+
+def train(table: Path, out: Path, *options: object) -> Result:
+    usual = ["--backbone", "tiny_nets:tiny", "--image-size", 32, "--epochs", 2, "--batch-size", 8, "--workers", 0]
+    arguments = ["train", "table", table, "mask=mask", "--out", out, "--accelerator", "cpu", *usual, *options]
+    return run.invoke(app, list(map(str, arguments)))
+
+
+def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
+    found = train(table, tmp_path / "out", "--seeds", "0,3", "-q", "--selection", "worst-group", "--lr", 1e-3)
+    assert found.exit_code == 0, found.output
+    assert "TinyNet+AIM [3, 25%], feature-preserving head, 2 classes, on the split test, seeds 0, 3" in found.output
+    assert "Selected by validation worst group: the epoch whose worst group" in found.output and " ± " in found.output
+    assert "energy pointing" in found.output and "(chance 0." in found.output
+    folder = tmp_path / "out" / "seed-3"
+    assert {path.name for path in folder.iterdir()} == {
+        *("checkpoints", "log.jsonl", "model", "result.json", "settings.json")
+    }
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["settings"]["seed"] == 3 and settings["resolved"]["images"] == {"train": 22, "val": 9, "test": 11}
+    assert settings["resolved"]["preprocessing"]["image_size"] == [32, 32]
+    assert settings["resolved"]["anneal_epochs"] == 1
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2] and [line["tau"] for line in lines] == [[1.0, 1.0], [0.25, 0.25]]
+    scores = [json.loads((tmp_path / "out" / f"seed-{seed}" / "result.json").read_text()) for seed in (0, 3)]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    mean = sum(result["scores"]["average"] for result in scores) / 2
+    assert summary["scores"]["average"]["mean"] == pytest.approx(mean) and summary["seeds"] == [0, 3]
+
+
+def test_plain_with_json_tensorboard_and_a_recipe(table: Path, tmp_path: Path) -> None:
+    options = ("--preset", "dfr-base", "--crop", 1, "--json", "--tensorboard", "--hold-out", 0)
+    found = train(table, tmp_path / "out", *options)
+    assert found.exit_code == 0, found.output
+    (result,) = json.loads(found.stdout)
+    assert result["selection"] == "last" and "plain" in result["variant"] and result["scores"]["average"] is not None
+    settings = json.loads((tmp_path / "out" / "seed-0" / "settings.json").read_text())["settings"]
+    assert settings["weight_decay"] == 1e-3 and settings["squash"] and settings["batch_size"] == 8  # given beats recipe
+    assert list((tmp_path / "out" / "seed-0" / "tensorboard").iterdir())
+    model = load_plain(tmp_path / "out" / "seed-0" / "model")
+    assert isinstance(model, PlainClassifier) and model.class_names == ("0", "1")
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert model.preprocessing == Preprocessing((32, 32), *imagenet, crop=1, squash=True)
+    assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2)
+
+
+def test_masks_for_tensorboard(table: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = train(table, tmp_path / "out", "--tensorboard", "-q")
+    assert found.exit_code == 0, found.output
+    events = EventAccumulator(str(tmp_path / "out" / "seed-0" / "tensorboard"), {"images": 0}).Reload()
+    assert {event.step for event in events.Scalars("validation/average")} == {1, 2}
+    assert len(events.Images("masks")) == 2 and events.Scalars("validation/area/2")
+
+
+def test_pictures_are_dark_where_the_mask_is_closed() -> None:
+    images = torch.zeros(1, 3, 4, 4)  # the mean, 0.5
+    masks = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    shown = seen_through(images, masks, Preprocessing((4, 4), (0.5,) * 3, (0.2,) * 3))
+    assert torch.equal(shown[0, :, :2, :2], torch.full((3, 2, 2), 0.5))
+    assert torch.equal(shown[0, :, 2:], torch.full((3, 2, 4), 0.125))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", 0), "epochs must be 1 or more"),
+        (("--head-lr", -1), "--head-lr must be 0 or more"),
+        (("--preset", "sgd"), "preset must be one of group-dro-erm, dfr-base"),
+        (("--tau", "a,b"), "tau must be one number or one per stage"),
+        (("--stages", "0,7"), "TinyNet has no stage 7"),
+        (("--backbone", "tiny_nets:nothing"), "'tiny_nets:nothing' cannot be imported"),
+        (("--backbone", "resnet5000"), "neither timm nor torchvision has a model named 'resnet5000'"),
+        (("--precision", "16-mixed"), "needs a GPU; on a CPU there are"),
+        (("--selection", "best"), "selection must be one of"),
+        (("--warmup-epochs", 5), "--warmup-epochs must be less than epochs, which is 2"),
+        (("--plain", "--backbone", "tiny_nets:TinyNet.features"), "cannot be imported"),
+    ],
+)
+def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
+    found = train(table, tmp_path / "out", *options)
+    assert found.exit_code == 1 and message in found.stderr, found.output
+    assert found.stdout == "" and not (tmp_path / "out").exists()
+    as_json = train(table, tmp_path / "out", *options, "--json")
+    assert as_json.exit_code == 1 and message in json.loads(as_json.stdout)["error"]
+
+
+def test_seeds_are_checked(table: Path, tmp_path: Path) -> None:
+    found = train(table, tmp_path / "out", "--seeds", "none")
+    assert found.exit_code == 2 and "--seeds must be a count" in found.output
+
+
+def test_recipes_are_listed() -> None:
+    found = run.invoke(app, ["train", "--presets"])
+    assert found.exit_code == 0
+    assert "dfr-base (Kirichenko et al. 2023): The base model of DFR on Waterbirds" in found.output
+    assert "ours-birds (ours)" in found.output and "weight_decay 0.001" in found.output
+
+
+def test_dead_masks_are_named(table: Path, tmp_path: Path) -> None:
+    found = train(table, tmp_path / "out", "--tau", 0.05, "--mask-weight", 0)
+    assert found.exit_code == 0, found.output
+    assert "warning: the mask of stage 2 is" in found.stderr and "Masks at the end: the mask of stage" in found.stdout
+
+
+def test_folders_of_other_runs_are_refused(table: Path, tmp_path: Path) -> None:
+    assert train(table, tmp_path / "out", "--plain", "-q").exit_code == 0
+    found = train(table, tmp_path / "out", "--plain", "-q", "--epochs", 3)
+    assert found.exit_code == 1 and "epochs was 2 and is 3" in found.stderr
+    again = train(table, tmp_path / "out", "--plain")
+    assert again.exit_code == 0 and "is trained already" in again.stdout
