@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from zoo import NUM_CLASSES, TIMM, TORCHVISION
+from zoo import NUM_CLASSES, TIMM, TORCHVISION, TinyNet
 
 from aimwrap import AIM, AIMLoss, TauScheduler
 
@@ -90,3 +90,19 @@ def test_evaluation_after_training_compiles_once(name: str, head: str, wrapped: 
     """It knows already that batches have any size; the criterion does nothing else there, or no gradient."""
     (_, training), (model, criterion) = compilations_of_batches(copy.deepcopy(wrapped(name, head)), (True, False))
     assert model == 3 and training == 2 and criterion <= 3
+
+
+@pytest.mark.slow
+def test_training_compiled_for_the_cpu_has_the_same_gradients() -> None:
+    """By Inductor; the noise is made of a number per image, so both draw the same masks."""
+    torch._dynamo.reset()
+    model = AIM(TinyNet(), stages=[2, 3], head="paper").train()
+    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
+    criterion, seeds, gradients = AIMLoss(tau=model.tau), torch.arange(4), []
+    for step in (model, torch.compile(model, fullgraph=True)):
+        model.zero_grad()
+        criterion(step(images, noise_seeds=seeds), labels).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert gradients[0]
+    for mine, compiled in zip(*gradients, strict=True):  # rounding alone differs
+        torch.testing.assert_close(compiled, mine, rtol=1e-2, atol=1e-4)
