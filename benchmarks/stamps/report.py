@@ -25,12 +25,14 @@ ASSETS = Path(__file__).parents[2] / "docs" / "assets"
 
 Run = dict[str, Any]
 NO_BREAK = "\N{NO-BREAK SPACE}"
+SEARCHES = ("aim-search", "control-search")
 SHOWN_PARTS = ("headline", "paper-head", "oracle")
 SHOWN: dict[str, Any] = {"method": "aim", "head": "feature-preserving", "tau": 0.1}
 HEADLINE = [
     ("linear probe, its best setting", "plain"),
     ("masks held open, feature-preserving head", {**SHOWN, "method": "open", "epochs": 20}),
     ("masks held open, feature-preserving head, 6 epochs", {**SHOWN, "method": "open", "epochs": 6}),
+    ("masks held open, feature-preserving head, its best setting", "open"),
     ("**AIM**, feature-preserving head, tau 0.1", {"method": "aim", "head": "feature-preserving", "tau": 0.1}),
     ("**AIM**, feature-preserving head, tau 0.1, its best setting", "aim"),
     ("**AIM**, feature-preserving head, tau 0.25", {"method": "aim", "head": "feature-preserving", "tau": 0.25}),
@@ -52,7 +54,8 @@ def main() -> None:
             (RESULTS / f"{name}.md").write_text(f"{table}\n")
     if not only_print:
         records = shown_records()
-        draw(records, search_of(records, read_results(RESULTS / "aim-search.jsonl")))
+        searches = [run for part in SEARCHES for run in read_results(RESULTS / f"{part}.jsonl")]
+        draw(records, search_of(records, searches))
 
 
 def shown_records() -> list[Run]:
@@ -63,7 +66,7 @@ def shown_records() -> list[Run]:
 def tables() -> dict[str, str]:
     """Every table, by the name of its file; those without results are left out."""
     results = {part: read_results(RESULTS / f"{part}.jsonl") for part in PARTS} | {"headline": shown_records()}
-    search = search_of(results["headline"], results["aim-search"])
+    search = search_of(results["headline"], [run for part in SEARCHES for run in results[part]])
     written = {}
     if results["headline"]:
         written |= {
@@ -129,8 +132,9 @@ def gain_cells(runs: Sequence[Run], others: Sequence[Run]) -> list[str]:
 def control(records: Sequence[Run], search: Sequence[Run]) -> str:
     """AIM minus its control with the very same settings: what the masks alone do."""
     rows = []
+    known = [*search, *(run for run in records if run not in search)]
     for tie in TIES:
-        for held_open in by_setting(records, lambda c, t=tie: (c["method"], c["tie"]) == ("open", t)).values():
+        for held_open in by_setting(known, lambda c, t=tie: (c["method"], c["tie"]) == ("open", t)).values():
             config = held_open[0]["config"]
             tau = SHOWN["tau"] if config["head"] == SHOWN["head"] else 0.25
             alike = {**config, "method": "aim", "tau": tau, "seed": None}
@@ -166,7 +170,8 @@ def fine_tuned_gains(records: Sequence[Run], search: Sequence[Run]) -> str:
 
 def search_table(search: Sequence[Run]) -> str:
     rows = []
-    for method, name in (("plain", "linear probe"), ("aim", "**AIM**, tau 0.1")):
+    names = {"plain": "linear probe", "open": "masks held open", "aim": "**AIM**, tau 0.1"}
+    for method, name in names.items():
         for tie in TIES:
             for runs in by_setting(search, lambda c, m=method, t=tie: (c["method"], c["tie"]) == (m, t)).values():
                 config = runs[0]["config"]
@@ -327,10 +332,16 @@ def pick(records: Sequence[Run], **wanted: Any) -> list[Run]:
     return sorted(chosen, key=lambda run: run["config"]["seed"])
 
 
-def search_of(headline: Sequence[Run], aim_search: Sequence[Run]) -> list[Run]:
-    """Every setting that plain and AIM were tried with."""
-    aim = [run for tie in TIES for run in pick(headline, tie=tie, **SHOWN)]
-    return [*(run for run in headline if run["config"]["method"] == "plain"), *aim, *aim_search]
+def search_of(headline: Sequence[Run], searches: Sequence[Run]) -> list[Run]:
+    """Every setting that plain, the control and AIM were tried with."""
+    plain = [run for run in headline if run["config"]["method"] == "plain"]
+    masked = [
+        run
+        for tie in TIES
+        for method in ("open", "aim")
+        for run in pick(headline, **SHOWN | {"tie": tie, "method": method})
+    ]
+    return [*plain, *masked, *searches]
 
 
 def best_of(search: Sequence[Run], method: str, tie: float) -> list[Run]:
