@@ -162,7 +162,7 @@ def test_noise_left_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import aimwrap.model
 
     honest = aimwrap.model.perturb
-    monkeypatch.setattr(aimwrap.model, "perturb", lambda logits, *, training: honest(logits, training=True))
+    monkeypatch.setattr(aimwrap.model, "perturb", lambda logits, **given: honest(logits, **given | {"training": True}))
     found = guarantees(aim())
     [leak] = [check for check in found.failures if check.name == "evaluation is repeatable"]
     assert "the mask of stage 2 differs from run to run: noise is left on in eval()" in leak.detail
