@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -223,6 +224,40 @@ class MaskHealth:
             if seen.first is not None:
                 self._last_first[stage] = seen.first
         return findings
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that was seen since the last report, and what the next one compares with: flat, for any checkpoint."""
+        state = {"bad_values": self._batches.bad_values, "tau": self._batches.tau}
+        for mode, stages in (("training", self._batches.training), ("evaluation", self._batches.evaluation)):
+            for stage, seen in stages.items():
+                state |= {f"{mode}/{json.dumps(stage)}/{name}": value for name, value in vars(seen).items()}
+        state |= {f"last/{json.dumps(stage)}/first": first for stage, first in self._last_first.items()}
+        return {name: torch.as_tensor(value).clone() for name, value in state.items() if value is not None}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Args:
+            state: of a monitor of the same model, on the device of its masks.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        batches, last = _Batches(bad_values=state.get("bad_values"), tau=state.get("tau")), dict[Stage, Tensor]()
+        for key, value in state.items():
+            mode, _, rest = key.partition("/")
+            encoded, _, name = rest.rpartition("/")
+            if key in ("bad_values", "tau"):
+                continue
+            if mode == "last":
+                last[json.loads(encoded)] = value
+            elif mode in ("training", "evaluation") and name in _Seen.__dataclass_fields__:
+                stages = batches.training if mode == "training" else batches.evaluation
+                seen = stages.setdefault(json.loads(encoded), _Seen())
+                setattr(seen, name, value.item() if name in ("images", "comparable") else value)
+            else:
+                raise ValueError(f"state must be a MaskHealth's state_dict(), and has {key!r}; pass that one")
+        self._batches, self._last_first = batches, last
 
     def warn(self) -> list[MaskFinding]:
         """As :meth:`report`, and issue each finding as a :class:`MaskHealthWarning`."""

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -258,3 +259,27 @@ def test_tau_that_does_not_fit() -> None:
         health.update(output({3: random_masks(0.25)}), training=False)
     with pytest.raises(TypeError, match="output must be what an AIM returns, an AIMOutput, got Tensor"):
         health.update(torch.zeros(2, 3), training=False)
+
+
+def test_a_monitor_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
+    """Halfway through the batches of a report, and between two reports, through a file."""
+    frozen, dead = random_masks(0.6), torch.zeros(8, 1, 10, 10)
+    first = output({2: frozen, "layer4/1": dead}, torch.full((8, 2), torch.nan))
+    second = output({2: frozen, "layer4/1": random_masks(0.3)})
+    for cut in range(1, 6):
+        watched, resumed = MaskHealth(0.25), MaskHealth(0.25)
+        for step in range(1, 7):
+            for health in (watched, resumed):
+                health.update(first if step % 2 else second, training=step % 3 == 1)
+            if step % 3 == 0:
+                assert str(watched.report()) == str(resumed.report())  # NaN is unlike itself
+            if step == cut:
+                torch.save(resumed.state_dict(), tmp_path / "health.pt")
+                resumed = MaskHealth(0.25)
+                resumed.load_state_dict(torch.load(tmp_path / "health.pt", weights_only=True))
+                assert resumed.state_dict().keys() == watched.state_dict().keys()
+
+
+def test_a_state_of_something_else_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"state must be a MaskHealth's state_dict\(\), and has 'weight'"):
+        MaskHealth(0.25).load_state_dict({"weight": torch.zeros(1)})

@@ -89,6 +89,8 @@ def resume(run: Run) -> bool:
     run.optimizer.load_state_dict(optimizer_state(checkpoint.part("optimizer"), run.optimizer.state_dict()))
     if run.schedule is not None:
         run.schedule.load_state_dict(state["tau"])
+    if run.health is not None:  # of the first process, which reports
+        run.health.load_state_dict({n: x.to(run.fabric.device) for n, x in checkpoint.part("health").items()})
     run.fabric.strategy.precision.load_state_dict(state["precision"])
     run.progress.load_state_dict(state["progress"], run.fabric.global_rank)
     states = checkpoint.part(f"generators/{run.fabric.global_rank}")
@@ -148,6 +150,8 @@ def _checkpoint_of(run: Run) -> Checkpoint:
     tensors |= _named("model", run.network.state_dict())
     if run.average is not None:
         tensors |= _named("average", run.average.state_dict())
+    if run.health is not None:
+        tensors |= _named("health", run.health.state_dict())
     tensors |= _named("optimizer", optimizer_tensors(run.optimizer.state_dict()))
     for name, state in generator_states(run.fabric.device).items():
         for rank, one in enumerate(gathered(state.to(run.fabric.device))):

@@ -29,12 +29,10 @@ class KilledError(BaseException):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a run leaves, but for its settings, its folder's own name, and what MaskHealth said, which forgets."""
+    """What a run leaves, but for its settings and its folder's own name."""
     model = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
     result = json.loads((folder / "result.json").read_text())
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    for values in (result, *lines):
-        del values["mask_findings"]
     del result["folder"]
     return {**model, "log": json.dumps(lines).encode(), "result": json.dumps(result).encode()}
 
