@@ -27,6 +27,7 @@ from .export import ParityError, export_aotinductor, export_onnx, export_program
 from .export.formats import Format
 from .inspection import import_backbone, inspect_backbone
 from .model import AIM
+from .option_values import one_of, parse_seeds
 from .top_down import Head
 from .train_cli import train
 
@@ -133,7 +134,7 @@ def export(
 
     Exit code 1 says that nothing was written, since it does not or since it cannot be exported, and the message why.
     """
-    chosen = parse_format(file_format)
+    chosen = one_of(file_format, get_args(Format), "--format")
     suffix = {"onnx": ".onnx", "pt2": ".pt2", "aotinductor": ".aotinductor.pt2"}[chosen]
     write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[chosen]
     path = output or folder / f"model{suffix}"
@@ -183,36 +184,6 @@ def _warning_of_options() -> Iterator[None]:
         finally:
             for warning in caught:
                 typer.echo(f"warning: {as_options(str(warning.message))}", err=True)
-
-
-def parse_format(text: str) -> Format:
-    """Read ``--format``.
-
-    >>> parse_format("onnx")
-    'onnx'
-    """
-    formats = [name for name in get_args(Format) if name == text]
-    if not formats:
-        raise typer.BadParameter(f"--format must be one of {', '.join(get_args(Format))}; got {text!r}")
-    chosen: Format = formats[0]
-    return chosen
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Read ``--seeds``: a single number is how many, several are which.
-
-    >>> parse_seeds("3"), parse_seeds("0,7")
-    ([0, 1, 2], [0, 7])
-    """
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1 and "," not in text:
-        numbers = list(range(numbers[0]))
-    if not numbers or min(numbers) < 0:
-        raise typer.BadParameter(f"--seeds must be a count from 1, such as 5, or a list such as 0,3,7; got {text!r}")
-    return numbers
 
 
 def parse_ties(text: str) -> list[float]:

@@ -33,6 +33,10 @@ from .data.digits_on_photographs import DigitsOnPhotographs
 from .data.files import read_csv
 from .data.release import SPLITS, Release
 from .doctor_cli import doctor, say
+from .option_values import one_of
+
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+FILE_FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
 app = typer.Typer(no_args_is_help=True, help="Examine data sets, and build some whose background is tied to the label.")
 app.command()(doctor)
@@ -119,7 +123,7 @@ def build(
     placed = {
         "image_size": image_size,
         "object_size": object_size,
-        "placement": None if placement is None else parse_placement(placement),
+        "placement": None if placement is None else one_of(placement, PLACEMENTS, "--placement"),
         "mirror": False if no_mirror else None,
         "crop": crop,
         "recolour": True if recolour else None,
@@ -146,7 +150,7 @@ def build(
             val_share=val_share,
             cutout_uses=cutout_uses,
             background_uses=background_uses,
-            file_format=parse_image_format(file_format),
+            file_format=one_of(file_format, FILE_FORMATS, "--format"),
             workers=workers,
             progress=not (quiet or as_json),
         )
@@ -173,7 +177,7 @@ def digits(
 
     Needs the extra demo.
     """
-    image_format = parse_image_format(file_format)
+    image_format = one_of(file_format, FILE_FORMATS, "--format")
     try:
         splits = {
             "train": DigitsOnPhotographs("train", tie, seed, image_size, num_images=num_images),
@@ -260,30 +264,6 @@ def _options(given: Mapping[str, Any]) -> str:
 
 def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def parse_placement(text: str) -> Placement:
-    """Read ``--placement``.
-
-    >>> parse_placement("centre")
-    'centre'
-    """
-    placements: list[Placement] = [name for name in get_args(Placement) if name == text]
-    if not placements:
-        raise typer.BadParameter(f"--placement must be one of {', '.join(get_args(Placement))}; got {text!r}")
-    return placements[0]
-
-
-def parse_image_format(text: str) -> FileFormat:
-    """Read ``--format`` of images.
-
-    >>> parse_image_format("png")
-    'png'
-    """
-    formats: list[FileFormat] = [name for name in get_args(FileFormat) if name == text]
-    if not formats:
-        raise typer.BadParameter(f"--format must be one of {', '.join(get_args(FileFormat))}; got {text!r}")
-    return formats[0]
 
 
 def summary(release: Release) -> dict[str, Any]:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 
+def part_of_aim(name: str) -> str:
+    """Where a parameter belongs, by its first name: ``backbone``, ``masks``, and everything else is ``head``."""
+    return {"backbone": "backbone", "mask_estimators": "masks"}.get(name.split(".")[0], "head")
+
+
 def parameter_groups(
-    model: nn.Module, lr: float, head_lr: float | None = None, mask_lr: float | None = None
+    model: nn.Module,
+    lr: float,
+    head_lr: float | None = None,
+    mask_lr: float | None = None,
+    part_of: Callable[[str], str] = part_of_aim,
 ) -> list[dict[str, Any]]:
-    """See :meth:`aimwrap.AIM.parameter_groups`; a parameter's first name says where it belongs.
+    """See :meth:`aimwrap.AIM.parameter_groups`.
 
     Args:
-        model: with children ``backbone`` and ``mask_estimators``; everything else is head.
+        model: the model.
         lr: learning rate of the backbone.
         head_lr: of everything else.
         mask_lr: of the mask estimators.
+        part_of: from a parameter's name to its part, one of AIM's.
 
     Returns:
         The groups that have parameters.
@@ -35,7 +46,7 @@ def parameter_groups(
         groups[f"{part}, no decay"] = {"name": f"{part}, no decay", "params": [], "lr": rate, "weight_decay": 0.0}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = {"backbone": "backbone", "mask_estimators": "masks"}.get(name.split(".")[0], "head")
+            part = part_of(name)
             decays = parameter.ndim > 1 and part != "masks"
             groups[part if decays else f"{part}, no decay"]["params"].append(parameter)
     filled = [group for group in groups.values() if group["params"]]

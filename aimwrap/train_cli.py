@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .option_values import parse_seeds
+from .replacing import replacing
+
 if TYPE_CHECKING:
     from .train import Result, Settings
 
@@ -140,8 +143,6 @@ def train(
 
     Exit code 1 says that there is no result, and the message why.
     """
-    from .cli import parse_seeds
-
     given = {name: value for name, value in locals().items() if name in _NAMES and value is not None}
     numbers = parse_seeds(seeds)
     sys.path.insert(0, "")  # a backbone of one's own is usually here
@@ -262,7 +263,6 @@ def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: 
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
-    from .train.files import replacing
     from .train.report import format_results, summary
 
     with replacing(out / "summary.json") as path:

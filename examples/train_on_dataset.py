@@ -15,33 +15,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from aimwrap import AIM, AIMLoss, MaskHealth, TauScheduler
-from aimwrap.data import (
-    CUB200,
-    Built,
-    HardImageNet,
-    ImageNet100,
-    ImageWoof,
-    LabelledFolder,
-    LabelledTable,
-    TravelingBirds,
-    Waterbirds,
-    collate,
-    eval_transform,
-    train_transform,
-)
+from aimwrap.data import READERS, collate, eval_transform, train_transform
 from aimwrap.metrics import EnergyPointingGame, GroupAccuracy, class_activation_map
 
-READERS = {
-    "waterbirds": Waterbirds,
-    "cub": CUB200,
-    "traveling-birds": TravelingBirds,
-    "hard-imagenet": HardImageNet,
-    "imagenet-100": ImageNet100,
-    "imagewoof": ImageWoof,
-    "built": Built,  # by `aimwrap data build`
-    "folder": LabelledFolder,
-    "table": LabelledTable,
-}
 EPOCHS, ANNEAL_EPOCHS = 20, 6
 
 

@@ -8,6 +8,7 @@ from aimwrap.data.folder import LabelledFolder, read_folder
 from aimwrap.data.hard_imagenet import HardImageNet, read_hard_imagenet
 from aimwrap.data.imagenet100 import ImageNet100, read_imagenet100
 from aimwrap.data.imagewoof import ImageWoof, read_imagewoof
+from aimwrap.data.readers import READERS
 from aimwrap.data.release import Record, Release, ReleaseDataset
 from aimwrap.data.sample import Batch, Sample, collate, group_number
 from aimwrap.data.table import LabelledTable, read_table
@@ -27,6 +28,7 @@ from aimwrap.data.waterbirds import Waterbirds, read_waterbirds
 
 __all__ = [
     "CUB200",
+    "READERS",
     "Augmentation",
     "Batch",
     "Built",

@@ -222,7 +222,7 @@ def _plain_attention(
     if is_causal:
         weights = weights + weights.new_full(weights.shape[-2:], -torch.inf).triu(1)
     if enable_gqa:
-        raise NotImplementedError("grouped queries are not spelled out")
+        raise NotImplementedError("grouped queries are not spelled out")  # no backbone of timm or torchvision has them
     if attn_mask is not None:
         weights = weights.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else weights + attn_mask
     return weights.softmax(-1) @ value

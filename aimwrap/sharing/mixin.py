@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,6 +15,7 @@ from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin, hf_hub_downl
 from torch import nn
 
 from ..preprocessing import Preprocessing
+from ..replacing import replacing
 from .card import MARKER, Metric, model_card
 from .config import CONFIG, WAY_OUT, WEIGHTS, dump_config, read_config
 from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
@@ -102,7 +101,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             self._aim(class_names, preprocessing)
             card = model_card(model, metrics, ".")  # what is wrong shows before anything is written
             folder.mkdir(parents=True, exist_ok=True)
-            with _replacing(folder / WEIGHTS) as weights, _replacing(folder / CONFIG) as config:
+            with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
                 write_weights(model, weights)
                 described = config_of(model, weights.stat().st_size, checksum(weights))
                 config.write_text(dump_config(described), encoding="utf-8")
@@ -112,7 +111,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             model.class_names, model.preprocessing = before
             raise
         if not (folder / _CARD).exists() or MARKER in (folder / _CARD).read_text(encoding="utf-8", errors="replace"):
-            with _replacing(folder / _CARD) as readme:
+            with replacing(folder / _CARD) as readme:
                 readme.write_text(str(card), encoding="utf-8")
         elif metrics:
             warnings.warn(
@@ -277,20 +276,6 @@ def _check_readable(config: Path) -> None:
     except ValueError as error:
         what = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
         raise ValueError(f"the model cannot be saved as it is: {what}") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the other's place once the block has ended well; else the other stays as it is.
-
-    Of a link, it takes the link's own place: what it leads to is not written to.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_folder(source: str | Path) -> bool:

@@ -5,8 +5,8 @@
 """
 
 try:
-    import lightning.fabric  # noqa: F401
-    import torchmetrics  # noqa: F401
+    import lightning.fabric  # noqa: F401  # only asked whether it is there
+    import torchmetrics  # noqa: F401  # likewise
 except ImportError as error:
     raise ImportError('training needs Lightning Fabric and torchmetrics: pip install "aimwrap[train]"') from error
 

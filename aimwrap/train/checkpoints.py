@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import replacing
+from ..replacing import replacing
 
 KEPT = 2
 _FORMAT = "aimwrap training 1"

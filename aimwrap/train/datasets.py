@@ -6,24 +6,16 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data import (
-    CUB200,
+    READERS,
     Augmentation,
-    Built,
-    HardImageNet,
-    ImageNet100,
-    ImageWoof,
-    LabelledFolder,
-    LabelledTable,
     ReleaseDataset,
-    TravelingBirds,
-    Waterbirds,
     crop_and_flip,
     eval_transform,
     jitter_crop_and_flip,
@@ -35,19 +27,6 @@ from ..data.release import Record
 from ..preprocessing import Preprocessing
 from .seeding import seed_of_hold_out
 from .settings import AugmentationName, Settings
-
-READERS: Mapping[str, type[ReleaseDataset]] = {
-    "waterbirds": Waterbirds,
-    "cub": CUB200,
-    "traveling-birds": TravelingBirds,
-    "hard-imagenet": HardImageNet,
-    "imagenet-100": ImageNet100,
-    "imagewoof": ImageWoof,
-    "built": Built,
-    "folder": LabelledFolder,
-    "table": LabelledTable,
-}
-"""The readers of :mod:`aimwrap.data` by the names that the command takes."""
 
 _AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], Augmentation]] = {
     "crop-and-flip": crop_and_flip,
@@ -101,7 +80,7 @@ def read_splits(settings: Settings) -> Splits:
     """
     reader = _reader(settings.data)
     _check_arguments(settings, reader)
-    train: ReleaseDataset = reader(settings.root, "train", **settings.reader)  # type: ignore[arg-type]  # its folder
+    train: ReleaseDataset = reader(settings.root, "train", **settings.reader)  # type: ignore[arg-type]  # each reader names its own arguments
     records = train.release.records
     fingerprint = _fingerprint(records)
     val = _split(train, "val") if "val" in train.splits else None
@@ -209,15 +188,7 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
         raise ValueError(f"hold_out={settings.hold_out:g} of {len(train)} training images leaves a split empty")
     records = [record._replace(split="val") if number in out else record for number, record in enumerate(train.records)]
     others = [record for record in train.release.records if record.split != "train"]
-    release = train.release.__class__(
-        train.release.name,
-        train.release.root,
-        (*records, *others),
-        train.release.classes,
-        train.release.places,
-        train.release.any_value_is_object,
-        train.release.notes,
-    )
+    release = replace(train.release, records=(*records, *others))
     return ReleaseDataset(release, "train"), ReleaseDataset(release, "val")
 
 

@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..backbones import create_backbone
 from ..inspection import import_backbone
 from ..output import AIMOutput
+from ..parameter_groups import parameter_groups
 from ..preprocessing import Preprocessing, preprocessing_of
+from ..replacing import replacing
 from ..sharing.weights import write_weights
-from .files import replacing
 
 CONFIG, WEIGHTS = "plain.json", "model.safetensors"
 
@@ -91,21 +92,10 @@ class PlainClassifier(nn.Module):
 
     def parameter_groups(self, lr: float, head_lr: float) -> list[dict[str, Any]]:
         """The backbone's and the classifier's parameters, as :meth:`aimwrap.AIM.parameter_groups` sorts AIM's."""
-        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.backbone.named_parameters():
-            if parameter.requires_grad:
-                part = "head" if name.startswith(f"{self.classifier_name}.") else "backbone"
-                groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
-        rates = {"backbone": lr, "head": head_lr}
-        return [
-            {
-                "name": part if decays else f"{part}, no decay",
-                "params": groups[part, decays],
-                "lr": rates[part],
-                **({} if decays else {"weight_decay": 0.0}),
-            }
-            for part, decays in sorted(groups, key=lambda key: (key[0], not key[1]))
-        ]
+        classifier = f"{self.classifier_name}."
+        return parameter_groups(
+            self.backbone, lr, head_lr, part_of=lambda name: "head" if name.startswith(classifier) else "backbone"
+        )
 
 
 def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:

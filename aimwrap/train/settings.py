@@ -61,7 +61,7 @@ class Settings:
     The number of processes and of workers is not among them: a run may be resumed on another number.
 
     Attributes:
-        data: name of the data set, see ``aimwrap.train.datasets.READERS``.
+        data: name of the data set, see ``aimwrap.data.READERS``.
         root: its folder; of ``table`` the file.
         reader: further arguments of its reader, by name.
         backbone: a timm or torchvision name, ``torchvision/NAME``, or ``package.module:function`` to import.

@@ -24,7 +24,7 @@ def check_tensorboard() -> None:
         ImportError: naming the extra.
     """
     try:
-        import torch.utils.tensorboard  # noqa: F401
+        import torch.utils.tensorboard  # noqa: F401  # only asked whether it is there
     except ImportError as error:
         raise ImportError('--tensorboard needs tensorboard: pip install "aimwrap[train]"') from error
 

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 import aimwrap
 
 from ..model import AIM
+from ..replacing import is_unfinished, remove_unfinished, replacing
 from .evaluation import evaluate
-from .files import remove_unfinished, replacing
 from .loop import train
 from .plain import save_plain
 from .run import Report, Run, build_run
@@ -204,7 +204,7 @@ def _check_folder(folder: Path, settings: Settings) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(
-            not other.name.startswith(".unfinished-") for other in folder.iterdir() if other.name != "checkpoints"
+            not is_unfinished(other) for other in folder.iterdir() if other.name != "checkpoints"
         ):
             raise RunFolderError(
                 f"{folder} is not empty and holds no run: name a new folder, or the one of a killed run"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from aimwrap.replacing import replacing
 from aimwrap.train import CheckpointError, DivergedError, RunFolderError, Settings, run_training
 from aimwrap.train import checkpoints as module
 from aimwrap.train.checkpoints import (
@@ -24,7 +25,6 @@ from aimwrap.train.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from aimwrap.train.files import replacing
 from aimwrap.train.saving import checkpoint_folder
 
 CHECKPOINT = Checkpoint({"model/weight": torch.arange(500.0), "model/count": torch.tensor(3)}, {"step": 7, "loss": 0.1})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,13 +82,7 @@ def _chosen(path: Path, sources: Sources, name: str) -> Recognised:
 
 
 def _found(path: Path, sources: Sources) -> Recognised:
-    looks = (
-        (SPECIFIC, [path]),
-        (SPECIFIC, subfolders(path)),
-        (_of_its_own(SPECIFIC, path, sources), [path.resolve().parent]),
-        (GENERIC, [path]),
-    )
-    for kinds, folders in looks:
+    for kinds, folders in _looks(path, sources):
         found = [each for folder in folders for each in _first_that_fits(kinds, folder, sources)]
         if len(found) > 1:
             lines = [
@@ -104,6 +98,14 @@ def _found(path: Path, sources: Sources) -> Recognised:
         f"{path} looks like no data set that is known here; its folders are: {there or 'none'}. Pass the folder in "
         f"which the set's own table lies, or its folders train and val or test, or say with --as what it is: {_names()}"
     )
+
+
+def _looks(path: Path, sources: Sources) -> Iterator[tuple[Sequence[Kind], Sequence[Path]]]:
+    """Which kinds to look for in which folders, the surest first; each only where those before found nothing."""
+    yield SPECIFIC, [path]
+    yield SPECIFIC, subfolders(path)
+    yield _of_its_own(SPECIFIC, path, sources), [path.resolve().parent]
+    yield GENERIC, [path]
 
 
 def _of_its_own(kinds: Sequence[Kind], path: Path, sources: Sources) -> list[Kind]:

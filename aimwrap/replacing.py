@@ -15,6 +15,8 @@ _UNFINISHED = ".unfinished-"
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, whose file takes the other's place once it is on the disk; else the other stays as it is.
 
+    Of a link, it takes the link's own place: what it leads to is not written to.
+
     Args:
         path: the file that is to be there.
 
@@ -29,6 +31,11 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)  # the folder is what knows the new name
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a killed process left it."""
+    return path.name.startswith(_UNFINISHED)
 
 
 def remove_unfinished(folder: Path) -> None:
