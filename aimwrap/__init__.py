@@ -23,7 +23,8 @@ from .health import MaskFinding, MaskHealth, MaskHealthWarning
 from .inspection import Inspection, inspect_backbone
 from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
 from .mask_estimator import MaskEstimator
-from .model import AIM, MaskedFeatures
+from .masked_features import MaskedFeatures
+from .model import AIM
 from .output import AIMOutput, Prediction
 from .preprocessing import Preprocessing, preprocessing_of
 from .tau import TauScheduler, annealed_tau
