@@ -11,8 +11,8 @@ ICCV 2025). The data flow, and where each part lives::
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
 
 Beside it: inspection (a backbone before it is wrapped), health (masks that died), explanation (exact contributions),
-verification (what is guaranteed, and how far), area_curve (how much of the image a decision needs), preprocessing and
-sharing (what a saved model carries).
+verification (what is guaranteed, and how far), second_look (a decision by the kept pixels alone), area_curve (how much
+of the image a decision needs), preprocessing and sharing (what a saved model carries).
 """
 
 from .areas import AreaCurve, AreaPoint, area_curve
@@ -27,6 +27,7 @@ from .masked_features import MaskedFeatures
 from .model import AIM
 from .output import AIMOutput, Prediction
 from .preprocessing import Preprocessing, preprocessing_of
+from .second_look import SecondLook, SecondLookOutput
 from .tau import TauScheduler, annealed_tau
 from .verification import Check, Survival, Verification, verify
 
@@ -49,6 +50,8 @@ __all__ = [
     "MaskedFeatures",
     "Prediction",
     "Preprocessing",
+    "SecondLook",
+    "SecondLookOutput",
     "Survival",
     "TauScheduler",
     "Verification",

@@ -7,6 +7,7 @@
     python benchmarks/stamps/study.py paper-head
     python benchmarks/stamps/study.py oracle
     python benchmarks/stamps/study.py second-look --seeds 0,1
+    python benchmarks/stamps/study.py look-again
     python benchmarks/stamps/study.py bottom-up --seeds 0,1
     python benchmarks/stamps/study.py rivals                       # other methods, the backbone frozen
     python benchmarks/stamps/study.py table-1                      # the paper's four settings of stages and tau
@@ -25,12 +26,13 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from look_again import look_again as train_second_look
 from rivals import RIVALS, train_rival
 from torch import Tensor
 from tqdm import tqdm
@@ -41,6 +43,7 @@ from aimwrap.demo.backbone import load_pretrained_backbone
 from aimwrap.metrics import energy_pointing_game, mask_precision, mask_recall, worst_group_accuracy
 
 RESULTS = Path(__file__).parent / "results"
+LOOKS = ("AIM, second look", "CAM, second look")
 TIES = (0.95, 1.0)
 
 
@@ -103,6 +106,15 @@ def second_look(tie: float, seed: int) -> list[Config]:
     return [
         *(Config("aim", tie, seed, second_look=True, **setting) for setting in settings),
         Config("aim", tie, seed, epochs=6, tau=0.25),
+    ]
+
+
+def look_again(tie: float, seed: int) -> list[Config]:
+    """A second look at the enlarged pixels that the masks keep, and at the plain map's, each with plain's search."""
+    return [
+        Config(method, tie, seed, epochs=epochs, learning_rate=rate)
+        for method in LOOKS
+        for epochs, rate in itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3))
     ]
 
 
@@ -192,6 +204,7 @@ PARTS = {
     "ablations": ablations,
     "fine-tuned": fine_tuned,
     "second-look": second_look,
+    "look-again": look_again,
     "bottom-up": bottom_up,
     "rivals": rivals,
     "table-1": table_1,
@@ -216,7 +229,7 @@ def main() -> None:
             continue
         data = load_data(tie, seed, backbone if any(needs_maps(config) for config in missing) else None)
         for config in tqdm(missing, desc=f"tie {tie}, seed {seed}", unit="run"):
-            outcome = (train_rival if config.method in RIVALS else train)(config, data, backbone)
+            outcome = trainer_of(config)(config, data, backbone)
             record = measure(config, outcome, data[1])
             if arguments.part == "headline" and is_shown(config):
                 record["survival"] = survival(outcome, data, backbone, seed)
@@ -224,6 +237,12 @@ def main() -> None:
                 file.write(json.dumps(record, separators=(",", ":")) + "\n")
             scores = {name: value for name, value in record.items() if isinstance(value, float)}
             tqdm.write(f"{config.method} {json.dumps(changes_of(config))} {json.dumps(scores)}", file=sys.stderr)
+
+
+def trainer_of(config: Config) -> Callable[[Config, tuple[Data, Data], torch.nn.Module], Outcome]:
+    if config.method in LOOKS:
+        return train_second_look
+    return train_rival if config.method in RIVALS else train
 
 
 def needs_maps(config: Config) -> bool:
@@ -271,6 +290,12 @@ def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
             "recall": recall.mean().item(),
         }
         images |= {"precision": rounded(precision), "recall": rounded(recall)}
+    if outcome.kept is not None:
+        record |= {
+            "kept_area": outcome.kept.mean().item(),
+            "kept_precision": mask_precision(outcome.kept, test.object_masks, empty=0.0).mean().item(),
+            "kept_recall": mask_recall(outcome.kept, test.object_masks).mean().item(),
+        }
     return record | {"images": images}
 
 
