@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..backbones import create_backbone
-from ..inspection import import_backbone
-from ..output import AIMOutput
-from ..parameter_groups import parameter_groups
-from ..preprocessing import Preprocessing, preprocessing_of
-from ..replacing import replacing
-from ..sharing.weights import write_weights
+from .backbones import create_backbone
+from .inspection import import_backbone
+from .output import AIMOutput
+from .parameter_groups import parameter_groups
+from .preprocessing import Preprocessing, preprocessing_of
+from .replacing import replacing
+from .sharing.weights import write_weights
 
 CONFIG, WEIGHTS = "plain.json", "model.safetensors"
 
