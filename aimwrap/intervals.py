@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+DRAWS = 2000  # of the bootstrap: its own noise is then small beside the interval
 _AT_ONCE = 2**22  # values that are drawn at once, 32 MB
 
 
@@ -32,7 +33,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def bootstrap_means(values: Tensor, *, draws: int = 2000, seed: int = 0) -> Tensor:
+def bootstrap_means(values: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Tensor:
     """Means over images that are drawn with replacement, as often as there are images (Efron 1979).
 
     The columns of a draw are means over the same images, so that differences of columns are paired.

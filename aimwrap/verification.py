@@ -161,7 +161,8 @@ def verify(
     batches = images.split(batch_size)
     generator = torch.Generator().manual_seed(seed)
     with evaluating(aim), _kept_random_state():
-        checks = (*_merge(_checks(model, aim, batch, generator) for batch in batches),)
+        shown = with_progress(batches, "checking guarantees") if progress else batches
+        checks = (*_merge(_checks(model, aim, batch, generator) for batch in shown),)
         if not measure_pixels:
             return Verification(checks, (), math.nan)
         return Verification(checks, *_measure(aim, batches, _plain(plain), checks[0], generator, progress))
