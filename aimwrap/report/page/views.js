@@ -19,22 +19,25 @@ function makeView(imageIndex, index, overlay, { watched = true, alt = "" } = {})
     make("canvas", { "aria-hidden": "true" }),
   );
   view.style.aspectRatio = `${width} / ${height}`;
-  told.set(view, { image, index, overlay });
+  tell(view, { image, index, overlay });
   if (watched) painted.observe(view);
   return view;
 }
 
+function tell(view, what) {
+  told.set(view, what);
+  view.classList.toggle("greyed", what.overlay.name === CONTRIBUTIONS);
+  view.classList.toggle("lacking", !has(what.index, what.overlay));
+}
+
 function paintView(view) {
   const { image, index, overlay } = told.get(view);
-  const lacking = !has(index, overlay);
-  view.classList.toggle("greyed", overlay.name === CONTRIBUTIONS);
-  view.classList.toggle("lacking", lacking);
-  paint(view.querySelector("canvas"), image, index, lacking ? overlayOf(IMAGE) : overlay, state.object);
+  paint(view.querySelector("canvas"), image, index, has(index, overlay) ? overlay : overlayOf(IMAGE), state.object);
 }
 
 /** Show another overlay; painted at once only where it is seen. */
 function changeView(view, overlay) {
-  told.get(view).overlay = overlay;
+  tell(view, { ...told.get(view), overlay });
   painted.unobserve(view);
   painted.observe(view);
 }
