@@ -26,6 +26,7 @@ _AS_OPTIONS = (
     (r"^split must", lambda _: "--split must"),
     (r"^path must", lambda _: "--out must"),
     (r"^(other|plain)\b", lambda found: {"other": "--compare", "plain": "--plain"}[found[1]]),
+    (r"compare two by other=", lambda _: "compare two by --compare"),
     (r"from_pretrained\(.*?backbone=backbone\)", lambda _: "--backbone package.module:name"),
     (r"pass it as backbone=; strict=False .* has$", lambda _: "name it by --backbone package.module:name"),
     (r"pass preprocessing=.*$", lambda _: "save it with model.save_pretrained(folder, preprocessing=...)"),

@@ -71,7 +71,7 @@ class Report:
         page.parent.mkdir(parents=True, exist_ok=True)
         numbers = page.with_suffix(".json")
         with replacing(page) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+            unfinished.write_text(text, encoding="utf-8", errors="replace")  # file names may be no text
         with replacing(numbers) as unfinished:
             unfinished.write_text(json.dumps(_without_thumbnails(self.content), indent=1) + "\n", encoding="utf-8")
         return Written(page, numbers)

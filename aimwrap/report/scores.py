@@ -179,7 +179,7 @@ def _worst_group(measured: Measured, labels: Tensor, groups: Groups) -> Score:
     value = float(worst(accuracies))
     number = int(accuracies.nan_to_num(nan=math.inf).argmin())
     low, high = wilson_interval(int(correct[number]), int(counts[number]))
-    kind = "group" if groups.are_places else "class; the data set knows no groups"
+    kind = "group" if groups.are_places else "class (the data set knows no groups)"
     explained = (
         f"Accuracy of the {kind} that does worst: {groups.names[number]}. The interval is that one's own, and does not "
         "count that the worst was picked."

@@ -54,6 +54,7 @@ class Subject:
         class_names: what it calls its classes, where it says so.
 
     Raises:
+        TypeError: if an AIM is to be the plain one.
         ValueError: if it is plain and has no class activation map, or nothing says how its images are prepared.
     """
 
@@ -62,6 +63,8 @@ class Subject:
     ) -> None:
         self.role: Role = role
         self.aim = _aim_in(model)
+        if role == "plain" and self.aim is not None:
+            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other=")
         self._pooled = None
         if self.aim is None:
             network = model.backbone if isinstance(model, PlainClassifier) else model
