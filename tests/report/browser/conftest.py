@@ -67,6 +67,7 @@ def open_report(browser: Any, tmp_path: Path) -> Iterator[Open]:
         path.write_text(render(make_content() if content is None else content), encoding="utf-8")
         context = browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
         contexts.append(context)
+        context.set_default_timeout(90_000)  # of a machine that is busy with other things, too
         context.on("request", lambda request: requests.append(request.url))
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
