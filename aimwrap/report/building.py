@@ -12,7 +12,7 @@ from .evaluating import evaluate
 from .fitting import check_classes, on_one_view
 from .report import Report
 from .subjects import Role, Subject
-from .verifying import verified
+from .verifying import note_on_control, verified
 
 
 def build_report(
@@ -95,7 +95,7 @@ def build_report(
     ]
     subjects = [Subject(one, role, called, preprocessing) for one, role, called in given if one is not None]
     found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
-    found_notes += on_one_view(subjects)
+    found_notes += [*on_one_view(subjects), *(note_on_control(subjects) if verify_images else ())]
     evaluation = evaluate(
         tuple(subjects),
         images,

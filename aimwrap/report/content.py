@@ -15,7 +15,6 @@ from .facts import card_of
 from .scores import Groups, differences, group_rows, scores_of
 
 FORMAT = 1
-_VERIFIED = "The checks and survival rows are of {} of the {} images, drawn by lot."
 
 
 def content_of(
@@ -46,9 +45,6 @@ def content_of(
 
     groups, objects = groups_in(images), objects_in(images)
     subjects = evaluation.subjects
-    verified = max((len(pixels) for pixels in evaluation.to_verify.values()), default=0)
-    if any(verifications) and verified < len(images):
-        notes = [*notes, _VERIFIED.format(verified, len(images))]
     split = images.split or "all"
     return {
         "format": FORMAT,

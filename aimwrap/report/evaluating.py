@@ -23,7 +23,7 @@ from .measuring import Masks, Measured, joined, measure
 from .packing import packed_contributions, packed_mask
 from .subjects import Look, Subject
 from .thumbnails import as_url, thumbnail_side
-from .views import PreparedBatch, PreparedImages, batches_of
+from .views import PreparedBatch, PreparedBatches, PreparedImages
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def evaluate(
     """
     preprocessings = list(dict.fromkeys(subject.preprocessing for subject in subjects))
     side = thumbnail_side(min(limit, len(images)))
-    batches = batches_of(PreparedImages(images, preprocessings, side), batch_size, workers)
+    batches = PreparedBatches(PreparedImages(images, preprocessings, side), batch_size, workers)
     gathering = _Gathering(subjects, images, preprocessings, Cards(len(images), limit, seed), side, to_verify, seed)
     with ExitStack() as modes:
         for subject in subjects:

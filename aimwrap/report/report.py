@@ -85,7 +85,8 @@ class Report:
                 lines.append(f"  {finding['message']}")
             if model["verification"] is not None:
                 failed = [check["name"] for check in model["verification"]["checks"] if not check["passed"]]
-                lines.append(f"  verify: FAILED: {', '.join(failed)}" if failed else "  verify: every guarantee holds")
+                said = f"FAILED: {', '.join(failed)}" if failed else "every guarantee holds"
+                lines.append(f"  verify, on {model['verification']['images']} images: {said}")
         if self.content["differences"] is not None:
             lines += ["", "Difference, first minus second", *_score_lines(self.content["differences"])]
         return "\n".join(lines)

@@ -38,7 +38,16 @@ def verified(
         seed=seed,
         progress=progress,
     )
-    return _as_dict(found)
+    return {"images": len(images), **_as_dict(found)}
+
+
+def note_on_control(subjects: list[Subject]) -> list[str]:
+    """What is to be said where the plain model takes images of another size than those that pixels are replaced in."""
+    plain = next((subject for subject in subjects if subject.role == "plain"), None)
+    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
+    if plain is None or sizes <= {plain.preprocessing.image_size}:
+        return []
+    return ["For verify's control, images are prepared for AIM and then resized to what the plain model takes."]
 
 
 def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -110,11 +110,34 @@ class PreparedImages(Dataset[PreparedImage]):
         return PreparedImage(index, sample.label, group, views, thumbnail(cropped[0].image, self._side))
 
 
-def batches_of(images: PreparedImages, batch_size: int, workers: int) -> DataLoader[PreparedImage]:
-    """Read them in their order, several at once."""
-    return DataLoader(
-        images, batch_size, num_workers=workers, collate_fn=_together, generator=torch.Generator()
-    )  # a generator of its own: the global one would move
+class PreparedBatches:
+    """The images in their order, several at once.
+
+    Args:
+        images: to read.
+        batch_size: how many at once.
+        workers: processes that read them.
+    """
+
+    def __init__(self, images: PreparedImages, batch_size: int, workers: int) -> None:
+        own = torch.Generator()  # else torch's own would move
+        self._loader: DataLoader[PreparedImage] = DataLoader(
+            images, batch_size, num_workers=workers, collate_fn=_together, generator=own
+        )
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[PreparedBatch]:
+        """Read batch after batch; what a worker says of a file is said as if there were no workers."""
+        try:
+            yield from self._loader
+        except (OSError, ValueError) as error:
+            before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
+            if not before.startswith("Caught "):
+                raise
+            raise type(error)(said.strip()) from None
 
 
 def _together(images: Sequence[PreparedImage]) -> PreparedBatch:

@@ -1,7 +1,6 @@
 """A whole report of tiny models, against what a loop over single images finds."""
 
 import base64
-import copy
 import io
 import json
 import math
@@ -23,7 +22,6 @@ from aimwrap.data import LabelledTable, ReleaseDataset, eval_transform
 from aimwrap.metrics import chance_level, energy_pointing_game, mask_precision, mask_recall
 from aimwrap.report import Report, build_report
 from aimwrap.report.html import render
-from aimwrap.report.subjects import Subject
 
 PREPROCESSING = Preprocessing((64, 64), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 SILENT: dict[str, Any] = {"preprocessing": PREPROCESSING, "progress": False}
@@ -145,17 +143,6 @@ def test_models_are_compared_at_the_coarsest_ones_grid(
     assert own[0] != own[1]  # one is enlarged to the object's pixels, and the other not
 
 
-def test_a_plain_models_map_adds_up_to_its_logits(images: ReleaseDataset, models: tuple[AIM, TinyNet]) -> None:
-    subject = Subject(copy.deepcopy(models[1]).eval(), "plain", preprocessing=PREPROCESSING)
-    batch = torch.stack([eval_transform(PREPROCESSING)(sample).image for sample in images])
-    look = subject.look(batch)
-    logits = subject.network(batch)
-    predicted = logits.argmax(1)
-    assert torch.allclose(look.output.logits, logits)
-    assert torch.allclose(look.contributions.sum((1, 2)) + models[1].fc.bias[predicted], logits.amax(1), atol=1e-5)
-    assert look.merged_mask is None and subject.stages == ()
-
-
 def test_the_content_is_whole(report: Report) -> None:
     content = json.loads(json.dumps(report.content, allow_nan=False))
     ours, plain = content["models"]
@@ -167,7 +154,7 @@ def test_the_content_is_whole(report: Report) -> None:
     regions = {row["region"] for row in ours["verification"]["survival"]}
     assert regions == {"merged mask", "moved mask", "plain CAM"}
     assert {row["images"] for row in ours["verification"]["survival"]} == {5}
-    assert any("of 5 of the 14 images" in note for note in content["notes"])
+    assert ours["verification"]["images"] == 5
     confidences = [image["by_model"][0]["true_confidence"] for image in content["images"]]
     assert confidences == sorted(confidences) and len(set(confidences)) > 5
     assert render(content).startswith("<!DOCTYPE html>") or "<html" in render(content)
@@ -282,6 +269,15 @@ def test_models_that_cannot_be_reported_on(images: ReleaseDataset, models: tuple
         build_report(broken, images, **SILENT)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_pictures_are_named(tmp_path: Path, models: tuple[AIM, TinyNet], workers: int) -> None:
+    table = make_pictures(tmp_path, {"test": 4})
+    (tmp_path / "test02.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"test02\.png") as caught:
+        build_report(models[0], LabelledTable(table, "test"), workers=workers, **SILENT)
+    assert "Traceback" not in str(caught.value)
+
+
 def test_files_are_whole_and_need_an_end(report: Report, tmp_path: Path) -> None:
     written = report.write(tmp_path / "new" / "report.html")
     numbers = json.loads(written.numbers.read_text())
@@ -297,5 +293,5 @@ def test_what_is_printed(report: Report) -> None:
     lines = str(report).splitlines()
     assert lines[0] == "birds, split test: 14 images" and lines[2] == f"ours ({report.content['models'][0]['variant']})"
     assert any(line.startswith("  Energy pointing  ") and "[" in line for line in lines)
-    assert "  verify: every guarantee holds" in lines
+    assert "  verify, on 5 images: every guarantee holds" in lines
     assert report.headline["models"][0]["scores"] == report.content["models"][0]["scores"]
