@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .regrouping import by_group, by_score, pairs
+from .regrouping import by_group, by_score, pairs, usual_difference
 
 PAGE = Path(__file__).parent / "page"
 # In this order: what a file uses at its top level stands before it.
@@ -65,6 +65,7 @@ def render(content: dict[str, Any]) -> str:
         scores=by_score(content),
         groups=by_group(content),
         pairs=pairs(content),
+        usual_difference=usual_difference(content),
         embedded=embed(content),
         style=style,
         script=script,

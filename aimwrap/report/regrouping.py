@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 # Shown beside what it is the chance level of, not by itself.
@@ -26,27 +27,40 @@ def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
         [0.2]
     """
     differences = {row["key"]: row for row in content["differences"] or []}
-    entries: dict[str, dict[str, Any]] = {}
-    for model in content["models"]:
-        scores = {score["key"]: score for score in model["scores"]}
-        chance = scores.get(CHANCE, {}).get("value")
-        for key, score in scores.items():
-            entry = entries.setdefault(
-                key,
-                {
-                    **{name: score[name] for name in ("key", "name", "explained")},
-                    "models": [],
-                    "difference": differences.get(key),
-                    "chance": None,
-                },
-            )
-            entry["models"].append({"model": model, **score, "chance": chance if key in POINTING else None})
-    for key in POINTING:
-        if key in entries and CHANCE in entries:
-            entries[key]["chance"] = entries[CHANCE]
-    if any(key in entries for key in POINTING):
-        entries.pop(CHANCE, None)
-    return list(entries.values())
+    by_model = [{score["key"]: score for score in model["scores"]} for model in content["models"]]
+    keys = list(dict.fromkeys(key for scores in by_model for key in scores))
+    carriers = [key for key in keys if key in POINTING]
+    entries = []
+    for key in keys:
+        if key == CHANCE and carriers:
+            continue
+        rows = [
+            {"model": model, **scores[key], "chance": scores.get(CHANCE, {}).get("value") if key in POINTING else None}
+            for model, scores in zip(content["models"], by_model, strict=True)
+            if key in scores
+        ]
+        told = next((row for row in rows if row["value"] is not None), rows[0])  # not why another model has none
+        chance = next((scores[CHANCE] for scores in by_model if CHANCE in scores), None) if key in POINTING else None
+        entries.append(
+            {
+                **{name: told[name] for name in ("key", "name", "explained", "n")},
+                "models": rows,
+                "difference": differences.get(key),
+                "chance": chance,
+            }
+        )
+    return entries
+
+
+def usual_difference(content: dict[str, Any]) -> str:
+    """What is said of most differences, so that a page need not say it of each; empty without differences.
+
+    Example:
+        >>> usual_difference({"differences": [{"explained": said} for said in ("paired", "by group", "paired")]})
+        'paired'
+    """
+    said = Counter(row["explained"] for row in content["differences"] or [])
+    return said.most_common(1)[0][0] if said else ""
 
 
 def by_group(content: dict[str, Any]) -> list[dict[str, Any]]:

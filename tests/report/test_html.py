@@ -263,6 +263,21 @@ def test_scores_stand_side_by_side_and_carry_the_chance_level() -> None:
     assert entries["average"]["difference"] in content["differences"] and entries["mask_recall"]["difference"] is None
 
 
+def test_what_a_score_means_is_told_by_a_model_that_has_it() -> None:
+    content = make_content(6, compare=True)
+    first, second = ({score["key"]: score for score in model["scores"]} for model in content["models"][:2])
+    first["area"] |= {"value": None, "low": None, "high": None, "n": 0, "explained": "A plain model has no masks."}
+    (area,) = [entry for entry in by_score(content) if entry["key"] == "area"]
+    assert (area["explained"], area["n"]) == (second["area"]["explained"], 6)
+
+
+def test_what_most_differences_share_is_said_once() -> None:
+    content = make_content(6, compare=True)
+    content["differences"][1]["explained"] = "Drawn again within each group."
+    text = Read(render(content)).text
+    assert text.count(content["differences"][0]["explained"]) == text.count("Drawn again within each group.") == 1
+
+
 def test_every_models_worst_group_is_marked_and_groups_without_images_are_not() -> None:
     content = make_content(6)
     for model in content["models"]:

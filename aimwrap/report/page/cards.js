@@ -22,13 +22,13 @@ function makeCard(index) {
 function said(image, index, several) {
   const seen = image.by_model[index];
   const line = make("p", { class: "answer" }, several ? badge(index) : null, verdict(seen));
-  const predicted = isolated(classOf(seen.predicted), { class: "predicted", title: classOf(seen.predicted) });
-  if (!seen.right && !several) line.append(predicted);
+  const name = classOf(seen.predicted);
+  const predicted = make("p", { class: "predicted", title: name }, make("span", {}, "predicted "), isolated(name));
   line.append(make("span", { class: "sure", title: "confidence in the predicted class" }, percent(seen.confidence)));
   const facts = make("p", { class: "looked" });
-  if (seen.energy_pointing !== null) facts.append(make("span", {}, `points ${percent(seen.energy_pointing)}`));
+  if (seen.energy_pointing !== null) facts.append(make("span", {}, `pointing ${percent(seen.energy_pointing)}`));
   if (seen.area !== null) facts.append(make("span", {}, `area ${percent(seen.area)}`));
-  return make("div", { class: "by-model" }, line, several ? predicted : null, facts);
+  return make("div", { class: "by-model" }, line, predicted, facts);
 }
 
 /** The bare image while a card is looked at; where bare images are shown, the usual overlay. */

@@ -41,7 +41,7 @@ function fillLarge(index) {
   if (image.group !== null && groups) truth.append(", group ", isolated(groups[image.group] ?? `${image.group}`));
   const body = make("div", { class: "large-body", tabIndex: 0, role: "group", "aria-label": "Overlays and numbers" }, truth, ...models.map((_, model) => rowOf(index, model)), numbersOf(image));
   if (openedFrom) body.append(goThere);
-  body.style.setProperty("--columns", Math.min(overlays.length, 6));
+  body.style.setProperty("--columns", Math.min(Math.max(overlays.length, 4), 6));
   byId("large").replaceChildren(head, body);
 }
 

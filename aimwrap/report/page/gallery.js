@@ -61,5 +61,5 @@ function showOverlay() {
     card.classList.remove("peeking");
     showOn(card, overlay);
   }
-  byId("overlay-legend").replaceChildren(...legendOf(overlay), state.object ? " Dashed: the object's outline." : "");
+  byId("overlay-legend").replaceChildren(...legendOf(overlay), state.object ? " White line: the object." : "");
 }

@@ -26,7 +26,7 @@ function paint(canvas, image, index, overlay, outlined) {
   }
   if (outlined && image.object) {
     const { grid, bits } = image.object;
-    outline(context, { grid, cells: decodeBits(bits, grid) }, OBJECT_LINE, line, [3 * line, 2 * line]);
+    outline(context, { grid, cells: decodeBits(bits, grid) }, OBJECT_LINE, line);
   }
 }
 
@@ -48,7 +48,7 @@ function fill(context, [rows, columns], colourAt) {
 }
 
 /** The border between open and closed cells, the frame left out; dark beneath, so that it shows on any image. */
-function outline(context, { grid: [rows, columns], cells }, colour, line, dashes = []) {
+function outline(context, { grid: [rows, columns], cells }, colour, line) {
   const { width, height } = context.canvas;
   const [x, y] = [(column) => (column * width) / columns, (row) => (row * height) / rows];
   const path = new Path2D();
@@ -64,8 +64,7 @@ function outline(context, { grid: [rows, columns], cells }, colour, line, dashes
     }
   }
   context.lineCap = "square";
-  for (const [stroke, thickness, pattern] of [["rgba(0, 0, 0, 0.65)", 2 * line, []], [colour, line, dashes]]) {
-    context.setLineDash(pattern);
+  for (const [stroke, thickness] of [["rgba(0, 0, 0, 0.65)", 2 * line], [colour, line]]) {
     context.strokeStyle = stroke;
     context.lineWidth = thickness;
     context.stroke(path);
