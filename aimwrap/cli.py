@@ -1,6 +1,6 @@
-"""The command line: ``aimwrap demo``, ``inspect``, ``train``, ``export`` and ``data``.
+"""The command line: ``aimwrap demo``, ``inspect``, ``train``, ``report``, ``export`` and ``data``.
 
-Needs the extra ``cli``; the demo needs ``demo``, training ``train``, and ONNX ``export``.
+Needs the extra ``cli``; the demo needs ``demo``, training ``train``, reports ``report``, and ONNX ``export``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .export.formats import Format
 from .inspection import import_backbone, inspect_backbone
 from .model import AIM
 from .option_values import one_of, parse_seeds
+from .report_cli import report
 from .top_down import Head
 from .train_cli import train
 
@@ -47,6 +48,7 @@ _AS_OPTIONS = (
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(data_app, name="data")
 app.command()(train)
+app.command()(report)
 
 
 @app.callback()

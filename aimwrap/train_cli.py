@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .data.by_name import parse_reader_arguments
 from .option_values import parse_seeds
 from .replacing import replacing
 
@@ -148,7 +149,6 @@ def train(
     sys.path.insert(0, "")  # a backbone of one's own is usually here
     try:
         from .train import CheckpointError, DivergedError, ProcessError, launched_fabric
-        from .train.datasets import parse_reader_arguments
     except ImportError as error:
         raise typer.BadParameter(str(error)) from error
     try:

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from .explanation import evaluating, explain, unwrap
 from .intervals import wilson_interval
-from .metrics import class_activation_map
 from .model import AIM
 from .output import AIMOutput
+from .pooled_classifier import PooledClassifier
 from .progress import with_progress
 from .resizing import resize_to
-from .taps import FINAL, Stage, tap_backbone
+from .taps import Stage
 from .top_down import pool
 
 # Of a logit's terms before they cancel, summed without sign.
@@ -117,6 +117,7 @@ def verify(
     batch_size: int = 32,
     measure_pixels: bool = True,
     seed: int = 0,
+    progress: bool = True,
 ) -> Verification:
     """Check AIM's guarantees on a model and some images, and measure how much the pixels outside its masks matter.
 
@@ -139,6 +140,7 @@ def verify(
         measure_pixels: False leaves the measurements out.
         seed: of the controls and of the checks' random features. The random states of the CPU and of CUDA devices are
             left as they were.
+        progress: whether to show a bar.
 
     Returns:
         The checks, ``passed`` if all hold, and the measurements.
@@ -159,10 +161,11 @@ def verify(
     batches = images.split(batch_size)
     generator = torch.Generator().manual_seed(seed)
     with evaluating(aim), _kept_random_state():
-        checks = (*_merge(_checks(model, aim, batch, generator) for batch in batches),)
+        shown = with_progress(batches, "checking guarantees") if progress else batches
+        checks = (*_merge(_checks(model, aim, batch, generator) for batch in shown),)
         if not measure_pixels:
             return Verification(checks, (), math.nan)
-        return Verification(checks, *_measure(aim, batches, _plain(plain), checks[0], generator))
+        return Verification(checks, *_measure(aim, batches, _plain(plain), checks[0], generator, progress))
 
 
 def _check_arguments(images: Tensor, batch_size: int) -> None:
@@ -373,13 +376,19 @@ class _Plain(NamedTuple):
 
 
 def _measure(
-    aim: AIM, batches: tuple[Tensor, ...], plain: _Plain | None, finite: Check, generator: torch.Generator
+    aim: AIM,
+    batches: tuple[Tensor, ...],
+    plain: _Plain | None,
+    finite: Check,
+    generator: torch.Generator,
+    progress: bool,
 ) -> tuple[tuple[Survival, ...], float, str]:
     if not finite.passed:
         return (), math.nan, finite.detail
     survived: dict[tuple[str, str, str], list[bool]] = {}
     areas: list[Tensor] = []
-    for images, other in zip(with_progress(batches, "replacing pixels"), _strangers(batches, generator), strict=True):
+    shown = with_progress(batches, "replacing pixels") if progress else batches
+    for images, other in zip(shown, _strangers(batches, generator), strict=True):
         features = aim.forward_masks(aim.forward_backbone(images))
         predicted = aim.forward_head(features).logits.argmax(1)
         region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
@@ -460,37 +469,11 @@ def _plain(plain: PlainModel | None) -> _Plain | None:
         if not callable(plain):
             raise TypeError(f"plain must be a classifier, or a function, got {type(plain).__name__}; {_FUNCTION_FORM}")
         return _Plain(lambda images: plain(images)[0], plain)
-    inner = getattr(plain, "_orig_mod", getattr(plain, "module", plain))
-    if isinstance(inner, AIM):
-        raise TypeError("plain must be the classifier without AIM, got an AIM; pass the backbone trained by itself")
     try:
-        tapped = tap_backbone(inner, [3], final=True)
-    except (TypeError, ValueError) as error:
-        name = type(inner).__name__
-        raise ValueError(f"plain's last feature map cannot be found in {name}; {_FUNCTION_FORM}") from error
-    assert tapped.final is not None
-    channels = tapped.final.channels
-    layers = [m for m in inner.modules() if isinstance(m, nn.Linear) and m.in_features == channels]
-    if not layers or layers[-1].out_features != tapped.num_classes:
-        raise ValueError(
-            "plain must end in global average pooling and one linear layer, so that it has a class activation map; "
-            f"{type(inner).__name__} has no nn.Linear({channels}, {tapped.num_classes}) behind its last map: "
-            f"{_FUNCTION_FORM}"
-        )
-    weight = layers[-1].weight
-
-    def logits_of(images: Tensor) -> Tensor:
-        with evaluating(inner):
-            logits: Tensor = inner(images)
-        return logits
-
-    def explained(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits_of(images)
-        with evaluating(inner):
-            features = tapped.backbone(images)[FINAL]
-        return logits, class_activation_map(features, weight, logits.argmax(1))
-
-    return _Plain(logits_of, explained)
+        pooled = PooledClassifier(plain, "plain")
+    except ValueError as error:
+        raise ValueError(f"{error}; {_FUNCTION_FORM}") from error
+    return _Plain(pooled.logits, pooled.explained)
 
 
 def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from ..health import MaskHealth
 from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, class_activation_map
 from ..model import AIM
 from ..output import AIMOutput
+from ..plain import PlainClassifier
 from .datasets import Splits
-from .plain import PlainClassifier
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ from ..inspection import import_backbone
 from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
+from ..plain import PlainClassifier
 from ..preprocessing import Preprocessing
-from .plain import PlainClassifier
 from .processes import mean_over_processes
 from .settings import Settings
 

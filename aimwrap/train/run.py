@@ -17,13 +17,13 @@ from ..data import Batch
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
+from ..plain import PlainClassifier
 from ..tau import TauScheduler
 from .datasets import Splits, prepared, read_splits
 from .generators import seed_generators
 from .images import SeededBatch, evaluation_loader, training_loader
 from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
 from .order import BatchOrder
-from .plain import PlainClassifier
 from .progress import Progress
 from .seeding import seed_of_process
 from .selection import chosen_rule

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 import aimwrap
 
 from ..model import AIM
+from ..plain import save_plain
 from ..replacing import is_unfinished, remove_unfinished, replacing
 from .evaluation import evaluate
 from .loop import train
-from .plain import save_plain
 from .run import Report, Run, build_run
 from .saving import checkpoint_folder, load_best, resume
 from .settings import Settings, differences

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from aimwrap.data.by_name import parse_reader_arguments
+from aimwrap.data.release import groups_of
 from aimwrap.train import PRESETS, Settings
-from aimwrap.train.datasets import groups_of, parse_reader_arguments, read_splits
+from aimwrap.train.datasets import read_splits
 from aimwrap.train.models import build_model
 from aimwrap.train.rates import rate_factor, set_rates
 from aimwrap.train.selection import chosen_rule, score_of
