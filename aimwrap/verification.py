@@ -20,6 +20,7 @@ from .explanation import evaluating, explain, unwrap
 from .intervals import wilson_interval
 from .metrics import class_activation_map
 from .model import AIM
+from .notebook import verification_html
 from .output import AIMOutput
 from .progress import with_progress
 from .resizing import resize_to
@@ -106,6 +107,9 @@ class Verification:
         if self.note:
             lines += ["", f"Pixels not measured: {self.note}"]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return verification_html(self)
 
 
 @torch.no_grad()
