@@ -17,15 +17,9 @@ WRONG_USAGE = "wrong usage, and nothing was done"
 def closing(examples: Sequence[str], done: str, failed: str) -> str:
     """What a command's help ends with.
 
-    >>> print(closing(["aimwrap inspect resnet18"], "it can be tapped", "it cannot"))
-
-    Examples:
-      aimwrap inspect resnet18
-    <BLANKLINE>
-    Exit codes:
-      0  it can be tapped
-      1  it cannot
-      2  wrong usage, and nothing was done
+    >>> text = closing(["aimwrap inspect resnet18"], "it can be tapped", "it cannot")
+    >>> text.splitlines()[1], text.splitlines()[-2]
+    ('  aimwrap inspect resnet18', '  1  it cannot')
 
     Args:
         examples: commands to copy.
