@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .inspection import Inspection, inspect_backbone
     from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
     from .mask_estimator import MaskEstimator
-    from .model import AIM, MaskedFeatures
+    from .masked_features import MaskedFeatures
+    from .model import AIM
     from .output import AIMOutput, Prediction
     from .preprocessing import Preprocessing, preprocessing_of
     from .tau import TauScheduler, annealed_tau
@@ -42,7 +43,8 @@ else:
         "inspection": ("Inspection", "inspect_backbone"),
         "loss": ("AIMLoss", "AIMLossComponents", "active_area", "active_area_loss"),
         "mask_estimator": ("MaskEstimator",),
-        "model": ("AIM", "MaskedFeatures"),
+        "masked_features": ("MaskedFeatures",),
+        "model": ("AIM",),
         "output": ("AIMOutput", "Prediction"),
         "preprocessing": ("Preprocessing", "preprocessing_of"),
         "tau": ("TauScheduler", "annealed_tau"),

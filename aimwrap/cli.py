@@ -30,20 +30,23 @@ BEFORE, TRAINING, AFTER = "Before training", "Training", "With a trained model"
 
 EPILOG = """\
 From nothing to a model that is served:
-  aimwrap data digits digits95                 # a data set to try with
-  aimwrap data doctor digits95                 # is anything wrong with it?
-  aimwrap inspect resnet10t --image-size 160   # what masks on it would cost
-  aimwrap train built digits95 --backbone resnet10t --no-pretrained \\
-      --epochs 2 --out runs/try
-  aimwrap export runs/try/seed-0/model         # ONNX, held against the model
+
+    aimwrap data digits digits95                 # a data set to try with
+    aimwrap data doctor digits95                 # is anything wrong with it?
+    aimwrap inspect resnet10t --image-size 160   # what masks on it would cost
+    aimwrap train built digits95 --backbone resnet10t --no-pretrained \\
+        --epochs 2 --out runs/try
+    aimwrap export runs/try/seed-0/model         # ONNX, held against the model
 
 More examples are in each command's own help, such as aimwrap train --help.
 
 Exit codes, of every command:
-  0    done
-  1    it was tried and failed, or found something wrong
-  2    wrong usage, and nothing was done
-  130  interrupted
+
+    0    done
+    1    it was tried and failed, or found something wrong
+    2    wrong usage, and nothing was done
+    130  interrupted
+
 With --json the output is one JSON document; where the code is 1 and there is
 no result, it is {"error": "..."} with what is known beside it.
 

@@ -15,11 +15,11 @@ WRONG_USAGE = "wrong usage, and nothing was done"
 
 
 def closing(examples: Sequence[str], done: str, failed: str) -> str:
-    """What a command's help ends with.
+    """What a command's help ends with; Markdown, too, for the page that is made of it.
 
     >>> text = closing(["aimwrap inspect resnet18"], "it can be tapped", "it cannot")
-    >>> text.splitlines()[1], text.splitlines()[-2]
-    ('  aimwrap inspect resnet18', '  1  it cannot')
+    >>> text.splitlines()[2], text.splitlines()[-2]
+    ('    aimwrap inspect resnet18', '    1  it cannot')
 
     Args:
         examples: commands to copy.
@@ -27,7 +27,7 @@ def closing(examples: Sequence[str], done: str, failed: str) -> str:
         failed: what exit code 1 says.
     """
     codes = (f"{code}  {meaning}" for code, meaning in enumerate((done, failed, WRONG_USAGE)))
-    return "\n  ".join(["Examples:", *examples]) + "\n\n" + "\n  ".join(["Exit codes:", *codes])
+    return "\n    ".join(["Examples:\n", *examples]) + "\n\n" + "\n    ".join(["Exit codes:\n", *codes])
 
 
 @contextmanager
@@ -40,7 +40,8 @@ def _paragraphs_and_epilog(command: TyperCommand | TyperGroup) -> Iterator[None]
     finally:
         command.help, command.epilog = text, epilog
     if epilog:
-        typer.echo("\n".join(f" {line}".rstrip() for line in f"\n{epilog.strip()}".split("\n")))
+        compact = epilog.strip().replace(":\n\n    ", ":\n    ").replace("\n    ", "\n  ")
+        typer.echo("\n".join(f" {line}".rstrip() for line in f"\n{compact}".split("\n")))
 
 
 def _in_paragraphs(text: str) -> str:

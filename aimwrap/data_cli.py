@@ -14,9 +14,10 @@ from .doctor_cli import doctor
 
 EPILOG = """\
 Examples:
-  aimwrap data digits digits95                 # a set to try with
-  aimwrap data doctor digits95                 # is anything wrong with it?
-  aimwrap train built digits95                 # what was built is trained on as built
+
+    aimwrap data digits digits95                 # a set to try with
+    aimwrap data doctor digits95                 # is anything wrong with it?
+    aimwrap train built digits95                 # what was built is trained on as built
 """
 
 app = typer.Typer(

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .model import AIM, MaskedFeatures
+from .masked_features import MaskedFeatures
+from .model import AIM
 from .notebook import explanation_html
 from .precision import wide_dtype
 from .taps import Stage

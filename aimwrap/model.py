@@ -3,66 +3,38 @@
 from __future__ import annotations
 
 import copy as copying
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from .arguments import (
+    areas_by_stage,
+    check_choices,
+    check_distinct,
+    check_images,
+    check_noise_seeds,
+    check_positive,
+    number_of_classes,
+    per_stage,
+    warn_without_deepest,
+)
 from .backbones import create_backbone
 from .budget import budgeted_mask
 from .cost import Cost
 from .gumbel import perturb, rank_only, straight_through
-from .loss import check_tau
 from .mask_estimator import MaskEstimator, MaskNorm
+from .masked_features import MaskedFeatures
+from .misfit import misfit
 from .output import AIMOutput, Prediction
 from .parameter_groups import parameter_groups
 from .preprocessing import Preprocessing, preprocessing_of
 from .sharing import Shareable
 from .sharing.recipe import Recipe, backbone_record
-from .taps import FINAL, Stage, Tap, TappedModel, count_macs, tap_backbone
+from .taps import FINAL, Stage, count_macs, tap_backbone
 from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class MaskedFeatures:
-    """What lies between the backbone's maps and the classifiers; the dicts are keyed by stage, shallow to deep.
-
-    The classifiers read averages alone, so the masked maps and the fused one are made when they are asked for.
-
-    Attributes:
-        top_down: the head's pathway, which knows how they are made.
-        mask_logits: the paper's A, (N, 1, H_l, W_l) each; empty where masks were given.
-        masks: the paper's B, (N, 1, H_l, W_l) each, for the area loss.
-        selections: the same masks as the features meet them: what is trained through them, unless ``labels_move_area``,
-            orders an image's positions but does not shift their logits together.
-        features: what is masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map, (N, D, h, w).
-    """
-
-    top_down: PaperTopDown | FeaturePreservingTopDown
-    mask_logits: dict[Stage, Tensor]
-    masks: dict[Stage, Tensor]
-    selections: dict[Stage, Tensor]
-    features: dict[Stage, Tensor]
-
-    @property
-    def masked(self) -> dict[Stage, Tensor]:
-        """The paper's O (eq. 3), (N, D, H_l, W_l) each."""
-        masked = self.top_down.masked(list(self.features.values()), list(self.selections.values()))
-        return dict(zip(self.features, masked, strict=True))
-
-    @property
-    def fused(self) -> Tensor:
-        """The paper's O_final, (N, D, H, W)."""
-        return self.top_down.fuse(list(self.masked.values()), list(self.selections.values()))[0]
-
-    @property
-    def merged_mask(self) -> Tensor:
-        """The support of ``fused``, (N, 1, H, W)."""
-        masks = list(self.selections.values())
-        return self.top_down.fuse(masks, masks)[1]
+from .variant import architecture_of, notation
 
 
 class AIM(nn.Module, Shareable):
@@ -147,16 +119,16 @@ class AIM(nn.Module, Shareable):
         backbone_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        area_of = _areas(stages, tau)
-        _check_choices(head=(head, Head), pooling=(pooling, Pooling))
-        _check_positive(width=width, mask_width=mask_width, temperature=temperature)
+        area_of = areas_by_stage(stages, tau)
+        check_choices(head=(head, Head), pooling=(pooling, Pooling))
+        check_positive(width=width, mask_width=mask_width, temperature=temperature)
         name = backbone if isinstance(backbone, str) else None
         if isinstance(backbone, str):
             architecture, backbone = backbone, create_backbone(backbone, backbone_kwargs)
         elif backbone_kwargs is not None:
             raise ValueError("backbone_kwargs builds a backbone given by name; this one is already a module")
         else:
-            architecture = _architecture(backbone)
+            architecture = architecture_of(backbone)
         tapped = tap_backbone(
             copying.deepcopy(backbone) if copy else backbone,
             stages,
@@ -164,16 +136,16 @@ class AIM(nn.Module, Shareable):
             example_input=example_input,
         )
         self.taps = tapped.taps
-        _check_distinct(self.taps)
+        check_distinct(self.taps)
         self.tau = tuple(area_of[tap.stage] for tap in self.taps)
-        self.num_classes = _number_of_classes(num_classes, tapped)
+        self.num_classes = number_of_classes(num_classes, tapped)
         self.head = head
         self.labels_move_area = labels_move_area
         self.pooling: Pooling = pooling
         self.temperature = temperature
         self.in_channels = tapped.image_shape[0]
         self.classified = tapped.final
-        self.variant = f"{architecture}+AIM {_notation(tapped, self.tau)}"
+        self.variant = f"{architecture}+AIM {notation(tapped, self.tau)}"
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
         self.preprocessing: Preprocessing | None = preprocessing_of(backbone)
         self.class_names: tuple[str, ...] | None = None
@@ -198,7 +170,7 @@ class AIM(nn.Module, Shareable):
         )
         self.classifier = _classifier(self.top_down.out_channels, self.num_classes)
         self._follow(tapped.backbone)
-        self._warn_without_deepest(tapped)
+        warn_without_deepest(tapped)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -258,7 +230,7 @@ class AIM(nn.Module, Shareable):
         """
         if self.training:
             raise RuntimeError("predict() serves a trained model, and this one is in training mode; call model.eval()")
-        areas = None if area is None else _per_stage(area, len(self.stages), "area")
+        areas = None if area is None else per_stage(area, len(self.stages), "area")
         maps = self.forward_backbone(images)
         tapped = [maps[str(stage)] for stage in self.stages]
         masks = (
@@ -275,7 +247,7 @@ class AIM(nn.Module, Shareable):
         Returns:
             Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
         """
-        self._check_images(images)
+        check_images(images, self.in_channels, self.classifier, self._least_side)
         maps: dict[str, Tensor] = self.backbone(images)
         return maps
 
@@ -435,7 +407,7 @@ class AIM(nn.Module, Shareable):
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
-            raise RuntimeError(f"{_misfit(self, state_dict)}\n{error}") from error
+            raise RuntimeError(f"{misfit(self, state_dict)}\n{error}") from error
 
     def extra_repr(self) -> str:
         """The variant, the taps and the cost."""
@@ -477,7 +449,7 @@ class AIM(nn.Module, Shareable):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """B_l = G(A_l), eq. 2, twice from the same noise: for the area loss, and for what selects features."""
         if noise_seeds is not None:
-            _check_noise_seeds(noise_seeds, len(attention[0]))
+            check_noise_seeds(noise_seeds, len(attention[0]))
         noisy = [
             perturb(a, training=self.training, seeds=noise_seeds, stream=number) for number, a in enumerate(attention)
         ]
@@ -502,26 +474,6 @@ class AIM(nn.Module, Shareable):
                 ) from error
         return given, given
 
-    def _check_images(self, images: Tensor) -> None:
-        expected = f"images must be a float tensor of shape (N, {self.in_channels}, H, W)"
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            came = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"{expected}, got {came}; scale uint8 images with images.float() / 255 and normalise them")
-        if images.dtype == torch.float64 and self.classifier.weight.dtype != torch.float64:
-            raise TypeError(f"{expected}, got float64 for a {self.classifier.weight.dtype} model; call images.float()")
-        if images.ndim != 4:
-            raise ValueError(f"{expected}, got {tuple(images.shape)}; add a batch dimension with images.unsqueeze(0)")
-        if images.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{expected}, got {images.shape[1]} channels; channels come second (images.permute(0, 3, 1, 2) turns "
-                "channels-last ones), and example_input= wraps a backbone for another number of them"
-            )
-        if min(images.shape[-2:]) < self._least_side:
-            raise ValueError(
-                f"images of {images.shape[-2]} x {images.shape[-1]} are smaller than one position of the "
-                f"deepest map; enlarge them to at least {self._least_side} pixels or tap a shallower stage"
-            )
-
     @property
     def _least_side(self) -> int:
         """Of the images, in pixels: one position of the deepest map."""
@@ -536,103 +488,6 @@ class AIM(nn.Module, Shareable):
                 module.to(device=like.device, dtype=like.dtype)
         self.training = backbone.training
 
-    def _warn_without_deepest(self, tapped: TappedModel) -> None:
-        deepest = tapped.deepest_stage
-        numbers = [stage for stage in self.stages if isinstance(stage, int)]
-        if numbers and deepest is not None and deepest not in self.stages:
-            warnings.warn(
-                f"stages={list(self.stages)} leaves out the deepest stage, {deepest}, where the meaning is; the "
-                f"paper always starts from it. stages={[*numbers, deepest]} includes it. The paper counts a ResNet's "
-                "stem, so its ResNet50+AIM(2) is stages=[1, 2, 3] here",
-                stacklevel=3,
-            )
-
-
-def _areas(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage, float]:
-    """Each stage's declared area, in the order in which the user wrote them."""
-    if isinstance(stages, str) or not isinstance(stages, Sequence):
-        raise TypeError(f"stages must be a list of numbers or node names, got {stages!r}; write stages=[{stages!r}]")
-    wrong = [s for s in stages if not isinstance(s, int | str) or isinstance(s, bool)]
-    if wrong:
-        raise TypeError(f"stages must be numbers or node names, got {wrong[0]!r} of type {type(wrong[0]).__name__}")
-    if not stages:
-        raise ValueError("stages is empty; stages=[2, 3] is the paper's usual choice")
-    if len(set(map(str, stages))) != len(stages):
-        raise ValueError(f"stages must not repeat, got {list(stages)}")
-    return dict(zip(stages, _per_stage(tau, len(stages), "tau"), strict=True))
-
-
-def _per_stage(area: float | Sequence[float], stages: int, name: str) -> tuple[float, ...]:
-    areas = check_tau(area, name)
-    if not isinstance(areas, tuple):
-        areas = (areas,) * stages
-    if len(areas) != stages:
-        raise ValueError(f"{name} must be one float or one per stage: {stages} stage(s), {len(areas)} value(s)")
-    return areas
-
-
-def _check_noise_seeds(seeds: Tensor, images: int) -> None:
-    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64:
-        came = seeds.dtype if isinstance(seeds, Tensor) else type(seeds).__name__
-        raise TypeError(f"noise_seeds must be an int64 tensor, a number per image, got {came}; call seeds.long()")
-    if seeds.shape != (images,):
-        raise ValueError(
-            f"noise_seeds must be one number per image, ({images},), got {tuple(seeds.shape)}; leave them out to draw "
-            "the noise from torch's generator"
-        )
-
-
-def _check_distinct(taps: Sequence[Tap]) -> None:
-    for tap in taps:
-        same = [other.stage for other in taps if other.node == tap.node]
-        if len(same) > 1:
-            raise ValueError(f"stages must not repeat: {same} are all the node {tap.node!r}; leave one of them")
-
-
-def _check_choices(**choices: tuple[str, Any]) -> None:
-    for name, (value, literal) in choices.items():
-        if value not in get_args(literal):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(literal)))}, got {value!r}")
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _number_of_classes(asked: int | None, tapped: TappedModel) -> int:
-    if asked is not None:
-        if asked < 1:
-            raise ValueError(f"num_classes must be at least 1, got {asked}")
-        return asked
-    if tapped.num_classes is None:
-        raise ValueError(
-            f"num_classes cannot be read off {tapped.architecture}: it does not end in a classifier that "
-            "gives (N, K) logits. Pass num_classes="
-        )
-    return tapped.num_classes
-
-
-def _architecture(backbone: nn.Module) -> str:
-    """The name under which timm built the model, where it keeps one, else the class's."""
-    record = getattr(backbone, "pretrained_cfg", None)
-    name = record.get("architecture") if isinstance(record, dict) else None
-    source = getattr(backbone, "_orig_mod", backbone)
-    return name or type(source).__name__
-
-
-def _notation(tapped: TappedModel, tau: Sequence[float]) -> str:
-    """The paper's ``[stage where the top-down path ceases, area]``, by its count, which includes a stem's stage."""
-    numbers = [tap.stage for tap in tapped.taps if isinstance(tap.stage, int)]
-    deepest = tapped.deepest_stage
-    if deepest is not None and len(numbers) == len(tapped.taps) and numbers == [*range(numbers[0], deepest + 1)]:
-        where = str(numbers[0] + tapped.paper_stage_offset)
-    else:
-        where = "+".join(tap.node for tap in tapped.taps)
-    areas = tau[:1] if len(set(tau)) == 1 else tau
-    return f"[{where}, {', '.join(f'{100 * area:.4g}%' for area in areas)}]"
-
 
 def _key(stage: Stage) -> str:
     """A stage's name among the submodules, where no dot may stand."""
@@ -644,28 +499,3 @@ def _classifier(in_features: int, num_classes: int) -> nn.Linear:
     nn.init.trunc_normal_(classifier.weight, std=0.02)
     nn.init.zeros_(classifier.bias)
     return classifier
-
-
-def _misfit(model: AIM, state: Mapping[str, Any]) -> str:
-    """Say in the model's own terms what a checkpoint is that does not load."""
-    prefix = next((p for p in ("module.", "_orig_mod.") if state and all(key.startswith(p) for key in state)), None)
-    if prefix is not None:
-        stripped = f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
-        return f"every name begins with {prefix!r}; load {stripped} in its place"
-    nested = [key for key, value in state.items() if isinstance(value, Mapping)]
-    if nested:
-        return f"this is a dict around a checkpoint; pass the part that holds the weights, perhaps state[{nested[0]!r}]"
-    if state.keys() & model.backbone.state_dict().keys():
-        return (
-            "this looks like the backbone's own checkpoint; load it with "
-            "model.backbone.load_state_dict(state_dict, strict=False)"
-        )
-    stages = dict.fromkeys(key.split(".")[1] for key in state if key.startswith("mask_estimators."))
-    own = list(model.mask_estimators)
-    if list(stages) != own:
-        has = f"it has {', '.join(stages)}, this model ({model.variant}) has {', '.join(own)}"
-        return f"the checkpoint is another variant's: {has}"
-    head = "paper" if any(key.startswith("top_down.transforms") for key in state) else "feature-preserving"
-    if head != model.head:
-        return f"the checkpoint is another variant's: it has the {head} head; build the model with head={head!r}"
-    return f"the checkpoint does not fit {model.variant} with {model.num_classes} classes; build the model the same way"
