@@ -15,21 +15,57 @@ verification (what is guaranteed, and how far), second_look (a decision by the k
 of the image a decision needs), preprocessing and sharing (what a saved model carries).
 """
 
-from .areas import AreaCurve, AreaPoint, area_curve
-from .budget import budgeted_mask
-from .explanation import Explanation, explain
-from .gumbel import binary_gumbel_softmax
-from .health import MaskFinding, MaskHealth, MaskHealthWarning
-from .inspection import Inspection, inspect_backbone
-from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
-from .mask_estimator import MaskEstimator
-from .masked_features import MaskedFeatures
-from .model import AIM
-from .output import AIMOutput, Prediction
-from .preprocessing import Preprocessing, preprocessing_of
-from .second_look import SecondLook, SecondLookOutput
-from .tau import TauScheduler, annealed_tau
-from .verification import Check, Survival, Verification, verify
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .areas import AreaCurve, AreaPoint, area_curve
+    from .budget import budgeted_mask
+    from .explanation import Explanation, explain
+    from .gumbel import binary_gumbel_softmax
+    from .health import MaskFinding, MaskHealth, MaskHealthWarning
+    from .inspection import Inspection, inspect_backbone
+    from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
+    from .mask_estimator import MaskEstimator
+    from .masked_features import MaskedFeatures
+    from .model import AIM
+    from .output import AIMOutput, Prediction
+    from .preprocessing import Preprocessing, preprocessing_of
+    from .second_look import SecondLook, SecondLookOutput
+    from .tau import TauScheduler, annealed_tau
+    from .verification import Check, Survival, Verification, verify
+else:
+    # Imported when asked for: torch takes seconds, and the command line's help and completion need none of it.
+    _NAMES = {
+        "areas": ("AreaCurve", "AreaPoint", "area_curve"),
+        "budget": ("budgeted_mask",),
+        "explanation": ("Explanation", "explain"),
+        "gumbel": ("binary_gumbel_softmax",),
+        "health": ("MaskFinding", "MaskHealth", "MaskHealthWarning"),
+        "inspection": ("Inspection", "inspect_backbone"),
+        "loss": ("AIMLoss", "AIMLossComponents", "active_area", "active_area_loss"),
+        "mask_estimator": ("MaskEstimator",),
+        "masked_features": ("MaskedFeatures",),
+        "model": ("AIM",),
+        "output": ("AIMOutput", "Prediction"),
+        "preprocessing": ("Preprocessing", "preprocessing_of"),
+        "second_look": ("SecondLook", "SecondLookOutput"),
+        "tau": ("TauScheduler", "annealed_tau"),
+        "verification": ("Check", "Survival", "Verification", "verify"),
+    }
+
+    def __getattr__(name: str) -> object:
+        """Import the module that a public name lives in."""
+        from importlib import import_module
+
+        for module, names in _NAMES.items():
+            if name in names:
+                found = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

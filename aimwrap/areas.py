@@ -15,6 +15,7 @@ from .loss import check_tau
 from .metrics import group_accuracies
 from .metrics.groups import worst
 from .model import AIM
+from .notebook import area_curve_html
 from .output import Prediction
 from .progress import with_progress
 from .taps import Stage
@@ -66,6 +67,9 @@ class AreaCurve:
             lines.append(f"{asked}  {point.area:.3f}  {point.accuracy:.3f}  [{point.low:.3f}, {point.high:.3f}]")
             lines[-1] += f"  {point.worst_group:.3f}" if grouped else ""
         return "\n".join([*lines, f"of {self.images} images"])
+
+    def _repr_html_(self) -> str:
+        return area_curve_html(self)
 
 
 @torch.no_grad()

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .data.doctor import NotRecognisedError, examine
-from .data.doctor.examination import Mark
-from .data.doctor.examine import COLUMNS
-from .data.doctor.report import printable, report
+from .command_ends import ending_well, failing, say
+from .command_help import closing
+from .option_values import check_data, complete_data
+from .shared_options import AsJson, Quiet
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
+COLUMNS = ("image", "label", "place", "group", "split_column", "mask")
 IN_IMAGENET = "An ImageNet tree with train/ and val/, where Hard-ImageNet's images lie."
+ELSEWHERE, JUDGED = "What lies elsewhere", "How it is judged"
+
+EPILOG = closing(
+    [
+        "aimwrap data doctor digits95",
+        "aimwrap data doctor data/waterbirds --cub data/CUB_200_2011",
+        "aimwrap data doctor data/mine.csv --column image=file --column label=species",
+    ],
+    "it is healthy",
+    "it has faults, or was not recognised",
+)
 
 
 def doctor(
@@ -23,56 +34,89 @@ def doctor(
         Path, typer.Argument(help="The set's folder, the one that it lies in, or one of its own; or a CSV file.")
     ],
     kind: Annotated[
-        str | None, typer.Option("--as", help="What to take it for, such as waterbirds; otherwise it is recognised.")
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="DATA",
+            help="What to take it for, by the names of aimwrap train. Default: what it looks like.",
+            callback=check_data,
+            autocompletion=complete_data,
+        ),
     ] = None,
-    cub: Annotated[Path | None, typer.Option(help="CUB_200_2011, for sets that are made of its birds.")] = None,
-    segmentations: Annotated[Path | None, typer.Option(help="CUB's segmentations, where they lie elsewhere.")] = None,
-    imagenet: Annotated[Path | None, typer.Option(help=IN_IMAGENET)] = None,
-    class_list: Annotated[Path | None, typer.Option(help="ImageNet-100's list of classes, a text file.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="ImageNet's validation boxes, for ImageNet-100.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Masks of a folder per class, with the same names.")] = None,
+    cub: Annotated[
+        Path | None, typer.Option(help="CUB_200_2011, for sets that are made of its birds.", rich_help_panel=ELSEWHERE)
+    ] = None,
+    segmentations: Annotated[
+        Path | None, typer.Option(help="CUB's segmentations, where they lie elsewhere.", rich_help_panel=ELSEWHERE)
+    ] = None,
+    imagenet: Annotated[Path | None, typer.Option(help=IN_IMAGENET, rich_help_panel=ELSEWHERE)] = None,
+    class_list: Annotated[
+        Path | None, typer.Option(help="ImageNet-100's list of classes, a text file.", rich_help_panel=ELSEWHERE)
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="ImageNet's validation boxes, for ImageNet-100.", rich_help_panel=ELSEWHERE)
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Masks of a folder per class, with the same names.", rich_help_panel=ELSEWHERE)
+    ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="A table's column: image=file, label, place, group, split or mask; repeat it."),
+        typer.Option(
+            help="A table's column: image=file, label, place, group, split or mask; repeat it.", rich_help_panel=JUDGED
+        ),
     ] = None,
     any_value_is_object: Annotated[
-        bool, typer.Option("--any-value-is-object", help="Masks of your own: whatever is not zero, such as 1.")
+        bool,
+        typer.Option(
+            "--any-value-is-object", help="Masks of your own: whatever is not zero, such as 1.", rich_help_panel=JUDGED
+        ),
     ] = False,
-    subset: Annotated[bool, typer.Option("--subset", help="It is a part on purpose: do not compare counts.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Read the files' headers alone: no damage, no duplicates.")] = (
-        False
-    ),
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that open files; by default one per core.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="It is a part on purpose: do not compare counts.", rich_help_panel=JUDGED)
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Read the files' headers alone: no damage, no duplicates.", rich_help_panel=JUDGED
+        ),
+    ] = (False),
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that open files. Default: one per core.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what is wrong with a data set on disk, and what to do about it.
 
-    Opens every file that the set names, and writes nothing. Exit code 0 says that it is healthy, 1 that there are
-    faults, 2 that it was not recognised.
+    Opens every file that the set names, and writes nothing.
     """
-    try:
-        found = examine(
-            path,
-            kind,
-            cub=cub,
-            segmentations=segmentations,
-            imagenet=imagenet,
-            class_list=class_list,
-            annotations=annotations,
-            masks=masks,
-            columns=_columns(column or []),
-            any_value_is_object=any_value_is_object,
-            official=not subset,
-            quick=quick,
-            workers=workers,
-            progress=sys.stderr.isatty(),
-        )
-    except NotRecognisedError as error:
-        text = "\n".join(map(printable, str(error).split("\n")))  # names of folders may be meant for the terminal
-        say(json.dumps({"version": 1, "path": str(path), "error": str(error)}) if as_json else text, as_json)
-        raise typer.Exit(2) from error
+    named = _columns(column or [])
+
+    def facts(error: Exception) -> dict[str, Any]:
+        return {"version": 1, "path": str(path)}
+
+    with ending_well("Interrupted. Nothing was found yet: --quick reads the files' headers alone."):
+        from .data.doctor import NotRecognisedError, examine
+        from .data.doctor.report import printable, report
+
+        def spoken(message: str) -> str:  # names of folders may be meant for the terminal
+            return message if as_json else "\n".join(map(printable, message.split("\n")))
+
+        with failing(NotRecognisedError, OSError, as_json=as_json, facts=facts, spoken=spoken):
+            found = examine(
+                path,
+                kind,
+                cub=cub,
+                segmentations=segmentations,
+                imagenet=imagenet,
+                class_list=class_list,
+                annotations=annotations,
+                masks=masks,
+                columns=named,
+                any_value_is_object=any_value_is_object,
+                official=not subset,
+                quick=quick,
+                workers=workers,
+                progress=not (quiet or as_json),
+            )
     say(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured))
     raise typer.Exit(found.exit_code)
 
@@ -91,16 +135,5 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     return columns
 
 
-def _coloured(text: str, mark: Mark) -> str:
+def _coloured(text: str, mark: str) -> str:
     return typer.style(text, fg=COLOURS[mark])
-
-
-def say(text: str, on_output: bool = True) -> None:
-    """Print what the terminal cannot show as escapes, such as names of classes where it knows ASCII alone.
-
-    Args:
-        text: to print.
-        on_output: or else where errors go.
-    """
-    encoding = (sys.stdout if on_output else sys.stderr).encoding or "utf-8"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=not on_output)

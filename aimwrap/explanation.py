@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .masked_features import MaskedFeatures
 from .model import AIM
+from .notebook import explanation_html
 from .precision import wide_dtype
 from .taps import Stage
 from .top_down import pooling_weights
@@ -18,6 +19,8 @@ from .top_down import pooling_weights
 
 class Explanation(NamedTuple):
     """What a prediction is made of; the dicts are keyed as the user named the stages, shallow to deep.
+
+    A notebook shows the first images' masks and contributions as pictures.
 
     Over positions, contributions add up to the logits: ``contributions.sum((2, 3)) + bias`` is ``logits`` at the
     classes asked for. Outside the merged mask they are exactly zero.
@@ -43,6 +46,16 @@ class Explanation(NamedTuple):
     contributions: Tensor
     stage_contributions: dict[Stage, Tensor]
     bias: Tensor
+
+    def __repr__(self) -> str:
+        images, asked, height, width = self.contributions.shape
+        return (
+            f"Explanation({images} images, {asked} of {self.logits.shape[1]} classes, stages {list(self.masks)}, "
+            f"merged to {height} x {width})"
+        )
+
+    def _repr_html_(self) -> str:
+        return explanation_html(self)
 
 
 @torch.no_grad()

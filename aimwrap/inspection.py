@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .backbones import create_backbone
 from .cost import Cost
 from .model import AIM
+from .notebook import inspection_html
 from .taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
 from .taps.stages import Stages
 from .taps.tap import HIGHEST_STAGE
@@ -56,9 +57,19 @@ class Inspection(NamedTuple):
         plain = {**self._asdict(), "taps": [tap._asdict() for tap in self.taps], "costs": costs}
         return plain | {"lines": list(self.lines)}
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """The backbone in a line."""
         channels, height, width = self.image_shape
         classes = "no classifier recognised: pass num_classes=" if self.num_classes is None else self.num_classes
+        return (
+            f"{self.name}: {self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMACs for "
+            f"{channels} x {height} x {width}; classes: {classes}"
+        )
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        """Stages and costs, each a list of rows with the header first, by title."""
+        height, width = self.image_shape[1:]
         rows: list[tuple[str, ...]] = [("stage", "stride", "channels", f"size at {height} x {width}", "node")]
         for tap in self.taps:
             size = f"{tap.size[0]} x {tap.size[1]}"
@@ -68,14 +79,17 @@ class Inspection(NamedTuple):
             more_parameters = f"{cost.head_parameters / 1e6:.2f} M ({cost.head_parameters / self.parameters:.1%})"
             more_macs = f"{cost.head_macs / 1e9:.3f} G ({cost.head_macs / self.macs:.1%})"
             costs.append((str(list(stages)), more_parameters, more_macs))
-        parts = [
-            f"{self.name}: {self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMACs for "
-            f"{channels} x {height} x {width}; classes: {classes}",
-            f"Stages by {self.found_by}:\n{_table(rows)}",
-            f"What AIM adds, {self.head} head, beside the backbone with its classifier:\n{_table(costs)}",
-            "To go on:\n  " + "\n  ".join(self.lines),
-        ]
-        return "\n\n".join(parts)
+        return {
+            f"Stages by {self.found_by}:": rows,
+            f"What AIM adds, {self.head} head, beside the backbone with its classifier:": costs,
+        }
+
+    def __str__(self) -> str:
+        tables = [f"{title}\n{_table(rows)}" for title, rows in self.tables().items()]
+        return "\n\n".join([self.summary, *tables, "To go on:\n  " + "\n  ".join(self.lines)])
+
+    def _repr_html_(self) -> str:
+        return inspection_html(self)
 
 
 def inspect_backbone(

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from difflib import get_close_matches
+from typing import get_args
 
 import typer
 
-Choice = TypeVar("Choice", bound=str)
+from .choices import Data, Head
+
+DATA_SETS: tuple[str, ...] = get_args(Data)
 
 
-def one_of(text: str, choices: Iterable[Choice], option: str) -> Choice:
-    """The choice that a text names.
+def check_data(value: str | None) -> str | None:
+    """The name of a data set, if there is one of that name.
 
-    >>> one_of("png", ("jpg", "png"), "--format")
-    'png'
+    >>> check_data("cub")
+    'cub'
 
     Args:
-        text: as it was given.
-        choices: what it may be.
-        option: for the message.
+        value: as it was given; None where an option was left out.
 
     Raises:
-        typer.BadParameter: if it is none of them.
+        typer.BadParameter: if there is none.
     """
-    for choice in choices:
-        if choice == text:
-            return choice
-    raise typer.BadParameter(f"{option} must be one of {', '.join(choices)}; got {text!r}")
+    if value is None or value in DATA_SETS:
+        return value
+    close = get_close_matches(value.lower().replace("_", "-"), DATA_SETS, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise typer.BadParameter(f"there is no data set {value!r}, but {', '.join(DATA_SETS)}{hint}")
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """Names of data sets that begin so.
+
+    >>> complete_data("c")
+    ['cub']
+    """
+    return [name for name in DATA_SETS if name.startswith(incomplete)]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -45,3 +55,31 @@ def parse_seeds(text: str) -> list[int]:
     if not numbers or min(numbers) < 0:
         raise typer.BadParameter(f"--seeds must be a count from 1, such as 5, or a list such as 0,3,7; got {text!r}")
     return numbers
+
+
+def parse_ties(text: str) -> list[float]:
+    """Read ``--ties``.
+
+    >>> parse_ties("0.95,1")
+    [0.95, 1.0]
+    """
+    try:
+        shares = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        shares = []
+    if not shares or not all(0.5 <= share <= 1 for share in shares):
+        raise typer.BadParameter(f"--ties must be shares from 0.5 to 1, such as 0.95,1; got {text!r}")
+    return shares
+
+
+def parse_heads(text: str) -> list[Head]:
+    """Read ``--heads``.
+
+    >>> parse_heads("paper, feature-preserving")
+    ['paper', 'feature-preserving']
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    heads = [head for name in names for head in get_args(Head) if head == name]
+    if not heads or len(heads) != len(names):
+        raise typer.BadParameter(f"--heads must be among {', '.join(get_args(Head))}; got {text!r}")
+    return heads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,12 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .command_ends import GENERAL, answer, ending_well, failing, say
+from .command_help import closing
+from .option_values import DATA_SETS, check_data, complete_data
+from .shared_options import AsJson, Quiet, Workers
+
 if TYPE_CHECKING:
     from torch import nn
 
     from .data import ReleaseDataset
     from .report import Report
     from .report.subjects import Role
+
+EPILOG = closing(
+    [
+        "aimwrap report runs/birds/seed-0/model waterbirds data/waterbirds --out birds.html",
+        "aimwrap report runs/aim/seed-0/model folder data/images --plain runs/plain/seed-0/model",
+        "aimwrap report runs/a/seed-0/model built digits95 --compare runs/b/seed-0/model",
+    ],
+    "the page and its JSON are written",
+    "nothing was written, and the message says why",
+)
 
 # What the library's messages call an argument, and what it is here.
 _AS_OPTIONS = (
@@ -39,7 +53,7 @@ def report(
     data: Annotated[
         str,
         typer.Argument(
-            help="waterbirds, cub, traveling-birds, hard-imagenet, imagenet-100, imagewoof, built, folder or table."
+            help=f"Kind of data set: {', '.join(DATA_SETS)}.", callback=check_data, autocompletion=complete_data
         ),
     ],
     root: Annotated[str, typer.Argument(help="The data set's folder; of table its CSV file.")],
@@ -71,16 +85,14 @@ def report(
     ] = 256,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Leave verify out.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
+    workers: Workers = 2,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cuda where there is one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON instead of tables.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write one page that shows what a model does: numbers, groups, mask health, verify, and a gallery of its masks.
 
     The page is one HTML file that needs no network, with the same content as JSON beside it.
-
-    Exit code 1 says that nothing was written, and the message why.
     """
     sys.path.insert(0, "")  # a backbone of one's own is usually here
     options: dict[str, Any] = {
@@ -92,25 +104,24 @@ def report(
         "progress": not (quiet or as_json),
         "command": command_of(context),
     }
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default", UserWarning)
-            _check_out(out)
-            images, notes = read_split(data, root, arguments or [], split)
-            folders: dict[Role, Path | None] = {"model": model, "other": compare, "plain": plain}
-            models = {role: _loaded(path, backbone, device) for role, path in folders.items() if path is not None}
-            found = _built(models, folders, images, root, notes, options)
-            written = found.write(out)
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        said = as_option(str(error))
-        typer.echo(json.dumps({"path": str(out), "error": said}) if as_json else said, err=not as_json)
-        raise typer.Exit(1) from error
+    kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
+    with (
+        failing(*kinds, as_json=as_json, facts=lambda _: {"path": str(out)}, spoken=as_option),
+        ending_well(GENERAL),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("default", UserWarning)
+        _check_out(out)
+        images, notes = read_split(data, root, arguments or [], split)
+        folders: dict[Role, Path | None] = {"model": model, "other": compare, "plain": plain}
+        models = {role: _loaded(path, backbone, device) for role, path in folders.items() if path is not None}
+        found = _built(models, folders, images, root, notes, options)
+        written = found.write(out)
     for line in [*(str(warning.message) for warning in caught), *found.content["notes"]]:
-        typer.echo(f"warning: {as_option(line)}", err=True)
-    if as_json:
-        typer.echo(json.dumps({"path": str(out), **found.headline}, indent=2))
-        return
-    typer.echo(f"{found}\n\n{_size(written.page)} and {_size(written.numbers)}")
+        if not quiet:
+            say(f"warning: {as_option(line)}", on_output=False)
+    text = f"{found}\n\n{_size(written.page)} and {_size(written.numbers)}"
+    answer(as_json, {"path": str(out), **found.headline}, text)
 
 
 def as_option(message: str) -> str:

@@ -1,21 +1,51 @@
-"""The command line's part on training: ``aimwrap train``."""
+"""``aimwrap train`` on the command line."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .data.by_name import parse_reader_arguments
-from .option_values import parse_seeds
+from .backbone_names import complete_backbone
+from .choices import (
+    Accelerator,
+    AreaPer,
+    Augmentation,
+    Frozen,
+    Head,
+    Optimizer,
+    Precision,
+    Preset,
+    Schedule,
+    Selection,
+)
+from .command_ends import answer, ending_well, failing
+from .command_help import closing
+from .option_values import DATA_SETS, check_data, complete_data, parse_seeds
 from .replacing import replacing
+from .shared_options import AsJson, Quiet, Seeds
 
 if TYPE_CHECKING:
     from .train import Result, Settings
+
+EPILOG = closing(
+    [
+        "aimwrap train built digits95 --backbone resnet10t --no-pretrained \\",
+        "    --epochs 2 --out runs/try",
+        "aimwrap train waterbirds data/waterbirds --preset ours-birds --seeds 3",
+        "aimwrap train folder data/mine --plain --hold-out 0.2 --out runs/plain",
+    ],
+    "each seed's folder has its model and its result",
+    "there is no result, and the message says why",
+)
+DATA, MODEL, MASKS, IMAGES = "Data", "Model", "Masks, unless --plain", "Images"
+OPTIMISER, RESULT, MACHINES = "Optimiser", "What is kept", "Machines"
 
 _PROCESS = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
 
@@ -41,139 +71,216 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            help="waterbirds, cub, traveling-birds, hard-imagenet, imagenet-100, imagewoof, built, folder or table."
+            metavar="DATA",
+            help=f"The data set: {', '.join(DATA_SETS[:-1])} or {DATA_SETS[-1]}.",
+            callback=check_data,
+            autocompletion=complete_data,
         ),
     ],
-    root: Annotated[str, typer.Argument(help="The data set's folder; of table its CSV file.")],
+    root: Annotated[str, typer.Argument(metavar="ROOT", help="The data set's folder; of table its CSV file.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="NAME=VALUE of its reader, such as cub=data/CUB_200_2011.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help="What else its reader takes, such as cub=data/CUB_200_2011."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where to write; each seed has a folder in it.")] = Path("runs/train"),
+    seeds: Seeds = "1",
     preset: Annotated[
-        str | None, typer.Option(help="A recipe, whose values stand in for defaults; --presets lists them.")
+        Preset | None,
+        typer.Option(
+            metavar="NAME",
+            help="A recipe, whose values stand in for defaults; --presets lists them.",
+        ),
     ] = None,
     presets: Annotated[
-        bool, typer.Option("--presets", is_eager=True, callback=_list_presets, help="List the recipes, and stop.")
+        bool,
+        typer.Option("--presets", is_eager=True, callback=_list_presets, help="List the recipes, and stop."),
     ] = False,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the training images for validation, where there is none. Default: 0.", rich_help_panel=DATA
+        ),
+    ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="A timm or torchvision name, or package.module:function. Default: convnext_tiny.")
+        str | None,
+        typer.Option(
+            help="A timm or torchvision model's name, or package.module:name. Default: convnext_tiny.",
+            autocompletion=complete_backbone,
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    no_pretrained: Annotated[bool, typer.Option("--no-pretrained", help="Begin with random weights.")] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Train the backbone with its own classifier, without AIM.")
+    no_pretrained: Annotated[
+        bool, typer.Option("--no-pretrained", help="Begin with random weights.", rich_help_panel=MODEL)
     ] = False,
-    stages: Annotated[str | None, typer.Option(help="Stages with masks, shallow to deep. Default: 2,3.")] = None,
-    tau: Annotated[str | None, typer.Option(help="Area of the masks: one, or one per stage. Default: 0.25.")] = None,
-    head: Annotated[str | None, typer.Option(help="feature-preserving or paper. Default: feature-preserving.")] = None,
-    anneal_share: Annotated[
-        float | None, typer.Option(help="Share of the epochs in which tau falls from 1. Default: a third.")
-    ] = None,
-    mask_weight: Annotated[float | None, typer.Option(help="The paper's lambda. Default: 6.")] = None,
-    area_per: Annotated[
-        str | None, typer.Option(help="Area per image, or per batch of all processes. Default: image.")
-    ] = None,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Train the backbone with its own classifier, without AIM.", rich_help_panel=MODEL),
+    ] = False,
     frozen: Annotated[
-        str | None, typer.Option(help="Of the backbone: nothing, norm-statistics or backbone. Default: nothing.")
+        Frozen | None,
+        typer.Option(
+            metavar="WHAT",
+            help="What is not trained: nothing, norm-statistics or backbone. Default: nothing.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="How many seeds (5 means 0 to 4), or which: 0,3,7")] = "1",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: 20.")] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Stages with masks, shallow to deep. Default: 2,3.", rich_help_panel=MASKS)
+    ] = None,
+    tau: Annotated[
+        str | None, typer.Option(help="Area of the masks: one, or one per stage. Default: 0.25.", rich_help_panel=MASKS)
+    ] = None,
+    head: Annotated[
+        Head | None, typer.Option(help="The head of AIM. Default: feature-preserving.", rich_help_panel=MASKS)
+    ] = None,
+    anneal_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the epochs in which tau falls from 1. Default: a third.", rich_help_panel=MASKS),
+    ] = None,
+    mask_weight: Annotated[
+        float | None, typer.Option(help="The paper's lambda. Default: 6.", rich_help_panel=MASKS)
+    ] = None,
+    area_per: Annotated[
+        AreaPer | None,
+        typer.Option(help="Area per image, or per batch of all processes. Default: image.", rich_help_panel=MASKS),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of square images, in pixels. Default: the backbone's own.", rich_help_panel=IMAGES),
+    ] = None,
+    crop: Annotated[
+        float | None,
+        typer.Option(help="Side of the central crop, of the image's. Default: its own.", rich_help_panel=IMAGES),
+    ] = None,
+    squash: Annotated[
+        bool,
+        typer.Option("--squash", help="Squash images to squares, do not keep proportions.", rich_help_panel=IMAGES),
+    ] = False,
+    augmentation: Annotated[
+        Augmentation | None,
+        typer.Option(
+            metavar="NAME",
+            help="crop-and-flip, jitter-crop-and-flip, trivial-augment or none. Default: crop-and-flip.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images. Default: 20.", rich_help_panel=OPTIMISER)
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step, of all processes together. Default: 64.")
+        int | None,
+        typer.Option(help="Images per step, of all processes together. Default: 64.", rich_help_panel=OPTIMISER),
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, adam or sgd. Default: adamw.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone. Default: 1e-5.")] = None,
-    head_lr: Annotated[float | None, typer.Option(help="Of everything new. Default: 1e-3.")] = None,
+    optimizer: Annotated[
+        Optimizer | None, typer.Option(help="What takes the steps. Default: adamw.", rich_help_panel=OPTIMISER)
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of the backbone. Default: 1e-5.", rich_help_panel=OPTIMISER)
+    ] = None,
+    head_lr: Annotated[
+        float | None, typer.Option(help="Of everything new. Default: 1e-3.", rich_help_panel=OPTIMISER)
+    ] = None,
     mask_lr: Annotated[
-        float | None, typer.Option(help="Of the mask estimators. Default: that of everything new.")
+        float | None,
+        typer.Option(help="Of the mask estimators. Default: that of everything new.", rich_help_panel=OPTIMISER),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Norms, biases and masks have none. Default: 0.05.")
+        float | None, typer.Option(help="Norms, biases and masks have none. Default: 0.05.", rich_help_panel=OPTIMISER)
     ] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd. Default: 0.9.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine, constant or step. Default: cosine.")] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(help="In which the rates rise. Default: 0.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd. Default: 0.9.", rich_help_panel=OPTIMISER)] = None,
+    schedule: Annotated[
+        Schedule | None, typer.Option(help="How the rates fall. Default: cosine.", rich_help_panel=OPTIMISER)
+    ] = None,
+    warmup_epochs: Annotated[
+        float | None, typer.Option(help="In which the rates rise. Default: 0.", rich_help_panel=OPTIMISER)
+    ] = None,
     step_epochs: Annotated[
-        int | None, typer.Option(help="Epochs between steps of the schedule step. Default: 20.")
+        int | None,
+        typer.Option(help="Epochs between steps of the schedule step. Default: 20.", rich_help_panel=OPTIMISER),
     ] = None,
     step_factor: Annotated[
-        float | None, typer.Option(help="What the rates are then multiplied by. Default: 0.1.")
+        float | None,
+        typer.Option(help="What the rates are then multiplied by. Default: 0.1.", rich_help_panel=OPTIMISER),
     ] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradients. Default: any.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of the weights' moving average, such as 0.999.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="32-true, 64-true, bf16-mixed or 16-mixed. Default: 32-true.")
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradients. Default: any.", rich_help_panel=OPTIMISER)
     ] = None,
-    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model by torch.compile.")] = False,
-    augmentation: Annotated[
-        str | None,
-        typer.Option(help="crop-and-flip, jitter-crop-and-flip, trivial-augment or none. Default: crop-and-flip."),
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Decay of the weights' moving average, such as 0.999.", rich_help_panel=OPTIMISER),
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of square images. Default: the backbone's own.")] = None,
-    crop: Annotated[
-        float | None, typer.Option(help="Side of the central crop, of the image's. Default: its own.")
-    ] = None,
-    squash: Annotated[bool, typer.Option("--squash", help="Squash images to squares, do not keep proportions.")] = (
-        False
-    ),
     selection: Annotated[
-        str | None,
-        typer.Option(help="worst-group, average or last. Default: average; last without a validation split."),
-    ] = None,
-    hold_out: Annotated[
-        float | None, typer.Option(help="Share of the training images for validation, where there is none. Default: 0.")
+        Selection | None,
+        typer.Option(
+            metavar="RULE",
+            help="The best epoch on validation, by worst-group or average, or the last. Default: average, if it can.",
+            rich_help_panel=RESULT,
+        ),
     ] = None,
     checkpoint_steps: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints. Default: one at each epoch's end.")
+        int | None,
+        typer.Option(help="Steps between checkpoints. Default: one at each epoch's end.", rich_help_panel=RESULT),
     ] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=1, help="GPUs, or processes on a CPU, on each machine. Default: all GPUs.")
-    ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines, where neither torchrun nor SLURM says it.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images, for each that trains.")] = 2,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write curves and masks for TensorBoard too.")
+        bool, typer.Option("--tensorboard", help="Write curves and masks for TensorBoard too.", rich_help_panel=RESULT)
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no lines per epoch.")] = False,
+    accelerator: Annotated[Accelerator, typer.Option(help="What to train on.", rich_help_panel=MACHINES)] = "auto",
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="GPUs, or processes on a CPU, on each machine. Default: all GPUs.", rich_help_panel=MACHINES
+        ),
+    ] = None,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Machines, where neither torchrun nor SLURM says it.", rich_help_panel=MACHINES)
+    ] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Processes that read images, for each that trains; 0: none but these.", rich_help_panel=MACHINES
+        ),
+    ] = 2,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            metavar="NAME", help="32-true, 64-true, bf16-mixed or 16-mixed. Default: 32-true.", rich_help_panel=MACHINES
+        ),
+    ] = None,
+    compile_model: Annotated[
+        bool, typer.Option("--compile", help="Compile the model by torch.compile.", rich_help_panel=MACHINES)
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a backbone, plain or with AIM, from a data set's name to a tested and saved model.
 
     The same command serves one CPU, one GPU and eight; under torchrun or srun it takes the processes that are there.
     Killed, it goes on when it is given again.
-
-    Exit code 1 says that there is no result, and the message why.
     """
     given = {name: value for name, value in locals().items() if name in _NAMES and value is not None}
     numbers = parse_seeds(seeds)
     sys.path.insert(0, "")  # a backbone of one's own is usually here
-    try:
+    with _failing(ImportError, as_json=as_json), ending_well(_interrupted(out)):
         from .train import CheckpointError, DivergedError, ProcessError, launched_fabric
-    except ImportError as error:
-        raise typer.BadParameter(str(error)) from error
-    try:
+
         switches = {
             "method": "plain" if plain else None,
             "pretrained": False if no_pretrained else None,
             "compile": compile_model or None,
             "squash": squash or None,
-            "reader": parse_reader_arguments(arguments or []),
             "stages": None if stages is None else parse_stages(stages),
-            "tau": None if tau is None else parse_areas(tau),
             "selection": None if selection is None else parse_selection(selection),
         }
         given |= {name: value for name, value in switches.items() if value is not None}
-        settings = [settings_of(preset, {**given, "seed": seed}) for seed in numbers]
-        fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
-        results = [_run(one, out, fabric, workers, tensorboard, quiet or as_json) for one in settings]
-    except (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError) as error:
-        _fail(as_option(str(error)), as_json)
-        raise typer.Exit(1) from error
-    except ProcessError as error:  # the others wait for this one, and would say nothing
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-    if _PROCESS == 0:
-        _print_results(results, out, as_json)
+        with _refusing_settings():
+            given |= _parsed(arguments or [], tau)
+            settings = [settings_of(preset, {**given, "seed": seed}) for seed in numbers]
+        kinds = (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError)
+        with _failing(*kinds, as_json=as_json), failing(ProcessError, as_json=False):  # the latter in whatever process
+            fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
+            results = [_run(one, out, fabric, workers, tensorboard, quiet or as_json) for one in settings]
+            if _PROCESS == 0:
+                _print_results(results, out, as_json)
 
 
 _NAMES = (
@@ -184,6 +291,13 @@ _NAMES = (
 )
 
 
+def _parsed(arguments: list[str], tau: str | None) -> dict[str, Any]:
+    from .data.by_name import parse_reader_arguments
+
+    areas = {} if tau is None else {"tau": parse_areas(tau)}
+    return {"reader": parse_reader_arguments(arguments), **areas}
+
+
 def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
     """Settings from a preset and what was given beside it, which wins.
 
@@ -192,8 +306,6 @@ def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
     """
     from .train import PRESETS, Settings
 
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     recipe = {} if preset is None else PRESETS[preset].settings
     return Settings(**{**recipe, **given})
 
@@ -219,14 +331,13 @@ def parse_areas(text: str) -> tuple[float, ...]:
         raise ValueError(f"tau must be one number or one per stage, such as 0.25 or 0.35,0.25; got {text!r}") from None
 
 
-def parse_selection(text: str) -> str:
-    """Read ``--selection``: the rule's whole name, or its end.
+def parse_selection(text: Selection) -> str:
+    """The rule's whole name.
 
     >>> parse_selection("worst-group")
     'validation worst group'
     """
-    rule = text.replace("-", " ")
-    return rule if rule == "last" or rule.startswith("validation ") else f"validation {rule}"
+    return text if text == "last" else f"validation {text.replace('-', ' ')}"
 
 
 def as_option(message: str) -> str:
@@ -236,9 +347,10 @@ def as_option(message: str) -> str:
     '--hold-out 0.2 holds out a fifth, and --batch-size must be 1 or more'
     """
     for name in sorted((field for field in _NAMES if "_" in field), key=len, reverse=True):
-        message = message.replace(f"{name}=", f"--{name.replace('_', '-')} ").replace(
-            f"{name} must", f"--{name.replace('_', '-')} must"
-        )
+        option = f"--{name.replace('_', '-')}"
+        message = message.replace(f"{name}=", f"{option} ").replace(f"{name} must", f"{option} must")
+    if message.split(" must be ")[0] in {*_NAMES, "stages", "tau", "selection"} - {"data", "root"}:
+        message = f"--{message}"
     return message.replace("selection='last'", "--selection last").replace("selection='", "--selection '")
 
 
@@ -267,13 +379,37 @@ def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
 
     with replacing(out / "summary.json") as path:
         path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
-    if as_json:
-        typer.echo(json.dumps([result._asdict() for result in results], indent=2))
-        return
-    typer.echo(f"\n{format_results(results)}")
-    typer.echo(f"Models: {', '.join(f'{result.folder}/model' for result in results)}")
+    models = ", ".join(f"{result.folder}/model" for result in results)
+    text = f"\n{format_results(results)}\nModels: {models}"
+    answer(as_json, [result._asdict() for result in results], text)
 
 
-def _fail(message: str, as_json: bool) -> None:
+@contextmanager
+def _failing(*kinds: type[Exception], as_json: bool) -> Iterator[None]:
+    """As :func:`failing`, in the first process; the others stumbled over the same, and end without a word."""
     if _PROCESS == 0:
-        typer.echo(json.dumps({"error": message}) if as_json else message, err=not as_json)
+        with failing(*kinds, as_json=as_json, spoken=as_option):
+            yield
+        return
+    try:
+        yield
+    except kinds as error:
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _refusing_settings() -> Iterator[None]:
+    """Settings that no run can have are wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(as_option(str(error))) from error
+
+
+def _interrupted(out: Path) -> str:
+    if _PROCESS != 0:
+        return ""
+    return (
+        f"Interrupted. Give the same command again: it goes on from the last checkpoint in {out}, which is of an "
+        "epoch's end or of --checkpoint-steps."
+    )

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from .explanation import evaluating, explain, unwrap
 from .intervals import wilson_interval
 from .model import AIM
+from .notebook import verification_html
 from .output import AIMOutput
 from .pooled_classifier import PooledClassifier
 from .progress import with_progress
@@ -106,6 +107,9 @@ class Verification:
         if self.note:
             lines += ["", f"Pixels not measured: {self.note}"]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return verification_html(self)
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from tqdm import tqdm
 
 from ..data import DigitsOnPhotographs
 from ..loss import AIMLoss
 from ..metrics import class_activation_map
 from ..model import AIM
+from ..progress import with_progress
 from ..taps import Stage
 from ..tau import TauScheduler
 from ..top_down import Head
@@ -129,11 +129,11 @@ def train(
         loss_of_batch: from the indices of a batch (B,) to its loss, a scalar.
         optimizer: holds the variant's parameters.
         epochs: from :func:`batch_order`.
-        name: shown beside the progress bar.
-        quiet: no progress bar.
+        name: shown with the progress.
+        quiet: no progress.
         after_epoch: called at the end of each, such as a schedule's ``step``.
     """
-    for batches in tqdm(epochs, desc=f"{name:<44}", unit="epoch", disable=quiet):
+    for batches in epochs if quiet else with_progress(epochs, name, "epoch"):
         for batch in batches:
             optimizer.zero_grad()
             loss_of_batch(batch).backward()

@@ -75,8 +75,8 @@ def test_permuted_in_place_with_places_and_labels(sources: Path, tmp_path: Path)
         (["--permuted", "--keep-label-shares"], 2, "says nothing with --permuted"),
         (["--place", "sand=x"], 2, "either --backgrounds or --place"),
         (["--place", "sand"], 2, "--place must be NAME=FOLDER"),
-        (["--placement", "corner"], 2, "--placement must be one of anywhere, centre, edge"),
-        (["--format", "gif"], 2, "--format must be one of jpg, png"),
+        (["--placement", "corner"], 2, "'corner' is not one of 'anywhere', 'centre', 'edge'"),
+        (["--format", "gif"], 2, "'gif' is not one of 'jpg', 'png'"),
         (["--train", 400], 1, "too few cut-outs of label cat in train"),
         (["--labels", "no.csv"], 1, "no.csv is not there"),
         (["--opacity", "nowhere"], 1, "opacity must hold a PNG for each cut-out"),
@@ -121,7 +121,7 @@ def test_digits_are_on_disk_what_they_are_in_memory(tmp_path: Path) -> None:
             assert (image - other.image).abs().max() < 0.51 / 255
             assert torch.equal(sample.object_mask.as_subclass(torch.Tensor), other.object_mask)
     found = run.invoke(app, ["data", "digits", str(tmp_path / "out"), "--num-images", "7"])
-    assert found.exit_code == 1 and "num_images must be a positive multiple" in found.output
+    assert found.exit_code == 2 and "--num-images must be a multiple of 4" in found.output
 
 
 def test_cub_becomes_a_set_that_every_reader_reads_alike(sources: Path, tmp_path: Path) -> None:

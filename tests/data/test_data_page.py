@@ -93,7 +93,7 @@ def test_the_doctor_finds_every_set_healthy(line: str, in_a_folder_with_all_sets
 def test_a_set_beside_a_release_is_not_taken_for_it(in_a_folder_with_all_sets: Path) -> None:
     shutil.copytree("data/mine/train/cat", "data/plain/cat")
     assert examine("data/plain").kind == "folder"
-    assert examine("data/CUB_fixed/train", cub="data/CUB_200_2011").kind == "travelingbirds"
+    assert examine("data/CUB_fixed/train", cub="data/CUB_200_2011").kind == "traveling-birds"
     assert examine("data/CUB_200_2011/images").kind == "cub"
 
 

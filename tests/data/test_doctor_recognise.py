@@ -54,7 +54,7 @@ def test_traveling_birds_need_cubs_split(tmp_path: Path) -> None:
         recognise(root, NOTHING)
     cub = make_cub(tmp_path, pictures=False)
     found = recognise(root, NOTHING._replace(cub=cub))
-    assert found.kind.name == "travelingbirds"
+    assert found.kind.name == "traveling-birds"
     assert recognise(root / "CUB_fixed", NOTHING._replace(cub=cub)).root == root / "CUB_fixed"
 
 
@@ -63,10 +63,10 @@ def test_sets_of_imagenet(tmp_path: Path) -> None:
     with pytest.raises(NotRecognisedError, match="pass --imagenet FOLDER"):
         recognise(hard, NOTHING)
     sources = NOTHING._replace(imagenet=imagenet)
-    assert recognise(hard, sources).kind.name == "hardimagenet"
+    assert recognise(hard, sources).kind.name == "hard-imagenet"
     assert recognise(hard / "train", sources).root == hard.resolve()
     root, class_list, _ = imagenet100(tmp_path / "hundred")
-    assert recognise(root, NOTHING._replace(class_list=class_list)).kind.name == "imagenet100"
+    assert recognise(root, NOTHING._replace(class_list=class_list)).kind.name == "imagenet-100"
     for name in ("imagewoof2-160", "imagewoof2", "dogs"):
         (tmp_path / f"of {name}").mkdir()
         assert recognise(imagewoof(tmp_path / f"of {name}", name), NOTHING).kind.name == "imagewoof"
@@ -78,7 +78,7 @@ def test_a_hundred_classes_need_their_list(tmp_path: Path) -> None:
     with pytest.raises(NotRecognisedError, match="pass --class-list FILE"):
         recognise(tmp_path, NOTHING)
     (tmp_path / "imagenet100.txt").write_text("n00000000\n")
-    assert recognise(tmp_path, NOTHING).kind.name == "imagenet100"
+    assert recognise(tmp_path, NOTHING).kind.name == "imagenet-100"
 
 
 def test_sets_of_ones_own(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_set_beside_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> N
     make_traveling_birds(tmp_path)
     class_folders(tmp_path)
     assert recognise(tmp_path / "pets", Sources()).kind.name == "folder"
-    assert recognise(tmp_path / "CUB_fixed" / "train", Sources()).kind.name == "travelingbirds"
+    assert recognise(tmp_path / "CUB_fixed" / "train", Sources()).kind.name == "traveling-birds"
 
 
 def test_dots_name_the_folder_that_they_stand_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,20 +80,14 @@ def test_pictures_are_dark_where_the_mask_is_closed() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--epochs", 0), "epochs must be 1 or more"),
-        (("--head-lr", -1), "--head-lr must be 0 or more"),
-        (("--preset", "sgd"), "preset must be one of group-dro-erm, dfr-base"),
-        (("--tau", "a,b"), "tau must be one number or one per stage"),
         (("--stages", "0,7"), "TinyNet has no stage 7"),
         (("--backbone", "tiny_nets:nothing"), "'tiny_nets:nothing' cannot be imported"),
         (("--backbone", "resnet5000"), "neither timm nor torchvision has a model named 'resnet5000'"),
         (("--precision", "16-mixed"), "needs a GPU; on a CPU there are"),
-        (("--selection", "best"), "selection must be one of"),
-        (("--warmup-epochs", 5), "--warmup-epochs must be less than epochs, which is 2"),
         (("--plain", "--backbone", "tiny_nets:TinyNet.features"), "cannot be imported"),
     ],
 )
-def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
+def test_what_fails_is_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
     found = train(table, tmp_path / "out", *options)
     assert found.exit_code == 1 and message in found.stderr, found.output
     assert found.stdout == "" and not (tmp_path / "out").exists()
@@ -101,9 +95,28 @@ def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[obj
     assert as_json.exit_code == 1 and message in json.loads(as_json.stdout)["error"]
 
 
-def test_seeds_are_checked(table: Path, tmp_path: Path) -> None:
-    found = train(table, tmp_path / "out", "--seeds", "none")
-    assert found.exit_code == 2 and "--seeds must be a count" in found.output
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", 0), "--epochs must be 1 or more"),
+        (("--head-lr", -1), "--head-lr must be 0 or more"),
+        (("--preset", "sgd"), "'sgd' is not one of 'group-dro-erm', 'dfr-base'"),
+        (("--tau", "a,b"), "--tau must be one number or one per stage"),
+        (("--selection", "best"), "'best' is not one of 'worst-group', 'average', 'last'"),
+        (("--warmup-epochs", 5), "--warmup-epochs must be less than epochs, which is 2"),
+        (("--seeds", "none"), "--seeds must be a count"),
+        (("mask",), "must be NAME=VALUE"),
+    ],
+)
+def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
+    found = train(table, tmp_path / "out", *options)
+    assert found.exit_code == 2 and message in " ".join(found.stderr.replace("│", " ").split()), found.output
+    assert found.stdout == "" and not (tmp_path / "out").exists()
+
+
+def test_data_sets_are_suggested(tmp_path: Path) -> None:
+    found = run.invoke(app, ["train", "Traveling_bird", str(tmp_path)])
+    assert found.exit_code == 2 and "did you mean traveling-birds?" in " ".join(found.stderr.replace("│", " ").split())
 
 
 def test_recipes_are_listed() -> None:

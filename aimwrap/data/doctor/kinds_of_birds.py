@@ -152,7 +152,7 @@ WATERBIRDS = Kind(
     where_masks=GET_SEGMENTATIONS,
 )
 TRAVELING_BIRDS = Kind(
-    "travelingbirds",
+    "traveling-birds",
     "TravelingBirds",
     traveling_birds_evidence,
     _read_traveling_birds,

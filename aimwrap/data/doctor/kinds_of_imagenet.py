@@ -111,7 +111,7 @@ def _all_folders(release: Release) -> Iterable[Path]:
 
 
 HARD_IMAGENET = Kind(
-    "hardimagenet",
+    "hard-imagenet",
     "Hard-ImageNet",
     hard_imagenet_evidence,
     _read_hard_imagenet,
@@ -123,7 +123,7 @@ HARD_IMAGENET = Kind(
     duplicates="warning",
 )
 IMAGENET100 = Kind(
-    "imagenet100",
+    "imagenet-100",
     "ImageNet-100",
     imagenet100_evidence,
     _read_imagenet100,

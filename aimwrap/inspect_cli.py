@@ -1,0 +1,43 @@
+"""``aimwrap inspect`` on the command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .command_ends import answer, failing
+from .command_help import closing
+from .messages import as_options
+from .shared_options import AsJson, BackboneName, OneHead
+
+EPILOG = closing(
+    ["aimwrap inspect convnext_tiny", "aimwrap inspect my_project.models:build --image-size 96"],
+    "it can be wrapped",
+    "it cannot, and the message says why",
+)
+
+
+def inspect(
+    backbone: BackboneName,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of square images, in pixels. Default: the backbone's own.")
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the images, where --image-size is given.")] = 3,
+    head: OneHead = "feature-preserving",
+    as_json: AsJson = False,
+) -> None:
+    """Show a backbone's stages, how they were found, what AIM on them costs, and the two lines to paste.
+
+    Needs no weights and no data, and downloads nothing.
+    """
+    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    with failing(TypeError, ValueError, as_json=as_json, facts=lambda error: {"name": backbone}, spoken=as_options):
+        import torch
+
+        from .inspection import inspect_backbone
+
+        example_input = None if image_size is None else torch.zeros(1, channels, image_size, image_size)
+        found = inspect_backbone(backbone, head=head, example_input=example_input)
+    answer(as_json, found.as_dict(), str(found))

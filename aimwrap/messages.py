@@ -1,0 +1,29 @@
+"""Messages of the library in the words of the command line."""
+
+from __future__ import annotations
+
+import re
+
+# What the library's messages call an argument, and what it is here.
+_AS_OPTIONS = (
+    (r"from_pretrained\(.*?backbone=backbone\)", "--backbone package.module:name"),
+    (r"pass it as backbone=; strict=False .* has$", "name it by --backbone package.module:name"),
+    (r"^path must", "--out must"),
+    (r"\bimage_size\b=?", "--image-size"),
+    (r"\bdynamic_size=False", "--fixed-size"),
+    (r"\bexport_program; --format", "--format"),
+    (r"(?=\btolerance=)", "in Python, "),
+    (r"\bexample_input=, a batch of images .*\)\.$", "--image-size, and --channels if they are not 3."),
+    (r"\bexample_input=", "--image-size"),
+)
+
+
+def as_options(message: str) -> str:
+    """A message of the library for those who called it by a command.
+
+    >>> as_options("image_size must be at least 32 x 32; dynamic_size=False is silent")
+    '--image-size must be at least 32 x 32; --fixed-size is silent'
+    """
+    for argument, option in _AS_OPTIONS:
+        message = re.sub(argument, option, message)
+    return message

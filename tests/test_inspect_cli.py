@@ -1,0 +1,37 @@
+"""``aimwrap inspect`` on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("typer")
+from typer.testing import CliRunner
+
+from aimwrap.cli import app
+
+runner = CliRunner()
+
+
+def test_text_and_json() -> None:
+    result = runner.invoke(app, ["inspect", "zoo:TinyNet", "--head", "paper"])
+    assert result.exit_code == 0 and "What AIM adds, paper head" in result.output
+    result = runner.invoke(app, ["inspect", "zoo:TinyNet", "--image-size", "96", "--json"])
+    found = json.loads(result.stdout)
+    assert found["name"] == "zoo:TinyNet" and found["image_shape"] == [3, 96, 96]
+
+
+def test_what_is_no_backbone_is_refused() -> None:
+    result = runner.invoke(app, ["inspect", "resnet1800"])
+    assert result.exit_code == 1 and "did you mean resnet" in result.stderr and not result.stdout
+    result = runner.invoke(app, ["inspect", "zoo:Missing", "--json"])
+    assert result.exit_code == 1 and list(json.loads(result.stdout)) == ["name", "error"]
+    assert runner.invoke(app, ["inspect", "zoo:TinyNet", "--head", "best"]).exit_code == 2
+    assert runner.invoke(app, ["inspect"]).exit_code == 2
+
+
+def test_errors_of_inspect_speak_of_options() -> None:
+    result = runner.invoke(app, ["inspect", "resnet10t", "--channels", "4", "--image-size", "64"])
+    assert result.exit_code == 1
+    assert result.output.strip().endswith("\nPass --image-size, and --channels if they are not 3.")
