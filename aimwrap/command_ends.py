@@ -45,6 +45,13 @@ def _nothing(error: Exception) -> Mapping[str, Any]:
     return {}
 
 
+def _said(error: Exception) -> str:
+    """An error's message; what the system says of a file alone has no way out."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; give another path, or mend this one's place and rights"
+    return str(error)
+
+
 @contextmanager
 def failing(
     *kinds: type[Exception],
@@ -67,7 +74,7 @@ def failing(
     except BrokenPipeError:
         raise  # nobody reads any more: no failure of what was tried
     except kinds as error:
-        message = spoken(str(error))
+        message = spoken(_said(error))
         say(json.dumps({**facts(error), "error": message}, indent=2) if as_json else message, on_output=as_json)
         raise typer.Exit(FAILED) from error
 

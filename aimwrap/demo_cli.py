@@ -10,6 +10,7 @@ import typer
 
 from .command_ends import answer, ending_well, failing
 from .command_help import closing
+from .messages import as_options
 from .option_values import parse_heads, parse_seeds, parse_ties
 from .shared_options import AsJson, Quiet, Seeds
 
@@ -41,7 +42,7 @@ def demo(
     Prints a table per tie and writes a picture. Nothing is downloaded. Needs the extra demo.
     """
     seed_numbers, tie_shares, head_names = parse_seeds(seeds), parse_ties(ties), parse_heads(heads)
-    with failing(ImportError, OSError, ValueError, as_json=as_json), ending_well(_INTERRUPTED):
+    with failing(ImportError, OSError, ValueError, as_json=as_json, spoken=as_options), ending_well(_INTERRUPTED):
         from .demo import Settings, format_report, run_demo
 
         settings = Settings(epochs=epochs, tau=tau, quiet=quiet or as_json)

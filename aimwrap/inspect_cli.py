@@ -24,7 +24,9 @@ def inspect(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Side of square images, in pixels. Default: the backbone's own.")
     ] = None,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the images, where --image-size is given.")] = 3,
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="Channels of the images, beside --image-size. Default: 3.")
+    ] = None,
     head: OneHead = "feature-preserving",
     as_json: AsJson = False,
 ) -> None:
@@ -32,12 +34,14 @@ def inspect(
 
     Needs no weights and no data, and downloads nothing.
     """
+    if channels is not None and image_size is None:
+        raise typer.BadParameter("--channels says nothing without --image-size: give both")
     sys.path.insert(0, "")  # a backbone of one's own is usually here
     with failing(TypeError, ValueError, as_json=as_json, facts=lambda error: {"name": backbone}, spoken=as_options):
         import torch
 
         from .inspection import inspect_backbone
 
-        example_input = None if image_size is None else torch.zeros(1, channels, image_size, image_size)
+        example_input = None if image_size is None else torch.zeros(1, channels or 3, image_size, image_size)
         found = inspect_backbone(backbone, head=head, example_input=example_input)
     answer(as_json, found.as_dict(), str(found))

@@ -167,12 +167,19 @@ def import_backbone(path: str) -> nn.Module:
     place, _, attribute = path.partition(":")
     try:
         found = _attribute(place, attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # of somebody's own code, which may raise anything
+        why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
-            f"backbone: {path!r} cannot be imported: {error}. Write package.module:name, of something that Python "
+            f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, of something that Python "
             "finds from here"
         ) from error
-    built = found if isinstance(found, nn.Module) else found() if callable(found) else found
+    try:
+        built = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except Exception as error:
+        raise ValueError(
+            f"backbone: {path!r} was found, and calling it without arguments fails: {error!r}. Name a module, or a "
+            "function that builds one"
+        ) from error
     if not isinstance(built, nn.Module):
         raise TypeError(f"backbone: {path!r} must be an nn.Module or build one without arguments, got {type(built)}")
     return built

@@ -8,7 +8,7 @@ import re
 _AS_OPTIONS = (
     (r"from_pretrained\(.*?backbone=backbone\)", "--backbone package.module:name"),
     (r"pass it as backbone=; strict=False .* has$", "name it by --backbone package.module:name"),
-    (r"^path must", "--out must"),
+    (r"^(path|output) must", "--out must"),
     (r"\bimage_size\b=?", "--image-size"),
     (r"\bdynamic_size=False", "--fixed-size"),
     (r"\bexport_program; --format", "--format"),

@@ -82,6 +82,17 @@ def test_errors(asked: dict[str, object], arguments: str, message: str) -> None:
     assert not asked
 
 
+def test_the_picture_s_place_is_seen_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path, "--out must be a picture's file, ending in one of .eps"),
+        (tmp_path / "demo.gif2", "ends in '.gif2'"),
+        (tmp_path / "file" / "demo.png", "give another path"),
+    ):
+        result = runner.invoke(app, ["demo", "--out", str(path)])
+        assert result.exit_code == 1 and message in result.stderr and not result.stdout
+
+
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise ImportError('the demo needs something: pip install "aimwrap[demo]"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,20 @@ def test_what_is_no_backbone_is_refused() -> None:
     assert result.exit_code == 1 and list(json.loads(result.stdout)) == ["name", "error"]
     assert runner.invoke(app, ["inspect", "zoo:TinyNet", "--head", "best"]).exit_code == 2
     assert runner.invoke(app, ["inspect"]).exit_code == 2
+    assert runner.invoke(app, ["inspect", "zoo:TinyNet", "--channels", "1"]).exit_code == 2
+
+
+def test_code_of_one_s_own_may_raise_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net_that_breaks.py").write_text("raise RuntimeError('no licence')")
+    (tmp_path / "net_that_lacks.py").write_text("def build(width): ...\ndef broken(): raise KeyError('width')")
+    for name, message in (
+        ("net_that_breaks:build", "cannot be imported: RuntimeError('no licence')"),
+        ("net_that_lacks:build", "calling it without arguments fails: TypeError"),
+        ("net_that_lacks:broken", "calling it without arguments fails: KeyError('width')"),
+    ):
+        result = runner.invoke(app, ["inspect", name])
+        assert result.exit_code == 1 and message in result.stderr
 
 
 def test_errors_of_inspect_speak_of_options() -> None:

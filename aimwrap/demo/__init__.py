@@ -17,7 +17,7 @@ from torch import nn
 
 from ..top_down import Head
 from .backbone import load_pretrained_backbone
-from .figure import draw_demo
+from .figure import check_picture, draw_demo
 from .report import Run, Scores, format_report, format_table, score
 from .training import (
     PLAIN,
@@ -54,7 +54,13 @@ def run_demo(
 
     Returns:
         The scores of every variant, tie and seed.
+
+    Raises:
+        OSError: if the picture's folder cannot be made.
+        ValueError: if ``output`` is no picture's file.
     """
+    if output is not None:
+        check_picture(output)
     settings = settings or Settings()
     runs = []
     for tie in ties:
@@ -67,7 +73,6 @@ def run_demo(
             if output is not None and tie == ties[-1] and seed == seeds[0]:
                 by_name = {outcome.variant: outcome for outcome in outcomes}
                 figure = draw_demo(test, by_name, PLAIN, aim_name(heads[0]), tie, seed, settings)
-                output.parent.mkdir(parents=True, exist_ok=True)
                 figure.savefig(output)
     return runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import DigitsOnPhotographs
@@ -16,6 +17,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRIDES = {2: 16, 3: 32}
+
+
+def check_picture(path: Path) -> None:
+    """See before any training that a picture can be written there, and make its folder.
+
+    Args:
+        path: of the picture.
+
+    Raises:
+        OSError: if its folder cannot be made.
+        ValueError: if it is a folder, or of no format that matplotlib writes.
+    """
+    from matplotlib.figure import Figure
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.is_dir() or path.suffix[1:].lower() not in formats:
+        endings = ", ".join(f".{ending}" for ending in sorted(formats))
+        what = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}"
+        raise ValueError(f"output must be a picture's file, ending in one of {endings}, and {path} {what}")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def draw_demo(
