@@ -39,7 +39,10 @@ _AS_OPTIONS = (
     (r"^(limit|batch_size|verify_images|workers) must", lambda found: f"--{found[1].replace('_', '-')} must"),
     (r"^split must", lambda _: "--split must"),
     (r"^path must", lambda _: "--out must"),
-    (r"^(other|plain)\b", lambda found: {"other": "--compare", "plain": "--plain"}[found[1]]),
+    (
+        r"^(other|plain)(?='s | must | does | has | calls | takes )",
+        lambda found: {"other": "--compare", "plain": "--plain"}[found[1]],
+    ),
     (r"compare two by other=", lambda _: "compare two by --compare"),
     (r"from_pretrained\(.*?backbone=backbone\)", lambda _: "--backbone package.module:name"),
     (r"pass it as backbone=; strict=False .* has$", lambda _: "name it by --backbone package.module:name"),
@@ -129,6 +132,8 @@ def as_option(message: str) -> str:
 
     >>> as_option("batch_size must be a whole number from 1, got 0")
     '--batch-size must be a whole number from 1, got 0'
+    >>> as_option("plain must be a classifier without AIM"), as_option("plain/plain.json is damaged")
+    ('--plain must be a classifier without AIM', 'plain/plain.json is damaged')
     """
     for argument, option in _AS_OPTIONS:
         message = re.sub(argument, option, message)

@@ -212,7 +212,8 @@ def _badness(subjects: tuple[Subject, ...], measured: list[Measured]) -> list[Ba
 
 
 def _numbers(measured: Measured, position: int) -> dict[str, Any]:
-    names = ("confidence", "true_confidence", "energy_pointing", "mask_precision", "mask_recall", "area")
+    pointing = ("energy_pointing", "energy_pointing_matched")
+    names = ("confidence", "true_confidence", *pointing, "mask_precision", "mask_recall", "area")
     return {
         "predicted": int(measured.predicted[position]),
         "right": bool(measured.right[position]),

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torchvision.transforms import v2
 
-# Longer side in pixels, by how many images there are: 500 make 3 to 5 MB, and 5,000 some 20.
+# Longer side in pixels, by how many images there are: a page of 500 then has 3 MB, and one of 5,000 some 13.
 _SIDES = ((120, 224), (1200, 160))
 _MANY = 80
 _QUALITY = 80

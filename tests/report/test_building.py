@@ -135,7 +135,11 @@ def test_models_are_compared_at_the_coarsest_ones_grid(
     explanation = explain(models[0], torch.stack([sample.image for sample in seen]))
     contributions = explanation.contributions[torch.arange(len(seen)), explanation.logits.argmax(1)]
     objects = torch.stack([sample.object_mask for sample in seen])
-    expected = energy_pointing_game(contributions, objects, resolution=(2, 2)).mean().item()
+    by_image = energy_pointing_game(contributions, objects, resolution=(2, 2))
+    for sample, value in zip(seen, by_image.tolist(), strict=True):
+        image = next(image for image in report.content["images"] if image["id"] == sample.id)
+        assert image["by_model"][0]["energy_pointing_matched"] == pytest.approx(value, abs=6e-5)
+    expected = by_image.mean().item()
     found = of_model(report, 0, "energy_pointing_matched")["value"]
     assert found == pytest.approx(expected, abs=1e-5)
     assert found != pytest.approx(of_model(report, 0, "energy_pointing")["value"], abs=2e-5)
@@ -213,7 +217,8 @@ def test_boxes_stand_in_for_masks_and_some_images_have_neither(
     unknown = [image for image in some["images"] if image["object"] is None]
     assert len(unknown) == 3
     for image in unknown:
-        assert {image["by_model"][0][name] for name in ("energy_pointing", "mask_precision", "mask_recall")} == {None}
+        names = ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall")
+        assert {image["by_model"][0][name] for name in names} == {None}
         assert image["by_model"][0]["area"] is not None
 
 

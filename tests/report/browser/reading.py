@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,3 +30,11 @@ def settle(page: Any) -> None:
     """Wait until what was asked for is painted: those who watch what is in sight are told once a frame."""
     frame = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
     page.evaluate(f"{frame}.then(() => {frame}).then(() => {frame})")
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Ask until it is so. Playwright's own waiting evaluates a string in the page, which the page's policy refuses."""
+    end = time.monotonic() + 60
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never: {expression}"
+        page.wait_for_timeout(50)

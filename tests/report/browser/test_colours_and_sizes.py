@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from contents import make_content
-from reading import PHONE, Open, numbers
+from reading import PHONE, Open, numbers, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -71,7 +71,7 @@ def test_cards_hang_as_they_are_reached(open_report: Open) -> None:
     hung = len(numbers(page))
     assert hung < 150
     page.locator("#more").scroll_into_view_if_needed()
-    page.wait_for_function(f"document.querySelectorAll('.card').length > {hung}")
+    wait_until(page, f"document.querySelectorAll('.card').length > {hung}")
     page.evaluate("window.scrollTo(0, 0)")
     page.click("#more")
     assert len(numbers(page)) > hung
@@ -96,5 +96,5 @@ def test_thousands_of_images_open_filter_and_sort(open_report: Open) -> None:
     page.keyboard.press("End")
     assert page.inner_text(".position") == "5,000 of 5,000"
     page.keyboard.press("Escape")
-    page.wait_for_function("document.activeElement.closest('.card') !== null")
+    wait_until(page, "document.activeElement.closest('.card') !== null")
     assert page.evaluate("Number(document.activeElement.closest('.card').dataset.index)") == 4999

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from contents import make_content
-from reading import Open, ids, numbers, state
+from reading import Open, ids, numbers, state, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -169,7 +169,7 @@ def test_links_to_sections_keep_the_state(open_report: Open) -> None:
 def test_a_changed_address_is_followed(open_report: Open) -> None:
     page = open_report()
     page.evaluate("location.hash = '#label=1'")
-    page.wait_for_function("document.querySelector('#choice-label').value === '1'")
+    wait_until(page, "document.querySelector('#choice-label').value === '1'")
     assert 0 < len(numbers(page)) < 24
 
 

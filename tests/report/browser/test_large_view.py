@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from contents import make_content
-from reading import Open, numbers, state
+from reading import Open, numbers, state, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -37,7 +37,7 @@ def test_enter_opens_arrows_move_and_escape_returns_to_the_last_card(open_report
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
-    page.wait_for_function("!document.querySelector('#large').open")
+    wait_until(page, "!document.querySelector('#large').open")
     assert focused_card(page) == 1 and state(page) == {}
 
 
@@ -87,7 +87,7 @@ def test_address_opens_an_image(open_report: Open) -> None:
     page = open_report(content, "#image=7")
     assert title(page) == content["images"][7]["id"]
     page.keyboard.press("Escape")
-    page.wait_for_function("document.activeElement.closest('.card') !== null")
+    wait_until(page, "document.activeElement.closest('.card') !== null")
     assert focused_card(page) == 7
 
 
@@ -96,7 +96,7 @@ def test_returning_to_a_card_far_down_hangs_it(open_report: Open) -> None:
     page.click(".card .open")
     page.keyboard.press("End")
     page.keyboard.press("Escape")
-    page.wait_for_function("document.activeElement.closest('.card') !== null")
+    wait_until(page, "document.activeElement.closest('.card') !== null")
     assert focused_card(page) == 199
 
 
@@ -164,11 +164,11 @@ def test_scatter_is_one_stop_and_its_marks_open_their_image(open_report: Open) -
     page.keyboard.press("Enter")
     assert title(page) == content["images"][across[1]]["id"]
     page.keyboard.press("Escape")
-    page.wait_for_function("document.activeElement.closest('#scatter a') !== null")
+    wait_until(page, "document.activeElement.closest('#scatter a') !== null")
     assert page.evaluate("Number(document.activeElement.dataset.index)") == across[1]
     page.keyboard.press("Enter")
     page.click("#large-card")
-    page.wait_for_function("document.activeElement.closest('.card') !== null")
+    wait_until(page, "document.activeElement.closest('.card') !== null")
     assert focused_card(page) == across[1]
 
 
