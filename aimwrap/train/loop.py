@@ -75,7 +75,13 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     if run.validation_batches is not None:
         assert run.splits.val is not None
         line["validation"] = evaluate(
-            run.evaluated, run.splits.val, run.validation_batches, run.splits, run.fabric, run.health
+            run.evaluated,
+            run.splits.val,
+            run.validation_batches,
+            run.splits,
+            run.fabric,
+            run.health,
+            run.activation_maps,
         )
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]

@@ -18,7 +18,9 @@ from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
 from ..tau import TauScheduler
+from .activation_maps import ActivationMaps
 from .datasets import Splits, prepared, read_splits
+from .evaluation import objects_are_known
 from .generators import seed_generators
 from .images import SeededBatch, evaluation_loader, training_loader
 from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
@@ -55,6 +57,8 @@ class Run:
         test_batches: of the split that the result is measured on.
         rule: which epoch's weights are kept.
         variant: what the model is, in words.
+        activation_maps: of a plain model where objects are known and it has them; else None.
+        lacks: what a reader of the results may miss, and why there is none.
         progress: how far it is.
         report: is told each epoch's line of the log, and its seconds.
         quiet: no progress bars.
@@ -79,6 +83,8 @@ class Run:
     rule: Selection
     variant: str
     report: Report
+    activation_maps: ActivationMaps | None = None
+    lacks: str | None = None
     progress: Progress = field(default_factory=Progress)
     quiet: bool = False
     tensorboard: bool = False
@@ -147,7 +153,7 @@ def build_run(
         images = splits.val if split == "val" and splits.val is not None else splits.test
         return evaluation_loader(images, settings.batch_size, rank, processes, workers, pin)
 
-    return Run(
+    run = Run(
         settings=settings,
         folder=folder,
         fabric=fabric,
@@ -169,3 +175,9 @@ def build_run(
         quiet=quiet,
         tensorboard=tensorboard,
     )
+    if isinstance(run.evaluated, PlainClassifier) and objects_are_known(splits.test):
+        try:
+            run.activation_maps = ActivationMaps(run.evaluated)
+        except ValueError as error:
+            run.lacks = f"energy pointing is left out: {error}"
+    return run

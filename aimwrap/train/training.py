@@ -105,6 +105,8 @@ def run_training(
     fabric.barrier()  # nobody writes before all have looked
     if fabric.is_global_zero:
         _begin(run)
+    if run.lacks is not None:
+        say(run.lacks)
     if resume(run):
         say(f"going on behind epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
     _write_log(run)
@@ -128,7 +130,14 @@ def _finish(run: Run) -> Result:
     """Test the selected weights and save them; the result's file comes last, and says that the run is done."""
     last = run.progress.history[-1]
     epoch = load_best(run)
-    scores = evaluate(run.evaluated, run.splits.test, run.test_batches, run.splits, run.fabric)
+    scores = evaluate(
+        run.evaluated,
+        run.splits.test,
+        run.test_batches,
+        run.splits,
+        run.fabric,
+        activation_maps=run.activation_maps,
+    )
     result = Result(
         run.variant,
         run.settings.seed,
@@ -190,6 +199,7 @@ def _begin(run: Run) -> None:
             },
             "data": run.splits.fingerprint,
             "preprocessing": preprocessing._asdict(),
+            "lacks": run.lacks,
             "processes": run.fabric.world_size,
             "device": str(run.fabric.device),
             "aimwrap": aimwrap.__version__,

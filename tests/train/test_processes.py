@@ -84,7 +84,7 @@ def test_two_processes_are_one_with_the_joint_batch(trained: Path, name: str) ->
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 if name == "double" else 1e-5)
     assert any(not torch.equal(actual[key], expected[key]) for key in expected), "nothing was summed in another order"
     assert scores(two)["groups"] == scores(one)["groups"] and scores(two)["average"] == scores(one)["average"]
-    for score in ("energy_pointing", "mask_precision", "mask_recall"):
+    for score in ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall"):
         assert scores(two).get(score) == pytest.approx(scores(one).get(score), abs=1e-5)
     for line, other in zip(log(two), log(one), strict=True):
         assert line["train"] == pytest.approx(other["train"], abs=1e-5)
