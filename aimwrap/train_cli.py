@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,6 +65,10 @@ def train(
     stages: Annotated[str | None, typer.Option(help="Stages with masks, shallow to deep. Default: 2,3.")] = None,
     tau: Annotated[str | None, typer.Option(help="Area of the masks: one, or one per stage. Default: 0.25.")] = None,
     head: Annotated[str | None, typer.Option(help="feature-preserving or paper. Default: feature-preserving.")] = None,
+    labels_move_area: Annotated[
+        bool,
+        typer.Option("--labels-move-area", help="Let labels open and close masks as wholes, too, as the paper does."),
+    ] = False,
     anneal_share: Annotated[
         float | None, typer.Option(help="Share of the epochs in which tau falls from 1. Default: a third.")
     ] = None,
@@ -79,6 +84,12 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step, of all processes together. Default: 64.")
     ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts that a step's images are seen in, for less memory. Default: 1.")
+    ] = None,
+    sync_batchnorm: Annotated[
+        bool, typer.Option("--sync-batchnorm", help="BatchNorm's statistics of all GPUs' images.")
+    ] = False,
     optimizer: Annotated[str | None, typer.Option(help="adamw, adam or sgd. Default: adamw.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone. Default: 1e-5.")] = None,
     head_lr: Annotated[float | None, typer.Option(help="Of everything new. Default: 1e-3.")] = None,
@@ -157,6 +168,8 @@ def train(
             "pretrained": False if no_pretrained else None,
             "compile": compile_model or None,
             "squash": squash or None,
+            "labels_move_area": labels_move_area or None,
+            "sync_batchnorm": sync_batchnorm or None,
             "reader": parse_reader_arguments(arguments or []),
             "stages": None if stages is None else parse_stages(stages),
             "tau": None if tau is None else parse_areas(tau),
@@ -178,10 +191,22 @@ def train(
 
 _NAMES = (
     *("data", "root", "backbone", "head", "anneal_share", "mask_weight", "area_per", "frozen", "epochs"),
-    *("batch_size", "optimizer", "lr", "head_lr", "mask_lr", "weight_decay", "momentum", "schedule", "warmup_epochs"),
+    *(
+        "batch_size",
+        "accumulate",
+        "optimizer",
+        "lr",
+        "head_lr",
+        "mask_lr",
+        "weight_decay",
+        "momentum",
+        "schedule",
+        "warmup_epochs",
+    ),
     *("step_epochs", "step_factor", "clip", "ema", "precision", "augmentation", "image_size", "crop", "hold_out"),
     "checkpoint_steps",
 )
+_SWITCHES = ("labels_move_area", "sync_batchnorm")
 
 
 def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
@@ -234,12 +259,17 @@ def as_option(message: str) -> str:
 
     >>> as_option("hold_out=0.2 holds out a fifth, and batch_size must be 1 or more")
     '--hold-out 0.2 holds out a fifth, and --batch-size must be 1 or more'
+    >>> as_option("frozen='backbone' trains the classifier alone; lower accumulate=4")
+    '--frozen backbone trains the classifier alone; lower --accumulate 4'
     """
-    for name in sorted((field for field in _NAMES if "_" in field), key=len, reverse=True):
-        message = message.replace(f"{name}=", f"--{name.replace('_', '-')} ").replace(
-            f"{name} must", f"--{name.replace('_', '-')} must"
-        )
-    return message.replace("selection='last'", "--selection last").replace("selection='", "--selection '")
+    names = sorted([*_NAMES, *_SWITCHES, "selection"], key=len, reverse=True)
+    for name in names:
+        option = f"--{name.replace('_', '-')}"
+        message = re.sub(rf"(?<![\w-]){name}='([^\s']+)'", rf"{option} \1", message)
+        message = re.sub(rf"(?<![\w-]){name}=(?=\S)", f"{option} ", message)
+        if "_" in name:  # what is one word may be meant as a word
+            message = re.sub(rf"(?<![\w-]){name}(?![\w=])", option, message)
+    return message
 
 
 def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, quiet: bool) -> Result:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -26,6 +27,7 @@ from .images import SeededBatch, evaluation_loader, training_loader
 from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
 from .order import BatchOrder
 from .plain import PlainClassifier
+from .processes import synchronise_batch_norms
 from .progress import Progress
 from .seeding import seed_of_process
 from .selection import chosen_rule
@@ -70,7 +72,7 @@ class Run:
     fabric: Fabric
     splits: Splits
     network: AIM | PlainClassifier
-    model: nn.Module
+    model: _FabricModule
     average: AveragedModel | None
     criterion: AIMLoss | PlainLoss
     schedule: TauScheduler | None
@@ -131,12 +133,16 @@ def build_run(
     rule = chosen_rule(settings.selection, splits)
     network = build_model(settings, len(splits.classes))
     network.class_names = splits.classes
+    if settings.sync_batchnorm:
+        synchronise_batch_norms(network, fabric)
     if settings.precision == "64-true":
         network.double()  # here, since the moving average is a copy
     assert network.preprocessing is not None
     splits = prepared(splits, settings, network.preprocessing)
     rank, processes = fabric.global_rank, fabric.world_size
-    order = BatchOrder(len(splits.train), settings.batch_size, settings.seed, rank, processes)
+    order = BatchOrder(
+        len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
+    )
     pin = fabric.device.type == "cuda"
 
     criterion = build_criterion(settings, network).to(fabric.device)

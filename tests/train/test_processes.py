@@ -29,6 +29,7 @@ RUNS = {
     "double": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005},
     "per batch": {"area_per": "batch", "head": "paper", "clip": 0.5},
     "plain": {"method": "plain", "lr": 0.02, "head_lr": 0.02},
+    "in parts": {"accumulate": 2, "seed": 1},
 }
 # Each process's BatchNorm sees its own images, so this is nothing that one process could train.
 BATCH_NORM = {"backbone": "tiny_nets:tiny_with_batch_norm", "ema": 0.5, "lr": 0.02}

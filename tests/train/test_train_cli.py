@@ -22,9 +22,13 @@ def train(table: Path, out: Path, *options: object) -> Result:
 
 
 def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
-    found = train(table, tmp_path / "out", "--seeds", "0,3", "-q", "--selection", "worst-group", "--lr", 1e-3)
+    more = ("--labels-move-area", "--accumulate", 2)
+    found = train(table, tmp_path / "out", "--seeds", "0,3", "-q", "--selection", "worst-group", "--lr", 1e-3, *more)
     assert found.exit_code == 0, found.output
-    assert "TinyNet+AIM [3, 25%], feature-preserving head, 2 classes, on the split test, seeds 0, 3" in found.output
+    assert (
+        "TinyNet+AIM [3, 25%], feature-preserving head, labels move the area, 2 classes, on the split test, seeds 0, 3"
+        in found.output
+    )
     assert "Selected by validation worst group: the epoch whose worst group" in found.output and " ± " in found.output
     assert "energy pointing" in found.output and "(chance 0." in found.output
     folder = tmp_path / "out" / "seed-3"
@@ -32,6 +36,7 @@ def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
         *("checkpoints", "log.jsonl", "model", "result.json", "settings.json")
     }
     settings = json.loads((folder / "settings.json").read_text())
+    assert settings["settings"]["labels_move_area"] and settings["settings"]["accumulate"] == 2
     assert settings["settings"]["seed"] == 3 and settings["resolved"]["images"] == {"train": 22, "val": 9, "test": 11}
     assert settings["resolved"]["preprocessing"]["image_size"] == [32, 32]
     assert settings["resolved"]["anneal_epochs"] == 1
@@ -91,6 +96,10 @@ def test_pictures_are_dark_where_the_mask_is_closed() -> None:
         (("--selection", "best"), "selection must be one of"),
         (("--warmup-epochs", 5), "--warmup-epochs must be less than epochs, which is 2"),
         (("--plain", "--backbone", "tiny_nets:TinyNet.features"), "cannot be imported"),
+        (("--accumulate", 9), "an image for each of --accumulate 9 parts"),
+        (("--accumulate", 2, "--area-per", "batch"), "take --area-per image, or --accumulate 1"),
+        (("--sync-batchnorm",), "--sync-batchnorm needs several processes with a GPU each"),
+        (("--sync-batchnorm", "--frozen", "backbone"), "and --frozen backbone keeps them as they are"),
     ],
 )
 def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
