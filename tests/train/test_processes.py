@@ -29,7 +29,7 @@ RUNS = {
     "double": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005},
     "per batch": {"area_per": "batch", "head": "paper", "clip": 0.5},
     "plain": {"method": "plain", "lr": 0.02, "head_lr": 0.02},
-    "in parts": {"accumulate": 2, "seed": 1},
+    "in parts": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005, "accumulate": 2},
 }
 # Each process's BatchNorm sees its own images, so this is nothing that one process could train.
 BATCH_NORM = {"backbone": "tiny_nets:tiny_with_batch_norm", "ema": 0.5, "lr": 0.02}
@@ -82,7 +82,7 @@ def test_two_processes_are_one_with_the_joint_batch(trained: Path, name: str) ->
     one, two = trained / "one" / ("per image" if name == "moved" else name), trained / "two" / name
     expected, actual = weights(one), weights(two)
     assert log(one)[-1]["step"] == 20
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 if name == "double" else 1e-5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 if name in ("double", "in parts") else 1e-5)
     assert any(not torch.equal(actual[key], expected[key]) for key in expected), "nothing was summed in another order"
     assert scores(two)["groups"] == scores(one)["groups"] and scores(two)["average"] == scores(one)["average"]
     for score in ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall"):
