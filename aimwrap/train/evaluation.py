@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, Metric
 
 from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
-from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, class_activation_map
+from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, boxes_to_masks, class_activation_map
 from ..model import AIM
 from ..output import AIMOutput
 from ..taps import FINAL
@@ -66,8 +66,8 @@ def evaluate(
         accuracy.update(output.logits, labels, groups)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
-        if look is not None and batch.object_mask is not None:
-            object_mask = batch.object_mask.to(device)
+        if look is not None:
+            object_mask = _object_masks(batch).to(device)
             matched.resolution = look.deepest_grid
             for metric in (pointing, matched):
                 metric.update(look.heatmap, object_mask)
@@ -91,8 +91,17 @@ def evaluate(
 
 
 def objects_are_known(images: ReleaseDataset) -> bool:
-    """Whether the data set has a mask of the object for any of the split's images."""
-    return any(record.mask_path is not None for record in images.records)
+    """Whether the data set has a mask of the object for each of the split's images, or boxes around it for each."""
+    masked = all(record.mask_path is not None for record in images.records)
+    return masked or all(record.boxes is not None for record in images.records)
+
+
+def lacking_objects(images: ReleaseDataset) -> str | None:
+    """What to say of a split where the objects of some images are known, and not those of all."""
+    known = sum(record.mask_path is not None or record.boxes is not None for record in images.records)
+    if known == 0 or objects_are_known(images):
+        return None
+    return f"{len(images) - known} of {len(images)} images have neither an object mask nor boxes"
 
 
 def _computed(metric: Metric) -> dict[str, float | None]:
@@ -103,6 +112,14 @@ def _computed(metric: Metric) -> dict[str, float | None]:
         values = metric.compute()
     named = values if isinstance(values, dict) else {"value": values}
     return {name: None if value.isnan() else float(value) for name, value in named.items()}
+
+
+def _object_masks(batch: Batch) -> Tensor:
+    """(N, 1, H, W) or (N, H, W): masks where all images have one, else their boxes, filled."""
+    if batch.object_mask is not None:
+        return batch.object_mask
+    assert batch.boxes is not None
+    return boxes_to_masks(batch.boxes, _grid(batch.image))
 
 
 class _Look(NamedTuple):

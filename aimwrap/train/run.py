@@ -21,7 +21,7 @@ from ..model import AIM
 from ..tau import TauScheduler
 from .activation_maps import ActivationMaps
 from .datasets import Splits, prepared, read_splits
-from .evaluation import objects_are_known
+from .evaluation import lacking_objects, objects_are_known
 from .generators import seed_generators
 from .images import SeededBatch, evaluation_loader, training_loader
 from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
@@ -181,9 +181,11 @@ def build_run(
         quiet=quiet,
         tensorboard=tensorboard,
     )
+    lacking = lacking_objects(splits.test)
     if isinstance(run.evaluated, PlainClassifier) and objects_are_known(splits.test):
         try:
             run.activation_maps = ActivationMaps(run.evaluated)
         except ValueError as error:
-            run.lacks = f"energy pointing is left out: {error}"
+            lacking = str(error)
+    run.lacks = None if lacking is None else f"energy pointing is left out: {lacking}"
     return run

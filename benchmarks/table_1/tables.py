@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,8 +40,14 @@ class Line(NamedTuple):
     records: tuple[Record, ...]
 
     @property
-    def title(self) -> str:
+    def model(self) -> str:
+        """Backbone and variant."""
         return f"{self.backbone}, {row_of(self.row).title}"
+
+    @property
+    def title(self) -> str:
+        """The head, too."""
+        return self.model if self.head is None else f"{self.model}, {self.head} head"
 
     def values(self, score: str) -> list[float]:
         """Of a score in percent, where it is defined."""
@@ -65,8 +72,8 @@ def lines_of(column: Column, records: Sequence[Record]) -> list[Line]:
     rows = list(dict.fromkeys([*TABLE_1, *(record["row"] for record in records)]))
     keys = [
         (backbone, row, head)
-        for backbone in backbones
         for row in rows
+        for backbone in backbones
         for head in ([None] if row == "plain" else heads)
     ]
     own = [record for record in records if record["column"] == column.name]
@@ -89,18 +96,17 @@ def draw(records: Sequence[Record]) -> Figure:
     for name in dict.fromkeys(record["column"] for record in records):
         column = column_of(name)
         for measure, score in {"accuracy": column.score, **POINTING}.items():
-            rows = []
-            for line in lines_of(column, records):
-                values = line.values(score)
-                title = f"{line.title}, {line.head} head" if line.head else line.title
-                rows += [Result.of_seeds(title, values)] if values else []
-            theirs = [
-                Result(f"paper's {row_of(row).title}", mean, mean - deviation, mean + deviation)
-                for (at, row, of), (mean, deviation) in paper.items()
-                if (at, of) == (column.name, measure)
-            ]
-            if rows:
-                panels[column.title, _measure(measure)] = [*rows, *theirs]
+            rows: list[Result] = []
+            for row, lines in groupby(lines_of(column, records), lambda line: line.row):
+                for line in lines:
+                    values = line.values(score)
+                    rows += [Result.of_seeds(line.title, values)] if values else []
+                mean, deviation = paper.get((column.name, row, measure), (None, None))
+                if mean is not None and deviation is not None:
+                    rows.append(Result(f"paper's {row_of(row).title}", mean, mean - deviation, mean + deviation))
+            if any(not row.name.startswith("paper's") for row in rows):
+                group = f"{column.title}, worst group" if column.score == "worst_group" else column.title
+                panels[group, _measure(measure)] = rows
     return plot_results(panels, interval="mean ± standard deviation over seeds", title="Table 1, in percent")
 
 
@@ -116,7 +122,7 @@ def _table(column: Column, records: Sequence[Record]) -> str:
         if in_paper:
             beside = [paper.get((column.name, line.row, measure)) for measure in ("accuracy", "energy pointing")]
             cells = [cells[0], _pair(beside[0]), cells[1], _pair(beside[1]), *cells[2:]]
-        rows.append([line.title, line.head or "", str(len(line.records) or ""), *cells])
+        rows.append([line.model, line.head or "", str(len(line.records) or ""), *cells])
     body = ["| " + " | ".join(row) + " |" for row in rows]
     body.insert(1, "|" + "---|" * len(rows[0]))
     return "\n".join([f"## {column.title}", "", *body, "", *_said(column, lines, records)])
@@ -129,17 +135,16 @@ def _said(column: Column, lines: Sequence[Line], records: Sequence[Record]) -> l
     missing = []
     for line in lines:
         lacking = [seed for seed in wanted if seed not in {record["seed"] for record in line.records}]
-        name = f"{line.title}, {line.head} head" if line.head else line.title
         if not line.records:
-            missing.append(f"{name} (no run)")
+            missing.append(f"{line.title} (no run)")
         elif lacking:
-            missing.append(f"{name} (seed{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))})")
+            missing.append(f"{line.title} (seed{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))})")
         elif not line.values("energy_pointing"):
-            missing.append(f"EPG of {name} (no object masks, or no exact activation map)")
+            missing.append(f"EPG of {line.title} (no object masks, or no exact activation map)")
     said = []
     if runs:
-        rules = ", ".join(sorted({f"{run['selection']}, on the split {run['tested_on']}" for run in runs}))
-        said.append(f"Epochs selected by {rules}.")
+        rules = ", ".join(sorted({f"{run['selection']} (measured on {run['tested_on']})" for run in runs}))
+        said.append(f"Rule by which an epoch was selected: {rules}.")
     if not runs:
         said.append("Missing: every run.")
     elif missing:

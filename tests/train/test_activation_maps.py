@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import tiny_nets
 import torch
 from lightning.fabric import Fabric
+from PIL import Image
 from torch import Tensor, nn
 
 from aimwrap import AIM, explain
@@ -182,3 +184,38 @@ def test_every_part_of_a_split_gives_the_same_in_any_batches(
     ]
     for name in ("energy_pointing", "energy_pointing_matched", "chance"):
         assert found[0][name] == pytest.approx(found[1][name], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["aim", "plain"])
+def test_boxes_will_do_where_there_are_no_masks(
+    settings_of: Callable[..., Settings], fabric: Fabric, table: Path, tmp_path: Path, method: str
+) -> None:
+    """The tiny set's objects are squares, so that their boxes are their masks."""
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    boxed = [[*lines[0][:4], "left", "top", "right", "bottom"]]
+    for line in lines[1:]:
+        rows, columns = (np.asarray(Image.open(table.parent / line[4])) > 0).nonzero()
+        sides = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        boxed.append([*line[:4], *map(str, sides)])
+    path = tmp_path / "boxed.csv"
+    path.write_text("\n".join(",".join(line) for line in boxed))
+    columns = {"root": str(table.parent), "mask": None, "box": ["left", "top", "right", "bottom"]}
+    found = []
+    for given in ({}, {"root": str(path), "reader": columns}):
+        settings = settings_of(method=method, image_size=40, crop=1.0, backbone="tiny_nets:tiny", epochs=1, **given)
+        folder = tmp_path / ("boxes" if given else "masks")
+        found.append(run_training(settings, folder, fabric, workers=0).scores)
+    assert found[1] == found[0]
+
+
+def test_where_some_objects_are_unknown_it_is_said(
+    settings_of: Callable[..., Settings], fabric: Fabric, table: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(table.read_text().replace("test03_mask.png", ""))
+    said: list[str] = []
+    reader = {"root": str(table.parent), "mask": "mask"}
+    settings = settings_of(method="plain", root=str(path), reader=reader, epochs=1)
+    result = run_training(settings, tmp_path / "run", fabric, workers=0, say=said.append)
+    assert said == ["energy pointing is left out: 1 of 11 images have neither an object mask nor boxes"]
+    assert "energy_pointing" not in result.scores
