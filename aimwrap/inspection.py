@@ -158,7 +158,10 @@ def import_backbone(path: str) -> nn.Module:
             f"backbone: {path!r} cannot be imported: {error}. Write package.module:name, of something that Python "
             "finds from here"
         ) from error
-    built = found if isinstance(found, nn.Module) else found() if callable(found) else found
+    try:
+        built = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except TypeError as error:
+        raise TypeError(f"backbone: {path!r} must build a module without arguments, and says: {error}") from error
     if not isinstance(built, nn.Module):
         raise TypeError(f"backbone: {path!r} must be an nn.Module or build one without arguments, got {type(built)}")
     return built

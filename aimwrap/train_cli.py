@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,6 +178,7 @@ def train(
         }
         given |= {name: value for name, value in switches.items() if value is not None}
         settings = [settings_of(preset, {**given, "seed": seed}) for seed in numbers]
+        check_all_used(settings[0], given)
         fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
         results = [_run(one, out, fabric, workers, tensorboard, quiet or as_json) for one in settings]
     except (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError) as error:
@@ -223,6 +225,27 @@ def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
     return Settings(**{**recipe, **given})
 
 
+def check_all_used(settings: Settings, given: Iterable[str]) -> None:
+    """Refuse options that would do nothing beside the others.
+
+    Args:
+        settings: what the options came to.
+        given: the names that were given, without those of the preset.
+
+    Raises:
+        ValueError: naming the option, and what it goes with.
+    """
+    of_aim = ("stages", "tau", "head", "labels_move_area", "anneal_share", "mask_weight", "area_per", "mask_lr")
+    unused = {
+        **dict.fromkeys(of_aim if settings.method == "plain" else (), "masks, and a plain backbone has none"),
+        **dict.fromkeys(("momentum",) if settings.optimizer != "sgd" else (), "--optimizer sgd"),
+        **dict.fromkeys(("step_epochs", "step_factor") if settings.schedule != "step" else (), "--schedule step"),
+    }
+    for name in given:
+        if name in unused:
+            raise ValueError(f"--{name.replace('_', '-')} is an option of {unused[name]}; leave it out")
+
+
 def parse_stages(text: str) -> tuple[int | str, ...]:
     """Read ``--stages``.
 
@@ -250,8 +273,10 @@ def parse_selection(text: str) -> str:
     >>> parse_selection("worst-group")
     'validation worst group'
     """
-    rule = text.replace("-", " ")
-    return rule if rule == "last" or rule.startswith("validation ") else f"validation {rule}"
+    rule = text.replace("-", " ").removeprefix("validation ")
+    if rule not in ("worst group", "average", "last"):
+        raise ValueError(f"selection must be worst-group, average or last, got {text!r}")
+    return rule if rule == "last" else f"validation {rule}"
 
 
 def as_option(message: str) -> str:
@@ -261,6 +286,8 @@ def as_option(message: str) -> str:
     '--hold-out 0.2 holds out a fifth, and --batch-size must be 1 or more'
     >>> as_option("frozen='backbone' trains the classifier alone; lower accumulate=4")
     '--frozen backbone trains the classifier alone; lower --accumulate 4'
+    >>> as_option("stages is empty; stages=[2, 3] is the paper's usual choice")
+    "stages is empty; --stages 2,3 is the paper's usual choice"
     """
     names = sorted([*_NAMES, *_SWITCHES, "selection"], key=len, reverse=True)
     for name in names:
@@ -269,7 +296,7 @@ def as_option(message: str) -> str:
         message = re.sub(rf"(?<![\w-]){name}=(?=\S)", f"{option} ", message)
         if "_" in name:  # what is one word may be meant as a word
             message = re.sub(rf"(?<![\w-]){name}(?![\w=])", option, message)
-    return message
+    return re.sub(r"stages=\[([^\]]+)\]", lambda found: "--stages " + re.sub(r"[\s']", "", found[1]), message)
 
 
 def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, quiet: bool) -> Result:

@@ -156,6 +156,10 @@ class Settings:
             if value is not None and not least <= value <= most:
                 until = f"to {most:g}" if math.isfinite(most) else "or more"
                 raise ValueError(f"{name} must be {least:g} {until}, got {value!r}")
+        if self.ema == 1:
+            raise ValueError("ema must be less than 1, got 1: the average would stay where it began")
+        if self.clip == 0:
+            raise ValueError("clip must be more than 0, got 0: no gradient would be left; None clips nothing")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}; the "

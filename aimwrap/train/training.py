@@ -180,7 +180,10 @@ def _write_model(run: Run, scores: dict[str, Any]) -> None:
 
 def _begin(run: Run) -> None:
     """Write what the run is, resolved, and clear away what a killed one left half written."""
-    checkpoint_folder(run.folder).mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoint_folder(run.folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{run.folder} cannot be made ({error}); name another folder for the run") from error
     for folder in (run.folder, checkpoint_folder(run.folder)):
         remove_unfinished(folder)
     preprocessing = run.network.preprocessing
@@ -209,8 +212,9 @@ def _begin(run: Run) -> None:
 
 
 def _check_folder(folder: Path, settings: Settings) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; name a folder to write the run into")
+    files = [path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()]
+    if files:
+        raise RunFolderError(f"{files[0]} is a file; name a folder to write the run into")
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from aimwrap.cli import app
 from aimwrap.preprocessing import Preprocessing
-from aimwrap.train import PlainClassifier, load_plain
+from aimwrap.train import PlainClassifier, launched_fabric, load_plain
 from aimwrap.train.tensorboard import seen_through
 
 run = CliRunner()
@@ -93,9 +93,19 @@ def test_pictures_are_dark_where_the_mask_is_closed() -> None:
         (("--backbone", "tiny_nets:nothing"), "'tiny_nets:nothing' cannot be imported"),
         (("--backbone", "resnet5000"), "neither timm nor torchvision has a model named 'resnet5000'"),
         (("--precision", "16-mixed"), "needs a GPU; on a CPU there are"),
-        (("--selection", "best"), "selection must be one of"),
+        (("--selection", "best"), "selection must be worst-group, average or last, got 'best'"),
         (("--warmup-epochs", 5), "--warmup-epochs must be less than epochs, which is 2"),
         (("--plain", "--backbone", "tiny_nets:TinyNet.features"), "cannot be imported"),
+        (("--stages", ""), "--stages 2,3 is the paper's usual choice"),
+        (("--backbone", "json:dumps"), "'json:dumps' must build a module without arguments, and says: dumps() missing"),
+        (("--accelerator", "tpu"), "accelerator must be auto, cpu or cuda, got 'tpu'"),
+        (("--ema", 1), "ema must be less than 1"),
+        (("--clip", 0), "clip must be more than 0"),
+        (("--plain", "--tau", 0.3), "--tau is an option of masks, and a plain backbone has none"),
+        (("--preset", "dfr-base", "--mask-lr", 0.1), "--mask-lr is an option of masks"),
+        (("--plain", "--labels-move-area"), "--labels-move-area is an option of masks"),
+        (("--momentum", 0.5), "--momentum is an option of --optimizer sgd"),
+        (("--step-factor", 0.5), "--step-factor is an option of --schedule step"),
         (("--accumulate", 9), "an image for each of --accumulate 9 parts"),
         (("--accumulate", 2, "--area-per", "batch"), "take --area-per image, or --accumulate 1"),
         (("--sync-batchnorm",), "--sync-batchnorm needs several processes with a GPU each"),
@@ -110,9 +120,38 @@ def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[obj
     assert as_json.exit_code == 1 and message in json.loads(as_json.stdout)["error"]
 
 
-def test_seeds_are_checked(table: Path, tmp_path: Path) -> None:
-    found = train(table, tmp_path / "out", "--seeds", "none")
-    assert found.exit_code == 2 and "--seeds must be a count" in found.output
+@pytest.mark.parametrize(("seeds", "message"), [("none", "must be a count"), ("0,1,0", "must name each seed once")])
+def test_seeds_are_checked(table: Path, tmp_path: Path, seeds: str, message: str) -> None:
+    found = train(table, tmp_path / "out", "--seeds", seeds)
+    assert found.exit_code == 2 and f"--seeds {message}" in found.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(table: Path, tmp_path: Path) -> None:
+    found = train(table, tmp_path / "out", "--accelerator", "cuda")
+    assert found.exit_code == 1 and "needs a GPU that this torch can use, and it finds none" in found.stderr
+
+
+def test_more_gpus_than_there_are_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="devices must be 2 at most, as many GPUs as torch finds here, got 3"):
+        launched_fabric("32-true", devices=3)
+
+
+@pytest.mark.parametrize("out", ["table.csv", "table.csv/deeper"])
+def test_a_file_is_no_folder(table: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "table.csv").write_text("")
+    found = train(table, tmp_path / out, "-q")
+    assert found.exit_code == 1 and f"{tmp_path / 'table.csv'} is a file; name a folder" in found.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, **more: object) -> None:
+        raise PermissionError("not allowed")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    found = train(table, tmp_path / "out", "-q")
+    assert found.exit_code == 1 and "seed-0 cannot be made (not allowed); name another folder" in found.stderr
 
 
 def test_recipes_are_listed() -> None:
