@@ -59,7 +59,7 @@ class Run:
         test_batches: of the split that the result is measured on.
         rule: which epoch's weights are kept.
         variant: what the model is, in words.
-        activation_maps: of a plain model where objects are known and it has them; else None.
+        activation_maps: of a plain model, where they are measured or shown and it has them; else None.
         lacks: what a reader of the results may miss, and why there is none.
         progress: how far it is.
         report: is told each epoch's line of the log, and its seconds.
@@ -182,10 +182,10 @@ def build_run(
         tensorboard=tensorboard,
     )
     lacking = lacking_objects(splits.test)
-    if isinstance(run.evaluated, PlainClassifier) and objects_are_known(splits.test):
+    if isinstance(run.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
         try:
             run.activation_maps = ActivationMaps(run.evaluated)
         except ValueError as error:
-            lacking = str(error)
+            lacking = str(error) if objects_are_known(splits.test) else lacking
     run.lacks = None if lacking is None else f"energy pointing is left out: {lacking}"
     return run

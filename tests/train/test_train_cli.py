@@ -72,6 +72,20 @@ def test_masks_for_tensorboard(table: Path, tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "out" / "seed-0" / "tensorboard"), {"images": 0}).Reload()
     assert {event.step for event in events.Scalars("validation/average")} == {1, 2}
     assert len(events.Images("masks")) == 2 and events.Scalars("validation/area/2")
+    assert events.Scalars("validation/energy_pointing_matched") and "activation maps" not in events.Tags()["images"]
+
+
+@pytest.mark.parametrize("mask", ["mask", "null"])
+def test_plain_for_tensorboard(table: Path, tmp_path: Path, mask: str) -> None:
+    """Also where no objects are known."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = train(table, tmp_path / "out", f"mask={mask}", "--tensorboard", "-q", "--plain")
+    assert found.exit_code == 0, found.output
+    events = EventAccumulator(str(tmp_path / "out" / "seed-0" / "tensorboard"), {"images": 0}).Reload()
+    assert {event.step for event in events.Scalars("validation/average")} == {1, 2}
+    assert len(events.Images("activation maps")) == 2
+    assert ("validation/energy_pointing" in events.Tags()["scalars"]) == (mask == "mask")
 
 
 def test_pictures_are_dark_where_the_mask_is_closed() -> None:
