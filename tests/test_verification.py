@@ -398,5 +398,5 @@ def test_wrong_input() -> None:
     with pytest.raises(TypeError, match="plain must be the classifier without AIM"):
         verify(aim(), images, aim())
     vgg = BACKBONES["tv_vgg11_bn"]().eval()
-    with pytest.raises(ValueError, match="plain must end in global average pooling and one linear layer"):
+    with pytest.raises(ValueError, match="plain must end in an average over positions and one linear layer"):
         verify(aim(), images, vgg)

@@ -17,8 +17,8 @@ from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, boxes_to_m
 from ..model import AIM
 from ..output import AIMOutput
 from ..plain import PlainClassifier
+from ..pooled_classifier import PooledClassifier
 from ..taps import FINAL
-from .activation_maps import ActivationMaps
 from .datasets import Splits
 
 
@@ -30,7 +30,7 @@ def evaluate(
     splits: Splits,
     fabric: Fabric,
     health: MaskHealth | None = None,
-    activation_maps: ActivationMaps | None = None,
+    activation_maps: PooledClassifier | None = None,
 ) -> dict[str, Any]:
     """Score a model.
 
@@ -137,14 +137,14 @@ class _Look(NamedTuple):
 
 
 def _looked_at(
-    model: AIM | PlainClassifier, images: Tensor, fabric: Fabric, activation_maps: ActivationMaps | None
+    model: AIM | PlainClassifier, images: Tensor, fabric: Fabric, activation_maps: PooledClassifier | None
 ) -> tuple[AIMOutput, _Look | None]:
     with fabric.autocast():
         if not isinstance(model, AIM):
             output: AIMOutput = model(images)
             if activation_maps is None:
                 return output, None
-            heatmap = activation_maps(images, output.logits.argmax(1)).float()
+            heatmap = activation_maps.maps(images, output.logits.argmax(1)).float()
             return output, _Look(heatmap, _grid(heatmap))
         maps = model.forward_backbone(images)
         features = model.forward_masks(maps)

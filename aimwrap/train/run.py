@@ -19,8 +19,8 @@ from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
 from ..plain import PlainClassifier
+from ..pooled_classifier import PooledClassifier
 from ..tau import TauScheduler
-from .activation_maps import ActivationMaps
 from .datasets import Splits, prepared, read_splits
 from .evaluation import lacking_objects, objects_are_known
 from .generators import seed_generators
@@ -85,7 +85,7 @@ class Run:
     rule: Selection
     variant: str
     report: Report
-    activation_maps: ActivationMaps | None = None
+    activation_maps: PooledClassifier | None = None
     lacks: str | None = None
     progress: Progress = field(default_factory=Progress)
     quiet: bool = False
@@ -184,7 +184,7 @@ def build_run(
     lacking = lacking_objects(splits.test)
     if isinstance(run.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
         try:
-            run.activation_maps = ActivationMaps(run.evaluated)
+            run.activation_maps = PooledClassifier(run.evaluated.backbone, "the model")
         except ValueError as error:
             lacking = str(error) if objects_are_known(splits.test) else lacking
     run.lacks = None if lacking is None else f"energy pointing is left out: {lacking}"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..model import AIM
 from ..plain import PlainClassifier
+from ..pooled_classifier import PooledClassifier
 from ..preprocessing import Preprocessing
 from ..resizing import resize_to
-from .activation_maps import ActivationMaps
 from .run import Run
 
 PICTURES = 8
@@ -80,11 +80,11 @@ def _masked(run: Run, model: AIM) -> Tensor:
 
 
 @torch.no_grad()
-def _lit(run: Run, model: PlainClassifier, activation_maps: ActivationMaps) -> Tensor:
+def _lit(run: Run, model: PlainClassifier, activation_maps: PooledClassifier) -> Tensor:
     """(N, 3, H, W) in [0, 1]: the same images, dark where nothing speaks for the predicted class."""
     images, preprocessing = _first_images(run, model)
     with run.fabric.autocast():
-        heatmaps = activation_maps(images, model(images).logits.argmax(1)).float().clamp(min=0)[:, None]
+        heatmaps = activation_maps.maps(images, model(images).logits.argmax(1)).float().clamp(min=0)[:, None]
     highest = heatmaps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return seen_through(images, heatmaps / highest, preprocessing).cpu()
 

@@ -264,7 +264,7 @@ def test_models_that_cannot_be_reported_on(images: ReleaseDataset, models: tuple
             super().__init__(2)
             self.fc = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 2))
 
-    with pytest.raises(ValueError, match="plain must end in global average pooling and one linear layer"):
+    with pytest.raises(ValueError, match="plain must end in an average over positions and one linear layer"):
         build_report(models[0], images, plain=Mlp(), **SILENT)
     with pytest.raises(TypeError, match="plain must be a classifier without AIM, got an AIM; compare two by other="):
         build_report(models[0], images, plain=models[0], **SILENT)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from aimwrap import AIM, explain
 from aimwrap.metrics import energy_pointing_game
+from aimwrap.pooled_classifier import PooledClassifier
 from aimwrap.preprocessing import Preprocessing
 from aimwrap.train import PlainClassifier, Settings, load_plain, run_training
-from aimwrap.train.activation_maps import ActivationMaps
 from aimwrap.train.datasets import prepared, read_splits
 from aimwrap.train.evaluation import evaluate
 from aimwrap.train.images import evaluation_loader
@@ -66,7 +66,7 @@ def shake(model: nn.Module) -> None:
 )
 def test_maps_and_bias_are_the_logits(build: Callable[[], nn.Module]) -> None:
     model = moved(build()).train()
-    maps = ActivationMaps(model)
+    maps = PooledClassifier(model.backbone)
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
     shake(model)  # the maps are of the weights as they are now
@@ -74,7 +74,7 @@ def test_maps_and_bias_are_the_logits(build: Callable[[], nn.Module]) -> None:
     images = torch.randn(3, 3, 96, 96)
     logits = model(images).logits
     for k in (0, 1):
-        found = maps(images, torch.full((3,), k))
+        found = maps.maps(images, torch.full((3,), k))
         assert found.shape == (3, 3, 3)
         torch.testing.assert_close(found.mean((1, 2)) + maps.bias[k], logits[:, k], rtol=1e-5, atol=1e-5)
 
@@ -94,8 +94,8 @@ def test_maps_and_bias_are_the_logits(build: Callable[[], nn.Module]) -> None:
 )
 def test_another_end_is_refused_and_not_measured(build: Callable[[], nn.Module]) -> None:
     model = PlainClassifier(build(), 2)
-    with pytest.raises(ValueError, match="does not end in an average over positions and one linear layer"):
-        ActivationMaps(model)
+    with pytest.raises(ValueError, match="classifier must end in an average over positions and one linear layer"):
+        PooledClassifier(model.backbone)
 
 
 @pytest.mark.parametrize("given", [{}, {"ema": 0.5, "precision": "bf16-mixed"}], ids=["weights", "average in bf16"])
@@ -148,7 +148,7 @@ def test_what_cannot_be_measured_is_said_once_and_left_out(
     said: list[str] = []
     settings = settings_of(method="plain", backbone="tiny_nets:tiny_with_two_linear_layers")
     result = run_training(settings, tmp_path, fabric, workers=0, say=said.append)
-    assert len(said) == 1 and said[0].startswith("energy pointing is left out: TinyNet does not end in an average")
+    assert len(said) == 1 and said[0].startswith("energy pointing is left out: the model must end in an average")
     assert not [name for name in result.scores if "pointing" in name or name == "chance"]
     assert json.loads((tmp_path / "settings.json").read_text())["resolved"]["lacks"] == said[0]
 
@@ -170,7 +170,7 @@ def test_every_part_of_a_split_gives_the_same_in_any_batches(
     settings = settings_of(method="plain", image_size=64)
     model = moved(tiny_nets.tiny())
     splits = prepared(read_splits(settings), settings, model.preprocessing)
-    maps = ActivationMaps(model)
+    maps = PooledClassifier(model.backbone)
     found = [
         evaluate(
             model,

@@ -14,8 +14,8 @@ import torch
 from lightning.fabric import Fabric
 
 from aimwrap import AIM, AIMLoss, AIMOutput
+from aimwrap.pooled_classifier import PooledClassifier
 from aimwrap.train import Settings, launching, load_plain, loop, mean_over_processes, run_training
-from aimwrap.train.activation_maps import ActivationMaps
 from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
 from aimwrap.train.datasets import prepared, read_splits
 from aimwrap.train.evaluation import evaluate
@@ -146,7 +146,7 @@ def test_the_first_process_s_buffers_are_what_is_scored_and_saved(
         evaluation_loader(splits.val, 9, 0, 1, 0, False),
         splits,
         fabric,
-        activation_maps=ActivationMaps(model),
+        activation_maps=PooledClassifier(model.backbone),
     )
     assert result.validation is not None
     assert found["energy_pointing"] == pytest.approx(result.validation["energy_pointing"], abs=1e-6)
