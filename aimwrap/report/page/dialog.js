@@ -79,12 +79,13 @@ function numbersOf(image) {
     ["Confidence in the prediction", "confidence"],
     ["Confidence in the true class", "true_confidence"],
     ["Energy pointing", "energy_pointing"],
+    ["Energy pointing at one resolution", "energy_pointing_matched"],
     ["Mask precision", "mask_precision"],
     ["Mask recall", "mask_recall"],
     ["Area of the merged mask", "area"],
-  ].filter(([, key]) => image.by_model.some((seen) => seen[key] !== null));
+  ].filter(([, key]) => image.by_model.some((seen) => (seen[key] ?? null) !== null));
   const head = make("tr", {}, make("td", {}), ...models.map((model, index) => make("th", { scope: "col" }, models.length > 1 ? badge(index) : null, " ", isolated(shorten(model.name, 30)))));
-  const body = rows.map(([name, key]) => make("tr", {}, make("th", { scope: "row" }, name), ...image.by_model.map((seen) => make("td", { class: "number" }, percent(seen[key], 1)))));
+  const body = rows.map(([name, key]) => make("tr", {}, make("th", { scope: "row" }, name), ...image.by_model.map((seen) => make("td", { class: "number" }, percent(seen[key] ?? null, 1)))));
   return make("table", { class: "large-numbers" }, make("thead", {}, head), make("tbody", {}, ...body));
 }
 

@@ -73,8 +73,9 @@ def test_cards_hang_as_they_are_reached(open_report: Open) -> None:
     page.locator("#more").scroll_into_view_if_needed()
     wait_until(page, f"document.querySelectorAll('.card').length > {hung}")
     page.evaluate("window.scrollTo(0, 0)")
-    page.click("#more")
-    assert len(numbers(page)) > hung
+    hung = len(numbers(page))
+    page.eval_on_selector("#more", "button => button.click()")  # a mouse would bring it into sight first
+    assert hung < len(numbers(page)) <= 300
 
 
 def test_thousands_of_images_open_filter_and_sort(open_report: Open) -> None:
