@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from aimwrap import AIM, SecondLook
+from aimwrap import AIM, SecondLook, verify
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
 from aimwrap.taps import FINAL
 
@@ -151,3 +151,55 @@ def test_a_margin_of_nothing_keeps_the_mask_itself() -> None:
     images = torch.empty(2, 3, 10, 14)
     assert torch.equal(kept_pixels(mask, images), mask.repeat_interleave(2, 2).repeat_interleave(2, 3))
     assert kept_pixels(mask, images, margin=1).mean() > mask.mean()
+
+
+def test_verify_holds_it_against_its_guarantees(model: AIM, images: Tensor) -> None:
+    found = verify(SecondLook(model), images, batch_size=3, progress=False)
+    assert found.passed, found
+    assert "pixels that are not kept move no logit: to the bit" in str(found)
+    assert [(row.region, row.masks, row.filling, row.images) for row in found.survival] == [
+        ("kept pixels", "recomputed", filling, 4) for filling in ("mean colour", "blur", "another image")
+    ]
+    assert 0 < found.area < 1
+    with pytest.raises(ValueError, match=r"verify\(second.first, images, plain\)"):
+        verify(SecondLook(model), images, model)
+
+
+class Leaking(SecondLook):
+    """Sees a little of every pixel."""
+
+    def _closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        return super()._closer(images, kept, boxes) + images.mean()
+
+
+class Squashing(SecondLook):
+    """A non-linearity between the average and the classifier."""
+
+    def logits_of(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        return super().logits_of(images, kept, boxes).tanh()
+
+    def forward(self, images: Tensor) -> object:
+        output = super().forward(images)
+        return output._replace(logits=output.logits.tanh())
+
+
+@pytest.mark.parametrize(
+    ("sabotaged", "check", "says"),
+    [
+        (Leaking, "pixels that are not kept move no logit", "shown more than its first one kept"),
+        (Squashing, "contributions add up to the logits", "stands between the average and the classifier"),
+    ],
+)
+def test_verify_names_the_leak(sabotaged: type[SecondLook], check: str, says: str, model: AIM, images: Tensor) -> None:
+    second = sabotaged(model)
+    nn.init.normal_(second.classifier.bias)
+    failures = verify(second, images, measure_pixels=False, progress=False).failures
+    assert [failure.name for failure in failures] == [check]
+    assert says in failures[0].detail
+
+
+def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    nn.init.constant_(second.classifier.weight, float("nan"))
+    found = verify(second, images, progress=False)
+    assert "its classifier diverged" in found.failures[0].detail and not found.survival
