@@ -39,7 +39,7 @@ class Looked(NamedTuple):
     boxes: Tensor
 
 
-_first: dict[tuple[Config, int], tuple[Tensor, Tensor]] = {}  # masks of the last first look, which a search shares
+_first: dict[tuple[Config, int], AIM] = {}  # the last first look, which a search shares
 _second: dict[tuple[Config, int], tuple[Looked, Looked]] = {}  # and what the last second look sees
 
 
@@ -55,8 +55,7 @@ def pixels_again(config: Config, data: tuple[Data, Data], backbone: nn.Module) -
     """The same by the library's own module, whose predictions can be asked for other pixels."""
     train_set, test_set = looked(config, data, backbone)
     outcome = train_plain(config, (train_set.data, test_set.data), backbone)
-    first = train(replace(config, method="aim", **FIRST), data, backbone).model
-    second = SecondLook(first, margin=MARGIN)
+    second = SecondLook(first_look(config, data, backbone), margin=MARGIN)
     second.classifier = outcome.model.classifier
     said = torch.cat([second(images).logits for images in data[1].images.split(50)])
     assert (said.argmax(1) == outcome.logits.argmax(1)).float().mean() > 0.99  # but for the order of sums
@@ -65,12 +64,12 @@ def pixels_again(config: Config, data: tuple[Data, Data], backbone: nn.Module) -
 
 def looked(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> tuple[Looked, Looked]:
     """Both splits, as the second look of a config sees them."""
-    first = replace(config, method="aim", **FIRST)
-    key = (replace(first, method=config.method), id(data))
+    key = (replace(config, **FIRST), id(data))
     if key not in _second:
-        masks, margin = first_masks(first, data, backbone), MARGIN
+        model, margin = first_look(config, data, backbone), MARGIN
+        masks = merged_masks(model, data[0]), merged_masks(model, data[1])
         if config.method == "CAM, second look":  # the control
-            probe = train(replace(first, method="plain", **PROBE), data, backbone).model.classifier
+            probe = train(replace(config, method="plain", **PROBE), data, backbone).model.classifier
             train_masks, test_masks = (as_many_of(d, m, probe, backbone) for d, m in zip(data, masks, strict=True))
             masks, margin = (train_masks, test_masks), 0  # as many as the grown masks have
         train_look, test_look = (through(d, m, margin, backbone) for d, m in zip(data, masks, strict=True))
@@ -79,14 +78,15 @@ def looked(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> tupl
     return _second[key]
 
 
-def first_masks(first: Config, data: tuple[Data, Data], backbone: nn.Module) -> tuple[Tensor, Tensor]:
-    """The merged masks of both splits, from AIM trained as the config says."""
+def first_look(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> AIM:
+    """AIM as the headline trains it, whose masks a search shares."""
+    first = replace(config, method="aim", **FIRST)
     key = (first, id(data))
     if key not in _first:
         model = train(first, data, backbone).model
         assert isinstance(model, AIM)
         _first.clear()
-        _first[key] = merged_masks(model.eval(), data[0]), merged_masks(model, data[1])
+        _first[key] = model.eval()
     return _first[key]
 
 
