@@ -19,5 +19,6 @@ def commands() -> str:
     """Every command with its arguments and options, one level of heading below the page's title."""
     command = [sys.executable, "-m", "typer", "aimwrap.cli", "utils", "docs", "--name", "aimwrap"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    text = text.replace("\n## ", "\n### ").replace("**Usage**:", "*Usage*").replace("```console\n$ ", "```text\n")
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text)  # cut short, and each has its section
+    text = text.replace("\n## ", "\n### ").replace("```console\n$ ", "```text\n")
     return re.sub(r"^# `aimwrap`\n", "", text, count=1)
