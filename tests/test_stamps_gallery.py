@@ -25,7 +25,6 @@ EXPECTED = {
     "worst": [1, 4, 2],  # 3 has no score, and is not shown
     "wrong": [3, 5, 1],
     "smallest": [3, 2, 4],  # of the equal ones, the first
-    "paper-head": [2, 4, 0],
 }
 
 

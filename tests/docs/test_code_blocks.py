@@ -7,6 +7,7 @@ for the reasons in `OTHERS`; whatever else stands in a block has to work, in a f
 import ast
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 import typer
 from page_blocks import ROOT, Block, blocks_of, pages
+from page_folder import make_everything
 from typer.testing import CliRunner
 
 from aimwrap.cli import app
@@ -156,6 +158,21 @@ CHECKS: dict[str, Callable[[list[Names]], None]] = {  # what the pages' comments
     "docs/start.md": check_start,
     "docs/verify.md": check_verify,
 }
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, and copied for each page that gives commands."""
+    folder = tmp_path_factory.mktemp("where a reader stands")
+    make_everything(folder)
+    return folder
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # which `inspect` and `train` put the folder on
+    return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore")  # captum, Quantus and others warn as they like, and so do masks of one epoch

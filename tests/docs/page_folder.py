@@ -23,10 +23,8 @@ def build():
 """
 
 
-@pytest.fixture(scope="session")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once, and copied for each page."""
-    folder = tmp_path_factory.mktemp("where a reader stands")
+def make_everything(folder: Path) -> None:
+    """Fill a folder with what any page's commands ask for, under the pages' names."""
     data = make_page_sets(folder)
     shutil.copytree(data / "CUB_200_2011", folder / "CUB_200_2011")
     shutil.copytree(data / "waterbird_complete95_forest2water2", data / "waterbirds")
@@ -34,18 +32,9 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_cutouts(folder / "cutouts", ("bird", "mammal"), count=16)
     make_backgrounds(folder / "backgrounds", ("water", "land"), count=40)
     for number, place in enumerate(("b/bamboo_forest", "f/forest/broadleaf", "o/ocean", "l/lake/natural")):
-        make_backgrounds(folder / "places365", (place,), count=40, size=(60 + number, 80))
+        make_backgrounds(folder / "places365", (place,), count=60, size=(60 + number, 80))
     (folder / "my_project").mkdir()
     (folder / "my_project" / "models.py").write_text(MODULE)
     model = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3])
     model.preprocessing = Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3)
     model.save_pretrained(folder / "FOLDER")
-    return folder
-
-
-@pytest.fixture
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a page runs; with ``everything`` in it, where commands need it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))  # which `inspect` and `train` put the folder on
-    return tmp_path
