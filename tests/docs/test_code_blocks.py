@@ -51,16 +51,19 @@ ADDED = {
     ("data", "doctor"): "--subset",  # miniatures have other counts
     ("train",): SHORT_RUN,
 }
-SLOW = {  # more than a few seconds each: trainings, exports, attribution
-    *("README.md", "docs/attribution.md", "docs/data.md", "docs/deploy.md", "docs/start.md", "docs/training.md"),
-    *("docs/backbones.md", "docs/building.md", "docs/figures.md", "docs/sharing.md", "docs/wrap.md"),
-}
+SLOW = {"docs/attribution.md", "docs/backbones.md", "docs/figures.md", "docs/sharing.md"}  # more than a few seconds
+SLOW_COMMANDS = {"data", "demo", "export", "inspect", "report", "train"}  # and with these, which need data made first
 LANGUAGES = {"python", "sh", "text", "bibtex"}
 
 
 def cases() -> list[Any]:
     with_code = [page for page in pages() if any(block.language in ("python", "sh") for block in blocks_of(page))]
-    return [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in with_code]
+    return [pytest.param(page, marks=[pytest.mark.slow] if is_slow(page) else []) for page in with_code]
+
+
+def is_slow(page: str) -> bool:
+    commands = [words for block in blocks_of(page) if block.language == "sh" for words in block.commands]
+    return page in SLOW or any(is_here(words) and words[1] in SLOW_COMMANDS for words in commands)
 
 
 def is_other(words: list[str]) -> bool:
