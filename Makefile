@@ -44,7 +44,8 @@ lint: $(VENV)/.with-test  ## check style with ruff
 types: $(VENV)/.with-test  ## check types with mypy, strictly
 	$(BIN)/mypy $(ARGS)
 
-docs: $(VENV)/.with-docs  ## build the documentation into site/; any warning is an error
+docs: $(VENV)/.with-docs  ## check the spelling, and build the documentation into site/; any warning is an error
+	$(BIN)/codespell
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:  ## remove the environment and everything built
