@@ -80,6 +80,8 @@ def tables() -> dict[str, str]:
         }
     if results["look-again"]:
         written["look-again"] = look_again(results["look-again"], search)
+    if results["pixels-again"]:
+        written["pixels-again"] = pixels_again(results["pixels-again"])
     if results["ablations"]:
         written["ablations"] = ablations(results["ablations"], results["headline"])
     if results["fine-tuned"]:
@@ -288,6 +290,17 @@ def look_again(records: Sequence[Run], search: Sequence[Run]) -> str:
             rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *cells])
     header = ["tie", "minus the best linear probe", "accuracy", "worst group", "pointing at 5 × 5"]
     return markdown([*header, "pixels kept", "of them animal", "of the animal kept"], rows)
+
+
+def pixels_again(records: Sequence[Run]) -> str:
+    """How many of a second look's predictions survive when the first look sees other pixels."""
+    rates: dict[str, list[float]] = {}
+    for run in records:
+        for row in run["survival"]:
+            rates.setdefault(row["filling"], []).append(row["rate"])
+    kept = plus_minus([run["kept_pixels"] for run in records])
+    row = [f"kept pixels, {kept}{few(records)}", "recomputed", *(plus_minus(values) for values in rates.values())]
+    return markdown(["pixels kept", "masks", *(f"rest: {filling}" for filling in rates)], [row])
 
 
 def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
