@@ -56,9 +56,9 @@ def evaluate(
         len(splits.group_names), group_names=_distinct(splits.group_names), train_counts=splits.train_counts
     ).to(device)
     areas = {stage: MeanMetric().to(device) for stage in (model.stages if isinstance(model, AIM) else ())}
-    pointing, matched, overlap = (kind().to(device) for kind in (EnergyPointingGame, EnergyPointingGame, MaskOverlap))
     # Asked of the table, so that all processes gather the same metrics whatever images each has seen.
     is_pointed = objects_are_known(images) and (isinstance(model, AIM) or activation_maps is not None)
+    pointing = _Pointing(device, with_masks=isinstance(model, AIM)) if is_pointed else None
     for batch in batches:
         pixels, labels = batch.image.to(device, dtype, non_blocking=True), batch.label.to(device, non_blocking=True)
         groups = labels if batch.group is None else batch.group.to(device)
@@ -66,13 +66,8 @@ def evaluate(
         accuracy.update(output.logits, labels, groups)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
-        if look is not None:
-            object_mask = _object_masks(batch).to(device)
-            matched.resolution = look.deepest_grid
-            for metric in (pointing, matched):
-                metric.update(look.heatmap, object_mask)
-            if look.merged_mask is not None:
-                overlap.update(look.merged_mask, object_mask)
+        if pointing is not None and look is not None:
+            pointing.update(look, _object_masks(batch).to(device))
         if health is not None:
             health.update(output, training=False)
     scores = _computed(accuracy)
@@ -80,13 +75,8 @@ def evaluate(
     found["groups"] = {name: value for name, value in scores.items() if value is not None}
     if areas:
         found["area"] = {str(stage): _computed(metric)["value"] for stage, metric in areas.items()}
-    if is_pointed:
-        looks = _computed(pointing)
-        found |= {name: looks[name] for name in ("energy_pointing", "chance")}
-        found["energy_pointing_matched"] = _computed(matched)["energy_pointing"]
-    if is_pointed and isinstance(model, AIM):
-        overlaps = _computed(overlap)
-        found |= {f"mask_{name}": overlaps[name] for name in ("precision", "recall")}
+    if pointing is not None:
+        found |= pointing.scores()
     return found
 
 
@@ -134,6 +124,32 @@ class _Look(NamedTuple):
     heatmap: Tensor
     deepest_grid: tuple[int, int]
     merged_mask: Tensor | None = None
+
+
+class _Pointing:
+    """How well models look at the objects, over a split; with masks also how well these cover them."""
+
+    def __init__(self, device: torch.device, *, with_masks: bool) -> None:
+        self.own, self.matched = EnergyPointingGame().to(device), EnergyPointingGame().to(device)
+        self.overlap = MaskOverlap().to(device) if with_masks else None
+
+    def update(self, look: _Look, object_masks: Tensor) -> None:
+        """Score a batch."""
+        self.matched.resolution = look.deepest_grid
+        for metric in (self.own, self.matched):
+            metric.update(look.heatmap, object_masks)
+        if self.overlap is not None and look.merged_mask is not None:
+            self.overlap.update(look.merged_mask, object_masks)
+
+    def scores(self) -> dict[str, float | None]:
+        """By name, over all processes."""
+        own, matched = _computed(self.own), _computed(self.matched)
+        found = {name: own[name] for name in ("energy_pointing", "chance")}
+        found["energy_pointing_matched"] = matched["energy_pointing"]
+        if self.overlap is not None:
+            overlap = _computed(self.overlap)
+            found |= {f"mask_{name}": overlap[name] for name in ("precision", "recall")}
+        return found
 
 
 def _looked_at(

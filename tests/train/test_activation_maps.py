@@ -153,15 +153,15 @@ def test_what_cannot_be_measured_is_said_once_and_left_out(
     assert json.loads((tmp_path / "settings.json").read_text())["resolved"]["lacks"] == said[0]
 
 
+@pytest.mark.parametrize("method", ["aim", "plain"])
 def test_nothing_is_said_where_no_object_is_known(
-    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path
+    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, method: str
 ) -> None:
     said: list[str] = []
-    settings = settings_of(
-        method="plain", backbone="tiny_nets:tiny_with_two_linear_layers", reader={"mask": None}, epochs=1
-    )
-    run_training(settings, tmp_path, fabric, workers=0, say=said.append)
-    assert not said
+    backbone = "tiny_nets:tiny_with_two_linear_layers"
+    settings = settings_of(method=method, backbone=backbone, reader={"mask": None}, epochs=1)
+    result = run_training(settings, tmp_path, fabric, workers=0, say=said.append)
+    assert not said and "energy_pointing" not in result.scores and "mask_recall" not in result.scores
 
 
 def test_every_part_of_a_split_gives_the_same_in_any_batches(
@@ -208,14 +208,15 @@ def test_boxes_will_do_where_there_are_no_masks(
     assert found[1] == found[0]
 
 
+@pytest.mark.parametrize("method", ["aim", "plain"])
 def test_where_some_objects_are_unknown_it_is_said(
-    settings_of: Callable[..., Settings], fabric: Fabric, table: Path, tmp_path: Path
+    settings_of: Callable[..., Settings], fabric: Fabric, table: Path, tmp_path: Path, method: str
 ) -> None:
     path = tmp_path / "table.csv"
     path.write_text(table.read_text().replace("test03_mask.png", ""))
     said: list[str] = []
     reader = {"root": str(table.parent), "mask": "mask"}
-    settings = settings_of(method="plain", root=str(path), reader=reader, epochs=1)
+    settings = settings_of(method=method, root=str(path), reader=reader, epochs=1)
     result = run_training(settings, tmp_path / "run", fabric, workers=0, say=said.append)
     assert said == ["energy pointing is left out: 1 of 11 images have neither an object mask nor boxes"]
     assert "energy_pointing" not in result.scores

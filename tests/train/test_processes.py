@@ -20,6 +20,7 @@ from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
 from aimwrap.train.datasets import prepared, read_splits
 from aimwrap.train.evaluation import evaluate
 from aimwrap.train.images import evaluation_loader
+from aimwrap.train.run import build_run
 from aimwrap.train.saving import checkpoint_folder
 
 # 22 images in batches of at most 5 are 5 steps of 5, 5, 4, 4 and 4: two processes share 5 as 3 and 2. 20 steps in all.
@@ -109,6 +110,22 @@ def test_both_processes_have_scored_the_model_that_is_saved(
         assert found["groups"] == said["groups"]
         for score in ("energy_pointing", "mask_precision", "mask_recall"):
             assert found[score] == pytest.approx(said[score], abs=1e-6)
+
+
+def test_each_process_drops_out_its_own(
+    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same new layers in all of them, and other numbers from then on."""
+    built, drawn = [], []
+    for rank in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Fabric, "global_rank", rank)
+            parts = {"workers": 0, "report": lambda line, seconds: None, "quiet": True, "tensorboard": False}
+            run = build_run(settings_of(backbone="tiny_nets:tiny", reader={"mask": None}), tmp_path, fabric, **parts)
+        built.append(run.network.state_dict())
+        drawn.append(torch.rand(4))
+    assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize("ema", [None, 0.5])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_nets
@@ -19,6 +20,7 @@ from lightning.fabric.plugins import MixedPrecision
 from aimwrap import AIM
 from aimwrap.train import Result, Settings, loop, run_training
 from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
+from aimwrap.train.run import Run
 from aimwrap.train.saving import checkpoint_folder
 
 HERE = Path(__file__).parent
@@ -129,6 +131,24 @@ def test_killed_while_saving_or_at_the_end(
             train(settings, tmp_path / "stopped", fabric)
     train(settings, tmp_path / "stopped", fabric)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_killed_before_its_last_line_the_log_is_whole_afterwards(
+    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the last epoch's checkpoint, and no epoch is left to write it."""
+
+    def killing(run: Run, line: dict[str, Any]) -> None:
+        if line["epoch"] == 2:
+            raise KilledError
+
+    settings = settings_of(method="plain")
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(loop, "log_to_tensorboard", killing)
+        train(settings, tmp_path, fabric)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+    train(settings, tmp_path, fabric)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
 
 def test_half_written_files_are_cleared_away(
