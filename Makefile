@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(C
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would trip over each other
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow browser minimum wheel lint types docs clean
+.PHONY: help demo stamps test slow browser minimum wheel lint types docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,12 @@ help:  ## show this list
 
 demo: $(VENV)/.with-demo  ## train plain and AIM on real images, print the table, draw the picture
 	$(BIN)/aimwrap demo $(ARGS)
+
+stamps: $(VENV)/.with-demo $(VENV)/.with-train  ## from nothing to a trained model on Stamps: fetch, build, aimwrap train
+	$(BIN)/python benchmarks/stamps/fetch.py
+	$(BIN)/python benchmarks/stamps/build.py data/stamps95 --tie 0.95
+	$(BIN)/aimwrap train built data/stamps95 --preset ours-frozen --backbone aimwrap.demo.backbone:load_pretrained_backbone \
+		--image-size 160 --crop 1 --out runs/stamps95 $(ARGS)
 
 test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow ones, in two processes
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
