@@ -8,6 +8,8 @@ import pytest
 import timm
 
 from aimwrap import AIM, Preprocessing
+from aimwrap.data import DigitsOnPhotographs
+from aimwrap.data.builder import build_composed
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(Path(__file__).parents[1] / "data"), *sys.path])
@@ -28,7 +30,10 @@ def make_everything(folder: Path) -> None:
     data = make_page_sets(folder)
     shutil.copytree(data / "CUB_200_2011", folder / "CUB_200_2011")
     shutil.copytree(data / "waterbird_complete95_forest2water2", data / "waterbirds")
-    shutil.copytree(data / "mine", data / "pictures")
+    for split, named in (("train", "train"), ("val", "test")):  # without a validation split
+        shutil.copytree(data / "mine" / split, data / "pictures" / named)
+    splits = {split: DigitsOnPhotographs(split, 0.95, 0, 64, num_images=32) for split in ("train", "test")}
+    build_composed(data / "stamps95", splits, {"digits": {}}, workers=0)  # in the place of what Stamps' script writes
     make_cutouts(folder / "cutouts", ("bird", "mammal"), count=16)
     make_backgrounds(folder / "backgrounds", ("water", "land"), count=40)
     for number, place in enumerate(("b/bamboo_forest", "f/forest/broadleaf", "o/ocean", "l/lake/natural")):

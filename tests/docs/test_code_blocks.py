@@ -44,7 +44,9 @@ SMALLER = {
     "range(20)": "range(1)",
     'backbone="resnet18", epochs=10': 'backbone="test_convnext", pretrained=False, image_size=64, epochs=1',
 }
-SHORT_RUN = "--no-pretrained --image-size 64 --epochs 1 --batch-size 8 --seeds 1 --workers 0 --devices 1 -q"
+SHORT_RUN = (
+    "--no-pretrained --image-size 64 --epochs 1 --warmup-epochs 0 --batch-size 8 --seeds 1 --workers 0 --devices 1 -q"
+)
 ADDED = {
     ("data", "build"): "--workers 0 -q",
     ("data", "digits"): "--num-images 32 --image-size 64 --workers 0 -q",
