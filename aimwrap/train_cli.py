@@ -27,6 +27,7 @@ from .choices import (
 )
 from .command_ends import answer, ending_well, failing
 from .command_help import closing
+from .messages import first_name_as_option
 from .option_values import DATA_SETS, check_data, complete_data, parse_seeds
 from .replacing import replacing
 from .shared_options import AsJson, Quiet, Seeds
@@ -346,11 +347,10 @@ def as_option(message: str) -> str:
     >>> as_option("hold_out=0.2 holds out a fifth, and batch_size must be 1 or more")
     '--hold-out 0.2 holds out a fifth, and --batch-size must be 1 or more'
     """
+    message = first_name_as_option(message, {*_NAMES, "stages", "tau", "selection"} - {"data", "root"})
     for name in sorted((field for field in _NAMES if "_" in field), key=len, reverse=True):
         option = f"--{name.replace('_', '-')}"
-        message = message.replace(f"{name}=", f"{option} ").replace(f"{name} must", f"{option} must")
-    if message.split(" must be ")[0] in {*_NAMES, "stages", "tau", "selection"} - {"data", "root"}:
-        message = f"--{message}"
+        message = message.replace(f"{name}=", f"{option} ").replace(f" {name} must", f" {option} must")
     return message.replace("selection='last'", "--selection last").replace("selection='", "--selection '")
 
 
