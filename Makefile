@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(C
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would trip over each other
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow minimum wheel lint types docs clean
+.PHONY: help demo test slow browser minimum wheel lint types docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow on
 
 slow: $(VENV)/.with-test  ## run the slow tests, in two processes
 	$(BIN)/python -m pytest -m slow --numprocesses 2 $(ARGS)
+
+browser: $(VENV)/.with-test  ## open reports in Chromium (of the system), and check what they do there
+	$(BIN)/python -m pytest -m browser tests/report/browser $(ARGS)
 
 minimum: $(VENV)-minimum/.with-test  ## run the tests on the oldest versions that pyproject.toml allows
 	$(VENV)-minimum/bin/python -m pytest $(ARGS)
@@ -41,7 +44,8 @@ lint: $(VENV)/.with-test  ## check style with ruff
 types: $(VENV)/.with-test  ## check types with mypy, strictly
 	$(BIN)/mypy $(ARGS)
 
-docs: $(VENV)/.with-docs  ## build the documentation into site/; any warning is an error
+docs: $(VENV)/.with-docs  ## check the spelling, and build the documentation into site/; any warning is an error
+	$(BIN)/codespell
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:  ## remove the environment and everything built

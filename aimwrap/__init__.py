@@ -11,8 +11,8 @@ ICCV 2025). The data flow, and where each part lives::
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
 
 Beside it: inspection (a backbone before it is wrapped), health (masks that died), explanation (exact contributions),
-verification (what is guaranteed, and how far), area_curve (how much of the image a decision needs), preprocessing and
-sharing (what a saved model carries).
+verification (what is guaranteed, and how far), second_look (a decision by the kept pixels alone), area_curve (how much
+of the image a decision needs), preprocessing and sharing (what a saved model carries).
 """
 
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .model import AIM
     from .output import AIMOutput, Prediction
     from .preprocessing import Preprocessing, preprocessing_of
+    from .second_look import SecondLook, SecondLookOutput
     from .tau import TauScheduler, annealed_tau
     from .verification import Check, Survival, Verification, verify
 else:
@@ -47,6 +48,7 @@ else:
         "model": ("AIM",),
         "output": ("AIMOutput", "Prediction"),
         "preprocessing": ("Preprocessing", "preprocessing_of"),
+        "second_look": ("SecondLook", "SecondLookOutput"),
         "tau": ("TauScheduler", "annealed_tau"),
         "verification": ("Check", "Survival", "Verification", "verify"),
     }
@@ -84,6 +86,8 @@ __all__ = [
     "MaskedFeatures",
     "Prediction",
     "Preprocessing",
+    "SecondLook",
+    "SecondLookOutput",
     "Survival",
     "TauScheduler",
     "Verification",

@@ -1,7 +1,7 @@
-"""The command line: ``aimwrap demo``, ``inspect``, ``data``, ``train`` and ``export``, a file for each.
+"""The command line: ``aimwrap demo``, ``inspect``, ``data``, ``train``, ``report`` and ``export``, a file for each.
 
-Needs the extra ``cli``; the demo needs ``demo``, training ``train``, and ONNX ``export``. Nothing here imports torch:
-what a command needs is imported when it is called, so that help and completion are there at once.
+Needs the extra ``cli``; the demo needs ``demo``, training ``train``, reports ``report``, and ONNX ``export``. Nothing
+here imports torch: what a command needs is imported when it is called, so that help and completion are there at once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .export_cli import EPILOG as EXPORT
 from .export_cli import export
 from .inspect_cli import EPILOG as INSPECT
 from .inspect_cli import inspect
+from .report_cli import EPILOG as REPORT
+from .report_cli import report
 from .train_cli import EPILOG as TRAIN
 from .train_cli import train
 
@@ -36,6 +38,7 @@ From nothing to a model that is served:
     aimwrap inspect resnet10t --image-size 160   # what masks on it would cost
     aimwrap train built digits95 --backbone resnet10t --no-pretrained \\
         --epochs 2 --out runs/try
+    aimwrap report runs/try/seed-0/model built digits95   # one page to look at
     aimwrap export runs/try/seed-0/model         # ONNX, held against the model
 
 More examples are in each command's own help, such as aimwrap train --help.
@@ -58,6 +61,7 @@ app.command(cls=Command, epilog=DEMO, rich_help_panel=BEFORE)(demo)
 app.command(cls=Command, epilog=INSPECT, rich_help_panel=BEFORE)(inspect)
 app.add_typer(data_app, name="data", rich_help_panel=BEFORE)
 app.command(cls=Command, epilog=TRAIN, rich_help_panel=TRAINING)(train)
+app.command(cls=Command, epilog=REPORT, rich_help_panel=AFTER)(report)
 app.command(cls=Command, epilog=EXPORT, rich_help_panel=AFTER)(export)
 
 

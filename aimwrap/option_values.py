@@ -54,6 +54,8 @@ def parse_seeds(text: str) -> list[int]:
         numbers = list(range(numbers[0]))
     if not numbers or min(numbers) < 0:
         raise typer.BadParameter(f"--seeds must be a count from 1, such as 5, or a list such as 0,3,7; got {text!r}")
+    if len(set(numbers)) < len(numbers):
+        raise typer.BadParameter(f"--seeds must name each seed once; got {text!r}")
     return numbers
 
 

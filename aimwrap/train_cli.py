@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,6 +135,14 @@ def train(
     head: Annotated[
         Head | None, typer.Option(help="The head of AIM. Default: feature-preserving.", rich_help_panel=MASKS)
     ] = None,
+    labels_move_area: Annotated[
+        bool,
+        typer.Option(
+            "--labels-move-area",
+            help="Let labels open and close masks as wholes, too, as the paper does.",
+            rich_help_panel=MASKS,
+        ),
+    ] = False,
     anneal_share: Annotated[
         float | None,
         typer.Option(help="Share of the epochs in which tau falls from 1. Default: a third.", rich_help_panel=MASKS),
@@ -172,6 +181,16 @@ def train(
         int | None,
         typer.Option(help="Images per step, of all processes together. Default: 64.", rich_help_panel=OPTIMISER),
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Parts that a step's images are seen in, for less memory. Default: 1.", rich_help_panel=OPTIMISER
+        ),
+    ] = None,
+    sync_batchnorm: Annotated[
+        bool,
+        typer.Option("--sync-batchnorm", help="BatchNorm's statistics of all GPUs' images.", rich_help_panel=OPTIMISER),
+    ] = False,
     optimizer: Annotated[
         Optimizer | None, typer.Option(help="What takes the steps. Default: adamw.", rich_help_panel=OPTIMISER)
     ] = None,
@@ -269,6 +288,8 @@ def train(
             "pretrained": False if no_pretrained else None,
             "compile": compile_model or None,
             "squash": squash or None,
+            "labels_move_area": labels_move_area or None,
+            "sync_batchnorm": sync_batchnorm or None,
             "stages": None if stages is None else parse_stages(stages),
             "selection": None if selection is None else parse_selection(selection),
         }
@@ -276,6 +297,7 @@ def train(
         with _refusing_settings():
             given |= _parsed(arguments or [], tau)
             settings = [settings_of(preset, {**given, "seed": seed}) for seed in numbers]
+            check_all_used(settings[0], given)
         kinds = (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError)
         with _failing(*kinds, as_json=as_json), failing(ProcessError, as_json=False):  # the latter in whatever process
             fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
@@ -286,14 +308,26 @@ def train(
 
 _NAMES = (
     *("data", "root", "backbone", "head", "anneal_share", "mask_weight", "area_per", "frozen", "epochs"),
-    *("batch_size", "optimizer", "lr", "head_lr", "mask_lr", "weight_decay", "momentum", "schedule", "warmup_epochs"),
+    *(
+        "batch_size",
+        "accumulate",
+        "optimizer",
+        "lr",
+        "head_lr",
+        "mask_lr",
+        "weight_decay",
+        "momentum",
+        "schedule",
+        "warmup_epochs",
+    ),
     *("step_epochs", "step_factor", "clip", "ema", "precision", "augmentation", "image_size", "crop", "hold_out"),
     "checkpoint_steps",
 )
+_SWITCHES = ("labels_move_area", "sync_batchnorm")
 
 
 def _parsed(arguments: list[str], tau: str | None) -> dict[str, Any]:
-    from .train.datasets import parse_reader_arguments
+    from .data.by_name import parse_reader_arguments
 
     areas = {} if tau is None else {"tau": parse_areas(tau)}
     return {"reader": parse_reader_arguments(arguments), **areas}
@@ -309,6 +343,27 @@ def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
 
     recipe = {} if preset is None else PRESETS[preset].settings
     return Settings(**{**recipe, **given})
+
+
+def check_all_used(settings: Settings, given: Iterable[str]) -> None:
+    """Refuse options that would do nothing beside the others.
+
+    Args:
+        settings: what the options came to.
+        given: the names that were given, without those of the preset.
+
+    Raises:
+        ValueError: naming the option, and what it goes with.
+    """
+    of_aim = ("stages", "tau", "head", "labels_move_area", "anneal_share", "mask_weight", "area_per", "mask_lr")
+    unused = {
+        **dict.fromkeys(of_aim if settings.method == "plain" else (), "masks, and a plain backbone has none"),
+        **dict.fromkeys(("momentum",) if settings.optimizer != "sgd" else (), "--optimizer sgd"),
+        **dict.fromkeys(("step_epochs", "step_factor") if settings.schedule != "step" else (), "--schedule step"),
+    }
+    for name in given:
+        if name in unused:
+            raise ValueError(f"--{name.replace('_', '-')} is an option of {unused[name]}; leave it out")
 
 
 def parse_stages(text: str) -> tuple[int | str, ...]:
@@ -346,12 +401,19 @@ def as_option(message: str) -> str:
 
     >>> as_option("hold_out=0.2 holds out a fifth, and batch_size must be 1 or more")
     '--hold-out 0.2 holds out a fifth, and --batch-size must be 1 or more'
+    >>> as_option("frozen='backbone' trains the classifier alone; lower accumulate=4")
+    '--frozen backbone trains the classifier alone; lower --accumulate 4'
+    >>> as_option("stages is empty; stages=[2, 3] is the paper's usual choice")
+    "stages is empty; --stages 2,3 is the paper's usual choice"
     """
     message = first_name_as_option(message, {*_NAMES, "stages", "tau", "selection"} - {"data", "root"})
-    for name in sorted((field for field in _NAMES if "_" in field), key=len, reverse=True):
+    for name in sorted([*_NAMES, *_SWITCHES, "selection"], key=len, reverse=True):
         option = f"--{name.replace('_', '-')}"
-        message = message.replace(f"{name}=", f"{option} ").replace(f" {name} must", f" {option} must")
-    return message.replace("selection='last'", "--selection last").replace("selection='", "--selection '")
+        message = re.sub(rf"(?<![\w-]){name}='([^\s']+)'", rf"{option} \1", message)
+        message = re.sub(rf"(?<![\w-]){name}=(?=\S)", f"{option} ", message)
+        if "_" in name:  # what is one word may be meant as a word
+            message = re.sub(rf"(?<![\w-]){name}(?![\w=])", option, message)
+    return re.sub(r"stages=\[([^\]]+)\]", lambda found: "--stages " + re.sub(r"[\s']", "", found[1]), message)
 
 
 def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, quiet: bool) -> Result:

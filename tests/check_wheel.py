@@ -1,4 +1,4 @@
-"""Install a wheel into fresh environments, and train with it as the README does: `make wheel`.
+"""Install a wheel into fresh environments, and train with it by the plain example: `make wheel`.
 
     python tests/check_wheel.py dist/aimwrap-0.1.0-py3-none-any.whl
 

@@ -11,7 +11,10 @@ from zoo import BACKBONES, HeadConvNet
 
 from aimwrap import AIM, AIMOutput, MaskedFeatures, Verification, verify
 from aimwrap.intervals import wilson_interval
-from aimwrap.verification import _fillings, _highest, _moved, _strangers
+from aimwrap.verification.pixels import fillings as fillings_of
+from aimwrap.verification.pixels import highest as highest_of
+from aimwrap.verification.pixels import moved as moved_of
+from aimwrap.verification.pixels import strangers as strangers_of
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
 HEADS = ["paper", "feature-preserving"]
@@ -276,19 +279,19 @@ def test_nothing_is_left_changed() -> None:
     assert first == second
 
 
-def test_fillings() -> None:
+def testfillings_of() -> None:
     images, others = torch.randn(3, 3, 40, 48), torch.randn(3, 3, 40, 48)
-    fillings = _fillings(images, others)
+    fillings = fillings_of(images, others)
     assert torch.equal(fillings["another image"], others)
     torch.testing.assert_close(fillings["mean colour"], images.mean((2, 3), keepdim=True).expand_as(images))
     assert fillings["blur"].std() < 0.2 * images.std()
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)  # what changes slowly, a blur keeps
-    assert (_fillings(ramp, None)["blur"] - ramp).abs().max() < 0.15
-    assert list(_fillings(images, None)) == ["mean colour", "blur"]
+    assert (fillings_of(ramp, None)["blur"] - ramp).abs().max() < 0.15
+    assert list(fillings_of(images, None)) == ["mean colour", "blur"]
 
 
 def replaced(images: Tensor, region: Tensor, filling: str, others: Tensor) -> Tensor:
-    return torch.where(region.bool(), images, _fillings(images, others)[filling])
+    return torch.where(region.bool(), images, fillings_of(images, others)[filling])
 
 
 def test_survival_replayed() -> None:
@@ -308,7 +311,7 @@ def test_survival_replayed() -> None:
     predicted = output.logits.argmax(1)
     merged = model.forward_masks(model.forward_backbone(images)).merged_mask
     region = nn.functional.interpolate(merged, size=(96, 96), mode="nearest")
-    moved = _moved(region, generator)
+    moved = moved_of(region, generator)
     for name, kept in (("merged mask", region), ("moved mask", moved)):
         for filling in ("mean colour", "blur", "another image"):
             shown = replaced(images, kept, filling, others)
@@ -320,7 +323,7 @@ def test_survival_replayed() -> None:
     maps = plain.features(images)
     logits = plain(images)
     heatmap = torch.einsum("nc,nchw->nhw", plain.fc.weight[logits.argmax(1)], maps)
-    kept = _highest(heatmap, region)
+    kept = highest_of(heatmap, region)
     for filling in ("mean colour", "blur", "another image"):
         same = plain(replaced(images, kept, filling, others)).argmax(1) == logits.argmax(1)
         assert found["plain CAM", filling, "none"] == pytest.approx(same.float().mean().item())
@@ -339,7 +342,7 @@ def test_a_moved_region_has_the_area_and_lies_elsewhere() -> None:
     for n in range(40):
         region[n, :, n % 5 + 1 : n % 5 + 8, 4:14] = 1  # each image its own, 7 x 10
         region[n, :, n % 5 + 1, 4] = 0
-    moved = _moved(region, torch.Generator().manual_seed(0))
+    moved = moved_of(region, torch.Generator().manual_seed(0))
     assert (moved * region).sum() == 0  # a step is at least a quarter of each side: 8 and 10
     rows = {tuple(torch.where(each[0].any(1))[0].tolist()) for each in moved}
     columns = {tuple(torch.where(each[0].any(0))[0].tolist()) for each in moved}
@@ -352,7 +355,7 @@ def test_a_moved_region_has_the_area_and_lies_elsewhere() -> None:
 def test_the_highest_pixels_are_as_many_as_the_region() -> None:
     region = (torch.rand(4, 1, 24, 24) < torch.tensor([0.0, 0.1, 0.5, 1.0])[:, None, None, None]).float()
     heatmap = torch.randn(4, 24, 24)
-    highest = _highest(heatmap, region)
+    highest = highest_of(heatmap, region)
     assert torch.equal(highest.sum((1, 2, 3)), region.sum((1, 2, 3)))
     for n in (1, 2):
         chosen = highest[n, 0].bool()
@@ -362,10 +365,10 @@ def test_the_highest_pixels_are_as_many_as_the_region() -> None:
 def test_another_image_is_never_the_same_one() -> None:
     images = torch.arange(7.0)[:, None, None, None].expand(-1, 3, 4, 4)
     for seed in range(20):
-        strangers = torch.cat(_strangers(images.split(3), torch.Generator().manual_seed(seed)))
+        strangers = torch.cat(strangers_of(images.split(3), torch.Generator().manual_seed(seed)))
         assert (strangers != images).all()
         assert sorted(strangers[:, 0, 0, 0].tolist()) == list(range(7))
-    assert _strangers((images[:1],), torch.Generator()) == (None,)
+    assert strangers_of((images[:1],), torch.Generator()) == (None,)
 
 
 @pytest.mark.parametrize(
@@ -398,5 +401,5 @@ def test_wrong_input() -> None:
     with pytest.raises(TypeError, match="plain must be the classifier without AIM"):
         verify(aim(), images, aim())
     vgg = BACKBONES["tv_vgg11_bn"]().eval()
-    with pytest.raises(ValueError, match="plain must end in global average pooling and one linear layer"):
+    with pytest.raises(ValueError, match="plain must end in an average over positions and one linear layer"):
         verify(aim(), images, vgg)

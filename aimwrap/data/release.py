@@ -127,6 +127,11 @@ class ReleaseDataset(Dataset[Sample]):
         return sample if self.transform is None else transformed(sample, self.transform)
 
 
+def groups_of(images: ReleaseDataset) -> Tensor:
+    """Each image's group, (len,) int64: of label and place, or the label where there are no places."""
+    return images.labels if images.groups is None else images.groups
+
+
 def read_sample(record: Record, release: Release) -> Sample:
     """Open an image with its mask.
 

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 if TYPE_CHECKING:
     from ..model import AIM
+    from ..preprocessing import Preprocessing
 
 Metric = float | tuple[float, float, float]  # a value, or a value and its interval: (value, low, high)
 
@@ -56,7 +57,7 @@ def model_card(model: AIM, metrics: Mapping[str, Metric] | None, location: str) 
         "An image classifier that decides by the few positions of its feature maps that its masks keep: AIM (Alshami "
         "et al., ICCV 2025), as implemented by aimwrap.\n",
         f"## Use\n\n```python\n{_snippet(model, location)}\n```\n",
-        f"## Model\n\n{_table(('', ''), _facts(model))}\n",
+        f"## Model\n\n{_table(('', ''), facts_of(model))}\n",
         f"## Metrics\n\n{_metrics(metrics)}\n",
         _CAUTION,
     ]
@@ -94,7 +95,8 @@ def _snippet(model: AIM, location: str) -> str:
     return "\n".join(lines)
 
 
-def _facts(model: AIM) -> list[tuple[str, str]]:
+def facts_of(model: AIM) -> list[tuple[str, str]]:
+    """What a model is, in words, by name."""
     stages = [
         f"{stage!r}: {tap.node}, {tap.channels} channels, stride {tap.stride}, tau {tau:g}"
         for stage, tap, tau in zip(model.stages, model.taps, model.tau, strict=True)
@@ -104,7 +106,7 @@ def _facts(model: AIM) -> list[tuple[str, str]]:
         ("head", model.head),
         *((f"stage {stage.split(':')[0]}", stage.split(": ", 1)[1]) for stage in stages),
         ("pooling", f"mean over {model.pooling} positions"),
-        ("classes", _classes(model)),
+        ("classes", listed_classes(model.num_classes, model.class_names)),
         ("images", _images(model)),
     ]
     try:
@@ -114,22 +116,36 @@ def _facts(model: AIM) -> list[tuple[str, str]]:
     return facts
 
 
-def _classes(model: AIM) -> str:
-    if model.class_names is None:
-        return str(model.num_classes)
-    more = ", ..." if len(model.class_names) > _SHOWN_CLASSES else ""
-    return f"{model.num_classes}: {', '.join(model.class_names[:_SHOWN_CLASSES])}{more}"
+def listed_classes(num_classes: int, names: Sequence[str] | None) -> str:
+    """How many classes there are, and the first ones' names.
+
+    >>> listed_classes(2, ("cat", "dog"))
+    '2: cat, dog'
+    """
+    if names is None:
+        return str(num_classes)
+    more = ", ..." if len(names) > _SHOWN_CLASSES else ""
+    return f"{num_classes}: {', '.join(names[:_SHOWN_CLASSES])}{more}"
 
 
-def _images(model: AIM) -> str:
-    images = model.preprocessing
-    if images is None:
-        return f"{model.in_channels} channels; their preprocessing is not recorded"
+def prepared_as(images: Preprocessing) -> str:
+    """How images are prepared, in words.
+
+    >>> from aimwrap import Preprocessing
+    >>> prepared_as(Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))
+    '224 x 224, resized (bicubic), central crop 0.875, mean 0.5, 0.5, 0.5, std 0.5, 0.5, 0.5'
+    """
     height, width = images.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
     resized = "squashed" if images.squash else "resized"
     prepared = f"{resized} ({images.interpolation}), central crop {images.crop:.4g}, mean {mean}, std {std}"
     return f"{height} x {width}, {prepared}"
+
+
+def _images(model: AIM) -> str:
+    if model.preprocessing is None:
+        return f"{model.in_channels} channels; their preprocessing is not recorded"
+    return prepared_as(model.preprocessing)
 
 
 def _metrics(metrics: Mapping[str, Metric] | None) -> str:

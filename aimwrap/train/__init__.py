@@ -10,9 +10,9 @@ try:
 except ImportError as error:
     raise ImportError('training needs Lightning Fabric and torchmetrics: pip install "aimwrap[train]"') from error
 
+from ..plain import PlainClassifier, load_plain
 from .checkpoints import CheckpointError
 from .launching import launched_fabric
-from .plain import PlainClassifier, load_plain
 from .presets import PRESETS
 from .processes import mean_over_processes
 from .saving import DivergedError

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data import (
-    READERS,
     Augmentation,
     ReleaseDataset,
     crop_and_flip,
@@ -23,7 +19,8 @@ from ..data import (
     train_transform,
     trivial_augment,
 )
-from ..data.release import Record
+from ..data.by_name import read_by_name
+from ..data.release import Record, groups_of
 from ..preprocessing import Preprocessing
 from .seeding import seed_of_hold_out
 from .settings import AugmentationName, Settings
@@ -78,9 +75,7 @@ def read_splits(settings: Settings) -> Splits:
         TypeError: if its reader needs other arguments.
         ValueError: if the name is unknown, or the data set has nothing to test or to select on.
     """
-    reader = _reader(settings.data)
-    _check_arguments(settings, reader)
-    train: ReleaseDataset = reader(settings.root, "train", **settings.reader)  # type: ignore[arg-type]  # each reader names its own arguments
+    train = read_by_name(settings.data, settings.root, "train", settings.reader)
     records = train.release.records
     fingerprint = _fingerprint(records)
     val = _split(train, "val") if "val" in train.splits else None
@@ -120,54 +115,6 @@ def prepared(splits: Splits, settings: Settings, preprocessing: Preprocessing) -
         if part is not None:
             part.transform = eval_transform(preprocessing)
     return splits
-
-
-def groups_of(images: ReleaseDataset) -> Tensor:
-    """Each image's group, (len,) int64: of label and place, or the label where there are no places."""
-    return images.labels if images.groups is None else images.groups
-
-
-def parse_reader_arguments(texts: list[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE``; a value is a number, true, false or a list where it is written as JSON has it, else a text.
-
-    >>> parse_reader_arguments(["cub=data/CUB_200_2011", "noisy_labels=5", "object_masks=false"])
-    {'cub': 'data/CUB_200_2011', 'noisy_labels': 5, 'object_masks': False}
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(
-                f"an argument of the reader must be NAME=VALUE, such as cub=data/CUB_200_2011, got {text!r}"
-            )
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-def _reader(name: str) -> type[ReleaseDataset]:
-    if name not in READERS:
-        raise ValueError(f"data must be one of {', '.join(READERS)}, got {name!r}")
-    return READERS[name]
-
-
-def _check_arguments(settings: Settings, reader: type[ReleaseDataset]) -> None:
-    taken = [
-        parameter
-        for parameter in list(inspect.signature(reader).parameters.values())[1:]
-        if parameter.name not in ("split", "transform")
-    ]
-    names = [parameter.name for parameter in taken]
-    unknown = [name for name in settings.reader if name not in names]
-    if unknown:
-        raise ValueError(
-            f"the data set {settings.data} takes no argument {unknown[0]!r}; it takes {', '.join(names) or 'none'}"
-        )
-    lacking = [p.name for p in taken if p.default is inspect.Parameter.empty and p.name not in settings.reader]
-    if lacking:
-        raise ValueError(f"the data set {settings.data} needs {lacking[0]}=..., which says where more of it lies")
 
 
 def _split(images: ReleaseDataset, split: str) -> ReleaseDataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -13,11 +13,13 @@ from torchmetrics import MeanMetric, Metric
 
 from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
-from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, class_activation_map
+from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, boxes_to_masks, class_activation_map
 from ..model import AIM
 from ..output import AIMOutput
+from ..plain import PlainClassifier
+from ..pooled_classifier import PooledClassifier
+from ..taps import FINAL
 from .datasets import Splits
-from .plain import PlainClassifier
 
 
 @torch.no_grad()
@@ -28,6 +30,7 @@ def evaluate(
     splits: Splits,
     fabric: Fabric,
     health: MaskHealth | None = None,
+    activation_maps: PooledClassifier | None = None,
 ) -> dict[str, Any]:
     """Score a model.
 
@@ -38,11 +41,14 @@ def evaluate(
         splits: for the groups.
         fabric: of the run.
         health: is shown every batch.
+        activation_maps: of a plain model, where it has them.
 
     Returns:
         ``average``, ``worst_group`` and ``weighted_average``, by the training images of each group; ``groups`` by name;
-        with AIM each stage's active ``area`` and, where objects are known, ``energy_pointing`` with its ``chance``,
-        ``mask_precision`` and ``mask_recall``. None where one is undefined. The same in every process.
+        with AIM each stage's active ``area``. Where objects are known and there are maps of the predicted class,
+        ``energy_pointing`` with its ``chance``, and ``energy_pointing_matched``, of maps averaged down to the grid of
+        the model's deepest map, so that no model scores for a finer one; with AIM ``mask_precision`` and
+        ``mask_recall``, too. None where one is undefined. The same in every process.
     """
     model.eval()
     device, dtype = fabric.device, next(model.parameters()).dtype
@@ -50,20 +56,23 @@ def evaluate(
         len(splits.group_names), group_names=_distinct(splits.group_names), train_counts=splits.train_counts
     ).to(device)
     areas = {stage: MeanMetric().to(device) for stage in (model.stages if isinstance(model, AIM) else ())}
-    pointing, overlap = EnergyPointingGame().to(device), MaskOverlap().to(device)
+    pointing, matched, overlap = (kind().to(device) for kind in (EnergyPointingGame, EnergyPointingGame, MaskOverlap))
     # Asked of the table, so that all processes gather the same metrics whatever images each has seen.
-    objects_known = isinstance(model, AIM) and any(record.mask_path is not None for record in images.records)
+    is_pointed = objects_are_known(images) and (isinstance(model, AIM) or activation_maps is not None)
     for batch in batches:
         pixels, labels = batch.image.to(device, dtype, non_blocking=True), batch.label.to(device, non_blocking=True)
         groups = labels if batch.group is None else batch.group.to(device)
-        output, heatmap, merged_mask = _looked_at(model, pixels, fabric)
+        output, look = _looked_at(model, pixels, fabric, activation_maps if is_pointed else None)
         accuracy.update(output.logits, labels, groups)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
-        if heatmap is not None and merged_mask is not None and batch.object_mask is not None:
-            object_mask = batch.object_mask.to(device)
-            pointing.update(heatmap, object_mask)
-            overlap.update(merged_mask, object_mask)
+        if look is not None:
+            object_mask = _object_masks(batch).to(device)
+            matched.resolution = look.deepest_grid
+            for metric in (pointing, matched):
+                metric.update(look.heatmap, object_mask)
+            if look.merged_mask is not None:
+                overlap.update(look.merged_mask, object_mask)
         if health is not None:
             health.update(output, training=False)
     scores = _computed(accuracy)
@@ -71,11 +80,28 @@ def evaluate(
     found["groups"] = {name: value for name, value in scores.items() if value is not None}
     if areas:
         found["area"] = {str(stage): _computed(metric)["value"] for stage, metric in areas.items()}
-    if objects_known:
-        looks, overlaps = _computed(pointing), _computed(overlap)
+    if is_pointed:
+        looks = _computed(pointing)
         found |= {name: looks[name] for name in ("energy_pointing", "chance")}
+        found["energy_pointing_matched"] = _computed(matched)["energy_pointing"]
+    if is_pointed and isinstance(model, AIM):
+        overlaps = _computed(overlap)
         found |= {f"mask_{name}": overlaps[name] for name in ("precision", "recall")}
     return found
+
+
+def objects_are_known(images: ReleaseDataset) -> bool:
+    """Whether the data set has a mask of the object for each of the split's images, or boxes around it for each."""
+    masked = all(record.mask_path is not None for record in images.records)
+    return masked or all(record.boxes is not None for record in images.records)
+
+
+def lacking_objects(images: ReleaseDataset) -> str | None:
+    """What to say of a split where the objects of some images are known, and not those of all."""
+    known = sum(record.mask_path is not None or record.boxes is not None for record in images.records)
+    if known == 0 or objects_are_known(images):
+        return None
+    return f"{len(images) - known} of {len(images)} images have neither an object mask nor boxes"
 
 
 def _computed(metric: Metric) -> dict[str, float | None]:
@@ -88,18 +114,48 @@ def _computed(metric: Metric) -> dict[str, float | None]:
     return {name: None if value.isnan() else float(value) for name, value in named.items()}
 
 
+def _object_masks(batch: Batch) -> Tensor:
+    """(N, 1, H, W) or (N, H, W): masks where all images have one, else their boxes, filled."""
+    if batch.object_mask is not None:
+        return batch.object_mask
+    assert batch.boxes is not None
+    return boxes_to_masks(batch.boxes, _grid(batch.image))
+
+
+class _Look(NamedTuple):
+    """Where a model looks.
+
+    Attributes:
+        heatmap: class-activation map of the predicted class, (N, h, w).
+        deepest_grid: rows and columns of the model's deepest map.
+        merged_mask: with AIM, (N, 1, h, w).
+    """
+
+    heatmap: Tensor
+    deepest_grid: tuple[int, int]
+    merged_mask: Tensor | None = None
+
+
 def _looked_at(
-    model: AIM | PlainClassifier, images: Tensor, fabric: Fabric
-) -> tuple[AIMOutput, Tensor | None, Tensor | None]:
-    """The output, and with AIM the class-activation map of the predicted class and the merged mask."""
+    model: AIM | PlainClassifier, images: Tensor, fabric: Fabric, activation_maps: PooledClassifier | None
+) -> tuple[AIMOutput, _Look | None]:
     with fabric.autocast():
         if not isinstance(model, AIM):
             output: AIMOutput = model(images)
-            return output, None, None
-        features = model.forward_masks(model.forward_backbone(images))
+            if activation_maps is None:
+                return output, None
+            heatmap = activation_maps.maps(images, output.logits.argmax(1)).float()
+            return output, _Look(heatmap, _grid(heatmap))
+        maps = model.forward_backbone(images)
+        features = model.forward_masks(maps)
         output = model.forward_head(features)
     heatmap = class_activation_map(features.fused.float(), model.classifier.weight.float(), output.logits.argmax(1))
-    return output, heatmap, features.merged_mask.float()
+    deepest = maps.get(FINAL, maps[str(model.stages[-1])])
+    return output, _Look(heatmap, _grid(deepest), features.merged_mask.float())
+
+
+def _grid(a_map: Tensor) -> tuple[int, int]:
+    return a_map.shape[-2], a_map.shape[-1]
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

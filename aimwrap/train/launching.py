@@ -84,11 +84,19 @@ def launched_fabric(
         accelerator: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        ValueError: if precision and accelerator do not go together, or numbers with the launcher's.
+        ValueError: if there is no such accelerator, or not as many of it; if precision and accelerator do not go
+            together, or numbers with the launcher's.
     """
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"accelerator must be auto, cpu or cuda, got {accelerator!r}")
+    gpus = torch.cuda.device_count()
+    if accelerator == "cuda" and not gpus:
+        raise ValueError("accelerator='cuda' needs a GPU that this torch can use, and it finds none; 'cpu' needs none")
     if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
         raise ValueError("precision='16-mixed' needs a GPU; on a CPU there are '32-true' and 'bf16-mixed'")
     launch = launch_of(os.environ, devices, nodes)
+    if accelerator != "cpu" and gpus and (launch.devices or 1) > gpus:
+        raise ValueError(f"devices must be {gpus} at most, as many GPUs as torch finds here, got {launch.devices}")
     several = launch.nodes > 1 or (launch.devices or 1) > 1
     chosen = "auto" if launch.devices is None else launch.devices
     fabric = Fabric(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -34,28 +35,38 @@ def train(run: Run) -> None:
         started = time.perf_counter()
         run.model.train()
         run.order.epoch, run.order.first_step = epoch, progress.step_of_epoch
-        for batch in _shown(run, epoch):
-            images = batch.images.image.to(fabric.device, non_blocking=True)
-            labels = batch.images.label.to(fabric.device, non_blocking=True)
-            seeds = batch.seeds.to(fabric.device, non_blocking=True)
+        for parts in _steps(run, epoch):
             set_rates(run.optimizer, rate_factor(progress.step, run.order.steps_per_epoch, settings))
-            output = run.model(images, noise_seeds=seeds)  # AIMOutput(logits, stage_logits, masks)
-            loss = run.criterion(output, labels)
             run.optimizer.zero_grad()
-            # DistributedDataParallel averages over processes, and a process with more images has to count for more.
-            fabric.backward(loss * len(labels) * fabric.world_size / run.order.size_of(progress.step_of_epoch))
+            for number, batch in enumerate(parts, start=1):
+                # Gradients travel between processes once per step, with the last part's.
+                with fabric.no_backward_sync(run.model, enabled=number < len(parts)):
+                    _see(run, batch)
             if settings.clip is not None:
                 fabric.clip_gradients(run.model, run.optimizer, max_norm=settings.clip)
             run.optimizer.step()
             if run.average is not None:
                 run.average.update_parameters(run.network)
-            if run.health is not None:
-                run.health.update(output, training=True)
-            progress.add(loss.detach(), output.logits.detach(), labels)
+            progress.end_step()
             if _checkpoint_is_due(run):
                 save_checkpoint(run)
         line = _end_of_epoch(run, epoch)
         run.report(line, time.perf_counter() - started)
+
+
+def _see(run: Run, batch: SeededBatch) -> None:
+    """Add the gradients of a part of this process's images of a step."""
+    fabric, progress = run.fabric, run.progress
+    images = batch.images.image.to(fabric.device, non_blocking=True)
+    labels = batch.images.label.to(fabric.device, non_blocking=True)
+    seeds = batch.seeds.to(fabric.device, non_blocking=True)
+    output = run.model(images, noise_seeds=seeds)  # AIMOutput(logits, stage_logits, masks)
+    loss = run.criterion(output, labels)
+    # A part with more images has to count for more; DistributedDataParallel averages over processes.
+    fabric.backward(loss * len(labels) * fabric.world_size / run.order.size_of(progress.step_of_epoch))
+    if run.health is not None:
+        run.health.update(output, training=True)
+    progress.add(loss.detach(), output.logits.detach(), labels)
 
 
 def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
@@ -75,7 +86,13 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     if run.validation_batches is not None:
         assert run.splits.val is not None
         line["validation"] = evaluate(
-            run.evaluated, run.splits.val, run.validation_batches, run.splits, run.fabric, run.health
+            run.evaluated,
+            run.splits.val,
+            run.validation_batches,
+            run.splits,
+            run.fabric,
+            run.health,
+            run.activation_maps,
         )
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]
@@ -91,6 +108,13 @@ def _checkpoint_is_due(run: Run) -> bool:
     progress, every = run.progress, run.settings.checkpoint_steps
     within = progress.step_of_epoch < run.order.steps_per_epoch
     return every is not None and within and progress.step % every == 0
+
+
+def _steps(run: Run, epoch: int) -> Iterator[tuple[SeededBatch, ...]]:
+    """The parts of each step of the epoch."""
+    batches = iter(_shown(run, epoch))
+    while parts := tuple(islice(batches, run.settings.accumulate)):
+        yield parts
 
 
 def _shown(run: Run, epoch: int) -> Iterable[SeededBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -11,8 +12,8 @@ from ..inspection import import_backbone
 from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
+from ..plain import PlainClassifier
 from ..preprocessing import Preprocessing
-from .plain import PlainClassifier
 from .processes import mean_over_processes
 from .settings import Settings
 
@@ -24,7 +25,8 @@ class PlainLoss(nn.Module):
 
     def forward(self, output: AIMOutput, labels: Tensor) -> Tensor:
         """The scalar to back-propagate, from labels (N,)."""
-        return F.cross_entropy(output.logits.float(), labels)
+        wide = torch.promote_types(output.logits.dtype, torch.float32)
+        return F.cross_entropy(output.logits.to(wide), labels)
 
 
 def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
@@ -45,7 +47,15 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     if settings.method == "aim":
         tau = settings.tau[0] if len(settings.tau) == 1 else settings.tau
         backbone = import_backbone(settings.backbone) if kwargs is None else settings.backbone
-        model = AIM(backbone, settings.stages, tau, num_classes=num_classes, head=settings.head, backbone_kwargs=kwargs)
+        model = AIM(
+            backbone,
+            settings.stages,
+            tau,
+            num_classes=num_classes,
+            head=settings.head,
+            labels_move_area=settings.labels_move_area,
+            backbone_kwargs=kwargs,
+        )
     else:
         plain = import_backbone(settings.backbone) if kwargs is None else create_backbone(settings.backbone, kwargs)
         model = PlainClassifier(plain, num_classes)
@@ -81,7 +91,8 @@ def build_optimizer(settings: Settings, model: AIM | PlainClassifier) -> Optimiz
 def variant_of(settings: Settings, model: AIM | PlainClassifier) -> str:
     """What a model is, in words: checkpoints keep it, so that another variant's is noticed."""
     if isinstance(model, AIM):
-        return f"{model.variant}, {model.head} head, {model.num_classes} classes"
+        moved = ", labels move the area" if model.labels_move_area else ""
+        return f"{model.variant}, {model.head} head{moved}, {model.num_classes} classes"
     return f"{settings.backbone}, plain, {model.num_classes} classes"
 
 

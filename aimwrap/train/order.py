@@ -64,6 +64,15 @@ def share_of(batch: list[int], rank: int, processes: int) -> list[int]:
     return batch[rank::processes]
 
 
+def parts_of(share: list[int], count: int) -> list[list[int]]:
+    """A process's part of a batch in parts that are seen one after the other, as even as can be.
+
+    >>> parts_of([5, 6, 7, 8, 9], 2)
+    [[5, 6, 7], [8, 9]]
+    """
+    return [part.tolist() for part in torch.tensor(share).tensor_split(count)]
+
+
 class BatchOrder(Sampler[list[Draw]]):
     """A process's batches of one epoch, from a step on: the ``batch_sampler`` of a ``DataLoader``.
 
@@ -73,13 +82,14 @@ class BatchOrder(Sampler[list[Draw]]):
         seed: of the run.
         rank: of this process.
         processes: how many there are.
+        accumulate: parts of its images of a step that each process sees one after the other; each is a batch here.
 
     Attributes:
         epoch: to be set before each.
         first_step: of the epoch, from 0: where a resumed run goes on.
 
     Raises:
-        ValueError: if a batch would leave a process without an image.
+        ValueError: if a batch would leave a process, or a part of its batch, without an image.
 
     Example:
         >>> order = BatchOrder(10, 4, seed=0, rank=1, processes=2)
@@ -90,16 +100,22 @@ class BatchOrder(Sampler[list[Draw]]):
         1
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, num_images: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1, accumulate: int = 1
+    ) -> None:
         smallest = num_images // steps_per_epoch(num_images, batch_size)
-        if smallest < processes:
+        if smallest // processes < accumulate:
+            if accumulate == 1:
+                ask, way_out = "every process an image", "take fewer processes"
+            else:
+                ask, way_out = f"every process an image for each of accumulate={accumulate} parts", "lower accumulate"
             raise ValueError(
-                f"batch_size must leave every process an image: batches of {num_images} images at batch_size="
-                f"{batch_size} have {smallest} at least, and there are {processes} processes. Raise batch_size, which "
-                "counts all processes' images, or take fewer processes"
+                f"batch_size must leave {ask}: batches of {num_images} images at batch_size={batch_size} have "
+                f"{smallest} at least, and there {'is 1 process' if processes == 1 else f'are {processes} processes'}. "
+                f"Raise batch_size, which counts all processes' images, or {way_out}"
             )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.rank, self.processes = rank, processes
+        self.rank, self.processes, self.accumulate = rank, processes, accumulate
         self.epoch, self.first_step = 0, 0
 
     @property
@@ -113,11 +129,12 @@ class BatchOrder(Sampler[list[Draw]]):
         return smallest + (step < larger)
 
     def __len__(self) -> int:
-        """Steps that are left of the epoch."""
-        return self.steps_per_epoch - self.first_step
+        """Batches that are left of the epoch: ``accumulate`` for each step."""
+        return (self.steps_per_epoch - self.first_step) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """The draws of each step."""
+        """The draws of each batch."""
         for batch in batches_of(self.num_images, self.batch_size, self.seed, self.epoch)[self.first_step :]:
             mine = share_of(batch, self.rank, self.processes)
-            yield [Draw(image, seed_of_image(self.seed, self.epoch, image)) for image in mine]
+            for part in parts_of(mine, self.accumulate):
+                yield [Draw(image, seed_of_image(self.seed, self.epoch, image)) for image in part]

@@ -31,10 +31,13 @@ class Progress:
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note a step, without waiting for a GPU: the mean loss of this process's images, logits and labels."""
+        """Note a batch, without waiting for a GPU: the mean loss of its images, their logits and labels."""
         hits = (logits.argmax(1) == labels).sum()
         seen = torch.stack([loss.double() * len(labels), hits.double(), hits.new_tensor(len(labels)).double()])
         self.sums = self.sums.to(seen.device) + seen
+
+    def end_step(self) -> None:
+        """Note a step of the optimiser."""
         self.step_of_epoch += 1
         self.step += 1
 

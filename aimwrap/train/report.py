@@ -9,8 +9,15 @@ from typing import Any
 from .selection import EXPLAINED
 from .training import Result
 
-_SHOWN = ("average", "worst_group", "weighted_average", "energy_pointing", "mask_precision", "mask_recall")
-_WHAT = {"average": "accuracy", "weighted_average": "accuracy, weighted by training groups"}
+_SHOWN = (
+    *("average", "worst_group", "weighted_average"),
+    *("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall"),
+)
+_WHAT = {
+    "average": "accuracy",
+    "weighted_average": "accuracy, weighted by training groups",
+    "energy_pointing_matched": "energy pointing, matched grid",
+}
 
 
 def format_epoch(line: Mapping[str, Any], seconds: float) -> str:

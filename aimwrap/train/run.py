@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,13 +18,16 @@ from ..data import Batch
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
+from ..plain import PlainClassifier
+from ..pooled_classifier import PooledClassifier
 from ..tau import TauScheduler
 from .datasets import Splits, prepared, read_splits
+from .evaluation import lacking_objects, objects_are_known
 from .generators import seed_generators
 from .images import SeededBatch, evaluation_loader, training_loader
 from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
 from .order import BatchOrder
-from .plain import PlainClassifier
+from .processes import synchronise_batch_norms
 from .progress import Progress
 from .seeding import seed_of_process
 from .selection import chosen_rule
@@ -55,6 +59,8 @@ class Run:
         test_batches: of the split that the result is measured on.
         rule: which epoch's weights are kept.
         variant: what the model is, in words.
+        activation_maps: of a plain model, where they are measured or shown and it has them; else None.
+        lacks: what a reader of the results may miss, and why there is none.
         progress: how far it is.
         report: is told each epoch's line of the log, and its seconds.
         quiet: no progress bars.
@@ -66,7 +72,7 @@ class Run:
     fabric: Fabric
     splits: Splits
     network: AIM | PlainClassifier
-    model: nn.Module
+    model: _FabricModule
     average: AveragedModel | None
     criterion: AIMLoss | PlainLoss
     schedule: TauScheduler | None
@@ -79,6 +85,8 @@ class Run:
     rule: Selection
     variant: str
     report: Report
+    activation_maps: PooledClassifier | None = None
+    lacks: str | None = None
     progress: Progress = field(default_factory=Progress)
     quiet: bool = False
     tensorboard: bool = False
@@ -125,12 +133,16 @@ def build_run(
     rule = chosen_rule(settings.selection, splits)
     network = build_model(settings, len(splits.classes))
     network.class_names = splits.classes
+    if settings.sync_batchnorm:
+        synchronise_batch_norms(network, fabric)
     if settings.precision == "64-true":
         network.double()  # here, since the moving average is a copy
     assert network.preprocessing is not None
     splits = prepared(splits, settings, network.preprocessing)
     rank, processes = fabric.global_rank, fabric.world_size
-    order = BatchOrder(len(splits.train), settings.batch_size, settings.seed, rank, processes)
+    order = BatchOrder(
+        len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
+    )
     pin = fabric.device.type == "cuda"
 
     criterion = build_criterion(settings, network).to(fabric.device)
@@ -147,7 +159,7 @@ def build_run(
         images = splits.val if split == "val" and splits.val is not None else splits.test
         return evaluation_loader(images, settings.batch_size, rank, processes, workers, pin)
 
-    return Run(
+    run = Run(
         settings=settings,
         folder=folder,
         fabric=fabric,
@@ -169,3 +181,11 @@ def build_run(
         quiet=quiet,
         tensorboard=tensorboard,
     )
+    lacking = lacking_objects(splits.test)
+    if isinstance(run.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
+        try:
+            run.activation_maps = PooledClassifier(run.evaluated.backbone, "the model")
+        except ValueError as error:
+            lacking = str(error) if objects_are_known(splits.test) else lacking
+    run.lacks = None if lacking is None else f"energy pointing is left out: {lacking}"
+    return run

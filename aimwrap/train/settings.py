@@ -35,6 +35,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, math.inf),
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
+    "accumulate": (1, math.inf),
     "lr": (0, math.inf),
     "head_lr": (0, math.inf),
     "mask_lr": (0, math.inf),
@@ -67,12 +68,16 @@ class Settings:
         backbone: a timm or torchvision name, ``torchvision/NAME``, or ``package.module:function`` to import.
         pretrained: whether a backbone by name comes with its library's weights.
         method: ``"aim"``, or ``"plain"``: the backbone with its own classifier.
-        stages, tau, head, area_per, mask_weight: of AIM and its loss; tau is one number or one per stage.
+        stages, tau, head, labels_move_area, area_per, mask_weight: of AIM and its loss; tau is one number or one per
+            stage.
         anneal_share: share of the epochs in which tau falls from 1.
         frozen: what of the backbone is not trained.
         seed: of everything that is drawn.
         epochs: passes over the training images.
         batch_size: images per optimiser step, of all processes together.
+        accumulate: parts that each process takes its images of a step in, one after the other, to need less memory.
+            The step is the same, but for what sees only a part: BatchNorm.
+        sync_batchnorm: whether BatchNorm's statistics are of all processes' images, on several GPUs.
         optimizer: with ``lr`` for the backbone, ``head_lr`` for what is new and ``mask_lr`` for the mask estimators
             (None for ``head_lr``), ``weight_decay`` and, for SGD, ``momentum``.
         schedule: how the rates fall behind ``warmup_epochs``: along a half cosine to zero, not at all, or by
@@ -108,6 +113,7 @@ class Settings:
     stages: tuple[int | str, ...] = (2, 3)
     tau: tuple[float, ...] = (0.25,)
     head: Head = "feature-preserving"
+    labels_move_area: bool = False
     area_per: AreaPer = "image"
     mask_weight: float = 6.0
     anneal_share: float = 1 / 3
@@ -115,6 +121,8 @@ class Settings:
     seed: int = 0
     epochs: int = 20
     batch_size: int = 64
+    accumulate: int = 1
+    sync_batchnorm: bool = False
     optimizer: OptimizerName = "adamw"
     lr: float = 1e-5
     head_lr: float = 1e-3
@@ -148,10 +156,24 @@ class Settings:
             if value is not None and not least <= value <= most:
                 until = f"to {most:g}" if math.isfinite(most) else "or more"
                 raise ValueError(f"{name} must be {least:g} {until}, got {value!r}")
+        if self.ema == 1:
+            raise ValueError("ema must be less than 1, got 1: the average would stay where it began")
+        if self.clip == 0:
+            raise ValueError("clip must be more than 0, got 0: no gradient would be left; None clips nothing")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}; the "
                 "rates would never be reached"
+            )
+        if self.accumulate > 1 and self.method == "aim" and self.area_per == "batch":
+            raise ValueError(
+                f"area_per='batch' needs the areas of a whole batch at once, and accumulate={self.accumulate} looks at "
+                "it in parts; take area_per='image', or accumulate=1"
+            )
+        if self.sync_batchnorm and self.frozen != "nothing":
+            raise ValueError(
+                f"sync_batchnorm needs statistics that are trained, and frozen={self.frozen!r} keeps them as they "
+                "are; leave sync_batchnorm out"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Curves and pictures of masks for TensorBoard, where it was asked for."""
+"""Curves, and pictures of where the model looks, for TensorBoard, where it was asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..model import AIM
+from ..plain import PlainClassifier
+from ..pooled_classifier import PooledClassifier
 from ..preprocessing import Preprocessing
 from ..resizing import resize_to
 from .run import Run
@@ -32,6 +34,8 @@ def check_tensorboard() -> None:
 def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
     """Add an epoch's scores, and what the merged mask leaves of the first images; in the first process alone.
 
+    A plain model's images are as bright as the predicted class's activation map, where it has one.
+
     Args:
         run: behind the epoch.
         line: the epoch's, of the log.
@@ -45,7 +49,9 @@ def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
     for name, value in _scalars(line):
         writer.add_scalar(name, value, line["epoch"])
     if isinstance(run.evaluated, AIM):
-        writer.add_images("masks", _pictures(run, run.evaluated), line["epoch"])
+        writer.add_images("masks", _masked(run, run.evaluated), line["epoch"])
+    elif run.activation_maps is not None:
+        writer.add_images("activation maps", _lit(run, run.evaluated, run.activation_maps), line["epoch"])
     writer.close()
 
 
@@ -65,16 +71,31 @@ def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 
 
 @torch.no_grad()
-def _pictures(run: Run, model: AIM) -> Tensor:
+def _masked(run: Run, model: AIM) -> Tensor:
     """(N, 3, H, W) in [0, 1]: the first images of the validation split, dark where the merged mask is closed."""
-    shown = run.splits.val or run.splits.test
-    images = torch.stack([shown[number].image for number in range(min(PICTURES, len(shown)))])
-    images = images.to(run.fabric.device, next(model.parameters()).dtype)
-    model.eval()
+    images, preprocessing = _first_images(run, model)
     with run.fabric.autocast():
         merged = model.forward_masks(model.forward_backbone(images)).merged_mask.float()
+    return seen_through(images, merged, preprocessing).cpu()
+
+
+@torch.no_grad()
+def _lit(run: Run, model: PlainClassifier, activation_maps: PooledClassifier) -> Tensor:
+    """(N, 3, H, W) in [0, 1]: the same images, dark where nothing speaks for the predicted class."""
+    images, preprocessing = _first_images(run, model)
+    with run.fabric.autocast():
+        heatmaps = activation_maps.maps(images, model(images).logits.argmax(1)).float().clamp(min=0)[:, None]
+    highest = heatmaps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return seen_through(images, heatmaps / highest, preprocessing).cpu()
+
+
+def _first_images(run: Run, model: AIM | PlainClassifier) -> tuple[Tensor, Preprocessing]:
+    """Images of the validation split as the model takes them, which is put into evaluation mode."""
+    shown = run.splits.val or run.splits.test
+    images = torch.stack([shown[number].image for number in range(min(PICTURES, len(shown)))])
     assert model.preprocessing is not None
-    return seen_through(images, merged, model.preprocessing).cpu()
+    model.eval()
+    return images.to(run.fabric.device, next(model.parameters()).dtype), model.preprocessing
 
 
 def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -82,7 +103,7 @@ def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) ->
 
     Args:
         images: (N, 3, H, W), normalised.
-        masks: (N, 1, h, w), 0 or 1.
+        masks: (N, 1, h, w), from 0 to 1.
         preprocessing: how they were normalised.
 
     Returns:

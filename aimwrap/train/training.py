@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 import aimwrap
 
 from ..model import AIM
+from ..plain import save_plain
 from ..replacing import is_unfinished, remove_unfinished, replacing
 from .evaluation import evaluate
 from .loop import train
-from .plain import save_plain
 from .run import Report, Run, build_run
 from .saving import checkpoint_folder, load_best, resume
 from .settings import Settings, differences
@@ -105,6 +105,8 @@ def run_training(
     fabric.barrier()  # nobody writes before all have looked
     if fabric.is_global_zero:
         _begin(run)
+    if run.lacks is not None:
+        say(run.lacks)
     if resume(run):
         say(f"going on behind epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
     _write_log(run)
@@ -128,7 +130,14 @@ def _finish(run: Run) -> Result:
     """Test the selected weights and save them; the result's file comes last, and says that the run is done."""
     last = run.progress.history[-1]
     epoch = load_best(run)
-    scores = evaluate(run.evaluated, run.splits.test, run.test_batches, run.splits, run.fabric)
+    scores = evaluate(
+        run.evaluated,
+        run.splits.test,
+        run.test_batches,
+        run.splits,
+        run.fabric,
+        activation_maps=run.activation_maps,
+    )
     result = Result(
         run.variant,
         run.settings.seed,
@@ -171,7 +180,10 @@ def _write_model(run: Run, scores: dict[str, Any]) -> None:
 
 def _begin(run: Run) -> None:
     """Write what the run is, resolved, and clear away what a killed one left half written."""
-    checkpoint_folder(run.folder).mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoint_folder(run.folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{run.folder} cannot be made ({error}); name another folder for the run") from error
     for folder in (run.folder, checkpoint_folder(run.folder)):
         remove_unfinished(folder)
     preprocessing = run.network.preprocessing
@@ -190,6 +202,7 @@ def _begin(run: Run) -> None:
             },
             "data": run.splits.fingerprint,
             "preprocessing": preprocessing._asdict(),
+            "lacks": run.lacks,
             "processes": run.fabric.world_size,
             "device": str(run.fabric.device),
             "aimwrap": aimwrap.__version__,
@@ -199,8 +212,9 @@ def _begin(run: Run) -> None:
 
 
 def _check_folder(folder: Path, settings: Settings) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; name a folder to write the run into")
+    files = [path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()]
+    if files:
+        raise RunFolderError(f"{files[0]} is a file; name a folder to write the run into")
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bootstrap import Estimate, by_setting, difference, estimate
-from study import PARTS, RESULTS, TIES, read_results
+from study import LOOKS, PARTS, RESULTS, TIES, read_results
 from variants import Config
 
 from aimwrap.plot import Result, plot_results, plot_scatter
@@ -25,7 +25,7 @@ ASSETS = Path(__file__).parents[2] / "docs" / "assets"
 
 Run = dict[str, Any]
 NO_BREAK = "\N{NO-BREAK SPACE}"
-SEARCHES = ("aim-search", "control-search")
+SEARCHES = ("aim-search", "control-search", "look-again")
 SHOWN_PARTS = ("headline", "paper-head", "oracle")
 SHOWN: dict[str, Any] = {"method": "aim", "head": "feature-preserving", "tau": 0.1}
 HEADLINE = [
@@ -36,6 +36,8 @@ HEADLINE = [
     ("**AIM**, feature-preserving head, tau 0.1", {"method": "aim", "head": "feature-preserving", "tau": 0.1}),
     ("**AIM**, feature-preserving head, tau 0.1, its best setting", "aim"),
     ("**AIM**, feature-preserving head, tau 0.25", {"method": "aim", "head": "feature-preserving", "tau": 0.25}),
+    ("**AIM**, second look at the kept pixels, its best setting", "AIM, second look"),
+    ("second look through the probe's map, its best setting", "CAM, second look"),
     ("masks held open, paper head", {"method": "open", "head": "paper"}),
     ("**AIM**, paper head, tau 0.25", {"method": "aim", "head": "paper", "tau": 0.25}),
     ("the object's own mask on the same features", {"method": "true mask", "epochs": 6}),
@@ -76,6 +78,8 @@ def tables() -> dict[str, str]:
             "search": search_table(search),
             "survival": survival(results["headline"]),
         }
+    if results["look-again"]:
+        written["look-again"] = look_again(results["look-again"], search)
     if results["ablations"]:
         written["ablations"] = ablations(results["ablations"], results["headline"])
     if results["fine-tuned"]:
@@ -171,6 +175,7 @@ def fine_tuned_gains(records: Sequence[Run], search: Sequence[Run]) -> str:
 def search_table(search: Sequence[Run]) -> str:
     rows = []
     names = {"plain": "linear probe", "open": "masks held open", "aim": "**AIM**, tau 0.1"}
+    names |= {"AIM, second look": "**AIM**, second look", "CAM, second look": "second look through the probe's map"}
     for method, name in names.items():
         for tie in TIES:
             for runs in by_setting(search, lambda c, m=method, t=tie: (c["method"], c["tie"]) == (m, t)).values():
@@ -265,6 +270,24 @@ def second_look(records: Sequence[Run], search: Sequence[Run]) -> str:
             if runs:
                 rows.append(ablation_row(f"{name}{few(runs)}", runs))
     return markdown(["", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
+
+
+def look_again(records: Sequence[Run], search: Sequence[Run]) -> str:
+    """The second look and its control at their best settings: what they gain, and what they are shown."""
+    rows = []
+    for tie in TIES:
+        plain = best_of(search, "plain", tie)
+        for method in LOOKS:
+            runs = best_of(records, method, tie)
+            if not runs:
+                continue
+            seeds = {run["config"]["seed"] for run in runs}
+            name = "**AIM**, second look" if method == LOOKS[0] else "second look through the probe's map"
+            cells = gain_cells(runs, [run for run in plain if run["config"]["seed"] in seeds])
+            cells += [f"{mean(runs, measure):.2f}" for measure in ("kept_area", "kept_precision", "kept_recall")]
+            rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *cells])
+    header = ["tie", "minus the best linear probe", "accuracy", "worst group", "pointing at 5 × 5"]
+    return markdown([*header, "pixels kept", "of them animal", "of the animal kept"], rows)
 
 
 def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:

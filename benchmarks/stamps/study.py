@@ -7,6 +7,8 @@
     python benchmarks/stamps/study.py paper-head
     python benchmarks/stamps/study.py oracle
     python benchmarks/stamps/study.py second-look --seeds 0,1
+    python benchmarks/stamps/study.py look-again
+    python benchmarks/stamps/study.py pixels-again --seeds 0,1,2
     python benchmarks/stamps/study.py bottom-up --seeds 0,1
     python benchmarks/stamps/study.py rivals                       # other methods, the backbone frozen
     python benchmarks/stamps/study.py table-1                      # the paper's four settings of stages and tau
@@ -25,12 +27,14 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from look_again import look_again as train_second_look
+from look_again import pixels_again as train_as_a_module
 from rivals import RIVALS, train_rival
 from torch import Tensor
 from tqdm import tqdm
@@ -41,6 +45,7 @@ from aimwrap.demo.backbone import load_pretrained_backbone
 from aimwrap.metrics import energy_pointing_game, mask_precision, mask_recall, worst_group_accuracy
 
 RESULTS = Path(__file__).parent / "results"
+LOOKS = ("AIM, second look", "CAM, second look")
 TIES = (0.95, 1.0)
 
 
@@ -104,6 +109,20 @@ def second_look(tie: float, seed: int) -> list[Config]:
         *(Config("aim", tie, seed, second_look=True, **setting) for setting in settings),
         Config("aim", tie, seed, epochs=6, tau=0.25),
     ]
+
+
+def look_again(tie: float, seed: int) -> list[Config]:
+    """A second look at the enlarged pixels that the masks keep, and at the plain map's, each with plain's search."""
+    return [
+        Config(method, tie, seed, epochs=epochs, learning_rate=rate)
+        for method in LOOKS
+        for epochs, rate in itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3))
+    ]
+
+
+def pixels_again(tie: float, seed: int) -> list[Config]:
+    """A second look at one setting, for how many of its predictions survive on other pixels."""
+    return [Config("AIM, second look, pixels", tie, seed, epochs=6, learning_rate=3e-4)]
 
 
 def rivals(tie: float, seed: int) -> list[Config]:
@@ -192,11 +211,13 @@ PARTS = {
     "ablations": ablations,
     "fine-tuned": fine_tuned,
     "second-look": second_look,
+    "look-again": look_again,
+    "pixels-again": pixels_again,
     "bottom-up": bottom_up,
     "rivals": rivals,
     "table-1": table_1,
 }
-ONE_TIE = ("oracle", "ablations", "second-look", "bottom-up")  # only at 100 %
+ONE_TIE = ("oracle", "ablations", "second-look", "bottom-up", "pixels-again")  # only at 100 %
 
 
 def ties_of(part: str) -> tuple[float, ...]:
@@ -216,14 +237,26 @@ def main() -> None:
             continue
         data = load_data(tie, seed, backbone if any(needs_maps(config) for config in missing) else None)
         for config in tqdm(missing, desc=f"tie {tie}, seed {seed}", unit="run"):
-            outcome = (train_rival if config.method in RIVALS else train)(config, data, backbone)
+            outcome = trainer_of(config)(config, data, backbone)
             record = measure(config, outcome, data[1])
             if arguments.part == "headline" and is_shown(config):
                 record["survival"] = survival(outcome, data, backbone, seed)
+            if arguments.part == "pixels-again":
+                found = verify(outcome.model, data[1].images, batch_size=50)
+                record["survival"] = [row._asdict() for row in found.survival]
+                record["kept_pixels"] = found.area
             with path.open("a") as file:
                 file.write(json.dumps(record, separators=(",", ":")) + "\n")
             scores = {name: value for name, value in record.items() if isinstance(value, float)}
             tqdm.write(f"{config.method} {json.dumps(changes_of(config))} {json.dumps(scores)}", file=sys.stderr)
+
+
+def trainer_of(config: Config) -> Callable[[Config, tuple[Data, Data], torch.nn.Module], Outcome]:
+    if config.method in LOOKS:
+        return train_second_look
+    if config.method == "AIM, second look, pixels":
+        return train_as_a_module
+    return train_rival if config.method in RIVALS else train
 
 
 def needs_maps(config: Config) -> bool:
@@ -271,6 +304,12 @@ def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
             "recall": recall.mean().item(),
         }
         images |= {"precision": rounded(precision), "recall": rounded(recall)}
+    if outcome.kept is not None:
+        record |= {
+            "kept_area": outcome.kept.mean().item(),
+            "kept_precision": mask_precision(outcome.kept, test.object_masks, empty=0.0).mean().item(),
+            "kept_recall": mask_recall(outcome.kept, test.object_masks).mean().item(),
+        }
     return record | {"images": images}
 
 

@@ -97,6 +97,7 @@ class Outcome(NamedTuple):
     areas: dict[int, float]
     seconds: float
     model: nn.Module
+    kept: Tensor | None = None  # pixels that a second look is shown
 
 
 Watch = Callable[[nn.Module, TauScheduler | None], None]

@@ -44,6 +44,33 @@ def test_lightning_trains_and_goes_on(image_folder: Path, tmp_path: Path, run: R
     assert torch.equal(logits_of(AIM.from_pretrained(tmp_path / "aim")), logits_of(made.models[1]))
 
 
+@pytest.mark.slow
+def test_lightning_in_two_processes(image_folder: Path, tmp_path: Path) -> None:
+    """Each sees half of the images with noise of its own, and both end with one model and one tau."""
+    two = {
+        "lightning.Trainer(max_epochs=EPOCHS": 'lightning.Trainer(accelerator="cpu", devices=2, max_epochs=2',
+        "EPOCHS, ANNEAL_SHARE = 20, 0.3": "EPOCHS, ANNEAL_SHARE = 2, 0.5",
+    }
+    leave = "    left = {'tau': classifier.criterion.tau, 'steps': trainer.global_step, 'noise': torch.rand(3)}\n"
+    leave += "    left |= {'weights': classifier.model.state_dict(), 'scores': dict(trainer.callback_metrics)}\n"
+    leave += '    torch.save(left, f"{trainer.global_rank}.pt")\n'
+    zero = "    if trainer.is_global_zero:"
+    launched("train_lightning.py", image_folder, tmp_path, LIGHTNING | two | {zero: leave + zero})
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["steps"] == second["steps"] == 4  # of 8 images, two at a time in each of two processes, twice
+    assert first["tau"].tolist() == second["tau"].tolist() == [0.25, 0.25]
+    assert not torch.equal(first["noise"], second["noise"])
+    trained = {
+        name for name, tensor in first["weights"].items() if tensor.is_floating_point() and "running" not in name
+    }
+    assert trained and all(torch.equal(first["weights"][name], second["weights"][name]) for name in trained)
+    for score in ("val/accuracy", "val/area of stage 2", "val/area of stage 3"):
+        assert torch.equal(first["scores"][score], second["scores"][score])
+    saved = AIM.from_pretrained(tmp_path / "aim")
+    assert saved.class_names == ("cats", "dogs")
+    assert all(torch.equal(saved.state_dict()[name], tensor) for name, tensor in first["weights"].items())
+
+
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
     """Accelerate keeps its state for the whole process."""

@@ -87,6 +87,14 @@ def test_a_changed_state_is_noticed(two: list[Path]) -> None:
         read_checkpoint(two[1])
 
 
+def test_a_changed_name_is_noticed(two: list[Path]) -> None:
+    content = two[1].read_bytes()
+    assert content.count(b"model/weight") == 1
+    two[1].write_bytes(content.replace(b"model/weight", b"model/weighs"))
+    with pytest.raises(CheckpointError, match="not those that were written"):
+        read_checkpoint(two[1])
+
+
 def test_any_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = checkpoint_path(tmp_path, 1)
     from safetensors.torch import save_file

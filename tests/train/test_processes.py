@@ -14,7 +14,8 @@ import torch
 from lightning.fabric import Fabric
 
 from aimwrap import AIM, AIMLoss, AIMOutput
-from aimwrap.train import Settings, launching, mean_over_processes, run_training
+from aimwrap.pooled_classifier import PooledClassifier
+from aimwrap.train import Settings, launching, load_plain, loop, mean_over_processes, run_training
 from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
 from aimwrap.train.datasets import prepared, read_splits
 from aimwrap.train.evaluation import evaluate
@@ -29,6 +30,7 @@ RUNS = {
     "double": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005},
     "per batch": {"area_per": "batch", "head": "paper", "clip": 0.5},
     "plain": {"method": "plain", "lr": 0.02, "head_lr": 0.02},
+    "in parts": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005, "accumulate": 2},
 }
 # Each process's BatchNorm sees its own images, so this is nothing that one process could train.
 BATCH_NORM = {"backbone": "tiny_nets:tiny_with_batch_norm", "ema": 0.5, "lr": 0.02}
@@ -81,10 +83,10 @@ def test_two_processes_are_one_with_the_joint_batch(trained: Path, name: str) ->
     one, two = trained / "one" / ("per image" if name == "moved" else name), trained / "two" / name
     expected, actual = weights(one), weights(two)
     assert log(one)[-1]["step"] == 20
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 if name == "double" else 1e-5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 if name in ("double", "in parts") else 1e-5)
     assert any(not torch.equal(actual[key], expected[key]) for key in expected), "nothing was summed in another order"
     assert scores(two)["groups"] == scores(one)["groups"] and scores(two)["average"] == scores(one)["average"]
-    for score in ("energy_pointing", "mask_precision", "mask_recall"):
+    for score in ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall"):
         assert scores(two).get(score) == pytest.approx(scores(one).get(score), abs=1e-5)
     for line, other in zip(log(two), log(one), strict=True):
         assert line["train"] == pytest.approx(other["train"], abs=1e-5)
@@ -107,6 +109,47 @@ def test_both_processes_have_scored_the_model_that_is_saved(
         assert found["groups"] == said["groups"]
         for score in ("energy_pointing", "mask_precision", "mask_recall"):
             assert found[score] == pytest.approx(said[score], abs=1e-6)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_first_process_s_buffers_are_what_is_scored_and_saved(
+    settings_of: Callable[..., Settings],
+    fabric: Fabric,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ema: float | None,
+) -> None:
+    """Here a process that is not the first: what it is handed takes the place of its own statistics."""
+    handed: list[torch.nn.Module] = []
+
+    def share(model: torch.nn.Module) -> None:
+        handed.append(model)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.fill_(1e-3 * (1 + len(name)))
+
+    monkeypatch.setattr(loop, "share_buffers", share)
+    settings = settings_of(**{**BATCH_NORM, "ema": ema}, method="plain", epochs=1, image_size=64)
+    result = run_training(settings, tmp_path, fabric, workers=0)
+    assert len(handed) == (1 if ema is None else 2)
+    for model in handed:
+        assert all((buffer < 0.1).all() for name, buffer in model.named_buffers() if name.endswith("running_var"))
+    model = load_plain(tmp_path / "model")
+    shared = [buffer for name, buffer in model.named_buffers() if name.endswith("running_var")]
+    assert shared and all((buffer < 0.1).all() for buffer in shared)
+    saved = weights(tmp_path)
+    assert all((tensor < 0.1).all() for name, tensor in saved.items() if name.endswith("running_var"))
+    splits = prepared(read_splits(settings), settings, model.preprocessing)
+    found = evaluate(
+        model,
+        splits.val,
+        evaluation_loader(splits.val, 9, 0, 1, 0, False),
+        splits,
+        fabric,
+        activation_maps=PooledClassifier(model.backbone),
+    )
+    assert result.validation is not None
+    assert found["energy_pointing"] == pytest.approx(result.validation["energy_pointing"], abs=1e-6)
 
 
 @pytest.mark.slow

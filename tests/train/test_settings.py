@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from aimwrap.data.by_name import parse_reader_arguments
+from aimwrap.data.release import groups_of
 from aimwrap.train import PRESETS, Settings
-from aimwrap.train.datasets import groups_of, parse_reader_arguments, read_splits
-from aimwrap.train.models import build_model
+from aimwrap.train.datasets import read_splits
+from aimwrap.train.models import build_model, variant_of
 from aimwrap.train.rates import rate_factor, set_rates
 from aimwrap.train.selection import chosen_rule, score_of
 from aimwrap.train.settings import differences
@@ -153,3 +155,16 @@ def test_what_is_frozen_is_frozen(settings_of: Callable[..., Settings]) -> None:
         trained = {name for name, parameter in probe.named_parameters() if parameter.requires_grad}
         assert trained and not any(".stages." in name or "stem" in name for name in trained if "backbone" in name)
         assert all(m.training for m in free.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_labels_may_move_the_area(settings_of: Callable[..., Settings], moved: bool) -> None:
+    """As in the paper: then a label's loss opens or closes all of an image's positions together."""
+    settings = settings_of(backbone="tiny_nets:tiny", labels_move_area=moved, image_size=64, head="paper")
+    model = build_model(settings, 2).train()
+    assert ("labels move the area" in variant_of(settings, model)) == moved
+    features = model.forward_masks(model.forward_backbone(torch.randn(2, 3, 64, 64)))
+    loss = torch.nn.functional.cross_entropy(model.forward_head(features).logits, torch.tensor([0, 1]))
+    (gradient,) = torch.autograd.grad(loss, features.mask_logits[2])
+    together, apart = gradient.sum((1, 2, 3)).abs(), gradient.abs().sum((1, 2, 3))
+    assert (together > 1e-3 * apart).all() if moved else (together < 1e-5 * apart).all()

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from aimwrap.cli import app
 from aimwrap.preprocessing import Preprocessing
-from aimwrap.train import PlainClassifier, load_plain
+from aimwrap.train import PlainClassifier, launched_fabric, load_plain
 from aimwrap.train.tensorboard import seen_through
 
 run = CliRunner()
@@ -22,9 +22,13 @@ def train(table: Path, out: Path, *options: object) -> Result:
 
 
 def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
-    found = train(table, tmp_path / "out", "--seeds", "0,3", "-q", "--selection", "worst-group", "--lr", 1e-3)
+    more = ("--labels-move-area", "--accumulate", 2)
+    found = train(table, tmp_path / "out", "--seeds", "0,3", "-q", "--selection", "worst-group", "--lr", 1e-3, *more)
     assert found.exit_code == 0, found.output
-    assert "TinyNet+AIM [3, 25%], feature-preserving head, 2 classes, on the split test, seeds 0, 3" in found.output
+    assert (
+        "TinyNet+AIM [3, 25%], feature-preserving head, labels move the area, 2 classes, on the split test, seeds 0, 3"
+        in found.output
+    )
     assert "Selected by validation worst group: the epoch whose worst group" in found.output and " ± " in found.output
     assert "energy pointing" in found.output and "(chance 0." in found.output
     folder = tmp_path / "out" / "seed-3"
@@ -32,6 +36,7 @@ def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
         *("checkpoints", "log.jsonl", "model", "result.json", "settings.json")
     }
     settings = json.loads((folder / "settings.json").read_text())
+    assert settings["settings"]["labels_move_area"] and settings["settings"]["accumulate"] == 2
     assert settings["settings"]["seed"] == 3 and settings["resolved"]["images"] == {"train": 22, "val": 9, "test": 11}
     assert settings["resolved"]["preprocessing"]["image_size"] == [32, 32]
     assert settings["resolved"]["anneal_epochs"] == 1
@@ -67,6 +72,20 @@ def test_masks_for_tensorboard(table: Path, tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "out" / "seed-0" / "tensorboard"), {"images": 0}).Reload()
     assert {event.step for event in events.Scalars("validation/average")} == {1, 2}
     assert len(events.Images("masks")) == 2 and events.Scalars("validation/area/2")
+    assert events.Scalars("validation/energy_pointing_matched") and "activation maps" not in events.Tags()["images"]
+
+
+@pytest.mark.parametrize("mask", ["mask", "null"])
+def test_plain_for_tensorboard(table: Path, tmp_path: Path, mask: str) -> None:
+    """Also where no objects are known."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = train(table, tmp_path / "out", f"mask={mask}", "--tensorboard", "-q", "--plain")
+    assert found.exit_code == 0, found.output
+    events = EventAccumulator(str(tmp_path / "out" / "seed-0" / "tensorboard"), {"images": 0}).Reload()
+    assert {event.step for event in events.Scalars("validation/average")} == {1, 2}
+    assert len(events.Images("activation maps")) == 2
+    assert ("validation/energy_pointing" in events.Tags()["scalars"]) == (mask == "mask")
 
 
 def test_pictures_are_dark_where_the_mask_is_closed() -> None:
@@ -85,6 +104,10 @@ def test_pictures_are_dark_where_the_mask_is_closed() -> None:
         (("--backbone", "resnet5000"), "neither timm nor torchvision has a model named 'resnet5000'"),
         (("--precision", "16-mixed"), "needs a GPU; on a CPU there are"),
         (("--plain", "--backbone", "tiny_nets:TinyNet.features"), "cannot be imported"),
+        (("--stages", ""), "--stages 2,3 is the paper's usual choice"),
+        (("--backbone", "json:dumps"), "'json:dumps' was found, and calling it without arguments fails: TypeError"),
+        (("--accumulate", 9), "an image for each of --accumulate 9 parts"),
+        (("--sync-batchnorm",), "--sync-batchnorm needs several processes with a GPU each"),
     ],
 )
 def test_what_fails_is_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
@@ -106,6 +129,16 @@ def test_what_fails_is_named(table: Path, tmp_path: Path, options: tuple[object,
         (("--warmup-epochs", 5), "--warmup-epochs must be less than epochs, which is 2"),
         (("--seeds", "none"), "--seeds must be a count"),
         (("mask",), "must be NAME=VALUE"),
+        (("--accelerator", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+        (("--ema", 1), "ema must be less than 1"),
+        (("--clip", 0), "clip must be more than 0"),
+        (("--plain", "--tau", 0.3), "--tau is an option of masks, and a plain backbone has none"),
+        (("--preset", "dfr-base", "--mask-lr", 0.1), "--mask-lr is an option of masks"),
+        (("--plain", "--labels-move-area"), "--labels-move-area is an option of masks"),
+        (("--momentum", 0.5), "--momentum is an option of --optimizer sgd"),
+        (("--step-factor", 0.5), "--step-factor is an option of --schedule step"),
+        (("--accumulate", 2, "--area-per", "batch"), "take --area-per image, or --accumulate 1"),
+        (("--sync-batchnorm", "--frozen", "backbone"), "and --frozen backbone keeps them as they are"),
     ],
 )
 def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
@@ -117,6 +150,40 @@ def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[obj
 def test_data_sets_are_suggested(tmp_path: Path) -> None:
     found = run.invoke(app, ["train", "Traveling_bird", str(tmp_path)])
     assert found.exit_code == 2 and "did you mean traveling-birds?" in " ".join(found.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("seeds", "message"), [("none", "must be a count"), ("0,1,0", "must name each seed once")])
+def test_seeds_are_checked(table: Path, tmp_path: Path, seeds: str, message: str) -> None:
+    found = train(table, tmp_path / "out", "--seeds", seeds)
+    assert found.exit_code == 2 and f"--seeds {message}" in found.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(table: Path, tmp_path: Path) -> None:
+    found = train(table, tmp_path / "out", "--accelerator", "cuda")
+    assert found.exit_code == 1 and "needs a GPU that this torch can use, and it finds none" in found.stderr
+
+
+def test_more_gpus_than_there_are_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="devices must be 2 at most, as many GPUs as torch finds here, got 3"):
+        launched_fabric("32-true", devices=3)
+
+
+@pytest.mark.parametrize("out", ["table.csv", "table.csv/deeper"])
+def test_a_file_is_no_folder(table: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "table.csv").write_text("")
+    found = train(table, tmp_path / out, "-q")
+    assert found.exit_code == 1 and f"{tmp_path / 'table.csv'} is a file; name a folder" in found.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, **more: object) -> None:
+        raise PermissionError("not allowed")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    found = train(table, tmp_path / "out", "-q")
+    assert found.exit_code == 1 and "seed-0 cannot be made (not allowed); name another folder" in found.stderr
 
 
 def test_recipes_are_listed() -> None:

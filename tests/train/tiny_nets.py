@@ -43,6 +43,13 @@ def tiny_with_batch_norm() -> nn.Module:
     return network
 
 
+def tiny_with_two_linear_layers() -> nn.Module:
+    """What pools, and then is no sum over positions."""
+    network = TinyNet()
+    network.fc = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 2))
+    return network
+
+
 def unused() -> nn.Module:
     """Has a parameter that no loss reaches."""
     network = TinyNet()

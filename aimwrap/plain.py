@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..backbones import create_backbone
-from ..inspection import import_backbone
-from ..output import AIMOutput
-from ..parameter_groups import parameter_groups
-from ..preprocessing import Preprocessing, preprocessing_of
-from ..replacing import replacing
-from ..sharing.weights import write_weights
+from .backbones import create_backbone
+from .inspection import import_backbone
+from .output import AIMOutput
+from .parameter_groups import parameter_groups
+from .preprocessing import Preprocessing, preprocessing_of
+from .replacing import replacing
+from .sharing.weights import write_weights
 
 CONFIG, WEIGHTS = "plain.json", "model.safetensors"
 
@@ -130,21 +131,36 @@ def load_plain(folder: str | Path) -> PlainClassifier:
 
     Raises:
         FileNotFoundError: if it is no such folder.
+        ValueError: if what it holds is damaged.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
             f"{folder} has no {CONFIG}, so no plain run saved it; AIM.from_pretrained loads a run with AIM"
         )
-    described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    described = _described(folder / CONFIG)
     name, num_classes = described["backbone"], described["num_classes"]
     model = PlainClassifier(import_backbone(name) if ":" in name else create_backbone(name), num_classes)
-    model.backbone.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        model.backbone.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of {name}: {error}") from error
     if described["preprocessing"] is not None:
         values: dict[str, Any] = described["preprocessing"]
         model.preprocessing = Preprocessing(**{k: _tuple(v) for k, v in values.items()})
     model.class_names = _tuple(described["class_names"])
     return model.eval()
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        lacking = sorted({"backbone", "num_classes", "class_names", "preprocessing"} - described.keys())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Train the model again, or get the folder anew") from error
+    if lacking:
+        raise ValueError(f"{path} does not say {', '.join(lacking)}: it is not what a plain run saved")
+    return described
 
 
 def _tuple(value: Any) -> Any:

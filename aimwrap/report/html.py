@@ -1,0 +1,145 @@
+"""The page: one HTML file with all that it needs inside, which asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from .regrouping import by_group, by_score, pairs, usual_difference
+
+PAGE = Path(__file__).parent / "page"
+# In this order: what a file uses at its top level stands before it.
+STYLES = ("colours", "base", "masthead", "numbers", "scatter", "gallery", "dialog", "print")
+SCRIPTS = (
+    "elements",
+    "content",
+    "words",
+    "decoding",
+    "overlays",
+    "painting",
+    "state",
+    "choosing",
+    "views",
+    "cards",
+    "gallery",
+    "controls",
+    "dialog",
+    "scatter",
+    "keys",
+    "theme",
+    "start",
+)
+
+
+def render(content: dict[str, Any]) -> str:
+    """Write the content of a report as one HTML page.
+
+    The numbers are in the markup, the gallery is made by the page's own script from the content embedded as JSON. A
+    content security policy lets the browser run this script and no other, apply this style and no other, and load
+    nothing; whatever stands in names is shown as text.
+
+    Args:
+        content: of format 1, as ``aimwrap.report`` makes it and ``report.json`` has it, with thumbnails.
+
+    Returns:
+        The page. Write it as UTF-8.
+
+    Raises:
+        ImportError: without Jinja, naming the extra.
+        ValueError: if a number is NaN or infinite: what is undefined must be None.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise ImportError("reports need Jinja: pip install 'aimwrap[report]'") from error
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "count": count}
+    style, script = joined_styles(), joined_scripts()
+    page = environment.get_template("page.html.j2").render(
+        content=content,
+        scores=by_score(content),
+        groups=by_group(content),
+        pairs=pairs(content),
+        usual_difference=usual_difference(content),
+        embedded=embed(content),
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+    )
+    # Names of files that are not UTF-8 hold lone surrogates, which no page can.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def joined_styles() -> str:
+    """The style sheets in one."""
+    return "\n".join((PAGE / f"{name}.css").read_text("utf-8") for name in STYLES)
+
+
+def joined_scripts() -> str:
+    """The scripts in one, in a function of their own, so that the page's globals stay as they are."""
+    parts = "\n".join((PAGE / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}\n}})();'
+
+
+def embed(content: dict[str, Any]) -> str:
+    r"""JSON that is safe inside a script element: no text in it can end the element or start another.
+
+    Example:
+        >>> print(embed({"name": "</script>"}))
+        {"name":"\u003c/script\u003e"}
+    """
+    try:
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # ASCII only, so U+2028 is escaped as well
+    except ValueError as error:
+        raise ValueError(f"content must hold finite numbers, and None for what is undefined: {error}") from error
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def percent(value: float | None) -> str:
+    """A share as people read it.
+
+    Example:
+        >>> percent(0.8617), percent(None)
+        ('86.2%', 'undefined')
+    """
+    return "undefined" if value is None else f"{value:.1%}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in percentage points and with its sign.
+
+    Example:
+        >>> points(0.031), points(-0.0004), points(-0.2)
+        ('+3.1', '0.0', '−20.0')
+    """
+    if value is None:
+        return "undefined"
+    rounded = round(100 * value, 1)
+    return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
+
+
+def count(value: int | None) -> str:
+    """A number of things.
+
+    Example:
+        >>> count(5000), count(None)
+        ('5,000', 'unknown')
+    """
+    return "unknown" if value is None else f"{value:,}"
+
+
+def _policy(style: str, script: str) -> str:
+    allowed = {"img-src": "data:", "script-src": _hash(script), "style-src": _hash(style)}
+    rules = ["default-src 'none'", *(f"{what} {where}" for what, where in allowed.items())]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,140 @@
+"""The models of a report, AIM or plain, behind one interface: what each makes of a batch of images."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..explanation import unwrap
+from ..metrics import class_activation_map
+from ..model import AIM
+from ..output import AIMOutput
+from ..plain import PlainClassifier
+from ..pooled_classifier import PooledClassifier
+from ..preprocessing import Preprocessing, preprocessing_of
+from ..taps import Stage
+from ..top_down import pooling_weights
+
+Role = Literal["model", "other", "plain"]
+
+
+class Look(NamedTuple):
+    """What a model made of a batch.
+
+    Attributes:
+        output: logits, and masks by stage; without stages for a plain model.
+        contributions: what each position adds to the logit of the predicted class, (N, h, w) float32, exactly 0 outside
+            the merged mask. Of a plain model the class activation map over the number of positions.
+        merged_mask: (N, 1, h, w); None for a plain model.
+    """
+
+    output: AIMOutput
+    contributions: Tensor
+    merged_mask: Tensor | None
+
+
+class Subject:
+    """A model that is reported on; it is left as it was found.
+
+    Args:
+        model: an :class:`~aimwrap.AIM`, also inside wrappers; or a plain classifier that ends in pooling and one linear
+            layer, such as :func:`~aimwrap.train.load_plain` gives.
+        role: what it is there for.
+        name: what the report calls it; None for the variant or the class of the module.
+        preprocessing: for a model that does not say how its images are prepared.
+
+    Attributes:
+        model: the module that is run.
+        aim: the AIM, or None.
+        role, name: as given, with the name made out.
+        preprocessing: its own, or what was given.
+        num_classes: K.
+        class_names: what it calls its classes, where it says so.
+
+    Raises:
+        TypeError: if an AIM is to be the plain one.
+        ValueError: if it is plain and has no class activation map, or nothing says how its images are prepared.
+    """
+
+    def __init__(
+        self, model: nn.Module, role: Role, name: str | None = None, preprocessing: Preprocessing | None = None
+    ) -> None:
+        self.role: Role = role
+        self.aim = _aim_in(model)
+        if role == "plain" and self.aim is not None:
+            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other=")
+        self._pooled = None
+        if self.aim is None:
+            network = model.backbone if isinstance(model, PlainClassifier) else model
+            self._pooled = PooledClassifier(network, "model" if role == "model" else role)
+        self.model: nn.Module = model if self.aim is None else self.aim
+        described: Any = self.model if hasattr(self.model, "preprocessing") else None
+        own = preprocessing_of(model) if described is None else described.preprocessing
+        found = own or preprocessing
+        if found is None:
+            raise ValueError(
+                f"{role} does not say how its images are prepared: pass preprocessing=aimwrap.Preprocessing(image_size="
+                "(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)), with the values that it was "
+                "trained with, or assign them to model.preprocessing"
+            )
+        self.preprocessing: Preprocessing = found
+        names = getattr(self.model, "class_names", None)
+        self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
+        self.num_classes = self._pooled.num_classes if self._pooled is not None else self._the_aim.num_classes
+        self.name = name or self.variant
+
+    @property
+    def _the_aim(self) -> AIM:
+        assert self.aim is not None
+        return self.aim
+
+    @property
+    def network(self) -> nn.Module:
+        """The AIM, or the plain network itself."""
+        return self._pooled.classifier if self._pooled is not None else self._the_aim
+
+    @property
+    def pooled(self) -> PooledClassifier | None:
+        """The plain network with its class activation map; None for an AIM."""
+        return self._pooled
+
+    @property
+    def variant(self) -> str:
+        """AIM's in the paper's notation, or the plain network's class."""
+        return self.aim.variant if self.aim is not None else type(self.network).__name__
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """AIM's, shallow to deep; none of a plain model."""
+        return self.aim.stages if self.aim is not None else ()
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> Look:
+        """Classify and explain a batch; the model is to be in evaluation mode.
+
+        Args:
+            images: (N, 3, H, W) as it takes them, on any device.
+        """
+        weight = next(self.network.parameters())
+        images = images.to(weight.device, weight.dtype)
+        if self._pooled is not None:
+            logits, heatmap = self._pooled.explained(images)
+            positions = heatmap.shape[1] * heatmap.shape[2]
+            return Look(AIMOutput(logits, {}, {}), heatmap.float() / positions, None)
+        aim = self._the_aim
+        if not isinstance(aim.classifier, nn.Linear):
+            raise TypeError(f"model.classifier must be one nn.Linear, got {type(aim.classifier).__name__}")
+        features = aim.forward_masks(aim.forward_backbone(images))
+        output = aim.forward_head(features)
+        merged = features.merged_mask.float()
+        heatmap = class_activation_map(features.fused.float(), aim.classifier.weight.float(), output.logits.argmax(1))
+        return Look(output, heatmap * pooling_weights(merged, aim.pooling)[:, 0], merged)
+
+
+def _aim_in(model: nn.Module) -> AIM | None:
+    try:
+        return unwrap(model)
+    except TypeError:
+        return None

@@ -1,0 +1,241 @@
+"""A step beyond the paper: classify the image again by nothing but the pixels that the masks keep, enlarged."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from .explanation import evaluating, unwrap
+from .output import AIMOutput
+from .resizing import resize_to
+from .taps import FINAL
+
+
+class SecondLookOutput(NamedTuple):
+    """What both looks say.
+
+    Attributes:
+        logits: the prediction, by the kept pixels alone, (N, K).
+        kept: which pixels the second look is shown, exactly 0 or 1, (N, 1, H, W).
+        boxes: what is enlarged of each image, (N, 4) as left, top, right, bottom in pixels.
+        first: the first look, which chose them.
+    """
+
+    logits: Tensor
+    kept: Tensor
+    boxes: Tensor
+    first: AIMOutput
+
+
+class SecondLook(nn.Module):
+    """Let a trained AIM look again: its merged mask is cut out of the *image*, enlarged, and classified anew.
+
+    A mask of features does not hide pixels, since a feature sees more of the image than its cell. Here everything but
+    the merged mask, grown by a margin, becomes ``fill`` before the same backbone sees the image again. So, for given
+    masks, no other pixel can move these logits by a bit; how the masks came about is the first look's affair.
+
+    The first look is always one in evaluation mode and without gradients. Only :attr:`classifier` is trained, by cross
+    entropy, and since nothing before it moves, :meth:`features` of a data set can be cached.
+
+    Args:
+        model: a trained :class:`~aimwrap.AIM` with the feature-preserving head; shared, and left as it is.
+        margin: positions of the merged mask's grid by which it is grown on every side.
+        least: no box is smaller than this share of the image's sides, so that nothing is enlarged beyond its inverse.
+        fill: what the other pixels become, in the images' own units: 0 is the mean colour of normalised ones.
+
+    Raises:
+        TypeError: if the model is no AIM.
+        ValueError: if it has the paper's head, which keeps no final map, or an argument is out of range.
+
+    Example:
+        >>> import torchvision
+        >>> from aimwrap import AIM
+        >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3])
+        >>> second = SecondLook(model)
+        >>> output = second(torch.randn(2, 3, 64, 64))
+        >>> output.logits.shape, output.kept.shape, output.boxes.shape
+        (torch.Size([2, 10]), torch.Size([2, 1, 64, 64]), torch.Size([2, 4]))
+        >>> optimizer = torch.optim.AdamW(second.classifier.parameters())
+    """
+
+    def __init__(self, model: nn.Module, *, margin: int = 1, least: float = 0.3, fill: float = 0.0) -> None:
+        super().__init__()
+        first = unwrap(model)
+        if first.classified is None:
+            raise ValueError(
+                "model must have the feature-preserving head, whose backbone keeps its final map for the second look; "
+                f'got the {first.head} head: AIM(backbone, head="feature-preserving")'
+            )
+        if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
+            raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")
+        if not 0 < least <= 1:
+            raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
+        self.first = first
+        self.margin, self.least, self.fill = margin, least, fill
+        self.classifier = nn.Linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
+        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> SecondLookOutput:
+        """Look twice.
+
+        Args:
+            images: (N, C, H, W), as the model takes them.
+
+        Returns:
+            The second look's logits, what it was shown, and the first look.
+        """
+        closer, kept, boxes, first = self.look(images)
+        return SecondLookOutput(self.classifier(closer.mean((2, 3))), kept, boxes, first)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the classifier reads, (N, D): as nothing before it is trained, it may be kept for all epochs."""
+        return self.look(images)[0].mean((2, 3))
+
+    def logits_of(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        """The second look's logits for masks that are given: no other pixel can move them.
+
+        Args:
+            images: (N, C, H, W).
+            kept: as in :class:`SecondLookOutput`, likewise ``boxes``.
+            boxes: see there.
+
+        Returns:
+            (N, K).
+        """
+        logits: Tensor = self.classifier(self._closer(images, kept, boxes).mean((2, 3)))
+        return logits
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, AIMOutput]:
+        """Everything before the classifier.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            The backbone's final map of the enlarged pixels, (N, D, h, w), and ``kept``, ``boxes`` and ``first`` of
+            :class:`SecondLookOutput`.
+        """
+        with evaluating(self.first):
+            features = self.first.forward_masks(self.first.forward_backbone(images))
+            kept = kept_pixels(features.merged_mask, images, self.margin)
+            boxes = boxes_around(kept, self.least)
+            return self._closer(images, kept, boxes), kept, boxes, self.first.forward_head(features)
+
+    @torch.no_grad()
+    def _closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        with evaluating(self.first):
+            shown = enlarge(torch.where(kept > 0, images, self.fill), boxes)
+            return self.first.forward_backbone(shown)[FINAL]
+
+    @torch.no_grad()
+    def contributions(self, images: Tensor) -> Tensor:
+        """The share of each position of the second look in each logit; with the bias they add up to it.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            (N, K, h, w), over the grid that the backbone's final map lays on the box.
+        """
+        closer = self.look(images)[0]
+        weight = self.classifier.weight.to(closer.dtype)
+        shares: Tensor = torch.einsum("kd,ndhw->nkhw", weight, closer) / closer[0, 0].numel()
+        return shares
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"margin={self.margin}, least={self.least}, fill={self.fill}"
+
+
+def kept_pixels(merged_mask: Tensor, images: Tensor, margin: int = 0) -> Tensor:
+    """The pixels under a mask, or within some of its positions of it.
+
+    Args:
+        merged_mask: (N, 1, h, w) of zeros and ones.
+        images: (N, C, H, W), for the size.
+        margin: positions by which the mask is grown on every side.
+
+    Returns:
+        (N, 1, H, W) of zeros and ones.
+
+    Example:
+        >>> mask = torch.zeros(1, 1, 4, 4)
+        >>> mask[0, 0, 0, 0] = 1
+        >>> kept_pixels(mask, torch.zeros(1, 3, 8, 8), margin=1).sum()
+        tensor(16.)
+    """
+    grown = F.max_pool2d(merged_mask, 2 * margin + 1, stride=1, padding=margin)
+    return resize_to(grown, images)
+
+
+def boxes_around(kept: Tensor, least: float = 0.3) -> Tensor:
+    """The smallest box of the image's own shape around what is kept, within the image.
+
+    Args:
+        kept: (N, 1, H, W) of zeros and ones. An empty one gets the whole image.
+        least: no box is smaller than this share of the sides.
+
+    Returns:
+        (N, 4) as left, top, right, bottom in pixels.
+
+    Example:
+        >>> kept = torch.zeros(1, 1, 8, 16)
+        >>> kept[0, 0, 2:6, 0:3] = 1
+        >>> boxes_around(kept)
+        tensor([[0., 2., 8., 6.]])
+    """
+    height, width = kept.shape[-2:]
+    top, bottom = _ends(kept[:, 0].amax(2))
+    left, right = _ends(kept[:, 0].amax(1))
+    share = torch.maximum((bottom - top) / height, (right - left) / width).clamp(min=least, max=1)
+    return torch.stack(
+        [
+            _begin(left, right, share * width, width),
+            _begin(top, bottom, share * height, height),
+            _begin(left, right, share * width, width) + share * width,
+            _begin(top, bottom, share * height, height) + share * height,
+        ],
+        dim=1,
+    )
+
+
+def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
+    """Each image's box at the image's own size, bilinear.
+
+    Args:
+        images: (N, C, H, W).
+        boxes: (N, 4) as left, top, right, bottom in pixels.
+
+    Returns:
+        (N, C, H, W).
+
+    Example:
+        >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
+        >>> torch.equal(enlarge(image, torch.tensor([[0.0, 0.0, 4.0, 4.0]])), image)
+        True
+    """
+    number = torch.arange(len(images), device=images.device, dtype=images.dtype)
+    rows = torch.cat([number[:, None], boxes.to(images.dtype)], dim=1)
+    height, width = images.shape[-2:]
+    enlarged: Tensor = roi_align(images, rows, (height, width), sampling_ratio=1, aligned=True)
+    return enlarged
+
+
+def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the ones of each row begin and end: (N, L) -> (N,) each; a row without ones is all of it."""
+    length = occupied.shape[1]
+    found = occupied.float()
+    begin = found.argmax(1).float()
+    end = length - found.flip(1).argmax(1).float()  # without any one, 0 and the length
+    return begin, end
+
+
+def _begin(low: Tensor, high: Tensor, size: Tensor, length: int) -> Tensor:
+    """Where a box of a size begins that has an interval in its middle and lies within the image."""
+    return torch.minimum(((low + high - size) / 2).clamp(min=0), length - size)

@@ -1,0 +1,109 @@
+"""The same for a second look, whose guarantee is one of pixels: those that it is not shown move no logit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..intervals import wilson_interval
+from ..progress import with_progress
+from ..second_look import SecondLook, SecondLookOutput
+from .findings import Check, Survival, Verification
+from .guarantees import ROUNDING, merge
+from .pixels import fillings, strangers
+from .random_state import exact_matmul
+
+
+def verify_second_look(
+    second: SecondLook, batches: Sequence[Tensor], generator: torch.Generator, measure_pixels: bool, progress: bool
+) -> Verification:
+    """Check its guarantees, and count the predictions that survive when the first look sees other pixels, too.
+
+    Args:
+        second: in evaluation mode.
+        batches: images, (N, C, H, W) each.
+        generator: of the checks' random pixels.
+        measure_pixels: False leaves the measurement out.
+        progress: whether to show a bar.
+
+    Returns:
+        The checks and, with the masks recomputed, one row per filling: with the masks fixed, all predictions survive.
+    """
+    shown = with_progress(batches, "checking guarantees") if progress else batches
+    checks = (*merge(_checks(second, batch, generator) for batch in shown),)
+    if not measure_pixels or not checks[0].passed:
+        return Verification(checks, (), math.nan, "" if checks[0].passed else checks[0].detail)
+    survived: dict[str, list[bool]] = {}
+    areas = []
+    shown = with_progress(batches, "replacing pixels") if progress else batches
+    for images, other in zip(shown, strangers(tuple(batches), generator), strict=True):
+        output = second(images)
+        areas.append(output.kept.mean((1, 2, 3)))
+        for filling, pixels in fillings(images, other).items():
+            again = second(torch.where(output.kept > 0, images, pixels)).logits
+            survived.setdefault(filling, []).extend((again.argmax(1) == output.logits.argmax(1)).tolist())
+    rows = []
+    for filling, same in survived.items():
+        alike, total = sum(same), len(same)
+        row = Survival("kept pixels", filling, "recomputed", alike / total, *wilson_interval(alike, total), total)
+        rows.append(row)
+    return Verification(checks, tuple(rows), torch.cat(areas).mean().item())
+
+
+def _checks(second: SecondLook, images: Tensor, generator: torch.Generator) -> list[Check]:
+    output = second(images)
+    return [
+        _finite(output),
+        _repeatable(output, second(images)),
+        _hidden_pixels_move_nothing(second, images, output, generator),
+        _contributions_add_up(second, images, output),
+    ]
+
+
+def _finite(output: SecondLookOutput) -> Check:
+    name = "values are finite"
+    if not output.first.logits.isfinite().all():
+        return Check(name, False, "the first look's logits are not: verify(second.first, images) says where it begins")
+    if not output.logits.isfinite().all():
+        return Check(name, False, "the second look's logits are not: its classifier diverged, lower the rate")
+    return Check(name, True, "both looks' logits are")
+
+
+def _repeatable(output: SecondLookOutput, again: SecondLookOutput) -> Check:
+    name = "evaluation is repeatable"
+    if not torch.equal(output.kept, again.kept):
+        return Check(name, False, "the kept pixels differ from run to run: noise is left on in the first look")
+    if not torch.equal(output.logits, again.logits):
+        return Check(name, False, "the same pixels are kept but logits differ: look for dropout left on in eval()")
+    return Check(name, True, "the same bits twice")
+
+
+def _hidden_pixels_move_nothing(
+    second: SecondLook, images: Tensor, output: SecondLookOutput, generator: torch.Generator
+) -> Check:
+    """Large random pixels where nothing is kept, with the masks held: no bit may differ."""
+    name = "pixels that are not kept move no logit"
+    noise = (100 * torch.randn(images.shape, generator=generator)).to(images)
+    replaced = torch.where(output.kept > 0, images, noise)
+    if not torch.equal(second.logits_of(replaced, output.kept, output.boxes), output.logits):
+        return Check(name, False, "the second look is shown more than its first one kept: see SecondLook.look")
+    hidden = int((output.kept == 0).sum())
+    return Check(name, True, f"to the bit, {hidden} pixels of {output.kept.numel()} replaced, the masks held")
+
+
+def _contributions_add_up(second: SecondLook, images: Tensor, output: SecondLookOutput) -> Check:
+    name = "contributions add up to the logits"
+    with exact_matmul():
+        shares = second.contributions(images)
+        logits = second(images).logits
+    rebuilt = shares.sum((2, 3)) + second.classifier.bias
+    size = shares.abs().sum((2, 3)) + second.classifier.bias.abs()
+    miss = ((rebuilt - logits).abs() / size.clamp(min=torch.finfo(torch.float32).tiny)).max().item()
+    bound = ROUNDING[logits.dtype]
+    if not miss <= bound:
+        how = "something stands between the average and the classifier"
+        return Check(name, False, f"off by {miss:.1e} of their terms, where rounding allows {bound:g}: {how}")
+    return Check(name, True, f"within {miss:.1e} of their terms")

@@ -1,0 +1,107 @@
+"""One run per cell and seed, each in a folder of its own, and a JSON line of each that is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from columns import Column
+from lightning.fabric import Fabric
+from rows import Row
+
+from aimwrap.replacing import replacing
+from aimwrap.train import Settings, run_training
+from aimwrap.train.report import format_epoch
+from aimwrap.train.settings import differences
+from aimwrap.train_cli import settings_of
+
+RESULTS = "results.jsonl"
+Record = dict[str, Any]
+
+
+class Cell(NamedTuple):
+    """Where a run stands in the table.
+
+    Attributes:
+        column: the data set's name.
+        backbone: as the settings have it.
+        row: the variant's name.
+        head: None for the plain backbone.
+        seed: of the run.
+    """
+
+    column: str
+    backbone: str
+    row: str
+    head: str | None
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Of the run, within that of all."""
+        backbone = self.backbone.replace("/", "-").replace(":", "-")
+        variant = self.row if self.head is None else f"aim-{self.row}-{self.head}"
+        return Path(self.column, backbone, variant, f"seed-{self.seed}")
+
+    def __str__(self) -> str:
+        head = "" if self.head is None else f", {self.head} head"
+        return f"{self.column}, {self.backbone}, {self.row}{head}, seed {self.seed}"
+
+
+def cell_and_settings(
+    column: Column, place: dict[str, Any], backbone: str, row: Row, head: str, seed: int, given: dict[str, Any]
+) -> tuple[Cell, Settings]:
+    """A run's place and its settings.
+
+    Args:
+        column: the data set.
+        place: its ``root`` and what else its ``reader`` takes.
+        backbone: its name.
+        row: the variant.
+        head: of AIM.
+        seed: of the run.
+        given: settings that win over the column's recipe; ``preset`` names another.
+    """
+    own = {name: value for name, value in given.items() if name != "preset"}
+    fixed = {"data": column.reader, **place, "backbone": backbone, "seed": seed, **row.settings(backbone, head)}
+    settings = settings_of(given.get("preset", column.preset), {**own, **fixed})
+    return Cell(column.name, backbone, row.name, None if row.stage is None else head, seed), settings
+
+
+def read_records(out: Path) -> list[Record]:
+    """The lines so far."""
+    path = out / RESULTS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def cell_of(record: Record) -> Cell:
+    """Where a line's run stands."""
+    return Cell(**{name: record[name] for name in Cell._fields})
+
+
+def do(cell: Cell, settings: Settings, out: Path, fabric: Fabric, workers: int, say: Callable[[str], None]) -> None:
+    """Do what is missing of a run, and add its line.
+
+    Raises:
+        ValueError: if it was done with other settings.
+    """
+    done = {cell_of(record): record for record in read_records(out)}
+    if cell in done:
+        other = differences(Settings.from_json(done[cell]["settings"]), settings)
+        if other:
+            listed = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in other.items())
+            raise ValueError(f"{cell} was done with other settings: {listed}. Name another folder by --out")
+        return
+    say(str(cell))
+
+    def report(line: dict[str, Any], seconds: float) -> None:
+        say(f"  {format_epoch(line, seconds)}")
+
+    result = run_training(settings, out / cell.folder, fabric, workers=workers, report=report, say=say)
+    if fabric.is_global_zero:
+        record = {**result._asdict(), **cell._asdict(), "settings": settings.to_json()}
+        with replacing(out / RESULTS) as path:  # whole or not at all
+            path.write_text("".join(f"{json.dumps(line)}\n" for line in (*read_records(out), record)), encoding="utf-8")
+    fabric.barrier()

@@ -1,0 +1,40 @@
+"""What tests read off an opened report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+Open = Callable[..., Any]  # the fixture open_report: content, the address's end, options of the context
+
+
+def ids(page: Any) -> list[str]:
+    """The images whose cards hang, in order."""
+    return page.eval_on_selector_all(".card .id", "cards => cards.map((card) => card.textContent)")
+
+
+def numbers(page: Any) -> list[int]:
+    """The same as their places in the content."""
+    return page.eval_on_selector_all(".card", "cards => cards.map((card) => Number(card.dataset.index))")
+
+
+def state(page: Any) -> dict[str, str]:
+    """What the address says."""
+    return page.evaluate("Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
+
+
+def settle(page: Any) -> None:
+    """Wait until what was asked for is painted: those who watch what is in sight are told once a frame."""
+    frame = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+    page.evaluate(f"{frame}.then(() => {frame}).then(() => {frame})")
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Ask until it is so. Playwright's own waiting evaluates a string in the page, which the page's policy refuses."""
+    end = time.monotonic() + 60
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never: {expression}"
+        page.wait_for_timeout(50)

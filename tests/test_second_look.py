@@ -1,0 +1,205 @@
+"""A second look is shown the kept pixels and nothing else, enlarged, and takes its logits apart exactly."""
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from aimwrap import AIM, SecondLook, verify
+from aimwrap.second_look import boxes_around, enlarge, kept_pixels
+from aimwrap.taps import FINAL
+
+
+@pytest.fixture
+def model() -> AIM:
+    torch.manual_seed(0)
+    return AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3])
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+
+
+def test_hidden_pixels_move_no_bit_whatever_they_are(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    output = second(images)
+    assert 0 < output.kept.mean() < 1
+    noise = 1e3 * torch.randn_like(images)
+    replaced = torch.where(output.kept > 0, images, noise)
+    assert torch.equal(second.logits_of(replaced, output.kept, output.boxes), output.logits)
+    assert not torch.equal(second.logits_of(replaced, torch.ones_like(output.kept), output.boxes), output.logits)
+
+
+def test_kept_pixels_move_the_logits(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    output = second(images)
+    replaced = torch.where(output.kept > 0, -images, images)
+    assert not torch.equal(second.logits_of(replaced, output.kept, output.boxes), output.logits)
+
+
+def test_the_second_look_is_the_backbone_on_the_cut_image(model: AIM, images: Tensor) -> None:
+    """A naive transcription: grow, cut, crop, enlarge, average, classify."""
+    model.eval()
+    second = SecondLook(model, margin=1, fill=0.5).eval()
+    output = second(images)
+    merged = model.forward_masks(model.forward_backbone(images)).merged_mask
+    for number, image in enumerate(images):
+        grown = torch.zeros_like(merged[number, 0])
+        for row, column in merged[number, 0].nonzero().tolist():
+            grown[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 1
+        cell = image.shape[-1] // grown.shape[-1]
+        kept = grown.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
+        assert torch.equal(output.kept[number, 0], kept)
+        shown = enlarge(torch.where(kept > 0, image, 0.5)[None], output.boxes[number : number + 1])
+        with torch.no_grad():
+            mean = model.forward_backbone(shown)[FINAL].mean((2, 3))
+            expected = mean @ second.classifier.weight.T + second.classifier.bias
+        torch.testing.assert_close(output.logits[number], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_contributions_add_up(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    nn.init.normal_(second.classifier.bias)
+    shares = second.contributions(images)
+    assert shares.shape[:2] == (4, 3)
+    torch.testing.assert_close(shares.sum((2, 3)) + second.classifier.bias, second(images).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_classifier_learns_and_the_first_look_has_no_noise(model: AIM, images: Tensor) -> None:
+    model.train()
+    second = SecondLook(model).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, again = second(images), second(images)
+    assert torch.equal(first.kept, again.kept) and torch.equal(first.logits, again.logits)
+    first.logits.sum().backward()
+    assert second.classifier.weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training, "the user's model is left in its mode"
+
+
+def test_cached_features_are_what_the_classifier_reads(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    torch.testing.assert_close(second.classifier(second.features(images)), second(images).logits)
+
+
+def test_its_weights_load_again(model: AIM, images: Tensor) -> None:
+    second, other = SecondLook(model), SecondLook(AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3]))
+    other.load_state_dict(second.state_dict())
+    assert torch.equal(other(images).logits, second(images).logits)
+
+
+def test_wrapped_models_are_found_and_others_refused(model: AIM) -> None:
+    assert SecondLook(torch.nn.DataParallel(model)).first is model
+    with pytest.raises(TypeError, match=r"model must be an AIM, got Linear; wrap the backbone"):
+        SecondLook(nn.Linear(1, 1))
+    paper = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3], head="paper")
+    with pytest.raises(ValueError, match=r"feature-preserving head.*got the paper head: AIM\(backbone, head="):
+        SecondLook(paper)
+    with pytest.raises(ValueError, match=r"margin must be a number of positions, 0 or more, got -1"):
+        SecondLook(model, margin=-1)
+    with pytest.raises(ValueError, match=r"least must be a share of the image's sides in \(0, 1\], got 0"):
+        SecondLook(model, least=0)
+
+
+def test_boxes_hold_what_is_kept_have_the_image_s_shape_and_lie_within_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.zeros(50, 1, 30, 60)
+    for one in kept:
+        top, left = torch.randint(0, 25, (), generator=generator), torch.randint(0, 50, (), generator=generator)
+        one[0, top : top + 4, left : left + 9] = 1
+    boxes = boxes_around(kept, least=0.1)
+    left, top, right, bottom = boxes.unbind(1)
+    torch.testing.assert_close((right - left) / (bottom - top), torch.full((50,), 2.0))
+    assert (boxes >= 0).all() and (right <= 60).all() and (bottom <= 30).all()
+    for one, box in zip(kept, boxes, strict=True):
+        rows, columns = one[0].amax(1).nonzero(), one[0].amax(0).nonzero()
+        assert box[0] <= columns.min() and columns.max() + 1 <= box[2]
+        assert box[1] <= rows.min() and rows.max() + 1 <= box[3]
+    torch.testing.assert_close((right - left) / 60, torch.full((50,), 9 / 60))  # no larger than needed
+
+
+def test_a_small_box_is_as_large_as_asked_and_an_empty_mask_keeps_nothing_of_the_whole_image() -> None:
+    kept = torch.zeros(2, 1, 20, 20)
+    kept[0, 0, 19, 0] = 1
+    assert boxes_around(kept, least=0.5).tolist() == [[0, 10, 10, 20], [0, 0, 20, 20]]
+
+
+def test_an_empty_mask_says_the_same_of_every_image(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    for estimator in model.mask_estimators.values():
+        estimator.forward = lambda *maps: -torch.ones_like(maps[0][:, :1])  # type: ignore[method-assign]
+    output = second(images)
+    assert output.kept.sum() == 0
+    assert torch.equal(output.logits, output.logits[:1].expand_as(output.logits))
+
+
+def test_enlarging_the_whole_image_changes_nothing_and_halves_are_interpolated() -> None:
+    images = torch.randn(2, 3, 8, 12)
+    whole = torch.tensor([[0.0, 0.0, 12.0, 8.0]]).repeat(2, 1)
+    torch.testing.assert_close(enlarge(images, whole), images)
+    constant = torch.full((1, 1, 8, 8), 3.0)
+    torch.testing.assert_close(enlarge(constant, torch.tensor([[1.0, 2.0, 5.0, 6.0]])), constant)
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    inner = enlarge(ramp, torch.tensor([[2.0, 2.0, 6.0, 6.0]]))[0, 0, 0]
+    torch.testing.assert_close(inner, 2 + (torch.arange(8) + 0.5) / 2 - 0.5)
+
+
+def test_a_margin_of_nothing_keeps_the_mask_itself() -> None:
+    mask = (torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(0)) > 0.7).float()
+    images = torch.empty(2, 3, 10, 14)
+    assert torch.equal(kept_pixels(mask, images), mask.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert kept_pixels(mask, images, margin=1).mean() > mask.mean()
+
+
+def test_verify_holds_it_against_its_guarantees(model: AIM, images: Tensor) -> None:
+    found = verify(SecondLook(model), images, batch_size=3, progress=False)
+    assert found.passed, found
+    assert "pixels that are not kept move no logit: to the bit" in str(found)
+    assert [(row.region, row.masks, row.filling, row.images) for row in found.survival] == [
+        ("kept pixels", "recomputed", filling, 4) for filling in ("mean colour", "blur", "another image")
+    ]
+    assert 0 < found.area < 1
+    with pytest.raises(ValueError, match=r"verify\(second.first, images, plain\)"):
+        verify(SecondLook(model), images, model)
+
+
+class Leaking(SecondLook):
+    """Sees a little of every pixel."""
+
+    def _closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        return super()._closer(images, kept, boxes) + images.mean()
+
+
+class Squashing(SecondLook):
+    """A non-linearity between the average and the classifier."""
+
+    def logits_of(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        return super().logits_of(images, kept, boxes).tanh()
+
+    def forward(self, images: Tensor) -> object:
+        output = super().forward(images)
+        return output._replace(logits=output.logits.tanh())
+
+
+@pytest.mark.parametrize(
+    ("sabotaged", "check", "says"),
+    [
+        (Leaking, "pixels that are not kept move no logit", "shown more than its first one kept"),
+        (Squashing, "contributions add up to the logits", "stands between the average and the classifier"),
+    ],
+)
+def test_verify_names_the_leak(sabotaged: type[SecondLook], check: str, says: str, model: AIM, images: Tensor) -> None:
+    second = sabotaged(model)
+    nn.init.normal_(second.classifier.bias)
+    failures = verify(second, images, measure_pixels=False, progress=False).failures
+    assert [failure.name for failure in failures] == [check]
+    assert says in failures[0].detail
+
+
+def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    nn.init.constant_(second.classifier.weight, float("nan"))
+    found = verify(second, images, progress=False)
+    assert "its classifier diverged" in found.failures[0].detail and not found.survival

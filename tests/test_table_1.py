@@ -1,0 +1,191 @@
+"""The benchmark of the paper's Table 1: it runs, goes on when killed, and reports what there is and what is not."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TABLE_1, HERE = Path(__file__).parents[1] / "benchmarks" / "table_1", Path(__file__).parent
+if not TABLE_1.is_dir():
+    pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "path", [str(TABLE_1), str(HERE / "train"), *sys.path])
+    import tables
+    import tiny_nets  # noqa: F401  # runs import it by name
+    from columns import PAPER, column_of
+    from rows import row_of, stages_from
+    from runs import Cell, read_records
+    from table_1 import main
+    from tiny_set import make_tiny_set
+
+from aimwrap.train import loop  # noqa: E402
+
+TINY = ["--backbone", "tiny_nets:tiny", "--accelerator", "cpu", "--workers", "0"]
+TINY += ["--set", "image_size=32", "epochs=1", "batch_size=8", "checkpoint_steps=1", "warmup_epochs=0", "lr=0.001"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny set as ``aimwrap data build`` would have written it."""
+    folder = tmp_path_factory.mktemp("built")
+    table = make_tiny_set(folder)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    for number, row in enumerate(rows, start=1):
+        split = ("train", "val", "test").index(row["split"])
+        lines.append(f"{number},{row['image']},{row['label']},{split},{row['place']},")
+        (folder / "segmentations").mkdir(exist_ok=True)
+        (folder / row["mask"]).rename(folder / "segmentations" / row["image"])
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    (folder / "build.json").write_text(json.dumps({"classes": ["a", "b"], "places": ["c", "d"]}))
+    return folder
+
+
+class KilledError(BaseException):
+    """Nothing in the benchmark catches it."""
+
+
+def scores(out: Path) -> dict[str, Any]:
+    return {str(Cell(*(r[name] for name in Cell._fields))): r["scores"] for r in read_records(out)}
+
+
+@pytest.mark.parametrize("names", ["plain", pytest.param("plain,2-25", marks=pytest.mark.slow)])
+def test_killed_and_given_again_it_is_the_same_table(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], names: str
+) -> None:
+    rows = ["--data", "tiny", str(built), "--rows", names, "--seeds", "2", *TINY]
+    assert main([*rows, "--out", str(tmp_path / "whole")]) == 0
+    assert len(read_records(tmp_path / "whole")) == 2 * len(names.split(","))
+    rate_factor, steps = loop.rate_factor, []
+
+    def killing(*arguments: Any) -> float:
+        steps.append(arguments[0])
+        if len(steps) == 5:  # in the second run
+            raise KilledError
+        return rate_factor(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(loop, "rate_factor", killing)
+        main([*rows, "--out", str(tmp_path / "killed")])
+    assert len(read_records(tmp_path / "killed")) == 1
+    capsys.readouterr()
+    assert main([*rows, "--out", str(tmp_path / "killed")]) == 0
+    printed = capsys.readouterr().out
+    assert "going on behind epoch 0, step 1" in printed and "tiny, tiny_nets:tiny, plain, seed 0\n" not in printed
+    assert scores(tmp_path / "killed") == scores(tmp_path / "whole")
+    for name in ("table_1.md", "table_1.png"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", None)  # nothing is left to do
+        assert main([*rows, "--out", str(tmp_path / "killed")]) == 0
+    capsys.readouterr()
+    assert main([*rows, "--out", str(tmp_path / "killed"), "--preset", "dfr-base"]) == 1
+    assert "was done with other settings: " in capsys.readouterr().err
+
+
+def record(column: str, row: str, seed: int, accuracy: float, **more: Any) -> dict[str, Any]:
+    given = {"average": 0.9, "worst_group": accuracy, "energy_pointing": 0.5, "energy_pointing_matched": 0.25} | more
+    head = None if row == "plain" else "paper"
+    cell = Cell(column, "convnext_tiny", row, head, seed)._asdict()
+    return {**cell, "scores": {**given, "chance": 0.125}, "selection": "last", "tested_on": "test"} | {
+        "settings": {"epochs": 50}
+    }
+
+
+def line(text: str, column: str, begins: str) -> str:
+    part = text.split(f"## {column}\n")[1].split("##")[0]
+    return next(row for row in part.splitlines() if row.startswith(begins)).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_ours_stand_beside_the_paper_s_and_what_is_missing_is_named() -> None:
+    records = [
+        record("waterbirds-95", "plain", 0, 0.5),
+        record("waterbirds-95", "plain", 1, 0.6),
+        record("waterbirds-95", "2-25", 0, 0.75, energy_pointing=None, energy_pointing_matched=None),
+        record("stamps-95", "plain", 1, 0.5),
+    ]
+    text = tables.write_tables(records)
+    table = [
+        "| convnext_tiny, plain |  | 2 | 55.0 ± 7.1 | 81.6 ± 3.2 | 50.0 ± 0.0 | 68.3 ± 3.2 | 25.0 ± 0.0 | 12.5 ± 0.0 |",
+        "| convnext_tiny, AIM [1, 35%] | paper |  |  | 90.7 ± 0.7 |  | 63.0 ± 1.2 |  |  |",
+        "| convnext_tiny, AIM [2, 25%] | paper | 1 | 75.0 | 92.7 ± 1.2 |  | 75.0 ± 6.0 |  | 12.5 |",
+    ]
+    for row in table:
+        assert line(text, "Waterbirds 95%", row[: row.index(" |", 2)]) == row
+    missing = line(text, "Waterbirds 95%", "Missing: ")
+    assert "convnext_tiny, AIM [1, 25%], paper head (no run)" in missing
+    assert "convnext_tiny, AIM [2, 25%], paper head (seed 1)" in missing
+    assert "convnext_tiny, plain (" not in missing
+    assert (
+        line(text, "ImageNet100", "| convnext_tiny, plain")
+        == "| convnext_tiny, plain |  |  |  | 89.2 ± 0.1 |  | 91.4 ± 0.3 |  |  |"
+    )
+    assert line(text, "ImageNet100", "Missing: ") == "Missing: every run."
+    assert (
+        line(text, "stamps-95", "| convnext_tiny, plain")
+        == "| convnext_tiny, plain |  | 1 | 50.0 | 50.0 | 25.0 | 12.5 |"
+    )
+    only = [record("hard-imagenet", "2-25", 0, 0.7, energy_pointing=None)]
+    assert "EPG of convnext_tiny, AIM [2, 25%], paper head (no object masks" in tables.write_tables(only)
+
+
+def test_the_paper_s_table_is_whole() -> None:
+    paper = tables.read_paper()
+    assert len(paper) == 50 and {column for column, _, _ in paper} == {column.name for column in PAPER}
+    assert paper["waterbirds-100", "plain", "accuracy"] == (39.6, 5.4)
+    assert paper["traveling-birds", "2-35", "energy pointing"] == (77.7, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stage", "expected"),
+    [
+        ("test_convnext", 2, (2, 3)),
+        ("resnet10t", 2, (1, 2, 3)),  # the stem is the paper's stage 0
+    ],
+)
+def test_stages_are_counted_as_the_paper_does(backbone: str, stage: int, expected: tuple[int, ...]) -> None:
+    assert stages_from(backbone, stage) == expected
+
+
+def test_the_paper_s_head_lets_labels_move_the_area() -> None:
+    found = row_of("2-35").settings("tiny_nets:tiny", "paper")
+    assert found["labels_move_area"] and found["tau"] == (0.35,) and found["head"] == "paper"
+    assert not row_of("2-35").settings("tiny_nets:tiny", "feature-preserving")["labels_move_area"]
+    assert row_of("plain").settings("tiny_nets:tiny", "paper") == {"method": "plain"}
+    assert column_of("stamps-100").reader == "built" and column_of("hard-imagenet").score == "average"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--data", "tiny", "nowhere", *TINY, "--seeds", "1", "--rows", "plain"], "nowhere"),
+        (["--data", "tiny", "nowhere", *TINY, "--rows", "2_25"], "a row must be plain or STAGE-PERCENT"),
+        (["--data", "tiny", "nowhere", *TINY, "--rows", "9-25"], "has no stage 9 by the paper's count; it has"),
+        (["--data", "tiny", "nowhere", *TINY, "tau=0.5"], "--set tau=... is for the other options"),
+        (["--data", "tiny", "nowhere", *TINY, "epoch=3"], "unexpected keyword argument 'epoch'"),
+        (["--data", "tiny", "nowhere", *TINY, "--preset", "best"], "preset must be one of group-dro-erm"),
+    ],
+)
+def test_what_cannot_be_run_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    assert main([*given, "--out", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "give the data sets by --data, or --report"),
+        (["--data", "waterbirds-95"], "--data needs a column and its folder"),
+        (["--report", "--seeds", "none"], "must be a count"),
+    ],
+)
+def test_wrong_options_are_named(capsys: pytest.CaptureFixture[str], given: list[str], message: str) -> None:
+    with pytest.raises(SystemExit):
+        main(given)
+    assert message in capsys.readouterr().err
