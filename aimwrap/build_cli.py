@@ -11,6 +11,7 @@ import typer
 from .choices import FileFormat, Placement
 from .command_ends import answer, ending_well, failing
 from .command_help import closing
+from .messages import first_name_as_option
 from .shared_options import AsJson, Quiet, Workers
 
 EPILOG = closing(
@@ -56,7 +57,10 @@ def build(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with the columns class and label, to merge classes into labels.", rich_help_panel=LABELS
+            help="CSV with the columns class and label, to merge classes into labels.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=LABELS,
         ),
     ] = None,
     backgrounds: Annotated[
@@ -182,8 +186,14 @@ def build(
     }
     given: dict[str, Any] = {name: value for name, value in placed.items() if value is not None}
     _check_combinations(given, in_place, permuted, keep_label_shares)
-    failures = failing(OSError, ValueError, as_json=as_json, facts=lambda error: {"out": str(out)})
-    with failures, ending_well(INTERRUPTED):
+
+    def facts(error: Exception) -> Mapping[str, Any]:
+        return {"out": str(out)}
+
+    def spoken(message: str) -> str:
+        return first_name_as_option(message, _NAMES)
+
+    with failing(OSError, ValueError, as_json=as_json, facts=facts, spoken=spoken), ending_well(INTERRUPTED):
         from .build_sources import check_outside, chosen_backgrounds, chosen_cutouts, chosen_tyings, folders_of
         from .build_summary import format_summary, summary
         from .data.builder import InPlace, Placed
@@ -208,6 +218,12 @@ def build(
             progress=not (quiet or as_json),
         )
     answer(as_json, summary(release), format_summary(release))
+
+
+_NAMES = (
+    *("cutouts", "opacity", "backgrounds", "classes", "places", "tie", "test_share", "val_share"),
+    *("cutout_uses", "background_uses", "image_size", "object_size", "placement", "crop"),
+)
 
 
 def _check_combinations(given: Mapping[str, Any], in_place: bool, permuted: bool, keep_label_shares: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 # What the library's messages call an argument, and what it is here.
 _AS_OPTIONS = (
@@ -27,3 +28,17 @@ def as_options(message: str) -> str:
     for argument, option in _AS_OPTIONS:
         message = re.sub(argument, option, message)
     return message
+
+
+def first_name_as_option(message: str, names: Collection[str]) -> str:
+    """A message that begins with an argument's name, with the option's in its place.
+
+    >>> first_name_as_option("test_share must be a share from 0 to below 1", ["test_share"])
+    '--test-share must be a share from 0 to below 1'
+
+    Args:
+        message: of the library.
+        names: arguments that are options by the same names.
+    """
+    name, must, rest = message.partition(" must ")
+    return f"--{name.replace('_', '-')}{must}{rest}" if must and name in names else message

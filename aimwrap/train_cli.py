@@ -28,6 +28,7 @@ from .choices import (
 )
 from .command_ends import answer, ending_well, failing
 from .command_help import closing
+from .messages import first_name_as_option
 from .option_values import DATA_SETS, check_data, complete_data, parse_seeds
 from .replacing import replacing
 from .shared_options import AsJson, Quiet, Seeds
@@ -405,15 +406,13 @@ def as_option(message: str) -> str:
     >>> as_option("stages is empty; stages=[2, 3] is the paper's usual choice")
     "stages is empty; --stages 2,3 is the paper's usual choice"
     """
-    names = sorted([*_NAMES, *_SWITCHES, "selection"], key=len, reverse=True)
-    for name in names:
+    message = first_name_as_option(message, {*_NAMES, "stages", "tau", "selection"} - {"data", "root"})
+    for name in sorted([*_NAMES, *_SWITCHES, "selection"], key=len, reverse=True):
         option = f"--{name.replace('_', '-')}"
         message = re.sub(rf"(?<![\w-]){name}='([^\s']+)'", rf"{option} \1", message)
         message = re.sub(rf"(?<![\w-]){name}=(?=\S)", f"{option} ", message)
         if "_" in name:  # what is one word may be meant as a word
             message = re.sub(rf"(?<![\w-]){name}(?![\w=])", option, message)
-    if message.split(" must be ")[0] in {*_NAMES, "stages", "tau", "selection"} - {"data", "root"}:
-        message = f"--{message}"
     return re.sub(r"stages=\[([^\]]+)\]", lambda found: "--stages " + re.sub(r"[\s']", "", found[1]), message)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,12 +16,14 @@ from aimwrap.cli import app
 runner = CliRunner()
 
 
-def test_text_and_json() -> None:
-    result = runner.invoke(app, ["inspect", "zoo:TinyNet", "--head", "paper"])
-    assert result.exit_code == 0 and "What AIM adds, paper head" in result.output
-    result = runner.invoke(app, ["inspect", "zoo:TinyNet", "--image-size", "96", "--json"])
+def test_text_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = runner.invoke(app, ["inspect", "zoo:TinyNet", "--head", "paper", "--image-size", "32", "--json"])
     found = json.loads(result.stdout)
-    assert found["name"] == "zoo:TinyNet" and found["image_shape"] == [3, 96, 96]
+    assert found["name"] == "zoo:TinyNet" and found["image_shape"] == [3, 32, 32] and found["head"] == "paper"
+    known = SimpleNamespace(as_dict=dict)
+    monkeypatch.setattr("aimwrap.inspection.inspect_backbone", lambda *given, **options: known)
+    result = runner.invoke(app, ["inspect", "zoo:TinyNet"])
+    assert result.exit_code == 0 and result.stdout == f"{known}\n"
 
 
 def test_what_is_no_backbone_is_refused() -> None:

@@ -13,11 +13,27 @@ import pytest
 import torch
 from PIL import Image
 
-from aimwrap import AIM, AreaCurve, AreaPoint, Check, Explanation, Survival, Verification, explain, inspect_backbone
+from aimwrap import (
+    AIM,
+    AreaCurve,
+    AreaPoint,
+    Check,
+    Explanation,
+    Inspection,
+    Survival,
+    Verification,
+    explain,
+    inspect_backbone,
+)
 
 HOSTILE = "<script>alert('a')</script>\"&"
 ALLOWED = {"div", "table", "tr", "th", "td", "b", "br", "img", "svg", "g", "line", "circle", "pre"}
 VOID = {"br", "img", "line", "circle"}
+
+
+@pytest.fixture(scope="module")
+def inspection() -> Inspection:
+    return inspect_backbone("zoo:TinyNet", example_input=torch.zeros(1, 3, 32, 32))
 
 
 class Shown(Protocol):
@@ -129,9 +145,8 @@ def test_what_is_not_finite_is_said() -> None:
     assert "logit nan" in Page(broken).text
 
 
-def test_names_are_escaped() -> None:
+def test_names_are_escaped(inspection: Inspection) -> None:
     assert HOSTILE in Page(by_hand(stage=HOSTILE)).text
-    inspection = inspect_backbone("zoo:TinyNet", example_input=torch.zeros(1, 3, 64, 64))
     taps = tuple(tap._replace(node=HOSTILE) for tap in inspection.taps)
     page = Page(inspection._replace(taps=taps, name="zoo:TinyNet"))
     assert HOSTILE in page.text
@@ -165,8 +180,7 @@ def test_an_area_curve_ends_with_the_model_s_own_masks(worst: float | None) -> N
     assert "Of 80 images." in page.text
 
 
-def test_an_inspection_has_the_tables_of_its_text() -> None:
-    inspection = inspect_backbone("zoo:TinyNet", example_input=torch.zeros(1, 3, 64, 64))
+def test_an_inspection_has_the_tables_of_its_text(inspection: Inspection) -> None:
     page = Page(inspection)
     stages, costs = inspection.tables().values()
     assert page.rows == [list(row) for row in (*stages, *costs)]
