@@ -200,6 +200,7 @@ def rivals(records: Sequence[Run], table_1: Sequence[Run], headline: Sequence[Ru
             (shown, "MaskTune", best_of(records, "MaskTune", tie)),
             (shown, "**AIM**, our default", pick(headline, **default)),
             (shown, "**AIM**, best of nine", best_of(search, "aim", tie)),
+            (shown, "**AIM**, second look", best_of(search, LOOKS[0], tie)),
         ]
         for stages, number in (([2, 3], 2), ([1, 2, 3], 1)):
             for tau in (0.25, 0.35):
