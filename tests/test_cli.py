@@ -69,7 +69,7 @@ def test_wrong_usage_is_exit_code_2_and_leaves_the_output_empty(name: str) -> No
 
 
 def test_near_commands_are_suggested() -> None:
-    result = runner.invoke(app, ["trian"])
+    result = runner.invoke(app, ["trian"])  # codespell:ignore trian
     assert result.exit_code == 2 and "Did you mean 'train'?" in result.stderr
 
 
