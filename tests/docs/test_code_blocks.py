@@ -51,6 +51,7 @@ ADDED = {
     ("data", "build"): "--workers 0 -q",
     ("data", "digits"): "--num-images 32 --image-size 64 --workers 0 -q",
     ("data", "doctor"): "--subset",  # miniatures have other counts
+    ("report",): "--workers 0 --verify-images 8 -q",
     ("train",): SHORT_RUN,
 }
 SLOW = {"docs/attribution.md", "docs/backbones.md", "docs/figures.md", "docs/sharing.md"}  # more than a few seconds
