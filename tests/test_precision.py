@@ -27,9 +27,15 @@ def same(got: dict, expected: dict) -> float:
 
 
 def trained(head: str, dtype: torch.dtype | None, steps: int = 40) -> tuple[AIM, list[float]]:
-    """A model after some steps, and its losses; under autocast if there is a dtype. A bright square tells the class."""
+    """A model after some steps, and its losses; under autocast if there is a dtype. A bright square tells the class.
+
+    Without autocast it is trained in double precision, so that it is the same one whatever the number of threads and
+    the order in which they sum.
+    """
     torch.manual_seed(0)
     model = AIM(TinyNet(), tau=0.25, head=head, width=16, mask_width=8).train()
+    if dtype is None:
+        model.double()
     model.freeze_norm_statistics()
     criterion = AIMLoss(tau=model.tau)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -38,6 +44,7 @@ def trained(head: str, dtype: torch.dtype | None, steps: int = 40) -> tuple[AIM,
     for step in range(steps):
         torch.manual_seed(step)
         images, labels = some_images(8)
+        images = images.to(model.classifier.weight.dtype)
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
             output = model(images)
@@ -49,7 +56,7 @@ def trained(head: str, dtype: torch.dtype | None, steps: int = 40) -> tuple[AIM,
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.item())
-    return model.eval(), losses
+    return model.float().eval(), losses
 
 
 def some_images(count: int, side: int = 128) -> tuple[Tensor, Tensor]:

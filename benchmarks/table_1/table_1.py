@@ -22,10 +22,10 @@ from rows import TABLE_1, row_of
 from runs import Cell, cell_and_settings, do, read_records
 from tables import PAPERS_BACKBONE, draw, write_tables
 
+from aimwrap.data.by_name import parse_reader_arguments
 from aimwrap.option_values import parse_seeds
 from aimwrap.top_down import Head
 from aimwrap.train import CheckpointError, DivergedError, Settings, launched_fabric
-from aimwrap.train.datasets import parse_reader_arguments
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -115,6 +115,7 @@ def test_the_scale_of_the_loss_goes_on(
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_while_saving_or_at_the_end(
     settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,7 @@ def test_clipped_steps_are_no_longer_than_asked_for(
     assert norms[6:] == pytest.approx([1e-3] * 6, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_masks_are_looked_at_in_training_and_in_validation_and_a_killed_run_remembers(
     settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
