@@ -341,6 +341,8 @@ def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
     """
     from .train import PRESETS, Settings
 
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     recipe = {} if preset is None else PRESETS[preset].settings
     return Settings(**{**recipe, **given})
 

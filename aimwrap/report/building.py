@@ -38,7 +38,7 @@ def build_report(
 ) -> Report:
     """Evaluate a model on a data set, and gather all that a report says of it.
 
-    Every image is read once, and measured; numbers are those of :mod:`aimwrap.metrics`. Memory does not grow with the
+    Every image is read once, and measured; numbers are those of ``aimwrap.metrics``. Memory does not grow with the
     images but by the numbers, ``limit`` thumbnails and ``verify_images`` images.
 
     Args:
