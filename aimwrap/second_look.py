@@ -194,15 +194,9 @@ def boxes_around(kept: Tensor, least: float = 0.3) -> Tensor:
     top, bottom = _ends(kept[:, 0].amax(2))
     left, right = _ends(kept[:, 0].amax(1))
     share = torch.maximum((bottom - top) / height, (right - left) / width).clamp(min=least, max=1)
-    return torch.stack(
-        [
-            _begin(left, right, share * width, width),
-            _begin(top, bottom, share * height, height),
-            _begin(left, right, share * width, width) + share * width,
-            _begin(top, bottom, share * height, height) + share * height,
-        ],
-        dim=1,
-    )
+    wide, high = share * width, share * height
+    left, top = _begin(left, right, wide, width), _begin(top, bottom, high, height)
+    return torch.stack([left, top, left + wide, top + high], dim=1)
 
 
 def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
