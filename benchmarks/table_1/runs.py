@@ -11,11 +11,11 @@ from columns import Column
 from lightning.fabric import Fabric
 from rows import Row
 
+from aimwrap.cli.train_settings import settings_of
 from aimwrap.replacing import replacing
 from aimwrap.train import Settings, run_training
 from aimwrap.train.report import format_epoch
 from aimwrap.train.settings import differences
-from aimwrap.train_cli import settings_of
 
 RESULTS = "results.jsonl"
 Record = dict[str, Any]

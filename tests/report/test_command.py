@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from aimwrap import AIM, Preprocessing
 from aimwrap.cli import app
+from aimwrap.cli.report import read_split
 from aimwrap.plain import PlainClassifier, save_plain
-from aimwrap.report_cli import read_split
 
 HALF = (0.5,) * 3
 PREPROCESSING = Preprocessing((64, 64), HALF, HALF, crop=1.0)
@@ -145,6 +145,6 @@ def test_wrong_use_is_exit_code_2(folder: Path) -> None:
 def test_needs_no_lightning_and_no_torchmetrics() -> None:
     code = (
         "import sys; sys.modules.update({'lightning': None, 'torchmetrics': None, 'matplotlib': None});"
-        "import aimwrap.report_cli, aimwrap.report, aimwrap.report.html, aimwrap.plain, aimwrap.data.by_name"
+        "import aimwrap.cli.report, aimwrap.report, aimwrap.report.html, aimwrap.plain, aimwrap.data.by_name"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .build_cli import INTERRUPTED
+from .build import INTERRUPTED
 from .choices import FileFormat
-from .command_ends import answer, ending_well, failing
-from .command_help import closing
+from .ends import answer, ending_well, failing
+from .help import closing
 from .shared_options import AsJson, Quiet, Workers
 
 EPILOG = closing(
@@ -44,9 +44,9 @@ def digits(
     given = {"tie": tie, "seed": seed, "image_size": image_size}
     failures = failing(ImportError, OSError, ValueError, as_json=as_json, facts=lambda error: {"out": str(out)})
     with failures, ending_well(INTERRUPTED):
+        from ..data.builder.composed import build_composed
+        from ..data.digits_on_photographs import DigitsOnPhotographs
         from .build_summary import format_summary, summary
-        from .data.builder.composed import build_composed
-        from .data.digits_on_photographs import DigitsOnPhotographs
 
         splits = {
             "train": DigitsOnPhotographs("train", tie, seed, image_size, num_images=num_images),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from .data.builder import (
+from ..data.builder import (
     Background,
     Cutout,
     Tying,
@@ -19,10 +19,10 @@ from .data.builder import (
     travelingbirds,
     waterbirds,
 )
-from .data.builder import water_or_land as water_or_land_of
-from .data.cub import read_cub
-from .data.files import read_csv
-from .data.release import SPLITS
+from ..data.builder import water_or_land as water_or_land_of
+from ..data.cub import read_cub
+from ..data.files import read_csv
+from ..data.release import SPLITS
 
 
 def chosen_tyings(

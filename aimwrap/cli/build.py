@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from .choices import FileFormat, Placement
-from .command_ends import answer, ending_well, failing
-from .command_help import closing
+from .ends import answer, ending_well, failing
+from .help import closing
 from .messages import first_name_as_option
 from .shared_options import AsJson, Quiet, Workers
 
@@ -194,10 +194,10 @@ def build(
         return first_name_as_option(message, _NAMES)
 
     with failing(OSError, ValueError, as_json=as_json, facts=facts, spoken=spoken), ending_well(INTERRUPTED):
+        from ..data.builder import InPlace, Placed
+        from ..data.builder import build as build_set
         from .build_sources import check_outside, chosen_backgrounds, chosen_cutouts, chosen_tyings, folders_of
         from .build_summary import format_summary, summary
-        from .data.builder import InPlace, Placed
-        from .data.builder import build as build_set
 
         check_outside(out, [cutouts, opacity, cub, backgrounds, *folders_of(place).values()])
         release = build_set(

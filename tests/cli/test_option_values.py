@@ -11,19 +11,19 @@ import timm
 import torchvision
 
 import aimwrap
-from aimwrap import choices
-from aimwrap.backbone_names import backbone_names, complete_backbone
+from aimwrap.cli import choices
+from aimwrap.cli.backbone_names import backbone_names, complete_backbone
+from aimwrap.cli.doctor import COLUMNS as COLUMN_OPTIONS
+from aimwrap.cli.train_settings import parse_selection
 from aimwrap.data import READERS
 from aimwrap.data.builder.pasting import Placement
 from aimwrap.data.builder.writing import FileFormat
 from aimwrap.data.doctor.examine import COLUMNS
 from aimwrap.data.doctor.recognise import GENERIC, SPECIFIC
-from aimwrap.doctor_cli import COLUMNS as COLUMN_OPTIONS
 from aimwrap.export.formats import Format
 from aimwrap.loss import AreaPer
 from aimwrap.top_down import Head
 from aimwrap.train import PRESETS, settings
-from aimwrap.train_cli import parse_selection
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .command_ends import answer, ending_well, failing
-from .command_help import closing
+from .ends import answer, ending_well, failing
+from .help import closing
 from .messages import as_options
 from .option_values import parse_heads, parse_seeds, parse_ties
 from .shared_options import AsJson, Quiet, Seeds
@@ -43,7 +43,7 @@ def demo(
     """
     seed_numbers, tie_shares, head_names = parse_seeds(seeds), parse_ties(ties), parse_heads(heads)
     with failing(ImportError, OSError, ValueError, as_json=as_json, spoken=as_options), ending_well(_INTERRUPTED):
-        from .demo import Settings, format_report, run_demo
+        from ..demo import Settings, format_report, run_demo
 
         settings = Settings(epochs=epochs, tau=tau, quiet=quiet or as_json)
         started = time.perf_counter()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from .build_cli import EPILOG as BUILD
-from .build_cli import build
-from .command_help import Command, Group
-from .digits_cli import EPILOG as DIGITS
-from .digits_cli import digits
-from .doctor_cli import EPILOG as DOCTOR
-from .doctor_cli import doctor
+from .build import EPILOG as BUILD
+from .build import build
+from .digits import EPILOG as DIGITS
+from .digits import digits
+from .doctor import EPILOG as DOCTOR
+from .doctor import doctor
+from .help import Command, Group
 
 EPILOG = """\
 Examples:

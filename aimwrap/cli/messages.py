@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 # What the library's messages call an argument, and what it is here.
 _AS_OPTIONS = (
@@ -19,13 +19,17 @@ _AS_OPTIONS = (
 )
 
 
-def as_options(message: str) -> str:
+def as_options(message: str, options: Sequence[tuple[str, str]] = _AS_OPTIONS) -> str:
     """A message of the library for those who called it by a command.
 
     >>> as_options("image_size must be at least 32 x 32; dynamic_size=False is silent")
     '--image-size must be at least 32 x 32; --fixed-size is silent'
+
+    Args:
+        message: of the library.
+        options: a regular expression for what the library says, and what the command says, in this order.
     """
-    for argument, option in _AS_OPTIONS:
+    for argument, option in options:
         message = re.sub(argument, option, message)
     return message
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import warnings
@@ -12,17 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command_ends import GENERAL, answer, ending_well, failing, say
-from .command_help import closing
+from .ends import GENERAL, answer, ending_well, failing, say
+from .help import closing
+from .messages import as_options
 from .option_values import DATA_SETS, check_data, complete_data
 from .shared_options import AsJson, Quiet, Workers
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .data import ReleaseDataset
-    from .report import Report
-    from .report.subjects import Role
+    from ..data import ReleaseDataset
+    from ..report import Report
+    from ..report.subjects import Role
 
 EPILOG = closing(
     [
@@ -36,17 +36,15 @@ EPILOG = closing(
 
 # What the library's messages call an argument, and what it is here.
 _AS_OPTIONS = (
-    (r"^(limit|batch_size|verify_images|workers) must", lambda found: f"--{found[1].replace('_', '-')} must"),
-    (r"^split must", lambda _: "--split must"),
-    (r"^path must", lambda _: "--out must"),
-    (
-        r"^(other|plain)(?='s | must | does | has | calls | takes )",
-        lambda found: {"other": "--compare", "plain": "--plain"}[found[1]],
-    ),
-    (r"compare two by other=", lambda _: "compare two by --compare"),
-    (r"from_pretrained\(.*?backbone=backbone\)", lambda _: "--backbone package.module:name"),
-    (r"pass it as backbone=; strict=False .* has$", lambda _: "name it by --backbone package.module:name"),
-    (r"pass preprocessing=.*$", lambda _: "save it with model.save_pretrained(folder, preprocessing=...)"),
+    (r"^(limit|workers|split) must", r"--\1 must"),
+    (r"^(batch|verify)_(size|images) must", r"--\1-\2 must"),
+    (r"^path must", "--out must"),
+    (r"^plain(?='s | must | does | has | calls | takes )", "--plain"),
+    (r"^other(?='s | must | does | has | calls | takes )", "--compare"),
+    (r"compare two by other=", "compare two by --compare"),
+    (r"from_pretrained\(.*?backbone=backbone\)", "--backbone package.module:name"),
+    (r"pass it as backbone=; strict=False .* has$", "name it by --backbone package.module:name"),
+    (r"pass preprocessing=.*$", "save it with model.save_pretrained(folder, preprocessing=...)"),
 )
 
 
@@ -135,9 +133,7 @@ def as_option(message: str) -> str:
     >>> as_option("plain must be a classifier without AIM"), as_option("plain/plain.json is damaged")
     ('--plain must be a classifier without AIM', 'plain/plain.json is damaged')
     """
-    for argument, option in _AS_OPTIONS:
-        message = re.sub(argument, option, message)
-    return message
+    return as_options(message, _AS_OPTIONS)
 
 
 def command_of(context: typer.Context) -> str:
@@ -179,7 +175,7 @@ def _built(
     notes: list[str],
     options: dict[str, Any],
 ) -> Report:
-    from .report import build_report
+    from ..report import build_report
 
     names = {role: None if folder is None else str(folder) for role, folder in folders.items()}
     return build_report(
@@ -202,8 +198,8 @@ def read_split(name: str, root: str, arguments: list[str], split: str | None) ->
     Returns:
         The images, and what readers of the report must know of the choice.
     """
-    from .data import ReleaseDataset
-    from .data.by_name import parse_reader_arguments, read_by_name
+    from ..data import ReleaseDataset
+    from ..data.by_name import parse_reader_arguments, read_by_name
 
     everything = read_by_name(name, root, None, parse_reader_arguments(arguments))
     if split == "all":
@@ -225,9 +221,9 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     """The model of a folder, with AIM or plain, on the device."""
     import torch
 
-    from .inspection import import_backbone
-    from .model import AIM
-    from .plain import CONFIG, load_plain
+    from ..inspection import import_backbone
+    from ..model import AIM
+    from ..plain import CONFIG, load_plain
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if (folder / CONFIG).is_file():

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .choices import ExportFormat
-from .command_ends import answer, failing, say
-from .command_help import closing
+from .ends import answer, failing, say
+from .help import closing
 from .messages import as_options
 from .shared_options import AsJson, Quiet
 
 if TYPE_CHECKING:
-    from .model import AIM
+    from ..model import AIM
 
 EPILOG = closing(
     [
@@ -59,7 +59,7 @@ def export(
         return {"path": str(path), "parity": [row._asdict() for row in getattr(error, "parity", ())]}
 
     with failing(*kinds, as_json=as_json, facts=facts, spoken=as_options), _warning_of_options(quiet):
-        from .export import export_aotinductor, export_onnx, export_program
+        from ..export import export_aotinductor, export_onnx, export_program
 
         write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[file_format]
         written = write(_load(folder, backbone), path, image_size=image_size, dynamic_size=not fixed_size)
@@ -68,8 +68,8 @@ def export(
 
 def _load(folder: Path, backbone: str | None) -> AIM:
     """The model of a folder; its backbone is imported where a path to it is given."""
-    from .inspection import import_backbone
-    from .model import AIM
+    from ..inspection import import_backbone
+    from ..model import AIM
 
     sys.path.insert(0, "")  # a backbone of one's own is usually here
     model = AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))

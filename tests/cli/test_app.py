@@ -121,8 +121,8 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         raise KeyboardInterrupt
 
     monkeypatch.setattr("aimwrap.data.builder.build", interrupted)
-    monkeypatch.setattr("aimwrap.build_sources.cutouts_in", lambda *arguments: [])
-    monkeypatch.setattr("aimwrap.build_sources.backgrounds_in", lambda *arguments: [])
+    monkeypatch.setattr("aimwrap.cli.build_sources.cutouts_in", lambda *arguments: [])
+    monkeypatch.setattr("aimwrap.cli.build_sources.backgrounds_in", lambda *arguments: [])
     result = runner.invoke(app, ["data", "build", str(tmp_path / "out"), "--cutouts", "a", "--backgrounds", "b"])
     assert result.exit_code == 130 and not result.stdout
     assert "Give the same command again: it keeps the images that are there" in result.stderr

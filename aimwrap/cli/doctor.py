@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_ends import ending_well, failing, say
-from .command_help import closing
+from .ends import ending_well, failing, say
+from .help import closing
 from .option_values import check_data, complete_data
 from .shared_options import AsJson, Quiet
 
@@ -94,8 +94,8 @@ def doctor(
         return {"version": 1, "path": str(path)}
 
     with ending_well("Interrupted. Nothing was found yet: --quick reads the files' headers alone."):
-        from .data.doctor import NotRecognisedError, examine
-        from .data.doctor.report import printable, report
+        from ..data.doctor import NotRecognisedError, examine
+        from ..data.doctor.report import printable, report
 
         def spoken(message: str) -> str:  # names of folders may be meant for the terminal
             return message if as_json else "\n".join(map(printable, message.split("\n")))

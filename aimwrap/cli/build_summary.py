@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .data.release import SPLITS, Release
+from ..data.release import SPLITS, Release
 
 
 def summary(release: Release) -> dict[str, Any]:

@@ -13,20 +13,20 @@ try:
 except ImportError as error:
     raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
 
-from . import __version__
-from .command_ends import leave_quietly
-from .command_help import Command, Group
-from .data_cli import app as data_app
-from .demo_cli import EPILOG as DEMO
-from .demo_cli import demo
-from .export_cli import EPILOG as EXPORT
-from .export_cli import export
-from .inspect_cli import EPILOG as INSPECT
-from .inspect_cli import inspect
-from .report_cli import EPILOG as REPORT
-from .report_cli import report
-from .train_cli import EPILOG as TRAIN
-from .train_cli import train
+from .. import __version__
+from .data import app as data_app
+from .demo import EPILOG as DEMO
+from .demo import demo
+from .ends import leave_quietly
+from .export import EPILOG as EXPORT
+from .export import export
+from .help import Command, Group
+from .inspect import EPILOG as INSPECT
+from .inspect import inspect
+from .report import EPILOG as REPORT
+from .report import report
+from .train import EPILOG as TRAIN
+from .train import train
 
 BEFORE, TRAINING, AFTER = "Before training", "Training", "With a trained model"
 
