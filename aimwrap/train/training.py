@@ -16,6 +16,7 @@ import aimwrap
 from ..model import AIM
 from ..plain import save_plain
 from ..replacing import is_unfinished, remove_unfinished, replacing
+from .checkpoints import checkpoints_in
 from .evaluation import evaluate
 from .loop import train
 from .run import Report, Run, build_run
@@ -188,7 +189,7 @@ def _begin(run: Run) -> None:
         remove_unfinished(folder)
     preprocessing = run.network.preprocessing
     assert preprocessing is not None
-    if not (run.folder / SETTINGS).exists():
+    if not _has_work(run.folder):
         resolved = {
             "variant": run.variant,
             "selection": run.rule,
@@ -229,12 +230,17 @@ def _check_folder(folder: Path, settings: Settings) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} cannot be read ({error}); name another folder to begin anew") from error
     other = differences(before, settings)
-    if other:
+    if other and _has_work(folder):
         listed = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in other.items())
         raise RunFolderError(
             f"{folder} holds a run with other settings: {listed}. Give the settings that it was begun with to go on, "
             "or name another folder to begin anew"
         )
+
+
+def _has_work(folder: Path) -> bool:
+    """Whether a run has come so far that going on is worth something: what failed before that may be put right."""
+    return bool(checkpoints_in(checkpoint_folder(folder))) or (folder / RESULT).is_file()
 
 
 def _write_log(run: Run) -> None:

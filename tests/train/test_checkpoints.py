@@ -1,6 +1,7 @@
 """Checkpoints that are cut off, damaged, another's, or do not fit on the disk."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ from aimwrap.train.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from aimwrap.train.run import Run
 from aimwrap.train.saving import checkpoint_folder
 
 CHECKPOINT = Checkpoint({"model/weight": torch.arange(500.0), "model/count": torch.tensor(3)}, {"step": 7, "loss": 0.1})
@@ -214,6 +216,25 @@ def test_other_settings_are_named(settings_of: Callable[..., Settings], fabric: 
     run(settings_of(epochs=1, method="plain"), tmp_path, fabric)
     with pytest.raises(RunFolderError, match=r"other settings: head_lr was 0.001 and is 0.1; ema was None and is 0.9"):
         run(settings_of(epochs=1, method="plain", head_lr=0.1, ema=0.9), tmp_path, fabric)
+
+
+def test_what_failed_before_its_first_checkpoint_may_be_put_right(
+    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(run: Run) -> None:
+        raise OSError("Cannot allocate memory")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Cannot allocate"):
+        patch.setattr("aimwrap.train.training.train", out_of_memory)
+        run(settings_of(epochs=1, batch_size=22), tmp_path, fabric)
+    corrected = settings_of(epochs=1, batch_size=11, method="plain")
+    run(corrected, tmp_path, fabric)
+    written = json.loads((tmp_path / "settings.json").read_text())
+    assert Settings.from_json(written["settings"]) == corrected
+    assert written["resolved"]["steps_per_epoch"] == 2
+    shutil.rmtree(checkpoint_folder(tmp_path))  # for room; what is done stays done
+    with pytest.raises(RunFolderError, match="other settings"):
+        run(settings_of(epochs=1, batch_size=22), tmp_path, fabric)
 
 
 def test_a_folder_of_something_else_is_left_alone(

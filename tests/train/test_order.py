@@ -61,6 +61,12 @@ def test_mixed_numbers_have_nothing_in_common() -> None:
     assert abs(sum(number >> 62 for number in numbers) / 512 - 0.5) < 0.1
 
 
+def test_mixing_is_splitmix64_s() -> None:
+    """A part alone gives the generator's first draw from that seed, as its authors' program prints it."""
+    assert mixed(0) == 0xE220A8397B1DCDAF >> 1
+    assert mixed(1234567) == 6457827717110365317 >> 1
+
+
 class Drawing(Dataset[Sample]):
     """Images that are draws from all three generators."""
 

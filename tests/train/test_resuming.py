@@ -20,7 +20,7 @@ from lightning.fabric.plugins import MixedPrecision
 from aimwrap import AIM
 from aimwrap.train import Result, Settings, loop, run_training
 from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
-from aimwrap.train.run import Run
+from aimwrap.train.run import Run, build_run
 from aimwrap.train.saving import checkpoint_folder
 
 HERE = Path(__file__).parent
@@ -88,6 +88,20 @@ def test_stopped_and_resumed_run_is_the_unstopped_one(
         torch.manual_seed(step)  # whatever another process would have drawn meanwhile
     train(settings, tmp_path / "stopped", fabric)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_the_scale_of_the_loss_begins_afresh_with_each_seed(
+    settings_of: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Else a second seed would not be the run that it is by itself, nor its resumed one."""
+    scaler = torch.amp.GradScaler("cpu")
+    own = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    own.launch()
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0, "_growth_tracker": 3})  # the first seed's last
+    build_run(
+        settings_of(seed=1), tmp_path, own, workers=0, report=lambda line, seconds: None, quiet=True, tensorboard=False
+    )
+    assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()
 
 
 @pytest.mark.slow
