@@ -79,16 +79,23 @@ class PooledClassifier:
             return bias
         return bias + weight @ self.norm.bias.detach()
 
+    @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Classify images (N, C, H, W) in evaluation mode: (N, K)."""
+        """Classify images (N, C, H, W) in evaluation mode, by the network as it is: (N, K)."""
         with evaluating(self.classifier):
             logits: Tensor = self.classifier(images)
         return logits
 
+    @torch.no_grad()
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits (N, K), and the map of each image's predicted class (N, h, w), as :meth:`maps` gives it."""
-        logits = self.logits(images)
-        return logits, self.maps(images, logits.argmax(1))
+        """The logits (N, K), and the map of each image's predicted class (N, h, w), as :meth:`maps` gives it.
+
+        The images are seen once: the logits are those of the network but for rounding, of the average of its final map.
+        """
+        features = self._features(images)
+        means = features.mean((2, 3))
+        logits: Tensor = self.linear(means if self.norm is None else self.norm(means))
+        return logits, self._maps_of(features, logits.argmax(1))
 
     @torch.no_grad()
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
@@ -101,10 +108,15 @@ class PooledClassifier:
         Returns:
             (N, h, w), which average, with :attr:`bias`, to the logits of the classes.
         """
+        return self._maps_of(self._features(images), classes)
+
+    def _features(self, images: Tensor) -> Tensor:
         with evaluating(self.classifier):
             features: Tensor = self._backbone(images)[FINAL]
+        return features.to(self.linear.weight.dtype)
+
+    def _maps_of(self, features: Tensor, classes: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            features = features.to(self.linear.weight.dtype)
             weight = self.linear.weight
             if self.norm is None:
                 return class_activation_map(features, weight, classes)

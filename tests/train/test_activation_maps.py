@@ -77,6 +77,21 @@ def test_maps_and_bias_are_the_logits(build: Callable[[], nn.Module]) -> None:
         found = maps.maps(images, torch.full((3,), k))
         assert found.shape == (3, 3, 3)
         torch.testing.assert_close(found.mean((1, 2)) + maps.bias[k], logits[:, k], rtol=1e-5, atol=1e-5)
+    model.train()
+    explained, of_predicted = maps.explained(images)
+    torch.testing.assert_close(explained, logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(of_predicted, maps.maps(images, logits.argmax(1)))
+    assert all(module.training for module in model.modules())
+
+
+def test_explaining_looks_at_the_images_once() -> None:
+    network = tiny_nets.tiny()
+    maps = PooledClassifier(network)
+    seen = []
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
+    maps.explained(torch.randn(3, 3, 64, 64))
+    assert seen == [3]
 
 
 @pytest.mark.parametrize(
