@@ -10,10 +10,11 @@ results/centre-bias.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
 
 import torch
-from study import RESULTS, measure, numbers, read_results
+from measuring import measure
+from records import append_result, read_results, results_of
+from study import numbers
 from tqdm import tqdm
 from variants import Config, Data, load_split, part_of, train
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers(int), default=[0, 1, 2], help="0,1,2 (default)")
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
-    path = RESULTS / "centre-bias.jsonl"
+    path = results_of("centre-bias")
     backbone = load_pretrained_backbone()
     for seed in seeds:
         done = [record["config"] for record in read_results(path)]
@@ -50,11 +51,9 @@ def main() -> None:
         tests = [load_split("test", UNTIED, seed, backbone, placement=placement) for placement in PLACEMENTS]
         for config in tqdm(missing, desc=f"seed {seed}", unit="run"):
             outcome = train(config, (train_set, joined(tests)), backbone)
-            with path.open("a") as file:
-                for number, (placement, test) in enumerate(zip(PLACEMENTS, tests, strict=True)):
-                    rows = slice(number * len(test.labels), (number + 1) * len(test.labels))
-                    record = measure(config, part_of(outcome, rows), test) | {"placement": placement}
-                    file.write(json.dumps(record, separators=(",", ":")) + "\n")
+            for number, (placement, test) in enumerate(zip(PLACEMENTS, tests, strict=True)):
+                rows = slice(number * len(test.labels), (number + 1) * len(test.labels))
+                append_result(path, measure(config, part_of(outcome, rows), test) | {"placement": placement})
 
 
 def joined(tests: list[Data]) -> Data:

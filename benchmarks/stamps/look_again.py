@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from parts import LOOK_BY_CAM
 from torch import Tensor, nn
 from variants import Config, Data, Outcome, plain_outcome, rows_of, train, train_plain
 
@@ -68,7 +69,7 @@ def looked(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> tupl
     if key not in _second:
         model, margin = first_look(config, data, backbone), MARGIN
         masks = merged_masks(model, data[0]), merged_masks(model, data[1])
-        if config.method == "CAM, second look":  # the control
+        if config.method == LOOK_BY_CAM:  # the control
             probe = train(replace(config, method="plain", **PROBE), data, backbone).model.classifier
             train_masks, test_masks = (as_many_of(d, m, probe, backbone) for d, m in zip(data, masks, strict=True))
             masks, margin = (train_masks, test_masks), 0  # as many as the grown masks have

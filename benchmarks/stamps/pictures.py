@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from dataset import Stamps
-from study import TIES
+from parts import TIES
 from torch import Tensor, nn
 from variants import Config, Data, Outcome, load_data, part_of, rows_of, train
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bootstrap import Estimate, by_setting, difference, estimate
-from study import LOOKS, PARTS, RESULTS, TIES, read_results
+from parts import LOOK, LOOK_BY_CAM, PARTS, TIES
+from records import RESULTS, read_results, results_of
 from variants import Config
 
 from aimwrap.plot import Result, plot_results, plot_scatter
@@ -36,8 +37,8 @@ HEADLINE = [
     ("**AIM**, feature-preserving head, tau 0.1", {"method": "aim", "head": "feature-preserving", "tau": 0.1}),
     ("**AIM**, feature-preserving head, tau 0.1, its best setting", "aim"),
     ("**AIM**, feature-preserving head, tau 0.25", {"method": "aim", "head": "feature-preserving", "tau": 0.25}),
-    ("**AIM**, second look at the kept pixels, its best setting", "AIM, second look"),
-    ("second look through the probe's map, its best setting", "CAM, second look"),
+    ("**AIM**, second look at the kept pixels, its best setting", LOOK),
+    ("second look through the probe's map, its best setting", LOOK_BY_CAM),
     ("masks held open, paper head", {"method": "open", "head": "paper"}),
     ("**AIM**, paper head, tau 0.25", {"method": "aim", "head": "paper", "tau": 0.25}),
     ("the object's own mask on the same features", {"method": "true mask", "epochs": 6}),
@@ -56,18 +57,18 @@ def main() -> None:
             (RESULTS / f"{name}.md").write_text(f"{table}\n")
     if not only_print:
         records = shown_records()
-        searches = [run for part in SEARCHES for run in read_results(RESULTS / f"{part}.jsonl")]
+        searches = [run for part in SEARCHES for run in read_results(results_of(part))]
         draw(records, search_of(records, searches))
 
 
 def shown_records() -> list[Run]:
     """The runs behind the headline's table and figures."""
-    return [record for part in SHOWN_PARTS for record in read_results(RESULTS / f"{part}.jsonl")]
+    return [record for part in SHOWN_PARTS for record in read_results(results_of(part))]
 
 
 def tables() -> dict[str, str]:
     """Every table, by the name of its file; those without results are left out."""
-    results = {part: read_results(RESULTS / f"{part}.jsonl") for part in PARTS} | {"headline": shown_records()}
+    results = {part: read_results(results_of(part)) for part in PARTS} | {"headline": shown_records()}
     search = search_of(results["headline"], [run for part in SEARCHES for run in results[part]])
     written = {}
     if results["headline"]:
@@ -93,7 +94,7 @@ def tables() -> dict[str, str]:
         written["rivals"] = rivals(results["rivals"], results["table-1"], results["headline"], search)
     if results["bottom-up"]:
         written["bottom-up"] = bottom_up(results["bottom-up"], results["headline"])
-    centred = read_results(RESULTS / "centre-bias.jsonl")
+    centred = read_results(results_of("centre-bias"))
     if centred:
         written["centre-bias"] = centre_bias(centred)
     return written
@@ -177,7 +178,7 @@ def fine_tuned_gains(records: Sequence[Run], search: Sequence[Run]) -> str:
 def search_table(search: Sequence[Run]) -> str:
     rows = []
     names = {"plain": "linear probe", "open": "masks held open", "aim": "**AIM**, tau 0.1"}
-    names |= {"AIM, second look": "**AIM**, second look", "CAM, second look": "second look through the probe's map"}
+    names |= {LOOK: "**AIM**, second look", LOOK_BY_CAM: "second look through the probe's map"}
     for method, name in names.items():
         for tie in TIES:
             for runs in by_setting(search, lambda c, m=method, t=tie: (c["method"], c["tie"]) == (m, t)).values():
@@ -200,7 +201,7 @@ def rivals(records: Sequence[Run], table_1: Sequence[Run], headline: Sequence[Ru
             (shown, "MaskTune", best_of(records, "MaskTune", tie)),
             (shown, "**AIM**, our default", pick(headline, **default)),
             (shown, "**AIM**, best of nine", best_of(search, "aim", tie)),
-            (shown, "**AIM**, second look", best_of(search, LOOKS[0], tie)),
+            (shown, "**AIM**, second look", best_of(search, LOOK, tie)),
         ]
         for stages, number in (([2, 3], 2), ([1, 2, 3], 1)):
             for tau in (0.25, 0.35):
@@ -280,12 +281,12 @@ def look_again(records: Sequence[Run], search: Sequence[Run]) -> str:
     rows = []
     for tie in TIES:
         plain = best_of(search, "plain", tie)
-        for method in LOOKS:
+        for method in (LOOK, LOOK_BY_CAM):
             runs = best_of(records, method, tie)
             if not runs:
                 continue
             seeds = {run["config"]["seed"] for run in runs}
-            name = "**AIM**, second look" if method == LOOKS[0] else "second look through the probe's map"
+            name = "**AIM**, second look" if method == LOOK else "second look through the probe's map"
             cells = gain_cells(runs, [run for run in plain if run["config"]["seed"] in seeds])
             cells += [f"{mean(runs, measure):.2f}" for measure in ("kept_area", "kept_precision", "kept_recall")]
             rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *cells])

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import sys
 
+from records import read_results, results_of
 from report import best_of
-from study import RESULTS, read_results
 
 
 def main() -> None:
     for part in sys.argv[1:]:
-        path = RESULTS / f"{part}.jsonl"
+        path = results_of(part)
         records = read_results(path)
         pairs = {(record["config"]["method"], record["config"]["tie"]) for record in records}
         kept = [run["config"] for method, tie in pairs for run in best_of(records, method, tie)]
