@@ -15,7 +15,11 @@ if not STAMPS.is_dir():
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(STAMPS), *sys.path])
     from centre_bias import joined
-    from variants import STAGES, Config, Data, Outcome, maps_of, object_cells, part_of, rows_of, train
+    from parts import PARTS
+    from records import RESULTS
+    from report import tables
+    from study import TRAINERS
+    from variants import STAGES, VARIANTS, Config, Data, Outcome, maps_of, object_cells, part_of, rows_of, train
 
     from aimwrap import AIM
     from aimwrap.demo.backbone import load_pretrained_backbone
@@ -92,3 +96,15 @@ def test_rows_and_parts_belong_together(data: tuple[Data, Data]) -> None:
     part = part_of(outcome, slice(8, 10))
     assert part.logits.tolist() == part.heatmap.tolist() == [8.0, 9.0]
     assert part.merged_mask is not None and part.merged_mask.tolist() == [8.0, 9.0]
+
+
+def test_every_method_of_the_study_has_a_trainer_and_no_other_has() -> None:
+    methods = {config.method for part in PARTS.values() for tie in (0.95, 1.0) for config in part(tie, 0)}
+    assert methods - set(TRAINERS) == set(VARIANTS)
+    assert set(TRAINERS) <= methods
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_documentation_are_those_of_the_committed_runs() -> None:
+    for name, table in tables().items():
+        assert (RESULTS / f"{name}.md").read_text() == f"{table}\n", f"run benchmarks/stamps/report.py: {name} is old"

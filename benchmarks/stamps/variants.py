@@ -154,8 +154,7 @@ def train(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: W
         backbone = copy.deepcopy(backbone)
     if config.method == "oracle":
         data = (without_background(data[0], backbone), without_background(data[1], backbone))
-    run = {"plain": train_plain, "oracle": train_plain, "bottom-up": _train_bottom_up}.get(config.method, _train_aim)
-    outcome = run(config, data, backbone, watch)
+    outcome = VARIANTS[config.method](config, data, backbone, watch)
     return outcome._replace(seconds=time.perf_counter() - started)
 
 
@@ -455,3 +454,13 @@ class MergedMasks(FeaturePreservingTopDown):
             else:
                 fused, merged = finer, mask
         return fused, merged
+
+
+VARIANTS = {
+    "plain": train_plain,
+    "oracle": train_plain,
+    "open": _train_aim,
+    "true mask": _train_aim,
+    "aim": _train_aim,
+    "bottom-up": _train_bottom_up,
+}
