@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..taps.whole import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
+from .pooling import without_rounding_up
 from .serving import ServingModel
 
 Format = Literal["onnx", "pt2", "aotinductor"]
@@ -255,7 +256,9 @@ class _AotInductor:
 
     def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata}
+            without_rounding_up(program),
+            package_path=str(path),
+            inductor_configs={"aot_inductor.metadata": metadata},
         )
 
     def load(self, path: Path) -> Runnable:
@@ -301,15 +304,7 @@ def _export(
                 exported = _attempt(writer, serving, draft, metadata, size, False, images)
             except Exception as error:  # as above
                 raise ValueError(_why_not(writer, serving, error)) from error
-        failed = [row for row in exported.parity if not row.holds(tolerance)]
-        if failed:
-            raise ParityError(
-                f"{path} was not written, since what it computes is not what the model computes: "
-                f"{'; '.join(map(str, failed))}; allowed are {tolerance:.1e} and {LEAST_AGREEMENT:.1%}. It was tried "
-                f"on images of {', '.join(map(str, exported.tried))}. Another version of torch or of the format's "
-                "runtime may do better; tolerance= allows more",
-                exported.parity,
-            )
+        _check_parity(exported, path, tolerance)
         os.replace(draft, path)
     if reason is not None:
         warnings.warn(
@@ -348,6 +343,20 @@ def _attempt(
     parity = measure_parity(serving, writer.load(draft), batches)
     dynamic = ("batch", "height", "width") if dynamic_size else ("batch",)
     return Exported(draft, writer.format, size, dynamic, parity, tuple(tuple(batch.shape) for batch in batches))
+
+
+def _check_parity(exported: Exported, path: Path, tolerance: float) -> None:
+    failed = [row for row in exported.parity if not row.holds(tolerance)]
+    if not failed:
+        return
+    other = "dynamic_size=False, or another" if "height" in exported.dynamic else "Another"
+    raise ParityError(
+        f"{path} was not written, since what it computes is not what the model computes: "
+        f"{'; '.join(map(str, failed))}; allowed are {tolerance:.1e} and {LEAST_AGREEMENT:.1%}. It was tried on images "
+        f"of {', '.join(map(str, exported.tried))}. {other} version of torch or of the format's runtime may do better; "
+        "tolerance= allows more",
+        exported.parity,
+    )
 
 
 def _why_fixed(serving: ServingModel) -> str | None:
