@@ -11,6 +11,7 @@ from torchvision.ops import roi_align
 
 from .explanation import evaluating, unwrap
 from .output import AIMOutput
+from .precision import wide_dtype
 from .resizing import resize_to
 from .taps import FINAL
 
@@ -214,11 +215,12 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
         >>> torch.equal(enlarge(image, torch.tensor([[0.0, 0.0, 4.0, 4.0]])), image)
         True
     """
-    number = torch.arange(len(images), device=images.device, dtype=images.dtype)
-    rows = torch.cat([number[:, None], boxes.to(images.dtype)], dim=1)
+    wide = images.to(wide_dtype(images))  # half precision rounds edges, and the images' numbers from 257 or 2049 on
+    number = torch.arange(len(wide), device=wide.device, dtype=wide.dtype)
+    rows = torch.cat([number[:, None], boxes.to(wide.dtype)], dim=1)
     height, width = images.shape[-2:]
-    enlarged: Tensor = roi_align(images, rows, (height, width), sampling_ratio=1, aligned=True)
-    return enlarged
+    enlarged: Tensor = roi_align(wide, rows, (height, width), sampling_ratio=1, aligned=True)
+    return enlarged.to(images.dtype)
 
 
 def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,6 +146,16 @@ def test_enlarging_the_whole_image_changes_nothing_and_halves_are_interpolated()
     torch.testing.assert_close(inner, 2 + (torch.arange(8) + 0.5) / 2 - 0.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_enlarges_each_image_s_own_box(dtype: torch.dtype) -> None:
+    """Neither the images' numbers, which roi_align takes as values, nor the boxes' edges may be rounded."""
+    many = (torch.arange(2100) % 7).to(dtype).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    assert torch.equal(enlarge(many, torch.tensor([[0.0, 0.0, 2.0, 2.0]]).expand(len(many), -1)), many)
+    wide = torch.randn(1, 1, 4, 600).to(dtype)
+    boxes = torch.tensor([[257.5, 0.0, 557.5, 2.0]])
+    assert torch.equal(enlarge(wide, boxes), enlarge(wide.float(), boxes).to(dtype))
+
+
 def test_a_margin_of_nothing_keeps_the_mask_itself() -> None:
     mask = (torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(0)) > 0.7).float()
     images = torch.empty(2, 3, 10, 14)
