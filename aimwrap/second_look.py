@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -46,7 +48,8 @@ class SecondLook(nn.Module):
         model: a trained :class:`~aimwrap.AIM` with the feature-preserving head; shared, and left as it is.
         margin: positions of the merged mask's grid by which it is grown on every side.
         least: no box is smaller than this share of the image's sides, so that nothing is enlarged beyond its inverse.
-        fill: what the other pixels become, in the images' own units: 0 is the mean colour of normalised ones.
+        fill: what the other pixels become in all channels, in the images' own units: 0 is the mean colour of normalised
+            ones.
 
     Raises:
         TypeError: if the model is no AIM.
@@ -71,10 +74,7 @@ class SecondLook(nn.Module):
                 "model must have the feature-preserving head, whose backbone keeps its final map for the second look; "
                 f'got the {first.head} head: AIM(backbone, head="feature-preserving")'
             )
-        if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
-            raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")
-        if not 0 < least <= 1:
-            raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
+        _check_arguments(margin, least, fill)
         self.first = first
         self.margin, self.least, self.fill = margin, least, fill
         self.classifier = nn.Linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
@@ -221,6 +221,18 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     enlarged: Tensor = roi_align(wide, rows, (height, width), sampling_ratio=1, aligned=True)
     return enlarged.to(images.dtype)
+
+
+def _check_arguments(margin: int, least: float, fill: float) -> None:
+    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
+        raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")
+    if not isinstance(least, Real) or not 0 < least <= 1:
+        raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
+    if not isinstance(fill, Real) or not math.isfinite(fill):
+        raise ValueError(
+            f"fill must be one finite number for all channels, in the images' own units, got {fill!r}; "
+            "0 is the mean colour of normalised images"
+        )
 
 
 def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:

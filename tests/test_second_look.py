@@ -110,10 +110,24 @@ def test_wrapped_models_are_found_and_others_refused(model: AIM) -> None:
     paper = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3], head="paper")
     with pytest.raises(ValueError, match=r"feature-preserving head.*got the paper head: AIM\(backbone, head="):
         SecondLook(paper)
-    with pytest.raises(ValueError, match=r"margin must be a number of positions, 0 or more, got -1"):
-        SecondLook(model, margin=-1)
-    with pytest.raises(ValueError, match=r"least must be a share of the image's sides in \(0, 1\], got 0"):
-        SecondLook(model, least=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"margin": -1}, r"margin must be a number of positions, 0 or more, got -1"),
+        ({"margin": 1.0}, r"margin must be a number of positions, 0 or more, got 1.0"),
+        ({"margin": True}, r"margin must be a number of positions, 0 or more, got True"),
+        ({"least": 0}, r"least must be a share of the image's sides in \(0, 1\], got 0"),
+        ({"least": 1.5}, r"least must be a share of the image's sides in \(0, 1\], got 1.5"),
+        ({"least": None}, r"least must be a share of the image's sides in \(0, 1\], got None"),
+        ({"fill": (0.5, 0.4, 0.3)}, r"fill must be one finite number for all channels.* got \(0.5, 0.4, 0.3\)"),
+        ({"fill": float("nan")}, r"fill must be one finite number for all channels.* got nan"),
+    ],
+)
+def test_arguments_out_of_range_are_named(model: AIM, arguments: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SecondLook(model, **arguments)
 
 
 def test_boxes_hold_what_is_kept_have_the_image_s_shape_and_lie_within_it() -> None:
