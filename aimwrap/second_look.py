@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from .arguments import check_images
 from .explanation import evaluating, unwrap
 from .output import AIMOutput
 from .precision import wide_dtype
@@ -107,7 +108,12 @@ class SecondLook(nn.Module):
 
         Returns:
             (N, K).
+
+        Raises:
+            ValueError: if the masks or boxes are not of these images.
         """
+        check_images(images, self.first.in_channels, self.first.classifier, least_side=1)
+        _check_given(images, kept, boxes)
         logits: Tensor = self.classifier(self._closer(images, kept, boxes).mean((2, 3)))
         return logits
 
@@ -232,6 +238,20 @@ def _check_arguments(margin: int, least: float, fill: float) -> None:
         raise ValueError(
             f"fill must be one finite number for all channels, in the images' own units, got {fill!r}; "
             "0 is the mean colour of normalised images"
+        )
+
+
+def _check_given(images: Tensor, kept: Tensor, boxes: Tensor) -> None:
+    number, _, height, width = images.shape
+    if kept.shape != (number, 1, height, width):
+        raise ValueError(
+            f"kept must be of shape {(number, 1, height, width)}, the images' own, got {tuple(kept.shape)}; "
+            "aimwrap.second_look.kept_pixels(mask, images) brings a mask to it"
+        )
+    if boxes.shape != (number, 4):
+        raise ValueError(
+            f"boxes must be of shape {(number, 4)}, left, top, right and bottom in pixels, got {tuple(boxes.shape)}; "
+            "aimwrap.second_look.boxes_around(kept) makes them"
         )
 
 

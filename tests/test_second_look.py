@@ -130,6 +130,20 @@ def test_arguments_out_of_range_are_named(model: AIM, arguments: dict[str, objec
         SecondLook(model, **arguments)
 
 
+def test_masks_and_boxes_of_other_images_are_refused(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    kept, boxes = torch.ones(4, 1, 96, 128), torch.tensor([[0.0, 0.0, 128.0, 96.0]]).repeat(4, 1)
+    for wrong in (kept[:1], kept[:, 0], kept[..., :64], kept.mT):
+        with pytest.raises(ValueError, match=r"kept must be of shape \(4, 1, 96, 128\), the images' own, got \("):
+            second.logits_of(images, wrong, boxes)
+    for wrong in (boxes[:2], boxes[:, :3]):
+        with pytest.raises(ValueError, match=r"boxes must be of shape \(4, 4\), left, top, right and bottom.* got \("):
+            second.logits_of(images, kept, wrong)
+    with pytest.raises(ValueError, match=r"got \(3, 96, 128\); add a batch dimension"):
+        second.logits_of(images[0], kept, boxes)
+    assert torch.equal(second.logits_of(images, kept.bool(), boxes), second.logits_of(images, kept, boxes))
+
+
 def test_boxes_hold_what_is_kept_have_the_image_s_shape_and_lie_within_it() -> None:
     generator = torch.Generator().manual_seed(0)
     kept = torch.zeros(50, 1, 30, 60)
