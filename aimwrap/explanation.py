@@ -107,7 +107,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
             stage: shares(aim, part, features, asked)
             for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
         },
-        _bias(aim)[asked],
+        bias_of(aim)[asked],
     )
 
 
@@ -125,7 +125,7 @@ def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | N
     """
     device = part.device.type  # the context only where needed: in an exported graph it is an operation of its own
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-        weight = _linear(aim).weight if classes is None else _linear(aim).weight[classes]
+        weight = linear_classifier(aim).weight if classes is None else linear_classifier(aim).weight[classes]
         weight = weight.to(wide_dtype(part))
         # einsum's result has strides that tie an export's image size to its batch size.
         per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
@@ -152,6 +152,26 @@ def unwrap(model: nn.Module) -> AIM:
     return inner
 
 
+def linear_classifier(model: nn.Module) -> nn.Linear:
+    """The final classifier.
+
+    Raises:
+        TypeError: if it is no linear layer.
+    """
+    if not isinstance(model.classifier, nn.Linear):
+        raise TypeError(
+            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: behind anything else a "
+            "logit is no sum over positions, and has no exact explanation"
+        )
+    return model.classifier
+
+
+def bias_of(model: nn.Module) -> Tensor:
+    """What the final classifier adds to each logit whatever it sees, (K,)."""
+    linear = linear_classifier(model)
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run in evaluation mode, then give every module back the mode that it had.
@@ -168,20 +188,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _linear(aim: AIM) -> nn.Linear:
-    if not isinstance(aim.classifier, nn.Linear):
-        raise TypeError(
-            f"model.classifier must be one nn.Linear, got {type(aim.classifier).__name__}: behind anything else a "
-            "logit is no sum over positions, and has no exact explanation"
-        )
-    return aim.classifier
-
-
-def _bias(aim: AIM) -> Tensor:
-    linear = _linear(aim)
-    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
 def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:

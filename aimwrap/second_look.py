@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from .arguments import check_images
-from .explanation import evaluating, unwrap
+from .explanation import evaluating, linear_classifier, unwrap
 from .output import AIMOutput
-from .precision import wide_dtype
+from .precision import wide_dtype, without_autocast
 from .resizing import resize_to
 from .taps import FINAL
 
@@ -148,11 +148,16 @@ class SecondLook(nn.Module):
             images: (N, C, H, W).
 
         Returns:
-            (N, K, h, w), over the grid that the backbone's final map lays on the box.
+            (N, K, h, w), float32 at least, over the grid that the backbone's final map lays on the box.
+
+        Raises:
+            TypeError: if the classifier was replaced by something other than one linear layer.
         """
+        weight = linear_classifier(self).weight
         closer = self.look(images)[0]
-        weight = self.classifier.weight.to(closer.dtype)
-        shares: Tensor = torch.einsum("kd,ndhw->nkhw", weight, closer) / closer[0, 0].numel()
+        with without_autocast(closer):
+            wide = closer.to(wide_dtype(closer))
+            shares: Tensor = torch.einsum("kd,ndhw->nkhw", weight.to(wide.dtype), wide) / math.prod(wide.shape[-2:])
         return shares
 
     def extra_repr(self) -> str:

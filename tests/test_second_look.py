@@ -77,6 +77,29 @@ def test_contributions_add_up(model: AIM, images: Tensor) -> None:
     torch.testing.assert_close(shares.sum((2, 3)) + second.classifier.bias, second(images).logits, rtol=1e-4, atol=1e-5)
 
 
+def test_contributions_add_up_under_autocast_without_a_bias_and_for_no_image(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    second.classifier = nn.Linear(second.classifier.in_features, 3, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        shares, features = second.contributions(images), second.features(images)
+    assert shares.dtype == torch.float32
+    expected = features.float() @ second.classifier.weight.T
+    torch.testing.assert_close(shares.sum((2, 3)), expected, rtol=1e-2, atol=1e-2)
+    assert second.contributions(images[:0]).shape == (0, *shares.shape[1:])
+    assert verify(second, images, measure_pixels=False, progress=False).passed
+
+
+def test_another_classifier_decides_but_is_not_taken_apart(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    second.classifier = nn.Sequential(second.classifier, nn.Tanh())
+    assert second(images).logits.abs().max() < 1
+    with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Sequential: behind"):
+        second.contributions(images)
+    failures = verify(second, images, progress=False).failures
+    assert [failure.name for failure in failures] == ["contributions add up to the logits"]
+    assert "must be one nn.Linear, got Sequential" in failures[0].detail
+
+
 def test_only_the_classifier_learns_and_the_first_look_has_no_noise(model: AIM, images: Tensor) -> None:
     model.train()
     second = SecondLook(model).train()

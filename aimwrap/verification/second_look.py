@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..explanation import bias_of
 from ..intervals import wilson_interval
 from ..progress import with_progress
 from ..second_look import SecondLook, SecondLookOutput
 from .findings import Check, Survival, Verification
-from .guarantees import ROUNDING, merge
+from .guarantees import NOT_LINEAR, ROUNDING, merge
 from .pixels import fillings, strangers
 from .random_state import exact_matmul
 
@@ -96,11 +97,13 @@ def _hidden_pixels_move_nothing(
 
 def _contributions_add_up(second: SecondLook, images: Tensor, output: SecondLookOutput) -> Check:
     name = "contributions add up to the logits"
+    if not isinstance(second.classifier, nn.Linear):
+        return Check(name, False, NOT_LINEAR.format(type(second.classifier).__name__))
     with exact_matmul():
         shares = second.contributions(images)
         logits = second(images).logits
-    rebuilt = shares.sum((2, 3)) + second.classifier.bias
-    size = shares.abs().sum((2, 3)) + second.classifier.bias.abs()
+    rebuilt = shares.sum((2, 3)) + bias_of(second)
+    size = shares.abs().sum((2, 3)) + bias_of(second).abs()
     miss = ((rebuilt - logits).abs() / size.clamp(min=torch.finfo(torch.float32).tiny)).max().item()
     bound = ROUNDING[logits.dtype]
     if not miss <= bound:
