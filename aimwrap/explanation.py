@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from .notebook import explanation_html
 from .precision import wide_dtype
 from .taps import Stage
 from .top_down import pooling_weights
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class Explanation(NamedTuple):
@@ -134,20 +136,26 @@ def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | N
 
 
 def unwrap(model: nn.Module) -> AIM:
-    """The AIM inside ``torch.compile``'s and the data-parallel wrappers, or in a module's attribute ``model``.
+    """The AIM inside a model, as :func:`inside` finds it.
 
     Raises:
         TypeError: if there is none.
     """
+    aim = inside(model, AIM)
+    if aim is None:
+        raise TypeError(f"model must be an AIM, got {type(model).__name__}; {_way_out(model)}")
+    return aim
+
+
+def inside(model: nn.Module, kind: type[Kind]) -> Kind | None:
+    """The module of a kind inside ``torch.compile``'s and the data-parallel wrappers, or in an attribute ``model``."""
     inner: object = model
-    while not isinstance(inner, AIM):
+    while not isinstance(inner, kind):
         names = ("_orig_mod", "module", "model")  # torch.compile, data parallel, LogitsView and Lightning modules
         held = (getattr(inner, name, None) for name in names)
         wrapped = next((module for module in held if isinstance(module, nn.Module)), None)
         if wrapped is None:
-            raise TypeError(
-                f"model must be an AIM, got {type(model).__name__}; wrap the backbone: AIM(backbone, stages=[2, 3])"
-            )
+            return None
         inner = wrapped
     return inner
 
@@ -188,6 +196,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _way_out(model: object) -> str:
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    held = next((name for name, part in parts if isinstance(part, AIM)), None)
+    return "wrap the backbone: AIM(backbone, stages=[2, 3])" if held is None else f"pass the one in it, model.{held}"
 
 
 def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from aimwrap import AIM, SecondLook, verify
+from aimwrap import AIM, SecondLook, explain, verify
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
 from aimwrap.taps import FINAL
 
@@ -130,6 +130,9 @@ def test_wrapped_models_are_found_and_others_refused(model: AIM) -> None:
     assert SecondLook(torch.nn.DataParallel(model)).first is model
     with pytest.raises(TypeError, match=r"model must be an AIM, got Linear; wrap the backbone"):
         SecondLook(nn.Linear(1, 1))
+    for wrong in (SecondLook(model), nn.DataParallel(SecondLook(model))):
+        with pytest.raises(TypeError, match=r"model must be an AIM, got \w+; pass the one in it, model\..*first"):
+            explain(wrong, torch.zeros(1, 3, 96, 96))
     paper = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3], head="paper")
     with pytest.raises(ValueError, match=r"feature-preserving head.*got the paper head: AIM\(backbone, head="):
         SecondLook(paper)
@@ -237,6 +240,56 @@ def test_verify_holds_it_against_its_guarantees(model: AIM, images: Tensor) -> N
     assert 0 < found.area < 1
     with pytest.raises(ValueError, match=r"verify\(second.first, images, plain\)"):
         verify(SecondLook(model), images, model)
+
+
+def test_verify_finds_it_inside_wrappers(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model).train()
+    for wrapped in (nn.DataParallel(second), torch.compile(second, backend="eager")):
+        assert str(verify(wrapped, images, progress=False)) == str(verify(second, images, progress=False))
+    assert second.training and model.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_verify_passes_in_other_dtypes(dtype: torch.dtype, model: AIM, images: Tensor) -> None:
+    found = verify(SecondLook(model.to(dtype)), images.to(dtype), measure_pixels=False, progress=False)
+    assert found.passed, found
+
+
+@pytest.mark.parametrize(
+    ("openness", "said", "tested"),
+    [
+        (100.0, "the masks are open everywhere once grown by margin=1, so", "not tested: the masks, with their margin"),
+        (-100.0, "the masks are empty, so", "to the bit, 49152 pixels of 49152 replaced"),
+    ],
+)
+def test_verify_measures_nothing_that_would_be_no_news(
+    openness: float, said: str, tested: str, model: AIM, images: Tensor
+) -> None:
+    for estimator in model.mask_estimators.values():
+        nn.init.constant_(estimator.how_much.bias, openness)
+    found = verify(SecondLook(model), images, progress=False)
+    assert found.passed and not found.survival
+    assert said in found.note and tested in str(found)
+
+
+class Deciding(SecondLook):
+    """Decides by whether the image is bright, and keeps the left quarter of it."""
+
+    def forward(self, images: Tensor) -> object:
+        output = super().forward(images)
+        kept = torch.zeros_like(output.kept)
+        kept[..., : kept.shape[-1] // 4] = 1
+        bright = images.mean((1, 2, 3)) > 0
+        return output._replace(kept=kept, logits=nn.functional.one_hot(bright.long(), 3).to(images))
+
+
+def test_verify_counts_over_all_images_what_other_pixels_change(model: AIM) -> None:
+    """By hand: of the first and the last image the kept quarter outweighs their mean colour, and does not a blur."""
+    left, right = torch.tensor([4.0, 1, -1, -4]), torch.tensor([-2.0, 1, -1, 2])
+    images = torch.cat([left.repeat(32, 1), right.repeat(96, 1)]).T[:, None, None].repeat(1, 3, 96, 1)
+    found = verify(Deciding(model), images, batch_size=3, progress=False)
+    rates = {row.filling: row.rate for row in found.survival}
+    assert (rates["mean colour"], rates["blur"], found.area) == (0.5, 1.0, 0.25)
 
 
 class Leaking(SecondLook):
