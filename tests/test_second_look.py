@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from zoo import HeadConvNet
 
 from aimwrap import AIM, SecondLook, explain, verify
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
@@ -49,19 +50,23 @@ def test_kept_pixels_move_the_logits(model: AIM, images: Tensor) -> None:
     assert not torch.equal(second.logits_of(replaced, output.kept, output.boxes), output.logits)
 
 
-def test_the_second_look_is_the_backbone_on_the_cut_image(model: AIM, images: Tensor) -> None:
+@pytest.mark.parametrize(("margin", "least"), [(0, 0.1), (1, 0.7), (2, 0.3)])
+def test_the_second_look_is_the_backbone_on_the_cut_image(
+    margin: int, least: float, model: AIM, images: Tensor
+) -> None:
     """A naive transcription: grow, cut, crop, enlarge, average, classify."""
     model.eval()
-    second = SecondLook(model, margin=1, fill=0.5).eval()
+    second = SecondLook(model, margin=margin, least=least, fill=0.5).eval()
     output = second(images)
     merged = model.forward_masks(model.forward_backbone(images)).merged_mask
     for number, image in enumerate(images):
         grown = torch.zeros_like(merged[number, 0])
         for row, column in merged[number, 0].nonzero().tolist():
-            grown[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 1
+            grown[max(0, row - margin) : row + margin + 1, max(0, column - margin) : column + margin + 1] = 1
         cell = image.shape[-1] // grown.shape[-1]
         kept = grown.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
         assert torch.equal(output.kept[number, 0], kept)
+        assert torch.equal(output.boxes[number], boxes_around(kept[None, None], least)[0])
         shown = enlarge(torch.where(kept > 0, image, 0.5)[None], output.boxes[number : number + 1])
         with torch.no_grad():
             mean = model.forward_backbone(shown)[FINAL].mean((2, 3))
@@ -108,9 +113,21 @@ def test_only_the_classifier_learns_and_the_first_look_has_no_noise(model: AIM, 
     assert torch.equal(first.kept, again.kept) and torch.equal(first.logits, again.logits)
     first.logits.sum().backward()
     assert second.classifier.weight.grad is not None
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert not first.first.logits.requires_grad and not second.contributions(images).requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training, "the user's model is left in its mode"
+
+
+def test_its_classifier_begins_with_small_weights_and_its_arguments_are_shown(model: AIM) -> None:
+    second = SecondLook(model)
+    assert second.classifier.weight.std().item() == pytest.approx(0.02, rel=0.15) and not second.classifier.bias.any()
+    assert second.extra_repr() == "margin=1, least=0.3, fill=0.0"
+
+
+def test_it_reads_the_final_map_behind_the_last_stage(images: Tensor) -> None:
+    second = SecondLook(AIM(HeadConvNet(), stages=[2, 3]))
+    assert second.features(images).shape == (4, 40) and second(images).logits.shape == (4, 7)
 
 
 def test_cached_features_are_what_the_classifier_reads(model: AIM, images: Tensor) -> None:
@@ -191,6 +208,9 @@ def test_a_small_box_is_as_large_as_asked_and_an_empty_mask_keeps_nothing_of_the
     kept = torch.zeros(2, 1, 20, 20)
     kept[0, 0, 19, 0] = 1
     assert boxes_around(kept, least=0.5).tolist() == [[0, 10, 10, 20], [0, 0, 20, 20]]
+    kept[0] = 0
+    kept[0, 0, 4:7, 4:8] = 1
+    assert boxes_around(kept[:1], least=0.25).tolist() == [[3.5, 3, 8.5, 8]], "in the middle, between pixels"
 
 
 def test_an_empty_mask_says_the_same_of_every_image(model: AIM, images: Tensor) -> None:
@@ -320,9 +340,36 @@ class Squashing(SecondLook):
 def test_verify_names_the_leak(sabotaged: type[SecondLook], check: str, says: str, model: AIM, images: Tensor) -> None:
     second = sabotaged(model)
     nn.init.normal_(second.classifier.bias)
-    failures = verify(second, images, measure_pixels=False, progress=False).failures
+    found = verify(second, images, measure_pixels=False, progress=False)
+    failures = found.failures
+    assert not found.survival
     assert [failure.name for failure in failures] == [check]
     assert says in failures[0].detail
+
+
+class Wandering(SecondLook):
+    """Grows the mask by one position, then by two, and so on."""
+
+    def forward(self, images: Tensor) -> object:
+        self.margin = 3 - self.margin
+        return super().forward(images)
+
+
+class Noisy(SecondLook):
+    """Dropout that evaluation does not switch off."""
+
+    def forward(self, images: Tensor) -> object:
+        output = super().forward(images)
+        return output._replace(logits=nn.functional.dropout(output.logits))
+
+
+@pytest.mark.parametrize(
+    ("sabotaged", "says"),
+    [(Wandering, "the kept pixels differ from run to run"), (Noisy, "the same pixels are kept but logits differ")],
+)
+def test_verify_names_what_does_not_repeat(sabotaged: type[SecondLook], says: str, model: AIM, images: Tensor) -> None:
+    failure = verify(sabotaged(model), images, measure_pixels=False, progress=False).failures[0]
+    assert failure.name == "evaluation is repeatable" and says in failure.detail
 
 
 def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> None:
@@ -330,3 +377,9 @@ def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> 
     nn.init.constant_(second.classifier.weight, float("nan"))
     found = verify(second, images, progress=False)
     assert "its classifier diverged" in found.failures[0].detail and not found.survival
+    assert found.note == found.failures[0].detail
+    nn.init.constant_(model.classifier.weight, float("nan"))
+    found = verify(second, images, measure_pixels=False, progress=False)
+    assert (
+        "the first look's logits are not: verify(second.first, images)" in found.failures[0].detail and not found.note
+    )
