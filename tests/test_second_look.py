@@ -347,6 +347,16 @@ def test_verify_names_the_leak(sabotaged: type[SecondLook], check: str, says: st
     assert says in failures[0].detail
 
 
+def test_verify_does_not_take_rounding_for_a_leak(model: AIM, images: Tensor) -> None:
+    """Large weights whose sum over channels cancels at every position leave rounding alone."""
+    second = SecondLook(model)
+    with torch.no_grad():
+        positions = torch.linalg.qr(second.look(images[:1])[0][0].flatten(1)).Q
+        second.classifier.weight.normal_()
+        second.classifier.weight -= second.classifier.weight @ positions @ positions.T
+    assert verify(second, images[:1], measure_pixels=False, progress=False).passed
+
+
 class Wandering(SecondLook):
     """Grows the mask by one position, then by two, and so on."""
 

@@ -103,7 +103,8 @@ def _contributions_add_up(second: SecondLook, images: Tensor, output: SecondLook
         shares = second.contributions(images)
         logits = second(images).logits
     rebuilt = shares.sum((2, 3)) + bias_of(second)
-    size = shares.abs().sum((2, 3)) + bias_of(second).abs()
+    terms = second.look(images)[0].abs().mean((2, 3)).to(shares.dtype)  # before they cancel, over channels too
+    size = terms @ second.classifier.weight.abs().to(shares.dtype).T + bias_of(second).abs()
     miss = ((rebuilt - logits).abs() / size.clamp(min=torch.finfo(torch.float32).tiny)).max().item()
     bound = ROUNDING[logits.dtype]
     if not miss <= bound:
