@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from .notebook import explanation_html
 from .precision import wide_dtype
 from .taps import Stage
 from .top_down import pooling_weights
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class Explanation(NamedTuple):
@@ -107,7 +109,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
             stage: shares(aim, part, features, asked)
             for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
         },
-        _bias(aim)[asked],
+        bias_of(aim)[asked],
     )
 
 
@@ -125,7 +127,7 @@ def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | N
     """
     device = part.device.type  # the context only where needed: in an exported graph it is an operation of its own
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-        weight = _linear(aim).weight if classes is None else _linear(aim).weight[classes]
+        weight = linear_classifier(aim).weight if classes is None else linear_classifier(aim).weight[classes]
         weight = weight.to(wide_dtype(part))
         # einsum's result has strides that tie an export's image size to its batch size.
         per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
@@ -134,22 +136,48 @@ def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | N
 
 
 def unwrap(model: nn.Module) -> AIM:
-    """The AIM inside ``torch.compile``'s and the data-parallel wrappers, or in a module's attribute ``model``.
+    """The AIM inside a model, as :func:`inside` finds it.
 
     Raises:
         TypeError: if there is none.
     """
+    aim = inside(model, AIM)
+    if aim is None:
+        raise TypeError(f"model must be an AIM, got {type(model).__name__}; {_way_out(model)}")
+    return aim
+
+
+def inside(model: nn.Module, kind: type[Kind]) -> Kind | None:
+    """The module of a kind inside ``torch.compile``'s and the data-parallel wrappers, or in an attribute ``model``."""
     inner: object = model
-    while not isinstance(inner, AIM):
+    while not isinstance(inner, kind):
         names = ("_orig_mod", "module", "model")  # torch.compile, data parallel, LogitsView and Lightning modules
         held = (getattr(inner, name, None) for name in names)
         wrapped = next((module for module in held if isinstance(module, nn.Module)), None)
         if wrapped is None:
-            raise TypeError(
-                f"model must be an AIM, got {type(model).__name__}; wrap the backbone: AIM(backbone, stages=[2, 3])"
-            )
+            return None
         inner = wrapped
     return inner
+
+
+def linear_classifier(model: nn.Module) -> nn.Linear:
+    """The final classifier.
+
+    Raises:
+        TypeError: if it is no linear layer.
+    """
+    if not isinstance(model.classifier, nn.Linear):
+        raise TypeError(
+            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: behind anything else a "
+            "logit is no sum over positions, and has no exact explanation"
+        )
+    return model.classifier
+
+
+def bias_of(model: nn.Module) -> Tensor:
+    """What the final classifier adds to each logit whatever it sees, (K,)."""
+    linear = linear_classifier(model)
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
 @contextmanager
@@ -170,18 +198,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _linear(aim: AIM) -> nn.Linear:
-    if not isinstance(aim.classifier, nn.Linear):
-        raise TypeError(
-            f"model.classifier must be one nn.Linear, got {type(aim.classifier).__name__}: behind anything else a "
-            "logit is no sum over positions, and has no exact explanation"
-        )
-    return aim.classifier
-
-
-def _bias(aim: AIM) -> Tensor:
-    linear = _linear(aim)
-    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+def _way_out(model: object) -> str:
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    held = next((name for name, part in parts if isinstance(part, AIM)), None)
+    return "wrap the backbone: AIM(backbone, stages=[2, 3])" if held is None else f"pass the one in it, model.{held}"
 
 
 def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from .explanation import evaluating, unwrap
+from .arguments import check_images
+from .explanation import evaluating, linear_classifier, unwrap
 from .output import AIMOutput
+from .precision import wide_dtype, without_autocast
 from .resizing import resize_to
 from .taps import FINAL
 
@@ -45,7 +49,8 @@ class SecondLook(nn.Module):
         model: a trained :class:`~aimwrap.AIM` with the feature-preserving head; shared, and left as it is.
         margin: positions of the merged mask's grid by which it is grown on every side.
         least: no box is smaller than this share of the image's sides, so that nothing is enlarged beyond its inverse.
-        fill: what the other pixels become, in the images' own units: 0 is the mean colour of normalised ones.
+        fill: what the other pixels become in all channels, in the images' own units: 0 is the mean colour of normalised
+            ones.
 
     Raises:
         TypeError: if the model is no AIM.
@@ -70,10 +75,7 @@ class SecondLook(nn.Module):
                 "model must have the feature-preserving head, whose backbone keeps its final map for the second look; "
                 f'got the {first.head} head: AIM(backbone, head="feature-preserving")'
             )
-        if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
-            raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")
-        if not 0 < least <= 1:
-            raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
+        _check_arguments(margin, least, fill)
         self.first = first
         self.margin, self.least, self.fill = margin, least, fill
         self.classifier = nn.Linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
@@ -106,7 +108,12 @@ class SecondLook(nn.Module):
 
         Returns:
             (N, K).
+
+        Raises:
+            ValueError: if the masks or boxes are not of these images.
         """
+        check_images(images, self.first.in_channels, self.first.classifier, least_side=1)
+        _check_given(images, kept, boxes)
         logits: Tensor = self.classifier(self._closer(images, kept, boxes).mean((2, 3)))
         return logits
 
@@ -141,11 +148,16 @@ class SecondLook(nn.Module):
             images: (N, C, H, W).
 
         Returns:
-            (N, K, h, w), over the grid that the backbone's final map lays on the box.
+            (N, K, h, w), float32 at least, over the grid that the backbone's final map lays on the box.
+
+        Raises:
+            TypeError: if the classifier was replaced by something other than one linear layer.
         """
+        weight = linear_classifier(self).weight
         closer = self.look(images)[0]
-        weight = self.classifier.weight.to(closer.dtype)
-        shares: Tensor = torch.einsum("kd,ndhw->nkhw", weight, closer) / closer[0, 0].numel()
+        with without_autocast(closer):
+            wide = closer.to(wide_dtype(closer))
+            shares: Tensor = torch.einsum("kd,ndhw->nkhw", weight.to(wide.dtype), wide) / math.prod(wide.shape[-2:])
         return shares
 
     def extra_repr(self) -> str:
@@ -214,11 +226,38 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
         >>> torch.equal(enlarge(image, torch.tensor([[0.0, 0.0, 4.0, 4.0]])), image)
         True
     """
-    number = torch.arange(len(images), device=images.device, dtype=images.dtype)
-    rows = torch.cat([number[:, None], boxes.to(images.dtype)], dim=1)
+    wide = images.to(wide_dtype(images))  # half precision rounds edges, and the images' numbers from 257 or 2049 on
+    number = torch.arange(len(wide), device=wide.device, dtype=wide.dtype)
+    rows = torch.cat([number[:, None], boxes.to(wide.dtype)], dim=1)
     height, width = images.shape[-2:]
-    enlarged: Tensor = roi_align(images, rows, (height, width), sampling_ratio=1, aligned=True)
-    return enlarged
+    enlarged: Tensor = roi_align(wide, rows, (height, width), sampling_ratio=1, aligned=True)
+    return enlarged.to(images.dtype)
+
+
+def _check_arguments(margin: int, least: float, fill: float) -> None:
+    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
+        raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")
+    if not isinstance(least, Real) or not 0 < least <= 1:
+        raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
+    if not isinstance(fill, Real) or not math.isfinite(fill):
+        raise ValueError(
+            f"fill must be one finite number for all channels, in the images' own units, got {fill!r}; "
+            "0 is the mean colour of normalised images"
+        )
+
+
+def _check_given(images: Tensor, kept: Tensor, boxes: Tensor) -> None:
+    number, _, height, width = images.shape
+    if kept.shape != (number, 1, height, width):
+        raise ValueError(
+            f"kept must be of shape {(number, 1, height, width)}, the images' own, got {tuple(kept.shape)}; "
+            "aimwrap.second_look.kept_pixels(mask, images) brings a mask to it"
+        )
+    if boxes.shape != (number, 4):
+        raise ValueError(
+            f"boxes must be of shape {(number, 4)}, left, top, right and bottom in pixels, got {tuple(boxes.shape)}; "
+            "aimwrap.second_look.boxes_around(kept) makes them"
+        )
 
 
 def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:

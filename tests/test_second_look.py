@@ -1,19 +1,31 @@
 """A second look is shown the kept pixels and nothing else, enlarged, and takes its logits apart exactly."""
 
+import copy
+
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from zoo import HeadConvNet
 
-from aimwrap import AIM, SecondLook, verify
+from aimwrap import AIM, SecondLook, explain, verify
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
 from aimwrap.taps import FINAL
 
 
-@pytest.fixture
-def model() -> AIM:
+@pytest.fixture(scope="module")
+def built() -> AIM:
+    """With masks so small that, grown, they keep a tenth to four tenths of an image, and no box is all of it."""
     torch.manual_seed(0)
-    return AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3])
+    model = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3])
+    for estimator in model.mask_estimators.values():
+        nn.init.constant_(estimator.how_much.bias, -7.0)
+    return model
+
+
+@pytest.fixture
+def model(built: AIM) -> AIM:
+    return copy.deepcopy(built)
 
 
 @pytest.fixture
@@ -38,19 +50,23 @@ def test_kept_pixels_move_the_logits(model: AIM, images: Tensor) -> None:
     assert not torch.equal(second.logits_of(replaced, output.kept, output.boxes), output.logits)
 
 
-def test_the_second_look_is_the_backbone_on_the_cut_image(model: AIM, images: Tensor) -> None:
+@pytest.mark.parametrize(("margin", "least"), [(0, 0.1), (1, 0.7), (2, 0.3)])
+def test_the_second_look_is_the_backbone_on_the_cut_image(
+    margin: int, least: float, model: AIM, images: Tensor
+) -> None:
     """A naive transcription: grow, cut, crop, enlarge, average, classify."""
     model.eval()
-    second = SecondLook(model, margin=1, fill=0.5).eval()
+    second = SecondLook(model, margin=margin, least=least, fill=0.5).eval()
     output = second(images)
     merged = model.forward_masks(model.forward_backbone(images)).merged_mask
     for number, image in enumerate(images):
         grown = torch.zeros_like(merged[number, 0])
         for row, column in merged[number, 0].nonzero().tolist():
-            grown[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 1
+            grown[max(0, row - margin) : row + margin + 1, max(0, column - margin) : column + margin + 1] = 1
         cell = image.shape[-1] // grown.shape[-1]
         kept = grown.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
         assert torch.equal(output.kept[number, 0], kept)
+        assert torch.equal(output.boxes[number], boxes_around(kept[None, None], least)[0])
         shown = enlarge(torch.where(kept > 0, image, 0.5)[None], output.boxes[number : number + 1])
         with torch.no_grad():
             mean = model.forward_backbone(shown)[FINAL].mean((2, 3))
@@ -66,6 +82,29 @@ def test_contributions_add_up(model: AIM, images: Tensor) -> None:
     torch.testing.assert_close(shares.sum((2, 3)) + second.classifier.bias, second(images).logits, rtol=1e-4, atol=1e-5)
 
 
+def test_contributions_add_up_under_autocast_without_a_bias_and_for_no_image(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    second.classifier = nn.Linear(second.classifier.in_features, 3, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        shares, features = second.contributions(images), second.features(images)
+    assert shares.dtype == torch.float32
+    expected = features.float() @ second.classifier.weight.T
+    torch.testing.assert_close(shares.sum((2, 3)), expected, rtol=1e-2, atol=1e-2)
+    assert second.contributions(images[:0]).shape == (0, *shares.shape[1:])
+    assert verify(second, images, measure_pixels=False, progress=False).passed
+
+
+def test_another_classifier_decides_but_is_not_taken_apart(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    second.classifier = nn.Sequential(second.classifier, nn.Tanh())
+    assert second(images).logits.abs().max() < 1
+    with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Sequential: behind"):
+        second.contributions(images)
+    failures = verify(second, images, progress=False).failures
+    assert [failure.name for failure in failures] == ["contributions add up to the logits"]
+    assert "must be one nn.Linear, got Sequential" in failures[0].detail
+
+
 def test_only_the_classifier_learns_and_the_first_look_has_no_noise(model: AIM, images: Tensor) -> None:
     model.train()
     second = SecondLook(model).train()
@@ -74,9 +113,21 @@ def test_only_the_classifier_learns_and_the_first_look_has_no_noise(model: AIM, 
     assert torch.equal(first.kept, again.kept) and torch.equal(first.logits, again.logits)
     first.logits.sum().backward()
     assert second.classifier.weight.grad is not None
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert not first.first.logits.requires_grad and not second.contributions(images).requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training, "the user's model is left in its mode"
+
+
+def test_its_classifier_begins_with_small_weights_and_its_arguments_are_shown(model: AIM) -> None:
+    second = SecondLook(model)
+    assert second.classifier.weight.std().item() == pytest.approx(0.02, rel=0.15) and not second.classifier.bias.any()
+    assert second.extra_repr() == "margin=1, least=0.3, fill=0.0"
+
+
+def test_it_reads_the_final_map_behind_the_last_stage(images: Tensor) -> None:
+    second = SecondLook(AIM(HeadConvNet(), stages=[2, 3]))
+    assert second.features(images).shape == (4, 40) and second(images).logits.shape == (4, 7)
 
 
 def test_cached_features_are_what_the_classifier_reads(model: AIM, images: Tensor) -> None:
@@ -85,7 +136,9 @@ def test_cached_features_are_what_the_classifier_reads(model: AIM, images: Tenso
 
 
 def test_its_weights_load_again(model: AIM, images: Tensor) -> None:
-    second, other = SecondLook(model), SecondLook(AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3]))
+    second, other = SecondLook(model), SecondLook(copy.deepcopy(model))
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
     other.load_state_dict(second.state_dict())
     assert torch.equal(other(images).logits, second(images).logits)
 
@@ -94,13 +147,44 @@ def test_wrapped_models_are_found_and_others_refused(model: AIM) -> None:
     assert SecondLook(torch.nn.DataParallel(model)).first is model
     with pytest.raises(TypeError, match=r"model must be an AIM, got Linear; wrap the backbone"):
         SecondLook(nn.Linear(1, 1))
+    for wrong in (SecondLook(model), nn.DataParallel(SecondLook(model))):
+        with pytest.raises(TypeError, match=r"model must be an AIM, got \w+; pass the one in it, model\..*first"):
+            explain(wrong, torch.zeros(1, 3, 96, 96))
     paper = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3], head="paper")
     with pytest.raises(ValueError, match=r"feature-preserving head.*got the paper head: AIM\(backbone, head="):
         SecondLook(paper)
-    with pytest.raises(ValueError, match=r"margin must be a number of positions, 0 or more, got -1"):
-        SecondLook(model, margin=-1)
-    with pytest.raises(ValueError, match=r"least must be a share of the image's sides in \(0, 1\], got 0"):
-        SecondLook(model, least=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"margin": -1}, r"margin must be a number of positions, 0 or more, got -1"),
+        ({"margin": 1.0}, r"margin must be a number of positions, 0 or more, got 1.0"),
+        ({"margin": True}, r"margin must be a number of positions, 0 or more, got True"),
+        ({"least": 0}, r"least must be a share of the image's sides in \(0, 1\], got 0"),
+        ({"least": 1.5}, r"least must be a share of the image's sides in \(0, 1\], got 1.5"),
+        ({"least": None}, r"least must be a share of the image's sides in \(0, 1\], got None"),
+        ({"fill": (0.5, 0.4, 0.3)}, r"fill must be one finite number for all channels.* got \(0.5, 0.4, 0.3\)"),
+        ({"fill": float("nan")}, r"fill must be one finite number for all channels.* got nan"),
+    ],
+)
+def test_arguments_out_of_range_are_named(model: AIM, arguments: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SecondLook(model, **arguments)
+
+
+def test_masks_and_boxes_of_other_images_are_refused(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    kept, boxes = torch.ones(4, 1, 96, 128), torch.tensor([[0.0, 0.0, 128.0, 96.0]]).repeat(4, 1)
+    for wrong in (kept[:1], kept[:, 0], kept[..., :64], kept.mT):
+        with pytest.raises(ValueError, match=r"kept must be of shape \(4, 1, 96, 128\), the images' own, got \("):
+            second.logits_of(images, wrong, boxes)
+    for wrong in (boxes[:2], boxes[:, :3]):
+        with pytest.raises(ValueError, match=r"boxes must be of shape \(4, 4\), left, top, right and bottom.* got \("):
+            second.logits_of(images, kept, wrong)
+    with pytest.raises(ValueError, match=r"got \(3, 96, 128\); add a batch dimension"):
+        second.logits_of(images[0], kept, boxes)
+    assert torch.equal(second.logits_of(images, kept.bool(), boxes), second.logits_of(images, kept, boxes))
 
 
 def test_boxes_hold_what_is_kept_have_the_image_s_shape_and_lie_within_it() -> None:
@@ -124,6 +208,9 @@ def test_a_small_box_is_as_large_as_asked_and_an_empty_mask_keeps_nothing_of_the
     kept = torch.zeros(2, 1, 20, 20)
     kept[0, 0, 19, 0] = 1
     assert boxes_around(kept, least=0.5).tolist() == [[0, 10, 10, 20], [0, 0, 20, 20]]
+    kept[0] = 0
+    kept[0, 0, 4:7, 4:8] = 1
+    assert boxes_around(kept[:1], least=0.25).tolist() == [[3.5, 3, 8.5, 8]], "in the middle, between pixels"
 
 
 def test_an_empty_mask_says_the_same_of_every_image(model: AIM, images: Tensor) -> None:
@@ -146,6 +233,16 @@ def test_enlarging_the_whole_image_changes_nothing_and_halves_are_interpolated()
     torch.testing.assert_close(inner, 2 + (torch.arange(8) + 0.5) / 2 - 0.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_enlarges_each_image_s_own_box(dtype: torch.dtype) -> None:
+    """Neither the images' numbers, which roi_align takes as values, nor the boxes' edges may be rounded."""
+    many = (torch.arange(2100) % 7).to(dtype).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    assert torch.equal(enlarge(many, torch.tensor([[0.0, 0.0, 2.0, 2.0]]).expand(len(many), -1)), many)
+    wide = torch.randn(1, 1, 4, 600).to(dtype)
+    boxes = torch.tensor([[257.5, 0.0, 557.5, 2.0]])
+    assert torch.equal(enlarge(wide, boxes), enlarge(wide.float(), boxes).to(dtype))
+
+
 def test_a_margin_of_nothing_keeps_the_mask_itself() -> None:
     mask = (torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(0)) > 0.7).float()
     images = torch.empty(2, 3, 10, 14)
@@ -163,6 +260,56 @@ def test_verify_holds_it_against_its_guarantees(model: AIM, images: Tensor) -> N
     assert 0 < found.area < 1
     with pytest.raises(ValueError, match=r"verify\(second.first, images, plain\)"):
         verify(SecondLook(model), images, model)
+
+
+def test_verify_finds_it_inside_wrappers(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model).train()
+    for wrapped in (nn.DataParallel(second), torch.compile(second, backend="eager")):
+        assert str(verify(wrapped, images, progress=False)) == str(verify(second, images, progress=False))
+    assert second.training and model.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_verify_passes_in_other_dtypes(dtype: torch.dtype, model: AIM, images: Tensor) -> None:
+    found = verify(SecondLook(model.to(dtype)), images.to(dtype), measure_pixels=False, progress=False)
+    assert found.passed, found
+
+
+@pytest.mark.parametrize(
+    ("openness", "said", "tested"),
+    [
+        (100.0, "the masks are open everywhere once grown by margin=1, so", "not tested: the masks, with their margin"),
+        (-100.0, "the masks are empty, so", "to the bit, 49152 pixels of 49152 replaced"),
+    ],
+)
+def test_verify_measures_nothing_that_would_be_no_news(
+    openness: float, said: str, tested: str, model: AIM, images: Tensor
+) -> None:
+    for estimator in model.mask_estimators.values():
+        nn.init.constant_(estimator.how_much.bias, openness)
+    found = verify(SecondLook(model), images, progress=False)
+    assert found.passed and not found.survival
+    assert said in found.note and tested in str(found)
+
+
+class Deciding(SecondLook):
+    """Decides by whether the image is bright, and keeps the left quarter of it."""
+
+    def forward(self, images: Tensor) -> object:
+        output = super().forward(images)
+        kept = torch.zeros_like(output.kept)
+        kept[..., : kept.shape[-1] // 4] = 1
+        bright = images.mean((1, 2, 3)) > 0
+        return output._replace(kept=kept, logits=nn.functional.one_hot(bright.long(), 3).to(images))
+
+
+def test_verify_counts_over_all_images_what_other_pixels_change(model: AIM) -> None:
+    """By hand: of the first and the last image the kept quarter outweighs their mean colour, and does not a blur."""
+    left, right = torch.tensor([4.0, 1, -1, -4]), torch.tensor([-2.0, 1, -1, 2])
+    images = torch.cat([left.repeat(32, 1), right.repeat(96, 1)]).T[:, None, None].repeat(1, 3, 96, 1)
+    found = verify(Deciding(model), images, batch_size=3, progress=False)
+    rates = {row.filling: row.rate for row in found.survival}
+    assert (rates["mean colour"], rates["blur"], found.area) == (0.5, 1.0, 0.25)
 
 
 class Leaking(SecondLook):
@@ -193,9 +340,46 @@ class Squashing(SecondLook):
 def test_verify_names_the_leak(sabotaged: type[SecondLook], check: str, says: str, model: AIM, images: Tensor) -> None:
     second = sabotaged(model)
     nn.init.normal_(second.classifier.bias)
-    failures = verify(second, images, measure_pixels=False, progress=False).failures
+    found = verify(second, images, measure_pixels=False, progress=False)
+    failures = found.failures
+    assert not found.survival
     assert [failure.name for failure in failures] == [check]
     assert says in failures[0].detail
+
+
+def test_verify_does_not_take_rounding_for_a_leak(model: AIM, images: Tensor) -> None:
+    """Large weights whose sum over channels cancels at every position leave rounding alone."""
+    second = SecondLook(model)
+    with torch.no_grad():
+        positions = torch.linalg.qr(second.look(images[:1])[0][0].flatten(1)).Q
+        second.classifier.weight.normal_()
+        second.classifier.weight -= second.classifier.weight @ positions @ positions.T
+    assert verify(second, images[:1], measure_pixels=False, progress=False).passed
+
+
+class Wandering(SecondLook):
+    """Grows the mask by one position, then by two, and so on."""
+
+    def forward(self, images: Tensor) -> object:
+        self.margin = 3 - self.margin
+        return super().forward(images)
+
+
+class Noisy(SecondLook):
+    """Dropout that evaluation does not switch off."""
+
+    def forward(self, images: Tensor) -> object:
+        output = super().forward(images)
+        return output._replace(logits=nn.functional.dropout(output.logits))
+
+
+@pytest.mark.parametrize(
+    ("sabotaged", "says"),
+    [(Wandering, "the kept pixels differ from run to run"), (Noisy, "the same pixels are kept but logits differ")],
+)
+def test_verify_names_what_does_not_repeat(sabotaged: type[SecondLook], says: str, model: AIM, images: Tensor) -> None:
+    failure = verify(sabotaged(model), images, measure_pixels=False, progress=False).failures[0]
+    assert failure.name == "evaluation is repeatable" and says in failure.detail
 
 
 def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> None:
@@ -203,3 +387,9 @@ def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> 
     nn.init.constant_(second.classifier.weight, float("nan"))
     found = verify(second, images, progress=False)
     assert "its classifier diverged" in found.failures[0].detail and not found.survival
+    assert found.note == found.failures[0].detail
+    nn.init.constant_(model.classifier.weight, float("nan"))
+    found = verify(second, images, measure_pixels=False, progress=False)
+    assert (
+        "the first look's logits are not: verify(second.first, images)" in found.failures[0].detail and not found.note
+    )

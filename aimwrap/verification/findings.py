@@ -52,7 +52,8 @@ class Verification:
     Attributes:
         checks: the guarantees.
         survival: the measurements; empty where they were not asked for or would mean nothing.
-        area: mean area of the merged mask, which the regions share; NaN where it was not measured.
+        area: mean area of the merged mask, or of a second look's kept pixels, which the regions share; NaN where it was
+            not measured.
         note: why there are no measurements.
     """
 

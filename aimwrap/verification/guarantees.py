@@ -20,6 +20,9 @@ from .random_state import exact_matmul, kept_random_state
 
 # Of a logit's terms before they cancel, summed without sign.
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+NOT_LINEAR = (
+    "model.classifier must be one nn.Linear, got {}: behind anything but one nn.Linear a logit is no sum over positions"
+)
 
 
 def checks(model: nn.Module, aim: AIM, images: Tensor, generator: torch.Generator) -> list[Check]:
@@ -156,8 +159,7 @@ def _contributions_add_up(model: nn.Module, aim: AIM, images: Tensor) -> Check:
     """Against the logits of the model's own forward, which is what people call."""
     name = "contributions add up to the logits"
     if not isinstance(aim.classifier, nn.Linear):
-        how = "behind anything but one nn.Linear a logit is no sum over positions"
-        return Check(name, False, f"model.classifier must be one nn.Linear, got {type(aim.classifier).__name__}: {how}")
+        return Check(name, False, NOT_LINEAR.format(type(aim.classifier).__name__))
     with exact_matmul():
         explanation = explain(aim, images)
         output = model(images)

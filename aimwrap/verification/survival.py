@@ -59,9 +59,16 @@ def measure(
             for filling, pixels in fills.items():
                 same = plain.logits(torch.where(kept > 0, images, pixels)).argmax(1) == logits.argmax(1)
                 survived.setdefault(("plain CAM", filling, "none"), []).extend(same.tolist())
+    return summed_up(survived, areas)
+
+
+def summed_up(
+    survived: dict[tuple[str, str, str], list[bool]], areas: list[Tensor], margin: str = ""
+) -> tuple[tuple[Survival, ...], float, str]:
+    """Rows of region, filling and masks; the regions' area; and why there are no rows where there would be no news."""
     area = torch.cat(areas).mean().item()
     if not 0.005 < area < 0.995:
-        state = "empty" if area < 0.5 else "open everywhere"
+        state = "empty" if area < 0.5 else f"open everywhere{margin}"
         return (), area, f"the masks are {state}, so every row would say the same; see MaskHealth for the remedy"
     rows = tuple(
         Survival(*key, sum(same) / len(same), *wilson_interval(sum(same), len(same)), len(same))

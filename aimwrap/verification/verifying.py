@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..explanation import evaluating, unwrap
+from ..explanation import evaluating, inside, unwrap
 from ..progress import with_progress
 from ..second_look import SecondLook
 from .findings import Verification
@@ -41,7 +41,7 @@ def verify(
     Args:
         model: an :class:`~aimwrap.AIM`, or a :class:`~aimwrap.SecondLook`, whose guarantee is one of pixels; left in
             the mode that it was in. Inside ``torch.compile``, the masks are checked on the model that was compiled, and
-            the logits on what the compiler made of it.
+            the logits on what the compiler made of it; of a second look, both on the model that was compiled.
         images: (N, C, H, W), as the model takes them; take at least a hundred for the measurements, of the test set.
         plain: the plain classifier to compare with: a CNN that ends in global average pooling and one linear layer (a
             norm in between, as in ConvNeXt, makes its class activation map an approximation), or a function from images
@@ -69,11 +69,12 @@ def verify(
     _check_arguments(images, batch_size)
     batches = images.split(batch_size)
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(model, SecondLook):
+    second = inside(model, SecondLook)
+    if second is not None:
         if plain is not None:
             raise ValueError("plain is compared with AIM's own masks: verify(second.first, images, plain)")
-        with evaluating(model), kept_random_state():
-            return verify_second_look(model, batches, generator, measure_pixels, progress)
+        with evaluating(second), kept_random_state():
+            return verify_second_look(second, batches, generator, measure_pixels, progress)
     aim = unwrap(model)
     with evaluating(aim), kept_random_state():
         shown = with_progress(batches, "checking guarantees") if progress else batches
