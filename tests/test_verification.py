@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import BACKBONES, HeadConvNet
+from zoo import BACKBONES, HeadConvNet, small_aim
 
 from aimwrap import AIM, AIMOutput, MaskedFeatures, Verification, verify
 from aimwrap.intervals import wilson_interval
@@ -21,7 +21,7 @@ HEADS = ["paper", "feature-preserving"]
 
 
 def aim(head: str = "paper", stages: tuple = (2, 3), **arguments: object) -> AIM:
-    model = AIM(HeadConvNet(), list(stages), head=head, width=8, mask_width=4, **arguments)
+    model = small_aim(stages, head=head, width=8, mask_width=4, **arguments)
     for module in (model.top_down, model.mask_estimators, model.stage_classifiers, model.classifier):
         for parameter in module.parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))
