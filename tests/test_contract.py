@@ -159,7 +159,10 @@ def test_parameters_are_the_users_own_and_none_lies_behind_the_deepest_tap(name:
     assert len(shared) < len(own)
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n != "twins"])  # its maps are no module's: see test_whole.py
+# Without twins, whose maps are no module's: see test_whole.py.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in TWICE else ()) for n in BACKBONES if n != "twins"]
+)
 def test_tapped_maps_are_the_modules_own_outputs(name: str, backbone_of: BackboneOf) -> None:
     """In both modes, since the train graph and the eval graph differ for some backbones."""
     original = copy.deepcopy(backbone_of(name))
