@@ -272,13 +272,17 @@ def test_half_precision_weights(name: str, head: str, wrapped: Wrapped) -> None:
         assert all(value.isfinite().all() for value in tensors(output))
 
 
-COMPILED_BY_DEFAULT = ["tiny_dropout", "train_eval"]
+COMPILED_BY_DEFAULT = [("tiny_dropout", "paper"), ("train_eval", "feature-preserving")]  # each kind and each head once
 
 
 @pytest.mark.parametrize(
-    "name", [*COMPILED_BY_DEFAULT, *(pytest.param(n, marks=pytest.mark.slow) for n in (*TORCHVISION, *TIMM))]
+    ("name", "head"),
+    [
+        pytest.param(name, head, marks=() if (name, head) in COMPILED_BY_DEFAULT else pytest.mark.slow)
+        for name in ("tiny_dropout", "train_eval", *TORCHVISION, *TIMM)
+        for head in HEADS
+    ],
 )
-@every_head
 def test_compiles_as_one_graph_in_train_and_eval(name: str, head: str, wrapped: Wrapped) -> None:
     torch._dynamo.reset()
     model, images = copy.deepcopy(wrapped(name, head)), torch.randn(2, 3, 64, 64)
