@@ -27,10 +27,10 @@ stamps: $(VENV)/.with-demo $(VENV)/.with-train  ## from nothing to a trained mod
 		--image-size 160 --crop 1 --out runs/stamps95 $(ARGS)
 
 test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow ones, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 slow: $(VENV)/.with-test  ## run the slow tests, in two processes
-	$(BIN)/python -m pytest -m slow --numprocesses 2 $(ARGS)
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal $(ARGS)
 
 browser: $(VENV)/.with-test  ## open reports in Chromium (of the system), and check what they do there
 	$(BIN)/python -m pytest -m browser tests/report/browser $(ARGS)

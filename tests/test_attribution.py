@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import BACKBONES, HAND_WRITTEN, NUM_CLASSES, HeadConvNet, TinyNet
+from zoo import BACKBONES, HAND_WRITTEN, NUM_CLASSES, HeadConvNet, TinyNet, small_aim
 
 from aimwrap import AIM, explain
 from aimwrap.attribution import LogitsView, cam_layer_of, grad_cam, guided_backprop, guided_grad_cam, score_cam
@@ -31,7 +31,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 def aim(head: str = "feature-preserving", backbone: nn.Module | None = None, **arguments: object) -> AIM:
     """A small AIM in evaluation mode, its fresh parameters spread so that no term is too small to be missed."""
     settings = {"width": 8, "mask_width": 4, "head": head} | arguments
-    model = AIM(HeadConvNet() if backbone is None else backbone, [2, 3], **settings).eval()
+    model = (small_aim([2, 3], **settings) if backbone is None else AIM(backbone, [2, 3], **settings)).eval()
     for module in (model.top_down, model.mask_estimators, model.stage_classifiers, model.classifier):
         for parameter in module.parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))

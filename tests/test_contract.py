@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 import torch
@@ -16,17 +16,33 @@ HEADS = ["paper", "feature-preserving"]
 BackboneOf = Callable[[str], nn.Module]
 Wrapped = Callable[..., AIM]
 
+# Of families that both libraries have, these are the second. What wraps anew for each leaves them to the slow tests.
+TWICE = {
+    *("convnext_atto", "densenet121", "mobilenetv3_small_050", "vgg11_bn"),
+    *("tv_efficientnet_b0", "tv_regnet_y_400mf", "tv_resnet18"),
+}
+
+
+def backbones_and_heads(*, slow: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Every pair: what hardly depends on the head leaves the paper's on every library's backbone to the slow tests."""
+    libraries = {*TORCHVISION, *TIMM}
+    return pytest.mark.parametrize(
+        ("name", "head"),
+        [
+            pytest.param(name, head, marks=pytest.mark.slow if name in (libraries if head == "paper" else slow) else ())
+            for name in BACKBONES
+            for head in HEADS
+        ],
+    )
+
+
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
-every_head = pytest.mark.parametrize("head", HEADS)
-# What hardly depends on the head: the paper's on every library's backbone is left to the slow tests.
-every_backbone_and_head = pytest.mark.parametrize(
-    ("name", "head"),
-    [
-        pytest.param(name, head, marks=pytest.mark.slow if head == "paper" and name in (*TORCHVISION, *TIMM) else ())
-        for name in BACKBONES
-        for head in HEADS
-    ],
+every_family = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in BACKBONES]
 )
+every_head = pytest.mark.parametrize("head", HEADS)
+every_backbone_and_head = backbones_and_heads()
+every_family_and_head = backbones_and_heads(slow=TWICE)
 
 
 def tensors(output: AIMOutput) -> list[torch.Tensor]:
@@ -63,8 +79,7 @@ def assert_same(before: dict[str, object], after: dict[str, object]) -> None:
     assert after == before
 
 
-@every_head
-@every_backbone
+@every_backbone_and_head
 def test_output_has_documented_shapes_in_train_and_eval(name: str, head: str, wrapped: Wrapped) -> None:
     model = copy.deepcopy(wrapped(name, head))
     assert [tap.stride for tap in model.taps] == [16, 32]
@@ -79,8 +94,7 @@ def test_output_has_documented_shapes_in_train_and_eval(name: str, head: str, wr
         assert all(value.isfinite().all() for value in tensors(output))
 
 
-@every_head
-@every_backbone
+@every_backbone_and_head
 def test_odd_sizes_and_a_batch_of_one(name: str, head: str, wrapped: Wrapped) -> None:
     model = copy.deepcopy(wrapped(name, head))
     for training in (True, False):
@@ -101,8 +115,7 @@ def test_evaluation_is_repeatable_and_draws_nothing(name: str, head: str, wrappe
     assert torch.equal(before, torch.get_rng_state())
 
 
-@every_head
-@every_backbone
+@every_backbone_and_head
 def test_every_parameter_gets_a_finite_gradient(name: str, head: str, wrapped: Wrapped) -> None:
     """Else DistributedDataParallel complains of unused parameters."""
     model = copy.deepcopy(wrapped(name, head)).train()
@@ -112,7 +125,7 @@ def test_every_parameter_gets_a_finite_gradient(name: str, head: str, wrapped: W
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@every_backbone
+@every_family
 def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: BackboneOf) -> None:
     backbone = copy.deepcopy(backbone_of(name)).train()
     fired: list[str] = []
@@ -133,7 +146,7 @@ def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: Backb
 
 
 @pytest.mark.filterwarnings("ignore:stages=.* leaves out the deepest stage")
-@every_backbone
+@every_family
 def test_parameters_are_the_users_own_and_none_lies_behind_the_deepest_tap(name: str, backbone_of: BackboneOf) -> None:
     backbone = copy.deepcopy(backbone_of(name))
     model = AIM(backbone, [2], head="paper")
@@ -146,7 +159,10 @@ def test_parameters_are_the_users_own_and_none_lies_behind_the_deepest_tap(name:
     assert len(shared) < len(own)
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n != "twins"])  # its maps are no module's: see test_whole.py
+# Without twins, whose maps are no module's: see test_whole.py.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in TWICE else ()) for n in BACKBONES if n != "twins"]
+)
 def test_tapped_maps_are_the_modules_own_outputs(name: str, backbone_of: BackboneOf) -> None:
     """In both modes, since the train graph and the eval graph differ for some backbones."""
     original = copy.deepcopy(backbone_of(name))
@@ -221,7 +237,7 @@ def test_deepcopy_and_pickle_keep_outputs_and_modes(name: str, head: str, wrappe
         assert same_output(copy.deepcopy(model).eval()(images), twin(images))  # and the same eval graph
 
 
-@every_backbone_and_head
+@every_family_and_head
 def test_state_dict_round_trip(name: str, head: str, backbone_of: BackboneOf, wrapped: Wrapped) -> None:
     model, images = wrapped(name, head), torch.randn(2, 3, 64, 64)
     buffer = io.BytesIO()
@@ -256,13 +272,17 @@ def test_half_precision_weights(name: str, head: str, wrapped: Wrapped) -> None:
         assert all(value.isfinite().all() for value in tensors(output))
 
 
-COMPILED_BY_DEFAULT = ["tiny_dropout", "train_eval"]
+COMPILED_BY_DEFAULT = [("tiny_dropout", "paper"), ("train_eval", "feature-preserving")]  # each kind and each head once
 
 
 @pytest.mark.parametrize(
-    "name", [*COMPILED_BY_DEFAULT, *(pytest.param(n, marks=pytest.mark.slow) for n in (*TORCHVISION, *TIMM))]
+    ("name", "head"),
+    [
+        pytest.param(name, head, marks=() if (name, head) in COMPILED_BY_DEFAULT else pytest.mark.slow)
+        for name in ("tiny_dropout", "train_eval", *TORCHVISION, *TIMM)
+        for head in HEADS
+    ],
 )
-@every_head
 def test_compiles_as_one_graph_in_train_and_eval(name: str, head: str, wrapped: Wrapped) -> None:
     torch._dynamo.reset()
     model, images = copy.deepcopy(wrapped(name, head)), torch.randn(2, 3, 64, 64)

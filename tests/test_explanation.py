@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import BACKBONES, NUM_CLASSES, HeadConvNet
+from zoo import BACKBONES, NUM_CLASSES, HeadConvNet, small_aim
 
 from aimwrap import AIM, Explanation, explain
 from aimwrap.attribution import LogitsView
 
-QUICK = ["tiny", "head_conv", "parameters", "tv_resnet18", "convnext_atto", "tf_efficientnet_lite0"]  # others: slow
+QUICK = ["tiny", "head_conv", "parameters", "resnet10t"]  # others: slow
 
 
 def aim(head: str = "paper", stages: tuple = (2, 3), **arguments: object) -> AIM:
-    model = AIM(HeadConvNet(), list(stages), head=head, width=8, mask_width=4, **arguments)
+    model = small_aim(stages, head=head, width=8, mask_width=4, **arguments)
     return lively(model).eval()
 
 

@@ -112,7 +112,7 @@ def test_unknown_stages_are_refused() -> None:
 
 @pytest.mark.parametrize("head", ["paper", "feature-preserving"])
 def test_groups_hold_every_trainable_parameter_once(head: str) -> None:
-    model = aim(timm.create_model("convnext_atto", num_classes=4), head=head)
+    model = aim(timm.create_model("test_convnext", num_classes=4), head=head)
     groups = model.parameter_groups(lr=1e-5, head_lr=1e-3, mask_lr=1e-4)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
@@ -151,7 +151,7 @@ class DropsFunctionally(TinyNet):
 
 
 @pytest.mark.parametrize("copied", [False, True])
-@pytest.mark.parametrize("build", [DropsFunctionally, lambda: timm.create_model("convnext_atto", drop_path_rate=0.9)])
+@pytest.mark.parametrize("build", [DropsFunctionally, lambda: timm.create_model("test_convnext", drop_path_rate=0.9)])
 def test_functions_of_a_frozen_part_stay_in_evaluation_mode_too(build: Callable[[], nn.Module], copied: bool) -> None:
     images = torch.randn(4, 3, 64, 64)
     model = AIM(build(), [1, 2, 3], num_classes=3).freeze_backbone(up_to=2)

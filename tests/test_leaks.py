@@ -199,7 +199,7 @@ def assert_flat(model: AIM, rounds: int, side: int) -> None:
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="needs /proc")
-@every_head
+@pytest.mark.parametrize("head", [pytest.param("paper", marks=pytest.mark.slow), "feature-preserving"])
 def test_memory_is_flat_over_hundreds_of_calls(head: str, wrapped: Wrapped) -> None:
     assert_flat(copy.deepcopy(wrapped("tiny", head)), rounds=50, side=64)
 

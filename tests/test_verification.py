@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import BACKBONES, HeadConvNet
+from zoo import BACKBONES, HeadConvNet, small_aim
 
 from aimwrap import AIM, AIMOutput, MaskedFeatures, Verification, verify
 from aimwrap.intervals import wilson_interval
@@ -17,11 +17,10 @@ from aimwrap.verification.pixels import moved as moved_of
 from aimwrap.verification.pixels import strangers as strangers_of
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
-HEADS = ["paper", "feature-preserving"]
 
 
 def aim(head: str = "paper", stages: tuple = (2, 3), **arguments: object) -> AIM:
-    model = AIM(HeadConvNet(), list(stages), head=head, width=8, mask_width=4, **arguments)
+    model = small_aim(stages, head=head, width=8, mask_width=4, **arguments)
     for module in (model.top_down, model.mask_estimators, model.stage_classifiers, model.classifier):
         for parameter in module.parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))
@@ -33,7 +32,7 @@ def guarantees(model: nn.Module, images: Tensor | None = None, **arguments: obje
     return verify(model, images, measure_pixels=False, **arguments)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [pytest.param("paper", marks=pytest.mark.slow), "feature-preserving"])
 @pytest.mark.parametrize("name", SIX)
 def test_honest_models_of_six_families_pass(name: str, head: str, wrapped: Callable[..., AIM]) -> None:
     found = guarantees(wrapped(name, head), torch.randn(2, 3, 97, 97))

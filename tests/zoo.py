@@ -3,13 +3,15 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from aimwrap import AIM
 
 NUM_CLASSES = 7
 WAYS_OF_COPYING = ("deepcopy", "pickle", "torch.save")
@@ -135,6 +137,22 @@ class Branching(TinyNet):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[..., 1:] if x.shape[-1] % 2 else x)
+
+
+_BUILT: dict[str, AIM] = {}
+
+
+def small_aim(stages: Sequence[int | str], **arguments: object) -> AIM:
+    """A HeadConvNet wrapped, to be changed at will: built once for each choice of arguments, and copied every time.
+
+    Equal weights every time, and what torch draws next does not depend on whether it had to be built.
+    """
+    key = repr((list(stages), sorted(arguments.items())))
+    if key not in _BUILT:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            _BUILT[key] = AIM(HeadConvNet(), list(stages), **arguments)
+    return copy.deepcopy(_BUILT[key])
 
 
 def _torchvision(name: str, **arguments: object) -> Callable[[], nn.Module]:

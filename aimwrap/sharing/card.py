@@ -48,6 +48,7 @@ def model_card(model: AIM, metrics: Mapping[str, Metric] | None, location: str) 
         TypeError: if a metric is neither a number nor three of them, or the metrics have no names.
         ValueError: if a value is infinite or lies outside of its interval.
     """
+    measured = _metrics(metrics)  # first, so that wrong ones are told before the model's cost is counted
     head = ModelCardData(
         library_name="aimwrap", pipeline_tag="image-classification", tags=["aim", "interpretability", "pytorch"]
     )
@@ -58,7 +59,7 @@ def model_card(model: AIM, metrics: Mapping[str, Metric] | None, location: str) 
         "et al., ICCV 2025), as implemented by aimwrap.\n",
         f"## Use\n\n```python\n{_snippet(model, location)}\n```\n",
         f"## Model\n\n{_table(('', ''), facts_of(model))}\n",
-        f"## Metrics\n\n{_metrics(metrics)}\n",
+        f"## Metrics\n\n{measured}\n",
         _CAUTION,
     ]
     return ModelCard("\n".join(parts) + "\n")

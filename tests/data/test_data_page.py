@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text()
 EXAMPLE = ROOT / "examples" / "train_on_dataset.py"
 SMALLER = {
-    '"convnext_tiny", pretrained=True': '"test_convnext", pretrained=False',
+    '"convnext_tiny", pretrained=True': '"test_resnet", pretrained_cfg_overlay={"input_size": (3, 64, 64)}',
     "EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1",
     "num_workers=2": "num_workers=0",
 }

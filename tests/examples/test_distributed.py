@@ -50,6 +50,7 @@ def test_ddp(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
     assert torch.equal(logits_of(AIM.from_pretrained(tmp_path / "aim")), logits_of(model))
 
 
+@pytest.mark.slow  # what FSDP2 does to a model is in tests/sharing/test_sharded.py
 @pytest.mark.usefixtures("alone")
 def test_fsdp2(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
     """Nothing is shared with others here, but every weight is gathered, in bfloat16, and put together at the end."""

@@ -1,5 +1,6 @@
 """Backbones that came as modules are found again by name, if and only if a library builds the same."""
 
+import copy
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,16 @@ def test_the_builders_arguments_are_found() -> None:
     assert name_of(nn.Sequential(nn.Conv2d(3, 4, 3))) is None
 
 
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """To be copied and changed: a copy by itself changes nothing."""
+    backbone = torchvision.models.resnet18(num_classes=2)
+    again = copy.deepcopy(backbone)
+    assert name_of(again) == 'torchvision/resnet18 {"num_classes": 2}'
+    assert fingerprint(again) == fingerprint(backbone)
+    return backbone
+
+
 class OwnResNet(torchvision.models.ResNet):
     """A user's own class, built as ResNet-18 is."""
 
@@ -104,9 +115,8 @@ def one_more_layer(backbone: nn.Module) -> None:
         *(a_hook, a_hook_before, another_stride, one_more_layer),
     ],
 )
-def test_a_changed_module_is_not_taken_for_the_librarys(change: Callable[[nn.Module], None]) -> None:
-    backbone = torchvision.models.resnet18(num_classes=2)
-    assert name_of(backbone) == 'torchvision/resnet18 {"num_classes": 2}'
+def test_a_changed_module_is_not_taken_for_the_librarys(change: Callable[[nn.Module], None], resnet: nn.Module) -> None:
+    backbone = copy.deepcopy(resnet)
     change(backbone)
     assert name_of(backbone) is None
-    assert fingerprint(backbone) != fingerprint(torchvision.models.resnet18(num_classes=2))
+    assert fingerprint(backbone) != fingerprint(resnet)

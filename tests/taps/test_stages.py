@@ -39,6 +39,7 @@ TABLE: dict[str, list[tuple[str, int]]] = {
     ],
     "shufflenet_v2_x1_0": [("maxpool", 24), ("stage2", 116), ("stage3", 232), ("stage4", 464)],
 }
+DEAR = {"densenet121"}  # hundreds of layers; the contract has a small one
 
 
 def build(name: str) -> nn.Module:
@@ -48,7 +49,7 @@ def build(name: str) -> nn.Module:
         return torchvision.models.get_model(name)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in DEAR else ()) for n in TABLE])
 def test_torchvision_table(name: str) -> None:
     tapped = tap(build(name), [0, 1, 2, 3])
     assert [(tap.node, tap.channels) for tap in tapped.taps] == TABLE[name]
@@ -92,8 +93,9 @@ def test_squeezenet_has_no_stage_at_stride_32() -> None:
 @pytest.mark.parametrize(
     ("name", "final", "channels"),
     [
-        ("resnet50", "layer4", 2048),
-        ("efficientnet_b0", "features.8", 1280),
+        # The contract sees to smaller ones of these families by value.
+        pytest.param("resnet50", "layer4", 2048, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", "features.8", 1280, marks=pytest.mark.slow),
         ("mobilenet_v3_large", "features.16", 960),
         ("shufflenet_v2_x1_0", "conv5", 1024),
         pytest.param("densenet121", "features.norm5 + relu", 1024, marks=pytest.mark.slow),
@@ -111,11 +113,11 @@ TIMM_TABLE = [
     "resnet10t",
     "convnext_atto",
     "tf_efficientnet_lite0",
-    "efficientnet_lite0",
+    pytest.param("efficientnet_lite0", marks=pytest.mark.slow),
     "mobilenetv3_small_050",
     pytest.param("densenet121", marks=pytest.mark.slow),
     "regnetx_002",
-    "regnety_002",
+    pytest.param("regnety_002", marks=pytest.mark.slow),
 ]
 
 
