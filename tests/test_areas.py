@@ -17,9 +17,7 @@ every_head = pytest.mark.parametrize("head", ["paper", "feature-preserving"])
 
 
 def some_batches(sizes: tuple[int, ...] = (3, 2)) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return [
-        (torch.randn(size, 3, 130, 97), torch.randint(0, 7, (size,)), torch.arange(size) % 2) for size in sizes
-    ]
+    return [(torch.randn(size, 3, 130, 97), torch.randint(0, 7, (size,)), torch.arange(size) % 2) for size in sizes]
 
 
 @every_head

@@ -60,9 +60,7 @@ def features_of(model: AIM, images: Tensor) -> tuple[Tensor, Tensor]:
 @every_head
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("mask_gradients", [True, False])
-def test_the_view_returns_the_models_logits(
-    head: str, training: bool, mask_gradients: bool, images: Tensor
-) -> None:
+def test_the_view_returns_the_models_logits(head: str, training: bool, mask_gradients: bool, images: Tensor) -> None:
     model = aim(head).train(training)
     view = LogitsView(model, mask_gradients=mask_gradients)
     assert view.training == view.cam_layer.training == training

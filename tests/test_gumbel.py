@@ -84,9 +84,7 @@ def test_open_rate_is_the_sigmoid_of_the_logit(logit: float, temperature: float)
 def test_draws_differ_between_calls_and_follow_a_generator() -> None:
     logits = torch.zeros(200)
     assert not torch.equal(binary_gumbel_softmax(logits, training=True), binary_gumbel_softmax(logits, training=True))
-    draws = [
-        binary_gumbel_softmax(logits, training=True, generator=torch.Generator().manual_seed(5)) for _ in range(2)
-    ]
+    draws = [binary_gumbel_softmax(logits, training=True, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
     assert torch.equal(*draws)
 
 

@@ -163,9 +163,9 @@ def test_first_masks_are_neither_all_on_nor_all_off(seed: int, norm: str, scale:
 @pytest.mark.parametrize("seed", range(3))
 def test_first_masks_without_a_norm_at_ordinary_scale(seed: int) -> None:
     torch.manual_seed(seed)
-    areas = binary_gumbel_softmax(
-        MaskEstimator(64, norm="none")(torch.randn(8, 64, 7, 7).relu()), training=True
-    ).mean(dim=(1, 2, 3))
+    areas = binary_gumbel_softmax(MaskEstimator(64, norm="none")(torch.randn(8, 64, 7, 7).relu()), training=True).mean(
+        dim=(1, 2, 3)
+    )
     assert areas.min() > 0 and areas.max() < 1
 
 
