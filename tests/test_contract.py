@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,33 +16,29 @@ HEADS = ["paper", "feature-preserving"]
 BackboneOf = Callable[[str], nn.Module]
 Wrapped = Callable[..., AIM]
 
-# Of families that both libraries have, these are the second. What wraps anew for each leaves them to the slow tests.
+# Of families that both libraries have, these are the second, and left to the slow tests.
 TWICE = {
     *("convnext_atto", "densenet121", "mobilenetv3_small_050", "vgg11_bn"),
     *("tv_efficientnet_b0", "tv_regnet_y_400mf", "tv_resnet18"),
 }
 
 
-def backbones_and_heads(*, slow: Collection[str] = ()) -> pytest.MarkDecorator:
-    """Every pair: what hardly depends on the head leaves the paper's on every library's backbone to the slow tests."""
-    libraries = {*TORCHVISION, *TIMM}
-    return pytest.mark.parametrize(
-        ("name", "head"),
-        [
-            pytest.param(name, head, marks=pytest.mark.slow if name in (libraries if head == "paper" else slow) else ())
-            for name in BACKBONES
-            for head in HEADS
-        ],
-    )
+# What hardly depends on the head leaves the paper's on every library's backbone to the slow tests, too.
+SLOW = {"paper": {*TORCHVISION, *TIMM}, "feature-preserving": TWICE}
 
 
-every_backbone = pytest.mark.parametrize("name", BACKBONES)
-every_family = pytest.mark.parametrize(
+every_backbone = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in BACKBONES]
 )
 every_head = pytest.mark.parametrize("head", HEADS)
-every_backbone_and_head = backbones_and_heads()
-every_family_and_head = backbones_and_heads(slow=TWICE)
+every_backbone_and_head = pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        pytest.param(name, head, marks=pytest.mark.slow if name in SLOW[head] else ())
+        for name in BACKBONES
+        for head in HEADS
+    ],
+)
 
 
 def tensors(output: AIMOutput) -> list[torch.Tensor]:
@@ -125,7 +121,7 @@ def test_every_parameter_gets_a_finite_gradient(name: str, head: str, wrapped: W
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@every_family
+@every_backbone
 def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: BackboneOf) -> None:
     backbone = copy.deepcopy(backbone_of(name)).train()
     fired: list[str] = []
@@ -146,7 +142,7 @@ def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: Backb
 
 
 @pytest.mark.filterwarnings("ignore:stages=.* leaves out the deepest stage")
-@every_family
+@every_backbone
 def test_parameters_are_the_users_own_and_none_lies_behind_the_deepest_tap(name: str, backbone_of: BackboneOf) -> None:
     backbone = copy.deepcopy(backbone_of(name))
     model = AIM(backbone, [2], head="paper")
@@ -237,7 +233,7 @@ def test_deepcopy_and_pickle_keep_outputs_and_modes(name: str, head: str, wrappe
         assert same_output(copy.deepcopy(model).eval()(images), twin(images))  # and the same eval graph
 
 
-@every_family_and_head
+@every_backbone_and_head
 def test_state_dict_round_trip(name: str, head: str, backbone_of: BackboneOf, wrapped: Wrapped) -> None:
     model, images = wrapped(name, head), torch.randn(2, 3, 64, 64)
     buffer = io.BytesIO()
@@ -272,7 +268,7 @@ def test_half_precision_weights(name: str, head: str, wrapped: Wrapped) -> None:
         assert all(value.isfinite().all() for value in tensors(output))
 
 
-COMPILED_BY_DEFAULT = [("tiny_dropout", "paper"), ("train_eval", "feature-preserving")]  # each kind and each head once
+COMPILED_BY_DEFAULT = [("train_eval", "feature-preserving")]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +293,8 @@ def test_compiles_as_one_graph_in_train_and_eval(name: str, head: str, wrapped: 
         assert same_output(expected, got)
 
 
-@pytest.mark.parametrize("name", ["tiny", *(pytest.param(n, marks=pytest.mark.slow) for n in (*TORCHVISION, *TIMM))])
+@pytest.mark.slow  # the next one exports by default, with any batch size, too
+@pytest.mark.parametrize("name", ["tiny", *TORCHVISION, *TIMM])
 @every_head
 def test_exports_with_any_batch_size(name: str, head: str, wrapped: Wrapped) -> None:
     model = wrapped(name, head)
@@ -309,8 +306,14 @@ def test_exports_with_any_batch_size(name: str, head: str, wrapped: Wrapped) -> 
     assert same_output(output, model(images))
 
 
-@pytest.mark.parametrize("name", ["tiny", pytest.param("convnext_atto", marks=pytest.mark.slow)])
-@every_head
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("tiny", "feature-preserving"),
+        pytest.param("tiny", "paper", marks=pytest.mark.slow),
+        *(pytest.param("convnext_atto", head, marks=pytest.mark.slow) for head in HEADS),
+    ],
+)
 def test_exports_with_any_image_size(name: str, head: str, wrapped: Wrapped) -> None:
     """Where the bare backbone does: many read sizes as numbers, which fixes them."""
     model = wrapped(name, head)

@@ -716,7 +716,8 @@ def steps(model: nn.Module, criterion: nn.Module, images: Tensor) -> list[float]
     return losses
 
 
-@pytest.mark.parametrize("head", [pytest.param("paper", marks=pytest.mark.slow), "feature-preserving"])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["paper", "feature-preserving"])
 def test_compiles_with_aot_autograd_in_train_and_eval(head: str) -> None:
     torch._dynamo.reset()
     model = aim(head, backbone=TinyNet())

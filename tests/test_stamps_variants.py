@@ -63,7 +63,7 @@ def test_a_frozen_backbone_stays_as_it_was(
     assert outcome.logits.shape == (8, 2) and outcome.logits.isfinite().all()
 
 
-@pytest.mark.parametrize("method", ["plain", "open", "aim"])
+@pytest.mark.parametrize("method", ["aim", *(pytest.param(m, marks=pytest.mark.slow) for m in ("plain", "open"))])
 def test_a_trained_backbone_moves_a_copy_and_keeps_statistics(
     method: str, data: tuple[Data, Data], backbone: nn.Module
 ) -> None:

@@ -29,6 +29,9 @@ def lines_of(start: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
 
 
+FIRST, *OTHERS = lines_of("python examples/")
+
+
 @pytest.fixture(scope="module")
 def all_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_page_sets(tmp_path_factory.mktemp("page")).parent
@@ -42,7 +45,13 @@ def in_a_folder_with_all_sets(all_sets: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.filterwarnings("ignore::aimwrap.MaskHealthWarning")  # two epochs on nearly nothing
-@pytest.mark.parametrize("line", [*lines_of("python examples/"), "built"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "built",
+        *(pytest.param(line, marks=pytest.mark.slow if n else ()) for n, line in enumerate(lines_of("python ex"))),
+    ],
+)
 def test_every_set_is_trained_on(
     line: str, in_a_folder_with_all_sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
