@@ -205,7 +205,7 @@ def boxes_around(kept: Tensor, least: float = 0.3) -> Tensor:
     height, width = kept.shape[-2:]
     top, bottom = _ends(kept[:, 0].amax(2))
     left, right = _ends(kept[:, 0].amax(1))
-    share = torch.maximum((bottom - top) / height, (right - left) / width).clamp(min=least, max=1)
+    share = torch.maximum((bottom - top) / height, (right - left) / width).clamp(min=least)
     wide, high = share * width, share * height
     left, top = _begin(left, right, wide, width), _begin(top, bottom, high, height)
     return torch.stack([left, top, left + wide, top + high], dim=1)

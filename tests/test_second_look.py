@@ -80,6 +80,8 @@ def test_contributions_add_up(model: AIM, images: Tensor) -> None:
     shares = second.contributions(images)
     assert shares.shape[:2] == (4, 3)
     torch.testing.assert_close(shares.sum((2, 3)) + second.classifier.bias, second(images).logits, rtol=1e-4, atol=1e-5)
+    rows, columns = second.contributions(torch.cat([images, images], 2)).shape[2:]
+    assert (rows, columns) == (2 * images.shape[2] // 32, images.shape[3] // 32)
 
 
 def test_contributions_add_up_under_autocast_without_a_bias_and_for_no_image(model: AIM, images: Tensor) -> None:
