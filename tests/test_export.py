@@ -477,6 +477,7 @@ def test_programs_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_
     assert_same(torch.export.load(exported.path).module()(images), wrapped(name, head), images)
 
 
+@pytest.mark.slow
 def test_sizes_that_are_rounded_up_are_fixed_at_once(wrapped: Wrapped, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"64 x 64 only; for any size: the backbone pads as TensorFlow does"):
         exported = export_program(wrapped(ROUNDING, "paper"), tmp_path / "model.pt2", preprocessing=SQUARE)

@@ -111,12 +111,12 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     runner = CliRunner()
     monkeypatch.setattr(sys, "path", list(sys.path))
-    shown = runner.invoke(app, ["inspect", "resnet10t", "--image-size", "96"])
+    shown = runner.invoke(app, ["inspect", "test_resnet", "--image-size", "96"])
     assert shown.exit_code == 0 and "layer4" in shown.output and "size at 96 x 96" in shown.output
-    as_json = runner.invoke(app, ["inspect", "resnet10t", "--json", "--head", "paper"])
+    as_json = runner.invoke(app, ["inspect", "test_resnet", "--json", "--head", "paper"])
     assert json.loads(as_json.output)["head"] == "paper"
-    blocks = json.loads(runner.invoke(app, ["inspect", "vit_tiny_patch16_224", "--json"]).output)
-    assert [tap["stage"] for tap in blocks["taps"]] == [3, 7, 11] and "12 blocks" in blocks["found_by"]
+    blocks = json.loads(runner.invoke(app, ["inspect", "test_vit", "--json"]).output)
+    assert [tap["stage"] for tap in blocks["taps"]] == [1, 3, 5] and "6 blocks" in blocks["found_by"]
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     refused = runner.invoke(app, ["inspect", "test_inspection:Forgetful", "--json"])
     assert refused.exit_code == 1 and "tokens" in json.loads(refused.output)["error"]

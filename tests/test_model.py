@@ -570,8 +570,9 @@ def test_variant_counts_as_the_paper_does() -> None:
 
 @pytest.mark.parametrize(
     ("head", "fewest_parameters", "fewest_macs"),
-    [pytest.param("paper", 1.9e6, 0.1e9, marks=pytest.mark.slow), (None, 1e6, 0.05e9)],
+    [("paper", 1.9e6, 0.1e9), (None, 1e6, 0.05e9)],
 )
+@pytest.mark.slow
 def test_convnext_tiny_of_the_acceptance_list(head: str | None, fewest_parameters: float, fewest_macs: float) -> None:
     chosen = {} if head is None else {"head": head}
     model = AIM(timm.create_model("convnext_tiny", num_classes=200), stages=[2, 3], tau=0.25, **chosen)

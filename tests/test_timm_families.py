@@ -96,7 +96,7 @@ FAMILIES = {
     "xception_aligned": "xception41p",
 }
 REFUSED = {"crossvit": "works on tokens"}  # by number: two branches of tokens, and no stages
-BY_DEFAULT = {"crossvit", "convnext", "nfnet", "efficientnet", "byobnet"}  # the refused, and what timm has in miniature
+BY_DEFAULT = {"convnext", "efficientnet", "byobnet"}  # what timm has in miniature
 EACH = [f if f in BY_DEFAULT else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
 
 

@@ -97,5 +97,4 @@ def test_thousands_of_images_open_filter_and_sort(open_report: Open) -> None:
     page.keyboard.press("End")
     assert page.inner_text(".position") == "5,000 of 5,000"
     page.keyboard.press("Escape")
-    wait_until(page, "document.activeElement.closest('.card') !== null")
-    assert page.evaluate("Number(document.activeElement.closest('.card').dataset.index)") == 4999
+    wait_until(page, "document.activeElement.closest('.card')?.dataset.index === '4999'")

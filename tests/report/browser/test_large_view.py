@@ -15,6 +15,11 @@ def focused_card(page: Any) -> int:
     return page.evaluate("Number(document.activeElement.closest('.card')?.dataset.index ?? -1)")
 
 
+def wait_for_focus_on(page: Any, card: int) -> None:
+    """Closing a dialog, the browser puts the focus back where it was before, and then the page moves it on."""
+    wait_until(page, f"document.activeElement.closest('.card')?.dataset.index === '{card}'")
+
+
 def title(page: Any) -> str:
     return page.inner_text("#large-title")
 
@@ -87,8 +92,7 @@ def test_address_opens_an_image(open_report: Open) -> None:
     page = open_report(content, "#image=7")
     assert title(page) == content["images"][7]["id"]
     page.keyboard.press("Escape")
-    wait_until(page, "document.activeElement.closest('.card') !== null")
-    assert focused_card(page) == 7
+    wait_for_focus_on(page, 7)
 
 
 def test_returning_to_a_card_far_down_hangs_it(open_report: Open) -> None:
@@ -96,8 +100,7 @@ def test_returning_to_a_card_far_down_hangs_it(open_report: Open) -> None:
     page.click(".card .open")
     page.keyboard.press("End")
     page.keyboard.press("Escape")
-    wait_until(page, "document.activeElement.closest('.card') !== null")
-    assert focused_card(page) == 199
+    wait_for_focus_on(page, 199)
 
 
 def test_arrow_keys_walk_over_the_cards_as_they_lie(open_report: Open) -> None:
@@ -168,8 +171,7 @@ def test_scatter_is_one_stop_and_its_marks_open_their_image(open_report: Open) -
     assert page.evaluate("Number(document.activeElement.dataset.index)") == across[1]
     page.keyboard.press("Enter")
     page.click("#large-card")
-    wait_until(page, "document.activeElement.closest('.card') !== null")
-    assert focused_card(page) == across[1]
+    wait_for_focus_on(page, across[1])
 
 
 def test_scatter_places_its_marks_and_fades_what_the_filters_leave_out(open_report: Open) -> None:
