@@ -94,7 +94,7 @@ class PooledClassifier:
         """
         features = self._features(images)
         means = features.mean((2, 3))
-        logits: Tensor = self.linear(means if self.norm is None else self.norm(means))
+        logits: Tensor = self.linear(means if self.norm is None else _normalised(self.norm, means))
         return logits, self._maps_of(features, logits.argmax(1))
 
     @torch.no_grad()
