@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from variants import Config, Data, Outcome, train
 
-from aimwrap import AIM, verify
+from aimwrap import AIM, Verification, verify
 from aimwrap.metrics import energy_pointing_game, mask_precision, mask_recall, worst_group_accuracy
 
 
@@ -58,23 +58,26 @@ def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
     return record | {"images": images}
 
 
+def _verified(model: torch.nn.Module, images: Tensor, plain: torch.nn.Module | None = None) -> Verification:
+    found = verify(model, images, plain, batch_size=50)
+    if not found.passed:
+        raise RuntimeError(f"the trained model breaks a guarantee:\n{found}")
+    return found
+
+
 def survival_beside_plain(
     outcome: Outcome, data: tuple[Data, Data], backbone: torch.nn.Module, seed: int
 ) -> dict[str, Any]:
     """How often AIM's and the linear probe's predictions survive when pixels are replaced."""
     assert isinstance(outcome.model, AIM)
     probe = train(Config("plain", 1.0, seed), data, backbone).model.eval()
-    found = verify(outcome.model, data[1].images, probe, batch_size=50)
-    if not found.passed:
-        raise RuntimeError(f"the trained model breaks a guarantee:\n{found}")
+    found = _verified(outcome.model, data[1].images, probe)
     return {"survival": [row._asdict() for row in found.survival]}
 
 
 def survival_by_itself(outcome: Outcome, test: Data) -> dict[str, Any]:
     """How often a second look's predictions survive when the first look sees other pixels, and what is kept."""
-    found = verify(outcome.model, test.images, batch_size=50)
-    if not found.passed:
-        raise RuntimeError(f"the trained model breaks a guarantee:\n{found}")
+    found = _verified(outcome.model, test.images)
     return {"survival": [row._asdict() for row in found.survival], "kept_pixels": found.area}
 
 

@@ -45,13 +45,7 @@ def in_a_folder_with_all_sets(all_sets: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.filterwarnings("ignore::aimwrap.MaskHealthWarning")  # two epochs on nearly nothing
-@pytest.mark.parametrize(
-    "line",
-    [
-        "built",
-        *(pytest.param(line, marks=pytest.mark.slow if n else ()) for n, line in enumerate(lines_of("python ex"))),
-    ],
-)
+@pytest.mark.parametrize("line", ["built", FIRST, *(pytest.param(line, marks=pytest.mark.slow) for line in OTHERS)])
 def test_every_set_is_trained_on(
     line: str, in_a_folder_with_all_sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
