@@ -18,39 +18,35 @@ of the image a decision needs), preprocessing and sharing (what a saved model ca
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .areas import AreaCurve, AreaPoint, area_curve
-    from .budget import budgeted_mask
-    from .explanation import Explanation, explain
-    from .gumbel import binary_gumbel_softmax
+    from .analysis.areas import AreaCurve, AreaPoint, area_curve
+    from .analysis.explanation import Explanation, explain
+    from .analysis.verification import Check, Survival, Verification, verify
+    from .backbones.inspection import Inspection, inspect_backbone
+    from .gumbel import binary_gumbel_softmax, budgeted_mask
     from .health import MaskFinding, MaskHealth, MaskHealthWarning
-    from .inspection import Inspection, inspect_backbone
     from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
     from .mask_estimator import MaskEstimator
-    from .masked_features import MaskedFeatures
     from .model import AIM
-    from .output import AIMOutput, Prediction
+    from .output import AIMOutput, MaskedFeatures, Prediction
     from .preprocessing import Preprocessing, preprocessing_of
     from .second_look import SecondLook, SecondLookOutput
     from .tau import TauScheduler, annealed_tau
-    from .verification import Check, Survival, Verification, verify
 else:
     # Imported when asked for: torch takes seconds, and the command line's help and completion need none of it.
     _NAMES = {
-        "areas": ("AreaCurve", "AreaPoint", "area_curve"),
-        "budget": ("budgeted_mask",),
-        "explanation": ("Explanation", "explain"),
-        "gumbel": ("binary_gumbel_softmax",),
+        "analysis.areas": ("AreaCurve", "AreaPoint", "area_curve"),
+        "analysis.explanation": ("Explanation", "explain"),
+        "gumbel": ("binary_gumbel_softmax", "budgeted_mask"),
         "health": ("MaskFinding", "MaskHealth", "MaskHealthWarning"),
-        "inspection": ("Inspection", "inspect_backbone"),
+        "backbones.inspection": ("Inspection", "inspect_backbone"),
         "loss": ("AIMLoss", "AIMLossComponents", "active_area", "active_area_loss"),
         "mask_estimator": ("MaskEstimator",),
-        "masked_features": ("MaskedFeatures",),
         "model": ("AIM",),
-        "output": ("AIMOutput", "Prediction"),
+        "output": ("AIMOutput", "MaskedFeatures", "Prediction"),
         "preprocessing": ("Preprocessing", "preprocessing_of"),
         "second_look": ("SecondLook", "SecondLookOutput"),
         "tau": ("TauScheduler", "annealed_tau"),
-        "verification": ("Check", "Survival", "Verification", "verify"),
+        "analysis.verification": ("Check", "Survival", "Verification", "verify"),
     }
 
     def __getattr__(name: str) -> object:

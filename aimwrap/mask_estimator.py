@@ -10,7 +10,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .precision import wide_dtype, without_autocast
+from ._numerics import wide_dtype, without_autocast
 from .resizing import resize_to
 
 MaskNorm = Literal["layer", "batch", "none"]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .arguments import (
+from ._checks import (
     areas_by_stage,
     check_choices,
     check_distinct,
@@ -20,21 +20,16 @@ from .arguments import (
     per_stage,
     warn_without_deepest,
 )
-from .backbones import create_backbone
-from .budget import budgeted_mask
-from .cost import Cost
-from .gumbel import perturb, rank_only, straight_through
+from .backbones.create import create_backbone
+from .base import Cost, architecture_of, misfit, notation, parameter_groups
+from .gumbel import budgeted_mask, perturb, rank_only, straight_through
 from .mask_estimator import MaskEstimator, MaskNorm
-from .masked_features import MaskedFeatures
-from .misfit import misfit
-from .output import AIMOutput, Prediction
-from .parameter_groups import parameter_groups
+from .output import AIMOutput, MaskedFeatures, Prediction
 from .preprocessing import Preprocessing, preprocessing_of
 from .sharing import Shareable
 from .sharing.recipe import Recipe, backbone_record
 from .taps import FINAL, Stage, count_macs, tap_backbone
 from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
-from .variant import architecture_of, notation
 
 
 class AIM(nn.Module, Shareable):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .precision import without_autocast
+from ._numerics import without_autocast
 
 
 def resize_to(x: Tensor, partner: Tensor) -> Tensor:

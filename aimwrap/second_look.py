@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from .arguments import check_images
-from .explanation import evaluating, linear_classifier, unwrap
+from ._checks import check_images
+from ._numerics import wide_dtype, without_autocast
+from .analysis.explanation import evaluating, linear_classifier, unwrap
 from .output import AIMOutput
-from .precision import wide_dtype, without_autocast
 from .resizing import resize_to
 from .taps import FINAL
 

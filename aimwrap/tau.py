@@ -11,6 +11,7 @@ import torch
 if TYPE_CHECKING:
     from .loss import AIMLoss
 
+
 Curve = Literal["linear", "cosine"]
 
 

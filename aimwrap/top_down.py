@@ -17,7 +17,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .precision import wide_dtype
+from ._numerics import wide_dtype
 from .resizing import resize_to, sum_to
 
 Head = Literal["paper", "feature-preserving"]

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from aimwrap.data.doctor import examine
-from aimwrap.data.waterbirds_labels import OFFICIAL_COUNTS
+from aimwrap.data.sets.waterbirds import OFFICIAL_COUNTS
 
 LAND = [f"{number:03d}.Field_Sparrow_{number}" for number in range(1, 155)]
 WATER = ["155.Eastern_Towhee", *(f"{number:03d}.Gull" for number in range(156, 201))]  # Towhees: the original labels

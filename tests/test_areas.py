@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from aimwrap import AIM, AreaPoint, area_curve
-from aimwrap.explanation import explain
-from aimwrap.intervals import wilson_interval
+from aimwrap.analysis.explanation import explain
+from aimwrap.analysis.intervals import wilson_interval
 
 Wrapped = Callable[..., AIM]
 every_head = pytest.mark.parametrize("head", ["paper", "feature-preserving"])

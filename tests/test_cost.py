@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from aimwrap import AIM
-from aimwrap.cost import Cost
+from aimwrap.base import Cost
 
 
 class OneStage(nn.Module):

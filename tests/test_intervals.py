@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aimwrap.intervals import bootstrap_means, percentile_interval
+from aimwrap.analysis.intervals import bootstrap_means, percentile_interval
 
 
 def test_the_bootstrap_knows_the_standard_error_of_a_mean() -> None:
@@ -28,7 +28,7 @@ def test_one_seed_one_interval_however_many_are_drawn_at_once(monkeypatch: pytes
     draws = bootstrap_means(values, seed=3)
     assert draws.shape == (2000, 2) and torch.equal(draws, bootstrap_means(values, seed=3))
     assert not torch.equal(draws, bootstrap_means(values, seed=4))
-    monkeypatch.setattr("aimwrap.intervals._AT_ONCE", 700)
+    monkeypatch.setattr("aimwrap.analysis.intervals._AT_ONCE", 700)
     assert bootstrap_means(values, seed=3).shape == (2000, 2)
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from aimwrap import AIM, AIMLoss, area_curve, explain, verify
+from aimwrap.analysis.explanation import evaluating
 from aimwrap.attribution import LogitsView
-from aimwrap.explanation import evaluating
 
 Wrapped = Callable[..., AIM]
 TAPPED = ["tiny", "branching", "twins"]  # by a graph, by hooks, by the model's own intermediates

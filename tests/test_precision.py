@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from zoo import TinyNet
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator
+from aimwrap._numerics import without_autocast
 from aimwrap.mask_estimator import TapConv3x3
-from aimwrap.precision import without_autocast
 from aimwrap.resizing import sum_to
 from aimwrap.top_down import FeaturePreservingTopDown, PaperTopDown
 

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("tqdm")
 
-from aimwrap import progress
-from aimwrap.progress import with_progress
+from aimwrap import _text as progress
+from aimwrap._text import with_progress
 
 
 class Clock:

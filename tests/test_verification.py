@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from zoo import BACKBONES, HeadConvNet, small_aim
 
 from aimwrap import AIM, AIMOutput, MaskedFeatures, Verification, verify
-from aimwrap.intervals import wilson_interval
-from aimwrap.verification.pixels import fillings as fillings_of
-from aimwrap.verification.pixels import highest as highest_of
-from aimwrap.verification.pixels import moved as moved_of
-from aimwrap.verification.pixels import strangers as strangers_of
+from aimwrap.analysis.intervals import wilson_interval
+from aimwrap.analysis.survival import fillings as fillings_of
+from aimwrap.analysis.survival import highest as highest_of
+from aimwrap.analysis.survival import moved as moved_of
+from aimwrap.analysis.survival import strangers as strangers_of
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
 

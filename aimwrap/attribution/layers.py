@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..model import AIM
+from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphNames
 from ..taps.probe import Place, Probe, probe
-from ..taps.shadow import traceable_shadow_of
 from ..taps.stages import find_stages
 from .view import LogitsView, without_wrappers
 

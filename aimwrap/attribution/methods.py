@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..explanation import evaluating
+from ..analysis.explanation import evaluating
 from ..model import AIM
 from .guidance import guidance_of
 from .layers import chosen_layer

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-try:
-    import typer
-except ImportError as error:
-    raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
-
 from .. import __version__
 from .data import app as data_app
 from .demo import EPILOG as DEMO
 from .demo import demo
-from .ends import leave_quietly
 from .export import EPILOG as EXPORT
 from .export import export
 from .help import Command, Group
 from .inspect import EPILOG as INSPECT
 from .inspect import inspect
+from .outcomes import leave_quietly
 from .report import EPILOG as REPORT
 from .report import report
 from .train import EPILOG as TRAIN
 from .train import train
+
+try:
+    import typer
+except ImportError as error:
+    raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
+
 
 BEFORE, TRAINING, AFTER = "Before training", "Training", "With a trained model"
 

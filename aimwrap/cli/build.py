@@ -2,17 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .choices import FileFormat, Placement
-from .ends import answer, ending_well, failing
+from ..data.builder import (
+    Background,
+    Cutout,
+    Tying,
+    backgrounds_in,
+    backgrounds_of,
+    cutouts_in,
+    cutouts_of,
+    relabelled,
+    travelingbirds,
+    waterbirds,
+)
+from ..data.builder import water_or_land as water_or_land_of
+from ..data.io import read_csv
+from ..data.release import SPLITS, Release
+from ..data.sets.cub import read_cub
 from .help import closing
-from .messages import first_name_as_option
-from .shared_options import AsJson, Quiet, Workers
+from .options import AsJson, FileFormat, Placement, Quiet, Workers, first_name_as_option
+from .outcomes import answer, ending_well, failing
+
+
+def summary(release: Release) -> dict[str, Any]:
+    """A built set's groups by split, for ``--json``."""
+    groups: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        records = [record for record in release.records if record.split == split]
+        if records:
+            pairs = [(label, place) for label in range(len(release.classes)) for place in range(len(release.places))]
+            counts = {pair: 0 for pair in pairs}
+            for record in records:
+                assert record.place is not None
+                counts[record.label, record.place] += 1
+            groups[split] = {
+                f"{release.classes[label]} on {release.places[place]}": count
+                for (label, place), count in counts.items()
+                if count or len(pairs) <= 16
+            }
+    return {
+        "out": str(release.root),
+        "num_images": len(release.records),
+        "classes": list(release.classes),
+        "places": list(release.places),
+        "groups": groups,
+    }
+
+
+def format_summary(release: Release) -> str:
+    """A built set's groups by split, for people."""
+    found = summary(release)
+    lines = [f"{found['num_images']} images in {release.root}"]
+    for split, groups in found["groups"].items():
+        shown = [f"{name} {count}" for name, count in list(groups.items())[:8]]
+        more = [f"and {len(groups) - 8} more groups"] if len(groups) > 8 else []
+        lines.append(f"  {split}, {sum(groups.values())}: {', '.join([*shown, *more])}")
+    lines.append(f'Read it with aimwrap.data.Built("{release.root}", "train").')
+    return "\n".join(lines)
+
+
+def chosen_tyings(
+    permuted: bool, tie: float | None, num_images: Sequence[int | None], keep_label_shares: bool
+) -> dict[str, Tying]:
+    """What the backgrounds tell, by split; ``num_images`` are ``--train``, ``--val`` and ``--test``."""
+    numbers = {split: number for split, number in zip(SPLITS, num_images, strict=True) if number is not None}
+    if permuted:
+        return travelingbirds(1.0 if tie is None else tie, num_images=numbers)
+    return waterbirds(0.95 if tie is None else tie, num_images=numbers, keep_label_shares=keep_label_shares)
+
+
+def chosen_cutouts(
+    folder: Path | None, opacity: Path | None, cub: Path | None, labels: Path | None, by_water: bool
+) -> list[Cutout]:
+    """The cut-outs, each with its label."""
+    if cub is not None and opacity is not None:
+        raise typer.BadParameter("--opacity goes with --cutouts: --cub finds the segmentations in its folder or beside")
+    if by_water and (cub is None or labels is not None):
+        raise typer.BadParameter("--water-or-land goes with --cub, and without --labels, which says it otherwise")
+    if cub is not None and folder is None:
+        found = cutouts_of(read_cub(cub, object_masks=True))
+    elif folder is not None and cub is None:
+        found = cutouts_in(folder, opacity)
+    else:
+        raise typer.BadParameter("give either --cutouts or --cub")
+    if by_water:
+        return relabelled(found, {cutout.class_name: water_or_land_of(cutout.class_name) for cutout in found})
+    if labels is None:
+        return found
+    return relabelled(found, _labels_by_class(labels))
+
+
+def _labels_by_class(table: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for row in read_csv(table, ("class", "label"), "Name them so in its first line"):
+        name, label = row.values["class"].strip(), row.values["label"].strip()
+        if found.setdefault(name, label) != label:
+            raise ValueError(
+                f"{row.where}: class {name} has the label {label} here and {found[name]} above; remove one"
+            )
+    return found
+
+
+def chosen_backgrounds(folder: Path | None, places: Sequence[str] | None) -> list[Background]:
+    """The photographs, each with its place."""
+    if (folder is None) == (not places):
+        raise typer.BadParameter("give either --backgrounds or --place, the latter once for each folder")
+    if folder is not None:
+        return backgrounds_in(folder)
+    folders: dict[str, list[Path | str]] = {}
+    for text, path in folders_of(places).items():
+        folders.setdefault(text.partition("=")[0], []).append(path)
+    return backgrounds_of(folders)
+
+
+def folders_of(places: Sequence[str] | None) -> dict[str, Path]:
+    """Of ``--place``, by the whole text."""
+    for text in places or ():
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise typer.BadParameter(f"--place must be NAME=FOLDER, such as water=places365/o/ocean, got {text!r}")
+    return {text: Path(text.partition("=")[2]) for text in places or ()}
+
+
+def check_outside(out: Path, folders: Sequence[Path | None]) -> None:
+    """See that nothing is built among the sources."""
+    for folder in folders:
+        if folder is not None and (
+            out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve())
+        ):
+            raise typer.BadParameter(
+                f"{out} and {folder} lie in each other, so built images would be taken for sources"
+            )
+
 
 EPILOG = closing(
     [
@@ -24,7 +150,7 @@ EPILOG = closing(
     "it is not, and the message says why",
 )
 INTERRUPTED = "Interrupted. Give the same command again: it keeps the images that are there, and draws the others."
-SOURCES, LABELS, SPLITS, DRAWING = "Sources", "Labels and places", "Splits", "How images are drawn"
+SOURCES, LABELS, SPLITTING, DRAWING = "Sources", "Labels and places", "Splits", "How images are drawn"
 
 
 def build(
@@ -109,26 +235,27 @@ def build(
     ] = None,
     train: Annotated[
         int | None,
-        typer.Option(min=1, help="How many training images. Default: every cut-out.", rich_help_panel=SPLITS),
+        typer.Option(min=1, help="How many training images. Default: every cut-out.", rich_help_panel=SPLITTING),
     ] = None,
     val: Annotated[
-        int | None, typer.Option(min=1, help="How many images for the validation.", rich_help_panel=SPLITS)
+        int | None, typer.Option(min=1, help="How many images for the validation.", rich_help_panel=SPLITTING)
     ] = None,
     test: Annotated[
-        int | None, typer.Option(min=1, help="How many images for the test.", rich_help_panel=SPLITS)
+        int | None, typer.Option(min=1, help="How many images for the test.", rich_help_panel=SPLITTING)
     ] = None,
     test_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of sources without splits: share for the test.", rich_help_panel=SPLITS)
+        float,
+        typer.Option(min=0, max=1, help="Of sources without splits: share for the test.", rich_help_panel=SPLITTING),
     ] = 0.2,
     val_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the others: share for the validation.", rich_help_panel=SPLITS)
+        float, typer.Option(min=0, max=1, help="Of the others: share for the validation.", rich_help_panel=SPLITTING)
     ] = 0.2,
     keep_label_shares: Annotated[
         bool,
         typer.Option(
             "--keep-label-shares",
             help="Validation and test: as many images of a label as it has cut-outs.",
-            rich_help_panel=SPLITS,
+            rich_help_panel=SPLITTING,
         ),
     ] = False,
     cutout_uses: Annotated[
@@ -196,8 +323,6 @@ def build(
     with failing(OSError, ValueError, as_json=as_json, facts=facts, spoken=spoken), ending_well(INTERRUPTED):
         from ..data.builder import InPlace, Placed
         from ..data.builder import build as build_set
-        from .build_sources import check_outside, chosen_backgrounds, chosen_cutouts, chosen_tyings, folders_of
-        from .build_summary import format_summary, summary
 
         check_outside(out, [cutouts, opacity, cub, backgrounds, *folders_of(place).values()])
         release = build_set(

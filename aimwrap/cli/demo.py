@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .ends import answer, ending_well, failing
 from .help import closing
-from .messages import as_options
-from .option_values import parse_heads, parse_seeds, parse_ties
-from .shared_options import AsJson, Quiet, Seeds
+from .options import AsJson, Quiet, Seeds, as_options, parse_heads, parse_seeds, parse_ties
+from .outcomes import answer, ending_well, failing
 
 EPILOG = closing(
     [

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .choices import ExportFormat
-from .ends import answer, failing, say
 from .help import closing
-from .messages import as_options
-from .shared_options import AsJson, Quiet
+from .options import AsJson, ExportFormat, Quiet, as_options
+from .outcomes import answer, failing, say
 
 if TYPE_CHECKING:
     from ..model import AIM
+
 
 EPILOG = closing(
     [
@@ -68,7 +67,7 @@ def export(
 
 def _load(folder: Path, backbone: str | None) -> AIM:
     """The model of a folder; its backbone is imported where a path to it is given."""
-    from ..inspection import import_backbone
+    from ..backbones.inspection import import_backbone
     from ..model import AIM
 
     sys.path.insert(0, "")  # a backbone of one's own is usually here

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .ends import GENERAL, ending_well
+from .outcomes import GENERAL, ending_well
 
 WRONG_USAGE = "wrong usage, and nothing was done"
 

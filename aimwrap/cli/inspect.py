@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .ends import answer, failing
 from .help import closing
-from .messages import as_options
-from .shared_options import AsJson, BackboneName, OneHead
+from .options import AsJson, BackboneName, OneHead, as_options
+from .outcomes import answer, failing
 
 EPILOG = closing(
     ["aimwrap inspect convnext_tiny", "aimwrap inspect my_project.models:build --image-size 96"],
@@ -40,7 +39,7 @@ def inspect(
     with failing(TypeError, ValueError, as_json=as_json, facts=lambda error: {"name": backbone}, spoken=as_options):
         import torch
 
-        from ..inspection import inspect_backbone
+        from ..backbones.inspection import inspect_backbone
 
         example_input = None if image_size is None else torch.zeros(1, channels or 3, image_size, image_size)
         found = inspect_backbone(backbone, head=head, example_input=example_input)

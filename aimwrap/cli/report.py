@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .ends import GENERAL, answer, ending_well, failing, say
 from .help import closing
-from .messages import as_options
-from .option_values import DATA_SETS, check_data, complete_data
-from .shared_options import AsJson, Quiet, Workers
+from .options import DATA_SETS, AsJson, Quiet, Workers, as_options, check_data, complete_data
+from .outcomes import GENERAL, answer, ending_well, failing, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from ..data import ReleaseDataset
     from ..report import Report
     from ..report.subjects import Role
+
 
 EPILOG = closing(
     [
@@ -199,7 +198,7 @@ def read_split(name: str, root: str, arguments: list[str], split: str | None) ->
         The images, and what readers of the report must know of the choice.
     """
     from ..data import ReleaseDataset
-    from ..data.by_name import parse_reader_arguments, read_by_name
+    from ..data.registry import parse_reader_arguments, read_by_name
 
     everything = read_by_name(name, root, None, parse_reader_arguments(arguments))
     if split == "all":
@@ -221,9 +220,9 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     """The model of a folder, with AIM or plain, on the device."""
     import torch
 
-    from ..inspection import import_backbone
+    from ..backbones.inspection import import_backbone
+    from ..backbones.plain import CONFIG, load_plain
     from ..model import AIM
-    from ..plain import CONFIG, load_plain
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if (folder / CONFIG).is_file():

@@ -1,18 +1,20 @@
 """Data: readers of the official releases, and sets whose background is tied to the label, with object masks."""
 
-from aimwrap.data.built import Built, read_built
-from aimwrap.data.cub import CUB200, read_cub
-from aimwrap.data.digits_on_photographs import DigitSample, DigitsOnPhotographs
-from aimwrap.data.doctor import Examination, NotRecognisedError, examine
-from aimwrap.data.folder import LabelledFolder, read_folder
-from aimwrap.data.hard_imagenet import HardImageNet, read_hard_imagenet
-from aimwrap.data.imagenet100 import ImageNet100, read_imagenet100
-from aimwrap.data.imagewoof import ImageWoof, read_imagewoof
-from aimwrap.data.readers import READERS
-from aimwrap.data.release import Record, Release, ReleaseDataset
-from aimwrap.data.sample import Batch, Sample, collate, group_number
-from aimwrap.data.table import LabelledTable, read_table
-from aimwrap.data.transforms import (
+from .doctor import Examination, NotRecognisedError, examine
+from .registry import READERS
+from .release import Record, Release, ReleaseDataset
+from .sample import Batch, Sample, collate, group_number
+from .sets.built import Built, read_built
+from .sets.cub import CUB200, read_cub
+from .sets.digits import DigitSample, DigitsOnPhotographs
+from .sets.folder import LabelledFolder, read_folder
+from .sets.hard_imagenet import HardImageNet, read_hard_imagenet
+from .sets.imagenet100 import ImageNet100, read_imagenet100
+from .sets.imagewoof import ImageWoof, read_imagewoof
+from .sets.table import LabelledTable, read_table
+from .sets.traveling_birds import TravelingBirds, read_traveling_birds
+from .sets.waterbirds import Waterbirds, read_waterbirds
+from .transforms import (
     Augmentation,
     SampleTransform,
     crop_and_flip,
@@ -23,8 +25,6 @@ from aimwrap.data.transforms import (
     train_transform,
     trivial_augment,
 )
-from aimwrap.data.traveling_birds import TravelingBirds, read_traveling_birds
-from aimwrap.data.waterbirds import Waterbirds, read_waterbirds
 
 __all__ = [
     "CUB200",

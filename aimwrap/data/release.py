@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from .files import open_image, open_object_mask
+from .io import open_image, open_object_mask
 from .sample import Sample, group_number
 from .transforms import transformed
 

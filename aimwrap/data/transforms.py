@@ -19,8 +19,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from aimwrap.preprocessing import Preprocessing
-
+from ..preprocessing import Preprocessing
 from .sample import Sample
 
 

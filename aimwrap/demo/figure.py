@@ -16,6 +16,7 @@ from .training import STAGES, Outcome, Settings, Split
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 STRIDES = {2: 16, 3: 32}
 
 

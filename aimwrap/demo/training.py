@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from .._text import with_progress
 from ..data import DigitsOnPhotographs
 from ..loss import AIMLoss
 from ..metrics import class_activation_map
 from ..model import AIM
-from ..progress import with_progress
 from ..taps import Stage
 from ..tau import TauScheduler
 from ..top_down import Head

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..explanation import shares, unwrap
+from ..analysis.explanation import shares, unwrap
 from ..model import AIM
 
 

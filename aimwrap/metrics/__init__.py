@@ -13,11 +13,10 @@ Over a data set, the same as torchmetrics' ``Metric`` (extra ``metrics``) is in 
 
 from typing import TYPE_CHECKING
 
-from .class_activation import class_activation_map
 from .groups import average_accuracy, group_accuracies, weighted_average_accuracy, worst_group_accuracy
 from .masks import mask_iou, mask_precision, mask_recall
 from .objects import boxes_to_masks
-from .pointing import area_corrected, chance_level, energy_pointing_game, pointing_game
+from .pointing import area_corrected, chance_level, class_activation_map, energy_pointing_game, pointing_game
 
 if TYPE_CHECKING:
     from .modules import EnergyPointingGame, GroupAccuracy, MaskOverlap, PointingGame

@@ -13,11 +13,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-try:
-    from torchmetrics import Metric
-except ImportError as error:
-    raise ImportError('the Metric classes need torchmetrics: pip install "aimwrap[metrics]"') from error
-
 from .groups import check_num_groups, count_by_group, train_shares, weighted_average, worst
 from .masks import mask_iou, mask_precision, mask_recall
 from .pointing import (
@@ -29,6 +24,11 @@ from .pointing import (
     energy_pointing_game,
     pointing_game,
 )
+
+try:
+    from torchmetrics import Metric
+except ImportError as error:
+    raise ImportError('the Metric classes need torchmetrics: pip install "aimwrap[metrics]"') from error
 
 
 class EnergyPointingGame(Metric):

@@ -16,7 +16,7 @@ writes it, and a notebook shows it. Nothing is told by colour alone. How it is b
 """
 
 from .areas import plot_area_curves
-from .draw import draw_heatmap, draw_image, draw_mask, draw_masked_image
+from .canvas import draw_heatmap, draw_image, draw_mask, draw_masked_image
 from .evolution import plot_mask_evolution
 from .heatmaps import plot_heatmaps
 from .masks import plot_masks

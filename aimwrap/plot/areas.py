@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..areas import AreaCurve, AreaPoint
+    from ..analysis.areas import AreaCurve, AreaPoint
+
 
 PANEL, TALL, LEFT, GAP = 3.9, 2.9, 0.62, 0.62  # inches
 

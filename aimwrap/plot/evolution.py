@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 CURVE_HEIGHT, ABOVE_CURVE = 1.2, 0.62  # inches, the latter with captions and legend
 UNNAMED = "mask"  # the one mask that came without a stage
 

@@ -15,6 +15,7 @@ from .panels import Panel, plot_panels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 HOW_TO_READ = (
     "A mask lies over its image: inside the yellow line it is open (1) and the image shows; outside it is closed (0), "
     "and the image is dark and grey. Per cent: share of the positions that are open. "

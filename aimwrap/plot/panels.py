@@ -8,12 +8,25 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .canvas import SMALL, TEXT, TITLE, line_height, new_figure, text_height, wrap, write_frame
-from .draw import draw_heatmap, draw_image, draw_mask, draw_masked_image
+from .canvas import (
+    SMALL,
+    TEXT,
+    TITLE,
+    draw_heatmap,
+    draw_image,
+    draw_mask,
+    draw_masked_image,
+    line_height,
+    new_figure,
+    text_height,
+    wrap,
+    write_frame,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 COLUMN_TITLE = 9.5  # in points
 WIDEST, WIDEST_PANEL, NARROWEST_PANEL = 15.0, 1.75, 1.15  # inches; many columns make the panels narrower

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 NAMES, PANEL, ROW = 2.0, 2.3, 0.42  # inches: the methods' names at most, width of a panel, a method's height at least
 PER_ROW = 4  # panels, where their order alone is given
 GAP = 0.18  # inches between panels

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 SIDE, LEFT, LEGEND = 4.4, 0.75, 2.35  # inches: of the square, left of it, right of it
 
 

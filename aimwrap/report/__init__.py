@@ -18,7 +18,7 @@ Who does what::
 Needs the extra ``report`` when the page is written.
 """
 
-from .building import build_report
+from .build import build_report
 from .report import Report, Written
 
 __all__ = ["Report", "Written", "build_report"]

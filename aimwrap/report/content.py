@@ -10,9 +10,8 @@ import torch
 
 from ..data.release import ReleaseDataset, groups_of
 from ..health import MaskFinding
-from .evaluating import Evaluation
-from .facts import card_of
-from .scores import Groups, differences, group_rows, scores_of
+from .measuring import Evaluation, Groups, differences, group_rows, scores_of
+from .subjects import card_of
 
 FORMAT = 1
 
@@ -41,7 +40,7 @@ def content_of(
     Returns:
         Dicts, lists, texts and finite numbers.
     """
-    from aimwrap import __version__
+    from .. import __version__
 
     groups, objects = groups_in(images), objects_in(images)
     subjects = evaluation.subjects

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from .._text import with_progress
+from ..analysis.explanation import evaluating
+from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
+from ..data.release import Record, ReleaseDataset, groups_of
 from ..health import MaskFinding, MaskHealth
-from ..metrics import energy_pointing_game, mask_precision, mask_recall
+from ..metrics import (
+    average_accuracy,
+    chance_level,
+    energy_pointing_game,
+    group_accuracies,
+    mask_precision,
+    mask_recall,
+    weighted_average_accuracy,
+)
+from ..metrics.groups import count_by_group, train_shares, worst
+from ..preprocessing import Preprocessing
 from ..taps import Stage
+from .cards import Badness, Card, Cards, packed_contributions, packed_mask
+from .images import PreparedBatch, PreparedBatches, PreparedImages, ViewBatch, as_url, thumbnail_side
 from .subjects import Look, Subject
-from .views import ViewBatch
 
 
 @dataclass(frozen=True)
@@ -116,3 +136,426 @@ class Masks:
     def findings(self) -> list[MaskFinding] | None:
         """What is wrong with the masks; None for a model without masks."""
         return None if self._health is None else self._health.report()
+
+
+NAMES = {
+    "average": "Accuracy",
+    "worst_group": "Worst-group accuracy",
+    "weighted_average": "Accuracy, weighted by training groups",
+    "energy_pointing": "Energy pointing",
+    "energy_pointing_matched": "Energy pointing at one resolution",
+    "chance": "Chance level of energy pointing",
+    "mask_precision": "Mask precision",
+    "mask_recall": "Mask recall",
+    "area": "Area of the merged mask",
+}
+
+
+class Groups(NamedTuple):
+    """The groups that accuracy is reported of.
+
+    Attributes:
+        numbers: of each image, (N,).
+        names: by number; the classes where there are no places.
+        are_places: whether they are pairs of label and place.
+        train_counts: training images of each; None where there are none.
+    """
+
+    numbers: Tensor
+    names: tuple[str, ...]
+    are_places: bool
+    train_counts: Tensor | None
+
+
+class Score(NamedTuple):
+    """A number of a model, or a difference of two; what is undefined is None.
+
+    Attributes:
+        key: as in :data:`NAMES`.
+        value: of all images that it is defined on.
+        low, high: its 95 % interval.
+        n: how many images that are.
+        explained: in plain words.
+    """
+
+    key: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    explained: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with the name that people read."""
+        numbers = {name: None if value is None else round(value, 6) for name, value in self._numbers()}
+        return {"key": self.key, "name": NAMES[self.key], **numbers, "n": self.n, "explained": self.explained}
+
+    def _numbers(self) -> list[tuple[str, float | None]]:
+        return [("value", self.value), ("low", self.low), ("high", self.high)]
+
+
+def scores_of(
+    measured: Measured, chance: Tensor, groups: Groups, labels: Tensor, objects: str | None, grid: tuple[int, int]
+) -> list[Score]:
+    """A model's scores, all keys in their order.
+
+    Args:
+        measured: its numbers per image.
+        chance: the object's share of each image, (N,).
+        groups: of the images.
+        labels: of the images.
+        objects: what is known of objects, in words; None for nothing.
+        grid: (rows, columns) at which ``energy_pointing_matched`` compares.
+    """
+    unknown = "Undefined: the data set has neither masks nor boxes of the objects."
+    masks = "Undefined: a plain model has no masks." if measured.area.isnan().all() else unknown
+    known = f"the object (by the data set's {objects})"
+    pointing = (
+        f"Share of the positive evidence for the predicted class that falls on {known}. Chance is what a map of equal "
+        "values gets."
+    )
+    matched = (
+        f"The same with every model's map averaged down to {grid[0]} x {grid[1]}, the coarsest one's: a finer map "
+        "points better for free."
+    )
+    return [
+        _average(measured, labels),
+        _worst_group(measured, labels, groups),
+        _weighted_average(measured, labels, groups),
+        _mean("energy_pointing", measured.energy_pointing, pointing, unknown),
+        _mean("energy_pointing_matched", measured.energy_pointing_matched, matched, unknown),
+        _mean(
+            "chance",
+            chance.where(~measured.energy_pointing.isnan(), math.nan),
+            "Share of the image that the object covers.",
+            unknown,
+        ),
+        _mean("mask_precision", measured.mask_precision, f"Share of the merged mask that lies on {known}.", masks),
+        _mean("mask_recall", measured.mask_recall, f"Share of {known} that the merged mask covers.", masks),
+        _mean("area", measured.area, "Share of the positions that the decision may use.", masks),
+    ]
+
+
+def differences(model: Measured, other: Measured, labels: Tensor, groups: Groups) -> list[Score]:
+    """One model minus another, paired over the images; only what is defined for both.
+
+    Args:
+        model: its numbers per image.
+        other: of the same images.
+        labels: of the images.
+        groups: of the images.
+    """
+    right = torch.stack([model.right.double(), other.right.double()], 1)
+    found = [_mean("average", right[:, 0] - right[:, 1], _PAIRED, "")]
+    accuracies = [group_accuracies(m.predicted, labels, groups.numbers, len(groups.names)) for m in (model, other)]
+    by_group = _draws_by_group(right, groups)
+    found.append(
+        _difference(
+            "worst_group",
+            worst(accuracies[0]) - worst(accuracies[1]),
+            by_group.nan_to_num(nan=math.inf).amin(1),
+            len(labels),
+            "Each model's own worst group, which need not be the same. Images are drawn again within each group.",
+        )
+    )
+    shares = _shares(groups, labels)
+    if shares is not None:
+        values = [weighted_average_accuracy(m.predicted, labels, groups.numbers, shares) for m in (model, other)]
+        draws = (by_group.nan_to_num(0.0) * shares[None, :, None]).sum(1)
+        found.append(_difference("weighted_average", values[0] - values[1], draws, len(labels), _PAIRED))
+    for key in ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall", "area"):
+        found.append(_mean(key, getattr(model, key).double() - getattr(other, key).double(), _PAIRED, ""))
+    return [score for score in found if score.value is not None]
+
+
+def group_rows(measured: Measured, labels: Tensor, groups: Groups) -> list[dict[str, Any]]:
+    """Accuracy by group, with Wilson's interval; None where a group has no images."""
+    correct, counts = count_by_group(measured.predicted, labels, groups.numbers, len(groups.names))
+    accuracies = group_accuracies(measured.predicted, labels, groups.numbers, len(groups.names))
+    rows = []
+    for number, name in enumerate(groups.names):
+        images = int(counts[number])
+        low, high = wilson_interval(int(correct[number]), images) if images else (None, None)
+        rows.append(
+            {
+                "name": name,
+                "images": images,
+                "train_images": None if groups.train_counts is None else int(groups.train_counts[number]),
+                "accuracy": round(float(accuracies[number]), 6) if images else None,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+_PAIRED = "Image by image on the same images, so the interval is of the difference itself."
+
+
+def _average(measured: Measured, labels: Tensor) -> Score:
+    value = float(average_accuracy(measured.predicted, labels))
+    low, high = wilson_interval(int(measured.right.sum()), len(labels))
+    return Score("average", value, low, high, len(labels), "Share of the images that are classified correctly.")
+
+
+def _worst_group(measured: Measured, labels: Tensor, groups: Groups) -> Score:
+    correct, counts = count_by_group(measured.predicted, labels, groups.numbers, len(groups.names))
+    accuracies = group_accuracies(measured.predicted, labels, groups.numbers, len(groups.names))
+    value = float(worst(accuracies))
+    number = int(accuracies.nan_to_num(nan=math.inf).argmin())
+    low, high = wilson_interval(int(correct[number]), int(counts[number]))
+    kind = "group" if groups.are_places else "class (the data set knows no groups)"
+    explained = (
+        f"Accuracy of the {kind} that does worst: {groups.names[number]}. The interval is that one's own, and does not "
+        "count that the worst was picked."
+    )
+    return Score("worst_group", value, low, high, int(counts[number]), explained)
+
+
+def _weighted_average(measured: Measured, labels: Tensor, groups: Groups) -> Score:
+    shares = _shares(groups, labels)
+    if shares is None:
+        why = "Undefined: it needs training images, and every group of theirs here."
+        return Score("weighted_average", None, None, None, 0, why)
+    value = float(weighted_average_accuracy(measured.predicted, labels, groups.numbers, shares))
+    by_group = _draws_by_group(measured.right.double()[:, None], groups)[:, :, 0]
+    low, high = percentile_interval((by_group.nan_to_num(0.0) * shares).sum(1))
+    explained = "The groups' accuracies, each weighted by its share of the training images."
+    return Score("weighted_average", value, low, high, len(labels), explained)
+
+
+def _mean(key: str, values: Tensor, explained: str, undefined: str) -> Score:
+    """The mean over the images where it is defined, with its bootstrap interval; of one image there is none."""
+    values = values[~values.isnan()].double()
+    if not len(values):
+        return Score(key, None, None, None, 0, undefined)
+    low, high = (None, None) if len(values) < 2 else percentile_interval(bootstrap_means(values[:, None])[:, 0])
+    return Score(key, values.mean().item(), low, high, len(values), explained)
+
+
+def _difference(key: str, value: Tensor, draws: Tensor, images: int, explained: str) -> Score:
+    """Of two models, from draws (D, 2)."""
+    low, high = percentile_interval(draws[:, 0] - draws[:, 1])
+    return Score(key, value.item(), low, high, images, explained)
+
+
+def _draws_by_group(right: Tensor, groups: Groups) -> Tensor:
+    """Accuracies (D, groups, C) of images that are drawn again within each group; NaN for one without images."""
+    draws = []
+    for number in range(len(groups.names)):
+        of_group = right[groups.numbers == number]
+        means = bootstrap_means(of_group, seed=number) if len(of_group) else right.new_full((DRAWS, 1), math.nan)
+        draws.append(means.expand(-1, right.shape[1]))
+    return torch.stack(draws, 1)
+
+
+def _shares(groups: Groups, labels: Tensor) -> Tensor | None:
+    """Each group's share of the training images; None where one that was trained on has no image here."""
+    counts = groups.train_counts
+    if counts is None or not bool(counts.sum()):
+        return None
+    here = torch.bincount(groups.numbers, minlength=len(groups.names))
+    return None if bool(((counts > 0) & (here == 0)).any()) else train_shares(counts, len(groups.names))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the models did on the images.
+
+    Attributes:
+        subjects: the models.
+        measured: each one's numbers per image.
+        masks: each one's masks.
+        grids: (rows, columns) of each one's map.
+        labels: (N,).
+        groups: (N,), or the labels.
+        chance: the object's share of what the first model saw, (N,); NaN where nothing is known of the object.
+        cards: the images that the gallery shows, in its order, by index.
+        drawn: how many of them are the worst and how many are drawn by lot; None where all are shown.
+        to_verify: by preprocessing, images (M, 3, H, W) for :func:`~aimwrap.verify`.
+    """
+
+    subjects: tuple[Subject, ...]
+    measured: tuple[Measured, ...]
+    masks: tuple[Masks, ...]
+    grids: tuple[tuple[int, int], ...]
+    labels: Tensor
+    groups: Tensor
+    chance: Tensor
+    cards: list[tuple[int, Card]]
+    drawn: tuple[int, int] | None
+    to_verify: dict[Preprocessing, Tensor]
+
+
+@torch.no_grad()
+def evaluate(
+    subjects: tuple[Subject, ...],
+    images: ReleaseDataset,
+    *,
+    limit: int,
+    batch_size: int,
+    workers: int,
+    to_verify: int,
+    seed: int,
+    progress: bool,
+) -> Evaluation:
+    """Run the models on all images, and keep numbers of each, cards of some, and pixels of a few.
+
+    Args:
+        subjects: the models, the one that is reported on first.
+        images: a split of a release; its transform is not used.
+        limit: how many images the gallery shows at most.
+        batch_size: images per forward pass.
+        workers: processes that read images.
+        to_verify: how many images' pixels to keep, drawn by lot.
+        seed: of what is drawn.
+        progress: whether to show a bar.
+
+    Returns:
+        What was found.
+
+    Raises:
+        FileNotFoundError: if an image is not there.
+        ValueError: if an image is damaged, or a model's logits or maps are not finite.
+    """
+    preprocessings = list(dict.fromkeys(subject.preprocessing for subject in subjects))
+    side = thumbnail_side(min(limit, len(images)))
+    batches = PreparedBatches(PreparedImages(images, preprocessings, side), batch_size, workers)
+    gathering = _Gathering(subjects, images, preprocessings, Cards(len(images), limit, seed), side, to_verify, seed)
+    with ExitStack() as modes:
+        for subject in subjects:
+            modes.enter_context(evaluating(subject.network))
+        for batch in with_progress(batches, "evaluating") if progress else batches:
+            gathering.add(batch)
+    return gathering.found()
+
+
+class _Gathering:
+    """What is kept while the images go by."""
+
+    def __init__(
+        self,
+        subjects: tuple[Subject, ...],
+        images: ReleaseDataset,
+        preprocessings: list[Preprocessing],
+        cards: Cards,
+        side: int,
+        to_verify: int,
+        seed: int,
+    ) -> None:
+        self._subjects, self._images, self._preprocessings = subjects, images, preprocessings
+        self._cards, self._object_side = cards, max(1, round(0.4 * side))
+        self._masks = tuple(Masks(subject) for subject in subjects)
+        self._measured: list[list[Measured]] = [[] for _ in subjects]
+        self._grids: tuple[tuple[int, int], ...] = ()
+        self._chance: list[Tensor] = []
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed + 1))
+        self._verified = torch.zeros(len(images), dtype=torch.bool)
+        self._verified[order[:to_verify]] = True
+        self._pixels: dict[Preprocessing, list[Tensor]] = {s.preprocessing: [] for s in subjects if s.aim is not None}
+
+    def add(self, batch: PreparedBatch) -> None:
+        """Run the models on a batch."""
+        views = dict(zip(self._preprocessings, batch.views, strict=True))
+        looks = [subject.look(views[subject.preprocessing].images) for subject in self._subjects]
+        self._grids = tuple((look.contributions.shape[1], look.contributions.shape[2]) for look in looks)
+        coarsest = min(rows for rows, _ in self._grids), min(columns for _, columns in self._grids)
+        measured = []
+        for number, (subject, look) in enumerate(zip(self._subjects, looks, strict=True)):
+            measured.append(measure(look, views[subject.preprocessing], batch.labels, coarsest))
+            self._measured[number].append(measured[-1])
+            self._masks[number].add(look)
+        first = batch.views[0]
+        self._chance.append(torch.where(first.known, chance_level(first.object_masks), math.nan))
+        for preprocessing, kept in self._pixels.items():
+            kept.append(views[preprocessing].images[self._verified[batch.indices]])
+        badness = _badness(self._subjects, measured)
+        for position, index in enumerate(batch.indices.tolist()):
+            self._cards.add(index, badness[position], partial(self._card, batch, looks, measured, position))
+
+    def found(self) -> Evaluation:
+        """All that was kept."""
+        return Evaluation(
+            self._subjects,
+            tuple(map(joined, self._measured)),
+            self._masks,
+            self._grids,
+            self._images.labels,
+            groups_of(self._images),
+            torch.cat(self._chance),
+            self._cards.shown(),
+            self._cards.counts,
+            {preprocessing: torch.cat(kept) for preprocessing, kept in self._pixels.items()},
+        )
+
+    def _card(self, batch: PreparedBatch, looks: list[Look], measured: list[Measured], position: int) -> Card:
+        record = self._images.records[int(batch.indices[position])]
+        view = batch.views[0]
+        return {
+            "id": shown_id(record, self._images.release.root),
+            "label": record.label,
+            "group": None if self._images.groups is None else int(batch.groups[position]),
+            "thumbnail": as_url(batch.jpegs[position]),
+            "object": self._object(view.object_masks[position]) if view.known[position] else None,
+            "by_model": [
+                {**_numbers(numbers, position), **_overlays(look, position)}
+                for look, numbers in zip(looks, measured, strict=True)
+            ],
+        }
+
+    def _object(self, mask: Tensor) -> Card:
+        shrink = min(1.0, self._object_side / max(mask.shape))
+        grid = [max(1, round(length * shrink)) for length in mask.shape]
+        covered = F.interpolate((mask > 0.5).float()[None, None], size=grid, mode="area")[0, 0]
+        return {"grid": grid, "bits": packed_mask(covered)}
+
+
+def shown_id(record: Record, root: Path) -> str:
+    """An image's name, which holds no more of this machine's paths than lies below the data set's folder.
+
+    >>> shown_id(Record("/home/me/set/a/1.jpg", Path("/home/me/set/a/1.jpg"), 0, "test"), Path("/home/me/set"))
+    'a/1.jpg'
+    """
+    path = Path(record.id)
+    if not path.is_absolute():
+        return record.id
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def rounded(value: float) -> float | None:
+    """A number with the digits that are shown; None for NaN, which JSON does not know.
+
+    >>> rounded(0.123456), rounded(float("nan"))
+    (0.1235, None)
+    """
+    return None if math.isnan(value) else round(value, 4)
+
+
+def _badness(subjects: tuple[Subject, ...], measured: list[Measured]) -> list[Badness]:
+    """How early each image is shown: by what is lost on the label, or by where two models differ."""
+    roles = [subject.role for subject in subjects]
+    model = measured[roles.index("model")]
+    if "other" not in roles:
+        return [(-confidence, 0.0) for confidence in model.true_confidence.tolist()]
+    other = measured[roles.index("other")]
+    confidence = (model.true_confidence - other.true_confidence).abs()
+    pointing = (model.energy_pointing - other.energy_pointing).abs().nan_to_num(0.0)
+    return list(zip(confidence.tolist(), pointing.tolist(), strict=True))
+
+
+def _numbers(measured: Measured, position: int) -> dict[str, Any]:
+    pointing = ("energy_pointing", "energy_pointing_matched")
+    names = ("confidence", "true_confidence", *pointing, "mask_precision", "mask_recall", "area")
+    return {
+        "predicted": int(measured.predicted[position]),
+        "right": bool(measured.right[position]),
+        **{name: rounded(getattr(measured, name)[position].item()) for name in names},
+    }
+
+
+def _overlays(look: Look, position: int) -> dict[str, Any]:
+    return {
+        "masks": {str(stage): packed_mask(mask[position, 0]) for stage, mask in look.output.masks.items()},
+        "merged": None if look.merged_mask is None else packed_mask(look.merged_mask[position, 0]),
+        "contributions": packed_contributions(look.contributions[position]),
+    }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..replacing import replacing
+from .._files import replacing
 
 
 class Written(NamedTuple):

@@ -7,15 +7,34 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..explanation import unwrap
+from ..analysis.explanation import unwrap
+from ..backbones.plain import PlainClassifier
+from ..backbones.pooled import PooledClassifier
 from ..metrics import class_activation_map
 from ..model import AIM
 from ..output import AIMOutput
-from ..plain import PlainClassifier
-from ..pooled_classifier import PooledClassifier
 from ..preprocessing import Preprocessing, preprocessing_of
+from ..sharing.card import facts_of, listed_classes, prepared_as
 from ..taps import Stage
 from ..top_down import pooling_weights
+
+
+def card_of(subject: Subject) -> list[dict[str, str]]:
+    """A model's facts by name, as plain text."""
+    if subject.aim is not None:
+        facts = facts_of(subject.aim)
+    else:
+        network, pooled = subject.network, subject.pooled
+        assert pooled is not None
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        facts = [
+            ("network", f"{type(network).__name__}, {parameters / 1e6:.2f} M parameters, without masks"),
+            ("heatmap", f"class activation map, {pooled.linear.in_features} channels"),
+            ("classes", listed_classes(subject.num_classes, subject.class_names)),
+            ("images", prepared_as(subject.preprocessing)),
+        ]
+    return [{"name": name, "value": value} for name, value in facts]
+
 
 Role = Literal["model", "other", "plain"]
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..model import AIM
     from ..preprocessing import Preprocessing
 
+
 Metric = float | tuple[float, float, float]  # a value, or a value and its interval: (value, low, high)
 
 # By this line a card is known as one that may be replaced. Without it, somebody made the card their own.

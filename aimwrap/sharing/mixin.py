@@ -14,8 +14,8 @@ import torch
 from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import nn
 
+from .._files import replacing
 from ..preprocessing import Preprocessing
-from ..replacing import replacing
 from .card import MARKER, Metric, model_card
 from .config import CONFIG, WAY_OUT, WEIGHTS, dump_config, read_config
 from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
@@ -23,6 +23,7 @@ from .weights import check_whole, checksum, load_weights, read_weights, write_we
 
 if TYPE_CHECKING:
     from ..model import AIM
+
 
 Shared = TypeVar("Shared", bound="Shareable")
 _CARD = "README.md"

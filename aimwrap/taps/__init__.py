@@ -8,12 +8,12 @@ itself (:mod:`.checks`). A :class:`TappedBackbone` (:mod:`.backbone`) runs it an
 (:mod:`.layout`). The user's model is only read.
 """
 
-from .admission import unwrapped
 from .backbone import TappedBackbone
 from .extraction import FINAL
 from .probe import count_macs, probe
+from .refusals import unwrapped
 from .stages import find_stages, number_of_classes
-from .tap import Stage, Tap, TappedModel, tap_backbone
+from .tapping import Stage, Tap, TappedModel, tap_backbone
 
 __all__ = [
     "FINAL",

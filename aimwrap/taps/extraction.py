@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .backbone import Program
-from .checks import GraphError, check_training, check_values, fake_runs, measure
+from .copies import switched, traceable_shadow_of
+from .equivalence import GraphError, check_training, check_values, fake_runs, measure
 from .graph import GraphNames, GraphProgram
 from .layout import Layout, Shape, map_shape
 from .probe import Place, Probe
-from .shadow import switched, traceable_shadow_of
 from .stages import Intermediate, Target
 from .whole import LAST, HookProgram, IntermediatesProgram, is_called_otherwise, safe_watch_for
 

@@ -21,8 +21,8 @@ from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from .copies import joined, unmoved_generators
 from .probe import Place
-from .shadow import joined, unmoved_generators
 from .whole import ACTIVATIONS, MAKE_ANOTHER_MAP
 
 # Operators with an assignment, and as what fx traces them.

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .copies import quiet_fakes, shadow_of, switched
 from .layout import STRIDE_TOLERANCE, Layout, Shape, as_channels_first, is_channels_last, layout_of
-from .shadow import quiet_fakes, shadow_of, switched
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)

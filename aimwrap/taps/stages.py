@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .copies import quiet_fakes, switched, twin_of
 from .layout import STRIDE_TOLERANCE, Shape, map_shape
 from .probe import Call, Place, Probe, tensors_in
-from .shadow import quiet_fakes, switched, twin_of
 from .whole import LAST, call_intermediates
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)

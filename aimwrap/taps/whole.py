@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .backbone import Program
+from .copies import OwnHook, hooks_of, joined, quiet_fakes, shadow_of, switched, twin_of
 from .layout import Shape
 from .probe import Key, Place, Probe, fake_images, state_of, tensors_in
-from .shadow import OwnHook, hooks_of, joined, quiet_fakes, shadow_of, switched, twin_of
 
 LAST = -1  # the index of forward_intermediates' final features among the intermediates
 

@@ -4,20 +4,19 @@
 ``train``.
 """
 
+from ..backbones.plain import PlainClassifier, load_plain
+from .checkpoints import CheckpointError, DivergedError
+from .distributed import launched_fabric, mean_over_processes
+from .presets import PRESETS
+from .settings import Settings
+from .training import ProcessError, Result, RunFolderError, run_training
+
 try:
     import lightning.fabric  # noqa: F401  # only asked whether it is there
     import torchmetrics  # noqa: F401  # likewise
 except ImportError as error:
     raise ImportError('training needs Lightning Fabric and torchmetrics: pip install "aimwrap[train]"') from error
 
-from ..plain import PlainClassifier, load_plain
-from .checkpoints import CheckpointError
-from .launching import launched_fabric
-from .presets import PRESETS
-from .processes import mean_over_processes
-from .saving import DivergedError
-from .settings import Settings
-from .training import ProcessError, Result, RunFolderError, run_training
 
 __all__ = [
     "PRESETS",

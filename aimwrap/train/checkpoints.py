@@ -5,16 +5,76 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..replacing import replacing
+from .._files import replacing
+from .data import mixed
+from .distributed import gathered
+from .evaluation import score_of
+from .run import Run
+
+
+def seed_generators(seed: int) -> None:
+    """Start torch's, CUDA's, Python's and NumPy's generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(mixed(seed) % 2**32)
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The states as they stand, each a tensor of a fixed shape.
+
+    Args:
+        device: this process's.
+    """
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    assert version == 3 and kind == "MT19937"
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python gauss": _optional(gauss),
+        "numpy": torch.tensor([*map(int, keys), int(position)], dtype=torch.int64),
+        "numpy gauss": _optional(float(cached) if has_gauss else None),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    """Set the generators to what :func:`generator_states` found.
+
+    Args:
+        states: on the CPU. Without CUDA's, as of a run that was begun on the CPU, that one is left as it is.
+        device: this process's.
+    """
+    torch.set_rng_state(states["torch"])
+    random.setstate((3, tuple(states["python"].tolist()), _number(states["python gauss"])))
+    *keys, position = states["numpy"].tolist()
+    cached = _number(states["numpy gauss"])
+    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, int(cached is not None), cached or 0.0))
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _optional(value: float | None) -> Tensor:
+    return torch.tensor([value is not None, value or 0.0], dtype=torch.float64)
+
+
+def _number(pair: Tensor) -> float | None:
+    there, value = pair.tolist()
+    return value if there else None
+
 
 KEPT = 2
 _FORMAT = "aimwrap training 1"
@@ -152,3 +212,152 @@ def _damaged(path: Path, what: str) -> str:
         else "There is none before it: remove it, and the run begins anew"
     )
     return f"the checkpoint {path} {what}. {way_out}"
+
+
+class DivergedError(RuntimeError):
+    """The training loss, or a weight, is no longer a number."""
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """Where a run's checkpoints lie."""
+    return folder / "checkpoints"
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write where the run stands; to be called in all processes, of which the first one writes.
+
+    Raises:
+        CheckpointError: in all processes, if it cannot be written.
+        DivergedError: if a weight is not finite; then nothing is written.
+    """
+    if not all(bool(parameter.isfinite().all()) for parameter in run.network.parameters()):
+        raise DivergedError(
+            f"the weights behind step {run.progress.step} are not finite: lower the learning rates, or clip the "
+            "gradients, and begin anew in another folder. The last checkpoint is from before"
+        )
+    checkpoint = _checkpoint_of(run)
+    path = checkpoint_path(checkpoint_folder(run.folder), run.progress.step)
+    failure = None
+    if run.fabric.is_global_zero:
+        try:
+            write_checkpoint(path, checkpoint)
+        except CheckpointError as error:
+            failure = str(error)
+        else:
+            remove_old_checkpoints(path.parent)
+            _remove_old_bests(run)
+    failure = run.fabric.broadcast(failure)
+    if failure is not None:
+        raise CheckpointError(failure)
+
+
+def resume(run: Run) -> bool:
+    """Go on from the newest checkpoint, if there is one.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        CheckpointError: if it is damaged, or another run's.
+    """
+    paths = checkpoints_in(checkpoint_folder(run.folder))
+    if not paths:
+        return False
+    checkpoint = read_checkpoint(paths[-1])
+    state = checkpoint.state
+    for what, here in (("variant", run.variant), ("data", run.splits.fingerprint)):
+        if state[what] != here:
+            named = {"variant": f"of {state[what]}, and this run trains {here}", "data": "of a run on other images"}
+            raise CheckpointError(
+                f"the checkpoint {paths[-1]} is {named[what]}. Give each run a folder of its own, or remove "
+                "the checkpoint to begin anew"
+            )
+    run.network.load_state_dict(checkpoint.part("model"))
+    if run.average is not None:
+        run.average.load_state_dict(checkpoint.part("average"))
+    run.optimizer.load_state_dict(optimizer_state(checkpoint.part("optimizer"), run.optimizer.state_dict()))
+    if run.schedule is not None:
+        run.schedule.load_state_dict(state["tau"])
+    if run.health is not None:  # of the first process, which reports
+        run.health.load_state_dict({n: x.to(run.fabric.device) for n, x in checkpoint.part("health").items()})
+    run.fabric.strategy.precision.load_state_dict(state["precision"])
+    run.progress.load_state_dict(state["progress"], run.fabric.global_rank)
+    states = checkpoint.part(f"generators/{run.fabric.global_rank}")
+    if states:  # else there are more processes than before, and this one's are fresh
+        restore_generators(states, run.fabric.device)
+    return True
+
+
+def keep_if_best(run: Run, epoch: int, validation: dict[str, Any] | None) -> None:
+    """Keep the evaluated weights if no epoch before did better by the run's rule.
+
+    The file's name has the epoch: until a checkpoint says that it is the best, the one before stays.
+    """
+    score = score_of(run.rule, validation)
+    best = run.progress.best
+    if score > (float("-inf") if best is None else best["score"]):
+        path = best_path(run, epoch)
+        failure = None
+        if run.fabric.is_global_zero:
+            try:
+                write_checkpoint(path, Checkpoint(dict(run.evaluated.state_dict()), {"epoch": epoch + 1}))
+            except CheckpointError as error:
+                failure = str(error)
+        failure = run.fabric.broadcast(failure)
+        if failure is not None:
+            raise CheckpointError(failure)
+        run.progress.best = {"epoch": epoch + 1, "score": score, "file": path.name}
+
+
+def load_best(run: Run) -> int:
+    """Load the selected weights into what is evaluated, and return their epoch.
+
+    Raises:
+        CheckpointError: if they are damaged.
+    """
+    best = run.progress.best
+    if best is None:
+        return run.progress.epoch
+    path = checkpoint_folder(run.folder) / best["file"]
+    run.evaluated.load_state_dict(read_checkpoint(path).tensors)
+    return int(best["epoch"])
+
+
+def best_path(run: Run, epoch: int) -> Path:
+    """Where the best weights of an epoch lie."""
+    return checkpoint_folder(run.folder) / f"best-epoch-{epoch + 1:04d}.safetensors"
+
+
+def _remove_old_bests(run: Run) -> None:
+    """All but the one that the newest checkpoint names, and the one before, which the older checkpoint may name."""
+    for path in sorted(checkpoint_folder(run.folder).glob("best-epoch-*.safetensors"))[:-2]:
+        path.unlink(missing_ok=True)
+
+
+def _checkpoint_of(run: Run) -> Checkpoint:
+    tensors: dict[str, Tensor] = {}
+    tensors |= _named("model", run.network.state_dict())
+    if run.average is not None:
+        tensors |= _named("average", run.average.state_dict())
+    if run.health is not None:
+        tensors |= _named("health", run.health.state_dict())
+    tensors |= _named("optimizer", optimizer_tensors(run.optimizer.state_dict()))
+    for name, state in generator_states(run.fabric.device).items():
+        for rank, one in enumerate(gathered(state.to(run.fabric.device))):
+            tensors[f"generators/{rank}/{name}"] = one
+    return Checkpoint(
+        tensors,
+        {
+            "variant": run.variant,
+            "data": run.splits.fingerprint,
+            "settings": run.settings.to_json(),
+            "processes": run.fabric.world_size,
+            "progress": run.progress.state_dict(),
+            "tau": None if run.schedule is None else run.schedule.state_dict(),
+            "precision": run.fabric.strategy.precision.state_dict(),
+        },
+    )
+
+
+def _named(part: str, tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {f"{part}/{name}": torch.as_tensor(tensor) for name, tensor in tensors.items()}

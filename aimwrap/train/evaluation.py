@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,15 +12,16 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
+from ..backbones.plain import PlainClassifier
+from ..backbones.pooled import PooledClassifier
 from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
 from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, boxes_to_masks, class_activation_map
 from ..model import AIM
 from ..output import AIMOutput
-from ..plain import PlainClassifier
-from ..pooled_classifier import PooledClassifier
 from ..taps import FINAL
-from .datasets import Splits
+from .data import Splits
+from .settings import Selection
 
 
 @torch.no_grad()
@@ -180,3 +182,46 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) == len(names) and not taken & set(names):
         return names
     return tuple(f"{number} {name}" for number, name in enumerate(names))
+
+
+EXPLAINED: Mapping[Selection, str] = {
+    "validation worst group": "the epoch whose worst group on the validation split was best; it needs groups there",
+    "validation average": "the epoch with the best average accuracy on the validation split; it needs no groups",
+    "last": "the last epoch; it needs no validation split",
+}
+_SCORES: Mapping[Selection, str] = {"validation worst group": "worst_group", "validation average": "average"}
+
+
+def chosen_rule(asked: Selection | None, splits: Splits) -> Selection:
+    """The rule to select by.
+
+    Args:
+        asked: by the settings, or None.
+        splits: of the data set.
+
+    Returns:
+        What was asked for; else by validation average where there is a validation split, and the last epoch where not.
+
+    Raises:
+        ValueError: if the rule needs a validation split and there is none.
+    """
+    if asked is None:
+        return "last" if splits.val is None else "validation average"
+    if asked != "last" and splits.val is None:
+        raise ValueError(
+            f"selection={asked!r} needs a validation split, and {splits.train.release.name} has none; hold_out=0.2 "
+            "holds out a fifth of the training images, and selection='last' needs none"
+        )
+    return asked
+
+
+def score_of(rule: Selection, validation: Mapping[str, Any] | None) -> float:
+    """What an epoch's validation is worth by a rule: higher is better, and an undefined score is worth nothing.
+
+    >>> score_of("validation worst group", {"average": 0.9, "worst_group": 0.6})
+    0.6
+    """
+    if rule == "last" or validation is None:
+        return -math.inf
+    score = validation[_SCORES[rule]]
+    return -math.inf if score is None else float(score)

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from ..backbones import create_backbone, find_builder
-from ..inspection import import_backbone
+from ..backbones.create import create_backbone, find_builder
+from ..backbones.inspection import import_backbone
+from ..backbones.plain import PlainClassifier
 from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
-from ..plain import PlainClassifier
 from ..preprocessing import Preprocessing
-from .processes import mean_over_processes
+from .distributed import mean_over_processes
 from .settings import Settings
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where no record tells others

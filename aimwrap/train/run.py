@@ -14,23 +14,28 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..backbones.plain import PlainClassifier
+from ..backbones.pooled import PooledClassifier
 from ..data import Batch
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
-from ..plain import PlainClassifier
-from ..pooled_classifier import PooledClassifier
 from ..tau import TauScheduler
-from .datasets import Splits, prepared, read_splits
-from .evaluation import lacking_objects, objects_are_known
-from .generators import seed_generators
-from .images import SeededBatch, evaluation_loader, training_loader
+from .checkpoints import seed_generators
+from .data import (
+    BatchOrder,
+    SeededBatch,
+    Splits,
+    evaluation_loader,
+    prepared,
+    read_splits,
+    seed_of_process,
+    training_loader,
+)
+from .distributed import synchronise_batch_norms
+from .evaluation import chosen_rule, lacking_objects, objects_are_known
+from .loop import Progress
 from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
-from .order import BatchOrder
-from .processes import synchronise_batch_norms
-from .progress import Progress
-from .seeding import seed_of_process
-from .selection import chosen_rule
 from .settings import Selection, Settings
 
 Report = Callable[[dict[str, Any], float], None]

@@ -13,16 +13,15 @@ from safetensors import SafetensorError
 
 import aimwrap
 
+from .._files import is_unfinished, remove_unfinished, replacing
+from ..backbones.plain import save_plain
 from ..model import AIM
-from ..plain import save_plain
-from ..replacing import is_unfinished, remove_unfinished, replacing
-from .checkpoints import checkpoints_in
+from .checkpoints import checkpoint_folder, checkpoints_in, load_best, resume
 from .evaluation import evaluate
+from .logs import check_tensorboard
 from .loop import train
 from .run import Report, Run, build_run
-from .saving import checkpoint_folder, load_best, resume
 from .settings import Settings, differences
-from .tensorboard import check_tensorboard
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
 

@@ -17,11 +17,16 @@ from sources import DOWNLOADS, PLACES, Cutout, Photograph, Sources, check_files,
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from aimwrap.data.builder.backgrounds import crop_square, jitter_colour
-from aimwrap.data.builder.pasting import MASK_THRESHOLD, Placement, crop_to_object, paste, place_object
-from aimwrap.data.builder.seeding import generator_of
-from aimwrap.data.builder.splitting import part_names
-from aimwrap.data.builder.tying import evenly, images_per_group
+from aimwrap.data.builder.draw import (
+    MASK_THRESHOLD,
+    Placement,
+    crop_square,
+    crop_to_object,
+    jitter_colour,
+    paste,
+    place_object,
+)
+from aimwrap.data.builder.plan import evenly, generator_of, images_per_group, part_names
 
 TRAIN_SHARE = 0.6  # of the animals and of the photographs; the rest are only ever tested on
 NUM_IMAGES = {"train": 1200, "test": 400}

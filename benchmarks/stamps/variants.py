@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator, TauScheduler
 from aimwrap.demo.backbone import MEAN_AND_STD
-from aimwrap.masked_features import MaskedFeatures
 from aimwrap.metrics import class_activation_map
+from aimwrap.output import MaskedFeatures
 from aimwrap.resizing import resize_to
 from aimwrap.top_down import FeaturePreservingTopDown, Pooling, pool, union
 

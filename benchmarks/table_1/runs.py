@@ -11,10 +11,10 @@ from columns import Column
 from lightning.fabric import Fabric
 from rows import Row
 
-from aimwrap.cli.train_settings import settings_of
-from aimwrap.replacing import replacing
+from aimwrap._files import replacing
+from aimwrap.cli.train import settings_of
 from aimwrap.train import Settings, run_training
-from aimwrap.train.report import format_epoch
+from aimwrap.train.logs import format_epoch
 from aimwrap.train.settings import differences
 
 RESULTS = "results.jsonl"

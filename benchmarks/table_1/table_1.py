@@ -22,8 +22,8 @@ from rows import TABLE_1, row_of
 from runs import Cell, cell_and_settings, do, read_records
 from tables import PAPERS_BACKBONE, draw, write_tables
 
-from aimwrap.cli.option_values import parse_seeds
-from aimwrap.data.by_name import parse_reader_arguments
+from aimwrap.cli.options import parse_seeds
+from aimwrap.data.registry import parse_reader_arguments
 from aimwrap.top_down import Head
 from aimwrap.train import CheckpointError, DivergedError, Settings, launched_fabric
 

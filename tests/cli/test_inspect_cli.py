@@ -21,7 +21,7 @@ def test_text_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(result.stdout)
     assert found["name"] == "zoo:TinyNet" and found["image_shape"] == [3, 32, 32] and found["head"] == "paper"
     known = SimpleNamespace(as_dict=dict)
-    monkeypatch.setattr("aimwrap.inspection.inspect_backbone", lambda *given, **options: known)
+    monkeypatch.setattr("aimwrap.backbones.inspection.inspect_backbone", lambda *given, **options: known)
     result = runner.invoke(app, ["inspect", "zoo:TinyNet"])
     assert result.exit_code == 0 and result.stdout == f"{known}\n"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aimwrap.cli.messages import as_options
+from aimwrap.cli.options import as_options
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import timm
 import torchvision
 
 import aimwrap
-from aimwrap.cli import choices
-from aimwrap.cli.backbone_names import backbone_names, complete_backbone
-from aimwrap.cli.doctor import COLUMNS as COLUMN_OPTIONS
-from aimwrap.cli.train_settings import parse_selection
+from aimwrap.cli import options as choices
+from aimwrap.cli.data import COLUMNS as COLUMN_OPTIONS
+from aimwrap.cli.options import backbone_names, complete_backbone
+from aimwrap.cli.train import parse_selection
 from aimwrap.data import READERS
-from aimwrap.data.builder.pasting import Placement
-from aimwrap.data.builder.writing import FileFormat
+from aimwrap.data.builder.draw import Placement
+from aimwrap.data.builder.write import FileFormat
 from aimwrap.data.doctor.examine import COLUMNS
-from aimwrap.data.doctor.recognise import GENERIC, SPECIFIC
+from aimwrap.data.doctor.kinds import GENERIC, SPECIFIC
 from aimwrap.export.formats import Format
 from aimwrap.loss import AreaPer
 from aimwrap.top_down import Head

@@ -134,7 +134,7 @@ WRONG_BREEDS = {0: 0, 1: 1, 5: 2, 25: 5, 50: 10}  # by per cent of noise, how ma
 
 def imagewoof(folder: Path, name: str = "imagewoof2-160") -> Path:
     """All ten breeds with a training and a validation picture each; one of either is of ImageNet's validation set."""
-    from aimwrap.data.imagewoof import WNIDS
+    from aimwrap.data.sets.imagewoof import WNIDS
 
     root = folder / name
     rows = []

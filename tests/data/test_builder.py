@@ -27,10 +27,10 @@ from aimwrap.data.builder import (
     cutouts_in,
     travelingbirds,
     waterbirds,
-    writing,
 )
-from aimwrap.data.builder.building import Shooting
-from aimwrap.data.builder.planning import Shot, plan_shots
+from aimwrap.data.builder import write as writing
+from aimwrap.data.builder.build import Shooting
+from aimwrap.data.builder.plan import Shot, plan_shots
 from aimwrap.data.release import SPLITS, Record, Release
 
 SMALL = Placed(image_size=32)

@@ -10,8 +10,8 @@ from builder_sources import save
 from PIL import Image
 
 from aimwrap.data.builder import Background, Cutout, InPlace, Placed
-from aimwrap.data.builder.drawing import Drawn, Style
-from aimwrap.data.builder.seeding import generator_of
+from aimwrap.data.builder.draw import Drawn, Style
+from aimwrap.data.builder.plan import generator_of
 
 
 class Scene:

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aimwrap.data.builder.seeding import generator_of
-from aimwrap.data.builder.splitting import part_names, twins_of
-from aimwrap.data.builder.tying import deal, evenly, images_per_group
+from aimwrap.data.builder.plan import deal, evenly, generator_of, images_per_group, part_names, twins_of
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 from aimwrap.data import CUB200, read_cub
 from aimwrap.data.sample import Sample
-from aimwrap.data.segmentations import mask_of
+from aimwrap.data.sets.cub import mask_of
 
 BIRDS = photographs()
 

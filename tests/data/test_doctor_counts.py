@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from aimwrap.data.doctor.counts import check_counts, check_groups, check_labels, count
-from aimwrap.data.doctor.duplicates import worth_a_digest
-from aimwrap.data.doctor.files_there import check_images_there, check_masks_there
-from aimwrap.data.doctor.kinds_of_birds import FULLY_TIED_TRAIN, FULLY_TIED_VAL, cub_sizes, waterbirds_expected
-from aimwrap.data.doctor.listing import Listing
+from aimwrap.data.doctor.checks import (
+    check_counts,
+    check_groups,
+    check_images_there,
+    check_labels,
+    check_masks_there,
+    count,
+    worth_a_digest,
+)
+from aimwrap.data.doctor.kinds import FULLY_TIED_TRAIN, FULLY_TIED_VAL, cub_sizes, waterbirds_expected
+from aimwrap.data.io import FolderListing as Listing
 from aimwrap.data.release import Record, Release
-from aimwrap.data.waterbirds_labels import OFFICIAL_COUNTS
+from aimwrap.data.sets.waterbirds import OFFICIAL_COUNTS
 
 Groups = dict[str, tuple[int, ...]]
 FULLY_TIED: Groups = {"train": FULLY_TIED_TRAIN, "val": (461, 460, 139, 139), "test": OFFICIAL_COUNTS["test"]}

@@ -9,8 +9,7 @@ from imagenet_releases import class_folders, hard_imagenet, imagenet100, imagewo
 from releases import SPECIES, make_cub, make_traveling_birds, make_waterbirds
 
 from aimwrap.data import examine
-from aimwrap.data.doctor.kind import Sources
-from aimwrap.data.doctor.recognise import GENERIC, SPECIFIC, NotRecognisedError, recognise
+from aimwrap.data.doctor.kinds import GENERIC, SPECIFIC, NotRecognisedError, Sources, recognise
 
 NOTHING = Sources()
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from releases import cut_off, make_bomb
 
-from aimwrap.data.files import (
+from aimwrap.data.io import (
     Row,
     decimal,
     folder,

@@ -9,7 +9,7 @@ from imagenet_releases import class_folders, class_masks, mask, picture
 from torchvision.datasets import ImageFolder
 
 from aimwrap.data import LabelledFolder, read_folder
-from aimwrap.data.listing import pictures_below
+from aimwrap.data.io import pictures_below
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("Train", "Valid", "TEST"), ()])
@@ -107,7 +107,7 @@ def test_many_files_are_listed_in_one_pass(tmp_path: Path, monkeypatch: pytest.M
     """Each folder is listed once, and no file is looked at by itself."""
     import os
 
-    from aimwrap.data import listing
+    from aimwrap.data import io as listing
 
     root = class_folders(tmp_path)
     scanned = []

@@ -8,7 +8,7 @@ from imagenet_releases import CLASSES, imagenet100, picture, write_annotation
 from torchvision.datasets import ImageFolder
 
 from aimwrap.data import ImageNet100, read_imagenet100
-from aimwrap.data import imagenet100 as module
+from aimwrap.data.sets import imagenet100 as module
 
 OTHER = "n01440764"
 

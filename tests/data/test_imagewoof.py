@@ -9,7 +9,7 @@ from imagenet_releases import WRONG_BREEDS, imagewoof, picture
 from torchvision.datasets import ImageFolder
 
 from aimwrap.data import ImageWoof, read_imagewoof
-from aimwrap.data.imagewoof import BREEDS, WNIDS
+from aimwrap.data.sets.imagewoof import BREEDS, WNIDS
 
 
 @pytest.mark.parametrize("table", [True, False])

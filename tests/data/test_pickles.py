@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aimwrap.data.pickles import LARGEST_PICKLE, read_pickle
+from aimwrap.data.sets.hard_imagenet import LARGEST_PICKLE, read_pickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 PLAIN = [

@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 
 from aimwrap.data import DigitsOnPhotographs
-from aimwrap.data.builder.backgrounds import crop_square, jitter_colour
-from aimwrap.data.builder.pasting import crop_to_object, paste, place_object
-from aimwrap.data.builder.seeding import generator_of
+from aimwrap.data.builder.draw import crop_square, crop_to_object, jitter_colour, paste, place_object
+from aimwrap.data.builder.plan import generator_of
 
 DIGITS, STAMPS = (Path(__file__).parent / name for name in ("digits_that_stay.png", "stamps_that_stay.png"))
 SIDE = 48

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from imagenet_releases import VOC, write_annotation
 
-from aimwrap.data.voc_boxes import LARGEST_ANNOTATION, read_annotation
+from aimwrap.data.sets.imagenet100 import LARGEST_ANNOTATION, read_annotation
 
 STEM = "ILSVRC2012_val_00000001"
 

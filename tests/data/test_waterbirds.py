@@ -23,7 +23,7 @@ from test_cub import assert_mask_on_bird
 
 from aimwrap.data import CUB200, TravelingBirds, Waterbirds, read_waterbirds
 from aimwrap.data.release import Record
-from aimwrap.data.waterbirds_labels import OFFICIAL_COUNTS, notes_on, percent, tie_of, version_of
+from aimwrap.data.sets.waterbirds import OFFICIAL_COUNTS, notes_on, percent, tie_of, version_of
 
 BIRDS = photographs()
 Rows = list[list[object]]

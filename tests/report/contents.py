@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from aimwrap.intervals import wilson_interval
+from aimwrap.analysis.intervals import wilson_interval
 
 Array = NDArray[Any]
 SIDE = 224

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from aimwrap.backbones.create.plain import PlainClassifier, save_plain
 from pictures import CLASSES, make_pictures, tiny
 from typer.testing import CliRunner, Result
 
 from aimwrap import AIM, Preprocessing
 from aimwrap.cli import app
 from aimwrap.cli.report import read_split
-from aimwrap.plain import PlainClassifier, save_plain
 
 HALF = (0.5,) * 3
 PREPROCESSING = Preprocessing((64, 64), HALF, HALF, crop=1.0)
@@ -145,6 +145,6 @@ def test_wrong_use_is_exit_code_2(folder: Path) -> None:
 def test_needs_no_lightning_and_no_torchmetrics() -> None:
     code = (
         "import sys; sys.modules.update({'lightning': None, 'torchmetrics': None, 'matplotlib': None});"
-        "import aimwrap.cli.report, aimwrap.report, aimwrap.report.html, aimwrap.plain, aimwrap.data.by_name"
+        "import aimwrap.cli.report, aimwrap.report, aimwrap.report.html, aimwrap.backbones.plain, aimwrap.data.registry"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from aimwrap.data import Record, Release, ReleaseDataset
 from aimwrap.preprocessing import Preprocessing
-from aimwrap.report.fitting import check_classes, on_one_view
+from aimwrap.report.build import check_classes, on_one_view
 
 IMAGES = ReleaseDataset(
     Release("animals", Path("animals"), (Record("1", Path("1.jpg"), 0, "test"),), ("cat", "dog", "fox")), "test"

@@ -16,8 +16,19 @@ from contents import AIM, HOSTILE, PLAIN, make_content
 
 pytest.importorskip("jinja2")
 
-from aimwrap.report.html import PAGE, SCRIPTS, STYLES, embed, joined_scripts, percent, points, render
-from aimwrap.report.regrouping import by_group, by_score, pairs
+from aimwrap.report.html import (
+    PAGE,
+    SCRIPTS,
+    STYLES,
+    by_group,
+    by_score,
+    embed,
+    joined_scripts,
+    pairs,
+    percent,
+    points,
+    render,
+)
 
 VOID = {"meta", "link", "input", "br"}
 

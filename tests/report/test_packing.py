@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aimwrap.report.packing import packed_contributions, packed_mask
+from aimwrap.report.cards import packed_contributions, packed_mask
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 7), (5, 3), (8, 8), (14, 9)])

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aimwrap.intervals import wilson_interval
-from aimwrap.report.measuring import Measured
-from aimwrap.report.scores import NAMES, Groups, Score, differences, group_rows, scores_of
+from aimwrap.analysis.intervals import wilson_interval
+from aimwrap.report.measuring import NAMES, Groups, Measured, Score, differences, group_rows, scores_of
 
 LABELS = torch.tensor([0] * 10 + [1] * 10)
 NUMBERS = torch.tensor([0] * 6 + [1] * 4 + [2] * 10)

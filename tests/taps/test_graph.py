@@ -23,9 +23,9 @@ from zoo import (
 )
 
 from aimwrap.taps import TappedBackbone, tap_backbone
+from aimwrap.taps.copies import traceable_shadow_of
 from aimwrap.taps.graph import GraphNames, GraphProgram, _noting_assignments, _work_in_place_again
 from aimwrap.taps.probe import Place
-from aimwrap.taps.shadow import traceable_shadow_of
 
 
 def tapped(model: nn.Module, *stages: int | str) -> TappedBackbone:

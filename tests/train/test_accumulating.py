@@ -11,9 +11,8 @@ from lightning.fabric import Fabric
 from test_resuming import KilledError, contents
 
 from aimwrap.train import Settings, loop, run_training
-from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
-from aimwrap.train.order import BatchOrder
-from aimwrap.train.saving import checkpoint_folder
+from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
+from aimwrap.train.data import BatchOrder
 
 # 22 images in steps of at most 6 are 4 steps of 6, 6, 5 and 5: parts of 2, 2 and 2, or 2, 2 and 1.
 STEPS = {"backbone": "tiny_nets:tiny", "batch_size": 6, "lr": 0.005, "head_lr": 0.005, "precision": "64-true"}

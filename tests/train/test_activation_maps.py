@@ -9,18 +9,17 @@ import pytest
 import timm
 import tiny_nets
 import torch
+from aimwrap.backbones.create.pooled import PooledClassifier
 from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
 from aimwrap import AIM, explain
 from aimwrap.metrics import energy_pointing_game
-from aimwrap.pooled_classifier import PooledClassifier
 from aimwrap.preprocessing import Preprocessing
 from aimwrap.train import PlainClassifier, Settings, load_plain, run_training
-from aimwrap.train.datasets import prepared, read_splits
+from aimwrap.train.data import evaluation_loader, prepared, read_splits
 from aimwrap.train.evaluation import evaluate
-from aimwrap.train.images import evaluation_loader
 
 
 class Behind(nn.Module):

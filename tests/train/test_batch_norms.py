@@ -12,7 +12,7 @@ from torch import nn
 
 from aimwrap import AIM
 from aimwrap.train import PlainClassifier, Settings, run_training
-from aimwrap.train.processes import convert_batch_norms
+from aimwrap.train.distributed import convert_batch_norms
 
 
 def with_activations() -> nn.Module:

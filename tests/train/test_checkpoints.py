@@ -14,11 +14,12 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from aimwrap.replacing import replacing
+from aimwrap._files import replacing
 from aimwrap.train import CheckpointError, DivergedError, RunFolderError, Settings, run_training
 from aimwrap.train import checkpoints as module
 from aimwrap.train.checkpoints import (
     Checkpoint,
+    checkpoint_folder,
     checkpoint_path,
     checkpoints_in,
     optimizer_state,
@@ -27,7 +28,6 @@ from aimwrap.train.checkpoints import (
     write_checkpoint,
 )
 from aimwrap.train.run import Run
-from aimwrap.train.saving import checkpoint_folder
 
 CHECKPOINT = Checkpoint({"model/weight": torch.arange(500.0), "model/count": torch.tensor(3)}, {"step": 7, "loss": 0.1})
 

@@ -11,17 +11,16 @@ import pytest
 import several_processes
 import tiny_nets
 import torch
+from aimwrap.backbones.create.pooled import PooledClassifier
 from lightning.fabric import Fabric
 
 from aimwrap import AIM, AIMLoss, AIMOutput
-from aimwrap.pooled_classifier import PooledClassifier
-from aimwrap.train import Settings, launching, load_plain, loop, mean_over_processes, run_training
-from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
-from aimwrap.train.datasets import prepared, read_splits
+from aimwrap.train import Settings, load_plain, loop, mean_over_processes, run_training
+from aimwrap.train import distributed as launching
+from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
+from aimwrap.train.data import evaluation_loader, prepared, read_splits
 from aimwrap.train.evaluation import evaluate
-from aimwrap.train.images import evaluation_loader
 from aimwrap.train.run import build_run
-from aimwrap.train.saving import checkpoint_folder
 
 # 22 images in batches of at most 5 are 5 steps of 5, 5, 4, 4 and 4: two processes share 5 as 3 and 2. 20 steps in all.
 # A mask is a sign, and at higher rates rounding turns one in some step; in double precision it does not.

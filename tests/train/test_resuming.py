@@ -19,9 +19,8 @@ from lightning.fabric.plugins import MixedPrecision
 
 from aimwrap import AIM
 from aimwrap.train import Result, Settings, loop, run_training
-from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
+from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
 from aimwrap.train.run import Run, build_run
-from aimwrap.train.saving import checkpoint_folder
 
 HERE = Path(__file__).parent
 

@@ -12,8 +12,7 @@ from test_resuming import KilledError, stop_at
 
 from aimwrap import MaskHealth
 from aimwrap.train import CheckpointError, Settings, checkpoints, load_plain, loop, run_training
-from aimwrap.train.checkpoints import checkpoints_in, read_checkpoint
-from aimwrap.train.saving import checkpoint_folder
+from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
 
 STEADY = {"method": "plain", "backbone": "tiny_nets:tiny", "schedule": "constant", "optimizer": "sgd", "lr": 0.01}
 

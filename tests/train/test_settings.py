@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from aimwrap.data.by_name import parse_reader_arguments
+from aimwrap.data.registry import parse_reader_arguments
 from aimwrap.data.release import groups_of
 from aimwrap.train import PRESETS, Settings
-from aimwrap.train.datasets import read_splits
+from aimwrap.train.data import read_splits
+from aimwrap.train.evaluation import chosen_rule, score_of
+from aimwrap.train.loop import rate_factor, set_rates
 from aimwrap.train.models import build_model, variant_of
-from aimwrap.train.rates import rate_factor, set_rates
-from aimwrap.train.selection import chosen_rule, score_of
 from aimwrap.train.settings import differences
 
 

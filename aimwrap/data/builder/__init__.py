@@ -5,11 +5,9 @@
 ...     build("out", cutouts_in("cutouts"), backgrounds_in("places"), waterbirds(tie=0.95), seed=0, workers=2)
 """
 
-from .building import build
-from .composed import build_composed
-from .drawing import InPlace, Placed
-from .planning import Tying
-from .recipes import travelingbirds, waterbirds
+from .build import build, build_composed
+from .draw import InPlace, Placed
+from .plan import Tying, travelingbirds, waterbirds
 from .sources import (
     Background,
     Cutout,

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..files import written
-from ..listing import list_folder, pictures_below
+from ..io import list_folder, pictures_below, written
 from ..release import SPLITS, Release
-from ..waterbirds_labels import WATER_BIRDS
+from ..sets.waterbirds import WATER_BIRDS
 
 ENDINGS = ", ".join(sorted(IMG_EXTENSIONS))
 

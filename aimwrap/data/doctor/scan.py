@@ -19,9 +19,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import ImageFile
 
-from aimwrap.progress import with_progress
-
-from ..files import image_size, open_image, open_object_mask
+from ..._text import with_progress
+from ..io import image_size, open_image, open_object_mask
 from ..release import Box
 
 CHUNK = 32  # files a thread takes at once

@@ -1,0 +1,44 @@
+"""What has to be exact whatever autocast says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
+    """Compute in the tensors' own precision, on the device of this one.
+
+    Where autocast is off, nothing is entered: exporters would write it into their graphs.
+    """
+    device = like.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):  # meta has no autocast, and torch raises
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """float32 at least, for sums; torch.promote_types would become part of an exported graph, which torch 2.6 fails."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Give torch's generators back as they were."""
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        yield
+
+
+@contextmanager
+def exact_matmul() -> Iterator[None]:
+    """Without the reduced precision (TF32) that training may allow for speed."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

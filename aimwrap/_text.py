@@ -1,0 +1,62 @@
+"""Progress where tqdm is there (extra ``cli``), and nothing where it is not: a bar for people, few lines for logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from operator import length_hint
+from typing import TypeVar
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def with_progress(batches: Iterable[T], description: str, unit: str = "batch", total: int | None = None) -> Iterable[T]:
+    """Iterate over batches with a bar, unless there is but one.
+
+    Where the error output is no terminal there are lines instead of the bar: at most one per tenth of the batches (per
+    doubling, where their number is not known) and per ten seconds, so that what is quick says nothing at all.
+
+    Args:
+        batches: to iterate over.
+        description: before the bar.
+        unit: what one of them is called.
+        total: how many there are, for those that have no length.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return batches
+    known = length_hint(batches, -1) if total is None else total  # where it is not known, there are many
+    if not _shows_bars():
+        return _with_lines(batches, description, known)
+    bar: Iterable[T] = tqdm(batches, desc=description, unit=unit, total=total, disable=0 <= known < 2)
+    return bar
+
+
+def _shows_bars() -> bool:
+    """Terminals do, and notebooks, whose error output says that it is no terminal."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def _with_lines(batches: Iterable[T], description: str, total: int) -> Iterator[T]:
+    started = last = time.monotonic()
+    told = 0
+    for done, batch in enumerate(batches):
+        now = time.monotonic()
+        reached = 10 * done // total if total > 0 else done.bit_length()
+        if reached > told and now - last >= SECONDS_BETWEEN_LINES:
+            how_far = f"{done / total:.0%}, {done} of {total}" if total > 0 else f"{done} so far"
+            print(f"{description}: {how_far}, {now - started:.0f} s", file=sys.stderr, flush=True)
+            last, told = now, reached
+        yield batch
+
+
+def numbered(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, in the plural where it is not one.
+
+    >>> numbered(1, "image"), numbered(2000, "image"), numbered(0, "copy", "copies")
+    ('1 image', '2,000 images', '0 copies')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -1,0 +1,200 @@
+"""The accuracy / area curve: how much of the image a trained model's decision needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._text import with_progress
+from ..loss import check_tau
+from ..metrics import group_accuracies
+from ..metrics.groups import worst
+from ..model import AIM
+from ..output import Prediction
+from ..taps import Stage
+from .explanation import evaluating, unwrap
+from .html import area_curve_html
+from .intervals import wilson_interval
+
+AREAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+
+
+class AreaPoint(NamedTuple):
+    """What a model reaches with masks of one area.
+
+    Attributes:
+        asked: the share of every mask that was opened; None for the masks as the model makes them.
+        area: mean area of the merged mask: what share of the positions the decision could use. It is larger than
+            ``asked`` where stages open different positions, or where a map is too small for so small a share.
+        stage_areas: mean area of each stage's mask.
+        accuracy: share of the images that are classified correctly.
+        low, high: its 95 % confidence interval (Wilson 1927).
+        worst_group: accuracy of the group that does worst; None without groups.
+    """
+
+    asked: float | None
+    area: float
+    stage_areas: dict[Stage, float]
+    accuracy: float
+    low: float
+    high: float
+    worst_group: float | None
+
+
+@dataclass(frozen=True)
+class AreaCurve:
+    """What :func:`area_curve` measured; ``print`` it, or draw it with :func:`aimwrap.plot.plot_area_curves`.
+
+    Attributes:
+        points: one per area asked for, from the smallest to the largest.
+        own: the model with its own masks.
+        images: how many there were.
+    """
+
+    points: tuple[AreaPoint, ...]
+    own: AreaPoint
+    images: int
+
+    def __str__(self) -> str:
+        grouped = self.own.worst_group is not None
+        lines = ["asked  area   accuracy" + ("                  worst group" if grouped else "")]
+        for point in (*self.points, self.own):
+            asked = "own  " if point.asked is None else f"{point.asked:<5.3g}"
+            lines.append(f"{asked}  {point.area:.3f}  {point.accuracy:.3f}  [{point.low:.3f}, {point.high:.3f}]")
+            lines[-1] += f"  {point.worst_group:.3f}" if grouped else ""
+        return "\n".join([*lines, f"of {self.images} images"])
+
+    def _repr_html_(self) -> str:
+        return area_curve_html(self)
+
+
+@torch.no_grad()
+def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Sequence[float] = AREAS) -> AreaCurve:
+    """Measure accuracy with masks of exact areas, and with the model's own.
+
+    Each area opens, in every mask, the positions with the highest mask logits (:func:`~aimwrap.budgeted_mask`), as
+    ``model.predict(images, area=...)`` does. The backbone and the mask estimators run once per batch, whatever the
+    number of areas. All points are of the same images, so they differ by less than their intervals, which each stands
+    for itself, may suggest.
+
+    Args:
+        model: a trained :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``. It runs in
+            evaluation mode, and is left in the mode that it was in.
+        batches: a ``DataLoader`` or a list of batches: images (N, C, H, W) as the model takes them, labels (N,), and
+            perhaps groups (N,), numbers from 0, such as every pair of label and background. They are moved to the
+            model's device.
+        areas: shares of every mask to open, each in (0, 1]. 1.0 opens all: what the same features reach without masks.
+
+    Returns:
+        A point per area, by size, and the model's own.
+
+    Raises:
+        TypeError: if the model is no AIM, or an area or a batch is of the wrong type.
+        ValueError: if there are no areas or no images, an area is repeated or not in (0, 1], or labels or groups do
+            not fit.
+
+    Example:
+        >>> import torchvision
+        >>> from aimwrap import AIM
+        >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3])
+        >>> batches = [(torch.randn(8, 3, 64, 64), torch.arange(8))]
+        >>> curve = area_curve(model, batches, areas=[0.25, 1.0])
+        >>> [(point.asked, point.stage_areas) for point in curve.points]
+        [(0.25, {2: 0.25, 3: 0.25}), (1.0, {2: 1.0, 3: 1.0})]
+    """
+    aim = unwrap(model)
+    asked: list[float | None] = [*_check_areas(areas), None]
+    tallies = [_Tally() for _ in asked]
+    labels: list[Tensor] = []
+    groups: list[Tensor] = []
+    with evaluating(aim):
+        for batch in with_progress(batches, "areas"):
+            images, *known = _check_batch(batch, bool(groups) if labels else None)
+            predictions = _predictions(aim, images.to(aim.classifier.weight.device), asked)
+            for tally, prediction in zip(tallies, predictions, strict=True):
+                tally.add(aim, prediction)
+            for values, kept in zip(known, (labels, groups), strict=False):
+                kept.append(values.cpu())
+    if not sum(map(len, labels)):
+        raise ValueError("batches must hold at least one image, got none; a generator can be read only once")
+    truth, group_of = torch.cat(labels), torch.cat(groups) if groups else None
+    points = [tally.point(area, truth, group_of) for area, tally in zip(asked, tallies, strict=True)]
+    return AreaCurve(tuple(points[:-1]), points[-1], len(truth))
+
+
+def _predictions(aim: AIM, images: Tensor, asked: Sequence[float | None]) -> Iterable[Prediction]:
+    """One per area, from one run of backbone and estimators."""
+    maps = aim.forward_backbone(images)
+    scores = aim._score([maps[str(stage)] for stage in aim.stages])
+    for area in asked:
+        masks = aim._binarise(scores)[0] if area is None else aim._budgeted(scores, [area] * len(scores))
+        yield aim._predicted(maps, masks)
+
+
+class _Tally:
+    """What is kept of the images at one area."""
+
+    def __init__(self) -> None:
+        self.predicted: list[Tensor] = []
+        self.merged: list[Tensor] = []
+        self.opened: dict[Stage, list[Tensor]] = {}
+
+    def add(self, aim: AIM, prediction: Prediction) -> None:
+        masks = list(prediction.masks.values())
+        self.predicted.append(prediction.logits.argmax(1).cpu())
+        self.merged.append(_area_of(aim.top_down.fuse(masks, masks)[1]))
+        for stage, mask in prediction.masks.items():
+            self.opened.setdefault(stage, []).append(_area_of(mask))
+
+    def point(self, asked: float | None, labels: Tensor, groups: Tensor | None) -> AreaPoint:
+        predicted = torch.cat(self.predicted)
+        correct = int((predicted == labels).sum())
+        return AreaPoint(
+            asked,
+            torch.cat(self.merged).mean().item(),
+            {stage: torch.cat(areas).mean().item() for stage, areas in self.opened.items()},
+            correct / len(labels),
+            *wilson_interval(correct, len(labels)),
+            None
+            if groups is None
+            else worst(group_accuracies(predicted, labels, groups, int(groups.max()) + 1)).item(),
+        )
+
+
+def _area_of(mask: Tensor) -> Tensor:
+    """Share of each image's positions, (N,); half precision could not count them."""
+    return mask.double().mean((1, 2, 3)).cpu()
+
+
+def _check_areas(areas: Sequence[float]) -> list[float]:
+    checked = check_tau(areas, "areas")
+    if not isinstance(checked, tuple):
+        raise TypeError(f"areas must be a list of floats, got {areas!r}; write areas=[{areas!r}]")
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"areas must not repeat, got {list(areas)}")
+    return sorted(checked)
+
+
+def _check_batch(batch: Any, grouped: bool | None) -> Sequence[Tensor]:
+    """Images, labels and perhaps groups, of which all batches have some or none."""
+    expected = "batches must yield (images, labels) or (images, labels, groups), all tensors"
+    if not isinstance(batch, list | tuple) or not all(isinstance(part, Tensor) for part in batch):
+        kinds = [type(part).__name__ for part in batch] if isinstance(batch, list | tuple) else type(batch).__name__
+        raise TypeError(f"{expected}, got {kinds}; for one batch write [(images, labels)]")
+    if len(batch) not in (2, 3):
+        raise ValueError(f"{expected}, got {len(batch)} of them; drop what is not needed with a collate_fn")
+    if grouped is not None and grouped != (len(batch) == 3):
+        raise ValueError(f"{expected}, got groups in some batches and none in others")
+    for name, values in zip(("labels", "groups"), batch[1:], strict=False):
+        if values.shape != batch[0].shape[:1] or values.is_floating_point() or values.dtype == torch.bool:
+            raise ValueError(
+                f"{name} must be whole numbers of shape ({len(batch[0])},), got {values.dtype} of "
+                f"{tuple(values.shape)}; one_hot.argmax(dim=1) and values.long() make them"
+            )
+    if len(batch) == 3 and (batch[2] < 0).any():
+        raise ValueError(f"groups must be numbers from 0, got {int(batch[2].min())}: for instance 2 * labels + places")
+    return batch

@@ -1,0 +1,222 @@
+"""Exact explanations: how much each position adds to each class logit, read off the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .._numerics import wide_dtype
+from ..model import AIM
+from ..output import MaskedFeatures
+from ..taps import Stage
+from ..top_down import pooling_weights
+from .html import explanation_html
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+class Explanation(NamedTuple):
+    """What a prediction is made of; the dicts are keyed as the user named the stages, shallow to deep.
+
+    A notebook shows the first images' masks and contributions as pictures.
+
+    Over positions, contributions add up to the logits: ``contributions.sum((2, 3)) + bias`` is ``logits`` at the
+    classes asked for. Outside the merged mask they are exactly zero.
+
+    Attributes:
+        logits: the prediction, for all classes, (N, num_classes).
+        masks: each stage's mask B (paper eq. 2), (N, 1, H_l, W_l).
+        mask_probabilities: sigmoid(A), how often training's noise would open each position, (N, 1, H_l, W_l). The mask
+            is 1 where A is not negative: where this is one half or more, but for the last rounding.
+        merged_mask: the positions of the classified map that can count at all, (N, 1, H, W).
+        contributions: share of each position in each logit asked for, (N, K, H, W).
+        stage_contributions: the part of ``contributions`` that each stage brings, on the shallowest stage's grid,
+            (N, K, H, W) each; they sum to ``contributions``. These are shares of the *final* logits and not of
+            ``AIMOutput.stage_logits``. With the feature-preserving head the finest stage selects all features, and the
+            deeper ones bring zeros.
+        bias: what the classifier adds to each logit whatever it sees, (K,).
+    """
+
+    logits: Tensor
+    masks: dict[Stage, Tensor]
+    mask_probabilities: dict[Stage, Tensor]
+    merged_mask: Tensor
+    contributions: Tensor
+    stage_contributions: dict[Stage, Tensor]
+    bias: Tensor
+
+    def __repr__(self) -> str:
+        images, asked, height, width = self.contributions.shape
+        return (
+            f"Explanation({images} images, {asked} of {self.logits.shape[1]} classes, stages {list(self.masks)}, "
+            f"merged to {height} x {width})"
+        )
+
+    def _repr_html_(self) -> str:
+        return explanation_html(self)
+
+
+@torch.no_grad()
+def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | None = None) -> Explanation:
+    """Take a prediction apart into the shares of positions, without gradient or approximation.
+
+    Between the classified map and the logits AIM has an average and one linear layer (paper eq. 5), so each position's
+    share is exact. This holds for any network that ends so (class activation maps, Zhou et al. 2016); what the masks
+    add are the exact zeros. What a share says about *pixels* is another matter: see :func:`~aimwrap.verify`.
+
+    The model runs in evaluation mode, and is left in the mode that it was in.
+
+    Args:
+        model: an :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``.
+        images: (N, C, H, W), as the model takes them.
+        classes: K classes to explain, the same for all images; all of them if None. To explain each image's own
+            prediction: ``explanation.contributions[torch.arange(N), explanation.logits.argmax(1)]``.
+
+    Returns:
+        Logits, masks and contributions.
+
+    Raises:
+        TypeError: if the model is no AIM, or its final classifier no linear layer.
+        ValueError: if a class does not exist, or the images do not fit.
+
+    Example:
+        >>> import torchvision
+        >>> from aimwrap import AIM
+        >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3])
+        >>> explanation = explain(model, torch.randn(2, 3, 64, 64), classes=[3, 7])
+        >>> explanation.contributions.shape
+        torch.Size([2, 2, 4, 4])
+        >>> logits = explanation.contributions.sum((2, 3)) + explanation.bias
+        >>> torch.allclose(logits, explanation.logits[:, [3, 7]], atol=1e-5)
+        True
+    """
+    aim = unwrap(model)
+    asked = _check_classes(classes, aim.num_classes)
+    with evaluating(aim):
+        features = aim.forward_masks(aim.forward_backbone(images))
+        output = aim.forward_head(features)
+    return Explanation(
+        output.logits,
+        output.masks,
+        {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()},
+        features.merged_mask,
+        shares(aim, features.fused, features, asked),
+        {
+            stage: shares(aim, part, features, asked)
+            for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
+        },
+        bias_of(aim)[asked],
+    )
+
+
+def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | None = None) -> Tensor:
+    """How much each position of a part of the classified map adds to the logits (eq. 5, before its sum).
+
+    Args:
+        aim: the model.
+        part: of the classified map, (N, D, H, W).
+        features: what it is a part of.
+        classes: K class numbers; all of them if None.
+
+    Returns:
+        (N, K, H, W), float32 at least.
+    """
+    device = part.device.type  # the context only where needed: in an exported graph it is an operation of its own
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        weight = linear_classifier(aim).weight if classes is None else linear_classifier(aim).weight[classes]
+        weight = weight.to(wide_dtype(part))
+        # einsum's result has strides that tie an export's image size to its batch size.
+        per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
+        contributions: Tensor = per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)
+        return contributions
+
+
+def unwrap(model: nn.Module) -> AIM:
+    """The AIM inside a model, as :func:`inside` finds it.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    aim = inside(model, AIM)
+    if aim is None:
+        raise TypeError(f"model must be an AIM, got {type(model).__name__}; {_way_out(model)}")
+    return aim
+
+
+def inside(model: nn.Module, kind: type[Kind]) -> Kind | None:
+    """The module of a kind inside ``torch.compile``'s and the data-parallel wrappers, or in an attribute ``model``."""
+    inner: object = model
+    while not isinstance(inner, kind):
+        names = ("_orig_mod", "module", "model")  # torch.compile, data parallel, LogitsView and Lightning modules
+        held = (getattr(inner, name, None) for name in names)
+        wrapped = next((module for module in held if isinstance(module, nn.Module)), None)
+        if wrapped is None:
+            return None
+        inner = wrapped
+    return inner
+
+
+def linear_classifier(model: nn.Module) -> nn.Linear:
+    """The final classifier.
+
+    Raises:
+        TypeError: if it is no linear layer.
+    """
+    if not isinstance(model.classifier, nn.Linear):
+        raise TypeError(
+            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: behind anything else a "
+            "logit is no sum over positions, and has no exact explanation"
+        )
+    return model.classifier
+
+
+def bias_of(model: nn.Module) -> Tensor:
+    """What the final classifier adds to each logit whatever it sees, (K,)."""
+    linear = linear_classifier(model)
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode, then give every module back the mode that it had.
+
+    Where all of it is in evaluation mode already nothing is written, so that threads may share a model.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    if not any(training for _, training in modes):
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _way_out(model: object) -> str:
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    held = next((name for name, part in parts if isinstance(part, AIM)), None)
+    return "wrap the backbone: AIM(backbone, stages=[2, 3])" if held is None else f"pass the one in it, model.{held}"
+
+
+def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:
+    if classes is None:
+        return torch.arange(num_classes)
+    expected = "classes must be a list of class numbers such as [0, 3], or None for all"
+    try:
+        asked = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{expected}, got {classes!r}") from error
+    if asked.numel() == 0:
+        raise ValueError(f"{expected}, got none")
+    if asked.ndim != 1 or asked.is_floating_point() or asked.dtype == torch.bool:
+        raise ValueError(f"{expected}, got {classes!r}")
+    wrong = [int(k) for k in asked if not 0 <= int(k) < num_classes]
+    if wrong:
+        raise ValueError(f"classes must be between 0 and {num_classes - 1}, got {wrong}")
+    return asked.long().cpu()

@@ -1,0 +1,145 @@
+"""What AIM does not guarantee, measured: that the pixels outside the merged mask do not matter either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .._text import with_progress
+from ..backbones.pooled import PooledClassifier
+from ..model import AIM
+from .intervals import wilson_interval
+from .verification import Check, Survival
+
+
+def strangers(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:
+    """For each image another one, along one random cycle through all of them; none where there is but one."""
+    images = torch.cat(batches)
+    if len(images) < 2:
+        return (None,)
+    order = torch.randperm(len(images), generator=generator)
+    strangers: tuple[Tensor, ...] = images[order.roll(1)[order.argsort()]].split(len(batches[0]))
+    return strangers
+
+
+def fillings(images: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
+    """What may stand in the place of pixels, each of the images' shape."""
+    height, width = images.shape[-2:]
+    small = F.interpolate(images.float(), (-(-height // 16), -(-width // 16)), mode="bilinear", antialias=True)
+    fillings = {
+        "mean colour": images.mean((2, 3), keepdim=True).expand_as(images),
+        "blur": F.interpolate(small, (height, width), mode="bilinear").to(images.dtype),  # to 1/16 and back
+    }
+    if others is not None:
+        fillings["another image"] = others
+    return fillings
+
+
+def moved(region: Tensor, generator: torch.Generator) -> Tensor:
+    """The same shape elsewhere: each image's region rolled by a random step of at least a quarter of each side."""
+    moved = []
+    for one in region:
+        steps = [
+            int(torch.randint(side // 4, side - side // 4 + 1, (), generator=generator)) for side in one.shape[-2:]
+        ]
+        moved.append(one.roll(steps, (1, 2)))
+    return torch.stack(moved)
+
+
+def highest(heatmap: Tensor, region: Tensor) -> Tensor:
+    """The pixels where a heatmap is highest, as many as the region has in each image."""
+    wide = F.interpolate(heatmap[:, None].float(), size=region.shape[-2:], mode="bilinear").flatten(1)
+    ranks = wide.argsort(1, descending=True).argsort(1)
+    return (ranks < region.flatten(1).sum(1, keepdim=True)).to(region.dtype).view_as(region)
+
+
+PlainModel = nn.Module | Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class _Plain(NamedTuple):
+    """The plain model's logits, and its logits with heatmaps."""
+
+    logits: Callable[[Tensor], Tensor]
+    explained: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def measure(
+    aim: AIM,
+    batches: tuple[Tensor, ...],
+    plain: _Plain | None,
+    finite: Check,
+    generator: torch.Generator,
+    progress: bool,
+) -> tuple[tuple[Survival, ...], float, str]:
+    """The rows, the area that all regions share, and why there are no rows."""
+    if not finite.passed:
+        return (), math.nan, finite.detail
+    survived: dict[tuple[str, str, str], list[bool]] = {}
+    areas: list[Tensor] = []
+    shown = with_progress(batches, "replacing pixels") if progress else batches
+    for images, other in zip(shown, strangers(batches, generator), strict=True):
+        features = aim.forward_masks(aim.forward_backbone(images))
+        predicted = aim.forward_head(features).logits.argmax(1)
+        region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
+        areas.append(region.mean((1, 2, 3)))
+        fills = fillings(images, other)
+        for name, kept in (("merged mask", region), ("moved mask", moved(region, generator))):
+            for filling, pixels in fills.items():
+                maps = aim.forward_backbone(torch.where(kept > 0, images, pixels))
+                for how, given in (("fixed", features.masks), ("recomputed", None)):
+                    same = aim.forward_head(aim.forward_masks(maps, given)).logits.argmax(1) == predicted
+                    survived.setdefault((name, filling, how), []).extend(same.tolist())
+        if plain is not None:
+            logits, heatmap = _checked_plain(plain.explained(images), len(images))
+            kept = highest(heatmap, region)
+            for filling, pixels in fills.items():
+                same = plain.logits(torch.where(kept > 0, images, pixels)).argmax(1) == logits.argmax(1)
+                survived.setdefault(("plain CAM", filling, "none"), []).extend(same.tolist())
+    return summed_up(survived, areas)
+
+
+def summed_up(
+    survived: dict[tuple[str, str, str], list[bool]], areas: list[Tensor], margin: str = ""
+) -> tuple[tuple[Survival, ...], float, str]:
+    """Rows of region, filling and masks; the regions' area; and why there are no rows where there would be no news."""
+    area = torch.cat(areas).mean().item()
+    if not 0.005 < area < 0.995:
+        state = "empty" if area < 0.5 else f"open everywhere{margin}"
+        return (), area, f"the masks are {state}, so every row would say the same; see MaskHealth for the remedy"
+    rows = tuple(
+        Survival(*key, sum(same) / len(same), *wilson_interval(sum(same), len(same)), len(same))
+        for key, same in survived.items()
+    )
+    return rows, area, ""
+
+
+_FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"
+
+
+def plain_model(plain: PlainModel | None) -> _Plain | None:
+    """A plain classifier's logits and class activation map, from its last map and its linear layer."""
+    if plain is None:
+        return None
+    if not isinstance(plain, nn.Module):
+        if not callable(plain):
+            raise TypeError(f"plain must be a classifier, or a function, got {type(plain).__name__}; {_FUNCTION_FORM}")
+        return _Plain(lambda images: plain(images)[0], plain)
+    try:
+        pooled = PooledClassifier(plain, "plain")
+    except ValueError as error:
+        raise ValueError(f"{error}; {_FUNCTION_FORM}") from error
+    return _Plain(pooled.logits, pooled.explained)
+
+
+def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:
+    shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result).__name__
+    if not isinstance(result, tuple) or len(result) != 2 or result[0].ndim != 2 or result[1].ndim != 3:
+        raise ValueError(f"plain must return logits ({images}, K) and heatmaps ({images}, h, w), got {shapes}")
+    if not result[1].isfinite().all():
+        raise ValueError("plain's heatmaps must be finite, got NaN or infinity; check its weights and the images")
+    return result

@@ -1,0 +1,1 @@
+"""Backbones: built by name, looked at before they are wrapped, and trained without AIM for comparison."""

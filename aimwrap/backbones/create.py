@@ -1,0 +1,65 @@
+"""A backbone by name: timm's and torchvision's model builders behind one function."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+from ..preprocessing import preprocessing_of_weights
+
+
+def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a timm or torchvision classification model.
+
+    Args:
+        name: the model's name. One that both have is timm's; ``"torchvision/resnet50"`` and ``"timm/resnet50"`` decide.
+        backbone_kwargs: arguments of the builder, such as ``{"pretrained": True, "num_classes": 200}`` for timm or
+            ``{"weights": "DEFAULT"}`` for torchvision.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if neither has a model of that name.
+    """
+    library, model = find_builder(name)
+    arguments = dict(backbone_kwargs or {})
+    backbone: nn.Module
+    if library == "timm":
+        backbone = timm.create_model(model, **arguments)
+    else:
+        backbone = torchvision.models.get_model(model, **arguments)
+        # timm's models keep such a record; torchvision's forget with which weights they were built
+        backbone.preprocessing = preprocessing_of_weights(model, arguments.get("weights"))  # type: ignore[assignment]
+    return backbone
+
+
+def find_builder(name: str) -> tuple[str, str]:
+    """Which library has a model of that name.
+
+    Args:
+        name: as for :func:`create_backbone`.
+
+    Returns:
+        ``"timm"`` or ``"torchvision"``, and the model's name there.
+
+    Raises:
+        ValueError: if neither has.
+    """
+    library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
+    if library != "torchvision" and timm.is_model(model):
+        return "timm", model
+    torchvision_models = torchvision.models.list_models(module=torchvision.models)
+    if library != "timm" and model in torchvision_models:
+        return "torchvision", model
+    known = {"timm": timm.list_models(), "torchvision": torchvision_models}
+    candidates = known[library] if library else [*known["timm"], *known["torchvision"]]
+    close = difflib.get_close_matches(model, candidates, n=3, cutoff=0.5)
+    where = f"{library} has no" if library else "neither timm nor torchvision has a"
+    hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "timm.list_models() lists what there is"
+    raise ValueError(f"backbone: {where} model named {model!r}; {hint}")

@@ -1,0 +1,215 @@
+"""A backbone before it is wrapped: its stages, how they were found, and what AIM on them would cost."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..analysis.html import inspection_html
+from ..base import Cost
+from ..model import AIM
+from ..taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
+from ..taps.stages import Stages
+from ..taps.tapping import HIGHEST_STAGE
+from ..top_down import Head
+from .create import create_backbone
+
+UNKNOWN_CLASSES = 1000  # for the cost, where the backbone has no classifier that says how many
+
+
+class Inspection(NamedTuple):
+    """What :func:`inspect_backbone` found; ``print`` shows it as a table.
+
+    Attributes:
+        name: under which the backbone was asked for, or its class.
+        num_classes: of its classifier, or None where none was recognised.
+        image_shape: (C, H, W) of the image it was measured with.
+        parameters: of the whole backbone, classifier included.
+        macs: multiply-accumulates of the whole backbone for one such image.
+        taps: its stages, shallow to deep.
+        found_by: how the stages were found.
+        head: the head that the costs are of.
+        costs: for each choice of stages, from the deepest alone to all of them, what wrapping costs.
+    """
+
+    name: str
+    num_classes: int | None
+    image_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    taps: tuple[Tap, ...]
+    found_by: str
+    head: str
+    costs: dict[tuple[Stage, ...], Cost]
+
+    @property
+    def lines(self) -> tuple[str, str]:
+        """Two lines of Python that build the backbone and wrap it, with its two deepest stages."""
+        stages = [tap.stage for tap in self.taps[-2:]]
+        classes = "" if self.num_classes is not None else ", num_classes=..."
+        return _line_that_builds(self.name), f"model = AIM(backbone, stages={stages}, tau=0.25{classes})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain dicts, lists and numbers, for JSON."""
+        costs = [{"stages": list(stages), **cost._asdict()} for stages, cost in self.costs.items()]
+        plain = {**self._asdict(), "taps": [tap._asdict() for tap in self.taps], "costs": costs}
+        return plain | {"lines": list(self.lines)}
+
+    @property
+    def summary(self) -> str:
+        """The backbone in a line."""
+        channels, height, width = self.image_shape
+        classes = "no classifier recognised: pass num_classes=" if self.num_classes is None else self.num_classes
+        return (
+            f"{self.name}: {self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMACs for "
+            f"{channels} x {height} x {width}; classes: {classes}"
+        )
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        """Stages and costs, each a list of rows with the header first, by title."""
+        height, width = self.image_shape[1:]
+        rows: list[tuple[str, ...]] = [("stage", "stride", "channels", f"size at {height} x {width}", "node")]
+        for tap in self.taps:
+            size = f"{tap.size[0]} x {tap.size[1]}"
+            rows.append((str(tap.stage), str(tap.stride), str(tap.channels), size, tap.node))
+        costs: list[tuple[str, ...]] = [("stages", "parameters added", "MACs added")]
+        for stages, cost in self.costs.items():
+            more_parameters = f"{cost.head_parameters / 1e6:.2f} M ({cost.head_parameters / self.parameters:.1%})"
+            more_macs = f"{cost.head_macs / 1e9:.3f} G ({cost.head_macs / self.macs:.1%})"
+            costs.append((str(list(stages)), more_parameters, more_macs))
+        return {
+            f"Stages by {self.found_by}:": rows,
+            f"What AIM adds, {self.head} head, beside the backbone with its classifier:": costs,
+        }
+
+    def __str__(self) -> str:
+        tables = [f"{title}\n{_table(rows)}" for title, rows in self.tables().items()]
+        return "\n\n".join([self.summary, *tables, "To go on:\n  " + "\n  ".join(self.lines)])
+
+    def _repr_html_(self) -> str:
+        return inspection_html(self)
+
+
+def inspect_backbone(
+    backbone: nn.Module | str, *, head: Head = "feature-preserving", example_input: Tensor | None = None
+) -> Inspection:
+    """Look at a backbone as :class:`~aimwrap.AIM` would, without changing it.
+
+    Args:
+        backbone: a module, or the name of a timm or torchvision model (built with random weights), or the import path
+            of a module or of a function that builds one, with a colon: ``"my_project.models:build"``.
+        head: the head whose cost is counted.
+        example_input: images (N, C, H, W) as the backbone takes them; their size is the one that is measured with.
+
+    Returns:
+        Stages, classes and costs.
+
+    Raises:
+        TypeError: if an import path does not lead to a module or to what builds one.
+        ValueError: if the name is unknown, or the backbone cannot be tapped; the message says why, and what to do.
+
+    Example:
+        >>> found = inspect_backbone("torchvision/resnet18")
+        >>> [(tap.stage, tap.node, tap.channels, tap.size) for tap in found.taps[2:]]
+        [(2, 'layer3', 256, (14, 14)), (3, 'layer4', 512, (7, 7))]
+        >>> for line in found.lines:
+        ...     print(line)
+        backbone = torchvision.models.get_model("resnet18", weights="DEFAULT")
+        model = AIM(backbone, stages=[2, 3], tau=0.25)
+    """
+    name = backbone if isinstance(backbone, str) else type(backbone).__name__
+    if isinstance(backbone, str):
+        backbone = import_backbone(backbone) if ":" in backbone else create_backbone(backbone)
+    backbone = unwrapped(backbone)
+    measured = probe(backbone, example_input)
+    found = find_stages(backbone, measured)
+    num_classes = number_of_classes(backbone, measured)
+    if not found.blocks and (found.obstacle is not None or not found.nodes):
+        AIM(backbone, [0], num_classes=UNKNOWN_CLASSES, example_input=example_input)  # says what stands in the way
+    models = [
+        AIM(backbone, stages, num_classes=num_classes or UNKNOWN_CLASSES, head=head, example_input=example_input)
+        for stages in _choices(found)
+    ]
+    return Inspection(
+        name,
+        num_classes,
+        tuple(measured.image_shape[1:]),
+        measured.parameters,
+        measured.macs,
+        models[-1].taps,
+        _found_by(found),
+        head,
+        {model.stages: model.cost() for model in models},
+    )
+
+
+def _found_by(found: Stages) -> str:
+    if found.blocks and len(found.nodes) < 2:
+        return f"{found.found_by}; one resolution, so numbers count its {len(found.blocks)} blocks"
+    return found.found_by
+
+
+def _choices(found: Stages) -> list[list[Stage]]:
+    """Choices of stages, from the deepest alone to all of them; of blocks, three of them by thirds, and fewer."""
+    if found.blocks and len(found.nodes) < 2:
+        count = len(found.blocks)
+        indices = sorted({round(count * share / 3) - 1 for share in (1, 2, 3)} - {-1})
+        stages: list[Stage] = [index if count - 1 > HIGHEST_STAGE else found.blocks[index].node for index in indices]
+    else:
+        stages = list(sorted(found.nodes))
+    return [stages[first:] for first in reversed(range(len(stages)))]
+
+
+def import_backbone(path: str) -> nn.Module:
+    """The module ``package.module:name``, or what the function or class of that path builds without arguments."""
+    place, _, attribute = path.partition(":")
+    try:
+        found = _attribute(place, attribute)
+    except Exception as error:  # of somebody's own code, which may raise anything
+        why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
+        raise ValueError(
+            f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, of something that Python "
+            "finds from here"
+        ) from error
+    try:
+        built = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except Exception as error:
+        raise ValueError(
+            f"backbone: {path!r} was found, and calling it without arguments fails: {error!r}. Name a module, or a "
+            "function that builds one"
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"backbone: {path!r} must be an nn.Module or build one without arguments, got {type(built)}")
+    return built
+
+
+def _attribute(place: str, attribute: str) -> Any:
+    found: Any = importlib.import_module(place)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _line_that_builds(name: str) -> str:
+    library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
+    if ":" in name:
+        place, _, attribute = name.partition(":")
+        first = attribute.partition(".")[0]
+        made = attribute if isinstance(_attribute(place, attribute), nn.Module) else f"{attribute}()"
+        return f"from {place} import {first}; backbone = {made}"
+    import timm
+    import torchvision
+
+    if library != "torchvision" and timm.is_model(model):
+        return f'backbone = timm.create_model("{model}", pretrained=True)'
+    if library != "timm" and model in torchvision.models.list_models(module=torchvision.models):
+        return f'backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'
+    return f"backbone = {name}(...)"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line.rstrip()}" for line in lines)

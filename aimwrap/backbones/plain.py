@@ -1,0 +1,179 @@
+"""The backbone with its own classifier: what AIM is compared with, behind the same interface."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .._files import replacing
+from ..base import parameter_groups
+from ..output import AIMOutput
+from ..preprocessing import Preprocessing, preprocessing_of
+from ..sharing.weights import write_weights
+from .create import create_backbone
+from .inspection import import_backbone
+
+CONFIG, WEIGHTS = "plain.json", "model.safetensors"
+
+
+class PlainClassifier(nn.Module):
+    """A backbone that is trained as it is, with a linear classifier for the data set's classes.
+
+    Args:
+        backbone: a classifier that ends in a linear layer, which is replaced where it has another number of classes.
+        num_classes: K.
+
+    Attributes:
+        preprocessing: as the backbone's record tells; None where there is none.
+        class_names: one per class; they are saved with the model.
+
+    Raises:
+        ValueError: if the backbone does not end in a linear layer for as many classes.
+
+    Example:
+        >>> import timm, torch
+        >>> model = PlainClassifier(timm.create_model("resnet10t"), num_classes=2)
+        >>> model(torch.zeros(1, 3, 64, 64)).logits.shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.preprocessing: Preprocessing | None = preprocessing_of(backbone)
+        self.class_names: tuple[str, ...] | None = None
+        self.num_classes = num_classes
+        self.backbone = backbone
+        name, linear = _last_linear(backbone)
+        self.classifier_name = name
+        if linear.out_features != num_classes:
+            new = nn.Linear(linear.in_features, num_classes, device=linear.weight.device, dtype=linear.weight.dtype)
+            nn.init.trunc_normal_(new.weight, std=0.02)
+            nn.init.zeros_(new.bias)
+            backbone.set_submodule(name, new)
+        self._in_evaluation: list[nn.Module] = []
+
+    def forward(self, images: Tensor, noise_seeds: Tensor | None = None) -> AIMOutput:
+        """Classify images (N, 3, H, W); an :class:`~aimwrap.AIMOutput` without stages. There is no noise to seed."""
+        logits = self.backbone(images)
+        expected = (len(images), self.num_classes)
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"backbone: {type(self.backbone).__name__} must return logits {expected} to be trained plain, got "
+                f"{came}. Auxiliary classifiers are not trained: timm's models come without them"
+            )
+        return AIMOutput(logits, {}, {})
+
+    def freeze_backbone(self) -> PlainClassifier:
+        """Train the classifier alone, a linear probe: the rest stays in evaluation mode."""
+        classifier = self.backbone.get_submodule(self.classifier_name)
+        self.backbone.requires_grad_(False)
+        classifier.requires_grad_(True)
+        self._in_evaluation = [self.backbone]
+        return self
+
+    def freeze_norm_statistics(self) -> PlainClassifier:
+        """Keep BatchNorm's running statistics while its weights go on training."""
+        self._in_evaluation = [module for module in self.backbone.modules() if isinstance(module, _NormBase)]
+        return self
+
+    def train(self, mode: bool = True) -> PlainClassifier:
+        """Set the mode of what is not frozen."""
+        super().train(mode)
+        for module in self._in_evaluation:
+            module.eval()
+        return self
+
+    def parameter_groups(self, lr: float, head_lr: float) -> list[dict[str, Any]]:
+        """The backbone's and the classifier's parameters, as :meth:`aimwrap.AIM.parameter_groups` sorts AIM's."""
+        classifier = f"{self.classifier_name}."
+        return parameter_groups(
+            self.backbone, lr, head_lr, part_of=lambda name: "head" if name.startswith(classifier) else "backbone"
+        )
+
+
+def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:
+    """Write ``model.safetensors`` with the backbone's weights under their own names, and ``plain.json``.
+
+    Args:
+        model: the model.
+        folder: to write into.
+        backbone: its name, as the settings have it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / WEIGHTS) as path:
+        write_weights(model.backbone, path)
+    described = {
+        "backbone": backbone,
+        "num_classes": model.num_classes,
+        "class_names": model.class_names,
+        "preprocessing": None if model.preprocessing is None else model.preprocessing._asdict(),
+    }
+    with replacing(folder / CONFIG) as path:
+        path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def load_plain(folder: str | Path) -> PlainClassifier:
+    """Load what a plain run saved, in evaluation mode.
+
+    Args:
+        folder: a run's ``model`` folder.
+
+    Returns:
+        The model; ``.backbone`` is the network itself.
+
+    Raises:
+        FileNotFoundError: if it is no such folder.
+        ValueError: if what it holds is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG}, so no plain run saved it; AIM.from_pretrained loads a run with AIM"
+        )
+    described = _described(folder / CONFIG)
+    name, num_classes = described["backbone"], described["num_classes"]
+    model = PlainClassifier(import_backbone(name) if ":" in name else create_backbone(name), num_classes)
+    try:
+        model.backbone.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of {name}: {error}") from error
+    if described["preprocessing"] is not None:
+        values: dict[str, Any] = described["preprocessing"]
+        model.preprocessing = Preprocessing(**{k: _tuple(v) for k, v in values.items()})
+    model.class_names = _tuple(described["class_names"])
+    return model.eval()
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        lacking = sorted({"backbone", "num_classes", "class_names", "preprocessing"} - described.keys())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Train the model again, or get the folder anew") from error
+    if lacking:
+        raise ValueError(f"{path} does not say {', '.join(lacking)}: it is not what a plain run saved")
+    return described
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:
+    linears: Sequence[tuple[str, nn.Linear]] = [
+        (name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Linear)
+    ]
+    if not linears or not linears[-1][0]:
+        raise ValueError(
+            f"backbone: {type(backbone).__name__} does not end in a linear layer, so that it cannot be trained plain "
+            "for other classes; pass a function that builds it with its own classifier in an nn.Linear"
+        )
+    return linears[-1]

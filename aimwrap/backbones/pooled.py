@@ -1,0 +1,182 @@
+"""A plain classifier that ends in pooling and one linear layer, and so has an exact class activation map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..analysis.explanation import evaluating
+from ..metrics import class_activation_map
+from ..model import AIM
+from ..taps import FINAL, tap_backbone
+
+_NEAR = 1e-3  # of the largest feature: rounding is far below it, and another way of pooling far above
+
+
+class PooledClassifier:
+    """Logits and class activation maps of a classifier that is left as it is.
+
+    For networks that average their final map over its positions and end in a linear layer, with a LayerNorm between
+    the two or without, as ResNets and ConvNeXts do. Such a norm divides each image's average by one number, so shares
+    of positions stay exact.
+
+    Args:
+        classifier: the network, on its device, also inside ``torch.compile`` or ``DistributedDataParallel``. Its
+            modules are shared, so maps are always those of its present weights.
+        argument: what the caller calls it, for messages.
+
+    Attributes:
+        classifier: the module that is run, out of its wrappers.
+        linear: its last layer.
+        norm: the LayerNorm before it, or None.
+        num_classes: K.
+
+    Raises:
+        TypeError: if it is an AIM.
+        ValueError: if its final map cannot be found, or it ends otherwise, such as in two linear layers; tried out on
+            noise.
+
+    Example:
+        >>> import torchvision
+        >>> plain = PooledClassifier(torchvision.models.resnet18(num_classes=10).eval())
+        >>> logits, heatmap = plain.explained(torch.randn(2, 3, 64, 64))
+        >>> heatmap.shape
+        torch.Size([2, 2, 2])
+        >>> torch.allclose(heatmap.mean((1, 2)) + plain.bias[logits.argmax(1)], logits.amax(1), atol=1e-4)
+        True
+    """
+
+    def __init__(self, classifier: nn.Module, argument: str = "classifier") -> None:
+        inner: nn.Module = getattr(classifier, "_orig_mod", getattr(classifier, "module", classifier))
+        if isinstance(inner, AIM):
+            raise TypeError(
+                f"{argument} must be the classifier without AIM, got an AIM; pass the backbone trained by itself"
+            )
+        with evaluating(inner), torch.no_grad():
+            try:
+                tapped = tap_backbone(inner, [], final=True)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{argument}'s last feature map cannot be found in {type(inner).__name__}") from error
+            self._backbone = tapped.backbone.eval()
+            found = _end_of(inner, self._backbone, tapped.image_shape)
+        if found is None:
+            raise ValueError(
+                f"{argument} must end in an average over positions and one linear layer, so that a logit is a sum over "
+                f"positions, and {type(inner).__name__} does not"
+            )
+        self.linear, self.norm = found
+        self.classifier, self.num_classes = inner, self.linear.out_features
+
+    @property
+    def bias(self) -> Tensor:
+        """What is added to each logit whatever the image shows, (K,)."""
+        weight = self.linear.weight.detach()
+        bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias.detach()
+        if self.norm is None or self.norm.bias is None:
+            return bias
+        return bias + weight @ self.norm.bias.detach()
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Classify images (N, C, H, W) in evaluation mode, by the network as it is: (N, K)."""
+        with evaluating(self.classifier):
+            logits: Tensor = self.classifier(images)
+        return logits
+
+    @torch.no_grad()
+    def explained(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits (N, K), and the map of each image's predicted class (N, h, w), as :meth:`maps` gives it.
+
+        The images are seen once: the logits are those of the network but for rounding, of the average of its final map.
+        """
+        features = self._features(images)
+        means = features.mean((2, 3))
+        logits: Tensor = self.linear(means if self.norm is None else _normalised(self.norm, means))
+        return logits, self._maps_of(features, logits.argmax(1))
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """The maps of one class per image, in evaluation mode.
+
+        Args:
+            images: (N, C, H, W), as the network takes them.
+            classes: (N,), the class to explain in each image.
+
+        Returns:
+            (N, h, w), which average, with :attr:`bias`, to the logits of the classes.
+        """
+        return self._maps_of(self._features(images), classes)
+
+    def _features(self, images: Tensor) -> Tensor:
+        with evaluating(self.classifier):
+            features: Tensor = self._backbone(images)[FINAL]
+        return features.to(self.linear.weight.dtype)
+
+    def _maps_of(self, features: Tensor, classes: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            weight = self.linear.weight
+            if self.norm is None:
+                return class_activation_map(features, weight, classes)
+            if self.norm.weight is not None:
+                weight = weight * self.norm.weight
+            # The norm takes the mean over channels off; so does this, and the features may stay.
+            weight = weight - weight.mean(1, keepdim=True)
+            variance = features.mean((2, 3)).var(1, correction=0)
+            deviation = (variance + self.norm.eps).sqrt()[:, None, None]
+            return class_activation_map(features, weight, classes) / deviation
+
+
+def _end_of(
+    network: nn.Module, backbone: nn.Module, image_shape: Sequence[int]
+) -> tuple[nn.Linear, nn.LayerNorm | None] | None:
+    """The last linear layer, and the norm between it and the final map's average; None if there is more between."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
+    if not linears:
+        return None
+    images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(linears[-1].weight)
+    with _outputs_of([*linears, *norms]) as seen:
+        logits = network(images)
+    last = [linear for linear in linears if linear in seen and _is_same(seen[linear][1], logits)]
+    means = backbone(images)[FINAL].mean((2, 3))
+    if not last or seen[last[0]][0].shape != means.shape:
+        return None
+    given = seen[last[0]][0]
+    # By its output, not by what it computes: fresh norms are all alike.
+    behind = [norm for norm in norms if norm in seen and _is_same(seen[norm][1], given)]
+    norm = behind[-1] if behind else None
+    expected = means if norm is None else _normalised(norm, means)
+    if not given.isfinite().all():  # there is nothing to compare; what is not finite is for others to name
+        return last[0], norm
+    is_near = bool((given - expected).abs().max() <= _NEAR * given.abs().max()) and bool(given.any())
+    return (last[0], norm) if is_near else None
+
+
+def _is_same(output: Tensor, given: Tensor) -> bool:
+    if output.numel() != given.numel():
+        return False
+    return torch.allclose(output.flatten(1), given, rtol=0, atol=0, equal_nan=True)
+
+
+def _normalised(norm: nn.LayerNorm, means: Tensor) -> Tensor:
+    return nn.functional.layer_norm(means, means.shape[1:], norm.weight, norm.bias, norm.eps)
+
+
+@contextmanager
+def _outputs_of(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
+    """Fills, while it is entered, with the last input and output of each module that is called."""
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if arguments:
+            seen[module] = (arguments[0], output)
+
+    handles = [module.register_forward_hook(note) for module in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,470 @@
+"""A random generator for each image, so that an image depends on seed, stream and index alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.random import Generator
+
+from ..release import SPLITS
+from .sources import Background, Cutout
+
+
+def generator_of(seed: int, stream: int, index: int = -1) -> Generator:
+    """A generator of its own for each image, and one for what concerns all images of a stream.
+
+    Args:
+        seed: of the whole set.
+        stream: what is drawn; the splits of a set are streams of their own.
+        index: of the image in its split; -1 for what concerns them all.
+
+    Returns:
+        A generator, equal whenever the three numbers are, and in any process.
+
+    >>> float(generator_of(0, 1, 7).random()) == float(generator_of(0, 1, 7).random())
+    True
+    >>> float(generator_of(0, 1, 7).random()) == float(generator_of(0, 1, 8).random())
+    False
+    """
+    return np.random.default_rng([seed, stream, index + 1])
+
+
+Name = TypeVar("Name")
+
+
+def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -> list[list[Name]]:
+    """Part names at random by shares, each part at least one name if there are as many names as parts.
+
+    Args:
+        names: at least one for each share.
+        shares: of every part; they sum to 1, and the last part takes what rounding leaves.
+        rng: draws.
+
+    Returns:
+        The parts, in the order of the shares.
+
+    Raises:
+        ValueError: if there are fewer names than shares.
+
+    >>> import numpy as np
+    >>> [len(part) for part in part_names("abcdefghij", (0.6, 0.2, 0.2), np.random.default_rng(0))]
+    [6, 2, 2]
+    """
+    if len(names) < len(shares):
+        raise ValueError(f"there must be at least {len(shares)} names, one for each part, got {len(names)}")
+    shuffled = [names[i] for i in rng.permutation(len(names))]
+    parts, start = [], 0
+    for number, share in enumerate(shares):
+        parts_after = len(shares) - number - 1
+        most = len(names) - start - parts_after
+        size = min(max(round(share * len(names)), 1), most) if parts_after else most
+        parts.append(shuffled[start : start + size])
+        start += size
+    return parts
+
+
+def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Find files with the same content, which belong into the same split.
+
+    Args:
+        paths: of the files, by name.
+
+    Returns:
+        By name, the first of the names of files with the same bytes: the name itself where there is no other.
+
+    Raises:
+        OSError: if a file cannot be read. One that is not there is like no other: whoever draws it will say so.
+    """
+    by_size: dict[int, list[str]] = {}
+    twins = {name: name for name in paths}
+    for name, path in paths.items():
+        if path.is_file():
+            by_size.setdefault(path.stat().st_size, []).append(name)
+    first_of: dict[str, str] = {}
+    for names in (names for names in by_size.values() if len(names) > 1):  # so that most files are never read
+        for name in names:
+            content = hashlib.sha256(paths[name].read_bytes()).hexdigest()
+            twins[name] = first_of.setdefault(content, name)
+    return twins
+
+
+def own_place(label: int, num_places: int, shift: int = 0) -> int:
+    """The place that a label is tied to: the one of its own number, counted around if there are fewer places.
+
+    Args:
+        label: number.
+        num_places: how many places there are.
+        shift: by how many places the assignment is turned, as in TravelingBirds' test.
+
+    Returns:
+        The number of the place.
+
+    >>> [own_place(label, 3) for label in range(4)], [own_place(label, 3, shift=1) for label in range(3)]
+    ([0, 1, 2, 0], [1, 2, 0])
+    """
+    return (label + shift) % num_places
+
+
+def images_per_group(
+    images_per_label: Sequence[int], tie: float, num_places: int, shift: int = 0
+) -> tuple[tuple[int, ...], ...]:
+    """How many images of each label stand on each place.
+
+    ``round(tie * n)`` of a label's n images stand on its own place; Python rounds a half to the even neighbour. The
+    others are spread over the other places as evenly as can be: where they do not divide, the places that follow the
+    own one get one more. Hence the share is exactly the tie wherever ``tie * n`` is whole, and never half an image off.
+
+    Args:
+        images_per_label: of every label.
+        tie: share of each label's images on the label's own place, 0 to 1; ``1 / num_places`` is no tie.
+        num_places: how many places there are.
+        shift: see :func:`own_place`.
+
+    Returns:
+        For each label the number of images on each place.
+
+    >>> images_per_group([100, 40], 0.95, num_places=2)
+    ((95, 5), (2, 38))
+    >>> images_per_group([10], 1.0, num_places=3, shift=1)
+    ((0, 10, 0),)
+    >>> images_per_group([30], 1 / 3, num_places=3)
+    ((10, 10, 10),)
+    """
+    sizes = []
+    for label, count in enumerate(images_per_label):
+        own = own_place(label, num_places, shift)
+        row = [0] * num_places
+        row[own] = round(tie * count) if num_places > 1 else count
+        for step in range(1, num_places):
+            share, more = divmod(count - row[own], num_places - 1)
+            row[(own + step) % num_places] = share + (step <= more)
+        sizes.append(tuple(row))
+    return tuple(sizes)
+
+
+def deal(members: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], shift: int = 0) -> np.ndarray:
+    """Deal each label's cut-outs to the places, the own place first; they come again in the same order if they run out.
+
+    Args:
+        members: for each label the numbers of its cut-outs, shuffled by the caller.
+        sizes: for each label how many images stand on each place.
+        shift: see :func:`own_place`.
+
+    Returns:
+        (images, 3) int64: label, place and cut-out of every image, label by label.
+
+    >>> deal([np.array([7, 8, 9])], [(1, 3)]).tolist()
+    [[0, 0, 7], [0, 1, 8], [0, 1, 9], [0, 1, 7]]
+    """
+    rows = []
+    for label, (cutouts, row) in enumerate(zip(members, sizes, strict=True)):
+        own = own_place(label, len(row), shift)
+        order = [(own + step) % len(row) for step in range(len(row))]
+        places = np.repeat(order, [row[place] for place in order])
+        rows.append(np.stack([np.full(len(places), label), places, np.resize(cutouts, len(places))], axis=1))
+    return np.concatenate(rows).astype(np.int64)
+
+
+def evenly(members: np.ndarray, count: int, rng: Generator) -> np.ndarray:
+    """Draw ``count`` of the members, each equally often up to one, in random order.
+
+    Args:
+        members: numbers, at least one unless ``count`` is 0.
+        count: how many to draw.
+        rng: draws.
+
+    Returns:
+        (count,) of them.
+
+    >>> sorted(evenly(np.array([4, 5]), 4, np.random.default_rng(0)).tolist())
+    [4, 4, 5, 5]
+    """
+    return rng.permutation(np.resize(rng.permutation(members), count))
+
+
+def waterbirds(
+    tie: float = 0.95, *, num_images: Mapping[str, int] | None = None, keep_label_shares: bool = False
+) -> dict[str, Tying]:
+    """The ties of a set like Waterbirds (Sagawa et al., ICLR 2020): tied in training, untied in validation and test.
+
+    Args:
+        tie: share of each label's training images on the label's own place.
+        num_images: of some splits, how many images, equally many of each label; by default the training takes every
+            cut-out, and the others as many as make all groups equal.
+        keep_label_shares: whether validation and test take every cut-out that they can, too, so that only the places
+            of each label are equal, as in Waterbirds.
+
+    Returns:
+        By split.
+
+    >>> waterbirds(0.9)["train"].tie, waterbirds(0.9)["test"].tie
+    (0.9, None)
+    """
+    numbers = _numbers(num_images)
+    untied = Tying(None, equal_labels=not keep_label_shares)
+    return {
+        "train": Tying(tie, num_images=numbers.get("train")),
+        "val": untied._replace(num_images=numbers.get("val")),
+        "test": untied._replace(num_images=numbers.get("test")),
+    }
+
+
+def travelingbirds(
+    tie: float = 1.0, *, shift: int = 1, num_images: Mapping[str, int] | None = None
+) -> dict[str, Tying]:
+    """The ties of a set like TravelingBirds (Koh et al., ICML 2020): in the test every class has another's background.
+
+    The validation is tied as the training is: who picks a model by it knows nothing of the test.
+
+    Args:
+        tie: share of each class's images on the class's own place.
+        shift: by how many classes the places move on in the test.
+        num_images: of some splits, how many images, equally many of each class; by default every cut-out is used.
+
+    Returns:
+        By split.
+
+    Raises:
+        ValueError: if the shift is none.
+
+    >>> travelingbirds()["val"].shift, travelingbirds()["test"].shift
+    (0, 1)
+    """
+    if shift < 1:
+        raise ValueError(f"shift must be at least 1, so that the test has other places than the training, got {shift}")
+    numbers = _numbers(num_images)
+    return {
+        "train": Tying(tie, num_images=numbers.get("train")),
+        "val": Tying(tie, num_images=numbers.get("val")),
+        "test": Tying(tie, shift, num_images=numbers.get("test")),
+    }
+
+
+def _numbers(num_images: Mapping[str, int] | None) -> Mapping[str, int]:
+    numbers = num_images or {}
+    unknown = [split for split in numbers if split not in SPLITS]
+    if unknown:
+        raise ValueError(f"num_images must name splits, 'train', 'val' or 'test', got {', '.join(map(repr, unknown))}")
+    return numbers
+
+
+SOURCES_STREAM = len(SPLITS)  # of random numbers; the splits' own are their numbers
+
+
+class Tying(NamedTuple):
+    """How one split ties labels to places.
+
+    Attributes:
+        tie: share of each label's images on the label's own place, 0 to 1; None spreads them evenly over all places.
+        shift: by how many places the assignment of labels to places is turned.
+        num_images: of all labels together, equally many of each; None takes every cut-out.
+        equal_labels: whether there are equally many images of each label where ``num_images`` is None; cut-outs that
+            are left over are not used.
+    """
+
+    tie: float | None
+    shift: int = 0
+    num_images: int | None = None
+    equal_labels: bool = False
+
+
+class Shot(NamedTuple):
+    """What an image of a set shows.
+
+    Attributes:
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        number: in its split, from 0.
+        label: number of the class.
+        place: number of the background's kind.
+        cutout: what is pasted.
+        background: what it is pasted on.
+    """
+
+    split: str
+    number: int
+    label: int
+    place: int
+    cutout: Cutout
+    background: Background
+
+
+def plan_shots(
+    cutouts: Mapping[str, Sequence[Cutout]],
+    backgrounds: Mapping[str, Sequence[Background]],
+    tyings: Mapping[str, Tying],
+    seed: int,
+    *,
+    test_share: float = 0.2,
+    val_share: float = 0.2,
+    cutout_uses: int = 1,
+    background_uses: int = 1,
+) -> list[Shot]:
+    """Part the sources into splits and deal them out.
+
+    Args:
+        cutouts: by label, in the order of the labels' numbers.
+        backgrounds: by place, in the order of the places' numbers.
+        tyings: of each split.
+        seed: draws everything.
+        test_share: share of the sources that the test gets, if they have no splits of their own.
+        val_share: share of the others that the validation gets, if they have none of their own.
+        cutout_uses: how many images may show the same cut-out.
+        background_uses: how many images may show the same background.
+
+    Returns:
+        The shots of all images, in order: training, validation, test, each shuffled.
+
+    Raises:
+        ValueError: if there are too few cut-outs or backgrounds.
+    """
+    _check_names(cutouts)
+    _check_names(backgrounds)
+    shares = {"train": (1 - test_share) * (1 - val_share), "val": (1 - test_share) * val_share, "test": test_share}
+    shares = {split: share for split, share in shares.items() if split in tyings and share > 0}
+    rng = generator_of(seed, SOURCES_STREAM)
+    cutouts_by_split = _part_sources(cutouts, shares, rng, "cut-outs of label")
+    backgrounds_by_split = _part_sources(backgrounds, shares, rng, "backgrounds of place")
+    shots: list[Shot] = []
+    for split in shares:
+        rng = generator_of(seed, SPLITS.index(split))
+        objects, places = cutouts_by_split[split], backgrounds_by_split[split]
+        sizes = _group_sizes(
+            split, tyings[split], {label: len(objects[label]) * cutout_uses for label in objects}, places
+        )
+        _check_backgrounds(split, sizes, places, background_uses)
+        rows = deal([rng.permutation(len(members)) for members in objects.values()], sizes, tyings[split].shift)
+        behind = np.empty(len(rows), np.int64)
+        for place, members in enumerate(places.values()):
+            here = rows[:, 1] == place
+            behind[here] = evenly(np.arange(len(members)), int(here.sum()), rng) if here.any() else 0
+        object_lists, place_lists = list(objects.values()), list(places.values())
+        for number, row in enumerate(rng.permutation(len(rows))):
+            label, place, cutout = rows[row].tolist()
+            background = place_lists[place][behind[row]]
+            shots.append(Shot(split, number, label, place, object_lists[label][cutout], background))
+    return shots
+
+
+Source = TypeVar("Source", Cutout, Background)
+
+
+def _part_sources(
+    kinds: Mapping[str, Sequence[Source]], shares: Mapping[str, float], rng: Generator, what: str
+) -> dict[str, dict[str, list[Source]]]:
+    """By split and kind, the sources: by the source's own splits if it has any, else by shares."""
+    everything = [source for sources in kinds.values() for source in sources]
+    own = {source.split for source in everything}
+    if None in own and len(own) > 1:
+        raise ValueError(f"all {what.split()[0]} must have a split of their own, or none; here some have and some not")
+    missing = [split for split in shares if split not in own and split != "val"]
+    if None not in own and missing:
+        raise ValueError(
+            f"the {what.split()[0]} have splits of their own, {', '.join(sorted(map(str, own)))}, so they must have "
+            f"{', '.join(missing)}, too; add it, or merge them into folders without splits"
+        )
+    kinds = kinds if None in own else _in_one_split(kinds)
+    drawn = dict(shares) if None in own else {}
+    if None not in own and "val" in shares and "val" not in own:
+        drawn = {split: shares[split] for split in ("train", "val")}
+    parts: dict[str, dict[str, list[Source]]] = {split: {kind: [] for kind in kinds} for split in shares}
+    for kind, sources in kinds.items():
+        for source in sources:
+            if source.split in parts and source.split not in drawn:
+                parts[source.split][kind].append(source)
+    if drawn:
+        pool = {kind: [s for s in sources if s.split in (None, "train")] for kind, sources in kinds.items()}
+        _draw_splits(pool, drawn, parts, rng, what)
+    for split, by_kind in parts.items():
+        empty = [kind for kind, sources in by_kind.items() if not sources]
+        if empty:
+            raise ValueError(f"there are too few {what} {empty[0]}: none is left for {split}. Add some")
+    return parts
+
+
+def _in_one_split(kinds: Mapping[str, Sequence[Source]]) -> dict[str, list[Source]]:
+    """Of files with the same bytes in several of their own splits those of the last one: the test is kept apart."""
+    everything = [source for sources in kinds.values() for source in sources]
+    twins = twins_of({source.name: source.path for source in everything})
+    last: dict[str, int] = {}
+    for source in everything:
+        last[twins[source.name]] = max(last.get(twins[source.name], 0), SPLITS.index(str(source.split)))
+    return {
+        kind: [source for source in sources if SPLITS.index(str(source.split)) == last[twins[source.name]]]
+        for kind, sources in kinds.items()
+    }
+
+
+def _draw_splits(
+    kinds: Mapping[str, Sequence[Source]],
+    shares: Mapping[str, float],
+    parts: dict[str, dict[str, list[Source]]],
+    rng: Generator,
+    what: str,
+) -> None:
+    """Part by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
+    total = sum(shares.values())
+    twins = twins_of({source.name: source.path for sources in kinds.values() for source in sources})
+    split_of: dict[str, str] = {}
+    for kind, sources in kinds.items():
+        names = [name for name in dict.fromkeys(twins[source.name] for source in sources) if name not in split_of]
+        if len(names) < len(shares):
+            raise ValueError(
+                f"there are too few {what} {kind}: {len(names)} different ones, and there must be at least "
+                f"{len(shares)}, one for each of {', '.join(shares)}. Add some, or leave out a split with a share of 0"
+            )
+        divided = part_names(names, [share / total for share in shares.values()], rng)
+        split_of |= {name: split for split, part in zip(shares, divided, strict=True) for name in part}
+        for source in sources:
+            parts[split_of[twins[source.name]]][kind].append(source)
+
+
+def _check_names(kinds: Mapping[str, Sequence[Source]]) -> None:
+    paths: dict[str, Path] = {}
+    for source in (source for sources in kinds.values() for source in sources):
+        if source.name in paths:
+            raise ValueError(f"{paths[source.name]} and {source.path} have the same name, {source.name}; rename one")
+        paths[source.name] = source.path
+
+
+def _group_sizes(
+    split: str, tying: Tying, available: Mapping[str, int], places: Mapping[str, Sequence[Background]]
+) -> tuple[tuple[int, ...], ...]:
+    num_labels, num_places = len(available), len(places)
+    step = num_places if tying.tie is None else 1
+    counts = [count // step * step for count in available.values()]
+    if tying.equal_labels:
+        counts = [min(counts)] * num_labels
+    if tying.num_images is not None:
+        if tying.num_images < 1 or tying.num_images % (num_labels * step):
+            what = "groups" if step > 1 else "labels"
+            raise ValueError(
+                f"the number of images for {split} must be a positive multiple of {num_labels * step}, equally many of "
+                f"all {what}, got {tying.num_images}"
+            )
+        counts = [tying.num_images // num_labels] * num_labels
+    for (label, most), count in zip(available.items(), counts, strict=True):
+        if count > most or count == 0:
+            raise ValueError(
+                f"there are too few cut-outs of label {label} in {split}: they give {most} images, and "
+                f"{max(count, step)} are needed. Add cut-outs, ask for fewer images, or let each come more often "
+                "(cutout_uses)"
+            )
+    tie = 1 / num_places if tying.tie is None else tying.tie
+    return images_per_group(counts, tie, num_places, tying.shift)
+
+
+def _check_backgrounds(
+    split: str, sizes: Sequence[Sequence[int]], places: Mapping[str, Sequence[Background]], uses: int
+) -> None:
+    for place, (name, members) in enumerate(places.items()):
+        needed = sum(row[place] for row in sizes)
+        if needed > len(members) * uses:
+            raise ValueError(
+                f"there are too few backgrounds of place {name} in {split}: {len(members)}, each used {uses} times, "
+                f"for {needed} images. Add photographs, ask for fewer images, or let each come more often: "
+                f"background_uses={-(-needed // len(members))} would do"
+            )

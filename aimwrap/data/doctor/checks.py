@@ -1,0 +1,437 @@
+"""How many images there are, against how many there should be, and how the groups are tied."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..._text import numbered
+from ..io import FolderListing as Listing
+from ..io import pictures
+from ..release import SPLITS, Box, Record, Release
+from ..sample import group_number
+from .examine import Check, Count, Finding, Mark
+from .scan import Look
+
+
+class Expected(NamedTuple):
+    """What the official release has in a split; None where that is not known.
+
+    Attributes:
+        images: in all.
+        labels: by label.
+        groups: by group.
+        balanced: whether each label has as many images on every place, but for one.
+    """
+
+    images: int | None
+    labels: tuple[int, ...] | None = None
+    groups: tuple[int, ...] | None = None
+    balanced: bool = False
+
+
+def count(release: Release) -> tuple[Count, ...]:
+    """Count the images of each split that has some."""
+    num_labels, num_places = len(release.classes), len(release.places)
+    counts = []
+    for split in SPLITS:
+        records = [record for record in release.records if record.split == split]
+        if not records:
+            continue
+        labels = Counter(record.label for record in records)
+        groups = None
+        if num_places and all(record.place is not None for record in records):
+            found = Counter(group_number(record.label, record.place, num_places) for record in records)
+            groups = tuple(found[group] for group in range(num_labels * num_places))
+        counts.append(Count(split, len(records), tuple(labels[label] for label in range(num_labels)), groups))
+    return tuple(counts)
+
+
+def check_counts(
+    counts: Sequence[Count], release: Release, expected: Mapping[str, Expected] | None, authority: str
+) -> Check:
+    """Hold the counts against the right ones.
+
+    Args:
+        counts: that were found.
+        release: that they are of.
+        expected: by split; None if there is nothing to compare with, or nothing is to be compared.
+        authority: what says which are right, such as ``"the official release"``.
+    """
+    number = sum(row.images for row in counts)
+    splits = " + ".join(f"{row.images:,} {row.split}" for row in counts)
+    if expected is None:
+        return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), not held against any others")
+    found = {row.split: row for row in counts}
+    empty = Count("", 0, (0,) * len(release.classes), (0,) * (len(release.classes) * len(release.places)))
+    findings = [
+        finding
+        for split in SPLITS
+        for finding in _differences(
+            split, found.get(split, empty), expected.get(split, Expected(0)), release, authority
+        )
+    ]
+    if findings:
+        summary = f"not those of {authority}: get the set again; if you took a part on purpose, pass --subset"
+        return Check("counts", "fault", summary, tuple(findings))
+    return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), as {authority} has them")
+
+
+def _differences(split: str, found: Count, expected: Expected, release: Release, authority: str) -> list[Finding]:
+    findings = []
+    if expected.images is not None and found.images != expected.images:
+        findings.append(Finding(split, f"{numbered(found.images, 'image')}, and {authority} has {expected.images:,}"))
+    for names, numbers, official in (
+        (release.classes, found.labels, expected.labels),
+        (_group_names(release), found.groups, expected.groups),
+    ):
+        findings += [
+            Finding(f"{split}, {name}", f"{numbered(number, 'image')}, and {authority} has {right:,}")
+            for name, number, right in zip(names, numbers or (), official or (), strict=False)
+            if number != right
+        ]
+    if expected.balanced and found.groups is not None:
+        findings += [
+            Finding(f"{split}, {name}", f"{' and '.join(map(str, row))} images on the places, which must be as many")
+            for name, row in zip(release.classes, _rows(found.groups, len(release.places)), strict=True)
+            if max(row) - min(row) > 1
+        ]
+    return findings
+
+
+def check_labels(counts: Sequence[Count], release: Release, num_classes: int | None) -> Check:
+    """Whether there are as many classes as there should be, each with images in every split.
+
+    Args:
+        counts: that were found.
+        release: that they are of.
+        num_classes: of the official release, or None.
+    """
+    if num_classes not in (None, len(release.classes)):
+        there = len(release.classes)
+        return Check(
+            "labels", "fault", f"{numbered(there, 'class', 'classes')}, and the official release has {num_classes:,}"
+        )
+    findings = [
+        Finding(f"{row.split}, {name}", "no images")
+        for row in counts
+        for name, number in zip(release.classes, row.labels, strict=True)
+        if not number
+    ]
+    if not any(row.split == "train" for row in counts):
+        findings.insert(0, Finding("train", "no images to train on"))
+    if findings:
+        return Check("labels", "warning", "some have no images in a split", tuple(findings))
+    return Check("labels", "ok", f"{len(release.classes):,}, each with images in every split")
+
+
+def check_groups(counts: Sequence[Count], release: Release) -> Check:
+    """How the places are tied to the labels in training, and whether the other splits have every group."""
+    train = next((row.groups for row in counts if row.split == "train"), None)
+    ties = [
+        f"{name} on {release.places[row.index(max(row))]} {max(row) / sum(row):.1%}".replace("%", " %")
+        for name, row in zip(release.classes, _rows(train or (), len(release.places)), strict=False)
+        if sum(row)
+    ]
+    said = "in training " + ", ".join(ties[:2]) + (f", and {len(ties) - 2} more" if len(ties) > 2 else "")
+    findings = tuple(
+        Finding(f"{row.split}, {name}", "no images, so its accuracy is not known")
+        for row in counts
+        if row.split != "train" and _untied(row, len(release.places))
+        for name, number in zip(_group_names(release), row.groups or (), strict=True)
+        if not number
+    )
+    if findings:
+        return Check("groups", "warning", f"{said}; some have no images to be tested on", findings)
+    return Check("groups", "ok", said)
+
+
+def _untied(row: Count, num_places: int) -> bool:
+    """Whether some label stands on several places, as where groups are compared; not so in TravelingBirds."""
+    return any(sum(number > 0 for number in places) > 1 for places in _rows(row.groups or (), num_places))
+
+
+def _rows(groups: tuple[int, ...], num_places: int) -> list[tuple[int, ...]]:
+    """Groups by label: the numbering is ``label * num_places + place``."""
+    return [groups[start : start + num_places] for start in range(0, len(groups), num_places)] if num_places else []
+
+
+def _group_names(release: Release) -> list[str]:
+    return [f"{label} on {place}" for label in release.classes for place in release.places]
+
+
+def worth_a_digest(paths: Sequence[Path], listing: Listing) -> list[bool]:
+    """For each file whether another has as many bytes: files of different sizes differ."""
+    sizes = [listing.size(path) for path in paths]
+    times = Counter(sizes)
+    return [times[size] > 1 for size in sizes]
+
+
+def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) -> Check:
+    """Whether a file's content comes again in another split, where it is trained on and tested, or under another label.
+
+    Args:
+        release: that is examined.
+        images: what was seen of each, with digests.
+        mark: what such a pair is: a fault or, where the release itself has some, a warning.
+    """
+    same: dict[str, list[Record]] = defaultdict(list)
+    for record in release.records:
+        look = images.get(record.path)
+        if look is not None and look.digest is not None:
+            same[look.digest].append(record)
+    findings = [_finding(records, release) for records in same.values() if _is_a_leak(records)]
+    if not findings:
+        return Check("duplicates", "ok", "no file's content lies in two splits or under two labels")
+    contents = "content lies" if len(findings) == 1 else "contents lie"
+    return Check(
+        "duplicates",
+        mark,
+        f"{len(findings):,} {contents} in two splits or under two labels: scores on them are not scores on new images",
+        tuple(findings),
+    )
+
+
+def _is_a_leak(records: Sequence[Record]) -> bool:
+    kinds = {(record.split, record.label) for record in records}
+    return len(kinds) > 1 and len({record.path for record in records}) > 1
+
+
+def _finding(records: Sequence[Record], release: Release) -> Finding:
+    first, *others = (
+        f"{shown(record.path, release.root)} ({record.split}, {_label(record, release)})" for record in records
+    )
+    return Finding(first, "the same as " + " and ".join(others))
+
+
+def _label(record: Record, release: Release) -> str:
+    return release.classes[record.label] if record.label < len(release.classes) else str(record.label)
+
+
+def check_images_there(release: Release, listing: Listing) -> Check:
+    """Whether every image that the release names lies on disk, and is named once."""
+    times = Counter(record.path for record in release.records)
+    missing = _missing(times, release.root, listing)
+    twice = [
+        Finding(shown(path, release.root), f"named {count} times; it must be once")
+        for path, count in times.items()
+        if count > 1
+    ]
+    ids = Counter(record.id for record in release.records)
+    shared = [Finding(name, f"the id of {count} images; it must be of one") for name, count in ids.items() if count > 1]
+    findings = (*missing, *twice, *shared)
+    if not findings:
+        return Check("images", "ok", f"all {len(times):,} are there")
+    parts = [
+        f"{len(missing):,} of {len(times):,} missing: get the release again, or unpack it again" if missing else "",
+        f"files or ids that are named more than once: {len(twice) + len(shared):,}" if twice or shared else "",
+    ]
+    return Check("images", "fault", "; ".join(part for part in parts if part), findings)
+
+
+def check_masks_there(release: Release, listing: Listing, where_to_get: str) -> Check:
+    """Whether every image has the mask that the release promises.
+
+    Args:
+        release: that is examined.
+        listing: of its folders.
+        where_to_get: how masks come to this release, for those who have none; empty if it never has any.
+    """
+    paths = [record.mask_path for record in release.records if record.mask_path is not None]
+    without = [record for record in release.records if record.mask_path is None]
+    if not paths:
+        if not where_to_get:
+            return Check("object masks", "ok", "this kind of set has none")
+        return Check("object masks", "warning", f"there are none, so pointing cannot be measured. {where_to_get}")
+    missing = _missing(paths, release.root, listing)
+    if missing:
+        return Check("object masks", "fault", f"{len(missing):,} of {len(paths):,} missing", tuple(missing))
+    if without and where_to_get:
+        findings = tuple(Finding(shown(record.path, release.root), "has no object mask") for record in without)
+        return Check(
+            "object masks", "warning", f"{len(without):,} of {len(release.records):,} images without one", findings
+        )
+    return Check("object masks", "ok", f"all {len(paths):,} are there")
+
+
+def _missing(paths: Iterable[Path], root: Path, listing: Listing) -> list[Finding]:
+    return [Finding(shown(path, root), _hint(path, listing)) for path in paths if not listing.has(path)]
+
+
+def _hint(path: Path, listing: Listing) -> str:
+    near = listing.near_miss(path)
+    if near is not None:
+        return f"missing; there is {near}, which differs in letter case or suffix: rename it"
+    return "missing" if listing.files(path.parent) else "missing, with its whole folder"
+
+
+def check_unnamed(release: Release, folders: Iterable[Path], listing: Listing) -> Check:
+    """Whether there are images on disk that the release does not name.
+
+    Args:
+        release: that is examined.
+        folders: in which every image should be named.
+        listing: of them.
+    """
+    named = {path for record in release.records for path in (record.path, record.mask_path)}
+    found = [path for path in pictures(listing, folders) if path not in named]
+    findings = tuple(Finding(shown(path, release.root), "") for path in found)
+    if not findings:
+        return Check("other files", "ok", "no image that the release does not name")
+    several = "images lie" if len(findings) > 1 else "image lies"
+    return Check(
+        "other files",
+        "warning",
+        f"{len(findings):,} {several} there which the release does not name, and which are never read",
+        findings,
+    )
+
+
+def shown(path: Path, root: Path) -> str:
+    """A path as findings have it: below the root without the root."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+FAINT = 0.1  # a mask that is nowhere brighter was written with 0 and 1 where 0 and 255 are meant
+LOW_OVERLAP = 0.5  # of a box with its mask's; where CUB's are the image's own, they hardly ever fall below
+MANY_LOW = 0.01  # share of boxes below LOW_OVERLAP from which the table is taken to be in another order
+
+Seen = tuple[Record, Look, Look | None]  # of the image, and of its mask
+
+
+def check_readable(looks: Mapping[Path, Look], root: Path, quick: bool) -> Check:
+    """Whether every file could be opened, and decoded to its end."""
+    findings = tuple(Finding(shown(path, root), look.error) for path, look in looks.items() if look.error is not None)
+    if findings:
+        again = "it is damaged, get it again" if len(findings) == 1 else "they are damaged, get them again"
+        summary = f"{len(findings):,} of {len(looks):,} files cannot be read: {again}"
+        return Check("readable", "fault", summary, findings)
+    how = "headers alone were read; without --quick every file is decoded" if quick else "opened and decoded to the end"
+    return Check("readable", "ok", f"{numbered(len(looks), 'file')}, {how}")
+
+
+def check_sizes(seen: Sequence[Seen], root: Path) -> Check:
+    """Whether images have the sizes that the release says, and masks have their images' sizes."""
+    resized, apart, shorter = [], [], []
+    for record, image, mask in seen:
+        if image.size is None:
+            continue
+        shorter.append(min(image.size))
+        if record.size not in (None, image.size):
+            message = f"{_by(image.size)} pixels (W x H), and the release says {_by(record.size)}"
+            resized.append(Finding(shown(record.path, root), message))
+        if record.mask_path is not None and mask is not None and mask.size not in (None, image.size):
+            message = f"{_by(mask.size)} pixels (W x H), and its image {_by(image.size)}"
+            apart.append(Finding(shown(record.mask_path, root), message))
+    if resized or apart:
+        parts = [
+            f"images of another size than the release says: {len(resized):,}" if resized else "",
+            f"masks of another size than their images: {len(apart):,}" if apart else "",
+        ]
+        summary = f"{'; '.join(part for part in parts if part)}. They were resized, or are another release's"
+        return Check("sizes", "fault", summary, (*resized, *apart))
+    sides = f"shorter sides from {min(shorter)} to {max(shorter)} pixels" if shorter else "none is known"
+    fit = ", and every mask has its image's size" if any(mask is not None for _, _, mask in seen) else ""
+    return Check("sizes", "ok", f"{sides}{fit}")
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    return "unknown" if size is None else f"{size[1]} x {size[0]}"
+
+
+def check_mask_contents(seen: Sequence[Seen], root: Path, empty_is_usual: bool) -> Check:
+    """Whether masks show something, and not everything.
+
+    Args:
+        seen: images and masks.
+        root: of the release.
+        empty_is_usual: whether the release itself has empty masks, as Hard-ImageNet.
+    """
+    empty, odd, number = [], [], 0
+    for record, _, look in seen:
+        if look is None or look.mask is None or record.mask_path is None:
+            continue
+        number += 1
+        name = shown(record.mask_path, root)
+        if look.mask.brightest == 0:
+            empty.append(Finding(name, "empty: no pixel is object"))
+        elif look.mask.box is None:
+            values = f"its brightest value is {round(look.mask.brightest * 255)} of 255"
+            faint = look.mask.brightest <= FAINT
+            guess = "written with 0 and 1, or class numbers, where 0 and 255 are meant" if faint else "all too soft"
+            odd.append(Finding(name, f"no pixel is at least half object; {values}: {guess}"))
+        elif look.mask.share == 1:
+            odd.append(Finding(name, "full: every pixel is object"))
+    if odd or (empty and not empty_is_usual):
+        summary = f"masks that show nothing, or everything: {len(odd) + len(empty):,} of {number:,}"
+        return Check("mask contents", "fault", summary, (*odd, *empty))
+    if empty:
+        summary = f"empty: {len(empty):,} of {number:,}, as some of this release are; leave them out of scores"
+        return Check("mask contents", "ok", summary, tuple(empty))
+    return Check("mask contents", "ok", "every mask shows an object and a background")
+
+
+def check_boxes(seen: Sequence[Seen], release: Release) -> Check:
+    """Whether boxes lie in their images and around their masks; those of other images do not."""
+    outside, apart, compared = [], [], 0
+    for record, image, look in seen:
+        if record.boxes is None or image.size is None:
+            continue
+        name = shown(record.path, release.root)
+        if not all(_lies_inside(box, image.size) for box in record.boxes):
+            outside.append(Finding(name, f"box {_rounded(record.boxes)} is not inside of its {_by(image.size)} pixels"))
+        elif len(record.boxes) == 1 and (mask_box := _box_of(look, image.size)) is not None:
+            compared += 1
+            overlap = box_overlap(record.boxes[0], mask_box)
+            if overlap < LOW_OVERLAP:
+                message = f"box {_rounded(record.boxes)} and mask {_rounded([mask_box])} overlap by {overlap:.2f}"
+                apart.append(Finding(name, message))
+    findings = (*outside, *apart)
+    if not findings:
+        around = f", and around {compared:,} masks" if compared else ""
+        return Check("boxes", "ok", f"inside of their images{around}")
+    many = len(apart) > MANY_LOW * compared
+    mark: Mark = "fault" if outside or many else "warning"
+    if mark == "fault":
+        summary = (
+            f"not in their image: {len(outside):,}; not around their mask: {len(apart):,}. They are other images', "
+            "as in a table that was sorted: get it again"
+        )
+    else:
+        summary = f"overlap with their mask's box below {LOW_OVERLAP}: {len(apart):,} of {compared:,}; look at them"
+    return Check("boxes", mark, summary, findings)
+
+
+def _box_of(look: Look | None, size: tuple[int, int]) -> Box | None:
+    """Around a mask that can be compared; those that are at fault themselves have been found before."""
+    if look is None or look.mask is None or look.size != size or look.mask.share == 1:
+        return None
+    return look.mask.box
+
+
+def _lies_inside(box: Box, size: tuple[int, int]) -> bool:
+    """To a pixel of rounding, as the reader has it."""
+    (left, top, right, bottom), (height, width) = box, size
+    return -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1
+
+
+def box_overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes.
+
+    >>> box_overlap((0, 0, 4, 4), (2, 0, 6, 4))  # 8 of 24
+    0.3333333333333333
+    """
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared)
+
+
+def _rounded(boxes: Sequence[Box]) -> str:
+    return ", ".join("(" + ", ".join(f"{value:g}" for value in box) + ")" for box in boxes)

@@ -1,0 +1,563 @@
+"""Reading from disk without trust: paths that stay inside, pictures that are whole, tables with their columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
+# What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
+DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
+# No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+
+def written(path: str | os.PathLike[str]) -> Path:
+    """A path as people write it: ``~`` is the home folder, and ``.`` and ``..`` are spelt out.
+
+    Left as they are, these two have no name that could tell a release, and nothing would be found beside them.
+
+    Args:
+        path: as given.
+
+    Returns:
+        The path.
+    """
+    given = Path(path).expanduser()
+    if ".." not in given.parts:
+        return given if given.name else given.absolute()
+    end = len(given.parts) - given.parts[::-1].index("..")  # what follows keeps its names, links or not
+    return Path(*given.parts[:end]).resolve().joinpath(*given.parts[end:])
+
+
+def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
+    """The folder that an argument names, with ``~`` for the home folder.
+
+    Args:
+        path: as given.
+        argument: its name, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    found = written(path)
+    if not found.is_dir():
+        what = "is a file: unpack it first, if it is an archive" if found.exists() else "does not exist"
+        raise FileNotFoundError(f"{argument} must be a folder, and {found} {what}")
+    return found
+
+
+def inside(root: Path, relative: str, where: str) -> Path:
+    """The path of a file that a table names, which must lie below the root.
+
+    Args:
+        root: the folder.
+        relative: as the table has it, with ``/`` between its parts.
+        where: what names it, for the message.
+
+    Returns:
+        ``root / relative``; whether it is there is not looked at.
+
+    Raises:
+        ValueError: if the path is absolute or climbs out.
+    """
+    parts = relative.split("/")
+    if parts[0] == "" or ".." in parts or relative[1:2] == ":" or "\\" in relative or "\0" in relative:
+        raise ValueError(
+            f"{where}: {relative!r} must be a path below {root}, without '..' and without a leading '/' or drive; a "
+            "table that points out of its folder is damaged or hostile, so nothing was opened. Get the release again"
+        )
+    return root / relative
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read a picture as RGB, the whole of it, as it lies on disk.
+
+    A camera's note in the file that the picture is to be turned (EXIF orientation) is not followed: torchvision's and
+    the releases' own loaders do not follow it, and masks and boxes count the pixels as they lie on disk.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The picture, decoded.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no picture, not whole, or larger than any photograph.
+    """
+    picture = _decode(path)
+    return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
+
+
+def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
+    """Read a mask of the object.
+
+    Args:
+        path: of a picture in which the object is bright; only its brightness counts if it has several channels.
+        any_value: whether every value above zero means the object, as in Hard-ImageNet; else the value's share of 255
+            is how much of the pixel the object covers, as CUB's segmentations are used.
+
+    Returns:
+        (1, H, W) float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no picture, not whole, or larger than any photograph, or if it has zeros and ones where
+            ones would be next to nothing.
+    """
+    picture = _decode(path)
+    if any_value:
+        one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
+        values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
+        return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
+    brightness = np.asarray(_converted(_flattened(picture, path), "L", path))
+    if brightness.max() == 1:
+        raise ValueError(
+            f"{path} has no value above 1 of 255: it was saved with ones for the object, where 255 is expected. "
+            "Multiply its values by 255, or get the file again"
+        )
+    return torch.from_numpy(brightness / np.float32(255))[None]
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture, from its header.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no picture.
+    """
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+def _decode(path: Path) -> Image.Image:
+    with _opened(path) as picture:
+        if picture.width * picture.height > LARGEST_IMAGE:
+            raise ValueError(
+                f"{path} says that it has {picture.width} x {picture.height} pixels, more than any photograph of "
+                "these sets; it was not decoded, since it would fill the memory. Get the file again"
+            )
+        try:
+            picture.load()
+        except DAMAGED as error:
+            raise ValueError(
+                f"{path} is not whole: {error}. The file was cut off or damaged on its way; get it again "
+                "(aimwrap data doctor FOLDER lists all that are)"
+            ) from error
+        return picture  # its file is closed, and its pixels are in memory
+
+
+class _NoFileError(Exception):
+    """The path leads to what is neither a file nor a folder."""
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise _NoFileError
+        return Image.open(path, formats=FORMATS)
+    except _NoFileError as error:
+        raise ValueError(
+            f"{path} must be a file, and is a pipe, a socket or a device, which might be waited for without end; it "
+            "was not opened. Get the file again"
+        ) from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{path} is not there; the release is incomplete or lies elsewhere (aimwrap data doctor FOLDER lists "
+            "everything that is missing)"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"{path} says that it has more pixels than any photograph of these sets ({error}); it was not decoded, "
+            "since it would fill the memory. Get the file again"
+        ) from error
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(
+                f"{path} cannot be opened: {error.strerror}. Nothing is said of what is in it: mend its rights, or see "
+                "what the system lacks"
+            ) from error
+        raise ValueError(
+            f"{path} is no picture that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
+            "lists all that are damaged)"
+        ) from error
+
+
+def _flattened(picture: Image.Image, path: Path) -> Image.Image:
+    """Pictures with 16 bits or a palette with transparency, which ``convert`` alone would clip or warn about."""
+    if picture.mode == "P" and "transparency" in picture.info:
+        return picture.convert("RGBA")
+    return _eight_bit(picture, path) if picture.mode == "F" or picture.mode.startswith("I") else picture
+
+
+def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
+    """Of 65,535: nothing in the file says what else its brightest value would be."""
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 65535 or 0 < values.max() <= 255:
+        raise ValueError(
+            f"{path} has pixels of {'fractions' if picture.mode == 'F' else 'more than 8 bits'}, from "
+            f"{values.min():g} to {values.max():g}, and nothing says which value is white; 65535 of 16 bits would be "
+            "read. Save it with 8 bits, 255 for white"
+        )
+    return Image.fromarray((values / 257).round().astype(np.uint8))
+
+
+def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
+    try:
+        return picture.convert(mode)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} has colours that Pillow cannot read here: {error}. Save it as RGB or grey, with 8 bits"
+        ) from error
+
+
+class Row(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+        where: file and line, for messages.
+        values: by column.
+    """
+
+    where: str
+    values: dict[str, str]
+
+
+def read_csv(
+    path: Path, columns: Sequence[str], way_out: str = "This is another table, or was changed: get the release again"
+) -> Iterator[Row]:
+    """Read a table with a header.
+
+    Args:
+        path: of the file, UTF-8.
+        columns: that it must have.
+        way_out: what to do where it lacks one, for the message.
+
+    Yields:
+        Its rows.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no such text, a column is missing or there twice, or a row has too few or too many values.
+    """
+    with _table(path) as file:
+        reader = csv.DictReader(file, strict=True)
+        header = list(reader.fieldnames or [])
+        missing = [column for column in columns if column not in header]
+        if missing:
+            raise ValueError(
+                f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(missing)}; it has "
+                f"{', '.join(header)[:200] or 'none'}. {way_out}"
+            )
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path} has a column twice: {', '.join(header)[:200]}. Get the release again")
+        line = reader.line_num
+        for values in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in values or None in values.values():
+                raise ValueError(f"{where}: a row must have {len(header)} values, one per column; get the file again")
+            if reader.line_num != line + 1 and any("\n" in value or "\r" in value for value in values.values()):
+                raise ValueError(f"{where}: a stray quotation mark joins this line to others; get the file again")
+            line = reader.line_num
+            yield Row(where, values)
+
+
+def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Read a table without a header, whose values have spaces between them, as CUB's.
+
+    Args:
+        path: of the file, UTF-8.
+        columns: their names, in order.
+
+    Yields:
+        Its rows; empty lines are left out.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no such text, or a row has too few or too many values.
+    """
+    with _table(path) as file:
+        for number, line in enumerate(file, start=1):
+            values = line.split()
+            if not values:
+                continue
+            where = f"{path}, line {number}"
+            if len(values) != len(columns):
+                raise ValueError(
+                    f"{where}: a row must have {len(columns)} values ({' '.join(columns)}), got {len(values)}: "
+                    f"{line.strip()[:80]!r}. Get the file again"
+                )
+            yield Row(where, dict(zip(columns, values, strict=True)))
+
+
+@contextmanager
+def _table(path: Path) -> Iterator[TextIO]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the release, in which it lies, as root")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no UTF-8 text ({error}): it is damaged, or was saved by a spreadsheet in another encoding. Get "
+            "the file again, or save it as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table of comma-separated values: {error}. Get the file again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}. Get the file again") from error
+
+
+def integer(row: Row, column: str, allowed: range) -> int:
+    """A row's number.
+
+    Raises:
+        ValueError: if it is no integer, or not among those allowed.
+    """
+    text = row.values[column].strip()
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+    if number is None or number not in allowed:
+        among = f"{allowed.start} to {allowed.stop - 1}"
+        raise ValueError(f"{row.where}: {column} must be an integer from {among}, got {text!r:.40}. Get the file again")
+    return number
+
+
+def decimal(row: Row, column: str) -> float:
+    """A row's number that need not be whole.
+
+    Raises:
+        ValueError: if it is none, or not finite.
+    """
+    text = row.values[column].strip()
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{row.where}: {column} must be a number, got {text!r:.40}. Get the file again")
+    return number
+
+
+class Listing(NamedTuple):
+    """What lies directly in a folder.
+
+    Attributes:
+        folders: names of its folders, sorted.
+        pictures: names of its pictures, sorted: files that end as pictures do, in any case.
+    """
+
+    folders: list[str]
+    pictures: list[str]
+
+
+def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
+    """List a folder; hidden entries, what macOS packs beside files, and files that are no pictures are left out.
+
+    Links count as what they point to; a link to nothing counts as the file that it names, so that opening it says
+    that it is missing.
+
+    Args:
+        folder: to list.
+        meaning: what it is, for the message.
+
+    Returns:
+        Its folders and its pictures.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    folders, pictures = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith((".", "__MACOSX")):
+                    continue
+                if is_folder(entry):
+                    folders.append(entry.name)
+                elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                    pictures.append(entry.name)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{meaning} must be a folder, and {folder} is none; see what lies in {_nearest(folder)}, and pass where "
+            "the release was unpacked"
+        ) from error
+    return Listing(sorted(folders), sorted(pictures))
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """List a folder with all below it.
+
+    Args:
+        folder: to list.
+
+    Returns:
+        Paths of its pictures relative to it, with ``/`` between their parts, ordered as ``ImageFolder`` orders them:
+        by folder, then by name.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if a link leads back, so that the listing would not end.
+    """
+    found: list[tuple[str, list[str]]] = []
+    waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
+    while waiting:
+        prefix, above = waiting.pop()  # above: where the folders really are that led here, itself the last
+        here = folder / prefix
+        listing = list_folder(here)
+        found.append((prefix, listing.pictures))
+        for name in listing.folders:
+            below, really = here / name, above[-1] / name
+            if below.is_symlink():
+                really = below.resolve()
+                if any(each.is_relative_to(really) for each in above):
+                    raise ValueError(
+                        f"{below} is a link to a folder above it, or that led to it, so listing it would never end; "
+                        "remove it"
+                    )
+            waiting.append((f"{prefix}{name}/", (*above, really)))
+    return [prefix + name for prefix, names in sorted(found, key=_without_slash) for name in names]
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _without_slash(part: tuple[str, list[str]]) -> str:
+    return part[0].removesuffix("/")
+
+
+def _nearest(folder: Path) -> Path:
+    """The deepest folder above that is there."""
+    return next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
+
+
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|bmp|gif|webp|tiff?|ppm)", re.IGNORECASE)  # a.jpg, and a.jpg.part, too
+
+
+class FolderListing:
+    """Files of folders, each folder read once, when it is first asked about.
+
+    Asking a folder for its names is some hundred times quicker than asking for each file, above all over a network.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, int]] = {}
+
+    def files(self, folder: Path) -> dict[str, int]:
+        """Names and sizes in bytes of a folder's files; none if it cannot be read."""
+        if folder not in self._folders:
+            self._folders[folder] = dict(_files(folder))
+        return self._folders[folder]
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is there, by exactly this name, letter case included."""
+        return path.name in self.files(path.parent)
+
+    def size(self, path: Path) -> int | None:
+        """Of a file, in bytes; None if it is not there."""
+        return self.files(path.parent).get(path.name)
+
+    def near_miss(self, path: Path) -> str | None:
+        """A file that differs from a missing one in letter case or in its suffix only."""
+        stem = path.stem.lower()
+        return next((name for name in sorted(self.files(path.parent)) if Path(name).stem.lower() == stem), None)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_file():
+                        yield entry.name, entry.stat().st_size
+                except OSError:  # a link in a circle, or one without rights
+                    continue
+    except OSError:
+        return
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders of a folder, sorted, hidden ones left out; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry)]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)]
+
+
+def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]:
+    """A folder and all below it; each real folder once, however many links lead to it, and by its own name if it can.
+
+    Args:
+        root: to begin with.
+        leave_out: names of folders that are not entered.
+    """
+    waiting, seen = [root], set()
+    links: list[Path] = []
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        yield folder
+        for child in reversed(subfolders(folder)):
+            if child.name not in leave_out:
+                (links if child.is_symlink() else waiting).append(child)
+
+
+def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
+    """Files of folders that are named as images, sorted within each folder; hidden ones are left out."""
+    return [
+        folder / name
+        for folder in folders
+        for name in sorted(listing.files(folder))
+        if IMAGE_NAME.search(name) and not name.startswith(".")
+    ]
+
+
+def first_line(path: Path) -> str:
+    """Of a text file, cut after some thousand characters; empty if it cannot be read."""
+    try:
+        if not path.is_file():  # what waits for a writer, such as a pipe, would be waited for
+            return ""
+        with path.open("rb") as file:
+            return file.readline(1 << 14).decode("utf-8-sig", "replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,92 @@
+"""The readers by the names that commands take."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .release import ReleaseDataset
+from .sets.built import Built
+from .sets.cub import CUB200
+from .sets.folder import LabelledFolder
+from .sets.hard_imagenet import HardImageNet
+from .sets.imagenet100 import ImageNet100
+from .sets.imagewoof import ImageWoof
+from .sets.table import LabelledTable
+from .sets.traveling_birds import TravelingBirds
+from .sets.waterbirds import Waterbirds
+
+READERS: Mapping[str, type[ReleaseDataset]] = {
+    "waterbirds": Waterbirds,
+    "cub": CUB200,
+    "traveling-birds": TravelingBirds,
+    "hard-imagenet": HardImageNet,
+    "imagenet-100": ImageNet100,
+    "imagewoof": ImageWoof,
+    "built": Built,
+    "folder": LabelledFolder,
+    "table": LabelledTable,
+}
+"""Each is called with the set's folder (of ``table`` its CSV file), the split, and arguments of its own."""
+
+
+def read_by_name(name: str, root: str, split: str | None, arguments: Mapping[str, Any]) -> ReleaseDataset:
+    """Read what a data set's tables say; no image is opened.
+
+    Args:
+        name: one of :data:`~aimwrap.data.READERS`.
+        root: its folder; of ``table`` the CSV file.
+        split: as its reader takes it; None for all.
+        arguments: further ones of its reader, by name.
+
+    Returns:
+        The data set, without a transform.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        TypeError: if an argument is of a kind that its reader does not take.
+        ValueError: if the name is unknown, its reader takes no such argument or needs another, or it lacks the split.
+    """
+    if name not in READERS:
+        raise ValueError(f"data must be one of {', '.join(READERS)}, got {name!r}")
+    reader = READERS[name]
+    _check_arguments(name, reader, arguments)
+    images: ReleaseDataset = reader(root, split, **arguments)  # type: ignore[arg-type]  # each reader names its own arguments
+    return images
+
+
+def parse_reader_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE``; a value is a number, true, false or a list where it is written as JSON has it, else a text.
+
+    >>> parse_reader_arguments(["cub=data/CUB_200_2011", "noisy_labels=5", "object_masks=false"])
+    {'cub': 'data/CUB_200_2011', 'noisy_labels': 5, 'object_masks': False}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(
+                f"an argument of the reader must be NAME=VALUE, such as cub=data/CUB_200_2011, got {text!r}"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _check_arguments(name: str, reader: type[ReleaseDataset], arguments: Mapping[str, Any]) -> None:
+    taken = [
+        parameter
+        for parameter in list(inspect.signature(reader).parameters.values())[1:]
+        if parameter.name not in ("split", "transform")
+    ]
+    names = [parameter.name for parameter in taken]
+    unknown = [given for given in arguments if given not in names]
+    if unknown:
+        raise ValueError(f"the data set {name} takes no argument {unknown[0]!r}; it takes {', '.join(names) or 'none'}")
+    lacking = [p.name for p in taken if p.default is inspect.Parameter.empty and p.name not in arguments]
+    if lacking:
+        raise ValueError(f"the data set {name} needs {lacking[0]}=..., which says where more of it lies")

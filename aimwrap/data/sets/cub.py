@@ -1,0 +1,282 @@
+"""CUB-200-2011: photographs of 200 species of birds, and the segmentations that come apart from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..io import Row, decimal, folder, inside, integer, read_space_separated
+from ..release import Box, Record, Release, ReleaseDataset
+from ..sample import Sample
+
+
+def find_segmentations(
+    segmentations: str | os.PathLike[str] | None,
+    beside: Sequence[Path],
+    species: Iterable[str],
+    object_masks: bool | None,
+) -> Path | None:
+    """The folder with a folder of masks for every species.
+
+    Args:
+        segmentations: as the user gave it.
+        beside: folders to look for ``segmentations`` in if none was given.
+        species: names of the folders that it must have.
+        object_masks: whether the user demands masks (True), wants none (False) or takes what is there (None).
+
+    Returns:
+        The folder, or None if there is none and none was demanded.
+
+    Raises:
+        FileNotFoundError: if it was given or demanded and is not there, or is incomplete.
+        ValueError: if it was given and none are wanted.
+    """
+    if object_masks is False:
+        if segmentations is not None:
+            raise ValueError("segmentations were given and object_masks=False does without; leave one of the two out")
+        return None
+    if segmentations is not None:
+        given = folder(segmentations, "segmentations")
+        candidates = [given, given / "segmentations"]
+    else:
+        candidates = [parent / "segmentations" for parent in beside]
+    expected = sorted(set(species))
+    for candidate in candidates:
+        there = {entry.name for entry in os.scandir(candidate)} if candidate.is_dir() else set()
+        missing = [name for name in expected if name not in there]
+        if not missing:
+            return candidate
+        if len(missing) < len(expected):
+            raise FileNotFoundError(
+                f"the segmentations in {candidate} lack {len(missing)} of {len(expected)} species, the first of them "
+                f"{missing[0]}; unpack segmentations.tgz again, or pass object_masks=False to do without masks"
+            )
+    if object_masks or segmentations is not None:
+        raise FileNotFoundError(
+            f"CUB's segmentations are not in {' nor in '.join(map(str, candidates))}; they come apart from the images: "
+            "get segmentations.tgz (CaltechDATA), and pass segmentations=FOLDER if it is unpacked elsewhere"
+        )
+    return None
+
+
+def mask_of(segmentations: Path, name: str) -> Path:
+    """The mask of an image: of the same name but for the ending."""
+    stem, _, ending = name.rpartition(".")
+    return segmentations / f"{stem if stem and '/' not in ending else name}.png"
+
+
+def masks_note(segmentations: Path | None) -> str:
+    """What the notes say of the masks."""
+    if segmentations is None:
+        return "Without CUB's segmentations, which come apart from the images, there are no object masks."
+    return (
+        f"Object masks are CUB's segmentations in {segmentations}. They are soft: a value is how much of the pixel the "
+        "bird covers, so results depend on the threshold (0.5 here, where one is needed)."
+    )
+
+
+SPLIT_SIZES = {"train": 5994, "test": 5794}  # of the official release
+
+
+class Bird(NamedTuple):
+    """What CUB's tables say of an image.
+
+    Attributes:
+        id: CUB's number of it, from 1.
+        name: the species' folder and the file, as in ``001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg``.
+        label: number of the species, from 0, in the order of ``classes.txt``.
+        split: ``"train"`` or ``"test"``.
+        box: around the bird.
+        where: file and line that name it, for messages.
+    """
+
+    id: int
+    name: str
+    label: int
+    split: str
+    box: Box
+    where: str
+
+
+class CUB200(ReleaseDataset):
+    """The images of one split of CUB-200-2011.
+
+    Reference: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011; segmentations by Farrell, CaltechDATA 2022.
+
+    Args:
+        root: the folder ``CUB_200_2011``, or the one that it lies in.
+        split: ``"train"`` or ``"test"``, CUB's own; it has no validation split. None takes both.
+        transform: see :class:`~aimwrap.data.ReleaseDataset`.
+        segmentations: the folder ``segmentations``, if it is neither in ``CUB_200_2011`` nor beside it.
+        object_masks: True demands them, False does without, None takes them if they are there.
+
+    Raises:
+        FileNotFoundError: if a table, the images or the demanded segmentations are not there.
+        ValueError: if the tables do not fit each other.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str | None = "train",
+        *,
+        transform: Callable[[Sample], Sample] | None = None,
+        segmentations: str | os.PathLike[str] | None = None,
+        object_masks: bool | None = None,
+    ) -> None:
+        super().__init__(read_cub(root, segmentations, object_masks), split, transform)
+
+
+def read_cub(
+    root: str | os.PathLike[str],
+    segmentations: str | os.PathLike[str] | None = None,
+    object_masks: bool | None = None,
+) -> Release:
+    """Read the tables of CUB-200-2011.
+
+    Args:
+        root: the folder ``CUB_200_2011``, or the one that it lies in.
+        segmentations: the folder ``segmentations``, if it is neither in ``CUB_200_2011`` nor beside it.
+        object_masks: True demands them, False does without, None takes them if they are there.
+
+    Returns:
+        The release; labels are the species in the order of ``classes.txt``, from 0, and ids are CUB's numbers.
+
+    Raises:
+        FileNotFoundError: if a table, the images or the demanded segmentations are not there.
+        ValueError: if the tables do not fit each other.
+    """
+    cub = find_cub(root)
+    classes, birds = read_birds(cub)
+    images = folder(cub / "images", "the folder of CUB's images")
+    masks = find_segmentations(segmentations, [cub, cub.absolute().parent], classes, object_masks)
+    records = tuple(
+        Record(
+            str(bird.id),
+            inside(images, bird.name, bird.where),
+            bird.label,
+            bird.split,
+            mask_path=None if masks is None else mask_of(masks, bird.name),
+            boxes=(bird.box,),
+        )
+        for bird in birds.values()
+    )
+    notes = [
+        "CUB has no validation split: take it from the training images, never from the test's.",
+        "A few photographs of CUB's test are in ImageNet, too (at least 22 of 5,794, found by checksum), so backbones "
+        "pretrained on ImageNet may have seen them.",
+        masks_note(masks),
+    ]
+    sizes = {split: sum(record.split == split for record in records) for split in SPLIT_SIZES}
+    if sizes != SPLIT_SIZES:
+        notes.append(
+            f"The tables have {sizes['train']} images for training and {sizes['test']} for the test, the official "
+            f"ones {SPLIT_SIZES['train']} and {SPLIT_SIZES['test']}: this is a part of the release, or another one."
+        )
+    return Release("CUB-200-2011", cub, records, classes, notes=tuple(notes))
+
+
+def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:
+    """The folder with CUB's tables: the given one, or ``CUB_200_2011`` in it.
+
+    Raises:
+        FileNotFoundError: if neither has them.
+    """
+    given = folder(root, argument)
+    for candidate in (given, given / "CUB_200_2011"):
+        if (candidate / "images.txt").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"{argument} must be the folder CUB_200_2011, or the one that it lies in: {given} has neither images.txt nor "
+        "CUB_200_2011/images.txt. Unpack CUB_200_2011.tgz there"
+    )
+
+
+def cub_beside(home: Path) -> Path | None:
+    """``CUB_200_2011`` in a folder that was made of its birds, beside it, or one further up.
+
+    Args:
+        home: the folder.
+
+    Returns:
+        The folder with CUB's tables, or None if there is none.
+    """
+    here = home.absolute()
+    folders = (parent / "CUB_200_2011" for parent in (here, here.parent, here.parent.parent))
+    return next((folder for folder in folders if (folder / "images.txt").is_file()), None)
+
+
+def read_birds(cub: Path) -> tuple[tuple[str, ...], dict[int, Bird]]:
+    """Join CUB's five tables by their ids; the order of their rows means nothing.
+
+    Args:
+        cub: the folder with the tables.
+
+    Returns:
+        The species' names as in ``classes.txt``, by label, and the images by id, in the order of ``images.txt``.
+
+    Raises:
+        FileNotFoundError: if a table is not there.
+        ValueError: if a table is damaged, or they do not fit each other.
+    """
+    names = _by_id(cub / "images.txt", ("id", "name"))
+    classes = _classes(cub / "classes.txt")
+    labels = _for_each(cub / "image_class_labels.txt", ("id", "class"), names)
+    splits = _for_each(cub / "train_test_split.txt", ("id", "is_training_image"), names)
+    boxes = _for_each(cub / "bounding_boxes.txt", ("id", "x", "y", "width", "height"), names)
+    birds, seen = {}, set()
+    for id, row in names.items():
+        name = row.values["name"]
+        label = integer(labels[id], "class", range(1, len(classes) + 1)) - 1
+        species = name.rpartition("/")[0]
+        if species != classes[label]:
+            raise ValueError(
+                f"{labels[id].where}: image {id} is said to be of class {label + 1}, {classes[label]}, and its file, "
+                f"{name}, to be of {species}: the tables are in another order or of different releases. Get them again"
+            )
+        if name in seen:
+            raise ValueError(f"{row.where}: {name} is there twice, with different ids. Get the table again")
+        seen.add(name)
+        training = integer(splits[id], "is_training_image", range(2))
+        birds[id] = Bird(id, name, label, "train" if training else "test", _box(boxes[id]), row.where)
+    return classes, birds
+
+
+def _by_id(path: Path, columns: Sequence[str]) -> dict[int, Row]:
+    rows: dict[int, Row] = {}
+    for row in read_space_separated(path, columns):
+        id = integer(row, "id", range(1, 10**9))
+        if id in rows:
+            raise ValueError(f"{row.where}: id {id} is there twice, first at {rows[id].where}. Get the table again")
+        rows[id] = row
+    if not rows:
+        raise ValueError(f"{path} is empty. Get the file again")
+    return rows
+
+
+def _for_each(path: Path, columns: Sequence[str], names: dict[int, Row]) -> dict[int, Row]:
+    rows = _by_id(path, columns)
+    if rows.keys() != names.keys():
+        missing, unknown = sorted(names.keys() - rows.keys()), sorted(rows.keys() - names.keys())
+        raise ValueError(
+            f"{path} must have one row for each id in images.txt; it lacks {len(missing)} (such as {missing[:3]}) and "
+            f"has {len(unknown)} that images.txt does not know (such as {unknown[:3]}): they are of different "
+            "releases, or one was cut off. Get both again"
+        )
+    return rows
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    rows = _by_id(path, ("id", "name"))
+    if sorted(rows) != list(range(1, len(rows) + 1)):
+        raise ValueError(f"{path} must number its classes from 1 to {len(rows)}, without gaps. Get the file again")
+    return tuple(rows[number].values["name"] for number in sorted(rows))
+
+
+def _box(row: Row) -> Box:
+    left, top, width, height = (decimal(row, column) for column in ("x", "y", "width", "height"))
+    if width <= 0 or height <= 0:
+        raise ValueError(f"{row.where}: a box must have a width and a height, got {width} and {height}. Get it again")
+    return left, top, left + width, top + height

@@ -1,0 +1,178 @@
+"""Pictures in a folder per class, as torchvision's ``ImageFolder`` reads them, with masks in a parallel folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..io import list_folder, pictures_below, written
+from ..release import SPLITS, Record, Release, ReleaseDataset
+from ..sample import Sample
+
+SPLIT_FOLDERS: Mapping[str, str] = {
+    **{name: name for name in SPLITS},
+    **{"training": "train", "valid": "val", "validation": "val", "testing": "test"},
+}
+
+
+def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_is_object: bool = False) -> Release:
+    """Read pictures in a folder per class: ``root/class/*.jpg``, or ``root/train/class/*.jpg`` and so on.
+
+    Classes are the sorted names of the folders, of all splits together; where every split has every class, labels are
+    those of ``ImageFolder`` on each split. Folders in a class's folder belong to the class. Hidden entries and files
+    that are no pictures by their ends (``.jpg``, ``.PNG`` and so on) are left out.
+
+    Args:
+        root: a folder with a folder per class; or one with a folder per split, each with a folder per class. Splits
+            are called train, val (valid, validation) and test, in any case; without them all is ``"train"``.
+        masks: a folder with the same folders and file names as ``root``, up to the file names' ends. Splits that
+            have no folder in it have no masks; in one that has, every picture must have its mask.
+        any_value_is_object: whether every value of a mask above zero means the object, such as in masks of zeros and
+            ones; else the value's share of 255 is how much of the pixel the object covers.
+
+    Returns:
+        All pictures, by split, class and name.
+
+    Raises:
+        FileNotFoundError: if a folder is missing, a class has no picture, or a picture lacks its mask.
+        ValueError: if folders of splits and classes are mixed, pictures lie outside of classes, or a mask could be
+            that of two pictures.
+    """
+    root = written(root)
+    mask_root = None if masks is None else written(masks)
+    found = _split_folders(root, mask_root)
+    classes = sorted({name for _, names in found.values() for name in names})
+    label = {name: number for number, name in enumerate(classes)}
+    records, notes = [], []
+    for split, (folder, names) in found.items():
+        relatives = {name: _class_pictures(folder / name) for name in names}
+        mask_of = None
+        if mask_root is not None and (mask_root / folder.relative_to(root)).is_dir():
+            mask_of = _masks(folder, mask_root / folder.relative_to(root), relatives)
+        for name in names:
+            for relative in relatives[name]:
+                path = folder / name / relative
+                mask = None if mask_of is None else mask_of[_stem(f"{name}/{relative}")]
+                records.append(Record(path.relative_to(root).as_posix(), path, label[name], split, mask_path=mask))
+        if mask_root is not None and mask_of is None:
+            notes.append(f"The split {split} has no masks: {mask_root / folder.relative_to(root)} is no folder.")
+        lacking = sorted(set(classes) - set(names))
+        if lacking:
+            notes.append(
+                f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
+                "ImageFolder on this split alone numbers them differently."
+            )
+    if mask_root is not None and not any(record.mask_path for record in records):
+        raise FileNotFoundError(
+            f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
+            "masks=None to go without"
+        )
+    return Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes))
+
+
+class LabelledFolder(ReleaseDataset):
+    """Pictures in a folder per class: :func:`read_folder` as a data set.
+
+    Unlike torchvision's ``ImageFolder`` it takes the folder above the splits, and reads masks.
+
+    Args:
+        root: a folder with a folder per class, or one with a folder per split, each with a folder per class.
+        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
+        masks: a folder with the same folders and file names, up to the file names' ends.
+        any_value_is_object: whether every value of a mask above zero means the object.
+        transform: called with the :class:`Sample`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None = "train",
+        *,
+        masks: str | Path | None = None,
+        any_value_is_object: bool = False,
+        transform: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        release = read_folder(root, masks=masks, any_value_is_object=any_value_is_object)
+        super().__init__(release, split, transform)
+
+
+def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, list[str]]]:
+    """Each split's folder and its classes, in the order of the splits."""
+    listing = list_folder(root, "root")
+    names = [name for name in listing.folders if mask_root is None or not _same(root / name, mask_root)]
+    inside = {name: list_folder(root / name) for name in names if name.lower() in SPLIT_FOLDERS}
+    splits = [name for name in inside if inside[name].folders and not inside[name].pictures]
+    if not splits:
+        return {"train": (root, _class_names(root, names, listing.pictures))}
+    others = sorted(set(names) - set(splits))
+    if others:
+        raise ValueError(
+            f"{root} has folders of splits ({', '.join(splits)}) beside others ({', '.join(others)}), so those would "
+            "have to be classes; move either out, or pass one split's folder as root. A folder of masks is passed "
+            "as masks="
+        )
+    found: dict[str, tuple[Path, list[str]]] = {}
+    for name in splits:
+        split = SPLIT_FOLDERS[name.lower()]
+        if split in found:
+            raise ValueError(
+                f"{root} has two folders of the split {split}, {found[split][0].name} and {name}; remove one"
+            )
+        found[split] = (root / name, _class_names(root / name, inside[name].folders, []))
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[str]:
+    if pictures:
+        raise ValueError(
+            f"{folder} has {len(pictures)} pictures beside its folders of classes, such as {pictures[0]}, which belong "
+            "to no class; move them into one, or out of the folder. Pictures with a table of labels are for read_table"
+        )
+    if not names:
+        raise FileNotFoundError(f"{folder} must have a folder per class, and has none; pass the folder above them")
+    return names
+
+
+def _class_pictures(folder: Path) -> list[str]:
+    relatives = pictures_below(folder)
+    if not relatives:
+        raise FileNotFoundError(
+            f"{folder} has no picture, so its class would be empty; remove the folder, or put its pictures there "
+            "(files that end in .jpg, .jpeg, .png, .webp and so on)"
+        )
+    return relatives
+
+
+def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> dict[str, Path]:
+    """Masks by the pictures' names up to their ends."""
+    found: dict[str, Path] = {}
+    for relative in pictures_below(mask_folder):
+        stem = _stem(relative)
+        if stem in found:
+            raise ValueError(
+                f"{mask_folder} has two masks of one name, {found[stem].name} and {mask_folder / relative}; remove one"
+            )
+        found[stem] = mask_folder / relative
+    names = [f"{name}/{relative}" for name, pictures in relatives.items() for relative in pictures]
+    stem, count = Counter(map(_stem, names)).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"{folder} has {count} pictures named {stem} up to their ends, which would share one mask; rename all but "
+            "one, and their masks"
+        )
+    lacking = [name for name in names if _stem(name) not in found]
+    if lacking:
+        raise FileNotFoundError(
+            f"{mask_folder} lacks the masks of {len(lacking)} of {len(names)} pictures, such as that of {lacking[0]}; "
+            "a mask has the same folder and name as its picture, up to the end (.png). Add them, or pass masks=None"
+        )
+    return found
+
+
+def _stem(relative: str) -> str:
+    return relative.rpartition(".")[0]
+
+
+def _same(folder: Path, other: Path) -> bool:
+    return other.exists() and folder.samefile(other)

@@ -1,0 +1,372 @@
+"""ImageNet-100: a hundred classes of ImageNet by a list, with ImageNet's boxes to measure against.
+
+The list that most works mean is that of Tian, Krishnan, Isola: Contrastive Multiview Coding, ECCV 2020
+(``imagenet100.txt`` of their code), which the AIM paper cites.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from ..io import list_folder, written
+from ..release import Box, Record, Release, ReleaseDataset
+from ..sample import Sample
+
+SPLITS = ("train", "val")
+WNID = re.compile("n[0-9]{8}")  # WordNet's number of a noun: the class
+TRAIN_STEM = re.compile("(n[0-9]{8})_[0-9]+")  # of a file of ImageNet's training set, which names its class
+VAL_STEM = re.compile("ILSVRC2012_val_[0-9]{8}")  # of a file of its validation set, which does not
+IMAGENET_STEM = re.compile(f"{TRAIN_STEM.pattern}|{VAL_STEM.pattern}")
+BELOW = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where people have train and val below what they call ImageNet
+
+
+def split_folders(root: Path, argument: str) -> dict[str, Path]:
+    """Find ``train`` and ``val``.
+
+    Args:
+        root: a folder with one of them or both, or above ``ILSVRC/Data/CLS-LOC``, as Kaggle's copy has it.
+        argument: what the caller calls it, for the message.
+
+    Returns:
+        The folder of each split that is there.
+
+    Raises:
+        FileNotFoundError: if neither is there.
+    """
+    for below in BELOW:
+        found = {split: root / below / split for split in SPLITS if (root / below / split).is_dir()}
+        if found:
+            return found
+    raise FileNotFoundError(
+        f"{argument} must be a folder with train/ or val/ in it, each with a folder per WordNet number "
+        f"(n01440764/...), and {root} has neither, nor an ILSVRC/Data/CLS-LOC with them; pass the folder above train/ "
+        "and val/"
+    )
+
+
+def wnid_folders(folder: Path) -> list[str]:
+    """The WordNet numbers that have a folder.
+
+    Args:
+        folder: of a split.
+
+    Returns:
+        Their names, sorted; folders with other names are left out.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the pictures lie there unsorted.
+    """
+    listing = list_folder(folder)
+    found = [name for name in listing.folders if WNID.fullmatch(name)]
+    if not found and any(VAL_STEM.match(name) for name in listing.pictures):
+        raise ValueError(
+            f"{folder} must have a folder per WordNet number (n01440764/...), and its {len(listing.pictures)} pictures "
+            "lie there unsorted, as in ImageNet's archive. Put each into the folder of its class: "
+            "torchvision.datasets.ImageNet(FOLDER, split='val') does so, where FOLDER holds ILSVRC2012_img_val.tar and "
+            "ILSVRC2012_devkit_t12.tar.gz; in Kaggle's copy LOC_val_solution.csv names each picture's class"
+        )
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} must have a folder per WordNet number (n01440764/...), and has none; pass the folder above "
+            "train/ and val/ of an ImageNet tree"
+        )
+    return found
+
+
+def class_pictures(folder: Path) -> list[str]:
+    """The pictures of one class, none of which says that it is another's.
+
+    Args:
+        folder: of the class, named by its WordNet number.
+
+    Returns:
+        Names of its pictures, sorted.
+
+    Raises:
+        FileNotFoundError: if the folder is not there, or has no picture.
+        ValueError: if a picture's name has another class's number.
+    """
+    pictures = list_folder(folder).pictures
+    if not pictures:
+        raise FileNotFoundError(
+            f"{folder} has no picture, so its class would have none; unpack its archive again, or remove the folder "
+            "if the class is meant to be left out"
+        )
+    for name in pictures:
+        named = TRAIN_STEM.match(name)
+        if named is not None and named[1] != folder.name:
+            raise ValueError(
+                f"{folder / name} lies in the folder of {folder.name} and is named as a picture of {named[1]}; its "
+                "label would be wrong. Move it to its class, or get the release again"
+            )
+    return pictures
+
+
+LARGEST_ANNOTATION = 1 << 20  # bytes; a picture with a hundred objects takes 30 KiB
+
+
+class Annotation(NamedTuple):
+    """What an annotation file says of its picture.
+
+    Attributes:
+        stem: of the picture's file name.
+        size: (H, W) of the picture that the boxes were drawn on.
+        boxes: class name and box of each object; left, top, right and bottom are the box's edges in pixels from the
+            picture's upper left corner.
+    """
+
+    stem: str
+    size: tuple[int, int]
+    boxes: tuple[tuple[str, Box], ...]
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Read one annotation file.
+
+    The file counts pixels from 1, and the last pixel belongs to the box: a box of the single first pixel is
+    ``1 1 1 1`` there and (0, 0, 1, 1) here.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        What it says.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no whole annotation, a box lies outside of its picture, or it declares a document type,
+            which annotations have no use for and attacks do.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; unpack the archive of the annotations again")
+    if path.stat().st_size > LARGEST_ANNOTATION:
+        raise ValueError(
+            f"{path} must be an annotation of one picture, at most {LARGEST_ANNOTATION} bytes, and has "
+            f"{path.stat().st_size}; it was not read. Get it again"
+        )
+    root = _parse(path)
+    size = (_whole(root, "size/height", path), _whole(root, "size/width", path))
+    boxes = [(_text(item, "name", path), _box(item, size, path)) for item in root.findall("object")]
+    return Annotation(_text(root, "filename", path).removesuffix(".JPEG"), size, tuple(boxes))
+
+
+class _DocumentTypeError(Exception):
+    """The file declares a document type."""
+
+
+def _refuse(*_: object) -> None:
+    raise _DocumentTypeError
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    """Expat by hand, since ElementTree would follow a document type's entities first and ask later."""
+    builder = ElementTree.TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = _refuse
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except _DocumentTypeError as error:
+        raise ValueError(
+            f"{path} declares a document type, with which a small file can fill the memory or read other files; "
+            "annotations have none, so it is damaged or hostile, and was not read further. Get it again"
+        ) from error
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        raise ValueError(f"{path} is no whole XML file: {error}. It was cut off or damaged; get it again") from error
+    return builder.close()
+
+
+def _text(element: ElementTree.Element, name: str, path: Path) -> str:
+    text = (element.findtext(name) or "").strip()
+    if not text:
+        raise ValueError(f"{path} must have a {name} in its {element.tag}, and has none. Get the annotations again")
+    return text
+
+
+def _whole(element: ElementTree.Element, name: str, path: Path) -> int:
+    text = _text(element, name, path)
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError(
+            f"{path}: {name} must be a whole number of pixels, got {text!r:.40}. Get the annotations again"
+        )
+    return int(text)
+
+
+def _box(item: ElementTree.Element, size: tuple[int, int], path: Path) -> Box:
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    first_x, first_y, last_x, last_y = (_whole(item, f"bndbox/{side}", path) for side in sides)
+    height, width = size
+    # a pixel beyond the rim is rounding, and is cut off
+    left, top, right, bottom = max(first_x - 1, 0), max(first_y - 1, 0), min(last_x, width), min(last_y, height)
+    if not (left < right >= last_x - 1 and top < bottom >= last_y - 1):
+        raise ValueError(
+            f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) does not lie inside of the "
+            f"picture's {width} x {height} pixels (W x H). Get the annotations again, or correct this one"
+        )
+    return float(left), float(top), float(right), float(bottom)
+
+
+CMC_LIST_MD5 = "9974508e5d4cc0098b70e8b6a0fe6067"
+NUM_CLASSES = 100
+LARGEST_LIST = 1 << 16  # bytes; all of ImageNet's classes take 10 KB
+
+
+def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str | Path | None = None) -> Release:
+    """Read the classes of a list from an ImageNet tree.
+
+    The label is the class's position among the *sorted* WordNet numbers of the list, as ``ImageFolder`` on a tree of
+    these classes has it, and not its position in the list, whose order is random.
+
+    Args:
+        root: a folder with ``train/<wnid>/`` and ``val/<wnid>/``, or one of them: all of ImageNet, or a tree of these
+            classes alone. Other classes are left out.
+        class_list: path of a text file of WordNet numbers, one a line.
+        annotations: folder of ImageNet's validation boxes: ``Annotations/CLS-LOC/val``, or one above it. The
+            validation samples then have the boxes of their own class.
+
+    Returns:
+        The splits that are there.
+
+    Raises:
+        FileNotFoundError: if a folder, the list, or an annotation is missing, or a class has no folder or no picture.
+        ValueError: if the list has other than WordNet numbers or one twice, pictures lie in the wrong place, or an
+            annotation is damaged or another picture's.
+    """
+    root = written(root)
+    listed, notes = _read_class_list(written(class_list))
+    wnids = sorted(listed)
+    records = []
+    folders = split_folders(root, "root")
+    for split, folder in folders.items():
+        lacking = sorted(set(wnids) - set(wnid_folders(folder)))
+        if lacking:
+            raise FileNotFoundError(
+                f"{folder} lacks {len(lacking)} of the {len(wnids)} classes in {class_list}: {', '.join(lacking[:10])}"
+                f"{', ...' if len(lacking) > 10 else ''}; a model on the rest could not be compared. Add their "
+                "folders, or pass the list that the tree was made with"
+            )
+        for label, wnid in enumerate(wnids):
+            pictures = [folder / wnid / name for name in class_pictures(folder / wnid)]
+            records += [Record(path.stem, path, label, split) for path in pictures]
+    for split in (split for split in SPLITS if split not in folders):
+        notes.append(f"The split {split} is left out: {root} has no folder {split}.")
+    if annotations is not None:
+        records = _with_boxes(records, wnids, written(annotations))
+        notes.append("Validation samples have ImageNet's boxes of their own class; training samples have none.")
+    return Release("ImageNet-100", root, tuple(records), tuple(wnids), notes=tuple(notes))
+
+
+class ImageNet100(ReleaseDataset):
+    """ImageNet-100: :func:`read_imagenet100` as a data set.
+
+    Args:
+        root: folder of the ImageNet tree.
+        split: ``"train"`` or ``"val"``; None takes both.
+        class_list: path of the list of classes.
+        annotations: folder of ImageNet's validation boxes, or None.
+        transform: called with the :class:`Sample`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None = "train",
+        *,
+        class_list: str | Path,
+        annotations: str | Path | None = None,
+        transform: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        super().__init__(read_imagenet100(root, class_list, annotations), split, transform)
+
+
+def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
+    """The WordNet numbers in the list's order, and what is to be said of it."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"class_list must be a text file of WordNet numbers, one a line, such as imagenet100.txt of the code of "
+            f"Contrastive Multiview Coding, and {path} is no file"
+        )
+    if path.stat().st_size > LARGEST_LIST:
+        raise ValueError(f"class_list must be a text file of WordNet numbers, one a line; {path} is too long for one")
+    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    strangers = [line for line in lines if not WNID.fullmatch(line)]
+    if strangers or not lines:
+        found = f"{len(strangers)} other lines, such as {strangers[0]!r:.60}" if strangers else "no line"
+        raise ValueError(f"{path} must hold WordNet numbers (n02869837), one a line, and has {found}")
+    repeated = sorted({line for line in lines if lines.count(line) > 1})
+    if repeated:
+        raise ValueError(f"{path} lists {', '.join(repeated)} more than once; every class must be there once")
+    order = (
+        f"Labels are positions in the sorted WordNet numbers, as ImageFolder has them: 0 is {min(lines)}, and not "
+        f"{lines[0]}, the first in {path.name}."
+        if lines[0] != min(lines)
+        else "Labels are positions in the sorted WordNet numbers, as ImageFolder has them."
+    )
+    return lines, [_recognise(lines, path), order]
+
+
+def _recognise(wnids: list[str], path: Path) -> str:
+    # of the lines, not of the file, so that line ends of Windows do not hide the list
+    md5 = hashlib.md5("".join(f"{wnid}\n" for wnid in wnids).encode(), usedforsecurity=False).hexdigest()
+    if md5 == CMC_LIST_MD5:
+        return f"{path.name} is the list of Contrastive Multiview Coding (MD5 {md5}), the one that most works use."
+    few = "" if len(wnids) == NUM_CLASSES else f" It has {len(wnids)} classes, not {NUM_CLASSES}."
+    return (
+        f"{path.name} is not the list of Contrastive Multiview Coding (MD5 {md5}, not {CMC_LIST_MD5}): accuracies "
+        f"on its classes do not compare with those of works that use that one.{few}"
+    )
+
+
+def _with_boxes(records: list[Record], wnids: list[str], annotations: Path) -> list[Record]:
+    """Boxes for the validation records."""
+    folder = _annotation_folder(annotations)
+    validation = [record for record in records if record.split == "val"]
+    lacking = [record.id for record in validation if not (folder / f"{record.id}.xml").is_file()]
+    if lacking:
+        raise FileNotFoundError(
+            f"{folder} lacks the annotations of {len(lacking)} of {len(validation)} validation pictures, such as "
+            f"{lacking[0]}.xml; unpack the archive of the annotations again, or pass annotations=None to go without"
+        )
+    return [
+        _with_own_boxes(record, wnids[record.label], folder / f"{record.id}.xml") if record.split == "val" else record
+        for record in records
+    ]
+
+
+def _with_own_boxes(record: Record, wnid: str, path: Path) -> Record:
+    annotation = read_annotation(path)
+    if annotation.stem not in (record.id, "%s"):  # as some of ImageNet's training annotations have it
+        raise ValueError(
+            f"{path} says that it annotates {annotation.stem}, and not {record.id}: the annotations were renamed or "
+            "shuffled. Get them again"
+        )
+    boxes: list[Box] = [box for name, box in annotation.boxes if name == wnid]
+    if not boxes:
+        named = ", ".join(sorted({name for name, _ in annotation.boxes})) or "nothing"
+        raise ValueError(
+            f"{path} has boxes of {named}, and none of {wnid}, in whose folder the picture lies, {record.path}: the "
+            "validation pictures were sorted into wrong folders, or the annotations are another set's"
+        )
+    return record._replace(boxes=tuple(boxes), size=annotation.size)
+
+
+def _annotation_folder(folder: Path) -> Path:
+    below = ("", "val", "CLS-LOC/val", "Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val")
+    for candidate in (folder / part for part in below):
+        if candidate.is_dir() and next(candidate.glob("ILSVRC2012_val_*.xml"), None) is not None:
+            return candidate
+    raise FileNotFoundError(
+        "annotations must be the folder of ImageNet's validation boxes, with ILSVRC2012_val_00000001.xml and so on, "
+        f"or one above Annotations/CLS-LOC/val, and {folder} is neither; the archive is ILSVRC2012_bbox_val_v3.tgz"
+    )

@@ -1,0 +1,430 @@
+"""Pictures that a table lists, with label and, where known, place, group, split, mask or boxes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..io import Row, inside, read_csv, written
+from ..release import SPLITS, Box, Record, Release, ReleaseDataset
+from ..sample import Sample, group_number
+
+
+def number_places(
+    rows: Sequence[Row], place: str | None, group: str | None, labels: Numbered, names: Sequence[str] | None
+) -> Numbered | None:
+    """Number the places, and hold the groups against labels and places.
+
+    Args:
+        rows: of the table.
+        place: column of the places, or None.
+        group: column of the groups, or None.
+        labels: of the rows.
+        names: of the places, if known.
+
+    Returns:
+        Places from their column or else from the groups'; None if the table has neither.
+
+    Raises:
+        ValueError: if a group is not ``label * num_places + place``, or the places cannot be told from the groups.
+    """
+    if place is None and group is None:
+        if names is not None:
+            raise ValueError(
+                "places= names the places of a column, and the table has none of places or groups; pass place= with "
+                "its name, or places=None"
+            )
+        return None
+    if group is None:
+        return number_column(rows, str(place), names, "places")
+    groups = [_whole(row, group) for row in rows]
+    found = (
+        _places_of_groups(rows, group, groups, labels, names)
+        if place is None
+        else number_column(rows, place, names, "places")
+    )
+    for row, number, label, position in zip(rows, groups, labels.numbers, found.numbers, strict=True):
+        expected = group_number(label, position, len(found.names))
+        if number != expected:
+            raise ValueError(
+                f"{row.where}: {group} must be label * {len(found.names)} + place = {expected} for label {label} and "
+                f"place {position}, got {number}: the table numbers its groups otherwise (place * num_labels + label, "
+                "for one). Pass group=None to have them numbered here"
+            )
+    return found
+
+
+def _places_of_groups(
+    rows: Sequence[Row], column: str, groups: list[int], labels: Numbered, names: Sequence[str] | None
+) -> Numbered:
+    """The places that ``label * num_places + place`` leaves, if only one number of places fits."""
+    counts = range(1, max(groups) + 2) if names is None else [len(names)]
+    pairs = set(zip(groups, labels.numbers, strict=True))
+    fitting = [count for count in counts if all(number // count == label for number, label in pairs)]
+    if len(fitting) != 1:
+        fit = f"{' or '.join(map(str, fitting[:5]))} places fit" if fitting else "no number of places fits"
+        raise ValueError(
+            f"{column} must be label * num_places + place, and {fit} the table's groups and labels. Pass place= with "
+            "the column of places and group=None to have groups numbered here, places= with the places' names, or "
+            "group=None to go without"
+        )
+    (count,) = fitting
+    found = tuple(str(number) for number in range(count)) if names is None else tuple(names)
+    return Numbered([number % count for number in groups], found)
+
+
+def _whole(row: Row, column: str) -> int:
+    text = row.values[column].strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError(
+            f"{row.where}: {column} must be the group's number, got {text!r:.40}; pass group=None to leave the column "
+            "out"
+        )
+    return int(text)
+
+
+WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")  # pandas writes 3.0 where another row has no value
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
+
+
+class Numbered(NamedTuple):
+    """A column as numbers.
+
+    Attributes:
+        numbers: of each row.
+        names: by number.
+    """
+
+    numbers: list[int]
+    names: tuple[str, ...]
+
+
+def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None, argument: str) -> Numbered:
+    """Number a column's values.
+
+    Args:
+        rows: of the table.
+        column: name of the column.
+        names: what the numbers mean, if known. Values are looked up among them, and else are numbers below their
+            count. Without them, names are numbered in sorted order, and numbers have to count from 0 without gaps.
+        argument: what the caller calls ``names``, for messages.
+
+    Returns:
+        Numbers and names.
+
+    Raises:
+        ValueError: if a value is empty, not among the names, or numbers have gaps or are mixed with names.
+
+    >>> number_column([Row("line 2", {"y": "dog"}), Row("line 3", {"y": "cat"})], "y", None, "classes")
+    Numbered(numbers=[1, 0], names=('cat', 'dog'))
+    """
+    values = [row.values[column].strip() for row in rows]
+    for row, value in zip(rows, values, strict=True):
+        if not value:
+            raise ValueError(
+                f"{row.where}: {column} must have a value, and is empty. Complete the table, or leave the row out"
+            )
+    if names is not None:
+        return _among(rows, values, column, names, argument)
+    matches = [WHOLE_NUMBER.fullmatch(value) for value in values]
+    if not all(matches):
+        _check_names(rows, values, column, argument)
+        found = tuple(sorted(set(values)))
+        number = {name: position for position, name in enumerate(found)}
+        return Numbered([number[value] for value in values], found)
+    numbers = [int(match[1]) for match in matches if match is not None]
+    lacking = sorted(set(range(min(max(numbers), len(rows)) + 1)) - set(numbers))  # rows are too few for more
+    if lacking:
+        raise ValueError(
+            f"{column} has numbers from {min(numbers)} to {max(numbers)} and lacks {lacking[0]}; numbers must count "
+            f"from 0 without gaps. Pass {argument}= with a name for each number from 0, or, where the table counts "
+            "from 1, "
+            f'its numbers as names: {argument}=["1", "2", ...]'
+        )
+    return Numbered(numbers, tuple(str(number) for number in range(max(numbers) + 1)))
+
+
+def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[str], argument: str) -> Numbered:
+    if isinstance(names, str) or len(set(names)) < len(names) or not names:
+        raise ValueError(f"{argument} must be names without repetition, got {names!r:.80}")
+    number = {name: position for position, name in enumerate(names)}
+    numbers = []
+    by_name = any(value in number for value in values)
+    for row, value in zip(rows, values, strict=True):
+        match = WHOLE_NUMBER.fullmatch(value)
+        if by_name and value in number:
+            numbers.append(number[value])
+        elif not by_name and match is not None and int(match[1]) < len(names):
+            numbers.append(int(match[1]))
+        else:
+            raise ValueError(
+                f"{row.where}: {column} must be one of {argument}={list(names)[:10]!r}"
+                f"{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
+                f"{'' if by_name else f', or a number below {len(names)}'}, got {value!r:.40}"
+            )
+    return Numbered(numbers, tuple(names))
+
+
+def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: str) -> None:
+    """Names that are numbers in part are a damaged column, or measurements."""
+    numeric = next((value for value in values if NUMBER.fullmatch(value)), None)
+    if numeric is None:
+        return
+    row, value = next(
+        (row, value) for row, value in zip(rows, values, strict=True) if not WHOLE_NUMBER.fullmatch(value)
+    )
+    raise ValueError(
+        f"{row.where}: {column} must hold whole numbers from 0, or names throughout, and has {value!r:.40} here and "
+        f"{numeric!r:.40} elsewhere. Repair the table, or pass {argument}= with all values as names"
+    )
+
+
+SPLIT_VALUES: Mapping[str, str] = {
+    **{"0": "train", "1": "val", "2": "test"},  # as in Waterbirds and wilds
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
+BOX = ("left", "top", "right", "bottom")
+
+
+def read_table(
+    table: str | Path,
+    root: str | Path | None = None,
+    *,
+    image: str = "image",
+    label: str = "label",
+    place: str | None = "place",
+    group: str | None = "group",
+    split_column: str | None = "split",
+    mask: str | None = "mask",
+    box: tuple[str, str, str, str] | None = BOX,
+    classes: Sequence[str] | None = None,
+    places: Sequence[str] | None = None,
+    splits: Mapping[str, str] = SPLIT_VALUES,
+    any_value_is_object: bool = False,
+) -> Release:
+    """Read a CSV table of pictures with a header.
+
+    The arguments from ``image`` to ``box`` are names of columns. The image's and the label's must be there. Of the
+    others a column with the name that is the default may be lacking, any other name must be there, and None leaves
+    the column out. Waterbirds' own table, for one::
+
+        read_table("metadata.csv", image="img_filename", label="y")
+
+    Labels and places are names or numbers. Numbers count from 0, and every one up to the largest must occur, unless
+    ``classes`` (``places``) says how many there are. Names are numbered in sorted order, or by their position in
+    ``classes``. Where ``classes`` is given, values are looked up among its names first, so a table that counts from 1
+    is read with ``classes=["1", "2", "3"]``.
+
+    Args:
+        table: path of the file.
+        root: folder below which images and masks lie; the table's own by default.
+        image: column of the pictures' paths, relative to ``root``.
+        label: column of the class.
+        place: column of the background's kind.
+        group: column of the group; it must be ``label * num_places + place`` and is checked. Without a column of
+            places, they are worked out from it.
+        split_column: column of the split. Without one, all is ``"train"``.
+        mask: column of the masks' paths, relative to ``root``; empty where there is none.
+        box: columns of a box's edges in pixels; all empty where there is none. Rows of one image that differ in
+            nothing but the box are one image with several boxes.
+        classes: names of the classes, by label.
+        places: names of the places, by number.
+        splits: what the values in the column of the split mean, in lower case: ``"train"``, ``"val"`` or ``"test"``. By
+            default these names and the codes 0, 1, 2. CUB has 1 for train: ``splits={"1": "train", "0": "test"}``.
+        any_value_is_object: whether every value of a mask above zero means the object; else the value's share of 255
+            is how much of the pixel the object covers.
+
+    Returns:
+        All rows' pictures, in the table's order.
+
+    Raises:
+        FileNotFoundError: if the table is not there.
+        ValueError: if a column is missing or a value is none of those above.
+    """
+    table = written(table)
+    root = table.parent if root is None else written(root)
+    rows = list(read_csv(table, [image, label], "Say how they are called, by image= and label="))
+    if not rows:
+        raise ValueError(f"{table} has no rows below its header; pass a table that lists pictures")
+    header = tuple(rows[0].values)
+    place, group = _column(table, header, place, "place"), _column(table, header, group, "group")
+    split, mask = _column(table, header, split_column, "split"), _column(table, header, mask, "mask")
+    box = _box_columns(table, header, box)
+    labels = number_column(rows, label, classes, "classes")
+    numbered_places = number_places(rows, place, group, labels, places)
+    records = [
+        Record(
+            row.values[image].strip(),
+            _below(root, row, image),
+            labels.numbers[position],
+            "train" if split is None else _split(row, split, splits),
+            None if numbered_places is None else numbered_places.numbers[position],
+            None if mask is None or not row.values[mask].strip() else _below(root, row, mask),
+            None if box is None else _box(row, box),
+        )
+        for position, row in enumerate(rows)
+    ]
+    return Release(
+        table.stem,
+        root,
+        tuple(_joined(records, rows)),
+        labels.names,
+        () if numbered_places is None else numbered_places.names,
+        any_value_is_object,
+        tuple(_notes(records, rows, split)),
+    )
+
+
+class LabelledTable(ReleaseDataset):
+    """Pictures that a table lists: :func:`read_table` as a data set.
+
+    Args:
+        table: path of the file.
+        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
+        transform: called with the :class:`Sample`.
+        root: this and the following as for :func:`read_table`.
+        image: column of the pictures' paths.
+        label: column of the class.
+        place: column of the background's kind.
+        group: column of the group.
+        split_column: column of the split.
+        mask: column of the masks' paths.
+        box: columns of a box's edges.
+        classes: names of the classes, by label.
+        places: names of the places, by number.
+        splits: what the values in the column of the split mean.
+        any_value_is_object: whether every value of a mask above zero means the object.
+    """
+
+    def __init__(
+        self,
+        table: str | Path,
+        split: str | None = "train",
+        *,
+        transform: Callable[[Sample], Sample] | None = None,
+        root: str | Path | None = None,
+        image: str = "image",
+        label: str = "label",
+        place: str | None = "place",
+        group: str | None = "group",
+        split_column: str | None = "split",
+        mask: str | None = "mask",
+        box: tuple[str, str, str, str] | None = BOX,
+        classes: Sequence[str] | None = None,
+        places: Sequence[str] | None = None,
+        splits: Mapping[str, str] = SPLIT_VALUES,
+        any_value_is_object: bool = False,
+    ) -> None:
+        release = read_table(
+            table,
+            root,
+            image=image,
+            label=label,
+            place=place,
+            group=group,
+            split_column=split_column,
+            mask=mask,
+            box=box,
+            classes=classes,
+            places=places,
+            splits=splits,
+            any_value_is_object=any_value_is_object,
+        )
+        super().__init__(release, split, transform)
+
+
+def _column(table: Path, header: Sequence[str], column: str | None, default: str) -> str | None:
+    """The column's name if it is to be read."""
+    if column is None or column in header:
+        return column
+    if column == default:
+        return None
+    raise ValueError(
+        f"{default}={column!r} must be a column of {table}, which has {', '.join(header)}; pass one of these, or None "
+        "to go without"
+    )
+
+
+def _box_columns(
+    table: Path, header: Sequence[str], box: tuple[str, str, str, str] | None
+) -> tuple[str, str, str, str] | None:
+    if box is None:
+        return None
+    if len(box) != 4 or isinstance(box, str):
+        raise ValueError(f"box must be the columns of left, top, right and bottom, got {box!r:.80}")
+    lacking = [column for column in box if column not in header]
+    if not lacking:
+        return box
+    if box == BOX and len(lacking) == 4:
+        return None
+    raise ValueError(
+        f"box={box!r} must be four columns of {table}, and {', '.join(lacking)} is not among {', '.join(header)}; pass "
+        "those of left, top, right and bottom, or None to go without"
+    )
+
+
+def _below(root: Path, row: Row, column: str) -> Path:
+    try:
+        return inside(root, row.values[column].strip(), f"{row.where}, {column}")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, or write the table's paths relative to root=, with '/' between their parts"
+        ) from error
+
+
+def _split(row: Row, column: str, splits: Mapping[str, str]) -> str:
+    value = row.values[column].strip().lower()
+    found = splits.get(value)
+    if found not in SPLITS:
+        raise ValueError(
+            f"{row.where}: {column} must be one of {', '.join(splits)}, which mean train, val or test, got "
+            f"{value!r:.40}; pass splits= with what the table's values mean"
+        )
+    return found
+
+
+def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
+    texts = [row.values[column].strip() for column in columns]
+    if not any(texts):
+        return None
+    try:
+        left, top, right, bottom = (float(text) for text in texts)
+    except ValueError:
+        left = top = right = bottom = math.nan
+    if not (all(map(math.isfinite, (left, top, right, bottom))) and left < right and top < bottom):
+        raise ValueError(
+            f"{row.where}: {', '.join(columns)} must be the edges of a box in pixels, left < right and top < bottom, "
+            f"or all empty, got {', '.join(repr(text) for text in texts):.80}. Where a table has x, y, width and "
+            "height, add them up first"
+        )
+    return ((left, top, right, bottom),)
+
+
+def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
+    """Rows of one image that differ in nothing but their box as one record."""
+    joined: dict[Path, Record] = {}
+    for record, row in zip(records, rows, strict=True):
+        earlier = joined.setdefault(record.path, record)
+        if earlier is record:
+            continue
+        if earlier.boxes is None or record.boxes is None or earlier._replace(boxes=record.boxes) != record:
+            raise ValueError(
+                f"{row.where}: {record.id} is there a second time, and not with another box alone; an image that is in "
+                "two splits or classes spoils what is measured. Remove one of the rows"
+            )
+        joined[record.path] = earlier._replace(boxes=earlier.boxes + record.boxes)
+    return list(joined.values())
+
+
+def _notes(records: list[Record], rows: Sequence[Row], split: str | None) -> list[str]:
+    if split is None:
+        return ["The table has no column of splits, so all its images are of the split train."]
+    values = Counter((row.values[split].strip(), record.split) for row, record in zip(rows, records, strict=True))
+    read = ", ".join(f"{value!r} as {name} ({count} rows)" for (value, name), count in sorted(values.items()))
+    return [f"The column {split} was read so: {read}."]

@@ -1,0 +1,209 @@
+"""TravelingBirds: CUB's birds on one background per species, which travels to the next species in the test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ..io import folder, inside, read_json
+from ..release import Record, Release, ReleaseDataset
+from ..sample import Sample
+from .cub import cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+
+Variant = Literal["fixed", "black", "random"]
+SplitBy = Literal["cub", "all"]
+VARIANTS = ("fixed", "black", "random")
+
+
+class TravelingBirds(ReleaseDataset):
+    """The images of one split of TravelingBirds; the labels are CUB's 200 species.
+
+    Reference: Koh et al., "Concept Bottleneck Models", ICML 2020.
+
+    Args:
+        root: the folder with ``CUB_fixed``, ``CUB_black`` and ``CUB_random``, or one of them.
+        split: ``"train"`` or ``"test"``; None takes both.
+        transform: see :class:`~aimwrap.data.ReleaseDataset`.
+        variant: of the backgrounds, see :func:`read_traveling_birds`.
+        split_by: ``"cub"`` or ``"all"``, see :func:`read_traveling_birds`.
+        cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks beside ``root``.
+        segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor beside it.
+        object_masks: True demands them, False does without, None takes them if they are there.
+
+    Raises:
+        FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
+        ValueError: if a table is damaged, or an argument is none of those allowed.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str | None = "train",
+        *,
+        transform: Callable[[Sample], Sample] | None = None,
+        variant: Variant = "fixed",
+        split_by: SplitBy = "cub",
+        cub: str | os.PathLike[str] | None = None,
+        segmentations: str | os.PathLike[str] | None = None,
+        object_masks: bool | None = None,
+    ) -> None:
+        release = read_traveling_birds(
+            root, variant, split_by, cub=cub, segmentations=segmentations, object_masks=object_masks
+        )
+        super().__init__(release, split, transform)
+
+
+def read_traveling_birds(
+    root: str | os.PathLike[str],
+    variant: Variant = "fixed",
+    split_by: SplitBy = "cub",
+    *,
+    cub: str | os.PathLike[str] | None = None,
+    segmentations: str | os.PathLike[str] | None = None,
+    object_masks: bool | None = None,
+) -> Release:
+    """Read the folders of TravelingBirds by CUB's tables.
+
+    Args:
+        root: the folder with ``CUB_fixed``, ``CUB_black`` and ``CUB_random``, or one of them.
+        variant: of the backgrounds. ``"fixed"`` is TravelingBirds proper: each species has a background of its own,
+            and in the test that of another species. ``"black"`` has none, ``"random"`` a random one for each image.
+        split_by: ``"cub"`` takes CUB's training images from the folder ``train`` and its test images from ``test``.
+            ``"all"`` takes all birds from both, so that a network is tested on birds that it was trained on, on other
+            backgrounds: only to compare with numbers that were got like this.
+        cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks beside ``root``.
+        segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor beside it.
+        object_masks: True demands them, False does without, None takes them if they are there.
+
+    Returns:
+        The release. Ids are CUB's numbers. Where ``CUB_fixed`` has its two tables of places, ``place`` is the number
+        of the background's kind: place p is the one on which species p is trained.
+
+    Raises:
+        FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
+        ValueError: if a table is damaged, or an argument is none of those allowed.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be 'fixed', 'black' or 'random', got {variant!r}")
+    if split_by not in ("cub", "all"):
+        raise ValueError(f"split_by must be 'cub' or 'all', got {split_by!r}")
+    if split_by == "all" and variant != "fixed":
+        raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
+    home = _find_variant(folder(root), variant)
+    cub_home = find_cub(cub, "cub") if cub is not None else _found_beside(home)
+    classes, birds = read_birds(cub_home)
+    masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
+    sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
+    for source in sources.values():
+        _check_species(source, classes)
+    places = _read_places(home, classes) if variant == "fixed" else None
+    records = []
+    for split, source in sources.items():
+        for bird in birds.values():
+            if split_by == "all" or bird.split == split:
+                path = inside(source, bird.name, bird.where)
+                place = None if places is None else places.of(split, bird.label)
+                mask_path = None if masks is None else mask_of(masks, bird.name)
+                records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
+    name = f"TravelingBirds ({home.name}{', all birds in both splits' if split_by == 'all' else ''})"
+    notes = (*_notes(variant, split_by, places is not None), masks_note(masks))
+    return Release(name, home, tuple(records), classes, () if places is None else places.names, notes=notes)
+
+
+class _Places(NamedTuple):
+    """The kind of background of each species, as numbers from 0.
+
+    Attributes:
+        names: by number.
+        train: numbers, by label.
+        test: likewise.
+    """
+
+    names: tuple[str, ...]
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+    def of(self, split: str, label: int) -> int:
+        return (self.train if split == "train" else self.test)[label]
+
+
+def _find_variant(root: Path, variant: str) -> Path:
+    """``CUB_<variant>`` in the root, or the root itself if it is not one of the others."""
+    name = f"CUB_{variant}"
+    if (root / name).is_dir():
+        return root / name
+    is_another = root.name in {f"CUB_{other}" for other in VARIANTS} - {name}
+    has_splits = (root / "train").is_dir() and (root / "test").is_dir()
+    if root.name == name or (variant == "fixed" and has_splits and not is_another):
+        return root
+    there = [other for other in VARIANTS if (root / f"CUB_{other}").is_dir()]
+    raise FileNotFoundError(
+        f"variant={variant!r} is in the folder {name}, and {root} neither is it nor has it"
+        + (f"; it has variant {' and '.join(map(repr, there))}" if there else "")
+    )
+
+
+def _found_beside(home: Path) -> Path:
+    found = cub_beside(home)
+    if found is None:
+        raise FileNotFoundError(
+            f"cub must be the folder CUB_200_2011 (with train_test_split.txt), since {home} alone does not say which "
+            "birds are for the test: its folders hold all of them. There is none beside it"
+        )
+    return found
+
+
+def _check_species(source: Path, classes: Sequence[str]) -> None:
+    there = {entry.name for entry in os.scandir(folder(source, "the folder of images"))}
+    missing = [name for name in classes if name not in there]
+    if missing:
+        raise FileNotFoundError(
+            f"{source} lacks {len(missing)} of {len(classes)} species, the first of them {missing[0]}; unpack the "
+            "release again"
+        )
+
+
+def _read_places(home: Path, classes: Sequence[str]) -> _Places | None:
+    """``train_places.json`` and ``test_places.json``, which not all copies have."""
+    tables = [home / f"{split}_places.json" for split in ("train", "test")]
+    if not any(table.is_file() for table in tables):
+        return None
+    train, test = (_read_place_ids(table, classes) for table in tables)
+    ids = list(dict.fromkeys([*train, *test]))  # in the order of the species, so that place p is label p's own
+    names = tuple(f"Places365 class {id}" for id in ids)
+    number = {id: position for position, id in enumerate(ids)}
+    return _Places(names, tuple(number[id] for id in train), tuple(number[id] for id in test))
+
+
+def _read_place_ids(table: Path, classes: Sequence[str]) -> list[int]:
+    if not table.is_file():
+        raise FileNotFoundError(f"{table} is not there, and its twin is; get the release again")
+    places = read_json(table)
+    is_number = isinstance(places, dict) and all(type(value) is int for value in places.values())
+    if not is_number or places.keys() != set(classes):
+        raise ValueError(
+            f"{table} must give the number of a place to each of CUB's {len(classes)} species, by the name of its "
+            "folder. Get the file again"
+        )
+    return [places[name] for name in classes]
+
+
+def _notes(variant: Variant, split_by: SplitBy, places: bool) -> list[str]:
+    notes = []
+    if variant == "fixed":
+        notes.append(
+            "The folders train and test hold all birds each, and differ in the backgrounds alone: a folder reader on "
+            "train also trains on the test's birds."
+        )
+    if split_by == "cub":
+        notes.append("The split is CUB's (train_test_split.txt), so no bird of the test is trained on.")
+    else:
+        notes.append(
+            "split_by='all' tests on the birds that it trains on, so these numbers can be compared only with others "
+            "that were got like this; say so beside them."
+        )
+    if places:
+        notes.append("Place p is the background on which species p is trained; in the test each has another's.")
+    return notes

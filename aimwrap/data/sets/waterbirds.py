@@ -1,0 +1,328 @@
+"""Waterbirds: CUB's birds pasted on land and water, with the background tied to the label in training."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ..io import folder, inside, integer, read_csv
+from ..release import SPLITS, Record, Release, ReleaseDataset
+from ..sample import Sample
+from .cub import Bird, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+
+Version = Literal["original", "corrected"]
+
+# Land birds whose names hold "tern", which is what the release's maker looked for to find the water birds.
+MISLABELLED = ("Eastern_Towhee", "Western_Meadowlark", "Western_Wood_Pewee")
+WATER_BIRDS = {"Albatross", "Auklet", "Cormorant", "Frigatebird", "Fulmar", "Gadwall", "Grebe", "Guillemot", "Gull"} | {
+    *("Jaeger", "Kittiwake", "Loon", "Mallard", "Merganser", "Pelican", "Puffin", "Tern")
+}  # last words of the species' names; of the loons CUB has the Pacific one alone
+# Images of groups 0 to 3 in the official 95 % release with the original labels.
+OFFICIAL_COUNTS = {"train": (3498, 184, 56, 1057), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)}
+NUM_IMAGES = 11_788  # of every official release, CUB's
+
+
+def version_of(records: Iterable[Record]) -> Version | None:
+    """Which labels these are, told from the three land birds that the original has as water birds.
+
+    Args:
+        records: of every image, in folders by species.
+
+    Returns:
+        The version, or None if none of the three species is there.
+
+    Raises:
+        ValueError: if some of the three are land birds and some are water birds.
+    """
+    labels: dict[str, set[int]] = {}
+    for record in records:
+        species = _species(record)
+        if species in MISLABELLED:
+            labels.setdefault(species, set()).add(record.label)
+    there = {label for found in labels.values() for label in found}
+    if len(there) > 1:
+        has = ", ".join(f"{name} has {' and '.join(map(str, sorted(found)))}" for name, found in sorted(labels.items()))
+        raise ValueError(
+            f"the labels mix two versions: {has}; the original labels have 1 for all of them and the corrected ones 0. "
+            "Get the table again"
+        )
+    return None if not there else "original" if there == {1} else "corrected"
+
+
+def tie_of(records: Iterable[Record]) -> float:
+    """The share of the training images that stand on their label's own place (land birds on land, water on water).
+
+    Images of the three species whose labels differ between versions are left out where there are others: a corrected
+    label does not move a bird that was pasted on water.
+
+    Args:
+        records: of every image.
+
+    Returns:
+        The share, 0.5 for no tie to 1 for a perfect one; NaN without training images.
+    """
+    train = [record for record in records if record.split == "train"]
+    certain = [record for record in train if _species(record) not in MISLABELLED] or train
+    return sum(record.label == record.place for record in certain) / len(certain) if certain else float("nan")
+
+
+def check_labels(rows: Iterable[tuple[Record, str]]) -> None:
+    """All images of a species have one label, and gulls are water birds: else columns or rows were mixed up.
+
+    Args:
+        rows: each image, with the file and line that name it.
+
+    Raises:
+        ValueError: if it is not so.
+    """
+    label_of: dict[str, int] = {}
+    for record, where in rows:
+        species = _species(record)
+        if species is None or species in MISLABELLED:
+            continue
+        known = label_of.setdefault(species, record.label)
+        if known != record.label:
+            raise ValueError(
+                f"{where}: {species} has y={record.label} here and y={known} above, and a species has one label; the "
+                "rows or columns of the table were mixed up. Get it again"
+            )
+    wrong = [name for name, label in label_of.items() if name.rpartition("_")[2] in WATER_BIRDS and label == 0]
+    if wrong:
+        raise ValueError(
+            f"the table says that {', '.join(wrong[:3])} are land birds (y=0): its labels are the wrong way round, or "
+            "columns were mixed up. Get it again"
+        )
+
+
+def _species(record: Record) -> str | None:
+    """``Eastern_Towhee`` of ``021.Eastern_Towhee/Eastern_Towhee_0001_22150.jpg``; None of folders of another kind."""
+    number, _, species = record.path.parts[-2].partition(".")
+    return species if number.isdecimal() and species else None
+
+
+def described(version: Version | None) -> str:
+    """The version, with what tells it."""
+    if version is None:
+        return f"none of the species that tell ({', '.join(MISLABELLED)})"
+    return f"the {version} labels ({', '.join(MISLABELLED)} as {'water' if version == 'original' else 'land'} birds)"
+
+
+def name_of(records: Sequence[Record], version: Version | None) -> str:
+    """``Waterbirds (95 %, original labels)``."""
+    trained = any(record.split == "train" for record in records)
+    tie = percent(tie_of(records)) if trained else "no training images"
+    return f"Waterbirds ({tie}, {version} labels)" if version else f"Waterbirds ({tie}, other birds)"
+
+
+def percent(share: float) -> str:
+    """``95 %``; and 99.9 % stays apart from a perfect tie."""
+    return f"{share:.0%}".replace("%", " %") if share in (0, 1) or 0.005 <= share < 0.995 else f"{share * 100:.2f} %"
+
+
+def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
+    """What the notes say of tie, version and groups."""
+    counts = {split: [0] * 4 for split in SPLITS}
+    for (split, label, place), number in Counter((r.split, r.label, r.place or 0) for r in records).items():
+        counts[split][2 * label + place] = number
+    land, water = sum(counts["train"][:2]), sum(counts["train"][2:])
+    tie = tie_of(records)
+    notes = []
+    if land and water:
+        without = ", judged without the three species below, which were pasted by their first label"
+        notes.append(
+            f"The tie is {percent(tie)}{without if version == 'corrected' else ''}: in training {counts['train'][0]} "
+            f"of {land} land birds stand on land and {counts['train'][3]} of {water} water birds on water."
+        )
+    if version is not None:
+        wrong = "are labelled water birds, which they are not" if version == "original" else "are labelled land birds"
+        notes.append(
+            f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee {wrong}. "
+            "Results with the other labels cannot be compared."
+        )
+    if {split: tuple(numbers) for split, numbers in counts.items()} == OFFICIAL_COUNTS:
+        notes.append("The groups are as large as in the official 95 % release.")
+    if len(records) != NUM_IMAGES:
+        notes.append(
+            f"The table has {len(records)} images, and the official ones {NUM_IMAGES}: it was cut off, or is another."
+        )
+    if tie == 1:
+        notes.append(
+            "With a perfect tie some groups have no training images (1 and 2, with the original labels), so averages "
+            "over groups of the training set must leave them out; and training and validation images are not those of "
+            "the 95 % release: do not take its split."
+        )
+    notes.append(
+        "Group is 2 * label + place: 0 land bird on land, 1 land bird on water, 2 water bird on land, 3 water bird on "
+        "water. Validation and test are untied, so their plain accuracy is not what a paper reports that weighs the "
+        "groups by their share of the training set."
+    )
+    return notes
+
+
+class Waterbirds(ReleaseDataset):
+    """The images of one split of Waterbirds: label 0 land bird, 1 water bird; place 0 land, 1 water.
+
+    Reference: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020 (tie of 95 %);
+    Petryk et al., "On Guiding Visual Attention with Language Specification", CVPR 2022 (100 %).
+
+    Args:
+        root: the folder with ``metadata.csv``, whatever its name, or the one that it lies in.
+        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
+        transform: see :class:`~aimwrap.data.ReleaseDataset`.
+        version: of the labels, ``"original"`` or ``"corrected"``; None takes what is there.
+        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and beside it.
+        segmentations: the folder ``segmentations``, if it lies elsewhere.
+        object_masks: True demands them, False does without, None takes them if they are there.
+
+    Attributes:
+        version: of the labels: ``"original"``, ``"corrected"``, or None if none of the three species is there.
+        tie: share of the training images that stand on their label's own place; see :func:`tie_of`.
+
+    Raises:
+        FileNotFoundError: if the table or what was demanded is not there.
+        ValueError: if a table is damaged, or the labels are of another version.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str | None = "train",
+        *,
+        transform: Callable[[Sample], Sample] | None = None,
+        version: Version | None = None,
+        cub: str | os.PathLike[str] | None = None,
+        segmentations: str | os.PathLike[str] | None = None,
+        object_masks: bool | None = None,
+    ) -> None:
+        release = read_waterbirds(root, version, cub, segmentations=segmentations, object_masks=object_masks)
+        super().__init__(release, split, transform)
+        self.version = version_of(release.records)
+        self.tie = tie_of(release.records)
+
+
+class _Row(NamedTuple):
+    where: str
+    name: str
+    record: Record
+
+
+def read_waterbirds(
+    root: str | os.PathLike[str],
+    version: Version | None = None,
+    cub: str | os.PathLike[str] | None = None,
+    *,
+    segmentations: str | os.PathLike[str] | None = None,
+    object_masks: bool | None = None,
+) -> Release:
+    """Read the table of Waterbirds, of any tie.
+
+    Args:
+        root: the folder with ``metadata.csv``, whatever its name, or the one that it lies in.
+        version: of the labels, ``"original"`` or ``"corrected"``; None takes what is there.
+        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and beside it.
+        segmentations: the folder ``segmentations``, if it lies elsewhere.
+        object_masks: True demands them, False does without, None takes them if they are there.
+
+    Returns:
+        The release; ids are CUB's numbers. Name and notes tell the tie and the version.
+
+    Raises:
+        FileNotFoundError: if the table or what was demanded is not there.
+        ValueError: if a table is damaged, or the labels are of another version.
+    """
+    if version not in (None, "original", "corrected"):
+        raise ValueError(f"version must be 'original', 'corrected' or None, got {version!r}")
+    home = find_waterbirds(root)
+    rows = _read_rows(home)
+    records = [row.record for row in rows]
+    found = version_of(records)
+    if version is not None and found != version:
+        raise ValueError(
+            f"version={version!r} was asked for, and {home / 'metadata.csv'} has {described(found)}. Leave version "
+            "out to take what is there, or get the other copy; results of the two cannot be compared"
+        )
+    cub_home = find_cub(cub, "cub") if cub is not None else cub_beside(home)
+    birds = {} if cub_home is None else read_birds(cub_home)[1]
+    if cub is None and not {row.name for row in rows} & {bird.name for bird in birds.values()}:
+        cub_home, birds = None, {}  # a set of other birds that happens to lie beside CUB
+    if cub_home is not None:
+        _check_ids(rows, birds, cub_home)
+    homes = [home] if cub_home is None else [cub_home, home]
+    beside = [folder for here in homes for folder in (here, here.absolute().parent)]
+    species = {row.name.rpartition("/")[0] for row in rows}
+    masks = find_segmentations(segmentations, beside, species, object_masks)
+    joined = tuple(
+        row.record._replace(
+            mask_path=None if masks is None else mask_of(masks, row.name),
+            boxes=(birds[int(row.record.id)].box,) if birds else None,
+        )
+        for row in rows
+    )
+    notes = notes_on(joined, found)
+    moved = sum((record.split == "test") != (birds[int(record.id)].split == "test") for record in joined if birds)
+    if moved:
+        notes.append(
+            f"{moved} images are in the test here and in the training of CUB, or the other way round; Waterbirds keeps "
+            "CUB's test, so this is another division, or the column was changed."
+        )
+    notes.append(masks_note(masks))
+    classes, places = ("land bird", "water bird"), ("land", "water")
+    return Release(name_of(joined, found), home, joined, classes, places, notes=tuple(notes))
+
+
+def find_waterbirds(root: str | os.PathLike[str]) -> Path:
+    """The folder with ``metadata.csv``: the given one, or the only one in it (or in ``waterbirds`` in it).
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if there are several.
+    """
+    given = folder(root)
+    if (given / "metadata.csv").is_file():
+        return given
+    tables = sorted([*given.glob("*/metadata.csv"), *given.glob("waterbirds/*/metadata.csv")])
+    named = [table for table in tables if table.parent.name.lower().startswith("waterbird")] or tables
+    if len(named) > 1:
+        raise ValueError(
+            f"root must be one folder with a metadata.csv, and {given} has several: "
+            f"{', '.join(str(table.parent) for table in named[:5])}. Pass one of them"
+        )
+    if not named:
+        raise FileNotFoundError(
+            f"root must be the folder with Waterbirds' metadata.csv (waterbird_complete95_forest2water2, "
+            f"waterbird_1.0_forest2water2 or waterbirds_v1.0) or the one that it lies in: {given} has none"
+        )
+    return named[0].parent
+
+
+def _read_rows(home: Path) -> list[_Row]:
+    table = home / "metadata.csv"
+    rows, ids, names = [], set(), set()
+    for row in read_csv(table, ("img_id", "img_filename", "y", "split", "place")):
+        id, name = integer(row, "img_id", range(1, 10**9)), row.values["img_filename"]
+        label, place = integer(row, "y", range(2)), integer(row, "place", range(2))
+        split = SPLITS[integer(row, "split", range(3))]
+        if id in ids or name in names:
+            raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Get it again")
+        ids.add(id)
+        names.add(name)
+        rows.append(_Row(row.where, name, Record(str(id), inside(home, name, row.where), label, split, place)))
+    if not rows:
+        raise ValueError(f"{table} has a header and no images. Get the file again")
+    check_labels([(row.record, row.where) for row in rows])
+    return rows
+
+
+def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> None:
+    """Boxes are joined by id: others join by row, which is right only while nobody sorts a table."""
+    for row in rows:
+        bird = birds.get(int(row.record.id))
+        if bird is None or bird.name != row.name:
+            known = "does not know this id" if bird is None else f"has {bird.name} under this id"
+            raise ValueError(
+                f"{row.where}: img_id {row.record.id} is {row.name}, and {cub / 'images.txt'} {known}: they are of "
+                "different releases, or ids were mixed up. Get both again, or pass another folder as cub"
+            )

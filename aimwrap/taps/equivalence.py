@@ -1,0 +1,214 @@
+"""What a program gives, held against the model's own: shapes on fake tensors, values once, and a step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+
+from .backbone import Program, TappedBackbone
+from .copies import quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
+from .graph import GraphProgram
+from .layout import Layout, Shape, map_shape
+from .probe import Place, Probe, tensors_in
+from .whole import HookProgram, training_of, watch_for
+
+
+class GraphError(ValueError):
+    """A graph that cannot be had, or a program that gives something else than the modules do."""
+
+
+def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
+    """Layouts and shapes from a fake run in evaluation, which a fake run in training has to agree with."""
+    outputs, trained = fake_runs(program, measured, False, True)
+    layouts: dict[str, Layout] = {}
+    for name, output in outputs.items():
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        layout = measured.layout(shape) if shape is not None else None
+        if layout is None:
+            came = type(output).__name__ if shape is None else shape
+            raise GraphError(
+                f"stages: node {labels[name]!r} gives {came}, not a (N, C, H, W) map or its tokens; name another node"
+            )
+        layouts[name] = layout
+    shapes = {name: map_shape(tuple(outputs[name].shape), layouts[name]) for name in outputs}
+    for name, output in trained.items():
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        if shape[1:] != tuple(outputs[name].shape)[1:]:
+            raise GraphError(
+                f"stages: node {labels[name]!r} gives {shape[1:]} in training, but {tuple(outputs[name].shape)[1:]} in "
+                "evaluation; name another node"
+            )
+    return layouts, shapes
+
+
+def fake_runs(program: Program, measured: Probe, *modes: bool) -> list[dict[str, Any]]:
+    """The outputs on fake tensors, in evaluation (False) or in training (True), each as asked for.
+
+    Those of training are none where it depends on values.
+    """
+    host = TappedBackbone(shadow_of(measured.shadow, measured.mode), program, {})
+    runs = []
+    for training in modes:
+        host.train(training)
+        for parameter in host.parameters():
+            parameter.requires_grad_(training and parameter.is_floating_point())
+        try:
+            with torch.set_grad_enabled(training), quiet_fakes(), measured.mode:
+                runs.append(host._aimwrap_program.run(host, measured.fake_images(batch_size=2 if training else 1)))
+        except DataDependentOutputException as error:
+            if not training:
+                raise GraphError(f"the backbone's evaluation depends on values: {error}") from error
+            runs.append({})  # fakes have none, so nothing can be said
+        except Exception as error:  # whatever a stranger's forward raises
+            raise GraphError(
+                f"the backbone's {'training' if training else 'evaluation'} graph does not run: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return runs
+
+
+def check_values(
+    model: nn.Module,
+    measured: Probe,
+    program: Program,
+    layouts: dict[str, Layout],
+    labels: dict[str, str],
+    told: dict[str, Place],
+    behind: dict[str, Place | None],
+) -> None:
+    """Hold the outputs against the model's own forward, once, on the backbone's parameters and made-up images.
+
+    Args:
+        model: the backbone; it is only read.
+        measured: its probe.
+        program: computes the outputs.
+        layouts: how each becomes a map.
+        labels: what to call their nodes.
+        told: whose output a module's own tells.
+        behind: the place that reads each map that a number stands for.
+
+    Raises:
+        GraphError: if an output is not what its module returns.
+        ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
+    """
+    modules = {name: place for name, place in told.items() if measured.call_at(place) is not None}
+    readers = {name: reader for name, reader in behind.items() if reader is not None}
+    tensors = [*model.parameters(), *model.buffers()]
+    if not (modules or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+        return
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    twin = twin_of(model, own_buffers=True, own_parameters=measured.writes_parameters)
+    host = TappedBackbone(twin, program, layouts)
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        switched(twin, False)
+        switched(host, False)
+    finally:  # a train() of the model's own may freeze parameters, which the twin shares
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+    try:
+        with torch.no_grad(), _same_draws(like.device):
+            returned, received = _own_maps(twin, modules, readers, images.clone())  # it may overwrite them
+    except Exception as error:  # it has run on fake tensors of this shape
+        raise ValueError(
+            f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
+            f"has on fake ones: {type(error).__name__}: {error}\nIf it keeps tensors outside of its modules, in a "
+            "dict or by functools.lru_cache, they are fake ones now: clear them, and run the backbone once on real "
+            "images of this shape before wrapping it"
+        ) from error
+    with torch.no_grad(), _same_draws(like.device):
+        given = host._aimwrap_program.run(host, images.clone())
+    for name, value in returned.items():
+        activated = " + " in labels[name]
+        reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value
+        if not _alike(reference.float(), given[name].float()):
+            raise GraphError(
+                f"stages: tapping {labels[name]!r} through the graph gives other values than the module does; "
+                "name a graph node instead (torchvision's get_graph_node_names lists them)"
+            )
+    for name, value in received.items():
+        layout = measured.layout(tuple(value.shape))
+        read = layout.to_map(value, images) if layout is not None and value.ndim == 4 else None
+        made = layouts[name].to_map(given[name], images)
+        if read is not None and read.shape[2:] == made.shape[2:] and not _alike(read.float(), made.float()):
+            raise ValueError(
+                f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
+                "branch or a function stands between them. Name the module, or the node of the graph, whose map it "
+                "reads (torchvision's get_graph_node_names lists them)"
+            )
+
+
+@contextmanager
+def _same_draws(device: torch.device) -> Iterator[None]:
+    """The same random numbers every time, and none of the user's."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), unmoved_generators():
+        torch.manual_seed(0)
+        yield
+
+
+def _own_maps(
+    twin: nn.Module, modules: dict[str, Place], readers: dict[str, Place], images: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What modules return, where it is one map, and what readers receive, in one run of the model's own forward."""
+    returned: dict[str, Tensor] = {}
+    received: dict[str, Tensor] = {}
+
+    def keep(into: dict[str, Tensor], places: dict[str, Place], node: str, calls: list[None], value: Any) -> None:
+        maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
+        for name, place in places.items():
+            if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
+                into[name] = maps[0].clone()
+        calls.append(None)
+
+    for node in {place.node for place in modules.values()}:
+        returns = partial(keep, returned, modules, node, [])
+        twin.get_submodule(node).register_forward_hook(lambda m, a, output, returns=returns: returns(output))
+    for node in {place.node for place in readers.values()}:
+        receives = partial(keep, received, readers, node, [])
+        twin.get_submodule(node).register_forward_pre_hook(
+            lambda m, a, receives=receives: receives(a[0] if a and isinstance(a[0], Tensor) else ())
+        )
+    twin(images)
+    return returned, received
+
+
+def check_training(model: nn.Module, measured: Probe, program: GraphProgram, places: dict[str, Place]) -> None:
+    """Hold what training the graph would do against what training the model's own code does, on fake tensors.
+
+    Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, the backward of one's own functions.
+
+    Raises:
+        GraphError: if gradients reach other parameters, other buffers move, or a backward of the model's own is lost.
+    """
+    modules = {name: place for name, place in places.items() if measured.call_at(place) is not None}
+    if not modules:
+        return
+    hooks = HookProgram("", {name: watch_for(place, measured) for name, place in modules.items()})
+    own = training_of(hooks, model, measured.image_shape)
+    traced = training_of(program, model, measured.image_shape, list(modules))
+    if own is None or traced is None:
+        return  # it cannot be trained on fake tensors, so nothing can be said
+    differing = own.reached ^ traced.reached
+    if differing:
+        raise GraphError(f"gradients through the graph do not reach what the model's do: {sorted(differing)[:4]}")
+    idle = traced.held - traced.reached if len(modules) == len(program.nodes) else set()
+    if idle:
+        raise GraphError(f"no gradient reaches what the graph uses: {sorted(idle)[:4]}")
+    lost = own.updated - traced.updated  # the graph may go on to deeper maps than these
+    if lost:
+        raise GraphError(f"the graph does not update what the model updates in training: {sorted(lost)[:4]}")
+    if own.custom_backward:
+        raise GraphError(f"the model has a backward of its own, {own.custom_backward}, which a graph would lose")
+
+
+def _alike(value: Tensor, other: Tensor) -> bool:
+    """Equal but for the order of sums; broken weights' infinities and NaNs count as equal, too."""
+    scale = value.abs().nan_to_num(0, 0).amax().item() if value.numel() else 0.0
+    return value.shape == other.shape and torch.allclose(value, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)

@@ -1,0 +1,209 @@
+"""From a backbone and the stages its user names to taps with measured channels and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .backbone import TappedBackbone
+from .extraction import FINAL, Extraction, extract
+from .probe import Place, Probe, probe
+from .refusals import unwrapped
+from .stages import BY_ORDER, Intermediate, Stages, Target, find_stages, number_of_classes
+
+Stage = int | str
+HIGHEST_STAGE = 3  # by stride; where there is one resolution, higher numbers can only mean blocks
+_WITHOUT_FINAL = 'Pass head="paper", which needs the tapped maps only'
+
+
+class Tap(NamedTuple):
+    """One tapped map, as measured.
+
+    Attributes:
+        stage: what the user calls it, a stage number or a node name.
+        node: the module or graph node whose output it is.
+        channels: C of its (N, C, H, W).
+        stride: pixels of the image per position, to the next power of two where it is near one.
+        size: (H, W) of the map for one of the probed images.
+    """
+
+    stage: Stage
+    node: str
+    channels: int
+    stride: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TappedModel:
+    """A tapped backbone and what was measured on the way.
+
+    Attributes:
+        backbone: the extractor, sharing the user's parameters; it returns maps keyed by ``str(stage)``.
+        taps: the stages' taps, shallow to deep.
+        final: the tap of the map before global pooling, or None where it was not asked for.
+        architecture: the backbone's class.
+        num_classes: width of the backbone's classifier, or None where it has none.
+        image_shape: (C, H, W) of the probed images.
+        paper_stage_offset: what the paper's stage count is ahead of ours on this backbone.
+        deepest_stage: the number of the deepest stage found, or None.
+        parameters: of the whole backbone, classifier included.
+        macs: of the whole backbone for one probed image, classifier included.
+    """
+
+    backbone: TappedBackbone
+    taps: tuple[Tap, ...]
+    final: Tap | None
+    architecture: str
+    num_classes: int | None
+    image_shape: tuple[int, ...]
+    paper_stage_offset: int
+    deepest_stage: int | None
+    parameters: int
+    macs: int
+
+
+def tap_backbone(
+    model: nn.Module, stages: Sequence[Stage], *, final: bool = False, example_input: Tensor | None = None
+) -> TappedModel:
+    """Tap a backbone's stages.
+
+    Args:
+        model: the backbone. It is only read; its parameters are shared by the result.
+        stages: stage numbers (stage k is the last map at stride 4 * 2^k) or node names, in any order. Where the
+            backbone has one resolution, numbers of which one is beyond :data:`HIGHEST_STAGE` count its blocks.
+        final: also return the last map before global pooling, under the name :data:`FINAL`.
+        example_input: images (N, C, H, W) as the backbone takes them, where its own record of them will not do.
+
+    Returns:
+        The tapped backbone with its taps, shallow to deep.
+
+    Raises:
+        TypeError: if the model is no ``nn.Module`` that can be read.
+        ValueError: if a stage does not exist, or the backbone cannot be run or traced.
+    """
+    model = unwrapped(model)
+    measured = probe(model, example_input)
+    found = find_stages(model, measured)
+    targets = {str(stage): target for stage, target in _targets(stages, found, model).items()}
+    if final:
+        targets[FINAL] = _final_target(found, targets, type(model).__name__)
+    numbered = frozenset(name for name in targets if name not in stages)
+    extraction = extract(model, measured, targets, numbered, found.readers)
+    behind = [name for name in extraction.order if final and extraction.is_behind(name, FINAL)]
+    if behind and all(name in numbered for name in behind):
+        targets[FINAL] = targets[behind[-1]]  # a record knows better what the last map is
+        extraction = extract(model, measured, targets, numbered, found.readers)
+    elif behind:
+        raise ValueError(
+            f"the map that {type(model).__name__} classifies was taken to be {extraction.labels[FINAL]!r}, but "
+            f"{[extraction.labels[name] for name in behind]} lie behind it, so it is another one. {_WITHOUT_FINAL}"
+        )
+    taps = {name: _measured_tap(name, stages, extraction, measured) for name in extraction.order}
+    final_tap = taps.pop(FINAL, None)
+    return TappedModel(
+        backbone=TappedBackbone(model, extraction.program, extraction.layouts),
+        taps=tuple(sorted(taps.values(), key=lambda tap: tap.stride)),  # a stable sort: equal strides stay in order
+        final=final_tap,
+        architecture=type(model).__name__,
+        num_classes=number_of_classes(model, measured),
+        image_shape=measured.image_shape[1:],
+        paper_stage_offset=found.levels_before_stage_0,
+        deepest_stage=max(found.nodes, default=None) if found.obstacle is None else None,
+        parameters=measured.parameters,
+        macs=measured.macs,
+    )
+
+
+def _under_its_first_name(name: str, model: nn.Module) -> str:
+    """A module that stands under several names is recorded under the first."""
+    known = dict(model.named_modules(remove_duplicate=False))
+    first = next((first for first, module in model.named_modules() if module is known.get(name)), name)
+    return first or name
+
+
+def _targets(stages: Sequence[Stage], found: Stages, model: nn.Module) -> dict[Stage, Target]:
+    """Whose outputs the user means, by number or by name."""
+    architecture = type(model).__name__
+    numbers = [stage for stage in stages if isinstance(stage, int)]
+    counts_blocks = bool(found.blocks) and any(number > HIGHEST_STAGE for number in numbers)
+    targets = {
+        stage: Place(_under_its_first_name(stage, model))
+        if isinstance(stage, str)
+        else _block(stage, found, architecture)
+        if counts_blocks
+        else _stage(stage, found, architecture)
+        for stage in stages
+    }
+    if any(isinstance(target, Intermediate) for target in targets.values()) and len(numbers) < len(stages):
+        raise ValueError(
+            f"stages: numbers of {architecture} are taken from its own forward_intermediates, and names from its "
+            f"graph; use either, not both, got {list(stages)}"
+        )
+    return targets
+
+
+def _block(number: int, found: Stages, architecture: str) -> Target:
+    if not 0 <= number < len(found.blocks):
+        raise ValueError(
+            f"stages: {architecture} has {len(found.blocks)} blocks, 0 to {len(found.blocks) - 1}, no {number}"
+        )
+    return found.blocks[number]
+
+
+def _stage(stage: int, found: Stages, architecture: str) -> Target:
+    by_name = f"name its nodes instead, for example stages={_example(found) or ['a node', 'another']}"
+    if found.blocks and stage not in found.nodes:
+        count = len(found.blocks)
+        chosen = sorted({(count - 1) // 2, count - 1})
+        names = [found.blocks[index].node for index in chosen]
+        by_index = f"stages={chosen}" if count - 1 > HIGHEST_STAGE else f"stages={names}"
+        also = "" if isinstance(found.blocks[0], Intermediate) else f", or by name: stages={names}"
+        raise ValueError(
+            f"stages: {architecture} has one resolution and so no stage {stage}. Choose among its {count} blocks: "
+            f"{by_index}{also}. Numbers of which none is beyond {HIGHEST_STAGE} are taken for stages"
+        )
+    if found.obstacle is not None:
+        raise ValueError(
+            f"stage numbers cannot be trusted on {architecture}: {found.obstacle}. Where it has maps, {by_name}"
+        )
+    if stage not in found.nodes:
+        by_stride = stage >= 0 and found.found_by != BY_ORDER
+        have = ", ".join(
+            f"{number} ({target.node}, stride {found.strides.get(number, 4 * 2**number)})"
+            for number, target in sorted(found.nodes.items())
+        )
+        raise ValueError(
+            f"stages: {architecture} has no stage {stage}{f' (stride {4 * 2**stage})' if by_stride else ''}; "
+            f"it has {have or 'none'}. Choose among them, pass example_input= if it takes images of another size, "
+            f"or {by_name}"
+        )
+    return found.nodes[stage]
+
+
+def _example(found: Stages) -> list[str]:
+    names = list(found.candidates) or [t.node for _, t in sorted(found.nodes.items()) if isinstance(t, Place)]
+    return names[-2:]
+
+
+def _final_target(found: Stages, targets: dict[str, Target], architecture: str) -> Target:
+    """The map that the backbone classifies; for nodes that the user named, not by timm's own intermediates."""
+    by_name = any(isinstance(target, Place) for target in targets.values())
+    final = found.final_node if by_name and isinstance(found.final, Intermediate) else found.final
+    if final is None:
+        reason = found.obstacle or "no module gives an (N, C, H, W) map"
+        raise ValueError(f"the map that {architecture} classifies cannot be found: {reason}. {_WITHOUT_FINAL}")
+    return final
+
+
+def _measured_tap(name: str, stages: Sequence[Stage], extraction: Extraction, measured: Probe) -> Tap:
+    stage = next((stage for stage in stages if str(stage) == name), FINAL)
+    shape, node = extraction.shapes[name], extraction.labels[name]
+    try:
+        stride = measured.stride(shape)
+    except ValueError as error:
+        raise ValueError(f"stages: node {node!r} gives no (N, C, H, W) map: {error}; name another node") from error
+    return Tap(stage, node, shape[1], stride, (shape[2], shape[3]))
