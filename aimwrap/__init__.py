@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .analysis.areas import AreaCurve, AreaPoint, area_curve
     from .analysis.explanation import Explanation, explain
-    from .analysis.verification import Check, Survival, Verification, verify
+    from .analysis.findings import Check, Survival, Verification
+    from .analysis.verification import verify
     from .backbones.inspection import Inspection, inspect_backbone
     from .gumbel import binary_gumbel_softmax, budgeted_mask
     from .health import MaskFinding, MaskHealth, MaskHealthWarning
@@ -46,7 +47,8 @@ else:
         "preprocessing": ("Preprocessing", "preprocessing_of"),
         "second_look": ("SecondLook", "SecondLookOutput"),
         "tau": ("TauScheduler", "annealed_tau"),
-        "analysis.verification": ("Check", "Survival", "Verification", "verify"),
+        "analysis.findings": ("Check", "Survival", "Verification"),
+        "analysis.verification": ("verify",),
     }
 
     def __getattr__(name: str) -> object:

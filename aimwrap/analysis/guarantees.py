@@ -19,8 +19,8 @@ from ..second_look import SecondLook, SecondLookOutput
 from ..taps import Stage
 from ..top_down import pool
 from .explanation import bias_of, explain
+from .findings import Check, Verification
 from .survival import fillings, strangers, summed_up
-from .verification import Check, Verification
 
 # Of a logit's terms before they cancel, summed without sign.
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}

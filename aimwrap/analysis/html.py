@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..backbones.inspection import Inspection
     from .areas import AreaCurve, AreaPoint
     from .explanation import Explanation
-    from .verification import Verification
+    from .findings import Verification
 
 
 IMAGES, CLASSES = 4, 3  # of an explanation, that are shown

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from .._text import with_progress
 from ..backbones.pooled import PooledClassifier
 from ..model import AIM
+from .findings import Check, Survival
 from .intervals import wilson_interval
-from .verification import Check, Survival
 
 
 def strangers(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:

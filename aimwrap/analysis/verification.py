@@ -1,10 +1,8 @@
-"""What a verification finds, to read, to print and to look at in a notebook."""
+"""Check a user's own model: what is guaranteed, and how far what is not."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,90 +11,9 @@ from .._numerics import kept_random_state
 from .._text import with_progress
 from ..second_look import SecondLook
 from .explanation import evaluating, inside, unwrap
+from .findings import Verification
 from .guarantees import checks, merge, verify_second_look
-from .html import verification_html
 from .survival import PlainModel, measure, plain_model
-
-
-class Check(NamedTuple):
-    """One guarantee.
-
-    Attributes:
-        name: what must hold.
-        passed: whether it does.
-        detail: what was found; where it fails, the leak and where to look for it.
-    """
-
-    name: str
-    passed: bool
-    detail: str
-
-
-class Survival(NamedTuple):
-    """How often a prediction survives when the pixels outside a region are replaced.
-
-    Attributes:
-        region: what is kept: ``"merged mask"``; of a second look ``"kept pixels"``; ``"moved mask"``, the control,
-            which is the same shape elsewhere; or ``"plain CAM"``, as many pixels where the plain model's own class
-            activation map is highest.
-        filling: what replaces the rest: ``"mean colour"``, ``"blur"`` or ``"another image"``.
-        masks: ``"fixed"`` (those of the whole image), ``"recomputed"`` (from what is left), ``"none"`` (plain model).
-        rate: share of the images whose predicted class stays the same.
-        low, high: its 95 % confidence interval (Wilson 1927).
-        images: how many there were.
-    """
-
-    region: str
-    filling: str
-    masks: str
-    rate: float
-    low: float
-    high: float
-    images: int
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What :func:`verify` found; ``print`` it.
-
-    Attributes:
-        checks: the guarantees.
-        survival: the measurements; empty where they were not asked for or would mean nothing.
-        area: mean area of the merged mask, or of a second look's kept pixels, which the regions share; NaN where it was
-            not measured.
-        note: why there are no measurements.
-    """
-
-    checks: tuple[Check, ...]
-    survival: tuple[Survival, ...]
-    area: float
-    note: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every guarantee holds."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """The guarantees that do not hold."""
-        return tuple(check for check in self.checks if not check.passed)
-
-    def __str__(self) -> str:
-        lines = [f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.detail}" for check in self.checks]
-        if self.survival:
-            lines += ["", f"Prediction survives when only a region's pixels are left (area {self.area:.2f}):"]
-            lines += [
-                f"{row.region:<12} {row.filling:<14} masks {row.masks:<11} {row.rate:.3f}  "
-                f"[{row.low:.3f}, {row.high:.3f}]  of {row.images}"
-                for row in self.survival
-            ]
-        if self.note:
-            lines += ["", f"Pixels not measured: {self.note}"]
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return verification_html(self)
 
 
 @torch.no_grad()

@@ -1,1 +1,5 @@
-"""Backbones: built by name, looked at before they are wrapped, and trained without AIM for comparison."""
+"""Backbones: built by name, inspected before they are wrapped, and trained without AIM for comparison."""
+
+from .create import create_backbone
+
+__all__ = ["create_backbone"]

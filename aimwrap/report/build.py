@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..analysis.verification import Verification, verify
+from ..analysis.findings import Verification
+from ..analysis.verification import verify
 from ..data.release import ReleaseDataset
 from ..preprocessing import Preprocessing
 from .content import content_of

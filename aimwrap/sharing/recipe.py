@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..backbones.create import find_builder
-from .rebuilding import Likeness, implied_by_weights, likeness, recognise
+from .recognising import Likeness, implied_by_weights, likeness, recognise
 
 # What makes a builder fetch or read weights, or place them; the folder's own weights come in their stead.
 _ABOUT_WEIGHTS = {
