@@ -20,10 +20,10 @@ import sys
 import time
 
 import torch
-from aimwrap.backbones.create.create import create_backbone
 from torch import nn
 
 from aimwrap import AIM
+from aimwrap.backbones.create import create_backbone
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 import torchvision
-from aimwrap.backbones.create.create import create_backbone
 
 from aimwrap import AIM
+from aimwrap.backbones.create import create_backbone
 
 
 def test_timm_comes_first() -> None:

@@ -413,7 +413,7 @@ def train(
 
 def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, quiet: bool) -> Result:
     from ..train import run_training
-    from ..train.logs import format_epoch
+    from ..train.report import format_epoch
 
     def report(line: dict[str, Any], seconds: float) -> None:
         if not quiet and _PROCESS == 0:
@@ -432,7 +432,7 @@ def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: 
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
-    from ..train.logs import format_results, summary
+    from ..train.report import format_results, summary
 
     with replacing(out / "summary.json") as path:
         path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")

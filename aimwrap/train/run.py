@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricModule
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,7 +23,6 @@ from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
 from ..tau import TauScheduler
-from .checkpoints import seed_generators
 from .data import (
     BatchOrder,
     SeededBatch,
@@ -34,9 +35,107 @@ from .data import (
 )
 from .distributed import synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
-from .loop import Progress
+from .generators import seed_generators
 from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
 from .settings import Selection, Settings
+
+
+def rate_factor(step: int, steps_per_epoch: int, settings: Settings) -> float:
+    """What every learning rate is multiplied by at an optimiser step.
+
+    It rises linearly over ``warmup_epochs`` and then follows ``schedule``.
+
+    Args:
+        step: steps done since the beginning of the run.
+        steps_per_epoch: how many an epoch has.
+        settings: of the run.
+
+    Returns:
+        From 0 to 1.
+
+    >>> settings = Settings(data="cub", root="data/cub", epochs=4, warmup_epochs=1)
+    >>> [round(rate_factor(step, 2, settings), 2) for step in range(8)]
+    [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
+    """
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return (step + 1) / warmup
+    if settings.schedule == "step":
+        return float(settings.step_factor ** (step // steps_per_epoch // settings.step_epochs))
+    if settings.schedule == "cosine":
+        progress = (step - warmup) / max(1, settings.epochs * steps_per_epoch - warmup)
+        return (1 + math.cos(math.pi * progress)) / 2
+    return 1.0
+
+
+def set_rates(optimizer: Optimizer, factor: float) -> None:
+    """Move every group's rate to its own, times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch: epochs done.
+        step_of_epoch: optimiser steps done of the one that it is in.
+        step: all optimiser steps done.
+        history: the log's line of each epoch that is done.
+        best: epoch, score and file of the best weights so far; None before there are any.
+        sums: of this epoch and process: loss and hits over images, and images; float64 (3,).
+    """
+
+    epoch: int = 0
+    step_of_epoch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note a batch, without waiting for a GPU: the mean loss of its images, their logits and labels."""
+        hits = (logits.argmax(1) == labels).sum()
+        seen = torch.stack([loss.double() * len(labels), hits.double(), hits.new_tensor(len(labels)).double()])
+        self.sums = self.sums.to(seen.device) + seen
+
+    def end_step(self) -> None:
+        """Note a step of the optimiser."""
+        self.step_of_epoch += 1
+        self.step += 1
+
+    def sums_of_all(self) -> list[float]:
+        """The sums over all processes."""
+        sums = self.sums.clone()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        found: list[float] = sums.tolist()
+        return found
+
+    def training_scores(self) -> dict[str, float]:
+        """The epoch's mean loss and accuracy in training, over all processes."""
+        loss, hits, images = self.sums_of_all()
+        return {"loss": loss / images, "average": hits / images}
+
+    def end_epoch(self, line: dict[str, Any]) -> None:
+        """Begin the next epoch."""
+        self.history.append(line)
+        self.epoch += 1
+        self.step_of_epoch = 0
+        self.sums = torch.zeros_like(self.sums)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; to be called in all processes."""
+        names = ("epoch", "step_of_epoch", "step", "history", "best")
+        return {**{name: getattr(self, name) for name in names}, "sums": self.sums_of_all()}
+
+    def load_state_dict(self, state: dict[str, Any], rank: int) -> None:
+        """Stand where another process stood; the first of them takes over what all had seen of the epoch."""
+        for name in ("epoch", "step_of_epoch", "step", "history", "best"):
+            setattr(self, name, state[name])
+        self.sums = torch.tensor(state["sums"] if rank == 0 else [0.0] * 3, dtype=torch.float64)
+
 
 Report = Callable[[dict[str, Any], float], None]
 

@@ -18,10 +18,10 @@ from ..backbones.plain import save_plain
 from ..model import AIM
 from .checkpoints import checkpoint_folder, checkpoints_in, load_best, resume
 from .evaluation import evaluate
-from .logs import check_tensorboard
 from .loop import train
 from .run import Report, Run, build_run
 from .settings import Settings, differences
+from .tensorboard import check_tensorboard
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
 

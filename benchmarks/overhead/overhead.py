@@ -29,13 +29,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from aimwrap.backbones.create.create import create_backbone
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from aimwrap import AIM, AIMLoss
+from aimwrap.backbones.create import create_backbone
 from aimwrap.mask_estimator import TapConv3x3
 from aimwrap.resizing import resize_to
 from aimwrap.top_down import FeaturePreservingTopDown, Transform, pool

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-from aimwrap.backbones.create.create import create_backbone
-from aimwrap.backbones.create.inspection import import_backbone
-
+from aimwrap.backbones.create import create_backbone
+from aimwrap.backbones.inspection import import_backbone
 from aimwrap.taps import find_stages, probe
 
 TABLE_1 = ("plain", "1-25", "1-35", "2-25", "2-35")

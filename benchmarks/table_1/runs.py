@@ -14,7 +14,7 @@ from rows import Row
 from aimwrap._files import replacing
 from aimwrap.cli.train import settings_of
 from aimwrap.train import Settings, run_training
-from aimwrap.train.logs import format_epoch
+from aimwrap.train.report import format_epoch
 from aimwrap.train.settings import differences
 
 RESULTS = "results.jsonl"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from aimwrap.backbones.create.plain import PlainClassifier, save_plain
 from pictures import CLASSES, make_pictures, tiny
 from typer.testing import CliRunner, Result
 
 from aimwrap import AIM, Preprocessing
+from aimwrap.backbones.plain import PlainClassifier, save_plain
 from aimwrap.cli import app
 from aimwrap.cli.report import read_split
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
-from aimwrap.backbones.create.inspection import inspect_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import Branching, ParameterNet, TinyNet, conv_block
 
 from aimwrap import AIM, AIMLoss
+from aimwrap.backbones.inspection import inspect_backbone
 from aimwrap.taps import tap_backbone
 from aimwrap.taps.graph import GraphProgram
 

@@ -9,12 +9,12 @@ import pytest
 import timm
 import tiny_nets
 import torch
-from aimwrap.backbones.create.pooled import PooledClassifier
 from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
 from aimwrap import AIM, explain
+from aimwrap.backbones.pooled import PooledClassifier
 from aimwrap.metrics import energy_pointing_game
 from aimwrap.preprocessing import Preprocessing
 from aimwrap.train import PlainClassifier, Settings, load_plain, run_training

@@ -11,10 +11,10 @@ import pytest
 import several_processes
 import tiny_nets
 import torch
-from aimwrap.backbones.create.pooled import PooledClassifier
 from lightning.fabric import Fabric
 
 from aimwrap import AIM, AIMLoss, AIMOutput
+from aimwrap.backbones.pooled import PooledClassifier
 from aimwrap.train import Settings, load_plain, loop, mean_over_processes, run_training
 from aimwrap.train import distributed as launching
 from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint

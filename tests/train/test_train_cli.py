@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from aimwrap.cli import app
 from aimwrap.preprocessing import Preprocessing
 from aimwrap.train import PlainClassifier, launched_fabric, load_plain
-from aimwrap.train.logs import seen_through
+from aimwrap.train.tensorboard import seen_through
 
 run = CliRunner()
 

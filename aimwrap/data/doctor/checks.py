@@ -12,7 +12,7 @@ from ..io import FolderListing as Listing
 from ..io import pictures
 from ..release import SPLITS, Box, Record, Release
 from ..sample import group_number
-from .examine import Check, Count, Finding, Mark
+from .findings import Check, Count, Finding, Mark
 from .scan import Look
 
 

@@ -28,7 +28,7 @@ from ..sets.table import read_table
 from ..sets.traveling_birds import Variant, read_traveling_birds
 from ..sets.waterbirds import OFFICIAL_COUNTS, read_waterbirds, tie_of, version_of
 from .checks import Expected, count
-from .examine import Mark
+from .findings import Mark
 
 
 class Sources(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-from .examine import Check, Count, Examination, Mark
+from .findings import Check, Count, Examination, Mark
 
 EXAMPLES = 10  # of a check's findings; --json has all
 WIDTH = 110

@@ -1,0 +1,105 @@
+"""What a training says to people: a line per epoch, and its results as a table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .evaluation import EXPLAINED
+from .training import Result
+
+_SHOWN = (
+    *("average", "worst_group", "weighted_average"),
+    *("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall"),
+)
+_WHAT = {
+    "average": "accuracy",
+    "weighted_average": "accuracy, weighted by training groups",
+    "energy_pointing_matched": "energy pointing, matched grid",
+}
+
+
+def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
+    """One epoch in a line.
+
+    >>> format_epoch({"epoch": 3, "tau": (0.5, 0.25), "train": {"loss": 1.25, "average": 0.5}}, 12.0)
+    'epoch 3: tau 0.5 0.25, train loss 1.250, accuracy 0.500; 12 s'
+    """
+    parts = []
+    if "tau" in line:
+        tau = line["tau"] if isinstance(line["tau"], list | tuple) else [line["tau"]]
+        parts.append(f"tau {' '.join(f'{value:.3g}' for value in dict.fromkeys(tau))}")
+    parts.append(f"train loss {line['train']['loss']:.3f}, accuracy {line['train']['average']:.3f}")
+    validation = line.get("validation")
+    if validation is not None:
+        areas = "".join(f", area of stage {stage} {area:.3f}" for stage, area in validation.get("area", {}).items())
+        parts.append(
+            f"validation {_text(validation['average'])}, worst group {_text(validation['worst_group'])}{areas}"
+        )
+    return f"epoch {line['epoch']}: {', '.join(parts)}; {seconds:.0f} s"
+
+
+def summary(results: Sequence[Result]) -> dict[str, Any]:
+    """The mean and the standard deviation of each score over the seeds, for ``summary.json``.
+
+    Args:
+        results: of runs that differ in their seed alone.
+
+    Returns:
+        By score, with the seeds and what was trained; a deviation of one seed is None.
+    """
+    scores = {}
+    for name, values in _columns(results).items():
+        defined = [value for value in values if value is not None]
+        scores[name] = {
+            "mean": statistics.fmean(defined) if defined else None,
+            "deviation": statistics.stdev(defined) if len(defined) > 1 else None,
+            "seeds": len(defined),
+        }
+    first = results[0]
+    return {
+        "variant": first.variant,
+        "seeds": [result.seed for result in results],
+        "selection": first.selection,
+        "epochs": [result.epoch for result in results],
+        "tested_on": first.tested_on,
+        "scores": scores,
+    }
+
+
+def format_results(results: Sequence[Result]) -> str:
+    """All seeds' scores, mean ± deviation, and the rule by which the epochs were selected."""
+    found = summary(results)
+    first = results[0]
+    lines = [f"{first.variant}, on the split {first.tested_on}, seed{'s' if len(results) > 1 else ''} "]
+    lines[0] += ", ".join(str(seed) for seed in found["seeds"])
+    width = max(len(_name(name)) for name in found["scores"])
+    for name, score in found["scores"].items():
+        mean = _text(score["mean"])
+        deviation = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
+        chance = first.scores.get("chance") if name == "energy_pointing" else None
+        beside = "" if chance is None else f" (chance {chance:.3f})"
+        lines.append(f"  {_name(name):<{width}}  {mean}{deviation}{beside}")
+    rule = EXPLAINED[first.selection]  # type: ignore[index]  # written by a run, as one of these
+    lines.append(f"Selected by {first.selection}: {rule}. Epoch {', '.join(map(str, found['epochs']))}.")
+    if first.tested_on == "val" and first.selection != "last":
+        lines.append("There is no test split, so these are the images that the epoch was selected on: they flatter.")
+    findings = {finding for result in results for finding in result.mask_findings}
+    lines += [f"Masks at the end: {finding}" for finding in sorted(findings)]
+    return "\n".join(lines)
+
+
+def _columns(results: Sequence[Result]) -> dict[str, list[float | None]]:
+    columns = {name: [r.scores[name] for r in results] for name in _SHOWN if name in results[0].scores}
+    for stage in results[0].scores.get("area", {}):
+        columns[f"area of stage {stage}"] = [result.scores["area"][stage] for result in results]
+    return columns
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _name(score: str) -> str:
+    return _WHAT.get(score, score.replace("_", " "))
