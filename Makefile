@@ -44,8 +44,11 @@ wheel: $(VENV)/.created  ## build the wheel, and train with it on the lowest and
 	$(BIN)/python -m build
 	$(BIN)/python tests/check_wheel.py dist/*.whl
 
-lint: $(VENV)/.with-test  ## check style with ruff
+lint: $(VENV)/.with-test  ## check style and format (ruff), who imports whom (import-linter), declared dependencies (deptry)
 	$(BIN)/ruff check $(ARGS) .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/deptry aimwrap
 
 types: $(VENV)/.with-test  ## check types with mypy, strictly
 	$(BIN)/mypy $(ARGS)
