@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, a fresh seed per test, wrapped models shared where they are only read."""
+"""What every test uses: one thread, a fresh seed per test, wrapped models shared where they are only read."""
 
 import functools
 from collections.abc import Callable

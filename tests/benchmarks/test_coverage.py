@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-COVERAGE = Path(__file__).parents[1] / "benchmarks" / "coverage"
+COVERAGE = Path(__file__).parents[2] / "benchmarks" / "coverage"
 if not COVERAGE.exists():
     pytest.skip("the benchmarks are in the repository only", allow_module_level=True)
 sys.path.append(str(COVERAGE))

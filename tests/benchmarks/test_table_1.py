@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-TABLE_1, HERE = Path(__file__).parents[1] / "benchmarks" / "table_1", Path(__file__).parent
+TABLE_1, HERE = Path(__file__).parents[2] / "benchmarks" / "table_1", Path(__file__).parents[1]
 if not TABLE_1.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-STAMPS = Path(__file__).parents[1] / "benchmarks" / "stamps"
+STAMPS = Path(__file__).parents[2] / "benchmarks" / "stamps"
 if not STAMPS.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:

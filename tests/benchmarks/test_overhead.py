@@ -9,7 +9,7 @@ from zoo import TinyNet
 
 from aimwrap import AIM
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "overhead"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "overhead"
 if not BENCHMARKS.exists():
     pytest.skip("the benchmarks are in the repository only", allow_module_level=True)
 sys.path.append(str(BENCHMARKS))

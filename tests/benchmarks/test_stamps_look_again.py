@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-STAMPS = Path(__file__).parents[1] / "benchmarks" / "stamps"
+STAMPS = Path(__file__).parents[2] / "benchmarks" / "stamps"
 if not STAMPS.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:
