@@ -10,36 +10,58 @@ ICCV 2025). The data flow, and where each part lives::
           -> model            classifiers per stage and for the fused map      (eq. 4, 5)  -> AIMOutput
           -> loss, tau        classification and active-area loss, annealed    (eq. 6, 7)
 
-Beside it: inspection (a backbone before it is wrapped), health (masks that died), explanation (exact contributions),
-verification (what is guaranteed, and how far), second_look (a decision by the kept pixels alone), area_curve (how much
-of the image a decision needs), preprocessing and sharing (what a saved model carries).
+Around it: backbones (a network before it is wrapped), health (masks that died), analysis (exact contributions, what is
+guaranteed and how far, how much of the image a decision needs), second_look (a decision by the kept pixels alone),
+preprocessing and sharing (what a saved model contains).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
-    from .analysis.areas import AreaCurve, AreaPoint, area_curve
-    from .analysis.explanation import Explanation, explain
-    from .analysis.findings import Check, Survival, Verification
-    from .analysis.verification import verify
-    from .backbones.inspection import Inspection, inspect_backbone
-    from .gumbel import binary_gumbel_softmax, budgeted_mask
-    from .health import MaskFinding, MaskHealth, MaskHealthWarning
-    from .loss import AIMLoss, AIMLossComponents, active_area, active_area_loss
-    from .mask_estimator import MaskEstimator
-    from .model import AIM
-    from .output import AIMOutput, MaskedFeatures, Prediction
-    from .preprocessing import Preprocessing, preprocessing_of
-    from .second_look import SecondLook, SecondLookOutput
-    from .tau import TauScheduler, annealed_tau
+    from .analysis.areas import AreaCurve as AreaCurve
+    from .analysis.areas import AreaPoint as AreaPoint
+    from .analysis.areas import area_curve as area_curve
+    from .analysis.explanation import Explanation as Explanation
+    from .analysis.explanation import explain as explain
+    from .analysis.findings import Check as Check
+    from .analysis.findings import Survival as Survival
+    from .analysis.findings import Verification as Verification
+    from .analysis.verification import verify as verify
+    from .backbones.inspection import Inspection as Inspection
+    from .backbones.inspection import inspect_backbone as inspect_backbone
+    from .gumbel import binary_gumbel_softmax as binary_gumbel_softmax
+    from .gumbel import budgeted_mask as budgeted_mask
+    from .health import MaskFinding as MaskFinding
+    from .health import MaskHealth as MaskHealth
+    from .health import MaskHealthWarning as MaskHealthWarning
+    from .loss import AIMLoss as AIMLoss
+    from .loss import AIMLossComponents as AIMLossComponents
+    from .loss import active_area as active_area
+    from .loss import active_area_loss as active_area_loss
+    from .mask_estimator import MaskEstimator as MaskEstimator
+    from .model import AIM as AIM
+    from .output import AIMOutput as AIMOutput
+    from .output import MaskedFeatures as MaskedFeatures
+    from .output import Prediction as Prediction
+    from .preprocessing import Preprocessing as Preprocessing
+    from .preprocessing import preprocessing_of as preprocessing_of
+    from .second_look import SecondLook as SecondLook
+    from .second_look import SecondLookOutput as SecondLookOutput
+    from .tau import TauScheduler as TauScheduler
+    from .tau import annealed_tau as annealed_tau
 else:
-    # Imported when asked for: torch takes seconds, and the command line's help and completion need none of it.
-    _NAMES = {
+    # Imported when asked for: importing torch takes seconds, and the command line's help and completion do not need it.
+    _HOMES = {
         "analysis.areas": ("AreaCurve", "AreaPoint", "area_curve"),
         "analysis.explanation": ("Explanation", "explain"),
+        "analysis.findings": ("Check", "Survival", "Verification"),
+        "analysis.verification": ("verify",),
+        "backbones.inspection": ("Inspection", "inspect_backbone"),
         "gumbel": ("binary_gumbel_softmax", "budgeted_mask"),
         "health": ("MaskFinding", "MaskHealth", "MaskHealthWarning"),
-        "backbones.inspection": ("Inspection", "inspect_backbone"),
         "loss": ("AIMLoss", "AIMLossComponents", "active_area", "active_area_loss"),
         "mask_estimator": ("MaskEstimator",),
         "model": ("AIM",),
@@ -47,15 +69,12 @@ else:
         "preprocessing": ("Preprocessing", "preprocessing_of"),
         "second_look": ("SecondLook", "SecondLookOutput"),
         "tau": ("TauScheduler", "annealed_tau"),
-        "analysis.findings": ("Check", "Survival", "Verification"),
-        "analysis.verification": ("verify",),
     }
+    __all__ = sorted(name for names in _HOMES.values() for name in names)
 
     def __getattr__(name: str) -> object:
-        """Import the module that a public name lives in."""
-        from importlib import import_module
-
-        for module, names in _NAMES.items():
+        """Import the module that defines a public name."""
+        for module, names in _HOMES.items():
             if name in names:
                 found = globals()[name] = getattr(import_module(f".{module}", __name__), name)
                 return found
@@ -63,40 +82,3 @@ else:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
-
-
-__version__ = "0.1.0"
-
-__all__ = [
-    "AIM",
-    "AIMLoss",
-    "AIMLossComponents",
-    "AIMOutput",
-    "AreaCurve",
-    "AreaPoint",
-    "Check",
-    "Explanation",
-    "Inspection",
-    "MaskEstimator",
-    "MaskFinding",
-    "MaskHealth",
-    "MaskHealthWarning",
-    "MaskedFeatures",
-    "Prediction",
-    "Preprocessing",
-    "SecondLook",
-    "SecondLookOutput",
-    "Survival",
-    "TauScheduler",
-    "Verification",
-    "active_area",
-    "active_area_loss",
-    "annealed_tau",
-    "area_curve",
-    "binary_gumbel_softmax",
-    "budgeted_mask",
-    "explain",
-    "inspect_backbone",
-    "preprocessing_of",
-    "verify",
-]
