@@ -1,7 +1,8 @@
 """What options may be is written out a second time, away from torch: the two are the same."""
 
-from __future__ import annotations
+from __future__ import ast
 
+import inspect
 from typing import Any, get_args
 
 import pytest
@@ -65,13 +66,13 @@ def test_completed_backbones_can_be_built_by_these_names() -> None:
 
 
 def test_public_names_are_there_when_asked_for() -> None:
-    names = [name for group in aimwrap._NAMES.values() for name in group]
-    assert sorted(names) == sorted(aimwrap.__all__)
-    assert all(
-        getattr(aimwrap, name).__module__.startswith(f"aimwrap.{module}")
-        for module in aimwrap._NAMES
-        for name in aimwrap._NAMES[module]
-    )
+    imports = [node for node in ast.walk(ast.parse(inspect.getsource(aimwrap))) if isinstance(node, ast.ImportFrom)]
+    homes: dict[str, tuple[str, ...]] = {}
+    for node in imports:
+        if node.level and node.module:
+            homes[node.module] = (*homes.get(node.module, ()), *(name.name for name in node.names))
+    assert homes == aimwrap._HOMES
+    assert all(getattr(aimwrap, name).__module__ == f"aimwrap.{module}" for module in homes for name in homes[module])
     assert set(aimwrap.__all__) <= set(dir(aimwrap))
     with pytest.raises(AttributeError, match="has no attribute 'Aim'"):
         aimwrap.Aim  # noqa: B018
