@@ -1,7 +1,8 @@
 """What options may be is written out a second time, away from torch: the two are the same."""
 
-from __future__ import ast
+from __future__ import annotations
 
+import ast
 import inspect
 from typing import Any, get_args
 
