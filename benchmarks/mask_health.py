@@ -4,7 +4,7 @@
     python benchmarks/mask_health.py --head paper --part default
     python benchmarks/mask_health.py --part grid --labels-move-area  # with the paper's gradient: some die
 
-A mask is healthy when its area in evaluation lies within max(0.05, 0.4 tau) of tau and it differs between images. Data:
+A mask is healthy when its area in evaluation is within max(0.05, 0.4 tau) of tau and it differs between images. Data:
 the demo's digits on photographs, 95 % tie. Prints a row per run as it finishes and a Markdown table at the end; exits
 with 1 if any mask is dead.
 """

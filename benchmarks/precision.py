@@ -5,7 +5,7 @@
 
 AIM on a frozen tf_efficientnet_lite0 with ImageNet weights learns the demo's digits on photographs (95 % tie); each
 precision then sees the same 240 test images. Prints a Markdown table: mean ± deviation over seeds. "near 0" is the
-share of positions whose mask logit lies closer to 0 than half of all logits are moved by the precision, which can keep
+share of positions whose mask logit is closer to 0 than half of all logits are moved by the precision, which can keep
 no such sign.
 """
 
