@@ -234,6 +234,26 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
     return enlarged.to(images.dtype)
 
 
+def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+    """A second look's map where it belongs in the image.
+
+    Args:
+        heatmap: (N, h, w), over each image's box.
+        kept: (N, 1, H, W) of zeros and ones.
+        boxes: (N, 4) as left, top, right, bottom in pixels.
+
+    Returns:
+        (N, H, W): each pixel has the value of the position that its centre is in, and 0 where it is not kept.
+    """
+    height, width = kept.shape[-2:]
+    left, top, right, bottom = boxes.to(heatmap).unbind(1)
+    x = 2 * (torch.arange(width).to(heatmap) + 0.5 - left[:, None]) / (right - left)[:, None] - 1
+    y = 2 * (torch.arange(height).to(heatmap) + 0.5 - top[:, None]) / (bottom - top)[:, None] - 1
+    grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+    placed = F.grid_sample(heatmap[:, None], grid, mode="nearest", align_corners=False)
+    return torch.where(kept > 0, placed, 0.0)[:, 0]
+
+
 def _check_arguments(margin: int, least: float, fill: float) -> None:
     if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
         raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .objects import object_weights
+from .._numerics import wide_dtype, without_autocast
+from .masks import object_weights
 
 
 def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
         classes: (N,), the class to explain in each image, usually the predicted one.
 
     Returns:
-        (N, H, W), not clamped: negative values speak against the class.
+        (N, H, W), float32 at least, not clamped: negative values speak against the class.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -40,7 +41,9 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
         raise ValueError(f"weight must be (K, {features.shape[1]}), like features, got {tuple(weight.shape)}.")
     if classes.shape != features.shape[:1]:
         raise ValueError(f"classes must be ({len(features)},), one per image, got {tuple(classes.shape)}.")
-    return torch.einsum("nd,ndhw->nhw", weight[classes], features)
+    with without_autocast(features):
+        wide = wide_dtype(features)
+        return torch.einsum("nd,ndhw->nhw", weight[classes].to(wide), features.to(wide))
 
 
 Negatives = Literal["clamp", "abs", "keep"]
@@ -244,7 +247,7 @@ def _resize(maps: Tensor, size: Sequence[int], interpolation: Interpolation) -> 
 def _area_average(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Average (N, h, w) maps over the cells of a grid, exactly: adaptive pooling would count border pixels twice."""
     rows, columns = (_cell_shares(length, cells).to(maps) for length, cells in zip(maps.shape[-2:], grid, strict=True))
-    with torch.autocast(maps.device.type, enabled=False):
+    with without_autocast(maps):
         return rows @ maps @ columns.T
 
 
