@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import TypeVar
 
@@ -60,3 +60,24 @@ def numbered(count: int, noun: str, plural: str = "") -> str:
     ('1 image', '2,000 images', '0 copies')
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def table(rows: Iterable[Sequence[str]], align: str = "", indent: str = "") -> str:
+    """Rows in columns of equal width, two spaces apart.
+
+    Args:
+        rows: of cells, as many in each.
+        align: a character per column, ``<`` or ``>``; the last one counts for all that follow, and none is ``<``.
+        indent: before each line.
+
+    >>> print(table([("stage", "area"), ("2", "0.25")], align="<>"))
+    stage  area
+    2      0.25
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = align.ljust(len(widths), align[-1:] or "<")
+    lines = (
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
+    )
+    return "\n".join(f"{indent}{line}".rstrip() for line in lines)

@@ -37,6 +37,11 @@ class Look(NamedTuple):
     merged_mask: Tensor | None = None
     kept: Tensor | None = None
 
+    @property
+    def logits(self) -> Tensor:
+        """The prediction, (N, K)."""
+        return self.output.logits
+
     def cpu(self) -> Look:
         """The same on the CPU."""
         return pytree.tree_map_only(Tensor, Tensor.cpu, self)
@@ -62,12 +67,11 @@ def look(model: nn.Module | PooledClassifier, images: Tensor) -> Look:
     second = inside(model, SecondLook)
     if second is not None:
         closer, kept, boxes, first = second.look(images)
-        logits = second.classifier(closer.mean((2, 3)))
-        heatmap = class_activation_map(closer, linear_classifier(second).weight, logits.argmax(1))
-        heatmap = on_the_image(heatmap / closer[0, 0].numel(), kept, boxes)
+        seen = look_at_map(closer, linear_classifier(second))
         masks = list(first.masks.values())
         merged = second.first.top_down.fuse(masks, masks)[1].float()
-        return Look(AIMOutput(logits, {}, first.masks), heatmap, _grid(closer), merged, kept)
+        output = AIMOutput(seen.output.logits, {}, first.masks)
+        return Look(output, on_the_image(seen.heatmap, kept, boxes), seen.deepest, merged, kept)
     aim = unwrap(model)
     with evaluating(aim):
         return look_at(aim, aim.forward_masks(aim.forward_backbone(images)))
@@ -80,6 +84,14 @@ def look_at(aim: AIM, features: MaskedFeatures) -> Look:
     heatmap = class_activation_map(features.fused, linear_classifier(aim).weight, output.logits.argmax(1))
     deepest = list(features.features.values())[-1]  # the backbone's final map, where the head selects from it
     return Look(output, heatmap * pooling_weights(merged, aim.pooling)[:, 0], _grid(deepest), merged)
+
+
+@torch.no_grad()
+def look_at_map(final_map: Tensor, linear: nn.Linear) -> Look:
+    """The same from the final map (N, D, h, w) of a network that averages it and ends in a linear layer."""
+    logits = linear(final_map.mean((2, 3)))
+    heatmap = class_activation_map(final_map, linear.weight, logits.argmax(1)) / final_map[0, 0].numel()
+    return Look(AIMOutput(logits, {}, {}), heatmap, _grid(final_map))
 
 
 class Measured(NamedTuple):

@@ -4,8 +4,7 @@
 
     backbone   the pretrained network
     training   the variants and the one training loop they share
-    report     scores, table, notes
-    figure     the picture
+    report     scores, table, notes, the figure
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from torch import nn
 
 from ..top_down import Head
 from .backbone import load_pretrained_backbone
-from .figure import check_picture, draw_demo
-from .report import Run, Scores, format_report, format_table, score
+from .report import Run, Scores, check_picture, draw_demo, format_report, format_table, score
 from .training import (
     PLAIN,
     Outcome,
