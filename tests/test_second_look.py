@@ -336,7 +336,7 @@ class Squashing(SecondLook):
     ("sabotaged", "check", "says"),
     [
         (Leaking, "pixels that are not kept move no logit", "shown more than its first one kept"),
-        (Squashing, "contributions add up to the logits", "stands between the average and the classifier"),
+        (Squashing, "contributions add up to the logits", "is between the pooled map and the logits"),
     ],
 )
 def test_verify_names_the_leak(sabotaged: type[SecondLook], check: str, says: str, model: AIM, images: Tensor) -> None:

@@ -86,7 +86,7 @@ def test_a_norm_between_pooling_and_logits_is_named() -> None:
     model = Normalised(HeadConvNet(), [2, 3], width=8, mask_width=4).eval()
     [leak] = guarantees(model).failures
     assert leak.name == "contributions add up to the logits"
-    assert "a norm or a non-linearity, stands between the pooled map and the logits" in leak.detail
+    assert "a norm or a non-linearity, is between the pooled map and the logits" in leak.detail
 
 
 def test_a_norm_inside_the_classifier_is_named() -> None:
@@ -151,7 +151,7 @@ def test_a_fuse_that_adds_something_of_its_own_is_named() -> None:
 
     model.top_down.fuse = fuse
     [leak] = guarantees(model).failures
-    assert "the stages' shares miss the whole" in leak.detail and "fuse() adds more than masked maps" in leak.detail
+    assert "the stages' shares miss the sum" in leak.detail and "fuse() adds more than masked maps" in leak.detail
 
 
 def test_a_classifier_without_bias() -> None:

@@ -14,9 +14,12 @@ from ..model import AIM
 from ..output import MaskedFeatures
 from ..taps import Stage
 from ..top_down import pooling_weights
-from .html import explanation_html
+from . import html
 
 Kind = TypeVar("Kind", bound=nn.Module)
+
+
+IMAGES, CLASSES = 4, 3  # that a notebook shows
 
 
 class Explanation(NamedTuple):
@@ -57,7 +60,39 @@ class Explanation(NamedTuple):
         )
 
     def _repr_html_(self) -> str:
-        return explanation_html(self)
+        logits, contributions, bias, merged = (
+            values.detach().float().cpu() for values in (self.logits, self.contributions, self.bias, self.merged_mask)
+        )
+        masks = {stage: mask.detach().float().cpu() for stage, mask in self.masks.items()}
+        images, num_classes = logits.shape
+        asked, shown = contributions.shape[1], min(IMAGES, images)
+        sums = contributions.sum((2, 3)) + bias  # the logits of the classes that were asked for
+        rows = []
+        for number in range(shown):
+            strongest = sums[number].argsort(descending=True, stable=True)[:CLASSES].tolist()
+            largest = contributions[number, strongest].abs().max().item()
+            predicted = int(logits[number].argmax())
+            row: list[str] = [f"{number}", f"class {predicted}\nlogit {logits[number, predicted].item():.4g}"]
+            row += [html.mask_picture(mask[number, 0], f"stage {stage}") for stage, mask in masks.items()]
+            row.append(html.mask_picture(merged[number, 0], "merged mask"))
+            for k in strongest:
+                name = f"class {k}" if asked == num_classes else f"asked for as number {k}"
+                said = f"{name}\nlogit {sums[number, k].item():.4g}\nbias {bias[k].item():.3g}"
+                row.append(html.contribution_picture(contributions[number, k], largest, name, said))
+            rows.append(row)
+        header = ["image", "prediction", *(f"mask of stage {stage}" for stage in masks), "merged mask"]
+        header += [f"contributions {rank}" for rank in range(1, 1 + min(CLASSES, asked))]
+        first = f"the first {shown} of {images} images" if shown < images else f"{images} image{'s' * (images != 1)}"
+        return html.block(
+            html.line(
+                f"Explanation: {first}; {asked} of {num_classes} classes, the strongest {min(CLASSES, asked)} shown."
+            ),
+            html.table(header, rows),
+            html.line(
+                "Green is open. Orange speaks for the class and blue against it, on one scale per image; what is empty "
+                "adds exactly nothing. Contributions and bias sum to the logit."
+            ),
+        )
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..analysis.html import inspection_html
+from .._text import table
+from ..analysis import html
 from ..base import Cost
 from ..model import AIM
 from ..taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
@@ -85,11 +86,12 @@ class Inspection(NamedTuple):
         }
 
     def __str__(self) -> str:
-        tables = [f"{title}\n{_table(rows)}" for title, rows in self.tables().items()]
+        tables = [f"{title}\n{table(rows, indent='  ')}" for title, rows in self.tables().items()]
         return "\n\n".join([self.summary, *tables, "To go on:\n  " + "\n  ".join(self.lines)])
 
     def _repr_html_(self) -> str:
-        return inspection_html(self)
+        tables = (html.line(title) + html.table(rows[0], rows[1:]) for title, rows in self.tables().items())
+        return html.block(html.line(self.summary), *tables, html.line("To go on:"), html.code("\n".join(self.lines)))
 
 
 def inspect_backbone(
@@ -207,9 +209,3 @@ def _line_that_builds(name: str) -> str:
     if library != "timm" and model in torchvision.models.list_models(module=torchvision.models):
         return f'backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'
     return f"backbone = {name}(...)"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"  {line.rstrip()}" for line in lines)
