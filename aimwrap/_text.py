@@ -1,4 +1,4 @@
-"""Progress where tqdm is there (extra ``cli``), and nothing where it is not: a bar for people, few lines for logs."""
+"""Text for terminals and logs: progress where tqdm is installed (extra ``cli``), numbers with nouns, and tables."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _shows_bars() -> bool:
 
 def _with_lines(batches: Iterable[T], description: str, total: int) -> Iterator[T]:
     started = last = time.monotonic()
-    told = 0
+    shown = 0
     for done, batch in enumerate(batches):
         now = time.monotonic()
         reached = 10 * done // total if total > 0 else done.bit_length()
-        if reached > told and now - last >= SECONDS_BETWEEN_LINES:
+        if reached > shown and now - last >= SECONDS_BETWEEN_LINES:
             how_far = f"{done / total:.0%}, {done} of {total}" if total > 0 else f"{done} so far"
             print(f"{description}: {how_far}, {now - started:.0f} s", file=sys.stderr, flush=True)
-            last, told = now, reached
+            last, shown = now, reached
         yield batch
 
 

@@ -36,7 +36,7 @@ class SecondLookOutput(NamedTuple):
 
 
 class SecondLook(nn.Module):
-    """Let a trained AIM look again: its merged mask is cut out of the *image*, enlarged, and classified anew.
+    """Let a trained AIM look again: its merged mask is cut out of the *image*, enlarged, and classified again.
 
     A mask of features does not hide pixels, since a feature sees more of the image than its cell. Here everything but
     the merged mask, grown by a margin, becomes ``fill`` before the same backbone sees the image again. So, for given
@@ -53,7 +53,7 @@ class SecondLook(nn.Module):
             ones.
 
     Raises:
-        TypeError: if the model is no AIM.
+        TypeError: if the model is not an AIM.
         ValueError: if it has the paper's head, which keeps no final map, or an argument is out of range.
 
     Example:
@@ -103,7 +103,7 @@ class SecondLook(nn.Module):
 
         Args:
             images: (N, C, H, W).
-            kept: as in :class:`SecondLookOutput`, likewise ``boxes``.
+            kept: as in :class:`SecondLookOutput`, ``boxes`` too.
             boxes: see there.
 
         Returns:
@@ -190,7 +190,7 @@ def boxes_around(kept: Tensor, least: float = 0.3) -> Tensor:
     """The smallest box of the image's own shape around what is kept, within the image.
 
     Args:
-        kept: (N, 1, H, W) of zeros and ones. An empty one gets the whole image.
+        kept: (N, 1, H, W) of zeros and ones. An empty one gets the complete image.
         least: no box is smaller than this share of the sides.
 
     Returns:
@@ -290,5 +290,5 @@ def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _begin(low: Tensor, high: Tensor, size: Tensor, length: int) -> Tensor:
-    """Where a box of a size begins that has an interval in its middle and lies within the image."""
+    """Where a box of a size begins that has an interval in its middle and is within the image."""
     return torch.minimum(((low + high - size) / 2).clamp(min=0), length - size)

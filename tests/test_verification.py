@@ -14,7 +14,7 @@ from aimwrap.analysis.intervals import wilson_interval
 from aimwrap.analysis.survival import fillings as fillings_of
 from aimwrap.analysis.survival import highest as highest_of
 from aimwrap.analysis.survival import moved as moved_of
-from aimwrap.analysis.survival import strangers as strangers_of
+from aimwrap.analysis.survival import other_images as other_images_of
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
 
@@ -364,10 +364,10 @@ def test_the_highest_pixels_are_as_many_as_the_region() -> None:
 def test_another_image_is_never_the_same_one() -> None:
     images = torch.arange(7.0)[:, None, None, None].expand(-1, 3, 4, 4)
     for seed in range(20):
-        strangers = torch.cat(strangers_of(images.split(3), torch.Generator().manual_seed(seed)))
+        strangers = torch.cat(other_images_of(images.split(3), torch.Generator().manual_seed(seed)))
         assert (strangers != images).all()
         assert sorted(strangers[:, 0, 0, 0].tolist()) == list(range(7))
-    assert strangers_of((images[:1],), torch.Generator()) == (None,)
+    assert other_images_of((images[:1],), torch.Generator()) == (None,)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ IMAGES, CLASSES = 4, 3  # that a notebook shows
 class Explanation(NamedTuple):
     """What a prediction is made of; the dicts are keyed as the user named the stages, shallow to deep.
 
-    A notebook shows the first images' masks and contributions as pictures.
+    A notebook shows the first images' masks and contributions as images.
 
     Over positions, contributions add up to the logits: ``contributions.sum((2, 3)) + bias`` is ``logits`` at the
     classes asked for. Outside the merged mask they are exactly zero.
@@ -34,7 +34,7 @@ class Explanation(NamedTuple):
         logits: the prediction, for all classes, (N, num_classes).
         masks: each stage's mask B (paper eq. 2), (N, 1, H_l, W_l).
         mask_probabilities: sigmoid(A), how often training's noise would open each position, (N, 1, H_l, W_l). The mask
-            is 1 where A is not negative: where this is one half or more, but for the last rounding.
+            is 1 where A is not negative: where this is one half or more, except for the last rounding.
         merged_mask: the positions of the classified map that can count at all, (N, 1, H, W).
         contributions: share of each position in each logit asked for, (N, K, H, W).
         stage_contributions: the part of ``contributions`` that each stage brings, on the shallowest stage's grid,
@@ -115,7 +115,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
         Logits, masks and contributions.
 
     Raises:
-        TypeError: if the model is no AIM, or its final classifier no linear layer.
+        TypeError: if the model is not an AIM, or its final classifier not a linear layer.
         ValueError: if a class does not exist, or the images do not fit.
 
     Example:
@@ -199,12 +199,12 @@ def linear_classifier(model: nn.Module) -> nn.Linear:
     """The final classifier.
 
     Raises:
-        TypeError: if it is no linear layer.
+        TypeError: if it is not a linear layer.
     """
     if not isinstance(model.classifier, nn.Linear):
         raise TypeError(
-            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: behind anything else a "
-            "logit is no sum over positions, and has no exact explanation"
+            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: after anything else a "
+            "logit is not a sum over positions, and has no exact explanation"
         )
     return model.classifier
 

@@ -1,4 +1,4 @@
-"""Results as notebooks show them: tables and small pictures in HTML that stands alone.
+"""Results as notebooks show them: tables and small images, in HTML that needs no other file.
 
 No script, no style sheet and no other host. Text has the notebook's own colour, and what is drawn is seen on white and
 on black alike. Whatever comes from outside, such as names of stages, is escaped.
@@ -14,7 +14,7 @@ from html import escape
 import torch
 from torch import Tensor
 
-_SIDE = 84  # of a picture, in pixels
+_SIDE = 84  # of an image, in pixels
 _OPEN, _FOR, _AGAINST = (47, 133, 90), (214, 96, 20), (60, 110, 220)  # green, orange, blue: seen on white and on black
 _GREY = "rgba(128,128,128,.45)"
 

@@ -17,18 +17,18 @@ from .findings import Survival
 from .intervals import wilson_interval
 
 
-def strangers(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:
+def other_images(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:
     """For each image another one, along one random cycle through all of them; none where there is but one."""
     images = torch.cat(batches)
     if len(images) < 2:
         return (None,)
     order = torch.randperm(len(images), generator=generator)
-    strangers: tuple[Tensor, ...] = images[order.roll(1)[order.argsort()]].split(len(batches[0]))
-    return strangers
+    other_images: tuple[Tensor, ...] = images[order.roll(1)[order.argsort()]].split(len(batches[0]))
+    return other_images
 
 
 def fillings(images: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
-    """What may stand in the place of pixels, each of the images' shape."""
+    """What may replace pixels, each of the images' shape."""
     height, width = images.shape[-2:]
     small = F.interpolate(images.float(), (-(-height // 16), -(-width // 16)), mode="bilinear", antialias=True)
     fillings = {
@@ -73,7 +73,7 @@ def measure(
     survived: dict[tuple[str, str, str], list[bool]] = {}
     areas: list[Tensor] = []
     shown = with_progress(batches, "replacing pixels") if progress else batches
-    for images, other in zip(shown, strangers(batches, generator), strict=True):
+    for images, other in zip(shown, other_images(batches, generator), strict=True):
         features = aim.forward_masks(aim.forward_backbone(images))
         predicted = aim.forward_head(features).logits.argmax(1)
         region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
@@ -101,7 +101,7 @@ def measure_second_look(
     survived: dict[tuple[str, str, str], list[bool]] = {}
     areas = []
     shown = with_progress(batches, "replacing pixels") if progress else batches
-    for images, other in zip(shown, strangers(batches, generator), strict=True):
+    for images, other in zip(shown, other_images(batches, generator), strict=True):
         output = second(images)
         areas.append(output.kept.float().mean((1, 2, 3)))
         for filling, pixels in fillings(images, other).items():

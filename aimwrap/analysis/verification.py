@@ -65,7 +65,7 @@ def verify(
         The checks, ``passed`` if all hold, and the measurements.
 
     Raises:
-        TypeError: if the model is no AIM, or images, ``plain`` or ``batch_size`` are of the wrong type.
+        TypeError: if the model is not an AIM, or images, ``plain`` or ``batch_size`` are of the wrong type.
         ValueError: if there are no images, or ``plain``'s class activation map cannot be found.
 
     Example:

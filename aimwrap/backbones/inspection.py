@@ -27,8 +27,8 @@ class Inspection(NamedTuple):
         name: under which the backbone was asked for, or its class.
         num_classes: of its classifier, or None where none was recognised.
         image_shape: (C, H, W) of the image it was measured with.
-        parameters: of the whole backbone, classifier included.
-        macs: multiply-accumulates of the whole backbone for one such image.
+        parameters: of the complete backbone, with its classifier.
+        macs: multiply-accumulates of the complete backbone for one such image.
         taps: its stages, shallow to deep.
         found_by: how the stages were found.
         head: the head that the costs are of.
@@ -82,7 +82,7 @@ class Inspection(NamedTuple):
             costs.append((str(list(stages)), more_parameters, more_macs))
         return {
             f"Stages by {self.found_by}:": rows,
-            f"What AIM adds, {self.head} head, beside the backbone with its classifier:": costs,
+            f"What AIM adds, {self.head} head, in addition to the backbone with its classifier:": costs,
         }
 
     def __str__(self) -> str:
@@ -129,7 +129,7 @@ def inspect_backbone(
     found = find_stages(backbone, measured)
     num_classes = number_of_classes(backbone, measured)
     if not found.blocks and (found.obstacle is not None or not found.nodes):
-        AIM(backbone, [0], num_classes=UNKNOWN_CLASSES, example_input=example_input)  # says what stands in the way
+        AIM(backbone, [0], num_classes=UNKNOWN_CLASSES, example_input=example_input)  # says what prevents it
     models = [
         AIM(backbone, stages, num_classes=num_classes or UNKNOWN_CLASSES, head=head, example_input=example_input)
         for stages in _choices(found)
@@ -169,7 +169,7 @@ def import_backbone(path: str) -> nn.Module:
     place, _, attribute = path.partition(":")
     try:
         found = _attribute(place, attribute)
-    except Exception as error:  # of somebody's own code, which may raise anything
+    except Exception as error:  # of custom code, which may raise anything
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
             f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, of something that Python "

@@ -84,7 +84,7 @@ class PooledClassifier:
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (N, K), and the map of each image's predicted class (N, h, w), as :meth:`maps` gives it.
 
-        The images are seen once: the logits are those of the network but for rounding, of the average of its final map.
+        The images are seen once: the logits are of the average of the final map, and the network's except for rounding.
         """
         features = self._features(images)
         means = features.mean((2, 3))
@@ -140,8 +140,8 @@ def _end_of(
         return None
     given = seen[last[0]][0]
     # By its output, not by what it computes: fresh norms are all alike.
-    behind = [norm for norm in norms if norm in seen and _is_same(seen[norm][1], given)]
-    norm = behind[-1] if behind else None
+    after = [norm for norm in norms if norm in seen and _is_same(seen[norm][1], given)]
+    norm = after[-1] if after else None
     expected = means if norm is None else _normalised(norm, means)
     if not given.isfinite().all():  # there is nothing to compare; what is not finite is for others to name
         return last[0], norm

@@ -117,14 +117,14 @@ STRIDES = {2: 16, 3: 32}
 
 
 def check_picture(path: Path) -> None:
-    """See before any training that a picture can be written there, and make its folder.
+    """Check before any training that the figure can be written there, and make its folder.
 
     Args:
-        path: of the picture.
+        path: of the figure.
 
     Raises:
         OSError: if its folder cannot be made.
-        ValueError: if it is a folder, or of no format that matplotlib writes.
+        ValueError: if it is a folder, or its format is not one that matplotlib writes.
     """
     from matplotlib.figure import Figure
 
@@ -132,7 +132,7 @@ def check_picture(path: Path) -> None:
     if path.is_dir() or path.suffix[1:].lower() not in formats:
         endings = ", ".join(f".{ending}" for ending in sorted(formats))
         what = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}"
-        raise ValueError(f"output must be a picture's file, ending in one of {endings}, and {path} {what}")
+        raise ValueError(f"output must be an image file, ending in one of {endings}, and {path} {what}")
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -151,7 +151,7 @@ def draw_demo(
         settings: for tau.
     """
     groups = 2 * test.labels + test.places
-    chosen = [int((groups == group).nonzero()[0, 0]) for group in range(4)]  # the first of each: nobody picked them
+    chosen = [int((groups == group).nonzero()[0, 0]) for group in range(4)]  # the first of each: not picked
     columns = ["test image", *(f"mask, stage {stage}\n(stride {STRIDES[stage]})" for stage in STAGES)]
     columns += ["merged mask:\nwhat AIM may use", "plain network\nlooks here", "AIM\nlooks here"]
     pointing = {name: measured(outcomes[name], test).energy_pointing for name in (plain, aim)}
@@ -163,13 +163,13 @@ def draw_demo(
     row_titles = ["usual pair", rare, rare, "usual pair"]
     decides = "With this head the finest stage's mask decides. " if "feature-preserving" in aim else ""
     explanation = (
-        f"Task: is the digit 0 or 1? In training, {tie:.0%} of the zeros stood on the photograph china, {tie:.0%} of "
+        f"Task: is the digit 0 or 1? In training, {tie:.0%} of the zeros are on the photograph china, {tie:.0%} of "
         "the ones on flower, so the background gives the answer away; in the test it does not (second and third row). "
         f'Both networks learn from the labels alone. "{plain}" is tf_efficientnet_lite0 with ImageNet weights; '
         f'"{aim}" puts masks of about {settings.tau:.0%} of the area (tau) on the same network. Masks: white = open. '
         f"{decides}Merged mask: dark = the decision cannot use this position. Heatmaps: class-activation map of "
         "the predicted class, positive part, each scaled to its own maximum; the thin white line is the digit's true "
-        "outline, which training never sees; pointing = share of the heatmap that lies on the digit (chance: "
+        "outline, which training never sees; pointing = share of the heatmap that is on the digit (chance: "
         f"{float(test.object_masks.mean()):.2f}). The rows are the first test image of each "
         "pair of digit and photograph, not picked by hand."
     )

@@ -1,6 +1,6 @@
 """The demo's variants, trained with one budget: the same images, epochs, batches and optimiser.
 
-BatchNorm keeps its ImageNet statistics in every variant: estimating them anew on a few hundred images costs plain
+BatchNorm keeps its ImageNet statistics in every variant: estimating them again on a few hundred images costs plain
 training dozens of points, so doing it on one side only would decide the comparison.
 """
 
@@ -139,7 +139,7 @@ def final_maps(backbone: nn.Module, images: Tensor) -> Tensor:
 
 
 def train_plain(backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int) -> Outcome:
-    """Fine-tune the whole network with a new classifier, as one usually would."""
+    """Fine-tune the complete network with a new classifier, as one usually would."""
     started = time.perf_counter()
     torch.manual_seed(seed)
     train_split, test_split = splits

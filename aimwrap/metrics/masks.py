@@ -14,9 +14,9 @@ from torch import Tensor
 def boxes_to_masks(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Turn bounding boxes into object masks, for data sets that have no masks.
 
-    A pixel belongs to the object where its centre lies in at least one of the image's boxes (their union, so that
+    A pixel belongs to the object where its centre is in at least one of the image's boxes (their union, so that
     overlaps count once). A box reaches from x0 up to, but without, x1: the whole-number box (0, 0, 2, 1) covers two
-    pixels. What lies outside of the image is cut off.
+    pixels. What is outside the image is cut off.
 
     Args:
         boxes: one (M_i, 4) tensor per image, in pixels of the mask, as x0, y0, x1, y1 with x to the right and y down;
@@ -57,7 +57,7 @@ def _box_union(boxes: Tensor, height: int, width: int, image: int) -> Tensor:
 
 
 def object_weights(object_mask: Tensor, threshold: float | None, count: int | None = None) -> Tensor:
-    """How much each position belongs to the object: 0 or 1 behind a threshold, else the mask's own values.
+    """How much each position belongs to the object: 0 or 1 after a threshold, else the mask's own values.
 
     Args:
         object_mask: (N, H, W) or (N, 1, H, W).
@@ -94,14 +94,14 @@ def object_weights(object_mask: Tensor, threshold: float | None, count: int | No
 def mask_precision(
     mask: Tensor, object_mask: Tensor, *, threshold: float | None = 0.5, empty: float = math.nan
 ) -> Tensor:
-    """Share of the mask that lies on the object.
+    """Share of the mask that is on the object.
 
     A mask that is on everywhere scores the object's share of the image,
     :func:`~aimwrap.metrics.chance_level`.
 
     Args:
-        mask: (N, 1, h, w) or (N, h, w), exactly 0 or 1, or bool: AIM's merged mask, or any heatmap behind a threshold.
-            Resized to the object mask by nearest neighbour: each pixel takes the cell that its centre lies in.
+        mask: (N, 1, h, w) or (N, h, w), exactly 0 or 1, or bool: AIM's merged mask, or any heatmap after a threshold.
+            Resized to the object mask by nearest neighbour: each pixel takes the cell that its centre is in.
         object_mask: (N, H, W) or (N, 1, H, W).
         threshold: a position belongs to the object where ``object_mask`` is above it; None weighs each position by
             the mask's value, 0 to 1.
@@ -183,8 +183,8 @@ def _areas(mask: Tensor, object_mask: Tensor, threshold: float | None) -> _Areas
         raise ValueError(f"mask must be (N, 1, h, w) or (N, h, w), got {tuple(mask.shape)}.")
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
-            f"mask must be 0 or 1 everywhere, got values from {mask.min():g} to {mask.max():g}: put a heatmap behind a "
-            "threshold first, such as heatmap > 0.5."
+            f"mask must be 0 or 1 everywhere, got values from {mask.min():g} to {mask.max():g}: apply a "
+            "threshold to a heatmap first, such as heatmap > 0.5."
         )
     on_object = object_weights(object_mask, threshold, count=len(mask))
     on = mask.detach().float()

@@ -109,7 +109,7 @@ class Score(NamedTuple):
     explained: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, with the name that people read."""
+        """For JSON, with the name that is shown."""
         numbers = {name: None if value is None else round(value, 6) for name, value in self._numbers()}
         return {"key": self.key, "name": NAMES[self.key], **numbers, "n": self.n, "explained": self.explained}
 
@@ -152,7 +152,7 @@ def scores_of(
             "Share of the image that the object covers.",
             unknown,
         ),
-        _mean("mask_precision", measured.mask_precision, f"Share of the merged mask that lies on {known}.", masks),
+        _mean("mask_precision", measured.mask_precision, f"Share of the merged mask that is on {known}.", masks),
         _mean("mask_recall", measured.mask_recall, f"Share of {known} that the merged mask covers.", masks),
         _mean("area", measured.area, "Share of the positions that the decision may use.", masks),
     ]
@@ -292,7 +292,7 @@ class Evaluation:
         labels: (N,).
         groups: (N,), or the labels.
         cards: the images that the gallery shows, in its order, by index.
-        drawn: how many of them are the worst and how many are drawn by lot; None where all are shown.
+        drawn: how many of them are the worst and how many are drawn at random; None where all are shown.
         to_verify: by preprocessing, images (M, 3, H, W) for :func:`~aimwrap.verify`.
     """
 
@@ -327,7 +327,7 @@ def evaluate(
         limit: how many images the gallery shows at most.
         batch_size: images per forward pass.
         workers: processes that read images.
-        to_verify: how many images' pixels to keep, drawn by lot.
+        to_verify: how many images' pixels to keep, drawn at random.
         seed: of what is drawn.
         progress: whether to show a bar.
 
@@ -430,7 +430,7 @@ class _Gathering:
 
 
 def shown_id(record: Record, root: Path) -> str:
-    """An image's name, which holds no more of this machine's paths than lies below the data set's folder.
+    """An image's name, which holds no more of this machine's paths than is below the data set's folder.
 
     >>> shown_id(Record("/home/me/set/a/1.jpg", Path("/home/me/set/a/1.jpg"), 0, "test"), Path("/home/me/set"))
     'a/1.jpg'

@@ -1,4 +1,4 @@
-"""The models of a report, AIM or plain, behind one interface: what each makes of a batch of images."""
+"""The models of a report, AIM or plain, with one interface: what each makes of a batch of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves, and pictures of where the model looks, for TensorBoard, where it was asked for."""
+"""Curves, and images of where the model looks, for TensorBoard, where it was asked for."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..preprocessing import Preprocessing
 from ..resizing import resize_to
 from .run import Run
 
-PICTURES = 8
+SHOWN = 8
 SHADE = 0.25  # of the brightness that positions outside the merged mask keep
 
 
 def check_tensorboard() -> None:
-    """Say at the beginning that TensorBoard is missing, and not behind the first epoch.
+    """Say at the beginning that TensorBoard is missing, and not after the first epoch.
 
     Raises:
         ImportError: naming the extra.
@@ -36,14 +36,14 @@ def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
     A plain model's images are as bright as the predicted class's activation map, where it has one.
 
     Args:
-        run: behind the epoch.
+        run: after the epoch.
         line: the epoch's, of the log.
     """
     if not (run.tensorboard and run.fabric.is_global_zero):
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    # What a run wrote that was killed behind its last checkpoint is hidden.
+    # What a run wrote that was interrupted after its last checkpoint is hidden.
     writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=line["epoch"])
     for name, value in _scalars(line):
         writer.add_scalar(name, value, line["epoch"])
@@ -79,7 +79,7 @@ def _lit(run: Run) -> Tensor | None:
     if subject is None:
         return None
     shown = run.splits.val or run.splits.test
-    images = torch.stack([shown[number].image for number in range(min(PICTURES, len(shown)))])
+    images = torch.stack([shown[number].image for number in range(min(SHOWN, len(shown)))])
     images = images.to(run.fabric.device, next(model.parameters()).dtype)
     model.eval()
     with run.fabric.autocast():
@@ -93,7 +93,7 @@ def _lit(run: Run) -> Tensor | None:
 
 
 def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images as people see them, darkened where the mask is closed.
+    """Images in their own colours, darkened where the mask is closed.
 
     Args:
         images: (N, 3, H, W), normalised.
