@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo import HeadConvNet
 
 from aimwrap import AIM, SecondLook, explain, verify
+from aimwrap.analysis.look import look
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
 from aimwrap.taps import FINAL
 
@@ -395,3 +396,12 @@ def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> 
     assert (
         "the first look's logits are not: verify(second.first, images)" in found.failures[0].detail and not found.note
     )
+
+
+def test_one_look_says_the_same(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model).eval()
+    output, seen = second(images), look(second, images)
+    torch.testing.assert_close(seen.logits, output.logits)
+    assert seen.kept is not None and torch.equal(seen.kept, output.kept)
+    assert torch.equal(seen.output.masks[3], output.first.masks[3])
+    assert seen.heatmap.shape == images[:, 0].shape and (seen.heatmap[seen.kept[:, 0] == 0] == 0).all()

@@ -44,7 +44,8 @@ class Look(NamedTuple):
 
     def cpu(self) -> Look:
         """The same on the CPU."""
-        return pytree.tree_map_only(Tensor, Tensor.cpu, self)
+        moved: Look = pytree.tree_map_only(Tensor, Tensor.cpu, self)
+        return moved
 
 
 @torch.no_grad()

@@ -67,9 +67,12 @@ class Subject:
         self.aim = inside(model, AIM)
         if role == "plain" and self.aim is not None:
             raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other=")
-        self.pooled: PooledClassifier | None = None
+        self._seen_by: AIM | PooledClassifier
         if self.aim is None:
-            self.pooled = PooledClassifier(model.backbone if isinstance(model, PlainClassifier) else model, role)
+            self._seen_by = PooledClassifier(model.backbone if isinstance(model, PlainClassifier) else model, role)
+        else:
+            self._seen_by = self.aim
+        self.pooled = self._seen_by if isinstance(self._seen_by, PooledClassifier) else None
         self.model: nn.Module = model if self.aim is None else self.aim
         described: Any = self.model if hasattr(self.model, "preprocessing") else None
         own = preprocessing_of(model) if described is None else described.preprocessing
@@ -83,13 +86,13 @@ class Subject:
         self.preprocessing: Preprocessing = found
         names = getattr(self.model, "class_names", None)
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
-        self.num_classes: int = (self.aim or self.pooled).num_classes
+        self.num_classes: int = self._seen_by.num_classes
         self.name = name or self.variant
 
     @property
     def network(self) -> nn.Module:
         """The AIM, or the plain network itself."""
-        return self.aim if self.pooled is None else self.pooled.classifier
+        return self._seen_by if isinstance(self._seen_by, AIM) else self._seen_by.classifier
 
     @property
     def variant(self) -> str:
@@ -108,4 +111,4 @@ class Subject:
             images: (N, 3, H, W) as it takes them, on any device.
         """
         weight = next(self.network.parameters())
-        return look(self.pooled or self.network, images.to(weight.device, weight.dtype))
+        return look(self._seen_by, images.to(weight.device, weight.dtype))
