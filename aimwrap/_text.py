@@ -1,10 +1,10 @@
-"""Progress where tqdm is there (extra ``cli``), and nothing where it is not: a bar for people, few lines for logs."""
+"""Text for terminals and logs: progress where tqdm is installed (extra ``cli``), numbers with nouns, and tables."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import TypeVar
 
@@ -42,14 +42,14 @@ def _shows_bars() -> bool:
 
 def _with_lines(batches: Iterable[T], description: str, total: int) -> Iterator[T]:
     started = last = time.monotonic()
-    told = 0
+    shown = 0
     for done, batch in enumerate(batches):
         now = time.monotonic()
         reached = 10 * done // total if total > 0 else done.bit_length()
-        if reached > told and now - last >= SECONDS_BETWEEN_LINES:
+        if reached > shown and now - last >= SECONDS_BETWEEN_LINES:
             how_far = f"{done / total:.0%}, {done} of {total}" if total > 0 else f"{done} so far"
             print(f"{description}: {how_far}, {now - started:.0f} s", file=sys.stderr, flush=True)
-            last, told = now, reached
+            last, shown = now, reached
         yield batch
 
 
@@ -60,3 +60,24 @@ def numbered(count: int, noun: str, plural: str = "") -> str:
     ('1 image', '2,000 images', '0 copies')
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def table(rows: Iterable[Sequence[str]], align: str = "", indent: str = "") -> str:
+    """Rows in columns of equal width, two spaces apart.
+
+    Args:
+        rows: of cells, as many in each.
+        align: a character per column, ``<`` or ``>``; the last one counts for all that follow, and none is ``<``.
+        indent: before each line.
+
+    >>> print(table([("stage", "area"), ("2", "0.25")], align="<>"))
+    stage  area
+    2      0.25
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = align.ljust(len(widths), align[-1:] or "<")
+    lines = (
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
+    )
+    return "\n".join(f"{indent}{line}".rstrip() for line in lines)

@@ -36,7 +36,7 @@ class SecondLookOutput(NamedTuple):
 
 
 class SecondLook(nn.Module):
-    """Let a trained AIM look again: its merged mask is cut out of the *image*, enlarged, and classified anew.
+    """Let a trained AIM look again: its merged mask is cut out of the *image*, enlarged, and classified again.
 
     A mask of features does not hide pixels, since a feature sees more of the image than its cell. Here everything but
     the merged mask, grown by a margin, becomes ``fill`` before the same backbone sees the image again. So, for given
@@ -53,7 +53,7 @@ class SecondLook(nn.Module):
             ones.
 
     Raises:
-        TypeError: if the model is no AIM.
+        TypeError: if the model is not an AIM.
         ValueError: if it has the paper's head, which keeps no final map, or an argument is out of range.
 
     Example:
@@ -103,7 +103,7 @@ class SecondLook(nn.Module):
 
         Args:
             images: (N, C, H, W).
-            kept: as in :class:`SecondLookOutput`, likewise ``boxes``.
+            kept: as in :class:`SecondLookOutput`, ``boxes`` too.
             boxes: see there.
 
         Returns:
@@ -190,7 +190,7 @@ def boxes_around(kept: Tensor, least: float = 0.3) -> Tensor:
     """The smallest box of the image's own shape around what is kept, within the image.
 
     Args:
-        kept: (N, 1, H, W) of zeros and ones. An empty one gets the whole image.
+        kept: (N, 1, H, W) of zeros and ones. An empty one gets the complete image.
         least: no box is smaller than this share of the sides.
 
     Returns:
@@ -234,6 +234,26 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
     return enlarged.to(images.dtype)
 
 
+def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+    """A second look's map where it belongs in the image.
+
+    Args:
+        heatmap: (N, h, w), over each image's box.
+        kept: (N, 1, H, W) of zeros and ones.
+        boxes: (N, 4) as left, top, right, bottom in pixels.
+
+    Returns:
+        (N, H, W): each pixel has the value of the position that its centre is in, and 0 where it is not kept.
+    """
+    height, width = kept.shape[-2:]
+    left, top, right, bottom = boxes.to(heatmap).unbind(1)
+    x = 2 * (torch.arange(width).to(heatmap) + 0.5 - left[:, None]) / (right - left)[:, None] - 1
+    y = 2 * (torch.arange(height).to(heatmap) + 0.5 - top[:, None]) / (bottom - top)[:, None] - 1
+    grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+    placed = F.grid_sample(heatmap[:, None], grid, mode="nearest", align_corners=False)
+    return torch.where(kept > 0, placed, 0.0)[:, 0]
+
+
 def _check_arguments(margin: int, least: float, fill: float) -> None:
     if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
         raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")
@@ -270,5 +290,5 @@ def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _begin(low: Tensor, high: Tensor, size: Tensor, length: int) -> Tensor:
-    """Where a box of a size begins that has an interval in its middle and lies within the image."""
+    """Where a box of a size begins that has an interval in its middle and is within the image."""
     return torch.minimum(((low + high - size) / 2).clamp(min=0), length - size)

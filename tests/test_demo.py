@@ -10,6 +10,8 @@ import timm
 import torch
 from torch import nn
 
+from aimwrap import AIMOutput
+from aimwrap.analysis.look import Look
 from aimwrap.demo import Run, Scores, Settings, format_report, run_demo
 from aimwrap.demo.backbone import load_in_order, load_pretrained_backbone
 from aimwrap.demo.report import format_table, score
@@ -80,7 +82,7 @@ def test_frozen_variants_leave_the_backbone_alone_and_plain_moves_it_but_not_its
 def test_variants_are_repeatable() -> None:
     splits = load_splits(1.0, 0, TINY)
     outcomes = [train_aim_frozen(random_backbone(), splits, TINY, 0, "paper")[1] for _ in range(2)]
-    assert torch.equal(outcomes[0].logits, outcomes[1].logits)
+    assert torch.equal(outcomes[0].look.logits, outcomes[1].look.logits)
 
 
 def test_batches_are_the_same_for_every_variant_and_cover_each_epoch() -> None:
@@ -101,12 +103,15 @@ def test_score_by_hand() -> None:
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])  # one wrong, in group 1
     merged_mask = torch.zeros(4, 1, 4, 4)
     merged_mask[:, :, :2, :2] = 1
-    scores = score(Outcome("AIM", logits, heatmap, 1.5, merged_mask), test)
+    output = AIMOutput(logits, {}, {})
+    scores = score(Outcome("AIM", Look(output, heatmap, (2, 2), merged_mask), 1.5), test)
     assert scores.accuracy == 0.75 and scores.worst_group == 0 and scores.active_area == 0.25 and scores.seconds == 1.5
     assert scores.pointing > 0.7
     coarse = torch.zeros(4, 2, 2)
     coarse[:, 0, 0] = 4.0
-    assert scores.pointing_matched == pytest.approx(score(Outcome("", logits, coarse, 0, merged_mask), test).pointing)
+    assert scores.pointing_matched == 1  # the object is one cell of the plain network's grid
+    assert score(Outcome("", Look(output, coarse, (2, 2)), 0), test).pointing_matched == 1
+    assert score(Outcome("", Look(output, coarse, (2, 2)), 0), test).active_area == 1
 
 
 def test_table_shows_mean_and_deviation_over_seeds() -> None:

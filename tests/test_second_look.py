@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo import HeadConvNet
 
 from aimwrap import AIM, SecondLook, explain, verify
+from aimwrap.analysis.look import look
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
 from aimwrap.taps import FINAL
 
@@ -100,7 +101,7 @@ def test_another_classifier_decides_but_is_not_taken_apart(model: AIM, images: T
     second = SecondLook(model)
     second.classifier = nn.Sequential(second.classifier, nn.Tanh())
     assert second(images).logits.abs().max() < 1
-    with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Sequential: behind"):
+    with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Sequential: after"):
         second.contributions(images)
     failures = verify(second, images, progress=False).failures
     assert [failure.name for failure in failures] == ["contributions add up to the logits"]
@@ -336,7 +337,7 @@ class Squashing(SecondLook):
     ("sabotaged", "check", "says"),
     [
         (Leaking, "pixels that are not kept move no logit", "shown more than its first one kept"),
-        (Squashing, "contributions add up to the logits", "stands between the average and the classifier"),
+        (Squashing, "contributions add up to the logits", "is between the pooled map and the logits"),
     ],
 )
 def test_verify_names_the_leak(sabotaged: type[SecondLook], check: str, says: str, model: AIM, images: Tensor) -> None:
@@ -395,3 +396,12 @@ def test_verify_names_values_that_are_not_finite(model: AIM, images: Tensor) -> 
     assert (
         "the first look's logits are not: verify(second.first, images)" in found.failures[0].detail and not found.note
     )
+
+
+def test_one_look_says_the_same(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model).eval()
+    output, seen = second(images), look(second, images)
+    torch.testing.assert_close(seen.logits, output.logits)
+    assert seen.kept is not None and torch.equal(seen.kept, output.kept)
+    assert torch.equal(seen.output.masks[3], output.first.masks[3])
+    assert seen.heatmap.shape == images[:, 0].shape and (seen.heatmap[seen.kept[:, 0] == 0] == 0).all()

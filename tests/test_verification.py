@@ -14,7 +14,7 @@ from aimwrap.analysis.intervals import wilson_interval
 from aimwrap.analysis.survival import fillings as fillings_of
 from aimwrap.analysis.survival import highest as highest_of
 from aimwrap.analysis.survival import moved as moved_of
-from aimwrap.analysis.survival import strangers as strangers_of
+from aimwrap.analysis.survival import other_images as other_images_of
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
 
@@ -86,7 +86,7 @@ def test_a_norm_between_pooling_and_logits_is_named() -> None:
     model = Normalised(HeadConvNet(), [2, 3], width=8, mask_width=4).eval()
     [leak] = guarantees(model).failures
     assert leak.name == "contributions add up to the logits"
-    assert "a norm or a non-linearity, stands between the pooled map and the logits" in leak.detail
+    assert "a norm or a non-linearity, is between the pooled map and the logits" in leak.detail
 
 
 def test_a_norm_inside_the_classifier_is_named() -> None:
@@ -151,7 +151,7 @@ def test_a_fuse_that_adds_something_of_its_own_is_named() -> None:
 
     model.top_down.fuse = fuse
     [leak] = guarantees(model).failures
-    assert "the stages' shares miss the whole" in leak.detail and "fuse() adds more than masked maps" in leak.detail
+    assert "the stages' shares miss the sum" in leak.detail and "fuse() adds more than masked maps" in leak.detail
 
 
 def test_a_classifier_without_bias() -> None:
@@ -364,10 +364,10 @@ def test_the_highest_pixels_are_as_many_as_the_region() -> None:
 def test_another_image_is_never_the_same_one() -> None:
     images = torch.arange(7.0)[:, None, None, None].expand(-1, 3, 4, 4)
     for seed in range(20):
-        strangers = torch.cat(strangers_of(images.split(3), torch.Generator().manual_seed(seed)))
+        strangers = torch.cat(other_images_of(images.split(3), torch.Generator().manual_seed(seed)))
         assert (strangers != images).all()
         assert sorted(strangers[:, 0, 0, 0].tolist()) == list(range(7))
-    assert strangers_of((images[:1],), torch.Generator()) == (None,)
+    assert other_images_of((images[:1],), torch.Generator()) == (None,)
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._text import with_progress
+from .._text import table, with_progress
 from ..loss import check_tau
 from ..metrics import group_accuracies
 from ..metrics.groups import worst
 from ..model import AIM
 from ..output import Prediction
 from ..taps import Stage
+from . import html
 from .explanation import evaluating, unwrap
-from .html import area_curve_html
 from .intervals import wilson_interval
 
 AREAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -61,15 +61,24 @@ class AreaCurve:
 
     def __str__(self) -> str:
         grouped = self.own.worst_group is not None
-        lines = ["asked  area   accuracy" + ("                  worst group" if grouped else "")]
+        rows = [("asked", "area", "accuracy", "", "worst group")[: 4 + grouped]]
         for point in (*self.points, self.own):
-            asked = "own  " if point.asked is None else f"{point.asked:<5.3g}"
-            lines.append(f"{asked}  {point.area:.3f}  {point.accuracy:.3f}  [{point.low:.3f}, {point.high:.3f}]")
-            lines[-1] += f"  {point.worst_group:.3f}" if grouped else ""
-        return "\n".join([*lines, f"of {self.images} images"])
+            asked = "own" if point.asked is None else f"{point.asked:.3g}"
+            row = (asked, f"{point.area:.3f}", f"{point.accuracy:.3f}", f"[{point.low:.3f}, {point.high:.3f}]")
+            rows.append(row if point.worst_group is None else (*row, f"{point.worst_group:.3f}"))
+        return f"{table(rows)}\nof {self.images} images"
 
     def _repr_html_(self) -> str:
-        return area_curve_html(self)
+        grouped = self.own.worst_group is not None
+
+        def row(point: AreaPoint) -> list[str]:
+            asked = "the model's own" if point.asked is None else f"{point.asked:.3g}"
+            found = [asked, f"{point.area:.3f}", html.interval(point.accuracy, point.low, point.high)]
+            return found + ([] if point.worst_group is None else [f"{point.worst_group:.3f}"])
+
+        header = ["area asked for", "of the merged mask", "accuracy, with 95 % interval"] + ["worst group"] * grouped
+        rows = map(row, (*self.points, self.own))
+        return html.block(html.table(header, rows), html.line(f"Of {self.images} images."))
 
 
 @torch.no_grad()
@@ -93,7 +102,7 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
         A point per area, by size, and the model's own.
 
     Raises:
-        TypeError: if the model is no AIM, or an area or a batch is of the wrong type.
+        TypeError: if the model is not an AIM, or an area or a batch is of the wrong type.
         ValueError: if there are no areas or no images, an area is repeated or not in (0, 1], or labels or groups do
             not fit.
 

@@ -14,15 +14,18 @@ from ..model import AIM
 from ..output import MaskedFeatures
 from ..taps import Stage
 from ..top_down import pooling_weights
-from .html import explanation_html
+from . import html
 
 Kind = TypeVar("Kind", bound=nn.Module)
+
+
+IMAGES, CLASSES = 4, 3  # that a notebook shows
 
 
 class Explanation(NamedTuple):
     """What a prediction is made of; the dicts are keyed as the user named the stages, shallow to deep.
 
-    A notebook shows the first images' masks and contributions as pictures.
+    A notebook shows the first images' masks and contributions as images.
 
     Over positions, contributions add up to the logits: ``contributions.sum((2, 3)) + bias`` is ``logits`` at the
     classes asked for. Outside the merged mask they are exactly zero.
@@ -31,7 +34,7 @@ class Explanation(NamedTuple):
         logits: the prediction, for all classes, (N, num_classes).
         masks: each stage's mask B (paper eq. 2), (N, 1, H_l, W_l).
         mask_probabilities: sigmoid(A), how often training's noise would open each position, (N, 1, H_l, W_l). The mask
-            is 1 where A is not negative: where this is one half or more, but for the last rounding.
+            is 1 where A is not negative: where this is one half or more, except for the last rounding.
         merged_mask: the positions of the classified map that can count at all, (N, 1, H, W).
         contributions: share of each position in each logit asked for, (N, K, H, W).
         stage_contributions: the part of ``contributions`` that each stage brings, on the shallowest stage's grid,
@@ -57,7 +60,39 @@ class Explanation(NamedTuple):
         )
 
     def _repr_html_(self) -> str:
-        return explanation_html(self)
+        logits, contributions, bias, merged = (
+            values.detach().float().cpu() for values in (self.logits, self.contributions, self.bias, self.merged_mask)
+        )
+        masks = {stage: mask.detach().float().cpu() for stage, mask in self.masks.items()}
+        images, num_classes = logits.shape
+        asked, shown = contributions.shape[1], min(IMAGES, images)
+        sums = contributions.sum((2, 3)) + bias  # the logits of the classes that were asked for
+        rows = []
+        for number in range(shown):
+            strongest = sums[number].argsort(descending=True, stable=True)[:CLASSES].tolist()
+            largest = contributions[number, strongest].abs().max().item()
+            predicted = int(logits[number].argmax())
+            row: list[str] = [f"{number}", f"class {predicted}\nlogit {logits[number, predicted].item():.4g}"]
+            row += [html.mask_picture(mask[number, 0], f"stage {stage}") for stage, mask in masks.items()]
+            row.append(html.mask_picture(merged[number, 0], "merged mask"))
+            for k in strongest:
+                name = f"class {k}" if asked == num_classes else f"asked for as number {k}"
+                said = f"{name}\nlogit {sums[number, k].item():.4g}\nbias {bias[k].item():.3g}"
+                row.append(html.contribution_picture(contributions[number, k], largest, name, said))
+            rows.append(row)
+        header = ["image", "prediction", *(f"mask of stage {stage}" for stage in masks), "merged mask"]
+        header += [f"contributions {rank}" for rank in range(1, 1 + min(CLASSES, asked))]
+        first = f"the first {shown} of {images} images" if shown < images else f"{images} image{'s' * (images != 1)}"
+        return html.block(
+            html.line(
+                f"Explanation: {first}; {asked} of {num_classes} classes, the strongest {min(CLASSES, asked)} shown."
+            ),
+            html.table(header, rows),
+            html.line(
+                "Green is open. Orange speaks for the class and blue against it, on one scale per image; what is empty "
+                "adds exactly nothing. Contributions and bias sum to the logit."
+            ),
+        )
 
 
 @torch.no_grad()
@@ -80,7 +115,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
         Logits, masks and contributions.
 
     Raises:
-        TypeError: if the model is no AIM, or its final classifier no linear layer.
+        TypeError: if the model is not an AIM, or its final classifier not a linear layer.
         ValueError: if a class does not exist, or the images do not fit.
 
     Example:
@@ -164,12 +199,12 @@ def linear_classifier(model: nn.Module) -> nn.Linear:
     """The final classifier.
 
     Raises:
-        TypeError: if it is no linear layer.
+        TypeError: if it is not a linear layer.
     """
     if not isinstance(model.classifier, nn.Linear):
         raise TypeError(
-            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: behind anything else a "
-            "logit is no sum over positions, and has no exact explanation"
+            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: after anything else a "
+            "logit is not a sum over positions, and has no exact explanation"
         )
     return model.classifier
 

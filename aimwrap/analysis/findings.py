@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .html import verification_html
+from .._text import table
+from . import html
 
 
 class Check(NamedTuple):
@@ -76,14 +77,35 @@ class Verification:
         lines = [f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.detail}" for check in self.checks]
         if self.survival:
             lines += ["", f"Prediction survives when only a region's pixels are left (area {self.area:.2f}):"]
-            lines += [
-                f"{row.region:<12} {row.filling:<14} masks {row.masks:<11} {row.rate:.3f}  "
-                f"[{row.low:.3f}, {row.high:.3f}]  of {row.images}"
+            rows = (
+                (
+                    row.region,
+                    row.filling,
+                    f"masks {row.masks}",
+                    f"{row.rate:.3f}",
+                    f"[{row.low:.3f}, {row.high:.3f}]",
+                    f"of {row.images}",
+                )
                 for row in self.survival
-            ]
+            )
+            lines.append(table(rows))
         if self.note:
             lines += ["", f"Pixels not measured: {self.note}"]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return verification_html(self)
+        rows = []
+        for check in self.checks:
+            colour, word = ("inherit", "ok") if check.passed else ("#d33", "FAILED")
+            rows.append((html.Markup(f'<b style="color:{colour}">{word}</b>'), check.name, check.detail))
+        parts = [html.table(("", "guarantee", "found"), rows)]
+        if self.survival:
+            parts.append(html.line(f"Prediction survives when only a region's pixels are left (area {self.area:.2f}):"))
+            measured = (
+                (row.region, row.filling, row.masks, html.interval(row.rate, row.low, row.high), f"{row.images}")
+                for row in self.survival
+            )
+            parts.append(html.table(("region", "filling", "masks", "survives, with 95 % interval", "images"), measured))
+        if self.note:
+            parts.append(html.line(f"Pixels not measured: {self.note}"))
+        return html.block(*parts)

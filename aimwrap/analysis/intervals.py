@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-DRAWS = 2000  # of the bootstrap: its own noise is then small beside the interval
+DRAWS = 2000  # of the bootstrap: its own noise is then small compared with the interval
 _AT_ONCE = 2**22  # values that are drawn at once, 32 MB
 
 
@@ -59,7 +59,7 @@ def bootstrap_means(values: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Ten
 
 
 def percentile_interval(draws: Tensor) -> tuple[float, float]:
-    """What the middle 95 % of bootstrap draws lie between.
+    """The range of the middle 95 % of bootstrap draws.
 
     Args:
         draws: (D,), without NaN.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +12,23 @@ from torch.nn import functional as F
 from .._text import with_progress
 from ..backbones.pooled import PooledClassifier
 from ..model import AIM
-from .findings import Check, Survival
+from ..second_look import SecondLook
+from .findings import Survival
 from .intervals import wilson_interval
 
 
-def strangers(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:
+def other_images(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:
     """For each image another one, along one random cycle through all of them; none where there is but one."""
     images = torch.cat(batches)
     if len(images) < 2:
         return (None,)
     order = torch.randperm(len(images), generator=generator)
-    strangers: tuple[Tensor, ...] = images[order.roll(1)[order.argsort()]].split(len(batches[0]))
-    return strangers
+    other_images: tuple[Tensor, ...] = images[order.roll(1)[order.argsort()]].split(len(batches[0]))
+    return other_images
 
 
 def fillings(images: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
-    """What may stand in the place of pixels, each of the images' shape."""
+    """What may replace pixels, each of the images' shape."""
     height, width = images.shape[-2:]
     small = F.interpolate(images.float(), (-(-height // 16), -(-width // 16)), mode="bilinear", antialias=True)
     fillings = {
@@ -58,31 +58,22 @@ def highest(heatmap: Tensor, region: Tensor) -> Tensor:
     return (ranks < region.flatten(1).sum(1, keepdim=True)).to(region.dtype).view_as(region)
 
 
-PlainModel = nn.Module | Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-class _Plain(NamedTuple):
-    """The plain model's logits, and its logits with heatmaps."""
-
-    logits: Callable[[Tensor], Tensor]
-    explained: Callable[[Tensor], tuple[Tensor, Tensor]]
+Explained = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to logits (N, K) and heatmaps (N, h, w)
+PlainModel = nn.Module | Explained
 
 
 def measure(
     aim: AIM,
     batches: tuple[Tensor, ...],
-    plain: _Plain | None,
-    finite: Check,
+    plain: Explained | None,
     generator: torch.Generator,
     progress: bool,
 ) -> tuple[tuple[Survival, ...], float, str]:
     """The rows, the area that all regions share, and why there are no rows."""
-    if not finite.passed:
-        return (), math.nan, finite.detail
     survived: dict[tuple[str, str, str], list[bool]] = {}
     areas: list[Tensor] = []
     shown = with_progress(batches, "replacing pixels") if progress else batches
-    for images, other in zip(shown, strangers(batches, generator), strict=True):
+    for images, other in zip(shown, other_images(batches, generator), strict=True):
         features = aim.forward_masks(aim.forward_backbone(images))
         predicted = aim.forward_head(features).logits.argmax(1)
         region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
@@ -95,12 +86,29 @@ def measure(
                     same = aim.forward_head(aim.forward_masks(maps, given)).logits.argmax(1) == predicted
                     survived.setdefault((name, filling, how), []).extend(same.tolist())
         if plain is not None:
-            logits, heatmap = _checked_plain(plain.explained(images), len(images))
+            logits, heatmap = _checked_plain(plain(images), len(images))
             kept = highest(heatmap, region)
             for filling, pixels in fills.items():
-                same = plain.logits(torch.where(kept > 0, images, pixels)).argmax(1) == logits.argmax(1)
+                same = plain(torch.where(kept > 0, images, pixels))[0].argmax(1) == logits.argmax(1)
                 survived.setdefault(("plain CAM", filling, "none"), []).extend(same.tolist())
     return summed_up(survived, areas)
+
+
+def measure_second_look(
+    second: SecondLook, batches: tuple[Tensor, ...], generator: torch.Generator, progress: bool
+) -> tuple[tuple[Survival, ...], float, str]:
+    """The same for a second look, with the masks recomputed: with fixed masks all predictions survive."""
+    survived: dict[tuple[str, str, str], list[bool]] = {}
+    areas = []
+    shown = with_progress(batches, "replacing pixels") if progress else batches
+    for images, other in zip(shown, other_images(batches, generator), strict=True):
+        output = second(images)
+        areas.append(output.kept.float().mean((1, 2, 3)))
+        for filling, pixels in fillings(images, other).items():
+            again = second(torch.where(output.kept > 0, images, pixels)).logits
+            same = again.argmax(1) == output.logits.argmax(1)
+            survived.setdefault(("kept pixels", filling, "recomputed"), []).extend(same.tolist())
+    return summed_up(survived, areas, f" once grown by margin={second.margin}")
 
 
 def summed_up(
@@ -121,19 +129,18 @@ def summed_up(
 _FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"
 
 
-def plain_model(plain: PlainModel | None) -> _Plain | None:
+def plain_model(plain: PlainModel | None) -> Explained | None:
     """A plain classifier's logits and class activation map, from its last map and its linear layer."""
     if plain is None:
         return None
     if not isinstance(plain, nn.Module):
         if not callable(plain):
             raise TypeError(f"plain must be a classifier, or a function, got {type(plain).__name__}; {_FUNCTION_FORM}")
-        return _Plain(lambda images: plain(images)[0], plain)
+        return plain
     try:
-        pooled = PooledClassifier(plain, "plain")
+        return PooledClassifier(plain, "plain").explained
     except ValueError as error:
         raise ValueError(f"{error}; {_FUNCTION_FORM}") from error
-    return _Plain(pooled.logits, pooled.explained)
 
 
 def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,29 @@
-"""Check a user's own model: what is guaranteed, and how far what is not."""
+"""Check a user's own model: what AIM guarantees, and how far what it does not."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._numerics import kept_random_state
+from .._numerics import exact_matmul, kept_random_state
 from .._text import with_progress
-from ..second_look import SecondLook
-from .explanation import evaluating, inside, unwrap
-from .findings import Verification
-from .guarantees import checks, merge, verify_second_look
-from .survival import PlainModel, measure, plain_model
+from ..model import AIM
+from ..output import AIMOutput
+from ..resizing import resize_to
+from ..second_look import SecondLook, SecondLookOutput
+from ..taps import Stage
+from ..top_down import pool
+from .explanation import bias_of, evaluating, explain, inside, linear_classifier, unwrap
+from .findings import Check, Verification
+from .survival import PlainModel, measure, measure_second_look, plain_model
+
+# Of a logit's terms before they cancel, summed without sign.
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @torch.no_grad()
@@ -55,7 +65,7 @@ def verify(
         The checks, ``passed`` if all hold, and the measurements.
 
     Raises:
-        TypeError: if the model is no AIM, or images, ``plain`` or ``batch_size`` are of the wrong type.
+        TypeError: if the model is not an AIM, or images, ``plain`` or ``batch_size`` are of the wrong type.
         ValueError: if there are no images, or ``plain``'s class activation map cannot be found.
 
     Example:
@@ -69,18 +79,235 @@ def verify(
     batches = images.split(batch_size)
     generator = torch.Generator().manual_seed(seed)
     second = inside(model, SecondLook)
-    if second is not None:
-        if plain is not None:
-            raise ValueError("plain is compared with AIM's own masks: verify(second.first, images, plain)")
-        with evaluating(second), kept_random_state():
-            return verify_second_look(second, batches, generator, measure_pixels, progress)
-    aim = unwrap(model)
-    with evaluating(aim), kept_random_state():
+    if second is not None and plain is not None:
+        raise ValueError("plain is compared with AIM's own masks: verify(second.first, images, plain)")
+    aim = unwrap(model) if second is None else second.first
+    with evaluating(aim if second is None else second), kept_random_state():
         shown = with_progress(batches, "checking guarantees") if progress else batches
-        held = (*merge(checks(model, aim, batch, generator) for batch in shown),)
+        if second is None:
+            held = (*_merged(_checks_of_aim(model, aim, batch, generator) for batch in shown),)
+        else:
+            held = (*_merged(_checks_of_second_look(second, batch, generator) for batch in shown),)
         if not measure_pixels:
             return Verification(held, (), math.nan)
-        return Verification(held, *measure(aim, batches, plain_model(plain), held[0], generator, progress))
+        if not held[0].passed:
+            return Verification(held, (), math.nan, held[0].detail)
+        if second is not None:
+            return Verification(held, *measure_second_look(second, batches, generator, progress))
+        return Verification(held, *measure(aim, batches, plain_model(plain), generator, progress))
+
+
+def _checks_of_aim(model: nn.Module, aim: AIM, images: Tensor, generator: torch.Generator) -> list[Check]:
+    """Every guarantee on one batch; the first says whether values are finite."""
+    before = _under_one_seed(aim, images)
+    first, again = aim(images), aim(images)  # torch's generator has moved on in between
+    noise = "differs from run to run: noise is left on in eval()"
+    return [
+        _finite(_values_of(aim, images), "maps, mask logits, masked features and logits are"),
+        _binary(before),
+        _repeatable(
+            *((first.masks[stage], again.masks[stage], f"the mask of stage {stage!r} {noise}") for stage in aim.stages),
+            (first.logits, again.logits, "masks repeat but logits do not: look for dropout or other noise in eval()"),
+        ),
+        *(_masked_features_move_nothing(aim, images, stage, before, generator) for stage in aim.stages),
+        _contributions_add_up(aim, images, _logits_of(model, images)),
+    ]
+
+
+def _checks_of_second_look(second: SecondLook, images: Tensor, generator: torch.Generator) -> list[Check]:
+    output, again = second(images), second(images)
+    values = (
+        ("the first look's logits are", output.first.logits, "verify(second.first, images) says where it begins"),
+        ("the second look's logits are", output.logits, "its classifier diverged, lower the rate"),
+    )
+    return [
+        _finite(values, "both looks' logits are"),
+        _repeatable(
+            (output.kept, again.kept, "the kept pixels differ from run to run: noise is left on in the first look"),
+            (
+                output.logits,
+                again.logits,
+                "the same pixels are kept but logits differ: dropout is left on in eval()",
+            ),
+        ),
+        _hidden_pixels_move_nothing(second, images, output, generator),
+        _contributions_add_up(second, images, _logits_of(second, images)),
+    ]
+
+
+def _merged(checks_by_batch: Iterable[list[Check]]) -> Iterator[Check]:
+    """A guarantee holds if it holds on every batch; the detail is that of the first batch on which it fails."""
+    for same in zip(*checks_by_batch, strict=True):
+        yield next((check for check in same if not check.passed), same[0])
+
+
+def _finite(values: Iterable[tuple[str, Tensor, str]], found: str) -> Check:
+    """The first of the named values that is not finite fails; each has its cause."""
+    name = "values are finite"
+    for subject, value, cause in values:
+        if not value.isfinite().all():
+            return Check(name, False, f"{subject} not: {cause}")
+    return Check(name, True, found)
+
+
+def _values_of(aim: AIM, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:
+    yield "the images are", images, "look for a division by zero in their normalisation"
+    maps = aim.forward_backbone(images)
+    for node, values in maps.items():
+        yield f"the backbone's map {node!r} is", values, "its weights, or half precision, overflow"
+    features = aim.forward_masks(maps)
+    output = aim.forward_head(features)
+    for stage in aim.stages:
+        for what, values in (
+            ("mask logits", features.mask_logits[stage]),
+            ("masked features", features.masked[stage]),
+            ("stage logits", output.stage_logits[stage]),
+        ):
+            yield f"the {what} of stage {stage!r} are", values, "training diverged, lower its rate"
+    yield "the logits are", output.logits, "the final classifier's weights diverged, lower the rate"
+
+
+def _binary(output: AIMOutput) -> Check:
+    name = "masks are exactly 0 or 1"
+    for stage, mask in output.masks.items():
+        if not ((mask == 0) | (mask == 1)).all():
+            return Check(name, False, f"the mask of stage {stage!r} holds other values: it is soft, and hides nothing")
+    return Check(name, True, "at every stage")
+
+
+def _repeatable(*runs: tuple[Tensor, Tensor, str]) -> Check:
+    """Of two runs: the first pair of values that differ fails."""
+    different = next((said for first, again, said in runs if not torch.equal(first, again)), None)
+    return Check("evaluation is repeatable", different is None, different or "the same bits twice")
+
+
+def _masked_features_move_nothing(
+    aim: AIM, images: Tensor, stage: Stage, before: AIMOutput, generator: torch.Generator
+) -> Check:
+    """Replace the stage's features where its mask is 0, under the same random numbers: no bit may differ."""
+    name = f"features outside the mask of stage {stage!r} move no logit"
+    hidden = _hidden(aim, images, before, stage)
+    outside = int(hidden.sum())
+    if outside == 0:
+        return Check(name, True, "not tested: the mask shows something of every position")
+    with _disturbed(aim, stage, hidden, generator):
+        after = _under_one_seed(aim, images)
+    reached = [
+        what
+        for what, old, new in (
+            ("the final logits", before.logits, after.logits),
+            *((f"the logits of stage {s!r}", before.stage_logits[s], after.stage_logits[s]) for s in aim.stages),
+        )
+        if not torch.equal(old, new)
+    ]
+    if reached:
+        how = "its mask is not applied, or something between mask and classifier mixes positions"
+        return Check(name, False, f"where the mask is 0, they reach {', '.join(reached)}: {how}")
+    return Check(name, True, f"to the bit, {outside} positions of {hidden.numel()} replaced")
+
+
+def _hidden(aim: AIM, images: Tensor, output: AIMOutput, stage: Stage) -> Tensor:
+    """Positions of a stage's features that its mask shows nothing of, (N, 1, h, w) on the features' own grid.
+
+    By the masks that the model returned and by resizing alone, not by how the model applies them.
+    """
+    features = aim.forward_masks(aim.forward_backbone(images)).features[stage]
+    numbers = torch.arange(1.0, features[0, 0].numel() + 1, device=features.device).view(1, 1, *features.shape[2:])
+    masks, index = list(output.masks.values()), aim.stages.index(stage)
+    seen = numbers
+    for partner in reversed(masks[index:] if aim.classified is not None else []):
+        seen = resize_to(seen, partner)
+    shown = (seen * masks[index].float()).flatten(1)  # the numbers of those that are seen, and zeros
+    return torch.stack([~torch.isin(numbers[0], of_image) for of_image in shown])
+
+
+def _under_one_seed(aim: AIM, images: Tensor) -> AIMOutput:
+    """A run whose random numbers, should any be drawn, are the same each time."""
+    with kept_random_state():
+        torch.default_generator.manual_seed(0)
+        if images.is_cuda:
+            torch.cuda.manual_seed(0)
+        output: AIMOutput = aim(images)
+    return output
+
+
+@contextmanager
+def _disturbed(aim: AIM, stage: Stage, hidden: Tensor, generator: torch.Generator) -> Iterator[None]:
+    """Large random features at the stage's hidden positions, before the mask is applied."""
+    index = aim.stages.index(stage)
+
+    def disturb(module: nn.Module, args: Any, result: list[Tensor]) -> list[Tensor]:
+        features = list(result)
+        noise = torch.empty_like(features[index])  # of the same memory format, or sums come in another order
+        noise.copy_(100 * torch.randn(noise.shape, generator=generator))
+        features[index] = torch.where(hidden, noise, features[index])
+        return features
+
+    handle = aim.top_down.register_forward_hook(disturb)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _hidden_pixels_move_nothing(
+    second: SecondLook, images: Tensor, output: SecondLookOutput, generator: torch.Generator
+) -> Check:
+    """Large random pixels where nothing is kept, with the masks held: no bit may differ."""
+    name = "pixels that are not kept move no logit"
+    noise = (100 * torch.randn(images.shape, generator=generator)).to(images)
+    replaced = torch.where(output.kept > 0, images, noise)
+    if not torch.equal(second.logits_of(replaced, output.kept, output.boxes), output.logits):
+        return Check(name, False, "the second look is shown more than its first one kept: see SecondLook.look")
+    hidden = int((output.kept == 0).sum())
+    if hidden == 0:
+        return Check(name, True, "not tested: the masks, with their margin, keep every pixel")
+    return Check(name, True, f"to the bit, {hidden} pixels of {output.kept.numel()} replaced, the masks held")
+
+
+def _logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    with exact_matmul():
+        output = model(images)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
+
+
+def _contributions_add_up(model: AIM | SecondLook, images: Tensor, logits: Tensor) -> Check:
+    """With the logits of the model's own forward, which is what users call."""
+    name = "contributions add up to the logits"
+    try:
+        linear = linear_classifier(model)
+    except TypeError as error:
+        return Check(name, False, str(error))
+    tiny = torch.finfo(torch.float32).tiny
+    with exact_matmul():
+        if isinstance(model, SecondLook):
+            contributions, parts, outside = model.contributions(images), None, 0.0
+            terms = model.look(images)[0].abs().mean((2, 3))
+        else:
+            features = model.forward_masks(model.forward_backbone(images))
+            explanation = explain(model, images)
+            contributions, parts = explanation.contributions, explanation.stage_contributions
+            outside = (contributions * (explanation.merged_mask == 0)).abs().max().item()
+            terms = pool(features.fused.abs(), features.merged_mask, model.pooling)
+        # What a logit's terms add up to without their signs: rounding is a share of this, not of the logit.
+        size = terms.to(contributions) @ linear.weight.abs().to(contributions).T + bias_of(model).abs()
+    bound = ROUNDING[logits.dtype]
+    rebuilt = contributions.sum((2, 3)) + bias_of(model)
+    miss = ((rebuilt - logits).abs() / size.clamp(min=tiny)).max().item()
+    if not miss <= bound:
+        how = "something, such as a norm or a non-linearity, is between the pooled map and the logits"
+        return Check(name, False, f"off by {miss:.1e} of their terms, where rounding allows {bound:g}: {how}")
+    if outside > 0:
+        how = "a stage's mask is not applied before the maps are merged"
+        return Check(name, False, f"positions outside the merged mask add up to {outside:.1e}, not 0: {how}")
+    if parts is None:
+        return Check(name, True, f"within {miss:.1e} of their terms")
+    by_stage = sum(share.sum((2, 3)) for share in parts.values()) + bias_of(model)
+    gap = ((by_stage - rebuilt).abs() / size.clamp(min=tiny)).max().item()
+    if not gap <= bound:
+        return Check(name, False, f"the stages' shares miss the sum by {gap:.1e}: fuse() adds more than masked maps")
+    return Check(name, True, f"within {miss:.1e} of their terms, and are 0 outside the merged mask")
 
 
 def _check_arguments(images: Tensor, batch_size: int) -> None:

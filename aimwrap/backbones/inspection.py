@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..analysis.html import inspection_html
+from .._text import table
+from ..analysis import html
 from ..base import Cost
 from ..model import AIM
 from ..taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
@@ -26,8 +27,8 @@ class Inspection(NamedTuple):
         name: under which the backbone was asked for, or its class.
         num_classes: of its classifier, or None where none was recognised.
         image_shape: (C, H, W) of the image it was measured with.
-        parameters: of the whole backbone, classifier included.
-        macs: multiply-accumulates of the whole backbone for one such image.
+        parameters: of the complete backbone, with its classifier.
+        macs: multiply-accumulates of the complete backbone for one such image.
         taps: its stages, shallow to deep.
         found_by: how the stages were found.
         head: the head that the costs are of.
@@ -81,15 +82,16 @@ class Inspection(NamedTuple):
             costs.append((str(list(stages)), more_parameters, more_macs))
         return {
             f"Stages by {self.found_by}:": rows,
-            f"What AIM adds, {self.head} head, beside the backbone with its classifier:": costs,
+            f"What AIM adds, {self.head} head, in addition to the backbone with its classifier:": costs,
         }
 
     def __str__(self) -> str:
-        tables = [f"{title}\n{_table(rows)}" for title, rows in self.tables().items()]
+        tables = [f"{title}\n{table(rows, indent='  ')}" for title, rows in self.tables().items()]
         return "\n\n".join([self.summary, *tables, "To go on:\n  " + "\n  ".join(self.lines)])
 
     def _repr_html_(self) -> str:
-        return inspection_html(self)
+        tables = (html.line(title) + html.table(rows[0], rows[1:]) for title, rows in self.tables().items())
+        return html.block(html.line(self.summary), *tables, html.line("To go on:"), html.code("\n".join(self.lines)))
 
 
 def inspect_backbone(
@@ -127,7 +129,7 @@ def inspect_backbone(
     found = find_stages(backbone, measured)
     num_classes = number_of_classes(backbone, measured)
     if not found.blocks and (found.obstacle is not None or not found.nodes):
-        AIM(backbone, [0], num_classes=UNKNOWN_CLASSES, example_input=example_input)  # says what stands in the way
+        AIM(backbone, [0], num_classes=UNKNOWN_CLASSES, example_input=example_input)  # says what prevents it
     models = [
         AIM(backbone, stages, num_classes=num_classes or UNKNOWN_CLASSES, head=head, example_input=example_input)
         for stages in _choices(found)
@@ -167,7 +169,7 @@ def import_backbone(path: str) -> nn.Module:
     place, _, attribute = path.partition(":")
     try:
         found = _attribute(place, attribute)
-    except Exception as error:  # of somebody's own code, which may raise anything
+    except Exception as error:  # of custom code, which may raise anything
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
             f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, of something that Python "
@@ -207,9 +209,3 @@ def _line_that_builds(name: str) -> str:
     if library != "timm" and model in torchvision.models.list_models(module=torchvision.models):
         return f'backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'
     return f"backbone = {name}(...)"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"  {line.rstrip()}" for line in lines)

@@ -1,4 +1,4 @@
-"""The backbone with its own classifier: what AIM is compared with, behind the same interface."""
+"""The backbone with its own classifier: the network that AIM is compared with, with the same interface."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PlainClassifier(nn.Module):
         num_classes: K.
 
     Attributes:
-        preprocessing: as the backbone's record tells; None where there is none.
+        preprocessing: as the backbone's record says; None without one.
         class_names: one per class; they are saved with the model.
 
     Raises:
@@ -130,7 +130,7 @@ def load_plain(folder: str | Path) -> PlainClassifier:
         The model; ``.backbone`` is the network itself.
 
     Raises:
-        FileNotFoundError: if it is no such folder.
+        FileNotFoundError: if it is not such a folder.
         ValueError: if what it holds is damaged.
     """
     folder = Path(folder)
@@ -157,7 +157,7 @@ def _described(path: Path) -> dict[str, Any]:
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         lacking = sorted({"backbone", "num_classes", "class_names", "preprocessing"} - described.keys())
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Train the model again, or get the folder anew") from error
+        raise ValueError(f"{path} is damaged: {error}. Train the model again, or get the folder again") from error
     if lacking:
         raise ValueError(f"{path} does not say {', '.join(lacking)}: it is not what a plain run saved")
     return described

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .._numerics import without_autocast
 from ..analysis.explanation import evaluating
 from ..metrics import class_activation_map
 from ..model import AIM
@@ -80,17 +81,10 @@ class PooledClassifier:
         return bias + weight @ self.norm.bias.detach()
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """Classify images (N, C, H, W) in evaluation mode, by the network as it is: (N, K)."""
-        with evaluating(self.classifier):
-            logits: Tensor = self.classifier(images)
-        return logits
-
-    @torch.no_grad()
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (N, K), and the map of each image's predicted class (N, h, w), as :meth:`maps` gives it.
 
-        The images are seen once: the logits are those of the network but for rounding, of the average of its final map.
+        The images are seen once: the logits are of the average of the final map, and the network's except for rounding.
         """
         features = self._features(images)
         means = features.mean((2, 3))
@@ -116,17 +110,17 @@ class PooledClassifier:
         return features.to(self.linear.weight.dtype)
 
     def _maps_of(self, features: Tensor, classes: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            weight = self.linear.weight
-            if self.norm is None:
-                return class_activation_map(features, weight, classes)
-            if self.norm.weight is not None:
-                weight = weight * self.norm.weight
-            # The norm takes the mean over channels off; so does this, and the features may stay.
-            weight = weight - weight.mean(1, keepdim=True)
+        weight = self.linear.weight
+        if self.norm is None:
+            return class_activation_map(features, weight, classes)
+        if self.norm.weight is not None:
+            weight = weight * self.norm.weight
+        # The norm takes the mean over channels off; so does this, and the features may stay.
+        weight = weight - weight.mean(1, keepdim=True)
+        with without_autocast(features):
             variance = features.mean((2, 3)).var(1, correction=0)
             deviation = (variance + self.norm.eps).sqrt()[:, None, None]
-            return class_activation_map(features, weight, classes) / deviation
+        return class_activation_map(features, weight, classes) / deviation
 
 
 def _end_of(
@@ -146,8 +140,8 @@ def _end_of(
         return None
     given = seen[last[0]][0]
     # By its output, not by what it computes: fresh norms are all alike.
-    behind = [norm for norm in norms if norm in seen and _is_same(seen[norm][1], given)]
-    norm = behind[-1] if behind else None
+    after = [norm for norm in norms if norm in seen and _is_same(seen[norm][1], given)]
+    norm = after[-1] if after else None
     expected = means if norm is None else _normalised(norm, means)
     if not given.isfinite().all():  # there is nothing to compare; what is not finite is for others to name
         return last[0], norm

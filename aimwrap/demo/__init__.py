@@ -4,8 +4,7 @@
 
     backbone   the pretrained network
     training   the variants and the one training loop they share
-    report     scores, table, notes
-    figure     the picture
+    report     scores, table, notes, the figure
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from torch import nn
 
 from ..top_down import Head
 from .backbone import load_pretrained_backbone
-from .figure import check_picture, draw_demo
-from .report import Run, Scores, format_report, format_table, score
+from .report import Run, Scores, check_picture, draw_demo, format_report, format_table, score
 from .training import (
     PLAIN,
     Outcome,
@@ -48,16 +46,16 @@ def run_demo(
         ties: shares of the training labels that the background is tied to.
         seeds: each draws its own data, initial weights and order of the batches.
         settings: what the variants share.
-        output: where to write the picture, of the last tie and the first seed; None for none.
-        heads: of AIM, each trained beside its control; the first is in the picture.
+        output: where to write the figure, of the last tie and the first seed; None for none.
+        heads: of AIM, each trained with its control; the first is in the figure.
         make_backbone: builds a fresh backbone for each variant.
 
     Returns:
         The scores of every variant, tie and seed.
 
     Raises:
-        OSError: if the picture's folder cannot be made.
-        ValueError: if ``output`` is no picture's file.
+        OSError: if the figure's folder cannot be made.
+        ValueError: if ``output`` is not an image file.
     """
     if output is not None:
         check_picture(output)

@@ -1,6 +1,6 @@
 """The demo's variants, trained with one budget: the same images, epochs, batches and optimiser.
 
-BatchNorm keeps its ImageNet statistics in every variant: estimating them anew on a few hundred images costs plain
+BatchNorm keeps its ImageNet statistics in every variant: estimating them again on a few hundred images costs plain
 training dozens of points, so doing it on one side only would decide the comparison.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from .._text import with_progress
+from ..analysis.look import Look, look_at, look_at_map
 from ..data import DigitsOnPhotographs
 from ..loss import AIMLoss
-from ..metrics import class_activation_map
 from ..model import AIM
 from ..taps import Stage
 from ..tau import TauScheduler
@@ -74,25 +74,15 @@ class Split(NamedTuple):
     object_masks: Tensor
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a trained variant says about the test images.
+class Outcome(NamedTuple):
+    """A trained variant: its name, with the head where it is AIM, what it makes of the test images, and its seconds.
 
-    Attributes:
-        variant: its name, with the head where it is AIM.
-        logits: (N, K).
-        heatmap: (N, h, w), the class-activation map of the predicted class, at the variant's own resolution.
-        seconds: training and the features it needed.
-        masks: by stage, (N, 1, h_l, w_l); empty without AIM.
-        merged_mask: (N, 1, h, w), what the decision could use; all ones without AIM.
+    The seconds are those of training, and of the features that it needed.
     """
 
     variant: str
-    logits: Tensor
-    heatmap: Tensor
+    look: Look
     seconds: float
-    merged_mask: Tensor
-    masks: dict[Stage, Tensor] = field(default_factory=dict)
 
 
 def load_splits(tie: float, seed: int, settings: Settings) -> tuple[Split, Split]:
@@ -149,7 +139,7 @@ def final_maps(backbone: nn.Module, images: Tensor) -> Tensor:
 
 
 def train_plain(backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int) -> Outcome:
-    """Fine-tune the whole network with a new classifier, as one usually would."""
+    """Fine-tune the complete network with a new classifier, as one usually would."""
     started = time.perf_counter()
     torch.manual_seed(seed)
     train_split, test_split = splits
@@ -167,7 +157,8 @@ def train_plain(backbone: nn.Module, splits: tuple[Split, Split], settings: Sett
 
     order = batch_order(len(train_split.labels), settings, seed)
     train(loss_of_batch, optimizer, order, PLAIN, settings.quiet)
-    return _outcome_of_linear(PLAIN, classifier, final_maps(backbone, test_split.images), started)
+    look = look_at_map(final_maps(backbone, test_split.images), classifier)
+    return Outcome(PLAIN, look, time.perf_counter() - started)
 
 
 def train_linear_probe(backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int) -> Outcome:
@@ -184,7 +175,8 @@ def train_linear_probe(backbone: nn.Module, splits: tuple[Split, Split], setting
 
     order = batch_order(len(train_split.labels), settings, seed)
     train(loss_of_batch, optimizer, order, PROBE, settings.quiet)
-    return _outcome_of_linear(PROBE, classifier, final_maps(backbone, test_split.images), started)
+    look = look_at_map(final_maps(backbone, test_split.images), classifier)
+    return Outcome(PROBE, look, time.perf_counter() - started)
 
 
 def train_aim_frozen(
@@ -218,7 +210,9 @@ def train_aim_frozen(
 
         order = batch_order(len(labels), settings, seed)
         train(loss_of_batch, optimizer, order, name, settings.quiet, schedule.step)
-        outcomes.append(_outcome_of_aim(name, model, test_maps, masks, started))
+        with torch.no_grad():
+            look = look_at(model, model.eval().forward_masks(test_maps, masks))
+        outcomes.append(Outcome(name, look, time.perf_counter() - started))
     return outcomes[0], outcomes[1]
 
 
@@ -234,21 +228,3 @@ def backbone_maps(model: AIM, images: Tensor) -> dict[str, Tensor]:
     model.eval()
     batches = [model.forward_backbone(batch) for batch in images.split(64)]
     return {name: torch.cat([maps[name] for maps in batches]) for name in batches[0]}
-
-
-@torch.no_grad()
-def _outcome_of_linear(name: str, classifier: nn.Linear, maps: Tensor, started: float) -> Outcome:
-    logits = classifier(maps.mean(dim=(2, 3)))
-    heatmap = class_activation_map(maps, classifier.weight, logits.argmax(dim=1))
-    return Outcome(name, logits, heatmap, time.perf_counter() - started, torch.ones_like(heatmap)[:, None])
-
-
-@torch.no_grad()
-def _outcome_of_aim(
-    name: str, model: AIM, maps: dict[str, Tensor], masks: dict[Stage, Tensor] | None, started: float
-) -> Outcome:
-    model.eval()
-    features = model.forward_masks(maps, masks)
-    logits = model.forward_head(features).logits
-    heatmap = class_activation_map(features.fused, model.classifier.weight, logits.argmax(dim=1))
-    return Outcome(name, logits, heatmap, time.perf_counter() - started, features.merged_mask, dict(features.masks))

@@ -19,6 +19,7 @@ from timm.layers import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
+from .._text import table
 from ..taps.whole import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
 from .pooling import without_rounding_up
@@ -66,14 +67,14 @@ class Exported(NamedTuple):
     def __str__(self) -> str:
         height, width = self.image_size
         free = "any batch size" + (" and image size" if "height" in self.dynamic else f", images of {height} x {width}")
-        wide = max(len(row.output) for row in self.parity)
-        rows = [f"  {'output':<{wide}}  relative difference  positions that agree"]
+        rows = [("output", "relative difference", "positions that agree")]
         for row in self.parity:
             difference = "" if row.difference is None else f"{row.difference:.1e}"
-            agreement = "" if row.agreement is None else f"{row.agreement:.2%}"
-            rows.append(f"  {row.output:<{wide}}  {difference:<19}  {agreement}".rstrip())
+            rows.append((row.output, difference, "" if row.agreement is None else f"{row.agreement:.2%}"))
         tried = ", ".join(" x ".join(map(str, shape)) for shape in self.tried)
-        return "\n".join([f"{self.path} ({self.format}): {free}", *rows, f"  Tried on images of {tried}."])
+        return "\n".join(
+            [f"{self.path} ({self.format}): {free}", table(rows, indent="  "), f"  Tried on images of {tried}."]
+        )
 
 
 class _Writer(Protocol):

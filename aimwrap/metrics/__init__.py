@@ -1,21 +1,13 @@
 """Metrics for any model: where it looks, and how it does on the hardest group.
 
-Pure functions on a batch, and where each lives::
-
-    objects           what counts as the object: masks, soft masks, boxes
-    pointing          energy pointing game, its chance level and area-corrected form; pointing game
-    masks             precision, recall and IoU of a binary mask
-    groups            accuracy by group, of the worst group, and the averages
-    class_activation  a heatmap to score: the class activation map
-
-Over a data set, the same as torchmetrics' ``Metric`` (extra ``metrics``) is in ``modules``, imported when first used.
+Pure functions on a batch. Over a data set, the same as torchmetrics' ``Metric`` (extra ``metrics``) is in ``modules``,
+imported when first used.
 """
 
 from typing import TYPE_CHECKING
 
 from .groups import average_accuracy, group_accuracies, weighted_average_accuracy, worst_group_accuracy
-from .masks import mask_iou, mask_precision, mask_recall
-from .objects import boxes_to_masks
+from .masks import boxes_to_masks, mask_iou, mask_precision, mask_recall
 from .pointing import area_corrected, chance_level, class_activation_map, energy_pointing_game, pointing_game
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """The metrics over a whole data set, as torchmetrics' ``Metric``: right for any batches and any number of processes.
 
-Each computes with the pure functions beside it. Scores per image are kept, not means per batch, and gathered from all
-processes. Needs the extra ``metrics``.
+Scores per image are kept, not means per batch, and gathered from all processes. Needs the extra ``metrics``.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ except ImportError as error:
 
 
 class EnergyPointingGame(Metric):
-    """:func:`~aimwrap.metrics.energy_pointing_game` over a data set, with its chance level beside it.
+    """:func:`~aimwrap.metrics.energy_pointing_game` over a data set, with its chance level.
 
     ``compute()`` returns a dict, ready for a logger:
 
@@ -41,17 +40,17 @@ class EnergyPointingGame(Metric):
     - ``area_corrected``: mean of their area-corrected scores, see :func:`~aimwrap.metrics.area_corrected`; images that
       the object fills are left out.
     - ``zero_energy``: how many images had no energy. By default their score is undefined.
-    - ``empty_object``: how many images had no object, with or without energy. Likewise.
+    - ``empty_object``: how many images had no object, with or without energy. By default their score is undefined too.
 
     :meth:`per_image` returns each image's values.
 
     Args:
         negatives: as for :func:`~aimwrap.metrics.energy_pointing_game`.
-        threshold: likewise.
-        empty_object: likewise; 0 counts the image as a miss in the means, NaN leaves it out.
-        zero_energy: likewise.
-        resolution: likewise.
-        interpolation: likewise.
+        threshold: as there.
+        empty_object: as there; 0 counts the image as a miss in the means, NaN leaves it out.
+        zero_energy: as there.
+        resolution: as there.
+        interpolation: as there.
         **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
 
     Raises:
@@ -144,16 +143,16 @@ class PointingGame(Metric):
 
     - ``pointing``: share of hits among the images whose score is defined.
     - ``constant_map``: how many images had a map of equal values. By default their score is undefined.
-    - ``empty_object``: how many images had no object, with or without a constant map. Likewise.
+    - ``empty_object``: how many images had no object, whatever the map. By default their score is undefined too.
 
     :meth:`per_image` returns each image's score.
 
     Args:
         tolerance: as for :func:`~aimwrap.metrics.pointing_game`.
-        threshold: likewise.
-        empty_object: likewise; 0 counts the image as a miss, NaN leaves it out.
-        constant_map: likewise.
-        interpolation: likewise.
+        threshold: as there.
+        empty_object: as there; 0 counts the image as a miss, NaN leaves it out.
+        constant_map: as there.
+        interpolation: as there.
         **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
 
     Raises:
@@ -263,7 +262,7 @@ class MaskOverlap(Metric):
         super().__init__(**kwargs)
         self.threshold = threshold
         self.empty = empty
-        # NaN means undefined: precision for want of a mask, recall for want of an object.
+        # NaN means undefined: precision for lack of a mask, recall for lack of an object.
         for name in ("precision", "recall", "iou"):
             self.add_state(name, [], dist_reduce_fx="cat")
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .objects import object_weights
+from .._numerics import wide_dtype, without_autocast
+from .masks import object_weights
 
 
 def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
         classes: (N,), the class to explain in each image, usually the predicted one.
 
     Returns:
-        (N, H, W), not clamped: negative values speak against the class.
+        (N, H, W), float32 at least, not clamped: negative values speak against the class.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -40,7 +41,9 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
         raise ValueError(f"weight must be (K, {features.shape[1]}), like features, got {tuple(weight.shape)}.")
     if classes.shape != features.shape[:1]:
         raise ValueError(f"classes must be ({len(features)},), one per image, got {tuple(classes.shape)}.")
-    return torch.einsum("nd,ndhw->nhw", weight[classes], features)
+    with without_autocast(features):
+        wide = wide_dtype(features)
+        return torch.einsum("nd,ndhw->nhw", weight[classes].to(wide), features.to(wide))
 
 
 Negatives = Literal["clamp", "abs", "keep"]
@@ -61,8 +64,8 @@ def energy_pointing_game(
     """Share of an attribution's energy that falls on the object.
 
     Score-CAM (Wang et al. 2020, sec. 4.3) defines it for bounding boxes; the paper (sec. 4, details in its A.5) uses
-    the object's binary mask, as here. 1 means that all evidence lies on the object. A map of equal values scores
-    :func:`chance_level`: report that beside it.
+    the object's binary mask, as here. 1 means that all evidence is on the object. A map of equal values scores
+    :func:`chance_level`: report that with it.
 
     The attribution is resized to the object mask, and its values become energy before that. A finer map scores better
     for its resolution alone, so compare two methods at the same ``resolution`` too.
@@ -78,13 +81,13 @@ def energy_pointing_game(
         empty_object: the score where no position belongs to the object, whatever the map. NaN by default, so that it
             cannot slip into a mean unnoticed (``torch.nanmean`` leaves it out); 0 counts it as a miss.
         zero_energy: the score where the energies add up to nothing (or, with ``"keep"``, to less): the share is
-            undefined. NaN or 0, likewise.
+            undefined. NaN or 0, as above.
         resolution: a common grid (rows, columns) on which to compare, such as (7, 7). Energy and object, the latter
-            behind its threshold, are both averaged over the grid's cells, a pixel on a border counting for both by
+            after its threshold, are both averaged over the grid's cells, a pixel on a border counting for both by
             its area; each cell's energy then counts by the share of the cell that is object. Without it, the
             attribution is resized to the mask and the mask stays as it is.
         interpolation: how, without ``resolution``, the attribution is enlarged to the mask: ``"bilinear"`` (corners
-            not aligned) or ``"nearest"``, where each pixel takes the cell that its centre lies in. Where the mask is
+            not aligned) or ``"nearest"``, where each pixel takes the cell that its centre is in. Where the mask is
             the coarser of the two, the attribution is averaged over the mask's cells instead.
 
     Returns:
@@ -128,7 +131,7 @@ def chance_level(object_mask: Tensor, *, threshold: float | None = 0.5) -> Tenso
 
     Args:
         object_mask: (N, H, W) or (N, 1, H, W), as for :func:`energy_pointing_game`.
-        threshold: likewise.
+        threshold: as there.
 
     Returns:
         (N,) float32, 0 for an empty object, 1 for one that fills the image.
@@ -183,7 +186,7 @@ def pointing_game(
 ) -> Tensor:
     """Whether an attribution's maximum falls on the object, or close to it (Zhang et al. 2018, Excitation Backprop).
 
-    The attribution is resized to the object mask; it hits if any pixel of the object lies within ``tolerance`` pixels
+    The attribution is resized to the object mask; it hits if any pixel of the object is within ``tolerance`` pixels
     of the position of the maximum. Of several equal maxima the first in reading order counts: rows from the top,
     each from the left. The source averages hits per class and then over the classes; here each image has its score.
 
@@ -193,10 +196,10 @@ def pointing_game(
         tolerance: radius, in pixels of ``object_mask``, between pixel centres, border included. The source's
             15 pixels are measured on images at their original size (in its released code those of COCO, mostly
             640 × 480); at 224 pixels the same radius forgives more, 5 is about as strict. With 0 the maximum must
-            lie on the object itself.
+            be on the object itself.
         threshold: a position belongs to the object where ``object_mask`` is above it.
         empty_object: the score where no position belongs to the object. NaN by default; 0 counts it as a miss.
-        constant_map: the score where all values of the map are equal, so that it points nowhere. NaN or 0, likewise.
+        constant_map: the score where all values of the map are equal, so that it points nowhere. NaN or 0, as above.
         interpolation: how the attribution is resized, as for :func:`energy_pointing_game`.
 
     Returns:
@@ -244,7 +247,7 @@ def _resize(maps: Tensor, size: Sequence[int], interpolation: Interpolation) -> 
 def _area_average(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Average (N, h, w) maps over the cells of a grid, exactly: adaptive pooling would count border pixels twice."""
     rows, columns = (_cell_shares(length, cells).to(maps) for length, cells in zip(maps.shape[-2:], grid, strict=True))
-    with torch.autocast(maps.device.type, enabled=False):
+    with without_autocast(maps):
         return rows @ maps @ columns.T
 
 

@@ -112,9 +112,7 @@ def _model(
         ],
         "grid": list(evaluation.grids[number]),
         "card": card_of(subject),
-        "scores": [
-            score.as_dict() for score in scores_of(measured, evaluation.chance, groups, labels, objects, coarsest)
-        ],
+        "scores": [score.as_dict() for score in scores_of(measured, groups, labels, objects, coarsest)],
         "groups": group_rows(measured, labels, groups),
         "health": None if findings is None else [_finding(found) for found in findings],
         "verification": verification,

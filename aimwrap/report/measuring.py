@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,97 +16,20 @@ from torch.nn import functional as F
 from .._text import with_progress
 from ..analysis.explanation import evaluating
 from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
+from ..analysis.look import Look, Measured, joined, measure
 from ..data.release import Record, ReleaseDataset, groups_of
 from ..health import MaskFinding, MaskHealth
 from ..metrics import (
     average_accuracy,
-    chance_level,
-    energy_pointing_game,
     group_accuracies,
-    mask_precision,
-    mask_recall,
     weighted_average_accuracy,
 )
 from ..metrics.groups import count_by_group, train_shares, worst
 from ..preprocessing import Preprocessing
 from ..taps import Stage
 from .cards import Badness, Card, Cards, packed_contributions, packed_mask
-from .images import PreparedBatch, PreparedBatches, PreparedImages, ViewBatch, as_url, thumbnail_side
-from .subjects import Look, Subject
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model's numbers, one per image; NaN where one is undefined.
-
-    Attributes:
-        predicted: class number, (N,) int64.
-        right: whether it is the label, (N,) bool.
-        confidence: softmax of the predicted class, (N,) float32.
-        true_confidence: softmax of the label's class.
-        energy_pointing: of the contributions to the predicted class, at their own resolution.
-        energy_pointing_matched: at the resolution of the coarsest model.
-        mask_precision: of the merged mask.
-        mask_recall: of the merged mask.
-        area: of the merged mask.
-    """
-
-    predicted: Tensor
-    right: Tensor
-    confidence: Tensor
-    true_confidence: Tensor
-    energy_pointing: Tensor
-    energy_pointing_matched: Tensor
-    mask_precision: Tensor
-    mask_recall: Tensor
-    area: Tensor
-
-
-def joined(parts: list[Measured]) -> Measured:
-    """The numbers of all batches."""
-    return Measured(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Measured)))
-
-
-def measure(look: Look, view: ViewBatch, labels: Tensor, resolution: tuple[int, int]) -> Measured:
-    """Measure a batch.
-
-    Args:
-        look: what the model made of it.
-        view: what the model saw.
-        labels: (N,).
-        resolution: (rows, columns) of the coarsest model's map.
-
-    Returns:
-        Its numbers, on the CPU.
-
-    Raises:
-        ValueError: if a logit or a map is not finite.
-    """
-    logits = look.output.logits.float().cpu()
-    if not bool(logits.isfinite().all()):
-        raise ValueError("model: its logits are not finite: training diverged, so there is nothing to report")
-    probabilities = logits.softmax(1)
-    predicted = logits.argmax(1)
-    heatmap, merged = look.contributions.cpu(), None if look.merged_mask is None else look.merged_mask.cpu()
-    nothing = torch.full((len(labels),), math.nan)
-    pointing, matched, precision, recall = nothing, nothing, nothing, nothing
-    if bool(view.known.any()):
-        pointing = energy_pointing_game(heatmap, view.object_masks)
-        matched = energy_pointing_game(heatmap, view.object_masks, resolution=resolution)
-        if merged is not None:
-            precision = torch.where(view.known, mask_precision(merged, view.object_masks), math.nan)
-            recall = mask_recall(merged, view.object_masks)
-    return Measured(
-        predicted,
-        predicted == labels,
-        probabilities.amax(1),
-        probabilities.gather(1, labels[:, None])[:, 0],
-        pointing,
-        matched,
-        precision,
-        recall,
-        nothing if merged is None else merged.mean((1, 2, 3)),
-    )
+from .images import PreparedBatch, PreparedBatches, PreparedImages, as_url, thumbnail_side
+from .subjects import Subject
 
 
 class Masks:
@@ -186,7 +109,7 @@ class Score(NamedTuple):
     explained: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, with the name that people read."""
+        """For JSON, with the name that is shown."""
         numbers = {name: None if value is None else round(value, 6) for name, value in self._numbers()}
         return {"key": self.key, "name": NAMES[self.key], **numbers, "n": self.n, "explained": self.explained}
 
@@ -195,13 +118,12 @@ class Score(NamedTuple):
 
 
 def scores_of(
-    measured: Measured, chance: Tensor, groups: Groups, labels: Tensor, objects: str | None, grid: tuple[int, int]
+    measured: Measured, groups: Groups, labels: Tensor, objects: str | None, grid: tuple[int, int]
 ) -> list[Score]:
     """A model's scores, all keys in their order.
 
     Args:
         measured: its numbers per image.
-        chance: the object's share of each image, (N,).
         groups: of the images.
         labels: of the images.
         objects: what is known of objects, in words; None for nothing.
@@ -226,11 +148,11 @@ def scores_of(
         _mean("energy_pointing_matched", measured.energy_pointing_matched, matched, unknown),
         _mean(
             "chance",
-            chance.where(~measured.energy_pointing.isnan(), math.nan),
+            measured.chance,
             "Share of the image that the object covers.",
             unknown,
         ),
-        _mean("mask_precision", measured.mask_precision, f"Share of the merged mask that lies on {known}.", masks),
+        _mean("mask_precision", measured.mask_precision, f"Share of the merged mask that is on {known}.", masks),
         _mean("mask_recall", measured.mask_recall, f"Share of {known} that the merged mask covers.", masks),
         _mean("area", measured.area, "Share of the positions that the decision may use.", masks),
     ]
@@ -369,9 +291,8 @@ class Evaluation:
         grids: (rows, columns) of each one's map.
         labels: (N,).
         groups: (N,), or the labels.
-        chance: the object's share of what the first model saw, (N,); NaN where nothing is known of the object.
         cards: the images that the gallery shows, in its order, by index.
-        drawn: how many of them are the worst and how many are drawn by lot; None where all are shown.
+        drawn: how many of them are the worst and how many are drawn at random; None where all are shown.
         to_verify: by preprocessing, images (M, 3, H, W) for :func:`~aimwrap.verify`.
     """
 
@@ -381,7 +302,6 @@ class Evaluation:
     grids: tuple[tuple[int, int], ...]
     labels: Tensor
     groups: Tensor
-    chance: Tensor
     cards: list[tuple[int, Card]]
     drawn: tuple[int, int] | None
     to_verify: dict[Preprocessing, Tensor]
@@ -407,7 +327,7 @@ def evaluate(
         limit: how many images the gallery shows at most.
         batch_size: images per forward pass.
         workers: processes that read images.
-        to_verify: how many images' pixels to keep, drawn by lot.
+        to_verify: how many images' pixels to keep, drawn at random.
         seed: of what is drawn.
         progress: whether to show a bar.
 
@@ -448,7 +368,6 @@ class _Gathering:
         self._masks = tuple(Masks(subject) for subject in subjects)
         self._measured: list[list[Measured]] = [[] for _ in subjects]
         self._grids: tuple[tuple[int, int], ...] = ()
-        self._chance: list[Tensor] = []
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed + 1))
         self._verified = torch.zeros(len(images), dtype=torch.bool)
         self._verified[order[:to_verify]] = True
@@ -457,16 +376,17 @@ class _Gathering:
     def add(self, batch: PreparedBatch) -> None:
         """Run the models on a batch."""
         views = dict(zip(self._preprocessings, batch.views, strict=True))
-        looks = [subject.look(views[subject.preprocessing].images) for subject in self._subjects]
-        self._grids = tuple((look.contributions.shape[1], look.contributions.shape[2]) for look in looks)
+        looks = [subject.look(views[subject.preprocessing].images).cpu() for subject in self._subjects]
+        self._grids = tuple((look.heatmap.shape[1], look.heatmap.shape[2]) for look in looks)
         coarsest = min(rows for rows, _ in self._grids), min(columns for _, columns in self._grids)
         measured = []
         for number, (subject, look) in enumerate(zip(self._subjects, looks, strict=True)):
-            measured.append(measure(look, views[subject.preprocessing], batch.labels, coarsest))
+            if not bool(look.output.logits.isfinite().all()):
+                raise ValueError("model: its logits are not finite: training diverged, so there is nothing to report")
+            view = views[subject.preprocessing]
+            measured.append(measure(look, batch.labels, view.object_masks, coarsest, view.known))
             self._measured[number].append(measured[-1])
             self._masks[number].add(look)
-        first = batch.views[0]
-        self._chance.append(torch.where(first.known, chance_level(first.object_masks), math.nan))
         for preprocessing, kept in self._pixels.items():
             kept.append(views[preprocessing].images[self._verified[batch.indices]])
         badness = _badness(self._subjects, measured)
@@ -482,7 +402,6 @@ class _Gathering:
             self._grids,
             self._images.labels,
             groups_of(self._images),
-            torch.cat(self._chance),
             self._cards.shown(),
             self._cards.counts,
             {preprocessing: torch.cat(kept) for preprocessing, kept in self._pixels.items()},
@@ -511,7 +430,7 @@ class _Gathering:
 
 
 def shown_id(record: Record, root: Path) -> str:
-    """An image's name, which holds no more of this machine's paths than lies below the data set's folder.
+    """An image's name, which holds no more of this machine's paths than is below the data set's folder.
 
     >>> shown_id(Record("/home/me/set/a/1.jpg", Path("/home/me/set/a/1.jpg"), 0, "test"), Path("/home/me/set"))
     'a/1.jpg'
@@ -557,5 +476,5 @@ def _overlays(look: Look, position: int) -> dict[str, Any]:
     return {
         "masks": {str(stage): packed_mask(mask[position, 0]) for stage, mask in look.output.masks.items()},
         "merged": None if look.merged_mask is None else packed_mask(look.merged_mask[position, 0]),
-        "contributions": packed_contributions(look.contributions[position]),
+        "contributions": packed_contributions(look.heatmap[position]),
     }

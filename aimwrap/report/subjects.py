@@ -1,22 +1,19 @@
-"""The models of a report, AIM or plain, behind one interface: what each makes of a batch of images."""
+"""The models of a report, AIM or plain, with one interface: what each makes of a batch of images."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from ..analysis.explanation import unwrap
+from ..analysis.explanation import inside
+from ..analysis.look import Look, look
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
-from ..metrics import class_activation_map
 from ..model import AIM
-from ..output import AIMOutput
 from ..preprocessing import Preprocessing, preprocessing_of
 from ..sharing.card import facts_of, listed_classes, prepared_as
 from ..taps import Stage
-from ..top_down import pooling_weights
 
 
 def card_of(subject: Subject) -> list[dict[str, str]]:
@@ -39,21 +36,6 @@ def card_of(subject: Subject) -> list[dict[str, str]]:
 Role = Literal["model", "other", "plain"]
 
 
-class Look(NamedTuple):
-    """What a model made of a batch.
-
-    Attributes:
-        output: logits, and masks by stage; without stages for a plain model.
-        contributions: what each position adds to the logit of the predicted class, (N, h, w) float32, exactly 0 outside
-            the merged mask. Of a plain model the class activation map over the number of positions.
-        merged_mask: (N, 1, h, w); None for a plain model.
-    """
-
-    output: AIMOutput
-    contributions: Tensor
-    merged_mask: Tensor | None
-
-
 class Subject:
     """A model that is reported on; it is left as it was found.
 
@@ -67,6 +49,7 @@ class Subject:
     Attributes:
         model: the module that is run.
         aim: the AIM, or None.
+        pooled: the plain network with its class activation map; None for an AIM.
         role, name: as given, with the name made out.
         preprocessing: its own, or what was given.
         num_classes: K.
@@ -81,13 +64,15 @@ class Subject:
         self, model: nn.Module, role: Role, name: str | None = None, preprocessing: Preprocessing | None = None
     ) -> None:
         self.role: Role = role
-        self.aim = _aim_in(model)
+        self.aim = inside(model, AIM)
         if role == "plain" and self.aim is not None:
             raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other=")
-        self._pooled = None
+        self._seen_by: AIM | PooledClassifier
         if self.aim is None:
-            network = model.backbone if isinstance(model, PlainClassifier) else model
-            self._pooled = PooledClassifier(network, "model" if role == "model" else role)
+            self._seen_by = PooledClassifier(model.backbone if isinstance(model, PlainClassifier) else model, role)
+        else:
+            self._seen_by = self.aim
+        self.pooled = self._seen_by if isinstance(self._seen_by, PooledClassifier) else None
         self.model: nn.Module = model if self.aim is None else self.aim
         described: Any = self.model if hasattr(self.model, "preprocessing") else None
         own = preprocessing_of(model) if described is None else described.preprocessing
@@ -101,23 +86,13 @@ class Subject:
         self.preprocessing: Preprocessing = found
         names = getattr(self.model, "class_names", None)
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
-        self.num_classes = self._pooled.num_classes if self._pooled is not None else self._the_aim.num_classes
+        self.num_classes: int = self._seen_by.num_classes
         self.name = name or self.variant
-
-    @property
-    def _the_aim(self) -> AIM:
-        assert self.aim is not None
-        return self.aim
 
     @property
     def network(self) -> nn.Module:
         """The AIM, or the plain network itself."""
-        return self._pooled.classifier if self._pooled is not None else self._the_aim
-
-    @property
-    def pooled(self) -> PooledClassifier | None:
-        """The plain network with its class activation map; None for an AIM."""
-        return self._pooled
+        return self._seen_by if isinstance(self._seen_by, AIM) else self._seen_by.classifier
 
     @property
     def variant(self) -> str:
@@ -129,31 +104,11 @@ class Subject:
         """AIM's, shallow to deep; none of a plain model."""
         return self.aim.stages if self.aim is not None else ()
 
-    @torch.no_grad()
     def look(self, images: Tensor) -> Look:
-        """Classify and explain a batch; the model is to be in evaluation mode.
+        """Classify and explain a batch.
 
         Args:
             images: (N, 3, H, W) as it takes them, on any device.
         """
         weight = next(self.network.parameters())
-        images = images.to(weight.device, weight.dtype)
-        if self._pooled is not None:
-            logits, heatmap = self._pooled.explained(images)
-            positions = heatmap.shape[1] * heatmap.shape[2]
-            return Look(AIMOutput(logits, {}, {}), heatmap.float() / positions, None)
-        aim = self._the_aim
-        if not isinstance(aim.classifier, nn.Linear):
-            raise TypeError(f"model.classifier must be one nn.Linear, got {type(aim.classifier).__name__}")
-        features = aim.forward_masks(aim.forward_backbone(images))
-        output = aim.forward_head(features)
-        merged = features.merged_mask.float()
-        heatmap = class_activation_map(features.fused.float(), aim.classifier.weight.float(), output.logits.argmax(1))
-        return Look(output, heatmap * pooling_weights(merged, aim.pooling)[:, 0], merged)
-
-
-def _aim_in(model: nn.Module) -> AIM | None:
-    try:
-        return unwrap(model)
-    except TypeError:
-        return None
+        return look(self._seen_by, images.to(weight.device, weight.dtype))

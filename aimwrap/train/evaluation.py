@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
+from ..analysis.look import look, measure
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
 from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
-from ..metrics import EnergyPointingGame, GroupAccuracy, MaskOverlap, boxes_to_masks, class_activation_map
+from ..metrics import GroupAccuracy, boxes_to_masks
 from ..model import AIM
-from ..output import AIMOutput
-from ..taps import FINAL
 from .data import Splits
 from .settings import Selection
+
+_OF_OBJECTS = ("energy_pointing", "chance", "energy_pointing_matched", "mask_precision", "mask_recall")
 
 
 @torch.no_grad()
@@ -59,17 +60,23 @@ def evaluate(
     ).to(device)
     areas = {stage: MeanMetric().to(device) for stage in (model.stages if isinstance(model, AIM) else ())}
     # Asked of the table, so that all processes gather the same metrics whatever images each has seen.
-    is_pointed = objects_are_known(images) and (isinstance(model, AIM) or activation_maps is not None)
-    pointing = _Pointing(device, with_masks=isinstance(model, AIM)) if is_pointed else None
+    subject = model if isinstance(model, AIM) else activation_maps
+    names = _OF_OBJECTS if isinstance(model, AIM) else _OF_OBJECTS[:3]
+    known = subject is not None and objects_are_known(images)
+    means = {name: MeanMetric(nan_strategy="ignore").to(device) for name in names} if known else {}
     for batch in batches:
         pixels, labels = batch.image.to(device, dtype, non_blocking=True), batch.label.to(device, non_blocking=True)
         groups = labels if batch.group is None else batch.group.to(device)
-        output, look = _looked_at(model, pixels, fabric, activation_maps if is_pointed else None)
+        with fabric.autocast():
+            seen = look(subject, pixels) if subject is not None and known else None
+            output = model(pixels) if seen is None else seen.output
         accuracy.update(output.logits, labels, groups)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
-        if pointing is not None and look is not None:
-            pointing.update(look, _object_masks(batch).to(device))
+        if seen is not None:
+            measured = measure(seen, labels, _object_masks(batch).to(device), seen.deepest)
+            for name, metric in means.items():
+                metric.update(getattr(measured, name))
         if health is not None:
             health.update(output, training=False)
     scores = _computed(accuracy)
@@ -77,9 +84,7 @@ def evaluate(
     found["groups"] = {name: value for name, value in scores.items() if value is not None}
     if areas:
         found["area"] = {str(stage): _computed(metric)["value"] for stage, metric in areas.items()}
-    if pointing is not None:
-        found |= pointing.scores()
-    return found
+    return found | {name: _computed(metric)["value"] for name, metric in means.items()}
 
 
 def objects_are_known(images: ReleaseDataset) -> bool:
@@ -111,69 +116,7 @@ def _object_masks(batch: Batch) -> Tensor:
     if batch.object_mask is not None:
         return batch.object_mask
     assert batch.boxes is not None
-    return boxes_to_masks(batch.boxes, _grid(batch.image))
-
-
-class _Look(NamedTuple):
-    """Where a model looks.
-
-    Attributes:
-        heatmap: class-activation map of the predicted class, (N, h, w).
-        deepest_grid: rows and columns of the model's deepest map.
-        merged_mask: with AIM, (N, 1, h, w).
-    """
-
-    heatmap: Tensor
-    deepest_grid: tuple[int, int]
-    merged_mask: Tensor | None = None
-
-
-class _Pointing:
-    """How well models look at the objects, over a split; with masks also how well these cover them."""
-
-    def __init__(self, device: torch.device, *, with_masks: bool) -> None:
-        self.own, self.matched = EnergyPointingGame().to(device), EnergyPointingGame().to(device)
-        self.overlap = MaskOverlap().to(device) if with_masks else None
-
-    def update(self, look: _Look, object_masks: Tensor) -> None:
-        """Score a batch."""
-        self.matched.resolution = look.deepest_grid
-        for metric in (self.own, self.matched):
-            metric.update(look.heatmap, object_masks)
-        if self.overlap is not None and look.merged_mask is not None:
-            self.overlap.update(look.merged_mask, object_masks)
-
-    def scores(self) -> dict[str, float | None]:
-        """By name, over all processes."""
-        own, matched = _computed(self.own), _computed(self.matched)
-        found = {name: own[name] for name in ("energy_pointing", "chance")}
-        found["energy_pointing_matched"] = matched["energy_pointing"]
-        if self.overlap is not None:
-            overlap = _computed(self.overlap)
-            found |= {f"mask_{name}": overlap[name] for name in ("precision", "recall")}
-        return found
-
-
-def _looked_at(
-    model: AIM | PlainClassifier, images: Tensor, fabric: Fabric, activation_maps: PooledClassifier | None
-) -> tuple[AIMOutput, _Look | None]:
-    with fabric.autocast():
-        if not isinstance(model, AIM):
-            output: AIMOutput = model(images)
-            if activation_maps is None:
-                return output, None
-            heatmap = activation_maps.maps(images, output.logits.argmax(1)).float()
-            return output, _Look(heatmap, _grid(heatmap))
-        maps = model.forward_backbone(images)
-        features = model.forward_masks(maps)
-        output = model.forward_head(features)
-    heatmap = class_activation_map(features.fused.float(), model.classifier.weight.float(), output.logits.argmax(1))
-    deepest = maps.get(FINAL, maps[str(model.stages[-1])])
-    return output, _Look(heatmap, _grid(deepest), features.merged_mask.float())
-
-
-def _grid(a_map: Tensor) -> tuple[int, int]:
-    return a_map.shape[-2], a_map.shape[-1]
+    return boxes_to_masks(batch.boxes, (batch.image.shape[-2], batch.image.shape[-1]))
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

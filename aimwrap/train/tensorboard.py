@@ -1,4 +1,4 @@
-"""Curves, and pictures of where the model looks, for TensorBoard, where it was asked for."""
+"""Curves, and images of where the model looks, for TensorBoard, where it was asked for."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbones.plain import PlainClassifier
-from ..backbones.pooled import PooledClassifier
+from ..analysis.look import look
 from ..model import AIM
 from ..preprocessing import Preprocessing
 from ..resizing import resize_to
 from .run import Run
 
-PICTURES = 8
+SHOWN = 8
 SHADE = 0.25  # of the brightness that positions outside the merged mask keep
 
 
 def check_tensorboard() -> None:
-    """Say at the beginning that TensorBoard is missing, and not behind the first epoch.
+    """Say at the beginning that TensorBoard is missing, and not after the first epoch.
 
     Raises:
         ImportError: naming the extra.
@@ -37,21 +36,21 @@ def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
     A plain model's images are as bright as the predicted class's activation map, where it has one.
 
     Args:
-        run: behind the epoch.
+        run: after the epoch.
         line: the epoch's, of the log.
     """
     if not (run.tensorboard and run.fabric.is_global_zero):
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    # What a run wrote that was killed behind its last checkpoint is hidden.
+    # What a run wrote that was interrupted after its last checkpoint is hidden.
     writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=line["epoch"])
     for name, value in _scalars(line):
         writer.add_scalar(name, value, line["epoch"])
-    if isinstance(run.evaluated, AIM):
-        writer.add_images("masks", _masked(run, run.evaluated), line["epoch"])
-    elif run.activation_maps is not None:
-        writer.add_images("activation maps", _lit(run, run.evaluated, run.activation_maps), line["epoch"])
+    lit = _lit(run)
+    if lit is not None:
+        name = "masks" if isinstance(run.evaluated, AIM) else "activation maps"
+        writer.add_images(name, lit, line["epoch"])
     writer.close()
 
 
@@ -70,36 +69,31 @@ def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
             yield from _scalars({str(number): one for number, one in enumerate(value)}, f"{above}{name}/")
 
 
-@torch.no_grad()
-def _masked(run: Run, model: AIM) -> Tensor:
-    """(N, 3, H, W) in [0, 1]: the first images of the validation split, dark where the merged mask is closed."""
-    images, preprocessing = _first_images(run, model)
-    with run.fabric.autocast():
-        merged = model.forward_masks(model.forward_backbone(images)).merged_mask.float()
-    return seen_through(images, merged, preprocessing).cpu()
+def _lit(run: Run) -> Tensor | None:
+    """(N, 3, H, W) in [0, 1]: the first images of the validation split, dark where the merged mask is closed.
 
-
-@torch.no_grad()
-def _lit(run: Run, model: PlainClassifier, activation_maps: PooledClassifier) -> Tensor:
-    """(N, 3, H, W) in [0, 1]: the same images, dark where nothing speaks for the predicted class."""
-    images, preprocessing = _first_images(run, model)
-    with run.fabric.autocast():
-        heatmaps = activation_maps.maps(images, model(images).logits.argmax(1)).float().clamp(min=0)[:, None]
-    highest = heatmaps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    return seen_through(images, heatmaps / highest, preprocessing).cpu()
-
-
-def _first_images(run: Run, model: AIM | PlainClassifier) -> tuple[Tensor, Preprocessing]:
-    """Images of the validation split as the model takes them, which is put into evaluation mode."""
+    Of a plain model, dark where nothing speaks for the predicted class; None where it has no activation map.
+    """
+    model = run.evaluated
+    subject = model if isinstance(model, AIM) else run.activation_maps
+    if subject is None:
+        return None
     shown = run.splits.val or run.splits.test
-    images = torch.stack([shown[number].image for number in range(min(PICTURES, len(shown)))])
-    assert model.preprocessing is not None
+    images = torch.stack([shown[number].image for number in range(min(SHOWN, len(shown)))])
+    images = images.to(run.fabric.device, next(model.parameters()).dtype)
     model.eval()
-    return images.to(run.fabric.device, next(model.parameters()).dtype), model.preprocessing
+    with run.fabric.autocast():
+        seen = look(subject, images)
+    light = seen.merged_mask
+    if light is None:
+        heatmaps = seen.heatmap.clamp(min=0)[:, None]
+        light = heatmaps / heatmaps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    assert model.preprocessing is not None
+    return seen_through(images, light, model.preprocessing).cpu()
 
 
 def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images as people see them, darkened where the mask is closed.
+    """Images in their own colours, darkened where the mask is closed.
 
     Args:
         images: (N, 3, H, W), normalised.

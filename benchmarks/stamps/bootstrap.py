@@ -51,8 +51,9 @@ def _draws_of(run: dict[str, Any], measure: str) -> np.ndarray:
     if measure == "worst_group":
         right = _grouped(weights, images["right"], images["group"])
         return right.min(axis=0)
-    values = images["right" if measure == "accuracy" else measure]
-    return weights @ values / weights.sum(axis=1)
+    values = images["right" if measure == "accuracy" else measure].astype(float)
+    defined = ~np.isnan(values)  # null in the results: without positive values a heatmap has no pointing
+    return weights[:, defined] @ values[defined] / weights[:, defined].sum(axis=1)
 
 
 def _grouped(weights: np.ndarray, right: np.ndarray, groups: np.ndarray) -> np.ndarray:

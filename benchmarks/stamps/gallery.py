@@ -19,8 +19,8 @@ from torch import Tensor
 from variants import Config, Data, Outcome, load_data, part_of, rows_of, train
 
 from aimwrap import AIM
+from aimwrap.analysis.look import measure
 from aimwrap.demo.backbone import MEAN_AND_STD, load_pretrained_backbone
-from aimwrap.metrics import energy_pointing_game
 from aimwrap.plot import Panel, plot_panels
 from aimwrap.plot.canvas import RIGHT, WRONG
 
@@ -87,14 +87,8 @@ def picked(rule: Rule, facts: Facts, count: int = SHOWN) -> Tensor:
 
 
 def facts_of(outcome: Outcome, test: Data) -> Facts:
-    confidence, predicted = outcome.logits.softmax(1).max(1)
-    assert outcome.merged_mask is not None
-    return Facts(
-        predicted == test.labels,
-        energy_pointing_game(outcome.heatmap, test.object_masks),
-        confidence,
-        outcome.merged_mask.mean((1, 2, 3)),
-    )
+    found = measure(outcome.look, test.labels, test.object_masks, outcome.look.deepest)
+    return Facts(found.right, found.energy_pointing, found.confidence, found.area)
 
 
 def main() -> None:
@@ -145,16 +139,19 @@ def draw(name: str, rule: Rule, outcome: Outcome, facts: Facts, test: Data, wher
 
 def row(i: int, test: Data, said: Outcome, masks: dict[int | str, Tensor], pointing: float) -> list[Panel]:
     image = test.images[i] * MEAN_AND_STD + MEAN_AND_STD
-    label, predicted = int(test.labels[i]), int(said.logits[i].argmax())
+    label, predicted = int(test.labels[i]), int(said.look.logits[i].argmax())
     right = label == predicted
     verdict = f"says {Stamps.label_names[predicted]}: {'right' if right else 'wrong'}"
-    assert said.merged_mask is not None
-    selections = [*(mask[i] for mask in masks.values()), said.merged_mask[i]]
+    assert said.look.merged_mask is not None
+    selections = [*(mask[i] for mask in masks.values()), said.look.merged_mask[i]]
     return [
         Panel(image=image, caption=verdict, highlight=RIGHT if right else WRONG),
         *(Panel(image=image, mask=mask, caption=f"{float(mask.mean()):.0%} open") for mask in selections),
         Panel(
-            image=image, heatmap=said.heatmap[i], object_mask=test.object_masks[i], caption=f"pointing {pointing:.2f}"
+            image=image,
+            heatmap=said.look.heatmap[i],
+            object_mask=test.object_masks[i],
+            caption=f"pointing {pointing:.2f}",
         ),
     ]
 

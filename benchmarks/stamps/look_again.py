@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from parts import LOOK_BY_CAM
 from torch import Tensor, nn
-from variants import Config, Data, Outcome, plain_outcome, rows_of, train, train_plain
+from variants import Config, Data, Outcome, all_of, plain_outcome, rows_of, train, train_plain
 
 from aimwrap import AIM, SecondLook
-from aimwrap.second_look import boxes_around, enlarge, kept_pixels
+from aimwrap.analysis.look import look
+from aimwrap.second_look import boxes_around, enlarge, kept_pixels, on_the_image
 
 FIRST = {"epochs": 20, "learning_rate": 1e-3}  # the headline's AIM
 PROBE = {"epochs": 1, "learning_rate": 3e-4}  # the best linear probe, whose map the control looks through
@@ -48,8 +49,9 @@ def look_again(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> 
     """Train a second look's classifier; ``config``'s rate and epochs are its own, tau is the first look's."""
     train_set, test_set = looked(config, data, backbone)
     outcome = train_plain(config, (train_set.data, test_set.data), backbone)
-    heatmap = on_the_image(outcome.heatmap, test_set)
-    return outcome._replace(heatmap=heatmap, merged_mask=test_set.merged, kept=test_set.kept)
+    heatmap = on_the_image(outcome.look.heatmap, test_set.kept, test_set.boxes)
+    look = outcome.look._replace(heatmap=heatmap, merged_mask=test_set.merged, kept=test_set.kept)
+    return outcome._replace(look=look)
 
 
 def pixels_again(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
@@ -58,9 +60,9 @@ def pixels_again(config: Config, data: tuple[Data, Data], backbone: nn.Module) -
     outcome = train_plain(config, (train_set.data, test_set.data), backbone)
     second = SecondLook(first_look(config, data, backbone), margin=MARGIN)
     second.classifier = outcome.model.classifier
-    said = torch.cat([second(images).logits for images in data[1].images.split(50)])
-    assert (said.argmax(1) == outcome.logits.argmax(1)).float().mean() > 0.99  # but for the order of sums
-    return outcome._replace(logits=said.detach(), model=second)
+    said = all_of([look(second, images) for images in data[1].images.split(50)])
+    assert (said.logits.argmax(1) == outcome.look.logits.argmax(1)).float().mean() > 0.99  # but for the order of sums
+    return outcome._replace(look=said, model=second)
 
 
 def looked(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> tuple[Looked, Looked]:
@@ -99,7 +101,7 @@ def merged_masks(model: AIM, data: Data) -> Tensor:
 
 def as_many_of(data: Data, masks: Tensor, classifier: nn.Linear, backbone: nn.Module) -> Tensor:
     """The positions where the plain map is highest, as many as each image's grown mask has."""
-    heatmap = plain_outcome(backbone, classifier, data.maps["final map"]).heatmap
+    heatmap = plain_outcome(backbone, classifier, data.maps["final map"]).look.heatmap
     fine = F.interpolate(heatmap[:, None], masks.shape[-2:], mode="bilinear")
     counts = F.max_pool2d(masks, 2 * MARGIN + 1, 1, MARGIN).flatten(1).sum(1, keepdim=True)
     ranks = fine.flatten(1).argsort(1, descending=True).argsort(1)
@@ -115,19 +117,3 @@ def through(data: Data, merged: Tensor, margin: int, backbone: nn.Module) -> Loo
     closer = [enlarge(data.images[b] * kept[b], boxes[b]) for b in batches]
     maps = [backbone.forward_features(shown.contiguous(memory_format=torch.channels_last)) for shown in closer]
     return Looked(data._replace(maps={"final map": torch.cat(maps)}), merged, kept, boxes)
-
-
-def on_the_image(heatmap: Tensor, looked: Looked) -> Tensor:
-    """A second look's map where it belongs in the image: (N, h, w) in boxes to (N, H, W), zero on hidden pixels."""
-    height, width = looked.kept.shape[-2:]
-    left, top, right, bottom = looked.boxes.unbind(1)
-    x = _within(torch.arange(width) + 0.5, left, right)
-    y = _within(torch.arange(height) + 0.5, top, bottom)
-    grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
-    placed = F.grid_sample(heatmap[:, None], grid, mode="nearest", align_corners=False)
-    return (placed * looked.kept)[:, 0]
-
-
-def _within(centres: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Centres of pixels as grid_sample counts within a box: -1 to 1."""
-    return 2 * (centres - low[:, None]) / (high - low)[:, None] - 1

@@ -5,29 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from variants import Config, Data, Outcome, train
 
 from aimwrap import AIM, Verification, verify
-from aimwrap.metrics import energy_pointing_game, mask_precision, mask_recall, worst_group_accuracy
+from aimwrap.analysis.look import measure as measured
+from aimwrap.metrics import mask_precision, mask_recall, worst_group_accuracy
 
 
 def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
     """Everything the report needs: means, and per image what the bootstrap resamples."""
     groups = 2 * test.labels + test.places
-    right = outcome.logits.argmax(1) == test.labels
-    pointing = energy_pointing_game(outcome.heatmap, test.object_masks, zero_energy=0.0)
-    # every map averaged down to the plain network's 5 x 5 grid, so that no map gains by being finer
-    coarse = F.adaptive_avg_pool2d(outcome.heatmap[:, None], (5, 5))[:, 0]
-    matched = energy_pointing_game(coarse, test.object_masks, zero_energy=0.0)
+    # every map and the object averaged over the plain network's 5 x 5 grid, so that no map gains by being finer
+    found = measured(outcome.look, test.labels, test.object_masks, (5, 5))
     record: dict[str, Any] = {
         "config": config.key,
-        "accuracy": right.float().mean().item(),
-        "worst_group": worst_group_accuracy(outcome.logits, test.labels, groups, 4).item(),
-        "pointing": pointing.mean().item(),
-        "pointing_matched": matched.mean().item(),
-        "without_energy": (outcome.heatmap.clamp(min=0).sum((1, 2)) == 0).sum().item(),
+        "accuracy": found.right.float().mean().item(),
+        "worst_group": worst_group_accuracy(found.predicted, test.labels, groups, 4).item(),
+        "pointing": found.energy_pointing.nanmean().item(),
+        "pointing_matched": found.energy_pointing_matched.nanmean().item(),
+        "without_energy": int(found.energy_pointing.isnan().sum()),
         "chance": test.object_masks.mean().item(),
         "seconds": outcome.seconds,
         "areas": outcome.areas,
@@ -35,25 +32,25 @@ def measure(config: Config, outcome: Outcome, test: Data) -> dict[str, Any]:
     images = {
         "cutout": test.cutouts.tolist(),
         "group": groups.tolist(),
-        "right": right.int().tolist(),
-        "pointing": rounded(pointing),
-        "pointing_matched": rounded(matched),
+        "right": found.right.int().tolist(),
+        "pointing": rounded(found.energy_pointing),
+        "pointing_matched": rounded(found.energy_pointing_matched),
     }
-    if outcome.merged_mask is not None:
+    if outcome.look.merged_mask is not None:
         # an empty mask has precision 0; no object is empty
-        precision = mask_precision(outcome.merged_mask, test.object_masks, empty=0.0)
-        recall = mask_recall(outcome.merged_mask, test.object_masks)
+        precision, recall = found.mask_precision.nan_to_num(0.0), found.mask_recall
         record |= {
-            "area": outcome.merged_mask.mean().item(),
+            "area": found.area.mean().item(),
             "precision": precision.mean().item(),
             "recall": recall.mean().item(),
         }
         images |= {"precision": rounded(precision), "recall": rounded(recall)}
-    if outcome.kept is not None:
+    kept = outcome.look.kept
+    if kept is not None:
         record |= {
-            "kept_area": outcome.kept.mean().item(),
-            "kept_precision": mask_precision(outcome.kept, test.object_masks, empty=0.0).mean().item(),
-            "kept_recall": mask_recall(outcome.kept, test.object_masks).mean().item(),
+            "kept_area": kept.mean().item(),
+            "kept_precision": mask_precision(kept, test.object_masks, empty=0.0).mean().item(),
+            "kept_recall": mask_recall(kept, test.object_masks).mean().item(),
         }
     return record | {"images": images}
 
@@ -81,5 +78,6 @@ def survival_by_itself(outcome: Outcome, test: Data) -> dict[str, Any]:
     return {"survival": [row._asdict() for row in found.survival], "kept_pixels": found.area}
 
 
-def rounded(values: Tensor) -> list[float]:
-    return [round(value, 4) for value in values.tolist()]
+def rounded(values: Tensor) -> list[float | None]:
+    """None where a score is undefined."""
+    return [None if value != value else round(value, 4) for value in values.tolist()]

@@ -102,7 +102,7 @@ def masktune(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Ou
     plain = train_plain(config, data, backbone)
     classifier = copy.deepcopy(plain.model.classifier)
     maps = final_maps(config, backbone, train_set)
-    shown = plain_outcome(backbone, classifier, maps).heatmap
+    shown = plain_outcome(backbone, classifier, maps).look.heatmap
     shown = F.interpolate(shown[:, None], train_set.images.shape[-2:], mode="bilinear")
     bound = shown.mean((2, 3), keepdim=True) + BRIGHTEST * shown.std((2, 3), keepdim=True)
     hidden = train_set._replace(images=train_set.images * (shown <= bound), maps={})

@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from bottom_up import BottomUp
 from dataset import Placement, Stamps
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator, TauScheduler
+from aimwrap.analysis.look import Look, look_at, look_at_map
 from aimwrap.demo.backbone import MEAN_AND_STD
 from aimwrap.metrics import class_activation_map
 from aimwrap.output import MaskedFeatures
@@ -91,13 +93,10 @@ class Data(NamedTuple):
 class Outcome(NamedTuple):
     """What a trained variant says about the test images; heatmap and mask at their own resolution."""
 
-    logits: Tensor
-    heatmap: Tensor
-    merged_mask: Tensor | None
+    look: Look
     areas: dict[int, float]
     seconds: float
     model: nn.Module
-    kept: Tensor | None = None  # pixels that a second look is shown
 
 
 Watch = Callable[[nn.Module, TauScheduler | None], None]
@@ -213,11 +212,9 @@ def final_maps(config: Config, backbone: nn.Module, data: Data) -> Tensor:
 @torch.no_grad()
 def plain_outcome(backbone: nn.Module, classifier: nn.Linear, maps: Tensor) -> Outcome:
     """What a plain network says, from its final maps."""
-    logits = classifier(maps.mean((2, 3)))
-    heatmap = class_activation_map(maps, classifier.weight, logits.argmax(1))
     plain = copy.deepcopy(backbone)
     plain.classifier = classifier
-    return Outcome(logits, heatmap, None, {}, 0.0, plain)
+    return Outcome(look_at_map(maps, classifier), {}, 0.0, plain)
 
 
 def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch) -> Outcome:
@@ -248,17 +245,13 @@ def _train_aim(config: Config, data: tuple[Data, Data], backbone: nn.Module, wat
 
 def aim_outcome(config: Config, model: AIM, test_set: Data) -> Outcome:
     """What AIM says about the test images."""
-    outputs, heatmaps, merged = [], [], []
+    found = []
     with torch.no_grad():
         for batch in torch.arange(len(test_set.labels)).split(50):
             first, second = looks(config, model, rows_of(test_set, batch))
-            decisive = first if second is None else second
-            outputs.append(model.forward_head(decisive))
-            shown = class_activation_map(decisive.fused, model.classifier.weight, outputs[-1].logits.argmax(1))
-            heatmaps.append(shown)
-            merged.append(decisive.merged_mask)
-    logits = torch.cat([output.logits for output in outputs])
-    return Outcome(logits, torch.cat(heatmaps), torch.cat(merged), areas_of(outputs), 0.0, model)
+            found.append(look_at(model, first if second is None else second))
+    look = all_of(found)
+    return Outcome(look, areas_of(look.output), 0.0, model)
 
 
 def set_modes(config: Config, model: AIM) -> None:
@@ -307,12 +300,12 @@ def rows_of(data: Data, batch: Tensor) -> Data:
 
 def part_of(outcome: Outcome, rows: slice | Tensor) -> Outcome:
     """What was said about some of the test images."""
-    mask = outcome.merged_mask
-    return outcome._replace(
-        logits=outcome.logits[rows],
-        heatmap=outcome.heatmap[rows],
-        merged_mask=None if mask is None else mask[rows],
-    )
+    return outcome._replace(look=tree_map_only(Tensor, lambda values: values[rows], outcome.look))
+
+
+def all_of(looks: Sequence[Look]) -> Look:
+    """The batches' looks as one."""
+    return tree_map(lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], looks[0], *looks[1:])
 
 
 def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Module, watch: Watch) -> Outcome:
@@ -345,7 +338,8 @@ def _train_bottom_up(config: Config, data: tuple[Data, Data], backbone: nn.Modul
         features = features_of(test_set)
         output = model.forward_head(features)
         heatmap = class_activation_map(features.fused, model.classifier.weight, output.logits.argmax(1))
-    return Outcome(output.logits, heatmap, features.merged_mask, areas_of([output]), 0.0, model)
+    look = Look(output, heatmap, (heatmap.shape[1], heatmap.shape[2]), features.merged_mask)
+    return Outcome(look, areas_of(output), 0.0, model)
 
 
 def _losses(config: Config, tau: tuple[float, ...]) -> tuple[AIMLoss, TauScheduler]:
@@ -362,10 +356,9 @@ def _groups(config: Config, new: list[nn.Parameter], backbone: nn.Module) -> lis
     return groups
 
 
-def areas_of(outputs: Sequence[AIMOutput]) -> dict[int, float]:
+def areas_of(output: AIMOutput) -> dict[int, float]:
     """Each stage's mean active area over all images."""
-    stages = outputs[0].masks
-    return {stage: torch.cat([output.masks[stage] for output in outputs]).mean().item() for stage in stages}
+    return {stage: mask.mean().item() for stage, mask in output.masks.items()}
 
 
 def each_once(num_images: int) -> Order:

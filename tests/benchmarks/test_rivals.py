@@ -83,4 +83,4 @@ def test_masktune_hides_what_the_map_is_brightest_on() -> None:
     outcome = masktune(config, (data, data), backbone)
     hidden = torch.cat(backbone.seen)
     assert hidden[groups == 3].abs().sum() == 0 and hidden[groups == 0].abs().sum() == 0
-    assert outcome.logits.shape == (64, 2)
+    assert outcome.look.logits.shape == (64, 2)

@@ -48,11 +48,11 @@ def test_the_library_says_the_same_and_the_backbone_stays(data: tuple[Data, Data
     fast = study.look_again(config, data, backbone)
     torch.manual_seed(0)
     outcome = study.pixels_again(config, data, backbone)
-    torch.testing.assert_close(outcome.logits, fast.logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outcome.look.logits, fast.look.logits, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
     assert isinstance(outcome.model, SecondLook)
-    assert torch.equal(outcome.model(data[1].images).kept, fast.kept)
-    assert (fast.heatmap * (1 - fast.kept[:, 0]) == 0).all()
+    assert torch.equal(outcome.model(data[1].images).kept, fast.look.kept)
+    assert (fast.look.heatmap * (1 - fast.look.kept[:, 0]) == 0).all()
 
 
 def test_the_control_is_shown_as_much_of_each_image(data: tuple[Data, Data], backbone: nn.Module) -> None:
@@ -67,8 +67,8 @@ def test_the_control_is_shown_as_much_of_each_image(data: tuple[Data, Data], bac
 def test_a_heatmap_of_a_box_is_placed_on_it() -> None:
     kept = torch.ones(1, 1, 8, 8)
     kept[..., 4, 5] = 0
-    look = study.Looked(None, torch.empty(0), kept, torch.tensor([[2.0, 1.0, 6.0, 5.0]]))
-    placed = study.on_the_image(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), look)[0]
+    boxes = torch.tensor([[2.0, 1.0, 6.0, 5.0]])
+    placed = study.on_the_image(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), kept, boxes)[0]
     expected = torch.zeros(8, 8)
     expected[1:3, 2:4], expected[1:3, 4:6], expected[3:5, 2:4], expected[3:5, 4:6] = 1, 2, 3, 4
     expected[4, 5] = 0

@@ -21,7 +21,8 @@ with pytest.MonkeyPatch.context() as patch:
     from study import TRAINERS
     from variants import STAGES, VARIANTS, Config, Data, Outcome, maps_of, object_cells, part_of, rows_of, train
 
-    from aimwrap import AIM
+    from aimwrap import AIM, AIMOutput
+    from aimwrap.analysis.look import Look
     from aimwrap.demo.backbone import load_pretrained_backbone
 
 
@@ -60,7 +61,7 @@ def test_a_frozen_backbone_stays_as_it_was(
     before = copy.deepcopy(backbone.state_dict())
     outcome = train(Config(tie=1.0, seed=0, epochs=1, **changes), data, backbone)
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
-    assert outcome.logits.shape == (8, 2) and outcome.logits.isfinite().all()
+    assert outcome.look.logits.shape == (8, 2) and outcome.look.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["aim", *(pytest.param(m, marks=pytest.mark.slow) for m in ("plain", "open"))])
@@ -80,7 +81,7 @@ def test_the_true_mask_is_the_object_on_the_grid(data: tuple[Data, Data], backbo
     outcome = train(Config("true mask", 1.0, 0, epochs=1), data, backbone)
     expected = torch.zeros(8, 1, 6, 6)
     expected[:, :, 2:4, 1:5] = 1
-    assert outcome.merged_mask is not None and torch.equal(outcome.merged_mask, expected)
+    assert outcome.look.merged_mask is not None and torch.equal(outcome.look.merged_mask, expected)
     speck = torch.zeros(1, 1, 96, 96)
     speck[0, 0, 40, 40] = 1
     assert object_cells(speck, 16).sum() == 1  # never empty
@@ -92,10 +93,12 @@ def test_rows_and_parts_belong_together(data: tuple[Data, Data]) -> None:
     assert len(both.labels) == 10
     torch.testing.assert_close(both.images[8:], test.images[[5, 1]], rtol=0, atol=0)
     assert all(torch.equal(maps[8:], test.maps[name][[5, 1]]) for name, maps in both.maps.items())
-    outcome = Outcome(torch.arange(10.0), torch.arange(10.0), torch.arange(10.0), {}, 0.0, nn.Identity())
+    numbers = torch.arange(10.0)
+    look = Look(AIMOutput(numbers, {}, {}), numbers, (1, 1), numbers)
+    outcome = Outcome(look, {}, 0.0, nn.Identity())
     part = part_of(outcome, slice(8, 10))
-    assert part.logits.tolist() == part.heatmap.tolist() == [8.0, 9.0]
-    assert part.merged_mask is not None and part.merged_mask.tolist() == [8.0, 9.0]
+    assert part.look.logits.tolist() == part.look.heatmap.tolist() == [8.0, 9.0]
+    assert part.look.merged_mask is not None and part.look.merged_mask.tolist() == [8.0, 9.0]
 
 
 def test_every_method_of_the_study_has_a_trainer_and_no_other_has() -> None:

@@ -356,3 +356,18 @@ def test_box_errors() -> None:
         boxes_to_masks([torch.tensor([0, 0, 2, 2])], size=(3, 4))
     with pytest.raises(ValueError, match=r"x0 <= x1 and y0 <= y1, got \[\[2, 2, 1, 1\]\] for image 0"):
         boxes_to_masks([torch.tensor([[2, 2, 1, 1]])], size=(3, 4))
+
+
+def test_the_exact_average_is_adaptive_pooling_where_its_windows_do_not_overlap() -> None:
+    """At the grids of Stamps and the demo, 10 x 10 to 5 x 5; clamping after averaging is another number."""
+    maps = torch.randn(3, 10, 10)
+    pooled = F.adaptive_avg_pool2d(maps.clamp(min=0)[:, None], (5, 5))[:, 0]
+    objects = torch.rand(3, 5, 5)
+    exact = energy_pointing_game(maps, objects, threshold=None, resolution=(5, 5))
+    torch.testing.assert_close(exact, energy_pointing_game(pooled, objects, threshold=None))
+    before = F.adaptive_avg_pool2d(maps[:, None], (5, 5))[:, 0]  # negative values cancel positive ones of their cell
+    assert not torch.allclose(exact, energy_pointing_game(before, objects, threshold=None))
+    uneven = torch.randn(3, 7, 7)
+    pooled = F.adaptive_avg_pool2d(uneven.clamp(min=0)[:, None], (5, 5))[:, 0]
+    exact = energy_pointing_game(uneven, objects, threshold=None, resolution=(5, 5))
+    assert not torch.allclose(exact, energy_pointing_game(pooled, objects, threshold=None), atol=1e-4)

@@ -20,8 +20,9 @@ def measured(right: Tensor = RIGHT, masks: bool = True, pointing: Tensor | None 
     nothing = torch.full((20,), math.nan)
     seen = nothing if pointing is None else pointing
     overlap = values if masks else nothing
+    chance = torch.linspace(0, 0.5, 20).where(~seen.isnan(), math.nan)
     predicted = torch.where(right, LABELS, 1 - LABELS)
-    return Measured(predicted, right, values, values, seen, seen - 0.1, overlap, overlap, overlap)
+    return Measured(predicted, right, values, values, seen, seen - 0.1, overlap, overlap, overlap, chance)
 
 
 def by_key(scores: list[Score]) -> dict[str, Score]:
@@ -29,7 +30,7 @@ def by_key(scores: list[Score]) -> dict[str, Score]:
 
 
 def scores(of: Measured, groups: Groups = GROUPS, objects: str | None = "masks") -> dict[str, Score]:
-    return by_key(scores_of(of, torch.linspace(0, 0.5, 20), groups, LABELS, objects, (7, 7)))
+    return by_key(scores_of(of, groups, LABELS, objects, (7, 7)))
 
 
 def test_accuracies_and_their_intervals() -> None:

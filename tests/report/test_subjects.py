@@ -17,9 +17,9 @@ def test_contributions_are_those_of_explain(head: str, pooling: str) -> None:
     look, explanation = Subject(aim, "model", preprocessing=PREPROCESSING).look(images), explain(aim, images)
     predicted = explanation.logits.argmax(1)
     assert torch.equal(look.output.logits.argmax(1), predicted)
-    assert torch.allclose(look.contributions, explanation.contributions[torch.arange(5), predicted], atol=1e-6)
+    assert torch.allclose(look.heatmap, explanation.contributions[torch.arange(5), predicted], atol=1e-6)
     assert look.merged_mask is not None and torch.equal(look.merged_mask, explanation.merged_mask)
-    assert (look.contributions[look.merged_mask[:, 0] == 0] == 0).all()
+    assert (look.heatmap[look.merged_mask[:, 0] == 0] == 0).all()
 
 
 def test_a_plain_models_contributions_add_up_to_its_logits() -> None:
@@ -29,7 +29,7 @@ def test_a_plain_models_contributions_add_up_to_its_logits() -> None:
     logits = network(images)
     assert isinstance(network, TinyNet) and torch.allclose(look.output.logits, logits)
     bias = network.fc.bias[logits.argmax(1)]
-    assert torch.allclose(look.contributions.sum((1, 2)) + bias, logits.amax(1), atol=1e-5)
+    assert torch.allclose(look.heatmap.sum((1, 2)) + bias, logits.amax(1), atol=1e-5)
     assert look.merged_mask is None and subject.stages == () and subject.variant == "TinyNet"
 
 

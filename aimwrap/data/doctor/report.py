@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
+from ..._text import table
 from .findings import Check, Count, Examination, Mark
 
 EXAMPLES = 10  # of a check's findings; --json has all
@@ -79,13 +80,7 @@ def _cells(examination: Examination, rows: tuple[Count, ...]) -> list[list[str]]
 
 
 def _aligned(cells: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  "
-        + row[0].ljust(widths[0])
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in cells
-    )
+    return table(cells, "<>", "  ")
 
 
 def _check(check: Check, paint: Paint) -> str:
