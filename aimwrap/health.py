@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .loss import AIMLoss, check_tau
+from ._checks import check_tau
+from .loss import AIMLoss
 from .output import AIMOutput
 from .taps import Stage
 
