@@ -1,4 +1,4 @@
-"""What AIM's arguments must be: each error names the argument, what was expected, what came, and the way out."""
+"""Checks of arguments: each error names the argument, what was expected, what came, and the way out."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class AIMBase(nn.Module):
         dropout stays off. Freezing another part later adds to the first.
 
         Args:
-            up_to: one of :attr:`stages`: the layers after its map are still trained. None freezes the whole backbone.
+            up_to: one of :attr:`stages`: the layers after its map are still trained. None freezes all of it.
 
         Returns:
             The model itself.
@@ -137,7 +137,7 @@ class AIMBase(nn.Module):
         return self
 
     def unfreeze_backbone(self: Model) -> Model:
-        """Train the whole backbone again, norm statistics included, with every module in the model's own mode.
+        """Train the complete backbone again, norm statistics included, with every module in the model's own mode.
 
         Returns:
             The model itself.

@@ -67,8 +67,8 @@ def active_area_loss(
     Args:
         mask: 0 or 1, (N, 1, H, W).
         tau: the area it is pulled towards.
-        per: whose area r is: each ``"image"``'s own, or the whole ``"batch"``'s, which lets images share the area
-            unevenly. The paper's indices do not tell; its parents use the batch.
+        per: r is the area of each ``"image"``, or the mean over the ``"batch"``, which lets images share the area
+            unevenly. The paper does not say which; the methods it builds on use the batch.
         batch_mean: from the images' areas, (N,), to the batch's, a scalar. The default sees this process's images.
 
     Returns:
@@ -99,11 +99,11 @@ class AIMLoss(nn.Module):
             default. It serves label smoothing, soft labels, and binary cross entropy.
 
     Attributes:
-        tau: float32 buffer, the area pulled towards *now*: what :class:`~aimwrap.TauScheduler` moves.
+        tau: float32 buffer, the current target area, which :class:`~aimwrap.TauScheduler` changes.
         target_tau: the tau it was built with, as a float or a tuple of floats.
 
     Raises:
-        ValueError: if a tau is outside (0, 1], a weight is negative, or ``area_per`` is none of the two.
+        ValueError: if a tau is outside (0, 1], a weight is negative, or ``area_per`` is not one of the two.
 
     Example:
         >>> from aimwrap import AIMOutput
@@ -176,7 +176,7 @@ class AIMLoss(nn.Module):
         return AIMLossComponents(total, final, stages, areas, measured)
 
     def _classification(self, logits: Tensor, target: Tensor) -> Tensor:
-        """In float32 at least, as CUDA's autocast has it, and CPU's has not."""
+        """In float32 at least, as under CUDA's autocast; CPU's does not do that."""
         loss: Tensor = self.classification_loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
         return loss
 

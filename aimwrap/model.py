@@ -51,8 +51,8 @@ class AIM(AIMBase, Shareable):
             ``stages``. The model only declares it; :class:`~aimwrap.AIMLoss` pulls towards it.
         num_classes: K; taken from the backbone's classifier if None.
         head: ``"feature-preserving"``: no new transforms, the masks select positions of the backbone's own final map;
-            or ``"paper"``, the paper's head. The study on real photographs set the default: where every training
-            image has its label's background, the paper's head puts its masks on the background.
+            or ``"paper"``, the paper's head, whose masks the study on real photographs found on the background where
+            every training image shows its label's background.
         width: D, the transforms' common width (paper head only).
         mask_width: hidden channels of the mask estimators.
         mask_norm: norm inside the mask estimators: ``"layer"``, ``"batch"`` or ``"none"``.
@@ -60,8 +60,8 @@ class AIM(AIMBase, Shareable):
             paper does, but then masks die easily.
         logit_range: bound on the mask logits' absolute value, so that no mask gets stuck; ``math.inf`` for none.
         labels_move_area: whether the classification losses may shift all mask logits of an image together, as in the
-            paper. By default that part of their gradient is removed: they order the positions, and only the area loss
-            decides how many are open. Near an empty mask that part is large enough to open all masks fully.
+            paper. By default they only order the positions, and the area loss decides how many are open: near an empty
+            mask, the removed part of their gradient is large enough to open all masks fully.
         pooling: average over ``"active"`` positions or over ``"all"``.
         temperature: of the Gumbel-softmax. Not the area, which is ``tau``.
         example_input: images (N, C, H, W), for a backbone that takes unusual ones.
@@ -73,8 +73,7 @@ class AIM(AIMBase, Shareable):
         taps: the tapped maps: stage, node, channels, stride and size, shallow to deep.
         classified: the backbone's final map, which the feature-preserving head selects from; else None.
         variant: stages and areas in the paper's notation, such as ``"ResNet+AIM [3, 25%]"``, with either head.
-        preprocessing: how images should be prepared, if the backbone's record says so; may be assigned. It describes
-            and does not change any image.
+        preprocessing: how images should be prepared, if the backbone's record says so; may be assigned.
         class_names: assign one name per class; they are saved with the model.
 
     Raises:
@@ -138,15 +137,13 @@ class AIM(AIMBase, Shareable):
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
         self.preprocessing = preprocessing_of(backbone)
         self.class_names = None
-        came_from = backbone_record(backbone, name, backbone_kwargs, tapped.image_shape[0])
+        came_from = backbone_record(backbone, name, backbone_kwargs, self.in_channels)
         self._recipe = Recipe(came_from, tapped.image_shape, width, mask_width, mask_norm)
 
-        channels = [tap.channels for tap in self.taps]
+        channels, final = [tap.channels for tap in self.taps], tapped.final
         self.backbone = tapped.backbone
         self.top_down = (
-            PaperTopDown(channels, width)
-            if tapped.final is None
-            else FeaturePreservingTopDown(channels, tapped.final.channels)
+            PaperTopDown(channels, width) if final is None else FeaturePreservingTopDown(channels, final.channels)
         )
         self.mask_estimators = nn.ModuleDict(
             {
@@ -192,7 +189,8 @@ class AIM(AIMBase, Shareable):
             Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
         """
         check_images(images, self.in_channels, self.classifier, self._least_side)
-        return self.backbone(images)  # S_l(x_l)
+        maps: dict[str, Tensor] = self.backbone(images)  # S_l(x_l)
+        return maps
 
     def forward_masks(
         self,
@@ -242,9 +240,8 @@ class AIM(AIMBase, Shareable):
 
         Args:
             images: as in :meth:`forward`.
-            area: open exactly this share of every mask, at least one position, those with the highest mask logits
-                before ``logit_range`` bounds them: a float, or one per stage, shallow to deep. None takes the masks as
-                they are.
+            area: open exactly this share of every mask, at least one position, those with the highest logits before
+                ``logit_range`` bounds them: a float, or one per stage, shallow to deep. None keeps the masks.
 
         Returns:
             Logits and masks; without ``area`` those of :meth:`forward`.

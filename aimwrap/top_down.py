@@ -93,7 +93,7 @@ class Transform(nn.Module):
 
 
 class PaperTopDown(nn.Module):
-    """The paper's pathway: a fresh transform per stage, masked maps summed coarse to fine.
+    """The paper's pathway: a new transform per stage, masked maps summed coarse to fine.
 
     Args:
         channels: C of each stage's map, shallow to deep.
@@ -183,11 +183,11 @@ class PaperTopDown(nn.Module):
 
 
 class FeaturePreservingTopDown(nn.Module):
-    """Our pathway: the classified features stay the pretrained ones, and what is refined top-down is the mask.
+    """Our pathway: the classified features stay the pretrained ones; the mask is refined top-down.
 
     Each stage's mask selects positions of the backbone's own final map. A finer stage's mask is estimated from that
-    stage's map together with the resized deeper one, and the finest mask decides: freshly initialised transforms, and
-    early features too, learn the background first.
+    stage's map together with the resized deeper one, and the finest mask decides. Reason: newly initialised
+    transforms, and early features too, learn the background first.
 
     Args:
         channels: C of each stage's map, shallow to deep.
