@@ -1,16 +1,15 @@
-"""What AIM's arguments must be: each error names the argument, what was expected, what came, and the way out."""
+"""Checks of arguments: each error names the argument, what was expected, what came, and the way out."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from .loss import check_tau
-from .taps import Stage, Tap, TappedModel
+from .taps import Stage, TappedModel
 
 
 def areas_by_stage(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage, float]:
@@ -37,12 +36,35 @@ def per_stage(area: float | Sequence[float], stages: int, name: str) -> tuple[fl
     return areas
 
 
-def check_distinct(taps: Sequence[Tap]) -> None:
-    """No two stages are the same node."""
-    for tap in taps:
-        same = [other.stage for other in taps if other.node == tap.node]
+def check_tau(tau: float | Sequence[float], name: str = "tau") -> float | tuple[float, ...]:
+    """Return an area as a float, or as a tuple of floats if it came as a sequence; every one of them in (0, 1]."""
+    tau = tau.tolist() if hasattr(tau, "tolist") else tau  # NumPy's numbers and arrays, and tensors
+    single = isinstance(tau, int | float) and not isinstance(tau, bool)
+    if not single and not (isinstance(tau, Sequence) and all(isinstance(value, int | float) for value in tau)):
+        raise TypeError(f"{name} must be a float, or a list of floats with one per stage, got {tau!r}")
+    values = (float(tau),) if isinstance(tau, int | float) else tuple(map(float, tau))
+    if not values or not all(0 < value <= 1 for value in values):
+        raise ValueError(
+            f"{name} must be in (0, 1], got {tau}; it is the share of a mask that stays open, 0.25 or 0.35 in the paper"
+        )
+    return values[0] if single else values
+
+
+def check_taps(tapped: TappedModel) -> None:
+    """No two stages are the same node; warn where the deepest stage is missing, as the paper's count may mislead."""
+    for tap in tapped.taps:
+        same = [other.stage for other in tapped.taps if other.node == tap.node]
         if len(same) > 1:
             raise ValueError(f"stages must not repeat: {same} are all the node {tap.node!r}; leave one of them")
+    deepest, stages = tapped.deepest_stage, [tap.stage for tap in tapped.taps]
+    numbers = [stage for stage in stages if isinstance(stage, int)]
+    if numbers and deepest is not None and deepest not in stages:
+        warnings.warn(
+            f"stages={stages} leaves out the deepest stage, {deepest}, where the meaning is; the "
+            f"paper always starts from it. stages={[*numbers, deepest]} includes it. The paper counts a ResNet's "
+            "stem, so its ResNet50+AIM(2) is stages=[1, 2, 3] here",
+            stacklevel=3,  # where AIM is built
+        )
 
 
 def check_choices(**choices: tuple[str, Any]) -> None:
@@ -57,6 +79,38 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_not_negative(**values: float) -> None:
+    """Each weight, by name, is zero or above."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}; 0 switches the term off")
+
+
+def check_classification_loss(loss: nn.Module | None) -> None:
+    """A module that returns a scalar."""
+    if loss is not None and not isinstance(loss, nn.Module):
+        raise TypeError(
+            "classification_loss must be a module, such as nn.CrossEntropyLoss(label_smoothing=0.1), got "
+            f"{getattr(loss, '__name__', type(loss).__name__)}; was () forgotten?"
+        )
+    if getattr(loss, "reduction", "mean") == "none":
+        raise ValueError('classification_loss must return a scalar; build it with reduction="mean"')
+
+
+def check_output(output: Any, tau: Tensor) -> None:
+    """What AIM returns, with as many stages as tau has values."""
+    if not hasattr(output, "stage_logits"):
+        raise TypeError(
+            f"AIMLoss takes the AIMOutput that AIM returns, got {type(output).__name__}; "
+            "call criterion(model(images), labels), not criterion(model(images).logits, labels)"
+        )
+    if tau.ndim == 1 and len(tau) != len(output.masks):
+        raise ValueError(
+            f"this loss holds tau for {len(tau)} stage(s), the output has {len(output.masks)} "
+            f"({', '.join(map(str, output.masks))}); build it with AIMLoss(tau=model.tau) of the same model"
+        )
 
 
 def number_of_classes(asked: int | None, tapped: TappedModel) -> int:
@@ -85,6 +139,23 @@ def check_noise_seeds(seeds: Tensor, images: int) -> None:
         )
 
 
+def given_masks(masks: Mapping[Stage, Tensor], stages: Sequence[Stage], maps: Sequence[Tensor]) -> list[Tensor]:
+    """The user's masks, one per stage, of the maps' dtype and size."""
+    if set(masks) != set(stages):
+        raise ValueError(f"masks must be given for the stages {list(stages)}, got {list(masks)}")
+    given = []
+    for stage, x in zip(stages, maps, strict=True):
+        shape = (len(x), 1, *x.shape[-2:])
+        try:
+            given.append(masks[stage].to(x).expand(shape))
+        except RuntimeError as error:
+            raise ValueError(
+                f"the mask given for stage {stage!r} must broadcast to {shape}, got {tuple(masks[stage].shape)}; "
+                "masks have a channel dimension of 1, and torch.ones(1, 1, 1, 1) holds a stage open"
+            ) from error
+    return given
+
+
 def check_images(images: Tensor, channels: int, classifier: nn.Module, least_side: int) -> None:
     """Rank, dtype, channels and size only: looking at values would break ``fullgraph`` compilation."""
     expected = f"images must be a float tensor of shape (N, {channels}, H, W)"
@@ -107,14 +178,30 @@ def check_images(images: Tensor, channels: int, classifier: nn.Module, least_sid
         )
 
 
-def warn_without_deepest(tapped: TappedModel) -> None:
-    """The paper's count makes people leave out the deepest stage."""
-    deepest, stages = tapped.deepest_stage, [tap.stage for tap in tapped.taps]
-    numbers = [stage for stage in stages if isinstance(stage, int)]
-    if numbers and deepest is not None and deepest not in stages:
-        warnings.warn(
-            f"stages={stages} leaves out the deepest stage, {deepest}, where the meaning is; the "
-            f"paper always starts from it. stages={[*numbers, deepest]} includes it. The paper counts a ResNet's "
-            "stem, so its ResNet50+AIM(2) is stages=[1, 2, 3] here",
-            stacklevel=3,  # where AIM is built
+def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
+    """Class indices, or soft labels of the logits' shape."""
+    classes = logits.shape[1]
+    if not isinstance(target, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(target).__name__}; torch.tensor(labels) makes one")
+    if target.is_floating_point():
+        if target.shape != logits.shape:
+            raise ValueError(
+                f"soft labels must have the logits' shape {tuple(logits.shape)}, got {tuple(target.shape)}; "
+                "class indices must be integers: labels.long()"
+            )
+        return
+    if target.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels must be class indices of shape ({logits.shape[0]},), got {tuple(target.shape)}; "
+            "labels.squeeze() or one_hot.argmax(dim=1) may be what is missing"
         )
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f"labels must be int64, got {target.dtype}; call labels.long()")
+    # Looking at values would wait for a GPU and break a compiled graph; there, torch's own check remains.
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
+        if len(wrong):
+            raise ValueError(
+                f"labels must be in 0..{classes - 1}, got {wrong[0].item()}; "
+                f"the model was built for {classes} classes, set num_classes= if that is wrong"
+            )

@@ -1,7 +1,7 @@
 """Binary Gumbel-softmax with a straight-through gradient: from mask logits to masks, as pure functions.
 
-The paper's G (eq. 2) after Verelst and Tuytelaars (CVPR 2020), whose two Gumbel draws per position only ever appear as
-their difference, which is one draw of logistic noise.
+The paper's G (eq. 2) after Verelst and Tuytelaars (CVPR 2020), where the two Gumbel draws per position only appear
+as their difference, which is one draw of logistic noise.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def logistic_noise_like(logits: Tensor, *, generator: torch.Generator | None = N
 
 
 def logistic_noise_of(seeds: Tensor, logits: Tensor, *, stream: int = 0) -> Tensor:
-    """The same noise from a number per image, and from nothing else: neither a generator's state nor the other images.
+    """The same noise made from one number per image only: no generator's state, no other images.
 
-    However a batch is cut into processes, each image keeps its noise; and a resumed run has no state to restore. Each
-    element hashes its image's number and its own position, so nothing is drawn in turn and any device may do it.
+    However a batch is split over processes, each image keeps its noise, and a resumed run has no state to restore. Each
+    element hashes its image's number and its own position, so the order does not matter and any device may do it.
 
     Args:
-        seeds: int64 (N,), one number per image; another one in every epoch.
+        seeds: int64 (N,), one number per image; use another one in every epoch.
         logits: (N, ...), gives shape and device.
-        stream: tells the noise of several maps of an image apart.
+        stream: another number for each map of an image, so that their noise differs.
 
     Returns:
         float32 noise of the logits' shape, as :func:`logistic_noise_like`.
@@ -52,7 +52,7 @@ def logistic_noise_of(seeds: Tensor, logits: Tensor, *, stream: int = 0) -> Tens
         True
     """
     positions = torch.arange(logits[0].numel(), device=logits.device)
-    # Hashed before each sum, or the noise of number 7 would be that of number 6, moved on by a map or a position.
+    # Hashed before each sum: otherwise the noise of number 7 would be that of number 6, shifted by one map or position.
     states = _hashed(_hashed(seeds.to(logits.device)) + stream)
     uniform = _shifted(_hashed(states[:, None] + positions), 40).float() / 2**24
     return _logistic(uniform).view(logits.shape)
@@ -67,7 +67,7 @@ def _hashed(state: Tensor) -> Tensor:
 
 
 def _shifted(state: Tensor, bits: int) -> Tensor:
-    """To the right, with zeros from the left: torch's own shift repeats the sign."""
+    """Shift right and fill with zeros: torch's own shift repeats the sign."""
     shifted: Tensor = (state >> bits) & (2 ** (64 - bits) - 1)
     return shifted
 
@@ -141,8 +141,8 @@ def budgeted_mask(scores: Tensor, area: float) -> Tensor:
     """Open an exact share of each image's positions, those of the highest scores.
 
     Args:
-        scores: mask logits, or anything else that ranks the positions, (N, 1, H, W).
-        area: share of the positions, in (0, 1]; it is rounded to whole positions, of which at least one is open.
+        scores: mask logits, or other values that rank the positions, (N, 1, H, W).
+        area: share of the positions, in (0, 1]; it is rounded to a number of positions, at least one.
 
     Returns:
         The mask, exactly 0 or 1, of the shape and dtype of ``scores``. Of equal scores the first in reading order are

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .loss import AIMLoss, check_tau
+from ._checks import check_tau
+from .loss import AIMLoss
 from .output import AIMOutput
 from .taps import Stage
 
@@ -26,20 +27,20 @@ Symptom = Literal[
     "off tau",
 ]
 
-# Within this of 0 or 1 an area is as good as none or all, unless tau itself is.
+# An area this close to 0 or 1 counts as 0 or 1, unless tau is that close too.
 _EDGE = 0.02
-# While tau is still on its way down, areas follow late: above this, only masks that are off are reported.
+# While tau is annealed, areas follow late: above this tau, only masks that are off are reported.
 _LATE = 0.7
-# Share of images that are fully on or fully off, from which on a mask chooses images and not positions.
+# With at least this share of images fully on or fully off, a mask chooses images and not positions.
 _MOST = 0.9
 
 _REMEDIES: dict[Symptom, str] = {
     "not finite": "training diverged: lower the learning rate, clip gradients, and in half precision scale the loss",
-    "all on": "the model is then the plain one: lower the new modules' learning rate, let TauScheduler anneal for "
+    "all on": "the model then works without masks: lower the new modules' learning rate, let TauScheduler anneal for "
     "longer or from a smaller tau (start=0.5), and keep the defaults of mask_norm, logit_spread and logit_range",
-    "all off": "the decision is then the classifier's bias: raise tau, lower the new modules' learning rate, and give "
-    "the masks more steps before you judge them",
-    "open only in training": "noise opens positions whose logits all lie below 0: keep logit_spread at its default, "
+    "all off": "only the classifier's bias then decides: raise tau, lower the new modules' learning rate, and give "
+    "the masks more steps",
+    "open only in training": "noise opens positions whose logits are all below 0: keep logit_spread at its default, "
     "or train longer after the annealing, so that the logits spread",
     "same for every image": "it hides a fixed region whatever the image shows: train longer, tap a finer stage, or "
     "raise the estimators' learning rate; on a map of a few positions it can be harmless",
@@ -60,10 +61,10 @@ class MaskFinding(NamedTuple):
     """One symptom of one stage's mask.
 
     Attributes:
-        stage: as the user named it; None where it is the whole output.
+        stage: as the user named it; None where the symptom concerns all stages.
         symptom: what is wrong.
         area: mean active area that it was seen at.
-        message: a sentence for people, with the remedy.
+        message: a sentence for the user, with the remedy.
     """
 
     stage: Stage | None
@@ -74,7 +75,7 @@ class MaskFinding(NamedTuple):
 
 @dataclass
 class _Seen:
-    """What is kept of a stage's masks in one mode; tensors stay on their device until a report is asked for."""
+    """A stage's masks in one mode, summed up; tensors stay on their device until a report is asked for."""
 
     images: int = 0
     area: Tensor | None = None  # summed over images
@@ -134,8 +135,8 @@ class _Batches:
 class MaskHealth:
     """Watch masks over batches and say which are dead, and what to do (never an exception: training goes on).
 
-    Feed it outputs of training and of evaluation, and ask for a report now and then, once per epoch for instance. Most
-    symptoms only show in evaluation, since noise keeps a training mask lively. A few batches are enough. A mask is
+    Feed it outputs of training and of evaluation, and ask for a report regularly, for instance once per epoch. Most
+    symptoms only show in evaluation, since noise varies a training mask. A few batches are enough. A mask is
 
     - *all on*, or *all off*: less than 2 % away from it, where tau is not;
     - *open only in training*: off in evaluation, and not in training;
@@ -148,7 +149,7 @@ class MaskHealth:
     While tau is being annealed and still above 0.7, masks follow late, and only those that are off are reported.
 
     Args:
-        tau: the area the masks are to have: the :class:`~aimwrap.AIMLoss`, whose annealed tau is then followed, a
+        tau: the area that the masks should have: the :class:`~aimwrap.AIMLoss`, whose annealed tau is then followed, a
             float, or one per stage.
 
     Raises:
@@ -197,15 +198,15 @@ class MaskHealth:
         before = self._batches.bad_values
         self._batches.bad_values = torch.as_tensor(bad if before is None else before + bad)
         if training or self._batches.tau is None:
-            # The one of the last training batch: by evaluation, the scheduler has often moved on already.
+            # That of the last training batch: before evaluation, the scheduler has often changed it already.
             tau = self._tau.tau if isinstance(self._tau, AIMLoss) else torch.tensor(self._tau)
             self._batches.tau = tau.detach().clone()
 
     def report(self) -> list[MaskFinding]:
-        """Name what is wrong with the batches since the last report, and start anew.
+        """Name what is wrong with the batches since the last report, and start again.
 
         Returns:
-            One finding per stage and symptom, empty where the masks are well.
+            One finding per stage and symptom, empty where the masks are healthy.
         """
         batches, self._batches = self._batches, _Batches()
         if batches.tau is None:
@@ -226,7 +227,7 @@ class MaskHealth:
         return findings
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that was seen since the last report, and what the next one compares with: flat, for any checkpoint."""
+        """Everything seen since the last report, and what the next one compares with: flat, for any checkpoint."""
         state = {"bad_values": self._batches.bad_values, "tau": self._batches.tau}
         for mode, stages in (("training", self._batches.training), ("evaluation", self._batches.evaluation)):
             for stage, seen in stages.items():
@@ -235,13 +236,13 @@ class MaskHealth:
         return {name: torch.as_tensor(value).clone() for name, value in state.items() if value is not None}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Restore :meth:`state_dict`.
 
         Args:
             state: of a monitor of the same model, on the device of its masks.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if it is not such a state.
         """
         batches, last = _Batches(bad_values=state.get("bad_values"), tau=state.get("tau")), dict[Stage, Tensor]()
         for key, value in state.items():
@@ -269,7 +270,7 @@ class MaskHealth:
     def _of_stage(
         self, stage: Stage, tau: float, annealing: bool, training: _Seen | None, evaluation: _Seen | None
     ) -> list[MaskFinding]:
-        """At most one finding: the first that fits explains the others."""
+        """At most one finding: the first symptom that fits explains the others."""
         seen = evaluation or training
         if seen is None:
             return []

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ._checks import (
+    check_choices,
+    check_classification_loss,
+    check_not_negative,
+    check_output,
+    check_target,
+    check_tau,
+)
 from .output import AIMOutput
 from .taps import Stage
 
@@ -59,8 +67,8 @@ def active_area_loss(
     Args:
         mask: 0 or 1, (N, 1, H, W).
         tau: the area it is pulled towards.
-        per: whose area r is: each ``"image"``'s own, or the whole ``"batch"``'s, which lets images share the area
-            unevenly. The paper's indices do not tell; its parents use the batch.
+        per: r is the area of each ``"image"``, or the mean over the ``"batch"``, which lets images share the area
+            unevenly. The paper does not say which; the methods it builds on use the batch.
         batch_mean: from the images' areas, (N,), to the batch's, a scalar. The default sees this process's images.
 
     Returns:
@@ -91,11 +99,11 @@ class AIMLoss(nn.Module):
             default. It serves label smoothing, soft labels, and binary cross entropy.
 
     Attributes:
-        tau: float32 buffer, the area pulled towards *now*: what :class:`~aimwrap.TauScheduler` moves.
+        tau: float32 buffer, the current target area, which :class:`~aimwrap.TauScheduler` changes.
         target_tau: the tau it was built with, as a float or a tuple of floats.
 
     Raises:
-        ValueError: if a tau is outside (0, 1], a weight is negative, or ``area_per`` is none of the two.
+        ValueError: if a tau is outside (0, 1], a weight is negative, or ``area_per`` is not one of the two.
 
     Example:
         >>> from aimwrap import AIMOutput
@@ -119,19 +127,9 @@ class AIMLoss(nn.Module):
         classification_loss: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        weights = {"mask_weight": mask_weight, "stage_weight": stage_weight, "final_weight": final_weight}
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name} must not be negative, got {weight}; 0 switches the term off")
-        if area_per not in get_args(AreaPer):
-            raise ValueError(f"area_per must be 'image' or 'batch', got {area_per!r}")
-        if classification_loss is not None and not isinstance(classification_loss, nn.Module):
-            raise TypeError(
-                "classification_loss must be a module, such as nn.CrossEntropyLoss(label_smoothing=0.1), got "
-                f"{getattr(classification_loss, '__name__', type(classification_loss).__name__)}; was () forgotten?"
-            )
-        if getattr(classification_loss, "reduction", "mean") == "none":
-            raise ValueError('classification_loss must return a scalar; build it with reduction="mean"')
+        check_not_negative(mask_weight=mask_weight, stage_weight=stage_weight, final_weight=final_weight)
+        check_choices(area_per=(area_per, AreaPer))
+        check_classification_loss(classification_loss)
         self.target_tau = check_tau(tau)
         self.mask_weight = mask_weight
         self.stage_weight = stage_weight
@@ -159,7 +157,9 @@ class AIMLoss(nn.Module):
 
     def components(self, output: AIMOutput, target: Tensor) -> AIMLossComponents:
         """Every term apart, for the log. Arguments and errors as in :meth:`forward`."""
-        self._check(output, target)
+        check_output(output, self.tau)
+        if isinstance(self.classification_loss, nn.CrossEntropyLoss):
+            check_target(output.logits, target, self.classification_loss.ignore_index)
         taus = self.tau.float().expand(len(output.masks))
         areas = {
             stage: active_area_loss(mask, tau, self.area_per, self.batch_mean)
@@ -176,23 +176,9 @@ class AIMLoss(nn.Module):
         return AIMLossComponents(total, final, stages, areas, measured)
 
     def _classification(self, logits: Tensor, target: Tensor) -> Tensor:
-        """In float32 at least, as CUDA's autocast has it, and CPU's has not."""
+        """In float32 at least, as under CUDA's autocast; CPU's does not do that."""
         loss: Tensor = self.classification_loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
         return loss
-
-    def _check(self, output: AIMOutput, target: Tensor) -> None:
-        if not hasattr(output, "stage_logits"):
-            raise TypeError(
-                f"AIMLoss takes the AIMOutput that AIM returns, got {type(output).__name__}; "
-                "call criterion(model(images), labels), not criterion(model(images).logits, labels)"
-            )
-        if self.tau.ndim == 1 and len(self.tau) != len(output.masks):
-            raise ValueError(
-                f"this loss holds tau for {len(self.tau)} stage(s), the output has {len(output.masks)} "
-                f"({', '.join(map(str, output.masks))}); build it with AIMLoss(tau=model.tau) of the same model"
-            )
-        if isinstance(self.classification_loss, nn.CrossEntropyLoss):
-            _check_target(output.logits, target, self.classification_loss.ignore_index)
 
     def extra_repr(self) -> str:
         """The arguments of eq. 7."""
@@ -200,46 +186,3 @@ class AIMLoss(nn.Module):
             f"tau={self.target_tau}, mask_weight={self.mask_weight:g}, stage_weight={self.stage_weight:g}, "
             f"final_weight={self.final_weight:g}, area_per={self.area_per!r}"
         )
-
-
-def check_tau(tau: float | Sequence[float], name: str = "tau") -> float | tuple[float, ...]:
-    """Return an area as a float, or as a tuple of floats if it came as a sequence; every one of them in (0, 1]."""
-    tau = tau.tolist() if hasattr(tau, "tolist") else tau  # NumPy's numbers and arrays, and tensors
-    single = isinstance(tau, int | float) and not isinstance(tau, bool)
-    if not single and not (isinstance(tau, Sequence) and all(isinstance(value, int | float) for value in tau)):
-        raise TypeError(f"{name} must be a float, or a list of floats with one per stage, got {tau!r}")
-    values = (float(tau),) if isinstance(tau, int | float) else tuple(map(float, tau))
-    if not values or not all(0 < value <= 1 for value in values):
-        raise ValueError(
-            f"{name} must lie in (0, 1], got {tau}; it is the share of a mask that stays open, "
-            "0.25 or 0.35 in the paper"
-        )
-    return values[0] if single else values
-
-
-def _check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
-    classes = logits.shape[1]
-    if not isinstance(target, Tensor):
-        raise TypeError(f"labels must be a tensor, got {type(target).__name__}; torch.tensor(labels) makes one")
-    if target.is_floating_point():
-        if target.shape != logits.shape:
-            raise ValueError(
-                f"soft labels must have the logits' shape {tuple(logits.shape)}, got {tuple(target.shape)}; "
-                "class indices must be integers: labels.long()"
-            )
-        return
-    if target.shape != logits.shape[:1]:
-        raise ValueError(
-            f"labels must be class indices of shape ({logits.shape[0]},), got {tuple(target.shape)}; "
-            "labels.squeeze() or one_hot.argmax(dim=1) may be what is missing"
-        )
-    if target.dtype not in (torch.int64, torch.uint8):
-        raise TypeError(f"labels must be int64, got {target.dtype}; call labels.long()")
-    # Looking at values would wait for a GPU and break a compiled graph; there, torch's own check remains.
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
-        wrong = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
-        if len(wrong):
-            raise ValueError(
-                f"labels must lie in 0..{classes - 1}, got {wrong[0].item()}; "
-                f"the model was built for {classes} classes, set num_classes= if that is wrong"
-            )

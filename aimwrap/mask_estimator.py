@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from einops import rearrange, reduce
@@ -10,46 +10,11 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._numerics import wide_dtype, without_autocast
+from ._checks import check_choices
+from ._numerics import without_autocast
 from .resizing import resize_to
 
 MaskNorm = Literal["layer", "batch", "none"]
-
-
-class TapConv3x3(nn.Conv2d):
-    """A 3x3 convolution of maps side by side, each resized to the first, with replicated borders.
-
-    Each of the nine taps is a 1x1 convolution, and that commutes with resizing and padding. So every map is projected
-    where it lies, and only the few projected channels are resized, padded and shifted: of wide maps nothing is copied,
-    and a map of half the size costs a quarter. Same parameters as ``nn.Conv2d`` on the concatenation, and the same
-    result but for rounding, which in half precision is each tap's.
-
-    Args:
-        in_channels: C, of all maps together.
-        out_channels: D.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
-
-    def forward(self, features: Tensor, *deeper: Tensor) -> Tensor:
-        """Convolve (N, C_1, H, W), (N, C_2, h, w), ... to (N, D, H, W)."""
-        maps = (features, *deeper)
-        weights = self.weight.split([x.shape[1] for x in maps], dim=1)
-        taps, *others = (
-            F.conv2d(x, rearrange(weight, "d c kh kw -> (kh kw d) c 1 1"))
-            for x, weight in zip(maps, weights, strict=True)
-        )
-        for other in others:
-            taps = taps + resize_to(other, features)
-        height, width = features.shape[-2:]
-        taps = taps.to(wide_dtype(taps))  # half precision rounds the nine summands, and not each of their sums
-        assert self.bias is not None
-        convolved = self.bias.to(taps.dtype)[:, None, None]
-        for k, tap in enumerate(with_replicated_border(taps).chunk(9, dim=1)):
-            row, column = divmod(k, 3)
-            convolved = convolved + tap[..., row : row + height, column : column + width]
-        return convolved.to(self.weight.dtype)
 
 
 class Conv3x3(nn.Conv2d):
@@ -71,8 +36,7 @@ class Conv3x3(nn.Conv2d):
 def with_replicated_border(x: Tensor) -> Tensor:
     """Repeat a map's first and last row and column: (N, C, H, W) to (N, C, H + 2, W + 2).
 
-    As ``F.pad(mode="replicate")``, which takes half the time where nothing is compiled, and whose gradient torch 2.15
-    cannot compile for CPUs.
+    As ``F.pad(mode="replicate")``, which is twice as fast, but torch 2.15 cannot compile its gradient for CPUs.
     """
     if not torch.compiler.is_compiling():
         return F.pad(x, (1, 1, 1, 1), mode="replicate")
@@ -85,7 +49,7 @@ class ResidualBlock(nn.Module):
 
     Args:
         channels: C.
-        norm: normalisation behind each convolution.
+        norm: normalisation after each convolution.
     """
 
     def __init__(self, channels: int, norm: MaskNorm) -> None:
@@ -104,25 +68,25 @@ class ResidualBlock(nn.Module):
 class MaskEstimator(nn.Module):
     """Estimate mask logits from a feature map (paper eq. 1, section 3 "Mask Estimation" and Figure 2).
 
-    As in the paper: a 3x3 convolution, three residual blocks, then the identity beside its global average, and a 1x1
-    convolution of the two to one channel. That convolution is written as the sum of its halves: ``where`` reads the
+    As in the paper: a 3x3 convolution, three residual blocks, then the identity concatenated with its global average,
+    and a 1x1 convolution of both to one channel. That convolution is written as the sum of two: ``where`` reads the
     identity and ranks the positions, ``how_much`` reads the average and says how open the image is.
 
     Five things are ours, because without them masks die (docs: "Why masks die"):
 
-    - a norm behind each convolution;
+    - a norm after each convolution;
     - no zero padding: its border is the first thing that a mask on a small map sees;
     - ``where`` is standardised over each image's positions. Otherwise all logits of an image move together, and a
       training mask has the target area by noise alone and is all off in evaluation;
     - ``how_much`` reads a normalised average and does not train what is below it: the area loss pulls at all logits at
-      once, hard enough to kill the hidden units;
+      once, hard enough that hidden units die;
     - logits are kept in ``[-logit_range, logit_range]`` and the gradient goes through, so that a mask pushed fully open
       while tau was near 1 can close again.
 
     Args:
         in_channels: C of the map, or of all maps together.
         width: hidden channels.
-        norm: ``"layer"`` (over channels), ``"batch"`` or ``"none"``, the paper being silent about it.
+        norm: ``"layer"`` (over channels), ``"batch"`` or ``"none"``, about which the paper says nothing.
         logit_spread: standard deviation of an image's logits over its positions; ``None`` leaves them free.
         logit_range: bound on the logits' size; ``math.inf`` leaves them free.
 
@@ -146,15 +110,14 @@ class MaskEstimator(nn.Module):
         logit_range: float = 6.0,
     ) -> None:
         super().__init__()
-        if norm not in get_args(MaskNorm):
-            raise ValueError(f"mask_norm must be one of {', '.join(map(repr, get_args(MaskNorm)))}, got {norm!r}")
+        check_choices(mask_norm=(norm, MaskNorm))
         if logit_spread is not None and not logit_spread > 0:
             raise ValueError(f"logit_spread must be positive (None to leave the logits free), got {logit_spread}")
         if not logit_range > 0:
             raise ValueError(f"logit_range must be positive (math.inf for no bound), got {logit_range}")
         self.logit_spread = logit_spread
         self.logit_range = logit_range
-        self.stem = TapConv3x3(in_channels, width)
+        self.stem = Conv3x3(in_channels, width)
         self.stem_norm = _norm(norm, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(3)))
         self.where = nn.Conv2d(width, 1, 1, bias=False)
@@ -167,52 +130,42 @@ class MaskEstimator(nn.Module):
 
         Args:
             features: (N, C, H, W).
-            deeper: further maps of the same images, which are resized to ``features`` and read beside it; all channels
-                together are ``in_channels``.
+            deeper: further maps of the same images, which are resized to ``features`` and concatenated with it; all
+                channels together are ``in_channels``.
 
         Returns:
             Mask logits A, (N, 1, H, W).
         """
-        return self.bounded(self.score(features, *deeper))
+        return _clamp_passing_gradients(self.score(features, *deeper), self.logit_range)
 
     def score(self, features: Tensor, *deeper: Tensor) -> Tensor:
-        """The logits before they are bounded: they still order the positions that lie beyond ``logit_range``."""
-        projected = self.stem(features, *deeper)
+        """The logits before ``logit_range`` bounds them: they still order the positions beyond it."""
+        if deeper:
+            features = torch.cat([features, *(resize_to(x, features) for x in deeper)], dim=1)
+        projected = self.stem(features)
         # A mask is a sign, and rounding turns those near 0: only the stem, which reads wide maps, follows autocast.
         with without_autocast(projected):
             local = self.blocks(torch.relu(self.stem_norm(projected.to(self.where.weight.dtype))))
-            context = reduce(local, "n c h w -> n c", "mean")
-            scores: Tensor = self._ranked(self.where(local)) + self._openness(context)  # the 1x1 convolution, eq. 1
+            where = self.where(local)  # one logit per position, standardised over each image
+            if self.logit_spread is not None:
+                where = self.logit_spread * F.layer_norm(where, where.shape[-2:])
+            context = reduce(local, "n c h w -> n c", "mean").detach()
+            how_much = self.how_much(F.layer_norm(context, context.shape[-1:]))  # one logit per image
+            scores: Tensor = where + rearrange(how_much, "n 1 -> n 1 1 1")  # the last 1x1 convolution, eq. 1
         return scores
 
-    def bounded(self, scores: Tensor) -> Tensor:
-        """Keep scores within ``logit_range``; gradients go through."""
-        return _clamp_passing_gradients(scores, self.logit_range)
-
-    def _ranked(self, logits: Tensor) -> Tensor:
-        """Standardise each image's logits over its positions."""
-        if self.logit_spread is None:
-            return logits
-        return self.logit_spread * F.layer_norm(logits, logits.shape[-2:])
-
-    def _openness(self, context: Tensor) -> Tensor:
-        """One logit per image, (N, 1, 1, 1), to shift all of its positions by."""
-        normalised = F.layer_norm(context.detach(), context.shape[-1:])
-        openness: Tensor = rearrange(self.how_much(normalised), "n 1 -> n 1 1 1")
-        return openness
-
     def extra_repr(self) -> str:
-        """What keeps the logits alive."""
+        """The arguments that keep the logits alive."""
         return f"logit_spread={self.logit_spread}, logit_range={self.logit_range:g}"
 
 
 def _clamp_passing_gradients(logits: Tensor, bound: float) -> Tensor:
-    """Clamp to [-bound, bound] with the gradient of the identity: what was pushed out of range finds its way back.
+    """Clamp to [-bound, bound] with the gradient of the identity: a logit outside the range can come back.
 
-    As a sum, since an autograd.Function would need rules of its own for forward mode and for torch.func's transforms.
+    Written as a sum: an autograd.Function would need its own rules for forward mode and torch.func's transforms.
     """
     largest = torch.finfo(logits.dtype).max
-    finite = logits.clamp(-largest, largest)  # infinity less itself would be NaN
+    finite = logits.clamp(-largest, largest)  # infinity minus itself would be NaN
     return logits.clamp(-bound, bound).detach() + (finite - finite.detach())  # the bracket is exactly zero
 
 

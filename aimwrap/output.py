@@ -1,4 +1,4 @@
-"""What AIM returns: the one type that the model, the loss and everything behind them share, and what it serves."""
+"""The types that AIM returns: the model, the loss and everything after them share these."""
 
 from __future__ import annotations
 
@@ -38,44 +38,66 @@ class Prediction(NamedTuple):
     masks: dict[Stage, Tensor]
 
 
-# Without a name of its own torch.export.save refuses it; torch has no public function for NamedTuples.
+# torch.export.save refuses it without a serialized name; torch has no public function for NamedTuples.
 _pytree._register_namedtuple(AIMOutput, serialized_type_name="aimwrap.AIMOutput")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MaskedFeatures:
-    """What lies between the backbone's maps and the classifiers; the dicts are keyed by stage, shallow to deep.
+    """Everything between the backbone's maps and the classifiers: lists shallow to deep, and dicts of them by stage.
 
-    The classifiers read averages alone, so the masked maps and the fused one are made when they are asked for.
+    The classifiers read averages only, so the masked maps and the fused one are made when they are asked for.
 
     Attributes:
-        top_down: the head's pathway, which knows how they are made.
-        mask_logits: the paper's A, (N, 1, H_l, W_l) each; empty where masks were given.
-        masks: the paper's B, (N, 1, H_l, W_l) each, for the area loss.
-        selections: the same masks as the features meet them: what is trained through them, unless ``labels_move_area``,
-            orders an image's positions but does not shift their logits together.
-        features: what is masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map, (N, D, h, w).
+        stages: as the user named them, shallow to deep: the order of the lists.
+        top_down: the head's pathway, which knows how the masked maps are made.
+        attention: list of :attr:`mask_logits`.
+        binary: list of :attr:`masks`.
+        selected: list of :attr:`selections`.
+        transformed: list of :attr:`features`.
     """
 
+    stages: tuple[Stage, ...]
     top_down: PaperTopDown | FeaturePreservingTopDown
-    mask_logits: dict[Stage, Tensor]
-    masks: dict[Stage, Tensor]
-    selections: dict[Stage, Tensor]
-    features: dict[Stage, Tensor]
+    attention: list[Tensor]
+    binary: list[Tensor]
+    selected: list[Tensor]
+    transformed: list[Tensor]
+
+    @property
+    def mask_logits(self) -> dict[Stage, Tensor]:
+        """The paper's A (eq. 1), (N, 1, H_l, W_l) each; empty where masks were given."""
+        return dict(zip(self.stages, self.attention, strict=False))
+
+    @property
+    def masks(self) -> dict[Stage, Tensor]:
+        """The paper's B (eq. 2), (N, 1, H_l, W_l) each, for the area loss."""
+        return dict(zip(self.stages, self.binary, strict=True))
+
+    @property
+    def selections(self) -> dict[Stage, Tensor]:
+        """The same masks as the features meet them. Only the gradient differs, and only without ``labels_move_area``.
+
+        Through them the classification losses order an image's positions, but do not shift their logits together.
+        """
+        return dict(zip(self.stages, self.selected, strict=True))
+
+    @property
+    def features(self) -> dict[Stage, Tensor]:
+        """What is masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map, (N, D, h, w)."""
+        return dict(zip(self.stages, self.transformed, strict=True))
 
     @property
     def masked(self) -> dict[Stage, Tensor]:
         """The paper's O (eq. 3), (N, D, H_l, W_l) each."""
-        masked = self.top_down.masked(list(self.features.values()), list(self.selections.values()))
-        return dict(zip(self.features, masked, strict=True))
+        return dict(zip(self.stages, self.top_down.masked(self.transformed, self.selected), strict=True))
 
     @property
     def fused(self) -> Tensor:
         """The paper's O_final, (N, D, H, W)."""
-        return self.top_down.fuse(list(self.masked.values()), list(self.selections.values()))[0]
+        return self.top_down.fuse(list(self.masked.values()), self.selected)[0]
 
     @property
     def merged_mask(self) -> Tensor:
         """The support of ``fused``, (N, 1, H, W)."""
-        masks = list(self.selections.values())
-        return self.top_down.fuse(masks, masks)[1]
+        return self.top_down.fuse(self.selected, self.selected)[1]

@@ -1,4 +1,4 @@
-"""How images are prepared for a backbone: sizes, crop and normalisation, read off its record."""
+"""How images are prepared for a backbone: sizes, crop and normalisation, from its record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
-_RECORDED = ("input_size", "mean", "std")  # without these, timm would answer with ImageNet's usual ones
+_RECORDED = ("input_size", "mean", "std")  # without these, timm would fall back to ImageNet's usual values
 
 
 class Preprocessing(NamedTuple):
@@ -24,7 +24,7 @@ class Preprocessing(NamedTuple):
         std: per channel.
         interpolation: ``"bilinear"``, ``"bicubic"`` or another of torchvision's names.
         crop: share of the resized image's shorter side that the central crop keeps; timm's ``crop_pct``.
-        squash: whether both sides are resized alike, whatever the image's proportions; else they are kept.
+        squash: whether both sides are resized to the given size, whatever the image's proportions; else these are kept.
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ class Preprocessing(NamedTuple):
         """Build the transform: a PIL image or an image tensor (C, H, W) to a normalised float tensor.
 
         It does what timm's own transform for evaluation does. Grey images need ``image.convert("RGB")`` before.
-        :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and takes its object mask along.
+        :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and transforms its object mask too.
 
         Returns:
             A transform of ``torchvision.transforms.v2``.
@@ -52,7 +52,7 @@ class Preprocessing(NamedTuple):
         return transform
 
     def resize_and_crop(self) -> tuple[v2.Transform, v2.Transform]:
-        """The first steps of :meth:`transform`, which decide what is where.
+        """The first steps of :meth:`transform`, which move pixels.
 
         Returns:
             Transforms that may be given an image together with its mask and boxes.
@@ -68,7 +68,7 @@ class Preprocessing(NamedTuple):
         return resize, v2.CenterCrop(self.image_size)
 
     def normalise(self) -> tuple[v2.Transform, ...]:
-        """The last steps of :meth:`transform`, which change the image's values alone.
+        """The last steps of :meth:`transform`, which change the image's values only.
 
         Returns:
             Transforms of an image, PIL or tensor, to a float tensor.
@@ -78,9 +78,9 @@ class Preprocessing(NamedTuple):
 
 
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Resize so that a size that is not square is just covered, and keep the proportions.
+    """Resize so that the image just covers a size that is not square; keep the proportions.
 
-    Timm's ``ResizeKeepRatio``, to the pixel, as a transform of v2: masks and boxes go along.
+    Equal to timm's ``ResizeKeepRatio`` to the pixel, as a transform of v2, so masks and boxes are resized too.
 
     Args:
         size: (H, W) to cover.
@@ -103,7 +103,7 @@ class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no
 
 
 def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
-    """Read off a backbone how its images are to be prepared.
+    """Find out how a backbone's images should be prepared.
 
     Args:
         backbone: a model of timm, which keeps a record, or one of torchvision that
@@ -111,7 +111,7 @@ def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
 
     Returns:
         The preprocessing; None where nothing is known: torchvision's modules do not say with which weights they were
-        built, and timm's few that pad instead of cropping are not described here.
+        built, and a few models of timm that pad instead of cropping are not covered.
 
     Example:
         >>> import timm
@@ -139,7 +139,7 @@ def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
 
 
 def preprocessing_of_weights(name: str, weights: Any) -> Preprocessing | None:
-    """Read off torchvision's weights how images are to be prepared for them.
+    """Find out how images should be prepared for torchvision's weights.
 
     Args:
         name: torchvision's name of the model.

@@ -11,12 +11,12 @@ from ._numerics import without_autocast
 
 def resize_to(x: Tensor, partner: Tensor) -> Tensor:
     """Resize a map to its partner's height and width, nearest neighbour: (N, C, h, w) -> (N, C, H, W)."""
-    # Of one size, too: to ask for it would tie torch.export's dynamic sizes to the answer.
+    # Also where the sizes are equal: asking would fix torch.export's dynamic sizes.
     return F.interpolate(x, size=partner.shape[-2:], mode="nearest")
 
 
 def sum_to(x: Tensor, partner: Tensor) -> Tensor:
-    """The transpose of :func:`resize_to`: each position of the partner's grid sums those that would be read off it.
+    """The transpose of :func:`resize_to`: each position of the partner's grid sums the positions that read it.
 
     ``(sum_to(x, y) * y).sum()`` is ``(x * resize_to(y, x)).sum()``, without the resized map.
 

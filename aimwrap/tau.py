@@ -21,12 +21,12 @@ def annealed_tau(
     """The area target at a step: from ``start`` to ``target`` in ``anneal_steps``, then held.
 
     The paper's annealing (section 3, "Optional Mask Annealing"): training begins with fully active masks and the
-    threshold is lowered each epoch; that it falls linearly is from a third party's note on the appendix.
+    threshold is lowered each epoch; that it falls linearly comes from a third party's note on the appendix.
 
     Args:
         step: epochs or optimiser steps done, from 0.
         target: the area held at the end, in (0, 1].
-        anneal_steps: how many steps the way takes; 0 stands at the target from the beginning.
+        anneal_steps: number of annealing steps; 0 starts at the target.
         start: the area at step 0, in (0, 1].
         curve: ``"linear"``, or ``"cosine"``: half a cosine wave, slow at both ends.
 
@@ -34,7 +34,7 @@ def annealed_tau(
         The area target at that step.
 
     Raises:
-        ValueError: if ``curve`` is none of the two.
+        ValueError: if ``curve`` is not one of the two.
 
     Example:
         >>> [annealed_tau(epoch, target=0.2, anneal_steps=4) for epoch in (0, 2, 4, 9)]
@@ -53,7 +53,7 @@ def annealed_tau(
 class TauScheduler:
     """Move a loss's area target from ``start`` down to the value it was built with, then hold it.
 
-    It moves ``criterion.tau`` as a learning-rate scheduler moves an optimiser's rate: it stands at ``start`` before any
+    It changes ``criterion.tau`` as a learning-rate scheduler changes an optimiser's rate: it is ``start`` before any
     :meth:`step`. Give the annealing's length in epochs and call :meth:`step` after each epoch, or in optimiser steps
     and call it after each of those.
 
@@ -105,7 +105,7 @@ class TauScheduler:
         self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:
             raise ValueError(
-                f"start must lie between the target {self.target} and 1, got {start}; masks open before they close"
+                f"start must be between the target {self.target} and 1, got {start}; masks open before they close"
             )
         self.length = length
         self.unit = name.removeprefix("anneal_")
@@ -121,7 +121,7 @@ class TauScheduler:
 
     @property
     def tau(self) -> float | tuple[float, ...]:
-        """The area target as it stands: a float, or one per stage, shallow to deep."""
+        """The current area target: a float, or one per stage, shallow to deep."""
         values = tuple(
             annealed_tau(self.steps_done, target, self.length, start=self.start, curve=self.curve)
             for target in _as_tuple(self.target)
@@ -134,7 +134,7 @@ class TauScheduler:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another scheduler stood, and move ``criterion.tau`` there.
+        """Continue from another scheduler's state, and set ``criterion.tau`` accordingly.
 
         Args:
             state: from :meth:`state_dict`. Its target is restored too, so the new loss may hold any tau.
@@ -144,7 +144,9 @@ class TauScheduler:
         """
         missing = self.state_dict().keys() - state.keys()
         if missing:
-            raise ValueError(f"this is no state of a TauScheduler, it lacks {sorted(missing)}; pass its state_dict()")
+            raise ValueError(
+                f"this is not a state of a TauScheduler, it lacks {sorted(missing)}; pass its state_dict()"
+            )
         if state["unit"] != self.unit:
             raise ValueError(
                 f"the state counts {state['unit']} and this scheduler {self.unit}; build it with "

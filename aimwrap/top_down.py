@@ -1,21 +1,18 @@
 """The top-down pathway: what is masked at each stage, and how the masked maps become the one that is classified.
 
 Two heads, one interface. ``evidence`` gives, per stage, what the mask estimator reads; ``forward`` the features that
-the mask will select; ``masked`` applies the masks (eq. 3) and ``fuse`` merges the masked maps. ``means`` is what the
-classifiers need of all that, and ``final_mean`` what the final one needs, on the shortest way. All lists run shallow to
-deep, as the backbone computes them.
+the mask will select; ``masked`` applies the masks (eq. 3) and ``fuse`` merges the masked maps. ``means`` averages both
+over positions, which is all that the classifiers read. All lists run shallow to deep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, cast
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from einops import rearrange
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ._numerics import wide_dtype
 from .resizing import resize_to, sum_to
@@ -32,7 +29,7 @@ def union(a: Tensor, b: Tensor) -> Tensor:
 def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """Average a masked map over positions.
 
-    Linear in the map, so that each position's share of a logit behind it is exact.
+    Linear in the map, so each position's share of a logit is exact.
 
     Args:
         masked: features times mask, (N, D, H, W), or on a coarser grid, where each position counts as often as the mask
@@ -56,9 +53,8 @@ def pool(masked: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 def positions(mask: Tensor, pooling: Pooling) -> Tensor:
     """How many positions of (N, 1, H, W) an image is averaged over, (N, 1).
 
-    The mask is float32 at least: half precision cannot count past 2048. An empty one counts as a full one: its zeros
-    stay zeros, and the gradient that would open it is not H * W times larger than any other, as it would be for a count
-    of 1.
+    The mask is float32 at least: half precision cannot count past 2048. An empty mask counts as a full one: its zeros
+    stay zeros, and the gradient that would open it is not H * W times larger than any other, as with a count of 1.
     """
     active = mask.sum(dim=(2, 3))
     everywhere = torch.full_like(active, mask.shape[2] * mask.shape[3])
@@ -69,17 +65,6 @@ def pooling_weights(mask: Tensor, pooling: Pooling) -> Tensor:
     """The factor that :func:`pool` gives every position of an image, (N, 1, 1, 1)."""
     wide = mask.to(wide_dtype(mask))
     return 1 / positions(wide, pooling)[:, :, None, None]
-
-
-def _pays_to_gather(counts: Tensor) -> bool:
-    """Whether few enough positions count that to transform them one by one is faster than all at once.
-
-    The limits are where ``benchmarks/overhead/overhead.py sparsity`` finds the break-even on CPUs, on the safe side. On
-    other devices, where the number of positions would have to be waited for, and in graphs, nothing is gathered.
-    """
-    if counts.device.type != "cpu" or torch.compiler.is_compiling() or counts.numel() < 100:
-        return False
-    return int(counts.count_nonzero()) <= 0.5 * counts.numel()
 
 
 class Transform(nn.Module):
@@ -106,40 +91,9 @@ class Transform(nn.Module):
         transformed: Tensor = self.act(self.norm(self.refine(self.align(features))))
         return transformed
 
-    def sum_where(self, features: Tensor, counts: Tensor) -> Tensor:
-        """Sum the transformed map over positions, each as often as it counts, without the others where that is faster.
-
-        Args:
-            features: (N, C, H, W).
-            counts: not negative, (N, 1, H, W).
-
-        Returns:
-            ``(forward(features) * counts).sum((2, 3))``, (N, D), in float32 at least.
-        """
-        wide = wide_dtype(features)
-        if not _pays_to_gather(counts):
-            transformed: Tensor = self(features)
-            return (transformed.to(wide) * counts).sum((2, 3))
-        return self.sum_gathered(features, counts)
-
-    def sum_gathered(self, features: Tensor, counts: Tensor) -> Tensor:
-        """The same sum from the 3x3 neighbourhoods of the positions that count, and no others."""
-        wide = wide_dtype(features)
-        aligned = rearrange(F.pad(self.align(features), (1, 1, 1, 1)), "n d h w -> n h w d")
-        height, width, channels = aligned.shape[1:]
-        image, row, column = counts[:, 0].nonzero(as_tuple=True)
-        corner = (image * height + row) * width + column
-        neighbours = corner[:, None] + torch.tensor([width * i + j for i in range(3) for j in range(3)])
-        patches = rearrange(aligned.flatten(0, 2)[neighbours], "p k d -> p (k d)")
-        refined = F.linear(patches, rearrange(self.refine.weight, "o d kh kw -> o (kh kw d)"), self.refine.bias)
-        normed = F.layer_norm(refined, (channels,), self.norm.weight, self.norm.bias, self.norm.eps)
-        summands = self.act(normed).to(wide) * counts[image, 0, row, column][:, None]
-        total: Tensor = summands.new_zeros(len(features), channels).index_add_(0, image, summands)
-        return total
-
 
 class PaperTopDown(nn.Module):
-    """The paper's pathway: a fresh transform per stage, masked maps summed coarse to fine.
+    """The paper's pathway: a new transform per stage, masked maps summed coarse to fine.
 
     Args:
         channels: C of each stage's map, shallow to deep.
@@ -178,7 +132,7 @@ class PaperTopDown(nn.Module):
         Returns:
             O_l = T_l(S_l(x_l)) x B_l per stage, (N, D, H_l, W_l).
         """
-        return [x * mask.to(x.dtype) for x, mask in zip(features, masks, strict=True)]
+        return [x * mask.to(x.dtype) for x, mask in zip(features, masks, strict=True)]  # O_l, eq. 3
 
     def means(
         self, features: Sequence[Tensor], masks: Sequence[Tensor], pooling: Pooling
@@ -213,31 +167,6 @@ class PaperTopDown(nn.Module):
             merged = union(finer_mask, resize_to(merged, finer_mask))
         return fused, merged
 
-    def final_mean(
-        self, maps: Sequence[Tensor], final: Tensor | None, masks: Sequence[Tensor], pooling: Pooling
-    ) -> Tensor:
-        """Average O_final from the maps, transforming only what the masks keep where that is faster.
-
-        Args:
-            maps: as in :meth:`forward`.
-            final: unused here.
-            masks: B_l per stage, (N, 1, H_l, W_l).
-            pooling: as in :func:`pool`.
-
-        Returns:
-            The last of :meth:`means`, but for rounding: (N, D).
-        """
-        _, merged = self.fuse(masks, masks)
-        wide = wide_dtype(merged)
-        readers = torch.ones_like(merged[:1], dtype=wide)  # how many positions of O_final read one of this stage
-        total: Tensor | None = None
-        for transform, x, mask in zip(cast(Iterable[Transform], self.transforms), maps, masks, strict=True):
-            readers = sum_to(readers, mask)
-            share = transform.sum_where(x, mask.to(wide) * readers)
-            total = share if total is None else total + share
-        assert total is not None
-        return (total / positions(merged.to(wide), pooling)).to(maps[0].dtype)
-
     def parts(self, masked: Sequence[Tensor]) -> list[Tensor]:
         """What each stage brings to O_final: its masked map, resized along the chain of :meth:`fuse`.
 
@@ -254,11 +183,11 @@ class PaperTopDown(nn.Module):
 
 
 class FeaturePreservingTopDown(nn.Module):
-    """Our pathway: the classified features stay the pretrained ones, and what is refined top-down is the mask.
+    """Our pathway: the classified features stay the pretrained ones; the mask is refined top-down.
 
     Each stage's mask selects positions of the backbone's own final map. A finer stage's mask is estimated from that
-    stage's map together with the resized deeper one, and the finest mask decides: freshly initialised transforms, and
-    early features too, learn the background first.
+    stage's map together with the resized deeper one, and the finest mask decides. Reason: newly initialised
+    transforms, and early features too, learn the background first.
 
     Args:
         channels: C of each stage's map, shallow to deep.
@@ -302,7 +231,7 @@ class FeaturePreservingTopDown(nn.Module):
         for depth, (x, mask) in enumerate(zip(features, masks, strict=True)):
             for partner in reversed(masks[depth:]):
                 x = resize_to(x, partner)
-            masked.append(x * mask.to(x.dtype))
+            masked.append(x * mask.to(x.dtype))  # O_l, eq. 3
         return masked
 
     def means(
@@ -310,8 +239,8 @@ class FeaturePreservingTopDown(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Average what the masks keep, as the classifiers read it.
 
-        That is the average of :meth:`masked`, made on the final map's own grid: not the wide map is resized up to the
-        mask, but the narrow mask down to it.
+        That is the average of :meth:`masked`, made on the final map's own grid. The wide map is not resized up to the
+        mask; the narrow mask is summed down to the map, which saves memory.
 
         Args:
             features: the final map per stage, (N, D, h, w).
@@ -321,33 +250,15 @@ class FeaturePreservingTopDown(nn.Module):
         Returns:
             The averages of O_l per stage and of O_final, which is the finest stage's, (N, D) each.
         """
-        stages = [self._mean(x, masks[depth:], pooling) for depth, x in enumerate(features)]
+        stages = []
+        for depth, final in enumerate(features):
+            mask, *deeper = (mask.to(wide_dtype(mask)) for mask in masks[depth:])
+            counts = mask  # how many open positions read each position of the final map
+            for partner in (*deeper, final):
+                counts = sum_to(counts, partner)
+            masked = final.to(counts.dtype) * counts  # O_l, eq. 3, summed over the positions that read one cell
+            stages.append(pool(masked, mask, pooling).to(final.dtype))
         return stages, stages[0]
-
-    def _mean(self, final: Tensor, masks: Sequence[Tensor], pooling: Pooling) -> Tensor:
-        """Average the final map over the first mask, which reads it through the chain of the others."""
-        mask, *deeper = (mask.to(wide_dtype(mask)) for mask in masks)
-        counts = mask  # how many open positions read each position of the final map
-        for partner in (*deeper, final):
-            counts = sum_to(counts, partner)
-        return pool(final.to(counts.dtype) * counts, mask, pooling).to(final.dtype)
-
-    def final_mean(
-        self, maps: Sequence[Tensor], final: Tensor | None, masks: Sequence[Tensor], pooling: Pooling
-    ) -> Tensor:
-        """Average O_final, without the other stages' averages.
-
-        Args:
-            maps: unused here.
-            final: the backbone's final map, (N, D, h, w).
-            masks: B_l per stage, (N, 1, H_l, W_l).
-            pooling: as in :func:`pool`.
-
-        Returns:
-            The last of :meth:`means`, (N, D).
-        """
-        assert final is not None
-        return self._mean(final, masks, pooling)
 
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The finest stage's masked map and its mask: it was refined from the deeper ones.

@@ -95,8 +95,8 @@ IMAGES, LABELS = torch.zeros(2, 3, 64, 64), torch.zeros(2, dtype=torch.long)
     [
         (([(IMAGES, LABELS)], 0.5), TypeError, r"areas must be a list of floats, got 0.5; write areas=\[0.5\]"),
         (([(IMAGES, LABELS)], [0.5, 0.5]), ValueError, "areas must not repeat"),
-        (([(IMAGES, LABELS)], [0.0]), ValueError, r"areas must lie in \(0, 1\]"),
-        (([(IMAGES, LABELS)], []), ValueError, r"areas must lie in \(0, 1\]"),
+        (([(IMAGES, LABELS)], [0.0]), ValueError, r"areas must be in \(0, 1\]"),
+        (([(IMAGES, LABELS)], []), ValueError, r"areas must be in \(0, 1\]"),
         (([],), ValueError, "at least one image, got none"),
         ((IMAGES,), TypeError, r"got Tensor; for one batch write \[\(images, labels\)\]"),
         (([(IMAGES, [0, 1])],), TypeError, r"got \['Tensor', 'list'\]"),

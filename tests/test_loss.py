@@ -226,7 +226,7 @@ def test_repr_shows_the_arguments() -> None:
 
 @pytest.mark.parametrize("tau", [0.0, -0.1, 1.01, 25, math.nan, [0.5, 0.0], [], ()])
 def test_tau_outside_its_range(tau: object) -> None:
-    with pytest.raises(ValueError, match=r"tau must lie in \(0, 1\], got .*share of a mask that stays open"):
+    with pytest.raises(ValueError, match=r"tau must be in \(0, 1\], got .*share of a mask that stays open"):
         AIMLoss(tau=tau)
 
 
@@ -244,7 +244,7 @@ def test_negative_weight(name: str, weight: float) -> None:
 
 
 def test_unknown_area_per() -> None:
-    with pytest.raises(ValueError, match="area_per must be 'image' or 'batch', got 'stage'"):
+    with pytest.raises(ValueError, match="area_per must be one of 'image', 'batch', got 'stage'"):
         AIMLoss(tau=0.5, area_per="stage")
 
 
@@ -275,7 +275,7 @@ def test_soft_labels_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("label", [-1, 2, 999])
 def test_label_out_of_range(label: int) -> None:
-    with pytest.raises(ValueError, match=rf"labels must lie in 0..1, got {label}; .*2 classes, set num_classes="):
+    with pytest.raises(ValueError, match=rf"labels must be in 0..1, got {label}; .*2 classes, set num_classes="):
         AIMLoss(tau=0.5)(worked_example()[0], torch.tensor([0, label]))
 
 

@@ -1,4 +1,4 @@
-"""predict(): what forward says, on the shortest way, and masks of an exact area."""
+"""predict(): the logits and masks of forward, and masks of an exact area."""
 
 import copy
 from collections.abc import Callable
@@ -6,16 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
+from zoo import every_head
 
 from aimwrap import AIM, Prediction, budgeted_mask
-from aimwrap.top_down import PaperTopDown, Transform, _pays_to_gather
+from aimwrap.top_down import pool
 
 Wrapped = Callable[..., AIM]
-HEADS = ["paper", "feature-preserving"]
 TEN = [
     "tiny",
     "head_conv",
@@ -35,7 +32,6 @@ TEN = [
         )
     ),
 ]
-every_head = pytest.mark.parametrize("head", HEADS)
 
 
 def assert_same_logits(got: Tensor, expected: Tensor) -> None:
@@ -69,7 +65,7 @@ KINDS = ["all on", "all off", "corner", "opposite corner", "one image off", "spa
 
 @every_head
 @pytest.mark.parametrize("name", TEN)
-def test_predict_is_forward_but_for_rounding(name: str, head: str, wrapped: Wrapped) -> None:
+def test_predict_is_forward(name: str, head: str, wrapped: Wrapped) -> None:
     model = wrapped(name, head)
     for size in ((64, 96), (160, 160)):
         images = torch.randn(3, 3, *size)
@@ -98,48 +94,8 @@ def test_every_mask_gives_the_logits_of_the_long_way(
         maps = model.forward_backbone(torch.randn(3, 3, 250, 190))
         masks = given_masks(model, maps, kind)
         expected = model.forward_head(model.forward_masks(maps, masks)).logits
-        tapped = [maps[str(stage)] for stage in model.stages]
-        mean = model.top_down.final_mean(tapped, maps.get("final map"), list(masks.values()), pooling)
-        assert_same_logits(model.classifier(mean), expected)
-
-
-@given(
-    size=st.tuples(st.integers(10, 17), st.integers(10, 17)),
-    open_share=st.sampled_from([0.0, 0.01, 0.2, 0.45]),
-    seed=st.integers(0, 99),
-)
-def test_gathering_sums_what_the_whole_map_sums(size: tuple[int, int], open_share: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    transform = Transform(5, 8).double()
-    features = torch.randn(2, 5, *size, dtype=torch.float64, generator=generator)
-    counts = torch.randint(1, 5, (2, 1, *size), generator=generator)
-    counts = counts * (torch.rand(2, 1, *size, generator=generator) < open_share)
-    got = transform.sum_where(features, counts)
-    torch.testing.assert_close(got, (transform(features) * counts).sum((2, 3)), rtol=1e-9, atol=1e-9)
-
-
-def test_closed_positions_are_not_transformed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few open positions are refined one by one; many, few in all, and graphs take the whole map."""
-    refined: list[int] = []
-    honest = F.linear
-    monkeypatch.setattr(F, "linear", lambda x, *rest: (refined.append(len(x)), honest(x, *rest))[1])
-    transform, features = Transform(3, 4), torch.randn(2, 3, 10, 10)
-    counts = torch.zeros(2, 1, 10, 10)
-    counts[0, 0, :3, :4] = 2
-    transform.sum_where(features, counts)
-    assert refined == [12]
-    transform.sum_where(features, torch.ones(2, 1, 10, 10))
-    transform.sum_where(features, (torch.arange(200).view(2, 1, 10, 10) < 101).float())
-    transform.sum_where(features[..., :5, :5], counts[..., 5:, 5:])
-    compiled = torch.compile(transform.sum_where, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(features, counts), transform.sum_where(features, counts))
-    assert refined == [12, 12]
-
-
-def test_nothing_is_gathered_where_a_count_would_have_to_be_waited_for() -> None:
-    few = torch.zeros(1, 1, 20, 20)
-    assert _pays_to_gather(few)
-    assert not _pays_to_gather(few.to("meta"))  # as on a GPU; and a meta tensor cannot be counted
+        features = model.forward_masks(maps, masks)
+        assert_same_logits(model.classifier(pool(features.fused, features.merged_mask, pooling)), expected)
 
 
 @every_head
@@ -203,7 +159,7 @@ def test_a_budget_ranks_beyond_the_bound_of_the_logits(wrapped: Wrapped) -> None
 
 def test_budgets_that_make_no_sense(wrapped: Wrapped) -> None:
     model, images = wrapped("tiny", "paper"), torch.randn(1, 3, 64, 64)
-    with pytest.raises(ValueError, match=r"area must lie in \(0, 1\], got 0"):
+    with pytest.raises(ValueError, match=r"area must be in \(0, 1\], got 0"):
         model.predict(images, area=0)
     with pytest.raises(ValueError, match=r"area must be one float or one per stage: 2 stage\(s\), 3 value\(s\)"):
         model.predict(images, area=[0.1, 0.2, 0.3])
@@ -213,13 +169,3 @@ def test_budgets_that_make_no_sense(wrapped: Wrapped) -> None:
 
 def test_equal_scores_are_taken_in_reading_order() -> None:
     assert budgeted_mask(torch.ones(2, 1, 3, 3), 0.45).flatten(1).tolist() == [[1.0] * 4 + [0.0] * 5] * 2
-
-
-def test_the_papers_final_mean_counts_readers_along_the_chain() -> None:
-    """At odd sizes a coarse position is read by unequally many fine ones."""
-    top_down = PaperTopDown([2, 3, 4], 5).double()
-    maps = [torch.randn(2, c, *size).double() for c, size in ((2, (13, 9)), (3, (7, 5)), (4, (4, 3)))]
-    masks = [(torch.rand(2, 1, *x.shape[2:]) < 0.5).double() for x in maps]
-    for pooling in ("active", "all"):
-        _, expected = top_down.means(top_down(maps, None), masks, pooling)
-        torch.testing.assert_close(top_down.final_mean(maps, None, masks, pooling), expected)

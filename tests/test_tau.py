@@ -197,7 +197,7 @@ def test_unknown_curve() -> None:
 
 @pytest.mark.parametrize("start", [0.3, 1.5])
 def test_start_below_a_target_or_above_one(start: float) -> None:
-    with pytest.raises(ValueError, match=r"start must lie between the target \(0.2, 0.4\) and 1, got"):
+    with pytest.raises(ValueError, match=r"start must be between the target \(0.2, 0.4\) and 1, got"):
         TauScheduler(AIMLoss(tau=(0.2, 0.4)), anneal_epochs=4, start=start)
 
 
@@ -210,7 +210,7 @@ def test_refused_arguments_leave_the_criterion_alone() -> None:
 
 def test_a_foreign_state() -> None:
     schedule = TauScheduler(AIMLoss(tau=0.25), anneal_epochs=4)
-    pattern = r"no state of a TauScheduler, it lacks \['curve', .*'target'.*\]; pass its state_dict"
+    pattern = r"not a state of a TauScheduler, it lacks \['curve', .*'target'.*\]; pass its state_dict"
     with pytest.raises(ValueError, match=pattern):
         schedule.load_state_dict({"last_epoch": 3})
     assert schedule.state_dict()["steps_done"] == 0

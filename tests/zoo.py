@@ -5,6 +5,7 @@ import io
 import pickle
 from collections.abc import Callable, Sequence
 
+import pytest
 import timm
 import torch
 import torchvision
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 from aimwrap import AIM
 
 NUM_CLASSES = 7
+HEADS = ["paper", "feature-preserving"]
+every_head = pytest.mark.parametrize("head", HEADS)
 WAYS_OF_COPYING = ("deepcopy", "pickle", "torch.save")
 
 
@@ -242,3 +245,43 @@ TIMM: dict[str, Callable[[], nn.Module]] = {
 }
 
 BACKBONES = HAND_WRITTEN | TORCHVISION | TIMM
+
+
+# ---- Small models and plain arithmetic ------------------------------------------------------------------------------
+
+
+def aim(head: str = "paper", stages: tuple = (2, 3), backbone: nn.Module | None = None, **arguments: object) -> AIM:
+    settings = {"width": 8, "mask_width": 4, "head": head} | arguments
+    return small_aim(stages, **settings) if backbone is None else AIM(backbone, list(stages), **settings)
+
+
+def lively(model: AIM) -> AIM:
+    """Spread the fresh parameters, so that no term of a transcription is too small to be missed."""
+    for module in (model.top_down, model.mask_estimators, model.stage_classifiers, model.classifier):
+        for parameter in module.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def balanced(model: AIM, images: Tensor) -> AIM:
+    """Move each estimator's bias so that about half of the positions of these images have a positive logit."""
+    twin = copy.deepcopy(model)
+    for stage, logits in twin.forward_masks(twin.forward_backbone(images)).mask_logits.items():
+        ordered = logits.detach().flatten().sort().values
+        middle = len(ordered) // 2
+        model.mask_estimators[f"stage_{stage}"].how_much.bias.data -= ordered[middle - 1 : middle + 1].mean()
+    return model
+
+
+def nearest(x: Tensor, like: Tensor) -> Tensor:
+    rows = [i * x.shape[2] // like.shape[2] for i in range(like.shape[2])]
+    columns = [j * x.shape[3] // like.shape[3] for j in range(like.shape[3])]
+    return x[:, :, rows][:, :, :, columns]
+
+
+def average(masked: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    rows = []
+    for image, open_cells in zip(masked, mask, strict=True):
+        count = max(1, int(open_cells.sum())) if pooling == "active" else open_cells.numel()
+        rows.append(image.flatten(1).sum(1) / count)
+    return torch.stack(rows)

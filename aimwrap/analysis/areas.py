@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_tau
 from .._text import table, with_progress
-from ..loss import check_tau
 from ..metrics import group_accuracies
 from ..metrics.groups import worst
 from ..model import AIM
@@ -138,10 +138,9 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
 def _predictions(aim: AIM, images: Tensor, asked: Sequence[float | None]) -> Iterable[Prediction]:
     """One per area, from one run of backbone and estimators."""
     maps = aim.forward_backbone(images)
-    scores = aim._score([maps[str(stage)] for stage in aim.stages])
+    scores = aim._scores(maps)
     for area in asked:
-        masks = aim._binarise(scores)[0] if area is None else aim._budgeted(scores, [area] * len(scores))
-        yield aim._predicted(maps, masks)
+        yield aim._decided(maps, scores, None if area is None else [area] * len(scores))
 
 
 class _Tally:

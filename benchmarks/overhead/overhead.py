@@ -1,20 +1,19 @@
-"""What a wrapped model costs beside its bare backbone, in time and in memory, and how low that could be.
+"""The cost of a wrapped model relative to its bare backbone, in time and in memory, and its lower limit.
 
     cd benchmarks/overhead
     python overhead.py                  # the table: five backbones, batches of 1, 8 and 32
     python overhead.py --models resnet50 --batches 8
     python overhead.py growth           # by resolution and by stages
     python overhead.py parts            # where the time goes, and the operations that take it
-    python overhead.py levers           # each shortcut of the code against the plain way, in one run
-    python overhead.py sparsity         # predict() against forward(), and where gathering breaks even
+    python overhead.py widths           # mask_width=8 instead of 32
     python overhead.py --device cuda --bf16 --channels-last --compile
 
-Every figure is a ratio. Bare and wrapped model, or two ways of one thing, run in turn within one process, in an order
-that alternates, and each pair gives one ratio; shown are the median and, in brackets, its 95 % interval by bootstrap
-over pairs, of which batches of 32 get a third. A training step is forward, loss, backward and SGD with momentum. The
-floor is the ratio of multiply-accumulates. Memory is the peak of one run and what lies in memory anyway (weights,
-momentum, images), by torch's profiler on CPUs and by its allocator on GPUs: it does not vary. Models have random
-weights and masks of about half the positions; time does not depend on either, except where "sparsity" varies it.
+Every figure is a ratio. Bare and wrapped model, or two settings, run in turn within one process, in alternating order,
+and each pair gives one ratio; shown are the median and, in brackets, its 95 % interval by bootstrap over pairs (batches
+of 32 get a third of them). A training step is forward, loss, backward and SGD with momentum. The floor is the ratio of
+multiply-accumulates. Memory is the peak of one run plus what is allocated all the time (weights, momentum, images), by
+torch's profiler on CPUs and by its allocator on GPUs: it does not vary. Models have random weights and masks of about
+half the positions; time does not depend on either.
 """
 
 from __future__ import annotations
@@ -24,21 +23,15 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from aimwrap import AIM, AIMLoss
 from aimwrap.backbones.create import create_backbone
-from aimwrap.mask_estimator import TapConv3x3
-from aimwrap.resizing import resize_to
-from aimwrap.top_down import FeaturePreservingTopDown, Transform, pool
 
 MODELS = "resnet50,convnext_tiny,efficientnet_b0,mobilenet_v3_large,regnet_y_400mf"
 Run = Callable[[], object]
@@ -110,11 +103,6 @@ class Subject:
         self.model.eval()
         with torch.inference_mode(), self.autocast():
             self.called(self.images)
-
-    def predict(self) -> None:
-        self.model.eval()
-        with torch.inference_mode(), self.autocast():
-            self.model.predict(self.images)
 
     def step(self) -> None:
         self.model.train()
@@ -228,140 +216,32 @@ def parts(options: Options) -> Iterator[list[str]]:
         yield [name, *shares, ", ".join(f"{operation} {share:.0%}" for operation, share in slowest)]
 
 
-# ---- The shortcuts, and the plain ways that they replace ------------------------------------------------------------
-
-
-@contextmanager
-def concatenated_convolution() -> Iterator[None]:
-    """The estimators' first convolution on resized, concatenated and padded maps."""
-
-    def forward(self: TapConv3x3, features: Tensor, *deeper: Tensor) -> Tensor:
-        beside = torch.cat([features, *(resize_to(x, features) for x in deeper)], dim=1)
-        return F.conv2d(F.pad(beside, (1, 1, 1, 1), mode="replicate"), self.weight, self.bias)
-
-    with replaced(TapConv3x3, "forward", forward):
-        yield
-
-
-@contextmanager
-def resized_features() -> Iterator[None]:
-    """The final map resized to the masks' grids, masked there, and averaged."""
-
-    def means(self: FeaturePreservingTopDown, features: list[Tensor], masks: list[Tensor], pooling: str) -> object:
-        stages = [pool(x, mask, pooling) for x, mask in zip(self.masked(features, masks), masks, strict=True)]
-        return stages, stages[0]
-
-    with replaced(FeaturePreservingTopDown, "means", means):
-        yield
-
-
-@contextmanager
-def replaced(owner: type, name: str, value: object) -> Iterator[None]:
-    honest = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, honest)
-
-
-def levers(options: Options) -> Iterator[list[str]]:
-    """The time with each shortcut over that without it."""
-    yield ["backbone, batch 8", "shortcut", "inference", "training step", "memory, training"]
-    shortcuts = {
-        "estimators project before they resize and pad": concatenated_convolution,
-        "masks come down to the final map's grid": resized_features,
-    }
-    rows = [*itertools.product(options.models.split(","), shortcuts.items())]
-    for name, (label, plainly) in tqdm(rows, unit="row"):
-        _, wrapped, _ = subjects(name, 8, options, head="feature-preserving")
-
-        def plain(run: Run, plainly: Callable[[], AbstractContextManager[None]] = plainly) -> None:
-            with plainly():
-                run()
-
-        times, peaks = [], []
-        for run in (wrapped.classify, wrapped.step):
-            times.append(compare(partial(plain, run), run, options.pairs, options.device))
-        for run in (partial(plain, wrapped.step), wrapped.step):
-            wrapped.optimizer.zero_grad(set_to_none=True)
-            peaks.append(wrapped.resident_bytes(training=True) + peak_bytes(run, options.device))
-        yield [name, label, *times, f"{peaks[1] / peaks[0]:.3f}"]
-    for name in options.models.split(","):  # an argument, and no default: what it costs in quality is in the study
-        _, wide, _ = subjects(name, 8, options, head="feature-preserving")
-        _, narrow, _ = subjects(name, 8, options, head="feature-preserving", mask_width=8)
+def widths(options: Options) -> Iterator[list[str]]:
+    """The time with narrow mask estimators over that with the default's."""
+    yield ["backbone, batch 8", "inference", "training step"]
+    for name in tqdm(options.models.split(","), unit="row"):
+        _, wide, _ = subjects(name, 8, options)
+        _, narrow, _ = subjects(name, 8, options, mask_width=8)
         times = [
             compare(getattr(wide, run), getattr(narrow, run), options.pairs, options.device)
             for run in ("classify", "step")
         ]
-        yield [name, "`mask_width=8` in place of 32", *times, ""]
+        yield [name, *times]
 
 
-def sparsity(options: Options) -> Iterator[list[str]]:
-    """The whole model: predict over forward; and one transform: gathered over dense, by the open share."""
-    yield ["predict() over forward()", "batch", "head", "open 5 %", "15 %", "25 %", "50 %", "75 %"]
-    shares = (0.05, 0.15, 0.25, 0.5, 0.75)
-    rows = [*itertools.product(options.models.split(","), options.batches, ("paper", "feature-preserving"))]
-    for name, batch, head in tqdm(rows, unit="row"):
-        _, wrapped, _ = subjects(name, batch, options, head=head)
-        model: AIM = wrapped.model.eval()
-        ratios = []
-        for share in shares:
-            open_share(model, wrapped.images, share)
-            ratios.append(compare(wrapped.classify, wrapped.predict, options.pairs, options.device))
-        yield [name, str(batch), head, *ratios]
-
-
-def gathering(options: Options) -> Iterator[list[str]]:
-    yield ["one transform: gathered over dense", "batch", "open 5 %", "15 %", "25 %", "35 %", "50 %", "60 %"]
-    for (channels, side), batch in itertools.product(((1024, 14), (384, 14), (192, 28), (2048, 7)), (1, 8)):
-        transform, features = Transform(channels, 256), torch.randn(batch, channels, side, side)
-        ratios = []
-        for share in (0.05, 0.15, 0.25, 0.35, 0.5, 0.6):
-            counts = blobs(batch, side, share)
-            with torch.inference_mode():
-                ratios.append(
-                    compare(
-                        lambda counts=counts, t=transform, x=features: (t(x) * counts).sum((2, 3)),
-                        lambda counts=counts, t=transform, x=features: t.sum_gathered(x, counts),
-                        options.pairs,
-                    )
-                )
-        yield [f"{channels} channels, {side} x {side}", str(batch), *ratios]
-
-
-def open_share(model: AIM, images: Tensor, share: float) -> None:
-    """Shift every mask logit so that about this share of the positions is open."""
-    with torch.no_grad():
-        for estimator in model.mask_estimators.values():
-            estimator.logit_range = float("inf")
-        for stage, logits in model.forward_masks(model.forward_backbone(images)).mask_logits.items():
-            model.mask_estimators[f"stage_{stage}"].how_much.bias -= logits.flatten().quantile(1 - share)
-
-
-def blobs(batch: int, side: int, share: float) -> Tensor:
-    """Masks with connected regions, as trained ones are."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(batch, 1, max(2, side // 4), max(2, side // 4), generator=generator)
-    heights = F.interpolate(coarse, size=(side, side), mode="bilinear")
-    kept = rearrange(heights, "n 1 h w -> n (h w)").topk(max(1, round(share * side * side))).indices
-    return torch.zeros(batch, side * side).scatter_(1, kept, 1.0).view(batch, 1, side, side)
-
-
-PARTS = {"table": [table], "growth": [growth], "parts": [parts], "levers": [levers], "sparsity": [sparsity, gathering]}
+PARTS = {"table": table, "growth": growth, "parts": parts, "widths": widths}
 
 
 def main() -> None:
     options = parse_arguments()
     torch.set_num_threads(options.threads)
-    for part in PARTS[options.part]:
-        lines = []
-        for row in part(options):
-            new = ["| " + " | ".join(row) + " |", *([] if lines else ["|" + "---|" * len(row)])]
-            tqdm.write("\n".join(new))
-            lines += new
-        if options.save:
-            Path(__file__).with_name(f"{part.__name__}.md").write_text("\n".join(lines) + "\n")
+    lines: list[str] = []
+    for row in PARTS[options.part](options):
+        new = ["| " + " | ".join(row) + " |", *([] if lines else ["|" + "---|" * len(row)])]
+        tqdm.write("\n".join(new))
+        lines += new
+    if options.save:
+        Path(__file__).with_name(f"{options.part}.md").write_text("\n".join(lines) + "\n")
 
 
 def parse_arguments() -> Options:
@@ -375,7 +255,7 @@ def parse_arguments() -> Options:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--save", action="store_true", help="write the tables beside this file, for the documentation")
+    parser.add_argument("--save", action="store_true", help="write the table next to this file, for the documentation")
     parser.add_argument("--compile", action="store_true", help="both models")
     options = parser.parse_args(namespace=Options())
     options.batches = [int(batch) for batch in options.batches.split(",")]
