@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .evaluation import EXPLAINED
-from .training import Result
+from .run import Result
 
 _SHOWN = (
     *("average", "worst_group", "weighted_average"),

@@ -225,7 +225,7 @@ def test_what_failed_before_its_first_checkpoint_may_be_put_right(
         raise OSError("Cannot allocate memory")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Cannot allocate"):
-        patch.setattr("aimwrap.train.training.train", out_of_memory)
+        patch.setattr("aimwrap.train.loop.train", out_of_memory)
         run(settings_of(epochs=1, batch_size=22), tmp_path, fabric)
     corrected = settings_of(epochs=1, batch_size=11, method="plain")
     run(corrected, tmp_path, fabric)
