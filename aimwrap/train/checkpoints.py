@@ -34,22 +34,13 @@ class DivergedError(RuntimeError):
 
 
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint file.
+    """The content of a checkpoint file."""
 
-    Attributes:
-        tensors: by part and name, such as ``model/classifier.weight``; on the CPU.
-        state: everything else, as JSON values.
-    """
-
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
+    tensors: dict[str, Tensor]  # by part and name, such as model/classifier.weight; on the CPU
+    state: dict[str, Any]  # everything else, as JSON values
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one part, by name.
-
-        >>> Checkpoint({"model/weight": torch.zeros(2), "ema/weight": torch.ones(2)}, {}).part("ema")
-        {'weight': tensor([1., 1.])}
-        """
+        """The tensors of one part, by name."""
         prefix = f"{name}/"
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
@@ -175,10 +166,7 @@ def load_best(run: Run) -> int:
 
 
 def resume(run: Run) -> bool:
-    """Continue from the newest checkpoint, if there is one.
-
-    Returns:
-        Whether there was one.
+    """Continue from the newest checkpoint; returns whether there is one.
 
     Raises:
         CheckpointError: if it is damaged, or another run's.

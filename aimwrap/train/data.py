@@ -39,15 +39,10 @@ OF_IMAGE, OF_ORDER, OF_PROCESS, OF_HOLD_OUT = 1, 2, 3, 4
 def mixed(*parts: int) -> int:
     """One number made of many: any two lists that differ give numbers that have nothing in common.
 
-    SplitMix64's last step (Steele, Lea and Flood 2014), once for each part. :mod:`aimwrap.gumbel` has the same step for
-    tensors, on the device, where products of int64 wrap around and shifts repeat the sign; here Python's whole numbers
-    neither wrap nor end. Each would be longer and slower in the other's place.
-
-    Args:
-        *parts: whole numbers, not negative.
-
-    Returns:
-        A number from 0 to 2^63 - 1, which fits torch's int64 and every generator's seed.
+    SplitMix64's last step (Steele, Lea and Flood 2014), once for each part, which is 0 or more. The result is from 0 to
+    2^63 - 1, which fits torch's int64 and every generator's seed. :mod:`aimwrap.gumbel` has the same step for tensors
+    on the device. There, int64 products wrap around and shifts repeat the sign; Python's integers have no size. One
+    function for both would be longer than the two, and slower.
 
     >>> mixed(0, 1, 2) == mixed(0, 1, 2), mixed(0, 1, 2) == mixed(0, 2, 1)
     (True, False)
@@ -102,17 +97,9 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
 class BatchOrder(Sampler[list[Draw]]):
     """A process's batches of one epoch, from a step on: the ``batch_sampler`` of a ``DataLoader``.
 
-    Args:
-        num_images: in the training set.
-        batch_size: of all processes together.
-        seed: of the run.
-        rank: of this process.
-        processes: how many there are.
-        accumulate: parts into which each process splits its images of a step; each part is a batch here.
-
-    Attributes:
-        epoch: to be set before each.
-        first_step: of the epoch, from 0: where a resumed run continues.
+    ``batch_size`` counts the images of all processes. Each process splits its images of a step into ``accumulate``
+    parts, and each part is a batch here. ``epoch`` is set before each epoch, and ``first_step``, from 0, when a run
+    continues within one.
 
     Raises:
         ValueError: if a batch would leave a process, or a part of its batch, without an image.
@@ -160,23 +147,14 @@ class BatchOrder(Sampler[list[Draw]]):
 
 
 class SeededBatch(NamedTuple):
-    """A process's part of a training batch.
-
-    Attributes:
-        images: with their labels.
-        seeds: int64 (N,), the number that each image's randomness depends on.
-    """
+    """A process's part of a training batch."""
 
     images: Batch
-    seeds: Tensor
+    seeds: Tensor  # int64 (N,), of the draws
 
 
 class SeededImages(Dataset[tuple[Sample, int]]):
-    """A data set whose augmentation draws from a number that comes with the index, and from nothing else.
-
-    Args:
-        images: with a transform that draws from the generators of torch, Python or NumPy.
-    """
+    """A data set whose augmentation, by torch's, Python's or NumPy's generator, depends on the draw's seed alone."""
 
     def __init__(self, images: Dataset[Sample]) -> None:
         self.images = images
@@ -203,14 +181,7 @@ def _generators_at(seed: int) -> Iterator[None]:
 
 
 def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> Iterable[SeededBatch]:
-    """The loader of a process's training batches.
-
-    Args:
-        images: the training set, with its transform.
-        order: of the images; its ``epoch`` and ``first_step`` may be set before each iteration.
-        workers: processes that read images; what they read does not depend on their number.
-        pin: whether to pin memory, for a GPU.
-    """
+    """The loader of a process's training batches, which do not depend on the number of workers."""
     loader = DataLoader(
         SeededImages(images),
         batch_sampler=order,
@@ -226,16 +197,7 @@ def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pi
 def evaluation_loader(
     images: Dataset[Sample], batch_size: int, rank: int, processes: int, workers: int, pin: bool
 ) -> Iterable[Batch]:
-    """The loader of a process's part of a split: each image is in one process, once.
-
-    Args:
-        images: the split, with its transform.
-        batch_size: of this process.
-        rank: of this process.
-        processes: how many there are.
-        workers: processes that read images.
-        pin: whether to pin memory, for a GPU.
-    """
+    """The loader of a process's part of a split: each image is in one process, once."""
     mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
     loader = DataLoader(
         mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=torch.Generator()
@@ -258,26 +220,15 @@ _AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], Augmentation
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a data set, each without a transform until :func:`prepared` gives it one.
-
-    Attributes:
-        train: the training images.
-        val: the images by which the epoch is selected, or None.
-        test: the images that the result is measured on: the test split, or the validation split of a release without
-            one.
-        tested_on: the name of that split.
-        classes: names, by label.
-        group_names: by number of group; the classes where there are no places.
-        fingerprint: of every image's name, label and place, to notice another data set.
-    """
+    """The splits of a data set, each without a transform until :func:`prepared` gives it one."""
 
     train: ReleaseDataset
-    val: ReleaseDataset | None
-    test: ReleaseDataset
-    tested_on: str
+    val: ReleaseDataset | None  # by which the epoch is selected
+    test: ReleaseDataset  # the validation split where there is no test split
+    tested_on: str  # the name of that split
     classes: tuple[str, ...]
-    group_names: tuple[str, ...]
-    fingerprint: str
+    group_names: tuple[str, ...]  # by number of group; the classes where there are no places
+    fingerprint: str  # of every image's name, label, split and place, to notice another data set
 
     @property
     def train_counts(self) -> Tensor:

@@ -23,6 +23,8 @@ import aimwrap
 from .._files import is_unfinished, remove_unfinished, replacing
 from .._text import with_progress
 from ..backbones.plain import save_plain
+from ..data import Batch, ReleaseDataset
+from ..health import MaskHealth
 from ..model import AIM
 from .checkpoints import (
     DivergedError,
@@ -144,15 +146,7 @@ def train(run: Run) -> None:
 
 
 def rate_factor(step: int, steps_per_epoch: int, settings: Settings) -> float:
-    """The factor of every learning rate at an optimiser step: a linear rise over ``warmup_epochs``, then ``schedule``.
-
-    Args:
-        step: steps done since the beginning of the run.
-        steps_per_epoch: how many an epoch has.
-        settings: of the run.
-
-    Returns:
-        From 0 to 1.
+    """The factor of every learning rate at a step: a linear rise over ``warmup_epochs``, then ``schedule``.
 
     >>> settings = Settings(data="cub", root="data/cub", epochs=4, warmup_epochs=1)
     >>> [round(rate_factor(step, 2, settings), 2) for step in range(8)]
@@ -223,15 +217,7 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
         run.schedule.step()
     if run.validation_batches is not None:
         assert run.splits.val is not None
-        line["validation"] = evaluate(
-            run.evaluated,
-            run.splits.val,
-            run.validation_batches,
-            run.splits,
-            run.fabric,
-            run.health,
-            run.activation_maps,
-        )
+        line["validation"] = _scores(run, run.splits.val, run.validation_batches, run.health)
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]
     keep_if_best(run, epoch, line.get("validation"))
@@ -241,17 +227,16 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     return line
 
 
+def _scores(
+    run: Run, images: ReleaseDataset, batches: Iterable[Batch], health: MaskHealth | None = None
+) -> dict[str, Any]:
+    return evaluate(run.evaluated, images, batches, run.splits, run.fabric, health, run.activation_maps)
+
+
 def _finish(run: Run) -> Result:
     """Test the selected weights and save them; the file of the result comes last, and marks the run as done."""
     epoch = load_best(run)
-    scores = evaluate(
-        run.evaluated,
-        run.splits.test,
-        run.test_batches,
-        run.splits,
-        run.fabric,
-        activation_maps=run.activation_maps,
-    )
+    scores = _scores(run, run.splits.test, run.test_batches)
     history = run.progress.history
     result = Result(
         run.variant,

@@ -20,7 +20,7 @@ from ..backbones.create import create_backbone, find_builder
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
-from ..data import Batch
+from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
@@ -76,22 +76,14 @@ class Result(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        epoch: epochs done.
-        step_of_epoch: optimiser steps done in the current epoch.
-        step: all optimiser steps done.
-        history: the log's line of each epoch that is done.
-        best: epoch, score and file of the best weights so far; None before there are any.
-        sums: of this epoch and process: loss and hits over images, and images; float64 (3,).
-    """
-
-    epoch: int = 0
-    step_of_epoch: int = 0
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    epoch: int = 0  # epochs done
+    step_of_epoch: int = 0  # optimiser steps done in the current epoch
+    step: int = 0  # all optimiser steps done
+    history: list[dict[str, Any]] = field(default_factory=list)  # the log's line of each epoch that is done
+    best: dict[str, Any] | None = None  # epoch, score and file of the best weights so far
+    # Of this epoch and process: loss and hits, summed over images, and the number of images.
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -132,57 +124,30 @@ class Progress:
 
 @dataclass
 class Run:
-    """All parts of a run, and its progress.
-
-    Attributes:
-        settings: all that decides the result.
-        folder: where it is written.
-        fabric: device, precision and processes.
-        splits: the data, with transforms.
-        network: the model itself.
-        model: the same inside Fabric's wrapper, and ``DistributedDataParallel`` where there are several processes: the
-            one that training calls.
-        average: the moving average of the weights, or None.
-        criterion: the loss.
-        schedule: of tau; None for a plain run.
-        health: of the masks; None for a plain run.
-        optimizer: in Fabric's wrapper.
-        order: of the training images.
-        batches: this process's training batches, in that order.
-        validation_batches: this process's part of the validation split, or None.
-        test_batches: of the split that the result is measured on.
-        rule: which epoch's weights are kept.
-        variant: the model, in words.
-        report: is called with each epoch's line of the log, and its seconds.
-        activation_maps: of a plain model, where they are measured or shown and it has them; else None.
-        lacks: the measure that the results lack, and the reason; None if there is none.
-        progress: how far it is.
-        quiet: no progress bars.
-        tensorboard: whether to write for TensorBoard.
-    """
+    """All parts of a run, and its progress."""
 
     settings: Settings
     folder: Path
-    fabric: Fabric
+    fabric: Fabric  # device, precision and processes
+    report: Report  # is called with each epoch's line of the log, and its seconds
     splits: Splits
-    network: AIM | PlainClassifier
-    model: _FabricModule
-    average: AveragedModel | None
+    rule: Selection  # which epoch's weights are kept
+    variant: str  # the model, in words
+    network: AIM | PlainClassifier  # the model itself
+    model: _FabricModule  # the same inside the wrappers of Fabric and DistributedDataParallel, which training calls
+    average: AveragedModel | None  # of the weights
     criterion: AIMLoss | PlainLoss
-    schedule: TauScheduler | None
-    health: MaskHealth | None
     optimizer: Optimizer
     order: BatchOrder
-    batches: Iterable[SeededBatch]
+    batches: Iterable[SeededBatch]  # this process's, in that order
     validation_batches: Iterable[Batch] | None
     test_batches: Iterable[Batch]
-    rule: Selection
-    variant: str
-    report: Report
-    activation_maps: PooledClassifier | None = None
-    lacks: str | None = None
+    schedule: TauScheduler | None = None  # None for a plain run, as health
+    health: MaskHealth | None = None
+    activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
+    lacks: str | None = None  # the measure that the results lack, and the reason
     progress: Progress = field(default_factory=Progress)
-    quiet: bool = False
+    quiet: bool = False  # no progress bars
     tensorboard: bool = False
 
     @property
@@ -241,33 +206,21 @@ def build_run(
 
     pin = fabric.device.type == "cuda"
     batches = training_loader(splits.train, order, workers, pin)
-    validation_batches, test_batches = (
-        None if images is None else evaluation_loader(images, settings.batch_size, rank, processes, workers, pin)
-        for images in (splits.val, splits.test)
-    )
-    assert test_batches is not None
+
+    def batches_of(images: ReleaseDataset) -> Iterable[Batch]:
+        return evaluation_loader(images, settings.batch_size, rank, processes, workers, pin)
+
+    validation_batches = None if splits.val is None else batches_of(splits.val)
+    test_batches = batches_of(splits.test)
+    variant = variant_of(settings, network)
+    # fmt: off
     run = Run(
-        settings=settings,
-        folder=folder,
-        fabric=fabric,
-        splits=splits,
-        network=network,
-        model=model,
-        average=average,
-        criterion=criterion,
-        schedule=TauScheduler(criterion, settings.epochs_to_anneal) if isinstance(criterion, AIMLoss) else None,
-        health=MaskHealth(criterion) if isinstance(criterion, AIMLoss) else None,
-        optimizer=optimizer,
-        order=order,
-        batches=batches,
-        validation_batches=validation_batches,
-        test_batches=test_batches,
-        rule=rule,
-        variant=variant_of(settings, network),
-        report=report,
-        quiet=quiet,
-        tensorboard=tensorboard,
+        settings, folder, fabric, report, splits, rule, variant, network, model, average, criterion, optimizer, order,
+        batches, validation_batches, test_batches, quiet=quiet, tensorboard=tensorboard,
     )
+    # fmt: on
+    if isinstance(criterion, AIMLoss):
+        run.schedule, run.health = TauScheduler(criterion, settings.epochs_to_anneal), MaskHealth(criterion)
     lacking = lacking_objects(splits.test)
     if isinstance(run.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
         try:
