@@ -59,7 +59,7 @@ def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unfinish(folder: Path) -> None:
-    """As if the run had been killed behind its last but one epoch."""
+    """As if the run had been killed after its last but one epoch."""
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "model")
     checkpoints_in(checkpoint_folder(folder))[-1].unlink()
