@@ -1,9 +1,9 @@
-"""Choose tau without group labels: lower it until it costs too much accuracy on validation images like the training's.
+"""Choose tau without group labels: lower it until it costs too much validation accuracy.
 
 python examples/choose_tau.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 
-What this cannot tell: whether the masks lie on the object. Where the background gives the label away in val as it does
-in training, masks on the background cost nothing either. So it leaves masks.png: look at it.
+This does not show whether the masks are on the object. If the background predicts the label in val as it does in
+training, masks on the background cost nothing either. So the script writes masks.png: look at it.
 """
 
 import sys
@@ -21,7 +21,7 @@ from aimwrap import AIM, AIMLoss, AIMOutput, MaskHealth, TauScheduler
 
 TAUS = (1.0, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)  # 1.0 is the reference: the same layers, nothing masked
 SEEDS, EPOCHS, ANNEAL_EPOCHS = 3, 12, 4
-COST = 0.01  # what you are ready to pay: one point of accuracy
+COST = 0.01  # the accuracy that you accept to lose: one point
 
 Maps = dict[str, Tensor]
 
@@ -32,7 +32,7 @@ def main(data: str) -> None:
     backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=num_classes).to(device)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))
     train_set, val_set = ImageFolder(f"{data}/train", transform), ImageFolder(f"{data}/val", transform)
-    # Frozen, the backbone need see every image only once: its maps are kept, half a megabyte an image.
+    # The backbone is frozen, so each image passes it once: its maps are kept, half a megabyte for each image.
     frozen = AIM(backbone, stages=[2, 3]).freeze_backbone().to(device).eval()
     (maps, labels), (val_maps, val_labels) = kept_maps(frozen, train_set, device), kept_maps(frozen, val_set, device)
 
@@ -49,7 +49,7 @@ def main(data: str) -> None:
             findings += health.report()
             right += (torch.cat([output.logits.argmax(1).cpu() for output in outputs]) == val_labels) / SEEDS
         reference = right if reference is None else reference
-        lost = reference - right  # image by image: the seeds it is no longer right with
+        lost = reference - right  # for each image, the share of seeds that are no longer right
         cost, error = lost.mean().item(), (lost.std() / len(lost) ** 0.5).item()
         print(f"tau {tau}: accuracy {right.mean():.3f}, cost {cost:+.3f} ± {error:.3f} (standard error)")
         print(*dict.fromkeys(finding.message for finding in findings), sep="\n", end="\n" if findings else "")
@@ -58,7 +58,7 @@ def main(data: str) -> None:
         chosen = model
     print(f"the smallest that costs at most {COST}: tau {chosen.tau[0]}")
     if error > COST / 2:
-        print(f"{len(val_set)} images cannot tell such a cost from none: take more of them, or allow for more")
+        print(f"{len(val_set)} images are too few to measure such a cost: take more images, or accept a higher cost")
     shown = torch.stack([val_set[i][0] for i in torch.randperm(len(val_set))[:16].tolist()])
     finest = interpolate(chosen.predict(shown.to(device)).masks[2].cpu(), shown.shape[-2:])
     save_image(torch.cat([shown, shown * finest]), "masks.png", nrow=len(shown), normalize=True, scale_each=True)

@@ -1,4 +1,4 @@
-"""Train AIM around a CNN of your own, whose stages are named: nothing about it has to be registered anywhere.
+"""Train AIM around a custom CNN, whose stages are named: nothing has to be registered.
 
 python examples/custom_backbone.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 """
@@ -34,7 +34,7 @@ class MyNet(nn.Module):
         super().__init__()
         self.stem = Block(3, 32)
         self.body = nn.ModuleList([Block(32, 64), Block(64, 128), Block(128, 256)])
-        self.head = nn.Linear(256, num_classes)  # read for the number of classes, and not used by AIM
+        self.head = nn.Linear(256, num_classes)  # AIM reads the number of classes from it, and does not use it
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)
@@ -56,14 +56,14 @@ def main(data: str) -> None:
 
     net = MyNet(len(train_set.classes))
     images = torch.zeros(1, 3, SIZE, SIZE)
-    print(inspect_backbone(net, example_input=images))  # which numbers and names there are, and what masks would cost
-    # By name, shallow to deep: at strides 8 and 16. The numbers that inspect_backbone printed do as well.
+    print(inspect_backbone(net, example_input=images))  # the stages' numbers and names, and the cost of masks
+    # By name, shallow to deep: at strides 8 and 16. The numbers that inspect_backbone printed work, too.
     model = AIM(net, stages=["body.1", "body.2"], tau=0.25, example_input=images).to(device)
-    model.preprocessing = Preprocessing((SIZE, SIZE), MEAN, STD)  # of a network of its own nobody else knows it
+    model.preprocessing = Preprocessing((SIZE, SIZE), MEAN, STD)  # a custom network has no record of it
     criterion = AIMLoss(tau=model.tau).to(device)
     tau_schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)
     health = MaskHealth(criterion)
-    optimizer = torch.optim.AdamW(model.parameter_groups(lr=1e-3), weight_decay=0.05)  # all of it is new: one rate
+    optimizer = torch.optim.AdamW(model.parameter_groups(lr=1e-3), weight_decay=0.05)  # all layers are new: one rate
     rate_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
 
     for epoch in range(EPOCHS):
@@ -79,7 +79,7 @@ def main(data: str) -> None:
         rate_schedule.step()
         evaluate(model, val_loader, device, epoch, health)
         health.warn()
-    # The weights without the network's code: AIM.from_pretrained("aim", backbone=MyNet(num_classes)) loads them.
+    # The weights without the network's code; to load them: AIM.from_pretrained("aim", backbone=MyNet(num_classes)).
     model.save_pretrained("aim", class_names=train_set.classes)
 
 

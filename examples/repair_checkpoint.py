@@ -1,8 +1,8 @@
-"""Repair a classifier that has learned the background: freeze its features, learn where to look and decide anew.
+"""Repair a classifier that has learned the background: freeze its features, train masks and a new last layer.
 
 python examples/repair_checkpoint.py path/to/data classifier.pt [path/to/masks]
 
-path/to/data/{train,val}/<class>/<place>/*.jpg  the folders below a class only name the groups that val is scored by
+path/to/data/{train,val}/<class>/<place>/*.jpg  the folders in a class name the groups, which only score val
 path/to/masks/val/<class>/<place>/*.png         the objects in val, bright on dark, for the energy pointing game
 """
 
@@ -30,7 +30,7 @@ def main(data: str, checkpoint: str, masks: str | None = None) -> None:
     train_set, val_set = LabelledFolder(data, "train"), LabelledFolder(data, "val", masks=masks)
     num_classes = len(train_set.classes)
     plain = timm.create_model(BACKBONE, num_classes=num_classes, checkpoint_path=checkpoint).to(device).eval()
-    # Both take the classifier's features; with masks held open, the control shows what a new last layer does alone.
+    # Both use the classifier's features. The control, with masks held open, shows the effect of a new last layer alone.
     control = AIM(plain, stages=STAGES, tau=1.0).freeze_backbone().to(device)
     model = AIM(plain, stages=STAGES, tau=TAU).freeze_backbone().to(device)
     train_set.transform = train_transform(model.preprocessing)
@@ -49,7 +49,7 @@ def main(data: str, checkpoint: str, masks: str | None = None) -> None:
         return logits, class_activation_map(features.fused, aim.classifier.weight, logits.argmax(1))
 
     _, heatmap = look_plain(val_set[0].image[None])
-    grid = heatmap.shape[1:]  # one for all scores: a finer map would point better for free
+    grid = heatmap.shape[1:]  # one for all scores: a finer map would score better without pointing better
     evaluate("before", look_plain, val_loader, grid)
     train(control, loader, device, OPEN)
     evaluate("new last layer, masks held open", lambda images: look(control, images), val_loader, grid)
@@ -64,7 +64,7 @@ def train(model: AIM, loader: DataLoader, device: str, masks: dict[int, torch.Te
     health = MaskHealth(criterion)
     optimizer = torch.optim.AdamW(model.parameter_groups(lr=1e-3), weight_decay=0.05)
     for epoch in range(EPOCHS):
-        model.train()  # but for the backbone: what is frozen stays in evaluation mode
+        model.train()  # the frozen backbone stays in evaluation mode
         for batch in tqdm(loader, desc=f"epoch {epoch}, tau {criterion.tau.mean():.2f}"):
             output = model(batch.image.to(device), masks)
             loss = criterion(output, batch.label.to(device))
@@ -74,7 +74,7 @@ def train(model: AIM, loader: DataLoader, device: str, masks: dict[int, torch.Te
             health.update(output, training=True)
         schedule.step()
         model.eval()
-        with torch.no_grad():  # most of what can go wrong with masks shows only without the noise of training
+        with torch.no_grad():  # most problems of masks show only without the noise of training
             health.update(model(batch.image.to(device), masks), training=False)
         health.warn()
 

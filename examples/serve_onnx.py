@@ -1,4 +1,4 @@
-"""Serve an exported AIM without torch: print the class, and write where the model looked beside the image.
+"""Serve an exported AIM without torch: print the class, and save the image with the hidden part darkened.
 
 python examples/serve_onnx.py model.onnx image.jpg  # needs onnxruntime, numpy and pillow
 """
@@ -12,10 +12,10 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1])
-facts = session.get_modelmeta().custom_metadata_map  # what aimwrap's export wrote into the file
+facts = session.get_modelmeta().custom_metadata_map  # written by aimwrap's export
 names, prep = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
 
-image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")  # upright, as cameras mean it
+image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")  # turned upright, by the camera's note
 height, width = prep["image_size"]
 high, wide = int(height / prep["crop"]), int(width / prep["crop"])
 target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])

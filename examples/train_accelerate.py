@@ -20,11 +20,11 @@ EPOCHS, ANNEAL_EPOCHS = 20, 6
 
 def main(data: str) -> None:
     accelerator = Accelerator(mixed_precision="bf16")
-    set_seed(0, device_specific=True)  # with one seed for all, every process would draw the same noise for its masks
+    set_seed(0, device_specific=True)  # with the same seed, all processes would draw the same noise for their masks
     classes = ImageFolder(f"{data}/train").classes
     backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(classes))
     model = AIM(backbone, stages=[2, 3], tau=0.25)
-    prep = model.preprocessing  # how the backbone wants its images
+    prep = model.preprocessing  # the image size and normalisation of the backbone
     augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
@@ -55,7 +55,7 @@ def main(data: str) -> None:
             health.update(output, training=True)
         tau_schedule.step()
         evaluate(accelerator, model, val_loader, epoch, health)
-        health.warn()  # each process of its own share of the images
+        health.warn()  # each process warns about its own share of the images
         accelerator.save_state("checkpoint")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -72,7 +72,7 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoade
         output = model(images)
         health.update(output, training=False)
         area = torch.stack([mask.mean((1, 2, 3)) for mask in output.masks.values()], dim=1)  # (N, stages)
-        # The last batch is filled up, so that all processes have as many; this takes the copies out again.
+        # The last batch is filled up, so that all processes have the same number; this removes the copies.
         right, area = accelerator.gather_for_metrics((output.logits.argmax(1) == labels, area))
         correct.append(right)
         areas.append(area)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from aimwrap import AIM, AIMLoss, MaskHealth, TauScheduler
 
 EPOCHS, WARM_UP_EPOCHS, ANNEAL_EPOCHS = 20, 2, 6
-EMA_EPOCHS = 1  # over how many epochs weights are averaged: the masks follow tau so much later
+EMA_EPOCHS = 1  # the weights are averaged over this many epochs, and the masks follow tau that much later
 
 
 def main(data: str) -> None:
@@ -26,7 +26,7 @@ def main(data: str) -> None:
     classes = ImageFolder(f"{data}/train").classes
     backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(classes))
     model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
-    prep = model.preprocessing  # how the backbone wants its images
+    prep = model.preprocessing  # the image size and normalisation of the backbone
     augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     # Without the smaller last batch there is one shape, and so one compilation.
@@ -34,7 +34,7 @@ def main(data: str) -> None:
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
     steps = len(loader)  # of an epoch
 
-    compiled = torch.compile(model)  # the same weights; the average is taken of the model itself
+    compiled = torch.compile(model)  # the same weights; the average is that of the model itself
     criterion = AIMLoss(tau=model.tau).to(device)
     tau_schedule = TauScheduler(criterion, anneal_steps=ANNEAL_EPOCHS * steps)
     health = MaskHealth(criterion)
@@ -43,7 +43,7 @@ def main(data: str) -> None:
         optimizer, lambda step: warm_up_and_cosine(step, WARM_UP_EPOCHS * steps, EPOCHS * steps)
     )
     scaler = torch.amp.GradScaler(device, enabled=needs_scaling)
-    # BatchNorm's statistics are averaged, too. tau is not: it stands in the criterion, no part of the model.
+    # BatchNorm's statistics are averaged, too. tau is not: it is in the criterion, which is not part of the model.
     decay = get_ema_multi_avg_fn(1 - 1 / (EMA_EPOCHS * steps + 1))
     averaged = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
 
@@ -67,7 +67,7 @@ def main(data: str) -> None:
 
 
 def warm_up_and_cosine(step: int, warm_up_steps: int, steps: int) -> float:
-    """Share of the learning rate: up in a line, down in half a cosine wave."""
+    """Factor of the learning rate: a linear rise, then half a cosine wave."""
     if step < warm_up_steps:
         return (step + 1) / warm_up_steps
     return (1 + math.cos(math.pi * (step - warm_up_steps) / (steps - warm_up_steps))) / 2

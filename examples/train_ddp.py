@@ -31,18 +31,18 @@ def main(data: str) -> None:
     classes = ImageFolder(f"{data}/train").classes
     backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(classes))
     model = AIM(backbone, stages=[2, 3], tau=0.25)
-    # Where a backbone has BatchNorm, every process would follow its own images' statistics.
+    # Otherwise the BatchNorms of each process would have the statistics of that process's images.
     model = model.freeze_norm_statistics().to(device)
-    prep = model.preprocessing  # how the backbone wants its images
+    prep = model.preprocessing  # the image size and normalisation of the backbone
     augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     sampler = DistributedSampler(train_set)
     loader = DataLoader(train_set, batch_size=64, sampler=sampler, num_workers=2)  # 64 per process
-    # DistributedSampler would count some images twice, so that all processes have as many; every one counts once here.
+    # DistributedSampler counts some images twice, so that all processes have the same number; here each counts once.
     val_loader = DataLoader(Subset(val_set, range(rank, len(val_set), processes)), batch_size=64, num_workers=2)
 
     parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-    torch.manual_seed(rank)  # after the model is built, which the processes share: noise of its own for each
+    torch.manual_seed(rank)  # after the model is built, which is the same everywhere: each draws its own noise
     criterion = AIMLoss(tau=model.tau).to(device)
     schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)
     health = MaskHealth(criterion)
@@ -50,7 +50,7 @@ def main(data: str) -> None:
 
     for epoch in range(EPOCHS):
         model.train()
-        sampler.set_epoch(epoch)  # else every epoch has the same order
+        sampler.set_epoch(epoch)  # otherwise every epoch has the same order
         for images, labels in tqdm(loader, f"epoch {epoch}, tau {criterion.tau.mean():.2f}", disable=rank != 0):
             output = parallel(images.to(device))
             loss = criterion(output, labels.to(device))
@@ -60,7 +60,7 @@ def main(data: str) -> None:
             health.update(output, training=True)
         schedule.step()
         evaluate(model, val_loader, device, epoch, health)
-        health.warn()  # each process of its own share of the images
+        health.warn()  # each process warns about its own share of the images
     if rank == 0:
         model.save_pretrained("aim", class_names=classes)
     dist.destroy_process_group()
@@ -68,7 +68,7 @@ def main(data: str) -> None:
 
 @torch.no_grad()
 def evaluate(model: AIM, loader: DataLoader, device: torch.device, epoch: int, health: MaskHealth) -> None:
-    """Run the model itself: processes with fewer images would keep the others of the parallel one waiting."""
+    """Run the model itself: DistributedDataParallel would wait for processes that have fewer images."""
     model.eval()
     sums = torch.zeros(2 + len(model.stages), dtype=torch.float64, device=device)  # images, correct, areas
     for images, labels in loader:

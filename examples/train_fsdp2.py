@@ -34,11 +34,11 @@ def main(data: str) -> None:
     classes = ImageFolder(f"{data}/train").classes
     torch.manual_seed(0)  # FSDP does not make the processes' weights the same
     backbone = timm.create_model(BACKBONE, pretrained=True, num_classes=len(classes))
-    # Checkpointing saves memory, and AIM then runs the backbone's own blocks. Else it runs a flat graph of its layers:
-    # no block is ever called, so FSDP would not know when to gather one.
+    # Checkpointing saves memory, and AIM then runs the backbone's own blocks. Otherwise it runs a flat graph of its
+    # layers: no block is ever called, so FSDP would not know when to gather one.
     backbone.set_grad_checkpointing()
     model = AIM(backbone, stages=STAGES, tau=TAU).to(device)
-    prep = model.preprocessing  # how the backbone wants its images
+    prep = model.preprocessing  # the image size and normalisation of the backbone
     augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     sampler = DistributedSampler(train_set)
@@ -48,7 +48,7 @@ def main(data: str) -> None:
         if isinstance(module, ConvNeXtBlock):
             fully_shard(module, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)  # the rest: stem, mask estimators, classifiers
-    torch.manual_seed(1 + rank)  # noise of its own for each process's masks
+    torch.manual_seed(1 + rank)  # each process draws its own noise for its masks
 
     criterion = AIMLoss(tau=model.tau).to(device)  # no parameters, nothing to shard
     schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)
@@ -67,17 +67,17 @@ def main(data: str) -> None:
             health.update(output, training=True)
         schedule.step()
         model.eval()
-        with torch.no_grad():  # most of what can go wrong with masks shows only without the noise of training
+        with torch.no_grad():  # most problems of masks show only without the noise of training
             health.update(model(images.to(device)), training=False)
-        health.warn()  # each process of its own share of the images
+        health.warn()  # each process warns about its own share of the images
 
     gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     dist.destroy_process_group()
-    if rank == 0:  # who holds all weights again, and puts them into a model that was never sharded
-        whole = AIM(timm.create_model(BACKBONE, num_classes=len(classes)), stages=STAGES, tau=TAU)
-        whole.load_state_dict(gathered)
-        whole.save_pretrained("aim", class_names=classes)
-        validate(whole.to(device).eval(), val_set, device)
+    if rank == 0:  # it has all weights now, and loads them into a model that was never sharded
+        unsharded = AIM(timm.create_model(BACKBONE, num_classes=len(classes)), stages=STAGES, tau=TAU)
+        unsharded.load_state_dict(gathered)
+        unsharded.save_pretrained("aim", class_names=classes)
+        validate(unsharded.to(device).eval(), val_set, device)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Train AIM with Lightning: a module of a page, and a callback for tau and the masks.
+"""Train AIM with Lightning: a short module, and a callback for tau and the masks.
 
 python examples/train_lightning.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
-python examples/train_lightning.py path/to/data checkpoints/last.ckpt  # go on where a run stopped
+python examples/train_lightning.py path/to/data checkpoints/last.ckpt  # continue a run
 """
 
 import sys
@@ -30,7 +30,7 @@ class Classifier(lightning.LightningModule):
         output = self.model(images)
         loss = self.criterion(output, labels)
         self.log("train/loss", loss, prog_bar=True)
-        return {"loss": loss, "output": output}  # what else is returned reaches the callback
+        return {"loss": loss, "output": output}  # the callback gets the output, too
 
     def validation_step(self, batch: list[torch.Tensor], batch_index: int) -> AIMOutput:
         images, labels = batch
@@ -67,7 +67,7 @@ class Masks(lightning.Callback):
             self.health.update(outputs, training=False)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
-        self.health.warn()  # each process of its own images; Lightning has run the validation before
+        self.health.warn()  # each process warns about its own images; Lightning has run the validation before
 
     def state_dict(self) -> dict[str, object]:
         return self.schedule.state_dict()  # goes into Lightning's checkpoints
@@ -80,7 +80,7 @@ def main(data: str, checkpoint: str | None = None) -> None:
     # No seed_everything: it would give all processes the same noise for their masks.
     classes = ImageFolder(f"{data}/train").classes
     classifier = Classifier(len(classes))
-    prep = classifier.model.preprocessing  # how the backbone wants its images
+    prep = classifier.model.preprocessing  # the image size and normalisation of the backbone
     augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)

@@ -1,10 +1,10 @@
-"""Train AIM on a data set as it lies on disk, and see how its worst group does and where it looks.
+"""Train AIM on a data set as it was published, and measure its worst group and where it looks.
 
 python examples/train_on_dataset.py waterbirds data/waterbird_complete95_forest2water2
 python examples/train_on_dataset.py hard-imagenet data/hardImageNet imagenet=data/imagenet
 python examples/train_on_dataset.py folder data/mine masks=data/my-masks
 
-What comes after the folder are arguments of the reader, for their words see the documentation's page "Data".
+The arguments after the folder are the reader's; the documentation's page "Data" lists them.
 """
 
 import sys
@@ -27,7 +27,7 @@ def main(name: str, root: str, *more: str) -> None:
     train_set = READERS[name](root, "train", **arguments)
     last_split = train_set.splits[-1]  # the test, or the validation where there is none
     test_set = READERS[name](root, last_split, **arguments)
-    print(*(f"note: {note}" for note in test_set.release.notes), sep="\n")  # the traps that this copy has
+    print(*(f"note: {note}" for note in test_set.release.notes), sep="\n")  # known problems of this copy
     backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(train_set.classes))
     model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
     train_set.transform = train_transform(model.preprocessing)  # moves object masks and boxes with the image

@@ -1,4 +1,4 @@
-"""Train AIM in plain PyTorch: point it at a folder of class folders, run, and adapt.
+"""Train AIM in plain PyTorch: run it on a folder of class folders, and adapt it.
 
 python examples/train_plain_pytorch.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 """
@@ -29,7 +29,7 @@ def main(data: str) -> None:
     model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)  # two masks, at strides 16 and 32
     criterion = AIMLoss(tau=model.tau).to(device)  # classification losses + 6 * (active area - tau)^2
     schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)  # masks start open: tau 1.0 -> 0.25
-    health = MaskHealth(criterion)  # warns when masks die, and says what to do
+    health = MaskHealth(criterion)  # warns when masks die, with a remedy
     groups = model.parameter_groups(lr=1e-5, head_lr=1e-3)  # a slow backbone keeps its features local
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
 

@@ -26,20 +26,20 @@ def main(data: str) -> None:
     names = sorted(train_set.reader.class_to_idx, key=train_set.reader.class_to_idx.get)
     backbone = timm.create_model("convnext_tiny", pretrained=True, num_classes=len(names))
     model = AIM(backbone, stages=[2, 3], tau=0.25).to(device)
-    prep = model.preprocessing  # how the backbone wants its images
+    prep = model.preprocessing  # the image size and normalisation of the backbone
     size = (3, *prep.image_size)
     how = {"batch_size": BATCH_SIZE, "num_workers": 2, "device": device, "use_prefetcher": device.type == "cuda"}
     how |= {"interpolation": prep.interpolation, "mean": prep.mean, "std": prep.std}
     loader = create_loader(train_set, size, **how, is_training=True, auto_augment="rand-m6-mstd0.5", re_prob=0.1)
     val_loader = create_loader(val_set, size, **how, crop_pct=prep.crop)
 
-    # timm's losses go inside AIMLoss; SoftTargetCrossEntropy, too, but what is a mask to find in two images mixed?
+    # timm's losses go inside AIMLoss. So does SoftTargetCrossEntropy, but masks find no object in two mixed images.
     criterion = AIMLoss(tau=model.tau, classification_loss=LabelSmoothingCrossEntropy(0.1)).to(device)
     tau_schedule = TauScheduler(criterion, anneal_epochs=ANNEAL_EPOCHS)
     health = MaskHealth(criterion)
-    groups = model.parameter_groups(lr=1e-5, head_lr=1e-3)  # timm's own groups would train all at one rate
+    groups = model.parameter_groups(lr=1e-5, head_lr=1e-3)  # timm's own groups have one rate for all
     optimizer = create_optimizer_v2(groups, opt="adamw", lr=1e-3, weight_decay=0.05)
-    # Warm-up from 0: timm's default, 1e-5, is one rate for all groups, and the backbone's is no higher.
+    # Warm-up from 0: timm's default, 1e-5, is one rate for all groups, and already the backbone's rate.
     rate_schedule, _ = create_scheduler_v2(
         optimizer, "cosine", num_epochs=EPOCHS, warmup_epochs=WARM_UP_EPOCHS, warmup_lr=0.0,
         step_on_epochs=False, updates_per_epoch=len(loader),

@@ -1,4 +1,4 @@
-"""Train AIM around a vision transformer, tapped by block numbers, and measure what its masks say about pixels.
+"""Train AIM around a vision transformer, tapped by block numbers, and measure how much its masks say about pixels.
 
 python examples/vit.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 """
@@ -14,8 +14,8 @@ from tqdm import tqdm
 from aimwrap import AIM, AIMLoss, MaskHealth, TauScheduler, verify
 
 EPOCHS, ANNEAL_EPOCHS = 20, 6
-# A ViT has one resolution and no stages: numbers count its blocks, here the sixth and the twelfth, the last. Attention
-# mixes all positions in every block, so what a mask on an early block keeps is nearer to its place.
+# A ViT has one resolution and no stages: numbers count its blocks from 0, here the sixth and the last. Attention mixes
+# all positions in every block, so an early mask is closer to the pixels at its place.
 BLOCKS = [5, 11]
 
 
@@ -25,7 +25,7 @@ def main(data: str) -> None:
     backbone = timm.create_model("vit_small_patch16_224.augreg_in1k", pretrained=True, num_classes=len(classes))
     # Tokens become maps: 14 x 14 positions of 16 x 16 pixels.
     model = AIM(backbone, stages=BLOCKS, tau=0.25).to(device)
-    prep = model.preprocessing  # how the backbone wants its images
+    prep = model.preprocessing  # the image size and normalisation of the backbone
     augment = timm.data.create_transform(prep.image_size, is_training=True, mean=prep.mean, std=prep.std)
     train_set, val_set = ImageFolder(f"{data}/train", augment), ImageFolder(f"{data}/val", prep.transform())
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
@@ -51,8 +51,8 @@ def main(data: str) -> None:
         health.warn()
     model.save_pretrained("aim", class_names=classes)
 
-    # A mask keeps tokens, and every token has seen the whole image. How many predictions survive when the pixels
-    # outside of the masks are replaced tells how much that matters: compare with the same shape moved elsewhere.
+    # A mask keeps tokens, and every token has information from the entire image. To see how much that matters, the
+    # pixels outside of the masks are replaced: compare the predictions that survive with those of a moved mask.
     some = DataLoader(val_set, sampler=RandomSampler(val_set), batch_size=min(200, len(val_set)))
     print(verify(model.eval(), next(iter(some))[0].to(device)))
 

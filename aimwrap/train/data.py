@@ -1,4 +1,4 @@
-"""Numbers that depend on what they are for and on nothing that was drawn before."""
+"""The images of a run: its splits, their order, and random numbers that depend on their purpose alone."""
 
 from __future__ import annotations
 
@@ -32,65 +32,44 @@ from ..data.release import Record, groups_of
 from ..preprocessing import Preprocessing
 from .settings import AugmentationName, Settings
 
-_MASK = 2**64 - 1
+# The purposes of random numbers, which `mixed` takes after the run's seed.
+OF_IMAGE, OF_ORDER, OF_PROCESS, OF_HOLD_OUT = 1, 2, 3, 4
 
 
 def mixed(*parts: int) -> int:
-    """One number of many, well mixed: any two lists that differ give numbers that have nothing in common.
+    """One number made of many: any two lists that differ give numbers that have nothing in common.
 
-    SplitMix64's last step (Steele, Lea and Flood 2014), once for each part.
-
-    Args:
-        *parts: whole numbers, not negative.
-
-    Returns:
-        A number from 0 to 2^63 - 1, which fits torch's int64 and every generator's seed.
+    SplitMix64's last step (Steele, Lea and Flood 2014), once for each part, which is 0 or more. The result is from 0 to
+    2^63 - 1, which fits torch's int64 and every generator's seed. :mod:`aimwrap.gumbel` has the same step for tensors
+    on the device. There, int64 products wrap around and shifts repeat the sign; Python's integers have no size. One
+    function for both would be longer than the two, and slower.
 
     >>> mixed(0, 1, 2) == mixed(0, 1, 2), mixed(0, 1, 2) == mixed(0, 2, 1)
     (True, False)
     """
-    state = 0
+    state, mask = 0, 2**64 - 1
     for part in parts:
-        state = (state ^ part) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state = (state ^ part) + 0x9E3779B97F4A7C15 & mask
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & mask
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & mask
         state ^= state >> 31
     return state >> 1
 
 
 def seed_of_image(seed: int, epoch: int, image: int) -> int:
-    """What an image's augmentation and its masks' noise are made of, in one epoch.
-
-    Args:
-        seed: of the run.
-        epoch: from 0.
-        image: its number in the data set.
-    """
-    return mixed(seed, 1, epoch, image)
+    """The number that an image's augmentation and its masks' noise depend on, in one epoch."""
+    return mixed(seed, OF_IMAGE, epoch, image)
 
 
-def seed_of_order(seed: int, epoch: int) -> int:
-    """What an epoch's order of images is drawn with."""
-    return mixed(seed, 2, epoch)
-
-
-def seed_of_process(seed: int, rank: int) -> int:
-    """What a process's own generators start from, which dropout draws from."""
-    return mixed(seed, 3, rank)
-
-
-def seed_of_hold_out(seed: int) -> int:
-    """What decides which training images are held out."""
-    return mixed(seed, 4)
+def seed_generators(seed: int) -> None:
+    """Start torch's, CUDA's, Python's and NumPy's generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(mixed(seed) % 2**32)
 
 
 class Draw(NamedTuple):
-    """An image to be read, and the number that its randomness is made of.
-
-    Attributes:
-        image: its number in the data set.
-        seed: of its augmentation and of its masks' noise.
-    """
+    """An image to read, and the number that its augmentation and its masks' noise depend on."""
 
     image: int
     seed: int
@@ -99,67 +78,28 @@ class Draw(NamedTuple):
 def batches_of(num_images: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """An epoch's batches, of all processes together: every image once.
 
-    As few batches as the size allows, and as even as can be: they differ by one image at most, so there is no small
-    last one, whose few images would weigh as much as a whole batch and upset a BatchNorm.
-
-    Args:
-        num_images: in the training set.
-        batch_size: the largest batch.
-        seed: of the run.
-        epoch: from 0.
-
-    Returns:
-        Numbers of images.
+    As few batches as the size allows, and as even as possible: they differ by one image at most. So there is no small
+    last one, whose few images would weigh as much as a full batch and disturb a BatchNorm.
 
     >>> [len(batch) for batch in batches_of(10, 4, seed=0, epoch=0)]
     [4, 3, 3]
     """
-    generator = torch.Generator().manual_seed(seed_of_order(seed, epoch))
+    generator = torch.Generator().manual_seed(mixed(seed, OF_ORDER, epoch))
     order = torch.randperm(num_images, generator=generator)
     return [batch.tolist() for batch in order.tensor_split(steps_per_epoch(num_images, batch_size))]
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """How many batches an epoch has.
-
-    >>> steps_per_epoch(10, 4)
-    3
-    """
+    """The number of batches of an epoch."""
     return -(-num_images // batch_size)
-
-
-def share_of(batch: list[int], rank: int, processes: int) -> list[int]:
-    """A process's part of a batch: every so manieth image, so that parts differ by one image at most.
-
-    >>> share_of([5, 6, 7, 8, 9], 0, 2), share_of([5, 6, 7, 8, 9], 1, 2)
-    ([5, 7, 9], [6, 8])
-    """
-    return batch[rank::processes]
-
-
-def parts_of(share: list[int], count: int) -> list[list[int]]:
-    """A process's part of a batch in parts that are seen one after the other, as even as can be.
-
-    >>> parts_of([5, 6, 7, 8, 9], 2)
-    [[5, 6, 7], [8, 9]]
-    """
-    return [part.tolist() for part in torch.tensor(share).tensor_split(count)]
 
 
 class BatchOrder(Sampler[list[Draw]]):
     """A process's batches of one epoch, from a step on: the ``batch_sampler`` of a ``DataLoader``.
 
-    Args:
-        num_images: in the training set.
-        batch_size: of all processes together.
-        seed: of the run.
-        rank: of this process.
-        processes: how many there are.
-        accumulate: parts of its images of a step that each process sees one after the other; each is a batch here.
-
-    Attributes:
-        epoch: to be set before each.
-        first_step: of the epoch, from 0: where a resumed run goes on.
+    ``batch_size`` counts the images of all processes. Each process splits its images of a step into ``accumulate``
+    parts, and each part is a batch here. ``epoch`` is set before each epoch, and ``first_step``, from 0, when a run
+    continues within one.
 
     Raises:
         ValueError: if a batch would leave a process, or a part of its batch, without an image.
@@ -178,23 +118,17 @@ class BatchOrder(Sampler[list[Draw]]):
     ) -> None:
         smallest = num_images // steps_per_epoch(num_images, batch_size)
         if smallest // processes < accumulate:
-            if accumulate == 1:
-                ask, way_out = "every process an image", "take fewer processes"
-            else:
-                ask, way_out = f"every process an image for each of accumulate={accumulate} parts", "lower accumulate"
+            of_parts = f" for each of accumulate={accumulate} parts" if accumulate > 1 else ""
             raise ValueError(
-                f"batch_size must leave {ask}: batches of {num_images} images at batch_size={batch_size} have "
-                f"{smallest} at least, and there {'is 1 process' if processes == 1 else f'are {processes} processes'}. "
-                f"Raise batch_size, which counts all processes' images, or {way_out}"
+                f"batch_size must leave every process an image{of_parts}: batches of {num_images} images at "
+                f"batch_size={batch_size} have {smallest} at least, and there "
+                f"{'is 1 process' if processes == 1 else f'are {processes} processes'}. Raise batch_size, which counts "
+                f"all processes' images, or {'lower accumulate' if of_parts else 'take fewer processes'}"
             )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.rank, self.processes, self.accumulate = rank, processes, accumulate
+        self.steps_per_epoch = steps_per_epoch(num_images, batch_size)
         self.epoch, self.first_step = 0, 0
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many steps an epoch has."""
-        return steps_per_epoch(self.num_images, self.batch_size)
 
     def size_of(self, step: int) -> int:
         """Images of all processes in a step of the epoch, from 0."""
@@ -206,31 +140,21 @@ class BatchOrder(Sampler[list[Draw]]):
         return (self.steps_per_epoch - self.first_step) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """The draws of each batch."""
-        for batch in batches_of(self.num_images, self.batch_size, self.seed, self.epoch)[self.first_step :]:
-            mine = share_of(batch, self.rank, self.processes)
-            for part in parts_of(mine, self.accumulate):
-                yield [Draw(image, seed_of_image(self.seed, self.epoch, image)) for image in part]
+        """The draws of each batch: each process takes every k-th image of a step, and splits these into even parts."""
+        for step in batches_of(self.num_images, self.batch_size, self.seed, self.epoch)[self.first_step :]:
+            for part in torch.tensor(step[self.rank :: self.processes]).tensor_split(self.accumulate):
+                yield [Draw(image, seed_of_image(self.seed, self.epoch, image)) for image in part.tolist()]
 
 
 class SeededBatch(NamedTuple):
-    """A process's part of a training batch.
-
-    Attributes:
-        images: with what is known of them.
-        seeds: int64 (N,), what each image's randomness is made of.
-    """
+    """A process's part of a training batch."""
 
     images: Batch
-    seeds: Tensor
+    seeds: Tensor  # int64 (N,), of the draws
 
 
 class SeededImages(Dataset[tuple[Sample, int]]):
-    """A data set whose augmentation draws from a number that comes with the index, and from nothing else.
-
-    Args:
-        images: with a transform that draws from the generators of torch, Python or NumPy.
-    """
+    """A data set whose augmentation, by torch's, Python's or NumPy's generator, depends on the draw's seed alone."""
 
     def __init__(self, images: Dataset[Sample]) -> None:
         self.images = images
@@ -239,52 +163,6 @@ class SeededImages(Dataset[tuple[Sample, int]]):
         """Read and augment an image."""
         with _generators_at(draw.seed):
             return self.images[draw.image], draw.seed
-
-
-def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> Iterable[SeededBatch]:
-    """The loader of a process's training batches.
-
-    Args:
-        images: the training set, with its transform.
-        order: which images when; its ``epoch`` and ``first_step`` may be set before each iteration.
-        workers: processes that read images; what they read does not depend on their number.
-        pin: whether to pin memory, for a GPU.
-    """
-    loader = DataLoader(
-        SeededImages(images),
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),  # of its own: the global one would otherwise move with each iteration
-    )
-    return cast("Iterable[SeededBatch]", loader)
-
-
-def evaluation_loader(
-    images: Dataset[Sample], batch_size: int, rank: int, processes: int, workers: int, pin: bool
-) -> Iterable[Batch]:
-    """The loader of a process's part of a split: each image in one process, and none twice.
-
-    Args:
-        images: the split, with its transform.
-        batch_size: of this process.
-        rank: of this process.
-        processes: how many there are.
-        workers: processes that read images.
-        pin: whether to pin memory, for a GPU.
-    """
-    mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
-    loader = DataLoader(
-        mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=torch.Generator()
-    )
-    return cast("Iterable[Batch]", loader)
-
-
-def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:
-    images, seeds = zip(*samples, strict=True)
-    return SeededBatch(collate(images), torch.tensor(seeds, dtype=torch.int64))
 
 
 @contextmanager
@@ -302,6 +180,36 @@ def _generators_at(seed: int) -> Iterator[None]:
         np.random.set_state(states[2])
 
 
+def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> Iterable[SeededBatch]:
+    """The loader of a process's training batches, which do not depend on the number of workers."""
+    loader = DataLoader(
+        SeededImages(images),
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # its own: each iteration would move the global one
+    )
+    return cast("Iterable[SeededBatch]", loader)
+
+
+def evaluation_loader(
+    images: Dataset[Sample], batch_size: int, rank: int, processes: int, workers: int, pin: bool
+) -> Iterable[Batch]:
+    """The loader of a process's part of a split: each image is in one process, once."""
+    mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
+    loader = DataLoader(
+        mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=torch.Generator()
+    )
+    return cast("Iterable[Batch]", loader)
+
+
+def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:
+    images, seeds = zip(*samples, strict=True)
+    return SeededBatch(collate(images), torch.tensor(seeds, dtype=torch.int64))
+
+
 _AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], Augmentation]] = {
     "crop-and-flip": crop_and_flip,
     "jitter-crop-and-flip": jitter_crop_and_flip,
@@ -312,25 +220,15 @@ _AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], Augmentation
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a data set, each without a transform until :func:`prepared` gives it one.
-
-    Attributes:
-        train: what is trained on.
-        val: what the epochs are judged by; None if there is nothing.
-        test: what the result is measured on: the test split, or the validation where a release has no test.
-        tested_on: the name of that split.
-        classes: names, by label.
-        group_names: by number of group; the classes where there are no places.
-        fingerprint: of every image's name, label and place, to tell another data set.
-    """
+    """The splits of a data set, each without a transform until :func:`prepared` gives it one."""
 
     train: ReleaseDataset
-    val: ReleaseDataset | None
-    test: ReleaseDataset
-    tested_on: str
+    val: ReleaseDataset | None  # by which the epoch is selected
+    test: ReleaseDataset  # the validation split where there is no test split
+    tested_on: str  # the name of that split
     classes: tuple[str, ...]
-    group_names: tuple[str, ...]
-    fingerprint: str
+    group_names: tuple[str, ...]  # by number of group; the classes where there are no places
+    fingerprint: str  # of every image's name, label, split and place, to notice another data set
 
     @property
     def train_counts(self) -> Tensor:
@@ -339,54 +237,35 @@ class Splits:
 
 
 def read_splits(settings: Settings) -> Splits:
-    """Read what a data set's tables say; no image is opened.
-
-    Args:
-        settings: of the run.
-
-    Returns:
-        Its splits.
+    """Read the tables of the settings' data set; no image is opened.
 
     Raises:
         FileNotFoundError: if it is not there.
         TypeError: if its reader needs other arguments.
-        ValueError: if the name is unknown, or the data set has nothing to test or to select on.
+        ValueError: if the name is unknown, or the data set has no images to test or to select on.
     """
     train = read_by_name(settings.data, settings.root, "train", settings.reader)
-    records = train.release.records
-    fingerprint = _fingerprint(records)
-    val = _split(train, "val") if "val" in train.splits else None
+    release = train.release
+    fingerprint = _fingerprint(release.records)
+    val = ReleaseDataset(release, "val") if "val" in train.splits else None
     if settings.hold_out:
         if val is not None:
             raise ValueError(
-                f"hold_out is for data sets without a validation split, and {train.release.name} has one; leave it out"
+                f"hold_out is for data sets without a validation split, and {release.name} has one; leave it out"
             )
         train, val = _held_out(train, settings)
-    test = _split(train, "test") if "test" in train.splits else val
+    test = ReleaseDataset(release, "test") if "test" in train.splits else val
     if test is None:
         raise ValueError(
-            f"{train.release.name} has no images to test on, its splits are {', '.join(train.splits)}; hold_out=0.2 "
+            f"{release.name} has no images to test on, its splits are {', '.join(train.splits)}; hold_out=0.2 "
             "holds out a fifth of the training images"
         )
-    return Splits(
-        train,
-        val,
-        test,
-        "test" if "test" in train.splits else "val",
-        train.classes,
-        train.group_names or train.classes,
-        fingerprint,
-    )
+    tested_on = "test" if "test" in train.splits else "val"
+    return Splits(train, val, test, tested_on, train.classes, train.group_names or train.classes, fingerprint)
 
 
 def prepared(splits: Splits, settings: Settings, preprocessing: Preprocessing) -> Splits:
-    """The same splits with the transforms that the settings ask for.
-
-    Args:
-        splits: from :func:`read_splits`; they are given their transforms in place.
-        settings: of the run.
-        preprocessing: of the model.
-    """
+    """The same splits, which are given the transforms that the settings and the model's preprocessing ask for."""
     splits.train.transform = train_transform(preprocessing, _AUGMENTATIONS[settings.augmentation])
     for part in (splits.val, splits.test):
         if part is not None:
@@ -394,14 +273,9 @@ def prepared(splits: Splits, settings: Settings, preprocessing: Preprocessing) -
     return splits
 
 
-def _split(images: ReleaseDataset, split: str) -> ReleaseDataset:
-    """Another split of the same release, whose tables are not read again."""
-    return ReleaseDataset(images.release, split)
-
-
 def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset, ReleaseDataset]:
-    """A share of each group of the training images, or one image, as validation."""
-    generator = torch.Generator().manual_seed(seed_of_hold_out(settings.seed))
+    """The training images without a share of each group, and that share as the validation split."""
+    generator = torch.Generator().manual_seed(mixed(settings.seed, OF_HOLD_OUT))
     out: set[int] = set()
     groups = groups_of(train)
     for group in groups.unique().tolist():

@@ -1,4 +1,4 @@
-"""What several processes that train one model have to agree on."""
+"""Several processes that train one model: how they are started, and what they exchange."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .settings import Precision
 def mean_over_processes(values: Tensor) -> Tensor:
     """The mean over all processes' values, with the gradient that this process's own have to it.
 
-    For ``AIMLoss(area_per="batch", batch_mean=mean_over_processes)``, where processes share a batch: (r - tau)^2 is no
-    mean over images there, so that the mean of the processes' losses would be another loss. Where each process's loss
-    is weighted by its share of the images, the average of their gradients is that of the whole batch.
+    For ``AIMLoss(area_per="batch", batch_mean=mean_over_processes)``, where processes share a batch: (r - tau)^2 is
+    not a mean over images there, so the mean of the processes' losses would be another loss. Where each process's loss
+    is weighted by its share of the images, the average of their gradients is that of the joint batch.
 
     Args:
         values: (N,), N may differ from process to process.
@@ -40,8 +40,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
 def share_buffers(model: nn.Module) -> None:
     """Give every process the first one's buffers, such as BatchNorm's statistics, before they evaluate or save.
 
-    In training each process's BatchNorm sees its own images; ``DistributedDataParallel`` hands the first one's
-    statistics on before a step, and so after the last step they differ.
+    ``DistributedDataParallel`` copies the first one's statistics before a step, and so after the last step they differ.
     """
     if dist.is_available() and dist.is_initialized():
         for buffer in model.buffers():
@@ -49,11 +48,7 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def synchronise_batch_norms(model: nn.Module, fabric: Fabric) -> None:
-    """Let every BatchNorm take its statistics of all processes' images, in place; checkpoints stay as they are.
-
-    Args:
-        model: not yet behind ``DistributedDataParallel``.
-        fabric: launched.
+    """Let every BatchNorm use the statistics of all processes' images, in place; checkpoints stay as they are.
 
     Raises:
         ValueError: if there is one process, no GPU, or no BatchNorm.
@@ -70,7 +65,7 @@ def synchronise_batch_norms(model: nn.Module, fabric: Fabric) -> None:
 
 
 def convert_batch_norms(model: nn.Module) -> None:
-    """Put torch's SyncBatchNorm in every BatchNorm's place, with its weights, activation and hooks.
+    """Replace every BatchNorm by torch's SyncBatchNorm, with its weights, activation and hooks.
 
     Raises:
         ValueError: if there is no BatchNorm.
@@ -98,40 +93,21 @@ def gathered(tensor: Tensor) -> list[Tensor]:
 
 
 class Launch(NamedTuple):
-    """Processes to train in.
+    """Processes to train in."""
 
-    Attributes:
-        devices: on each machine; None for what Fabric finds: every GPU, or one CPU.
-        nodes: machines.
-        by: ``"itself"``, ``"torchrun"`` or ``"SLURM"``.
-    """
-
-    devices: int | None
-    nodes: int
-    by: str
+    devices: int | None  # on each machine; None for what Fabric finds: every GPU, or one CPU
+    nodes: int  # machines
+    by: str  # "itself", "torchrun" or "SLURM"
 
 
 def launch_of(environment: Mapping[str, str], devices: int | None = None, nodes: int = 1) -> Launch:
-    """Read off the environment whether the processes are there already, and how many they are.
+    """Read from the environment whether torchrun or SLURM has started the processes, and how many there are.
 
-    Fabric finds torchrun and SLURM by itself, and then has to be told numbers that the environment holds. So the same
-    command serves everywhere.
-
-    Args:
-        environment: of the process.
-        devices: asked for, or None.
-        nodes: asked for.
-
-    Returns:
-        The launch.
+    Fabric finds both by itself, but needs the numbers. Read here, the same command works everywhere.
 
     Raises:
         ValueError: if another number of processes was asked for than was started.
 
-    >>> launch_of({}, devices=2)
-    Launch(devices=2, nodes=1, by='itself')
-    >>> launch_of({"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"})
-    Launch(devices=4, nodes=2, by='torchrun')
     >>> launch_of({"SLURM_NTASKS": "16", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NNODES": "2"})
     Launch(devices=8, nodes=2, by='SLURM')
     """
@@ -143,7 +119,7 @@ def launch_of(environment: Mapping[str, str], devices: int | None = None, nodes:
         each = int(environment.get("SLURM_NTASKS_PER_NODE", "1" if tasks == 1 else "0"))
         if each * machines != tasks:
             raise ValueError(
-                f"SLURM must be told how many processes each machine is to have, and has {tasks} for {machines}; ask "
+                f"SLURM must know how many processes each machine has, and it has {tasks} for {machines} machines; ask "
                 "for them by #SBATCH --ntasks-per-node=8, not by --ntasks"
             )
         started = Launch(each, machines, "SLURM")
@@ -160,7 +136,7 @@ def launch_of(environment: Mapping[str, str], devices: int | None = None, nodes:
 def launched_fabric(
     precision: Precision, devices: int | None = None, nodes: int = 1, accelerator: str = "auto"
 ) -> Fabric:
-    """Fabric with its processes started, each of which goes on behind this call.
+    """Fabric with its processes started, each of which continues after this call.
 
     Args:
         precision: of the computation.
@@ -169,8 +145,8 @@ def launched_fabric(
         accelerator: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        ValueError: if there is no such accelerator, or not as many of it; if precision and accelerator do not go
-            together, or numbers with the launcher's.
+        ValueError: if there is no such accelerator, or not enough of them; if precision and accelerator do not fit
+            together, or the numbers do not fit the launcher's.
     """
     if accelerator not in ("auto", "cpu", "cuda"):
         raise ValueError(f"accelerator must be auto, cpu or cuda, got {accelerator!r}")

@@ -1,32 +1,122 @@
-"""The training loop: that of ``examples/train_plain_pytorch.py``, with Fabric around it and checkpoints in it."""
+"""A run from its settings to its result: build or resume, train, select, test and save.
+
+The loop is that of ``examples/train_plain_pytorch.py``, with Fabric around it and checkpoints in it.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
+from safetensors import SafetensorError
+from torch.optim import Optimizer
 
+import aimwrap
+
+from .._files import is_unfinished, remove_unfinished, replacing
 from .._text import with_progress
-from .checkpoints import DivergedError, keep_if_best, save_checkpoint
+from ..backbones.plain import save_plain
+from ..data import Batch, ReleaseDataset
+from ..health import MaskHealth
+from ..model import AIM
+from .checkpoints import (
+    DivergedError,
+    checkpoint_folder,
+    checkpoints_in,
+    keep_if_best,
+    load_best,
+    resume,
+    save_checkpoint,
+)
 from .data import SeededBatch
 from .distributed import share_buffers
 from .evaluation import evaluate
-from .run import Run, rate_factor, set_rates
-from .tensorboard import log_to_tensorboard
+from .run import Report, Result, Run, build_run
+from .settings import Settings, differences
+from .tensorboard import check_tensorboard, log_to_tensorboard
+
+SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
+
+
+class RunFolderError(ValueError):
+    """The folder to write into holds something else."""
+
+
+class ProcessError(RuntimeError):
+    """One of several processes met an error that the others may not have met, such as a damaged image."""
+
+
+def run_training(
+    settings: Settings,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    workers: int = 2,
+    report: Report = lambda line, seconds: None,
+    say: Callable[[str], None] = lambda text: None,
+    quiet: bool = True,
+    tensorboard: bool = False,
+) -> Result:
+    """Train, or continue an interrupted run with the same settings.
+
+    Args:
+        settings: all that decides the result.
+        folder: where to write; new, empty, or of the same run.
+        fabric: launched; to be called in all its processes.
+        workers: processes that read images, for each process that trains.
+        report: is called with each epoch's line of the log, and its seconds.
+        say: is called with messages for the user.
+        quiet: no progress bars.
+        tensorboard: whether to write for TensorBoard.
+
+    Returns:
+        The result, the same in every process.
+
+    Raises:
+        ImportError: if TensorBoard is asked for and missing.
+        RunFolderError: if the folder holds a run with other settings, or something else.
+        CheckpointError: if a checkpoint is damaged, another run's, or cannot be written.
+        DivergedError: if the loss or a weight is not finite.
+        ProcessError: in one of several processes, where a single one would raise OSError or ValueError.
+        FileNotFoundError: if the data is not there.
+        ValueError: if the settings do not fit each other, the data, the backbone or the number of processes.
+    """
+    if tensorboard:
+        check_tensorboard()
+    _check_folder(folder, settings)
+    if (folder / RESULT).is_file():
+        say(f"{folder} is trained already; its result is in {RESULT}")
+        return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
+    run = build_run(settings, folder, fabric, workers=workers, report=report, quiet=quiet, tensorboard=tensorboard)
+    fabric.barrier()  # no process writes before all have checked the folder
+    if fabric.is_global_zero:
+        _begin(run)
+    if run.lacks is not None:
+        say(run.lacks)
+    if resume(run):
+        say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
+    _write_log(run)  # its last line may be missing: it is written after the checkpoint
+    try:
+        train(run)
+        return _finish(run)
+    except (OSError, ValueError) as error:
+        if fabric.world_size == 1:
+            raise
+        raise ProcessError(f"process {fabric.global_rank} of {fabric.world_size}: {error}") from error
 
 
 def train(run: Run) -> None:
-    """Train from where the run stands to its last epoch.
-
-    Args:
-        run: all that is trained and what it is trained with; it is moved on in place.
+    """Train a run, in place, from its progress to its last epoch.
 
     Raises:
-        DivergedError: if the loss or the weights are not finite.
+        DivergedError: if the loss or a weight is not finite.
         CheckpointError: if a checkpoint cannot be written.
     """
     settings, progress, fabric = run.settings, run.progress, run.fabric
@@ -34,11 +124,12 @@ def train(run: Run) -> None:
         started = time.perf_counter()
         run.model.train()
         run.order.epoch, run.order.first_step = epoch, progress.step_of_epoch
-        for parts in _steps(run, epoch):
+        batches = iter(_with_bar(run, epoch))
+        while parts := tuple(islice(batches, settings.accumulate)):
             set_rates(run.optimizer, rate_factor(progress.step, run.order.steps_per_epoch, settings))
             run.optimizer.zero_grad()
             for number, batch in enumerate(parts, start=1):
-                # Gradients travel between processes once per step, with the last part's.
+                # Processes exchange gradients once per step, with the last part.
                 with fabric.no_backward_sync(run.model, enabled=number < len(parts)):
                     _see(run, batch)
             if settings.clip is not None:
@@ -50,7 +141,32 @@ def train(run: Run) -> None:
             if _checkpoint_is_due(run):
                 save_checkpoint(run)
         line = _end_of_epoch(run, epoch)
+        _write_log(run)
         run.report(line, time.perf_counter() - started)
+
+
+def rate_factor(step: int, steps_per_epoch: int, settings: Settings) -> float:
+    """The factor of every learning rate at a step: a linear rise over ``warmup_epochs``, then ``schedule``.
+
+    >>> settings = Settings(data="cub", root="data/cub", epochs=4, warmup_epochs=1)
+    >>> [round(rate_factor(step, 2, settings), 2) for step in range(8)]
+    [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
+    """
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return (step + 1) / warmup
+    if settings.schedule == "step":
+        return float(settings.step_factor ** (step // steps_per_epoch // settings.step_epochs))
+    if settings.schedule == "cosine":
+        progress = (step - warmup) / max(1, settings.epochs * steps_per_epoch - warmup)
+        return (1 + math.cos(math.pi * progress)) / 2
+    return 1.0
+
+
+def set_rates(optimizer: Optimizer, factor: float) -> None:
+    """Set every group's rate to its initial rate times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _see(run: Run, batch: SeededBatch) -> None:
@@ -68,31 +184,40 @@ def _see(run: Run, batch: SeededBatch) -> None:
     progress.add(loss.detach(), output.logits.detach(), labels)
 
 
+def _checkpoint_is_due(run: Run) -> bool:
+    """Within an epoch; its end has its own checkpoint."""
+    progress, every = run.progress, run.settings.checkpoint_steps
+    within = progress.step_of_epoch < run.order.steps_per_epoch
+    return every is not None and within and progress.step % every == 0
+
+
+def _with_bar(run: Run, epoch: int) -> Iterable[SeededBatch]:
+    """The epoch's batches, with a progress bar in the first process."""
+    if run.quiet or not run.fabric.is_global_zero:
+        return run.batches
+    tau = "" if run.schedule is None else f", tau {torch.as_tensor(run.schedule.tau).mean():.2f}"
+    description = f"seed {run.settings.seed}, epoch {epoch + 1}/{run.settings.epochs}{tau}"
+    return with_progress(run.batches, description, total=len(run.order))
+
+
 def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     """Anneal, validate, keep the best and save; returns the epoch's line of the log."""
     for model in {run.network, run.evaluated}:
         share_buffers(model)
-    training = run.progress.training_scores()
-    if not math.isfinite(training["loss"]):
+    loss, hits, images = run.progress.sums_of_all()
+    if not math.isfinite(loss):
         raise DivergedError(
-            f"the training loss of epoch {epoch + 1} is {training['loss']}: lower the learning rates, or clip the "
-            "gradients, and begin anew in another folder"
+            f"the training loss of epoch {epoch + 1} is {loss / images}: lower the learning rates, or clip the "
+            "gradients, and start in another folder"
         )
+    training = {"loss": loss / images, "average": hits / images}
     line: dict[str, Any] = {"epoch": epoch + 1, "step": run.progress.step, "train": training}
     if run.schedule is not None:
         line["tau"] = run.schedule.tau
         run.schedule.step()
     if run.validation_batches is not None:
         assert run.splits.val is not None
-        line["validation"] = evaluate(
-            run.evaluated,
-            run.splits.val,
-            run.validation_batches,
-            run.splits,
-            run.fabric,
-            run.health,
-            run.activation_maps,
-        )
+        line["validation"] = _scores(run, run.splits.val, run.validation_batches, run.health)
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]
     keep_if_best(run, epoch, line.get("validation"))
@@ -102,24 +227,121 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     return line
 
 
-def _checkpoint_is_due(run: Run) -> bool:
-    """Within an epoch, whose end has one of its own."""
-    progress, every = run.progress, run.settings.checkpoint_steps
-    within = progress.step_of_epoch < run.order.steps_per_epoch
-    return every is not None and within and progress.step % every == 0
+def _scores(
+    run: Run, images: ReleaseDataset, batches: Iterable[Batch], health: MaskHealth | None = None
+) -> dict[str, Any]:
+    return evaluate(run.evaluated, images, batches, run.splits, run.fabric, health, run.activation_maps)
 
 
-def _steps(run: Run, epoch: int) -> Iterator[tuple[SeededBatch, ...]]:
-    """The parts of each step of the epoch."""
-    batches = iter(_shown(run, epoch))
-    while parts := tuple(islice(batches, run.settings.accumulate)):
-        yield parts
+def _finish(run: Run) -> Result:
+    """Test the selected weights and save them; the file of the result comes last, and marks the run as done."""
+    epoch = load_best(run)
+    scores = _scores(run, run.splits.test, run.test_batches)
+    history = run.progress.history
+    result = Result(
+        run.variant,
+        run.settings.seed,
+        run.rule,
+        epoch,
+        run.splits.tested_on,
+        scores,
+        history[epoch - 1].get("validation"),
+        history[-1]["mask_findings"],
+        str(run.folder),
+    )
+    if run.fabric.is_global_zero:
+        _save_model(run, scores)
+        _write_json(run.folder / RESULT, result._asdict())
+    run.fabric.barrier()
+    return result
 
 
-def _shown(run: Run, epoch: int) -> Iterable[SeededBatch]:
-    """The epoch's batches, with a bar in the first process."""
-    if run.quiet or not run.fabric.is_global_zero:
-        return run.batches
-    tau = "" if run.schedule is None else f", tau {torch.as_tensor(run.schedule.tau).mean():.2f}"
-    description = f"seed {run.settings.seed}, epoch {epoch + 1}/{run.settings.epochs}{tau}"
-    return with_progress(run.batches, description, total=len(run.order))
+def _save_model(run: Run, scores: dict[str, Any]) -> None:
+    model, folder = run.evaluated, run.folder / MODEL
+    try:
+        if isinstance(model, AIM):
+            shown = {name.replace("_", " "): value for name, value in scores.items() if isinstance(value, float)}
+            model.save_pretrained(folder, metrics={f"{run.splits.tested_on} {name}": shown[name] for name in shown})
+        else:
+            save_plain(model, folder, run.settings.backbone)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"the model could not be saved into {folder} ({error}); the checkpoints are unchanged: make room, give the "
+            "same command again, and it is saved without training again"
+        ) from error
+
+
+def _begin(run: Run) -> None:
+    """Write the settings, and remove the unfinished files of an interrupted run."""
+    try:
+        checkpoint_folder(run.folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{run.folder} cannot be made ({error}); name another folder for the run") from error
+    for folder in (run.folder, checkpoint_folder(run.folder)):
+        remove_unfinished(folder)
+    if _has_work(run.folder):
+        return
+    splits, preprocessing = run.splits, run.network.preprocessing
+    assert preprocessing is not None
+    resolved = {
+        "variant": run.variant,
+        "selection": run.rule,
+        "tested_on": splits.tested_on,
+        "anneal_epochs": run.settings.epochs_to_anneal if run.schedule is not None else None,
+        "steps_per_epoch": run.order.steps_per_epoch,
+        "images": {
+            "train": len(splits.train),
+            "val": 0 if splits.val is None else len(splits.val),
+            splits.tested_on: len(splits.test),
+        },
+        "data": splits.fingerprint,
+        "preprocessing": preprocessing._asdict(),
+        "lacks": run.lacks,
+        "processes": run.fabric.world_size,
+        "device": str(run.fabric.device),
+        "aimwrap": aimwrap.__version__,
+        "torch": str(torch.__version__),
+    }
+    _write_json(run.folder / SETTINGS, {"settings": run.settings.to_json(), "resolved": resolved})
+
+
+def _check_folder(folder: Path, settings: Settings) -> None:
+    files = [path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()]
+    if files:
+        raise RunFolderError(f"{files[0]} is a file; name a folder to write the run into")
+    path = folder / SETTINGS
+    if not path.is_file():
+        others = [one for one in folder.glob("*") if one.name != "checkpoints" and not is_unfinished(one)]
+        if others:
+            raise RunFolderError(
+                f"{folder} is not empty and holds no run: name a new folder, or that of an interrupted run"
+            )
+        return
+    try:
+        before = Settings.from_json(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); name another folder for a new run") from error
+    other = differences(before, settings)
+    if other and _has_work(folder):
+        listed = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in other.items())
+        raise RunFolderError(
+            f"{folder} holds a run with other settings: {listed}. Give the settings that it was started with to "
+            "continue, or name another folder for a new run"
+        )
+
+
+def _has_work(folder: Path) -> bool:
+    """Whether there is something to continue; a run that failed before may be given other settings."""
+    return bool(checkpoints_in(checkpoint_folder(folder))) or (folder / RESULT).is_file()
+
+
+def _write_log(run: Run) -> None:
+    if run.fabric.is_global_zero:
+        lines = [json.dumps(line) for line in run.progress.history]
+        with replacing(run.folder / LOG) as path:
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a training says to people: a line per epoch, and its results as a table."""
+"""The texts of a training: a line per epoch, and its results as a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .evaluation import EXPLAINED
-from .training import Result
+from .run import Result
 
 _SHOWN = (
     *("average", "worst_group", "weighted_average"),
@@ -41,14 +41,7 @@ def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """The mean and the standard deviation of each score over the seeds, for ``summary.json``.
-
-    Args:
-        results: of runs that differ in their seed alone.
-
-    Returns:
-        By score, with the seeds and what was trained; a deviation of one seed is None.
-    """
+    """Each score's mean and deviation over runs that differ in their seed alone, as in ``summary.json``."""
     scores = {}
     for name, values in _columns(results).items():
         defined = [value for value in values if value is not None]
@@ -79,8 +72,8 @@ def format_results(results: Sequence[Result]) -> str:
         mean = _text(score["mean"])
         deviation = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
         chance = first.scores.get("chance") if name == "energy_pointing" else None
-        beside = "" if chance is None else f" (chance {chance:.3f})"
-        lines.append(f"  {_name(name):<{width}}  {mean}{deviation}{beside}")
+        by_chance = "" if chance is None else f" (chance {chance:.3f})"
+        lines.append(f"  {_name(name):<{width}}  {mean}{deviation}{by_chance}")
     rule = EXPLAINED[first.selection]  # type: ignore[index]  # written by a run, as one of these
     lines.append(f"Selected by {first.selection}: {rule}. Epoch {', '.join(map(str, found['epochs']))}.")
     if first.tested_on == "val" and first.selection != "last":

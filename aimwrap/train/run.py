@@ -1,109 +1,96 @@
-"""All the parts of a run, put together from its settings."""
+"""The parts of a run, built from its settings: data, model, loss, optimiser, and its progress."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..backbones.create import create_backbone, find_builder
+from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
-from ..data import Batch
+from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
+from ..output import AIMOutput
+from ..preprocessing import Preprocessing
 from ..tau import TauScheduler
 from .data import (
+    OF_PROCESS,
     BatchOrder,
     SeededBatch,
     Splits,
     evaluation_loader,
+    mixed,
     prepared,
     read_splits,
-    seed_of_process,
+    seed_generators,
     training_loader,
 )
-from .distributed import synchronise_batch_norms
+from .distributed import mean_over_processes, synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
-from .generators import seed_generators
-from .models import PlainLoss, build_criterion, build_model, build_optimizer, variant_of
 from .settings import Selection, Settings
 
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where the backbone has none
 
-def rate_factor(step: int, steps_per_epoch: int, settings: Settings) -> float:
-    """What every learning rate is multiplied by at an optimiser step.
+Report = Callable[[dict[str, Any], float], None]
 
-    It rises linearly over ``warmup_epochs`` and then follows ``schedule``.
 
-    Args:
-        step: steps done since the beginning of the run.
-        steps_per_epoch: how many an epoch has.
-        settings: of the run.
+class Result(NamedTuple):
+    """The result of a run, as in its ``result.json``.
 
-    Returns:
-        From 0 to 1.
-
-    >>> settings = Settings(data="cub", root="data/cub", epochs=4, warmup_epochs=1)
-    >>> [round(rate_factor(step, 2, settings), 2) for step in range(8)]
-    [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
+    Attributes:
+        variant: the model, in words.
+        seed: of the run.
+        selection: the rule by which the epoch was selected.
+        epoch: that was selected, from 1.
+        tested_on: the split that the scores are of.
+        scores: see ``aimwrap.train.evaluation.evaluate``.
+        validation: the same on the validation split, of the selected epoch; None where there is none.
+        mask_findings: the messages of :class:`~aimwrap.MaskHealth` at the end of the last epoch.
+        folder: of the run; the model is in its ``model``.
     """
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return (step + 1) / warmup
-    if settings.schedule == "step":
-        return float(settings.step_factor ** (step // steps_per_epoch // settings.step_epochs))
-    if settings.schedule == "cosine":
-        progress = (step - warmup) / max(1, settings.epochs * steps_per_epoch - warmup)
-        return (1 + math.cos(math.pi * progress)) / 2
-    return 1.0
 
-
-def set_rates(optimizer: Optimizer, factor: float) -> None:
-    """Move every group's rate to its own, times the factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    variant: str
+    seed: int
+    selection: str
+    epoch: int
+    tested_on: str
+    scores: dict[str, Any]
+    validation: dict[str, Any] | None
+    mask_findings: list[str]
+    folder: str
 
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """How far a run is."""
 
-    Attributes:
-        epoch: epochs done.
-        step_of_epoch: optimiser steps done of the one that it is in.
-        step: all optimiser steps done.
-        history: the log's line of each epoch that is done.
-        best: epoch, score and file of the best weights so far; None before there are any.
-        sums: of this epoch and process: loss and hits over images, and images; float64 (3,).
-    """
-
-    epoch: int = 0
-    step_of_epoch: int = 0
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    epoch: int = 0  # epochs done
+    step_of_epoch: int = 0  # optimiser steps done in the current epoch
+    step: int = 0  # all optimiser steps done
+    history: list[dict[str, Any]] = field(default_factory=list)  # the log's line of each epoch that is done
+    best: dict[str, Any] | None = None  # epoch, score and file of the best weights so far
+    # Of this epoch and process: loss and hits, summed over images, and the number of images.
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note a batch, without waiting for a GPU: the mean loss of its images, their logits and labels."""
+        """Add a batch's mean loss and its hits, without waiting for a GPU."""
         hits = (logits.argmax(1) == labels).sum()
         seen = torch.stack([loss.double() * len(labels), hits.double(), hits.new_tensor(len(labels)).double()])
         self.sums = self.sums.to(seen.device) + seen
-
-    def end_step(self) -> None:
-        """Note a step of the optimiser."""
-        self.step_of_epoch += 1
-        self.step += 1
 
     def sums_of_all(self) -> list[float]:
         """The sums over all processes."""
@@ -113,10 +100,10 @@ class Progress:
         found: list[float] = sums.tolist()
         return found
 
-    def training_scores(self) -> dict[str, float]:
-        """The epoch's mean loss and accuracy in training, over all processes."""
-        loss, hits, images = self.sums_of_all()
-        return {"loss": loss / images, "average": hits / images}
+    def end_step(self) -> None:
+        """Count a step of the optimiser."""
+        self.step_of_epoch += 1
+        self.step += 1
 
     def end_epoch(self, line: dict[str, Any]) -> None:
         """Begin the next epoch."""
@@ -127,85 +114,46 @@ class Progress:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; to be called in all processes."""
-        names = ("epoch", "step_of_epoch", "step", "history", "best")
-        return {**{name: getattr(self, name) for name in names}, "sums": self.sums_of_all()}
+        return {**vars(self), "sums": self.sums_of_all()}
 
     def load_state_dict(self, state: dict[str, Any], rank: int) -> None:
-        """Stand where another process stood; the first of them takes over what all had seen of the epoch."""
-        for name in ("epoch", "step_of_epoch", "step", "history", "best"):
-            setattr(self, name, state[name])
+        """Continue from a state; the first process takes over the sums of all."""
+        vars(self).update(state)
         self.sums = torch.tensor(state["sums"] if rank == 0 else [0.0] * 3, dtype=torch.float64)
-
-
-Report = Callable[[dict[str, Any], float], None]
 
 
 @dataclass
 class Run:
-    """What is trained, with what, and how far it is.
-
-    Attributes:
-        settings: all that decides the result.
-        folder: where it is written.
-        fabric: device, precision and processes.
-        splits: the data, with transforms.
-        network: the model itself.
-        model: the same behind Fabric, and ``DistributedDataParallel`` where there are several processes: what training
-            calls.
-        average: the moving average of the weights, or None.
-        criterion: the loss.
-        schedule: of tau; None for a plain run.
-        health: of the masks; None for a plain run.
-        optimizer: as Fabric has it.
-        order: which images when.
-        batches: this process's training batches, in that order.
-        validation_batches: this process's part of the validation split, or None.
-        test_batches: of the split that the result is measured on.
-        rule: which epoch's weights are kept.
-        variant: what the model is, in words.
-        activation_maps: of a plain model, where they are measured or shown and it has them; else None.
-        lacks: what a reader of the results may miss, and why there is none.
-        progress: how far it is.
-        report: is told each epoch's line of the log, and its seconds.
-        quiet: no progress bars.
-        tensorboard: whether to write for TensorBoard.
-    """
+    """All parts of a run, and its progress."""
 
     settings: Settings
     folder: Path
-    fabric: Fabric
+    fabric: Fabric  # device, precision and processes
+    report: Report  # is called with each epoch's line of the log, and its seconds
     splits: Splits
-    network: AIM | PlainClassifier
-    model: _FabricModule
-    average: AveragedModel | None
+    rule: Selection  # which epoch's weights are kept
+    variant: str  # the model, in words
+    network: AIM | PlainClassifier  # the model itself
+    model: _FabricModule  # the same inside the wrappers of Fabric and DistributedDataParallel, which training calls
+    average: AveragedModel | None  # of the weights
     criterion: AIMLoss | PlainLoss
-    schedule: TauScheduler | None
-    health: MaskHealth | None
     optimizer: Optimizer
     order: BatchOrder
-    batches: Iterable[SeededBatch]
+    batches: Iterable[SeededBatch]  # this process's, in that order
     validation_batches: Iterable[Batch] | None
     test_batches: Iterable[Batch]
-    rule: Selection
-    variant: str
-    report: Report
-    activation_maps: PooledClassifier | None = None
-    lacks: str | None = None
+    schedule: TauScheduler | None = None  # None for a plain run, as health
+    health: MaskHealth | None = None
+    activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
+    lacks: str | None = None  # the measure that the results lack, and the reason
     progress: Progress = field(default_factory=Progress)
-    quiet: bool = False
+    quiet: bool = False  # no progress bars
     tensorboard: bool = False
 
     @property
     def evaluated(self) -> AIM | PlainClassifier:
-        """What is validated, tested and saved: the average of the weights if there is one, else the network."""
+        """The model to validate, test and save: the average of the weights if there is one, else the network."""
         return self.network if self.average is None else cast("AIM | PlainClassifier", self.average.module)
-
-
-def reset_loss_scale(fabric: Fabric) -> None:
-    """Begin with a fresh scale of the loss in float16, where a seed before this one has left its own."""
-    precision = fabric.strategy.precision
-    if precision.state_dict():
-        precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
 
 
 def build_run(
@@ -218,16 +166,7 @@ def build_run(
     quiet: bool,
     tensorboard: bool,
 ) -> Run:
-    """Put a run together, at its beginning.
-
-    Args:
-        settings: all that decides the result.
-        folder: where to write.
-        fabric: launched.
-        workers: processes that read images, for each process that trains.
-        report: is told each epoch's line of the log, and its seconds.
-        quiet: no progress bars.
-        tensorboard: whether to write for TensorBoard.
+    """Build a run that has done nothing yet; the arguments are those of :func:`~aimwrap.train.run_training`.
 
     Raises:
         ValueError: if the settings do not fit the data set, the backbone or the number of processes.
@@ -247,44 +186,41 @@ def build_run(
     order = BatchOrder(
         len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
     )
-    pin = fabric.device.type == "cuda"
-
-    criterion = build_criterion(settings, network).to(fabric.device)
+    criterion: AIMLoss | PlainLoss = PlainLoss()
+    if isinstance(network, AIM):
+        criterion = AIMLoss(
+            network.tau,
+            mask_weight=settings.mask_weight,
+            area_per=settings.area_per,
+            batch_mean=mean_over_processes,
+        ).to(fabric.device)
     average = None
     if settings.ema is not None:
         average = AveragedModel(network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
     compiled: nn.Module = cast("nn.Module", torch.compile(network)) if settings.compile else network
-    reset_loss_scale(fabric)
+    precision = fabric.strategy.precision
+    if precision.state_dict():  # float16's scale of the loss, which the seed before this one has changed
+        precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
     model, optimizer = fabric.setup(compiled, build_optimizer(settings, network))
-    aim_loss = criterion if isinstance(criterion, AIMLoss) else None
-    seed_generators(seed_of_process(settings.seed, rank))  # from here on each process drops out its own
+    seed_generators(mixed(settings.seed, OF_PROCESS, rank))  # from here on each process draws its own dropout
 
-    def batches_of(split: str) -> Iterable[Batch]:
-        images = splits.val if split == "val" and splits.val is not None else splits.test
+    pin = fabric.device.type == "cuda"
+    batches = training_loader(splits.train, order, workers, pin)
+
+    def batches_of(images: ReleaseDataset) -> Iterable[Batch]:
         return evaluation_loader(images, settings.batch_size, rank, processes, workers, pin)
 
+    validation_batches = None if splits.val is None else batches_of(splits.val)
+    test_batches = batches_of(splits.test)
+    variant = variant_of(settings, network)
+    # fmt: off
     run = Run(
-        settings=settings,
-        folder=folder,
-        fabric=fabric,
-        splits=splits,
-        network=network,
-        model=model,
-        average=average,
-        criterion=criterion,
-        schedule=None if aim_loss is None else TauScheduler(aim_loss, anneal_epochs=settings.epochs_to_anneal),
-        health=None if aim_loss is None else MaskHealth(aim_loss),
-        optimizer=optimizer,
-        order=order,
-        batches=training_loader(splits.train, order, workers, pin),
-        validation_batches=None if splits.val is None else batches_of("val"),
-        test_batches=batches_of("test"),
-        rule=rule,
-        variant=variant_of(settings, network),
-        report=report,
-        quiet=quiet,
-        tensorboard=tensorboard,
+        settings, folder, fabric, report, splits, rule, variant, network, model, average, criterion, optimizer, order,
+        batches, validation_batches, test_batches, quiet=quiet, tensorboard=tensorboard,
     )
+    # fmt: on
+    if isinstance(criterion, AIMLoss):
+        run.schedule, run.health = TauScheduler(criterion, settings.epochs_to_anneal), MaskHealth(criterion)
     lacking = lacking_objects(splits.test)
     if isinstance(run.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
         try:
@@ -293,3 +229,79 @@ def build_run(
             lacking = str(error) if objects_are_known(splits.test) else lacking
     run.lacks = None if lacking is None else f"energy pointing is left out: {lacking}"
     return run
+
+
+def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
+    """The model before training, with ``preprocessing`` set, and without gradients where it is frozen.
+
+    Raises:
+        ValueError: if the backbone is unknown or cannot be wrapped, or the size of its images is unknown.
+    """
+    model: AIM | PlainClassifier
+    kwargs: dict[str, Any] | None = None
+    if ":" not in settings.backbone:
+        library, _ = find_builder(settings.backbone)
+        if library == "timm":
+            kwargs = {"pretrained": settings.pretrained, "num_classes": num_classes}
+        else:
+            kwargs = {"weights": "DEFAULT"} if settings.pretrained else {}
+    if settings.method == "aim":
+        tau = settings.tau[0] if len(settings.tau) == 1 else settings.tau
+        backbone = import_backbone(settings.backbone) if kwargs is None else settings.backbone
+        model = AIM(
+            backbone,
+            settings.stages,
+            tau,
+            num_classes=num_classes,
+            head=settings.head,
+            labels_move_area=settings.labels_move_area,
+            backbone_kwargs=kwargs,
+        )
+    else:
+        plain = import_backbone(settings.backbone) if kwargs is None else create_backbone(settings.backbone, kwargs)
+        model = PlainClassifier(plain, num_classes)
+    if settings.frozen == "backbone":
+        model.freeze_backbone()
+    elif settings.frozen == "norm-statistics":
+        model.freeze_norm_statistics()
+    side, found = settings.image_size, model.preprocessing
+    if found is None:
+        if side is None:
+            raise ValueError(
+                f"image_size must be given: {settings.backbone} does not say which image size it was made for. Its "
+                "images are then normalised with ImageNet's mean and deviation"
+            )
+        found = Preprocessing((side, side), *_IMAGENET)
+    model.preprocessing = found._replace(
+        image_size=found.image_size if side is None else (side, side),
+        crop=found.crop if settings.crop is None else settings.crop,
+        squash=settings.squash or found.squash,
+    )
+    return model
+
+
+def build_optimizer(settings: Settings, model: AIM | PlainClassifier) -> Optimizer:
+    """The optimiser over the model's parameter groups."""
+    mask_lr = (settings.mask_lr,) if isinstance(model, AIM) else ()
+    groups = model.parameter_groups(settings.lr, settings.head_lr, *mask_lr)
+    if settings.optimizer == "sgd":
+        return SGD(groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    kind = AdamW if settings.optimizer == "adamw" else Adam
+    return kind(groups, settings.lr, weight_decay=settings.weight_decay)
+
+
+class PlainLoss(nn.Module):
+    """Cross entropy of a model without masks."""
+
+    def forward(self, output: AIMOutput, labels: Tensor) -> Tensor:
+        """The scalar to back-propagate, from labels (N,)."""
+        wide = torch.promote_types(output.logits.dtype, torch.float32)
+        return F.cross_entropy(output.logits.to(wide), labels)
+
+
+def variant_of(settings: Settings, model: AIM | PlainClassifier) -> str:
+    """The model in words, which checkpoints keep, so that another variant's is noticed."""
+    if isinstance(model, AIM):
+        moved = ", labels move the area" if model.labels_move_area else ""
+        return f"{model.variant}, {model.head} head{moved}, {model.num_classes} classes"
+    return f"{settings.backbone}, plain, {model.num_classes} classes"

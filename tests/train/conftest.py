@@ -18,7 +18,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings_of(table: Path) -> Callable[..., Settings]:
-    """Settings of a run of 2 epochs of 6 steps, but for what is given."""
+    """Settings of a run of 2 epochs of 6 steps, except for the given ones."""
 
     def build(**given: Any) -> Settings:
         usual = {

@@ -43,7 +43,7 @@ def work(rank: int, processes: int, port: int, runs: list[tuple[dict[str, Any], 
 
 
 def one_step(sharded: bool) -> dict[str, Any]:
-    """Masks and loss of one training step on the same images in every process, and the weights behind it."""
+    """Masks and loss of one training step on the same images in every process, and the weights after it."""
     from tiny_nets import tiny
 
     torch.manual_seed(0)

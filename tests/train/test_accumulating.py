@@ -69,7 +69,7 @@ def test_a_run_stopped_between_parts_goes_on_at_the_step(
 
     def killing(run: Any, batch: Any) -> None:
         seen.append(batch)
-        if len(seen) % 8 == 0:  # behind a step and a part, of this start
+        if len(seen) % 8 == 0:  # after a step and a part, of this start
             raise KilledError
         see(run, batch)
 

@@ -13,8 +13,17 @@ from torch.utils.data import Dataset
 from aimwrap import AIM
 from aimwrap.data import Sample
 from aimwrap.gumbel import binary_gumbel_softmax, logistic_noise_like, logistic_noise_of, perturb
-from aimwrap.train.data import BatchOrder, Draw, SeededImages, batches_of, mixed, seed_of_image, steps_per_epoch
-from aimwrap.train.generators import generator_states, restore_generators, seed_generators
+from aimwrap.train.checkpoints import generator_states, restore_generators
+from aimwrap.train.data import (
+    BatchOrder,
+    Draw,
+    SeededImages,
+    batches_of,
+    mixed,
+    seed_generators,
+    seed_of_image,
+    steps_per_epoch,
+)
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 3), st.integers(0, 3))

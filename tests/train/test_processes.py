@@ -59,7 +59,7 @@ def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unfinish(folder: Path) -> None:
-    """As if the run had been killed behind its last but one epoch."""
+    """As if the run had been killed after its last but one epoch."""
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "model")
     checkpoints_in(checkpoint_folder(folder))[-1].unlink()
@@ -234,7 +234,7 @@ def test_who_started_the_processes(
 
 @pytest.mark.parametrize("per_node", [{}, {"SLURM_NTASKS_PER_NODE": "3"}])
 def test_slurm_must_say_how_many_each_machine_has(per_node: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="SLURM must be told how many processes each machine is to have"):
+    with pytest.raises(ValueError, match="SLURM must know how many processes each machine has"):
         launching.launch_of({"SLURM_NTASKS": "8", "SLURM_NNODES": "4", **per_node})
 
 

@@ -30,7 +30,7 @@ class KilledError(BaseException):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a run leaves, but for its settings and its folder's own name."""
+    """The files of a run, except for its settings, and without its folder's name."""
     model = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
     result = json.loads((folder / "result.json").read_text())
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -138,8 +138,8 @@ def test_killed_while_saving_or_at_the_end(
     def killing(*arguments: object, **more: object) -> None:
         raise KilledError
 
-    places = ("training._write_json", "saving.remove_old_checkpoints", "loop.save_checkpoint")
-    for place in (*places, "training._save_model", "training._write_json"):  # in the order in which they come
+    places = ("loop._write_json", "checkpoints._remove_old", "loop.save_checkpoint")
+    for place in (*places, "loop._save_model", "loop._write_json"):  # in the order in which they come
         with monkeypatch.context() as patch, pytest.raises(KilledError):
             patch.setattr(f"aimwrap.train.{place}", killing)
             train(settings, tmp_path / "stopped", fabric)
@@ -150,7 +150,7 @@ def test_killed_while_saving_or_at_the_end(
 def test_killed_before_its_last_line_the_log_is_whole_afterwards(
     settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind the last epoch's checkpoint, and no epoch is left to write it."""
+    """After the last epoch's checkpoint, and no epoch is left to write it."""
 
     def killing(run: Run, line: dict[str, Any]) -> None:
         if line["epoch"] == 2:

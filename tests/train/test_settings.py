@@ -12,8 +12,8 @@ from aimwrap.data.release import groups_of
 from aimwrap.train import PRESETS, Settings
 from aimwrap.train.data import read_splits
 from aimwrap.train.evaluation import chosen_rule, score_of
-from aimwrap.train.models import build_model, variant_of
-from aimwrap.train.run import rate_factor, set_rates
+from aimwrap.train.loop import rate_factor, set_rates
+from aimwrap.train.run import build_model, variant_of
 from aimwrap.train.settings import differences
 
 

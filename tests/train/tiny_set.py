@@ -1,4 +1,4 @@
-"""A set of small pictures with labels, places and masks, to train on."""
+"""A set of small images with labels, places and masks, to train on."""
 
 import csv
 from pathlib import Path
