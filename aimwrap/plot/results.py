@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 NAMES, PANEL, ROW = 2.0, 2.3, 0.42  # inches: longest names, width of a panel, smallest height of a method
-CURVES, KEY = (3.6, 2.9), 1.5  # inches: width and height of a panel of curves, longest names beside them
+CURVES, KEY = (3.6, 2.9), 1.5  # inches: width and height of a panel of curves, longest names next to them
 PER_ROW = 4  # panels, where their order alone is given
 
 
@@ -154,7 +154,7 @@ def plot_area_curves(
         The figure.
 
     Raises:
-        ValueError: if there is no curve, there are more than can be told apart, or chance is not in [0, 1].
+        ValueError: if there is no curve, there are too many to distinguish, or chance is not in [0, 1].
         ImportError: without matplotlib, naming the extra.
 
     >>> from aimwrap import AreaCurve, AreaPoint
@@ -166,7 +166,7 @@ def plot_area_curves(
     """
     named = dict(curves) if isinstance(curves, Mapping) else {"": curves}
     if not named or len(named) > len(COLOURS):
-        raise ValueError(f"curves must be 1 to {len(COLOURS)}, so that they can be told apart, got {len(named)}.")
+        raise ValueError(f"curves must be 1 to {len(COLOURS)}, so that colours can be distinguished, got {len(named)}.")
     if chance is not None and not 0 <= chance <= 1:
         raise ValueError(f"chance must be an accuracy from 0 to 1, got {chance}.")
     panels: dict[str, Callable[[AreaPoint], float | None]] = {"accuracy": lambda point: point.accuracy}

@@ -90,8 +90,8 @@ def plot_scatter(
     title = wrap(default if title is None else title, width - 0.2, TITLE, BOLD)
     labels = [wrap(f"{measure}, {name}", SIDE, TEXT + 1) for name in names]
     explanation = wrap(" ".join(_sentences(x, y, len(first) - len(x), level, measure, names)), width - LEFT - 0.1, TEXT)
-    beside = 0.8 + sum(text_height(entry, SMALL) + 0.08 for entry in legend.values())  # the square, of the legend
-    square = max(SIDE + 0.4 + text_height(labels[0], TEXT + 1), beside)
+    key = 0.8 + sum(text_height(entry, SMALL) + 0.08 for entry in legend.values())
+    square = max(SIDE + 0.4 + text_height(labels[0], TEXT + 1), key)
     height = text_height(title, TITLE) + square + text_height(explanation, TEXT) + 0.5
     figure = new_figure(width, height, "constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""All that a report says, as plain values: what ``report.json`` holds and the page is made of."""
+"""The report as plain values: what ``report.json`` holds, and what the page is made from."""
 
 from __future__ import annotations
 
@@ -26,20 +26,7 @@ def content_of(
     notes: Sequence[str],
     verifications: Sequence[dict[str, Any] | None],
 ) -> dict[str, Any]:
-    """Put together what was measured.
-
-    Args:
-        evaluation: of the models on the images.
-        images: the split.
-        root: the data set's folder, as it is to be shown.
-        title: of the report; None for the model's and the data set's names.
-        command: that makes it again.
-        notes: what readers must know of how it was measured.
-        verifications: of each model.
-
-    Returns:
-        Dicts, lists, texts and finite numbers.
-    """
+    """Dicts, lists, texts and finite numbers; the arguments are those of ``build_report``, or made by it."""
     from .. import __version__
 
     groups, objects = groups_in(images), objects_in(images)
@@ -85,7 +72,7 @@ def groups_in(images: ReleaseDataset) -> Groups:
 
 
 def objects_in(images: ReleaseDataset) -> str | None:
-    """What is known of where the objects are, in words."""
+    """Whether masks or boxes of the objects are known, in words."""
     masks = any(record.mask_path is not None for record in images.records)
     boxes = any(record.mask_path is None and record.boxes is not None for record in images.records)
     return {(True, True): "masks and boxes", (True, False): "masks", (False, True): "boxes"}.get((masks, boxes))
@@ -140,4 +127,4 @@ def _chosen(evaluation: Evaluation) -> str | None:
     worst, drawn = evaluation.drawn
     compared = any(subject.role == "other" for subject in evaluation.subjects)
     extreme = "on which the two models differ most" if compared else "on which it is least sure of the label"
-    return f"the {worst} {extreme}, and {drawn} drawn by lot from the others"
+    return f"the {worst} {extreme}, and {drawn} drawn at random from the others"

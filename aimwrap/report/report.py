@@ -1,4 +1,4 @@
-"""A report: its content, what of it people read first, and its files."""
+"""A report: its content, its headline, and its files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .._files import replacing
 
 
 class Written(NamedTuple):
-    """Where a report lies.
+    """The files of a report.
 
     Attributes:
         page: the HTML file, which needs nothing else.
-        numbers: the same as JSON beside it, without the pictures.
+        numbers: the same content as JSON, without the images.
     """
 
     page: Path
@@ -49,10 +49,10 @@ class Report:
         }
 
     def write(self, path: str | Path) -> Written:
-        """Write the page, and beside it the same content as JSON.
+        """Write the page, and the same content as JSON next to it.
 
         Args:
-            path: of the page, ending in ``.html``; the folder is made if need be.
+            path: of the page, ending in ``.html``; its folder is made if missing.
 
         Returns:
             Both files.
@@ -60,18 +60,18 @@ class Report:
         Raises:
             ImportError: without Jinja, naming the extra.
             OSError: if it cannot be written.
-            ValueError: if the path ends otherwise.
+            ValueError: if the path has another ending.
         """
         from .html import render
 
         page = Path(path)
         if page.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"path must end in .html, got {str(path)!r}: its JSON goes beside it under another end")
+            raise ValueError(f"path must end in .html, got {str(path)!r}: its JSON goes next to it with another ending")
         text = render(self.content)
         page.parent.mkdir(parents=True, exist_ok=True)
         numbers = page.with_suffix(".json")
         with replacing(page) as unfinished:
-            unfinished.write_text(text, encoding="utf-8", errors="replace")  # file names may be no text
+            unfinished.write_text(text, encoding="utf-8", errors="replace")  # file names may not be valid text
         with replacing(numbers) as unfinished:
             unfinished.write_text(json.dumps(_without_thumbnails(self.content), indent=1) + "\n", encoding="utf-8")
         return Written(page, numbers)

@@ -111,6 +111,18 @@ def run_page(page: str) -> list[Names]:
     return after
 
 
+def check_attribution(after: list[Names]) -> None:
+    shapes = {name: [tuple(names[name].shape) for names in after if name in names] for name in ("cam", "pixels")}
+    assert shapes["cam"][:2] == [(4, 4, 4), (4, 4, 4)] and shapes["pixels"][0] == (4, 64, 64)
+    assert [tuple(after[block]["heatmaps"].shape) for block in (3, 4, 5)] == [(4, 64, 64), (1, 4, 4, 4), (4, 1, 4, 4)]
+    assert 0 < after[-1]["share"] < 1.5
+
+
+def check_figures(after: list[Names]) -> None:
+    figures = {id(names["figure"]) for names in after if "figure" in names}
+    assert len(figures) == 6 and Path("masks.png").stat().st_size > 10_000
+
+
 def check_metrics(after: list[Names]) -> None:
     assert after[0]["score"].item() == pytest.approx(0.8)
     assert after[0]["chance"].item() == 0.25
@@ -156,10 +168,12 @@ def check_start(after: list[Names]) -> None:
 
 
 CHECKS: dict[str, Callable[[list[Names]], None]] = {  # what the pages' comments say comes out
+    "docs/attribution.md": check_attribution,
     "docs/choose-tau.md": check_choose_tau,
     "docs/data.md": check_data,
     "docs/evaluate.md": check_evaluate,
     "docs/explanation.md": check_explanation,
+    "docs/figures.md": check_figures,
     "docs/metrics.md": check_metrics,
     "docs/start.md": check_start,
     "docs/verify.md": check_verify,

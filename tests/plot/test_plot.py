@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 import torch
@@ -32,8 +31,6 @@ from aimwrap.plot import (
     plot_results,
     plot_scatter,
 )
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def captions(figure: Figure) -> list[str]:
@@ -457,16 +454,3 @@ IMAGES, MASK, MAPS = torch.rand(2, 3, 8, 8), torch.ones(2, 1, 2, 2), torch.rand(
 def test_errors_name_the_argument_and_the_way_out(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){message}"):
         draw()
-
-
-def test_the_documentation_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sklearn")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "figures.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    names: dict[str, object] = {}
-    figures = []
-    for block in blocks:
-        exec(block, names)
-        figures += [names.pop("figure")] if "figure" in names else []
-    assert len(figures) == 6 and all(isinstance(figure, Figure) for figure in figures)
-    assert (tmp_path / "masks.png").stat().st_size > 10_000
