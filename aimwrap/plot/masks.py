@@ -172,12 +172,9 @@ def _axes_below(figure: Figure, columns: int) -> Axes:
     axes = figure.add_axes(
         (first.x0, lowest - (CURVE_HEIGHT + ABOVE_CURVE) / height, last.x1 - first.x0, CURVE_HEIGHT / height)
     )
-    side, step = first.width / (last.x1 - first.x0), columns - 2
-    if step:  # a point is under the middle of its column
-        per_epoch = (1 - side) / step
-        axes.set_xlim(-side / 2 / per_epoch, step + side / 2 / per_epoch)
-    else:
-        axes.set_xlim(-0.5, 0.5)
+    steps = columns - 2
+    half = steps * first.width / 2 / (last.x0 - first.x0) if steps else 0.5  # a column, in epochs
+    axes.set_xlim(-half, steps + half)  # a point is under the middle of its column
     return axes
 
 
@@ -201,14 +198,9 @@ def _draw_areas(
     axes.set_ylabel("mean area", fontsize=TEXT)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        loc="lower left",
-        bbox_to_anchor=(LEFT / figure.get_size_inches()[0], axes.get_position().y1),
-        ncols=len(areas) + 1,
-        borderaxespad=0.3,
-        fontsize=SMALL,
-        frameon=False,
-    )
+    corner = LEFT / figure.get_size_inches()[0], axes.get_position().y1
+    style = {"ncols": len(areas) + 1, "borderaxespad": 0.3, "fontsize": SMALL, "frameon": False}
+    figure.legend(loc="lower left", bbox_to_anchor=corner, **style)
 
 
 def _check_history(

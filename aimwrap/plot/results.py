@@ -283,11 +283,8 @@ def _arrange(panels: Sequence[str | tuple[str, str]]) -> list[list[str | tuple[s
         groups = list(dict.fromkeys(pair[0] for pair in pairs))
         return [[(group, m) if (group, m) in pairs else None for m in measures] for group in groups]
     per_row = math.ceil(len(panels) / math.ceil(len(panels) / PER_ROW))
-    rows: list[list[str | tuple[str, str] | None]] = []
-    for start in range(0, len(panels), per_row):
-        row = list(panels[start : start + per_row])
-        rows.append([*row, *[None] * (per_row - len(row))])
-    return rows
+    padded = [*panels, *[None] * (-len(panels) % per_row)]
+    return [padded[start : start + per_row] for start in range(0, len(padded), per_row)]
 
 
 def _measure(panel: str | tuple[str, str]) -> str:

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from ..analysis.verification import verify
 from ..data.release import ReleaseDataset
 from ..preprocessing import Preprocessing
-from .content import content_of
+from .content import Report, content_of
 from .measuring import evaluate
-from .report import Report
 from .subjects import Role, Subject
 
 

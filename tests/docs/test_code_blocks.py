@@ -114,7 +114,7 @@ def run_page(page: str) -> list[Names]:
 def check_attribution(after: list[Names]) -> None:
     shapes = {name: [tuple(names[name].shape) for names in after if name in names] for name in ("cam", "pixels")}
     assert shapes["cam"][:2] == [(4, 4, 4), (4, 4, 4)] and shapes["pixels"][0] == (4, 64, 64)
-    assert [tuple(after[block]["heatmaps"].shape) for block in (3, 4, 5)] == [(4, 64, 64), (1, 4, 4, 4), (4, 1, 4, 4)]
+    assert [tuple(after[block]["heatmaps"].shape) for block in (3, 4, 5)] == [(4, 64, 64), (4, 4, 4), (4, 1, 4, 4)]
     assert 0 < after[-1]["share"] < 1.5
 
 
@@ -162,6 +162,11 @@ def check_data(after: list[Names]) -> None:
     assert after[1]["birds"].groups is not None and after[1]["folder"][0].object_mask is not None
 
 
+def check_report(after: list[Names]) -> None:
+    assert "photos, split test: 8 images" in str(after[-1]["report"])
+    assert Path("report.html").is_file() and Path("compared.json").is_file()
+
+
 def check_start(after: list[Names]) -> None:
     assert after[0]["model"].class_names == ("0", "1") and Path("masks.png").stat().st_size > 10_000
     assert after[2]["masks"][2].shape == (1, 1, 4, 4)
@@ -175,6 +180,7 @@ CHECKS: dict[str, Callable[[list[Names]], None]] = {  # what the pages' comments
     "docs/explanation.md": check_explanation,
     "docs/figures.md": check_figures,
     "docs/metrics.md": check_metrics,
+    "docs/report.md": check_report,
     "docs/start.md": check_start,
     "docs/verify.md": check_verify,
 }
