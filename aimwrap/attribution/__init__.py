@@ -5,8 +5,7 @@ they hook on a plain one. Neither needs the extra. The four functions call the l
 leave the model as they found it.
 """
 
-from .layers import cam_layer_of
 from .methods import grad_cam, guided_backprop, guided_grad_cam, score_cam
-from .view import LogitsView
+from .view import LogitsView, cam_layer_of
 
 __all__ = ["LogitsView", "cam_layer_of", "grad_cam", "guided_backprop", "guided_grad_cam", "score_cam"]

@@ -1,8 +1,8 @@
-"""Whether guided backpropagation would be guided: what captum's hooks on ``nn.ReLU`` modules reach, and what not.
+"""Whether guided backpropagation would be guided: which activations captum's hooks on ``nn.ReLU`` modules reach.
 
 Guided backpropagation (Springenberg et al. 2015) passes only positive gradients at every ReLU. captum does that by
 hooks on ``nn.ReLU`` modules. A ReLU called as a function, and every other activation, keeps its plain gradient, and
-nothing says so. So the gradient's own graph is searched here, which shows functions and modules alike.
+captum gives no warning. So this searches the gradient's own graph, which shows functions and modules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 # Rectifiers other than ReLU, as autograd names them (ReLU6 is a hardtanh). Gates (sigmoid, hardsigmoid, tanh) multiply
-# what passes and rectify nothing: they keep their gradient in guided backpropagation, too.
+# what passes and rectify nothing: they keep their gradient in guided backpropagation too.
 _OTHER_RECTIFIERS = {
     "Celu": "CELU", "Elu": "ELU/SELU", "Gelu": "GELU", "Hardswish": "Hardswish", "Hardtanh": "ReLU6/Hardtanh",
     "LeakyRelu": "LeakyReLU", "Mish": "Mish", "PreluKernel": "PReLU", "RreluWithNoise": "RReLU", "Silu": "SiLU",
@@ -26,11 +26,11 @@ _OTHER_RECTIFIERS = {
 
 @dataclass(frozen=True)
 class Guidance:
-    """What hooks on ``nn.ReLU`` modules would guide.
+    """The activations that hooks on ``nn.ReLU`` modules would guide.
 
     Attributes:
-        guided: ReLUs on the gradient's way to the images that the hooks reach.
-        missed: what they miss or spoil, in words; empty if guided backpropagation is what its name says.
+        guided: ReLUs between the logits and the images that the hooks reach.
+        missed: what they miss or change wrongly, in words; empty if all is guided.
     """
 
     guided: int
@@ -38,17 +38,10 @@ class Guidance:
 
 
 def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
-    """Run one image and search the graph of its logits.
+    """Run one image (1, C, H, W) and search the graph of its logits.
 
-    What autograd does not show is not seen: an activation composed of arithmetic (``x * torch.sigmoid(x)``,
+    Not seen is what autograd does not show: an activation composed of arithmetic (``x * torch.sigmoid(x)``,
     ``x.clamp(min=0)``) or run inside reentrant checkpointing.
-
-    Args:
-        model: the classifier, in evaluation mode.
-        image: (1, C, H, W).
-
-    Returns:
-        What would be guided.
     """
     by_modules: set[Node] = set()
     handles = [
@@ -76,9 +69,9 @@ def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
     if relus - by_modules:
         words.append(f"{len(relus - by_modules)} x ReLU called as a function")
     if own:
-        words.append(f"autograd functions of its own ({', '.join(sorted(own))})")
+        words.append(f"custom autograd functions ({', '.join(sorted(own))})")
     if shared:
-        words.append(f"{shared} x ReLU whose input another branch reads (captum clips that branch's gradient, too)")
+        words.append(f"{shared} x ReLU whose input another branch reads (captum clips that branch's gradient too)")
     return Guidance(len(guided), tuple(words))
 
 
@@ -86,7 +79,7 @@ _Output = tuple[Node | None, int]  # one output of a graph node
 
 
 def _readers(end: Node | None) -> dict[_Output, list[Node]]:
-    """Who reads each output, over the whole graph behind a result."""
+    """The nodes that read each output, over the complete graph of a result."""
     readers: dict[_Output, list[Node]] = {}
     seen: set[Node] = set()
     waiting = [end] if end is not None else []

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ..analysis.explanation import evaluating
 from ..model import AIM
 from .guidance import guidance_of
-from .layers import chosen_layer
-from .view import LogitsView, without_wrappers
+from .view import LogitsView, chosen_layer, without_wrappers
 
 
 def grad_cam(
@@ -33,7 +32,7 @@ def grad_cam(
 
     Args:
         model: an AIM, or any classifier that returns (N, K) logits, also inside ``torch.compile`` or
-            ``DistributedDataParallel``. It is run in evaluation mode and left as found. An AIM's masks are held
+            ``DistributedDataParallel``. It runs in evaluation mode and is left unchanged. An AIM's masks are held
             while gradients are taken, as :class:`LogitsView` does with ``mask_gradients=False``; pass a view to choose.
             That matters only for a ``layer`` before the masks.
         images: (N, C, H, W), as the model takes them.
@@ -71,14 +70,14 @@ def guided_backprop(
     Reference: Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR 2015 workshop.
 
     captum hooks ``nn.ReLU`` modules and nothing else. A network with other activations (GELU, SiLU, ReLU6, a ReLU
-    called as a function) would get its plain gradient, in part or in whole, under this name; so it is refused. The
+    called as a function) would get its plain gradient, in part or completely, under this name; so it is refused. The
     paper's head is among them: its transforms end in a GELU.
 
     Args:
-        model: as in :func:`grad_cam`. With an AIM's masks held, the mask estimators are not on the gradient's way.
+        model: as in :func:`grad_cam`. With an AIM's masks held, the gradient does not pass the mask estimators.
         images: (N, C, H, W).
         classes: (N,), or None for the predicted ones.
-        partial: take what is guided only at some activations, with a warning that says which are left out.
+        partial: accept a result that is guided only at some activations, with a warning that names the others.
 
     Returns:
         (N, H, W) at the images' resolution: signed, the sum over the channels.
@@ -88,12 +87,6 @@ def guided_backprop(
         TypeError: as :func:`grad_cam`.
         ValueError: if something would not be guided and ``partial`` is False, or if nothing would be; or as
             :func:`grad_cam`.
-
-    Example:
-        >>> import torch, torchvision
-        >>> model = torchvision.models.resnet18(num_classes=10)
-        >>> guided_backprop(model, torch.randn(2, 3, 64, 64)).shape  # doctest: +SKIP
-        torch.Size([2, 64, 64])
     """
     captum = _library("captum.attr")
     with _explained(model, images, classes) as (view, inputs, targets):
@@ -129,12 +122,6 @@ def guided_grad_cam(
         ImportError: if captum is not installed.
         TypeError: as :func:`grad_cam`.
         ValueError: as :func:`grad_cam` and :func:`guided_backprop`.
-
-    Example:
-        >>> import torch, torchvision
-        >>> model = torchvision.models.resnet18(num_classes=10)
-        >>> guided_grad_cam(model, torch.randn(2, 3, 64, 64)).shape  # doctest: +SKIP
-        torch.Size([2, 64, 64])
     """
     captum = _library("captum.attr")
     with _explained(model, images, classes) as (view, inputs, targets):
@@ -175,12 +162,6 @@ def score_cam(
         ImportError: if grad-cam is not installed.
         TypeError: as :func:`grad_cam`.
         ValueError: as :func:`grad_cam`.
-
-    Example:
-        >>> import torch, torchvision
-        >>> model = torchvision.models.resnet18(num_classes=10)
-        >>> score_cam(model, torch.randn(2, 3, 64, 64)).shape  # doctest: +SKIP
-        torch.Size([2, 2, 2])
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -194,10 +175,10 @@ def score_cam(
             explainer.activations_and_grads(inputs)
             (maps,) = (activation.numpy() for activation in explainer.activations_and_grads.activations)
         finally:
-            explainer.activations_and_grads.release()  # else it would keep every copy's maps until the end
+            explainer.activations_and_grads.release()  # otherwise it would keep every copy's maps until the end
         with contextlib.redirect_stderr(io.StringIO()):  # one progress bar per image
             cams = [
-                # Not its whole call, which scales each map to [0, 1] and resizes it. One image at a time, for memory.
+                # Its full call would scale each map to [0, 1] and resize it. One image at a time, for memory.
                 explainer.get_cam_image(inputs[i : i + 1], hooked, [target(int(k))], maps[i : i + 1], None)
                 for i, k in enumerate(targets)
             ]
@@ -213,7 +194,7 @@ def _library(name: str) -> Any:
 
 @contextlib.contextmanager
 def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
-    """The classifier in evaluation mode, inputs that take a gradient, and a class for each; after it, all as it was."""
+    """The classifier in evaluation mode, inputs that take a gradient, and their classes; afterwards all as before."""
     view = _classifier(model)
     if not isinstance(images, Tensor) or not images.is_floating_point():
         came = images.dtype if isinstance(images, Tensor) else type(images).__name__
@@ -250,12 +231,12 @@ def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
         raise ValueError(f"classes must be of shape ({images},), one class per image, got {tuple(classes.shape)}")
     lowest, highest = int(classes.min()), int(classes.max())
     if lowest < 0 or highest >= logits.shape[1]:
-        raise ValueError(f"classes must lie in 0..{logits.shape[1] - 1}, got {lowest}..{highest}")
+        raise ValueError(f"classes must be in 0..{logits.shape[1] - 1}, got {lowest}..{highest}")
     return classes.to(logits.device, torch.long).clone()  # not an inference tensor, though the caller's may be one
 
 
 def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> nn.Module:
-    """The layer to hook, seen to give one map per forward."""
+    """The layer to hook, which gives one map per forward."""
     chosen = chosen_layer(view, layer, inputs[:1])
     outputs: list[object] = []
     handle = chosen.register_forward_hook(lambda module, arguments, output: outputs.append(output))
@@ -272,8 +253,8 @@ def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> n
         )
     if len(outputs) > 1:
         raise ValueError(
-            f"layer ({kind}) is called {len(outputs)} times in a forward, so it gives no one map; choose a module that "
-            "is called once"
+            f"layer ({kind}) is called {len(outputs)} times in a forward, so it does not give one map; choose a module "
+            "that is called once"
         )
     if not isinstance(outputs[0], Tensor) or outputs[0].ndim != 4:
         came = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
@@ -299,6 +280,6 @@ def _check_guidance(function: str, view: nn.Module, inputs: Tensor, partial: boo
     if not partial:
         raise ValueError(
             f"{function} would be guided only in part. {finding}. Use grad_cam or score_cam, which need no ReLU, "
-            "or pass partial=True to have it all the same"
+            "or pass partial=True to accept it"
         )
     warnings.warn(f"{function} is guided only in part. {finding}", stacklevel=3)

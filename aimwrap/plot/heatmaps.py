@@ -1,4 +1,4 @@
-"""What two models look at, side by side, with a score on every heatmap."""
+"""The heatmaps of two models side by side, each with a score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..metrics.pointing import chance_level, energy_pointing_game
 from .canvas import INK, RIGHT, WRONG
 from .inputs import classes_of, heatmaps_of, images_of, mask_of, pair_of, scores_of, titles_of
-from .masks import image_panel
+from .masks import image_panel, size_of
 from .panels import Panel, plot_panels
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def plot_heatmaps(
     row_titles: Sequence[str] | None = None,
     title: str = "What does each network look at?",
 ) -> Figure:
-    """Show the heatmaps of two models beside each other, one image a row, with a score each (paper fig. 3).
+    """Show the heatmaps of two models side by side, one image a row, each with a score (paper fig. 3).
 
     Args:
         images: (N, 3, H, W) in [0, 1], not normalised; up to eight or so fill a page.
         plain_heatmaps: (N, h, w), of any scale; what is below zero is not shown.
-        aim_heatmaps: likewise; h and w may differ from the plain model's.
+        aim_heatmaps: the same for AIM; h and w may differ from the plain model's.
         object_masks: (N, 1, H, W) of zeros and ones, in the images' size. Outlined; and each heatmap gets its score
             from :func:`~aimwrap.metrics.energy_pointing_game`.
         resolution: rows and columns of a common grid for that score, such as (7, 7): a finer map scores better for its
@@ -47,12 +47,12 @@ def plot_heatmaps(
         scores: (N,) of the plain model and (N,) of AIM, to be written instead, higher being better; NaN where there is
             none.
         measure: what the scores are called.
-        labels: (N,) class numbers, written beneath the images.
-        predictions: (N,) class numbers of the plain model and of AIM, written beneath their heatmaps.
+        labels: (N,) class numbers, written under the images.
+        predictions: (N,) class numbers of the plain model and of AIM, written under their heatmaps.
         class_names: by class number.
         names: what the two models are called.
         row_titles: one per image.
-        title: above all.
+        title: of the figure.
 
     Returns:
         The figure.
@@ -76,8 +76,8 @@ def plot_heatmaps(
         object_masks = mask_of("object_masks", object_masks, count)
         if object_masks.shape[-2:] != images.shape[-2:]:
             raise ValueError(
-                f"object_masks must be as large as the images, {_size(images)}, got {_size(object_masks)}: crop and "
-                "resize them together."
+                f"object_masks must be as large as the images, {size_of(images)}, got {size_of(object_masks)}: crop "
+                "and resize them together."
             )
     shown = _scores(heatmaps, object_masks, resolution, scores, count)
     truth = classes_of("labels", labels, count, class_names)
@@ -97,7 +97,7 @@ def plot_heatmaps(
                 highlight=highlight,
             )
             row.append(panel)
-    columns = ["image", *(f"{name}\n({_size(maps)})" for name, maps in zip(names, heatmaps, strict=True))]
+    columns = ["image", *(f"{name}\n({size_of(maps)})" for name, maps in zip(names, heatmaps, strict=True))]
     explanation = " ".join(_sentences(heatmaps, object_masks, resolution, scores is not None, measure))
     return plot_panels(rows, columns, row_titles, title, explanation)
 
@@ -112,9 +112,7 @@ def _scores(
     """(N,) of either model: as given, or from the object masks; empty where there is neither."""
     if scores is not None:
         if len(scores) != 2:
-            raise ValueError(
-                f"scores must be a pair, those of the plain model and those of AIM, got {len(scores)} of them."
-            )
+            raise ValueError(f"scores must be a pair, of the plain model and of AIM, got {len(scores)} of them.")
         return [scores_of(f"scores[{model}]", values, count) for model, values in enumerate(scores)]
     if object_masks is None:
         return []
@@ -122,7 +120,7 @@ def _scores(
 
 
 def _verdict(prediction: str | None, label: str | None) -> tuple[str, str]:
-    """What a model says, and the colour to say it in."""
+    """A model's prediction in words, and their colour."""
     if prediction is None or label is None:
         return (f"predicted {prediction}" if prediction is not None else ""), INK
     return (f"{prediction}: right", RIGHT) if prediction == label else (f"{prediction}: wrong", WRONG)
@@ -137,16 +135,16 @@ def _sentences(
 ) -> list[str]:
     sentences = [
         "Heatmaps: the positive part over the image in grey, dark = nothing, bright yellow = the most; each is scaled "
-        "to its own maximum, so that two of them cannot be compared in strength."
+        "to its own maximum, so that the strengths of two of them cannot be compared."
     ]
     if object_masks is not None:
         sentences.append("White line: the object's outline.")
     if given:
-        sentences.append(f"The {measure} is as handed in; ▲ is the higher of the two.")
+        sentences.append(f"The {measure} is as given; ▲ is the higher of the two.")
     elif object_masks is not None:
         chance = float(chance_level(object_masks).mean())
         sentences.append(
-            f"{measure[:1].upper()}{measure[1:]}: share of the heatmap that lies on the object, 0 to 1, undefined "
+            f"{measure[:1].upper()}{measure[1:]}: share of the heatmap that is on the object, 0 to 1, undefined "
             f"without object or heat; ▲ is the higher of the two. A map of equal values scores the object's share "
             f"of the image, here {chance:.2f} on average."
         )
@@ -162,7 +160,3 @@ def _score_line(measure: str, score: float, other: float) -> str:
     if math.isnan(score):
         return f"{measure} undefined"
     return f"{'▲ ' if round(score, 2) > round(other, 2) else ''}{measure} {score:.2f}"
-
-
-def _size(maps: Tensor) -> str:
-    return f"{maps.shape[-2]} × {maps.shape[-1]}"

@@ -1,4 +1,7 @@
-"""What users hand in, checked and copied into plain tensors: without gradient, on the CPU, in float32."""
+"""The users' inputs, checked and copied into plain tensors: without gradient, on the CPU, in float32.
+
+A wrong shape or value raises a ``ValueError`` that names the argument.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,7 @@ ROUNDING = 0.01  # of half precision, and of a resize that overshoots a little
 
 
 def images_of(images: Tensor) -> Tensor:
-    """Images to show, (N, 3, H, W) in [0, 1].
-
-    Raises:
-        ValueError: if the shape does not fit, there is none, or they are normalised or of 8 bits.
-    """
+    """Images to show, (N, 3, H, W) in [0, 1]."""
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(
             f"images must be (N, 3, H, W) with at least one image, got {tuple(images.shape)}: image[None] makes a "
@@ -32,16 +31,7 @@ def images_of(images: Tensor) -> Tensor:
 
 
 def mask_of(name: str, mask: Tensor, count: int) -> Tensor:
-    """A mask per image, (N, 1, h, w) of zeros and ones.
-
-    Args:
-        name: of the argument, for the message.
-        mask: of any type.
-        count: N, from the images.
-
-    Raises:
-        ValueError: if the shape does not fit, or a value is neither 0 nor 1.
-    """
+    """A mask per image, (N, 1, h, w) of zeros and ones."""
     if mask.ndim != 4 or mask.shape[:2] != (count, 1) or mask.numel() == 0:
         raise ValueError(
             f"{name} must be ({count}, 1, h, w), one mask per image, got {tuple(mask.shape)}: take as many masks as "
@@ -59,16 +49,7 @@ def mask_of(name: str, mask: Tensor, count: int) -> Tensor:
 
 
 def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
-    """A heatmap per image, (N, h, w).
-
-    Args:
-        name: of the argument, for the message.
-        heatmaps: of any scale and sign.
-        count: N, from the images.
-
-    Raises:
-        ValueError: if the shape does not fit, or a value is not finite.
-    """
+    """A heatmap per image, (N, h, w)."""
     if heatmaps.ndim != 3 or len(heatmaps) != count or heatmaps.numel() == 0:
         raise ValueError(
             f"{name} must be ({count}, h, w), one heatmap per image, got {tuple(heatmaps.shape)}: add channels up, "
@@ -84,16 +65,7 @@ def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
 
 
 def scores_of(name: str, scores: Tensor | Sequence[float], count: int | None = None) -> Tensor:
-    """One score per image, (N,) float32; NaN where there is none.
-
-    Args:
-        name: of the argument, for the message.
-        scores: numbers.
-        count: N, where it is known.
-
-    Raises:
-        ValueError: if the shape does not fit, or a score is infinite.
-    """
+    """One score per image, (N,) float32; NaN where there is none."""
     values = plain(torch.as_tensor(scores))
     expected = "(N,)" if count is None else f"({count},)"
     if values.ndim != 1 or len(values) == 0 or (count is not None and len(values) != count):
@@ -107,17 +79,7 @@ def scores_of(name: str, scores: Tensor | Sequence[float], count: int | None = N
 
 
 def classes_of(name: str, classes: Tensor | Sequence[int] | None, count: int, names: Sequence[str] | None) -> list[str]:
-    """The name of each image's class; empty where no classes are given.
-
-    Args:
-        name: of the argument, for the message.
-        classes: (N,) class numbers.
-        count: N, from the images.
-        names: what the classes are called; by default their numbers.
-
-    Raises:
-        ValueError: if the shape does not fit, or a class has no name.
-    """
+    """The name of each image's class; empty where no classes are given."""
     if classes is None:
         return []
     numbers = torch.as_tensor(classes).detach().cpu()
@@ -138,16 +100,7 @@ def classes_of(name: str, classes: Tensor | Sequence[int] | None, count: int, na
 
 
 def titles_of(name: str, titles: Sequence[str] | None, default: Sequence[str]) -> list[str]:
-    """As many titles as there are defaults.
-
-    Args:
-        name: of the argument, for the message.
-        titles: as given, or None for the defaults.
-        default: one per thing that has a title.
-
-    Raises:
-        ValueError: if there are more or fewer.
-    """
+    """As many titles as there are defaults."""
     if titles is None:
         return list(default)
     if isinstance(titles, str) or len(titles) != len(default):
@@ -156,11 +109,7 @@ def titles_of(name: str, titles: Sequence[str] | None, default: Sequence[str]) -
 
 
 def pair_of(name: str, names: tuple[str, str]) -> tuple[str, str]:
-    """What the two models are called.
-
-    Raises:
-        ValueError: if there are not two of them.
-    """
+    """What the two models are called."""
     first, second = titles_of(name, names, ("plain", "AIM"))
     return first, second
 

@@ -1,4 +1,7 @@
-"""A grid of pictures, with titles, captions and an explanation: what the figures of masks and heatmaps are made of."""
+"""A grid of images with titles, captions and an explanation, for the figures of masks and of heatmaps.
+
+It is laid out in inches: matplotlib's own layouts leave gaps around images, whose proportions are fixed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .canvas import (
+    BOLD,
     SMALL,
     TEXT,
     TITLE,
@@ -16,7 +20,6 @@ from .canvas import (
     draw_image,
     draw_mask,
     draw_masked_image,
-    line_height,
     new_figure,
     text_height,
     wrap,
@@ -36,15 +39,15 @@ BETWEEN = 0.1  # inches from panel to panel
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a grid: what to draw, and a short line beneath.
+    """One panel of a grid: what to draw, and a short caption under it.
 
     Attributes:
         image: (3, H, W) in [0, 1]; None where the mask is shown by itself.
-        mask: (1, h, w): alone, or laid over the image.
-        heatmap: (h, w), laid over the image.
+        mask: (1, h, w): alone, or drawn over the image.
+        heatmap: (h, w), drawn over the image.
         object_mask: (1, H, W), outlined on a heatmap.
-        caption: beneath the picture; wrapped to its width.
-        highlight: the caption's colour, for instance for a right and for a wrong prediction. Say it in words, too.
+        caption: under the image; wrapped to its width.
+        highlight: the caption's colour, for instance for a right or a wrong prediction. Say it in words, too.
     """
 
     image: Tensor | None = None
@@ -89,14 +92,14 @@ def plot_panels(
     *,
     room_below: float = 0.0,
 ) -> Figure:
-    """Draw a grid of panels with titles and an explanation beneath, on a figure of its own (no pyplot state).
+    """Draw a grid of panels with titles, and an explanation under it, on a new figure (no pyplot state).
 
     Args:
         rows: panels, as many in each row as there are column titles.
         column_titles: above the first row.
         row_titles: left of each row.
-        title: in bold, above all; wrapped here, like all text.
-        explanation: sentences beneath the grid.
+        title: in bold, on top; wrapped here, like all text.
+        explanation: sentences under the grid.
         room_below: inches left free between the grid and the explanation, for what the caller adds.
 
     Returns:
@@ -117,17 +120,16 @@ def plot_panels(
     tall = side * shape[0] / shape[1]
     width = LEFT + columns * side + (columns - 1) * BETWEEN + RIGHT
 
-    title = wrap(title, width - 0.2, TITLE, "bold")
+    title = wrap(title, width - 0.2, TITLE, BOLD)
     text = wrap(explanation, width - LEFT - RIGHT, TEXT)
     column_titles = [wrap(column_title, side, COLUMN_TITLE) for column_title in column_titles]
     row_titles = [wrap(row_title, tall, TEXT) for row_title in row_titles]
     rows = [[replace(panel, caption=wrap(panel.caption, side, SMALL)) for panel in row] for row in rows]
-    most_lines = max(panel.caption.count("\n") + 1 for row in rows for panel in row)
 
     head = 0.1 + text_height(title, TITLE) + max(text_height(t, COLUMN_TITLE) for t in column_titles) + 0.15
     foot = 0.1 + text_height(text, TEXT) + room_below + 0.1
-    beneath = 0.14 + most_lines * line_height(SMALL)  # of a panel
-    height = head + len(rows) * (tall + beneath) + foot
+    below = 0.14 + max(text_height(panel.caption or " ", SMALL) for row in rows for panel in row)
+    height = head + len(rows) * (tall + below) + foot
     figure = new_figure(width, height)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, row, row_title in zip(grid, rows, row_titles, strict=True):
@@ -140,9 +142,9 @@ def plot_panels(
         left=LEFT / width,
         right=1 - RIGHT / width,
         top=1 - head / height,
-        bottom=(foot + beneath) / height,
+        bottom=(foot + below) / height,
         wspace=BETWEEN / side,
-        hspace=beneath / tall,
+        hspace=below / tall,
     )
     write_frame(figure, title, text, LEFT)
     return figure

@@ -1,26 +1,42 @@
-"""The results of several methods: a dot with an interval each, one panel per measure."""
+"""The results of several methods as dots with intervals, and accuracy over the share of positions in use."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .canvas import COLOURS, GREY, INK, SMALL, TEXT, TITLE, new_figure, text_height, text_width, wrap, write_frame
+from .canvas import (
+    BOLD,
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    SMALL,
+    TEXT,
+    TITLE,
+    new_figure,
+    text_height,
+    text_width,
+    wrap,
+    write_frame,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..analysis.areas import AreaCurve, AreaPoint
 
-NAMES, PANEL, ROW = 2.0, 2.3, 0.42  # inches: the methods' names at most, width of a panel, a method's height at least
+
+NAMES, PANEL, ROW = 2.0, 2.3, 0.42  # inches: longest names, width of a panel, smallest height of a method
+CURVES, KEY = (3.6, 2.9), 1.5  # inches: width and height of a panel of curves, longest names next to them
 PER_ROW = 4  # panels, where their order alone is given
-GAP = 0.18  # inches between panels
 
 
 class Result(NamedTuple):
-    """What a method reaches in one measure.
+    """The result of a method in one measure.
 
     Attributes:
         name: of the method.
@@ -69,8 +85,8 @@ def plot_results(
             from a panel.
         baseline: the method to compare with: a square, and a dashed line through the panel.
         interval: what the lines are, for the explanation: ``"mean ± standard deviation over 5 seeds"``.
-        chance: by measure, what chance reaches; a dotted line.
-        title: above all.
+        chance: by measure, the chance level; a dotted line.
+        title: of the figure.
 
     Returns:
         The figure.
@@ -98,35 +114,83 @@ def plot_results(
         raise ValueError(f"chance must name measures of the results, {measures}, got {unknown}.")
 
     labels = [wrap(f"{name} (baseline)" if name == baseline else name, NAMES, TEXT) for name in methods]
-    columns, tall = len(grid[0]), max(ROW, *(text_height(label, TEXT) for label in labels)) * len(methods) + 0.1
-    group_width = 0.45 if any(isinstance(panel, tuple) for panel in checked) else 0.1
-    left = group_width + max(text_width(label, TEXT) for label in labels) + 0.12
-    width = left + columns * PANEL + (columns - 1) * GAP + 0.15
-    title = wrap(title, width - 0.2, TITLE, "bold")
-    explanation = wrap(_explain(checked, baseline, interval, chance), width - 0.25, TEXT)
-    panel_titles = {panel: wrap(_measure(panel), PANEL, TEXT + 1) for panel in checked}
-    panel_head = max(text_height(panel_title, TEXT + 1) for panel_title in panel_titles.values()) + 0.1
-    pitch = panel_head + tall + 0.36  # a row of panels: titles, dots, numbers of the axis
-    foot = 0.2 + text_height(explanation, TEXT)
-    height = 0.15 + text_height(title, TITLE) + len(grid) * pitch + foot
-    figure = new_figure(width, height)
-    for i, panels in enumerate(grid):
-        bottom = foot + 0.32 + (len(grid) - 1 - i) * pitch
-        for j, panel in enumerate(panels):
+    titles = {panel: wrap(_measure(panel), PANEL, TEXT + 1) for panel in checked}
+    tall = max(ROW, *(text_height(label, TEXT) for label in labels)) * len(methods) + 0.1
+    tall += 0.55 + max(text_height(title, TEXT + 1) for title in titles.values())
+    width = 0.7 + max(text_width(label, TEXT) for label in labels) + len(grid[0]) * (PANEL + 0.15)
+    title = wrap(title, width - 0.2, TITLE, BOLD)
+    explanation = wrap(_explain_results(checked, baseline, interval, chance), width - 0.2, TEXT)
+    height = 0.3 + text_height(title, TITLE) + len(grid) * tall + text_height(explanation, TEXT)
+    figure = new_figure(width, height, "constrained")
+    for row_of_axes, panels in zip(figure.subplots(len(grid), len(grid[0]), squeeze=False), grid, strict=True):
+        for j, (axes, panel) in enumerate(zip(row_of_axes, panels, strict=True)):
             if panel is None:
+                axes.remove()
                 continue
-            x = left + j * (PANEL + GAP)
-            axes = figure.add_axes((x / width, bottom / height, PANEL / width, tall / height))
             level = (chance or {}).get(_measure(panel))
-            shared = [row for other, rows in checked.items() for row in rows if _shares_axis(panel, other)]
+            shared = [row for other, rows in checked.items() for row in rows if _measure(other) == _measure(panel)]
             _draw_panel(axes, checked[panel], methods, baseline, level, _limits(shared, level))
-            axes.set_title(panel_titles[panel], fontsize=TEXT + 1)
+            axes.set_title(titles[panel], fontsize=TEXT + 1)
             axes.set_yticks(range(len(methods)), labels if j == 0 else [""] * len(methods), fontsize=TEXT)
             if j == 0 and isinstance(panel, tuple):
-                middle = (bottom + tall / 2) / height
-                group = wrap(panel[0], tall, TEXT + 1)
-                figure.text(0.1 / width, middle, group, fontsize=TEXT + 1, rotation=90, va="center")
-    write_frame(figure, title, explanation, 0.1)
+                axes.set_ylabel(wrap(panel[0], tall, TEXT + 1), fontsize=TEXT + 1)
+    write_frame(figure, title, explanation)
+    return figure
+
+
+def plot_area_curves(
+    curves: AreaCurve | Mapping[str, AreaCurve], *, chance: float | None = None, title: str = "How much is needed?"
+) -> Figure:
+    """Show accuracy over the share of positions that a decision may use, one line per model.
+
+    Where all curves have groups, a second panel shows the accuracy of the group that does worst.
+
+    Args:
+        curves: from :func:`aimwrap.area_curve`: one, or several by name.
+        chance: accuracy of guessing; a dotted line.
+        title: of the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no curve, there are too many to distinguish, or chance is not in [0, 1].
+        ImportError: without matplotlib, naming the extra.
+
+    >>> from aimwrap import AreaCurve, AreaPoint
+    >>> points = [AreaPoint(area, area, {3: area}, 0.9, 0.8, 0.95, None) for area in (0.1, 1.0)]
+    >>> own = AreaPoint(None, 0.22, {3: 0.22}, 0.92, 0.82, 0.96, None)
+    >>> figure = plot_area_curves({"AIM": AreaCurve(tuple(points), own, images=100)}, chance=0.5)
+    >>> [axes.get_title() for axes in figure.axes]
+    ['accuracy']
+    """
+    named = dict(curves) if isinstance(curves, Mapping) else {"": curves}
+    if not named or len(named) > len(COLOURS):
+        raise ValueError(f"curves must be 1 to {len(COLOURS)}, so that colours can be distinguished, got {len(named)}.")
+    if chance is not None and not 0 <= chance <= 1:
+        raise ValueError(f"chance must be an accuracy from 0 to 1, got {chance}.")
+    panels: dict[str, Callable[[AreaPoint], float | None]] = {"accuracy": lambda point: point.accuracy}
+    if all(curve.own.worst_group is not None for curve in named.values()):
+        panels["worst group's accuracy"] = lambda point: point.worst_group
+
+    names = [wrap(name, KEY, TEXT) for name in named]
+    key = 0.0 if "" in named else 0.6 + max(text_width(name, TEXT) for name in names)
+    width = len(panels) * CURVES[0] + 0.8 + key
+    title = wrap(title, width - 0.2, TITLE, BOLD)
+    explanation = wrap(_explain_curves(named, len(panels) > 1, chance), width - 0.2, TEXT)
+    height = 1.1 + text_height(title, TITLE) + CURVES[1] + text_height(explanation, TEXT)
+    figure = new_figure(width, height, "constrained")
+    for axes, (name, value_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.set_title(name, fontsize=TEXT + 1)
+        for index, curve in enumerate(named.values()):
+            _draw_curve(axes, curve, value_of, index, with_interval=name == "accuracy")
+        if chance is not None and name == "accuracy":
+            axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
+        _finish(axes, [point.area for curve in named.values() for point in (*curve.points, curve.own)])
+    if key:
+        lines = [line for line in figure.axes[0].get_lines() if line.get_gid() == "curve"]
+        figure.legend(lines, names, loc="outside right upper", fontsize=TEXT, frameon=False, labelspacing=0.7)
+    write_frame(figure, title, explanation)
     return figure
 
 
@@ -166,7 +230,7 @@ def _draw_panel(
 
 
 def _limits(rows: Sequence[Result], level: float | None) -> tuple[float, float]:
-    """What an axis must span, with room for the numbers at its ends."""
+    """Of an axis, with room for the numbers at its ends."""
     values = [value for row in rows for value in (row.value, row.low, row.high, *row.seeds)]
     values += [] if level is None else [level]
     low, high = min(values), max(values)
@@ -174,7 +238,7 @@ def _limits(rows: Sequence[Result], level: float | None) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _explain(
+def _explain_results(
     results: Mapping[str | tuple[str, str], Sequence[Result]],
     baseline: str | None,
     interval: str,
@@ -219,16 +283,57 @@ def _arrange(panels: Sequence[str | tuple[str, str]]) -> list[list[str | tuple[s
         groups = list(dict.fromkeys(pair[0] for pair in pairs))
         return [[(group, m) if (group, m) in pairs else None for m in measures] for group in groups]
     per_row = math.ceil(len(panels) / math.ceil(len(panels) / PER_ROW))
-    rows: list[list[str | tuple[str, str] | None]] = []
-    for start in range(0, len(panels), per_row):
-        row = list(panels[start : start + per_row])
-        rows.append([*row, *[None] * (per_row - len(row))])
-    return rows
+    padded = [*panels, *[None] * (-len(panels) % per_row)]
+    return [padded[start : start + per_row] for start in range(0, len(padded), per_row)]
 
 
 def _measure(panel: str | tuple[str, str]) -> str:
     return panel[1] if isinstance(panel, tuple) else panel
 
 
-def _shares_axis(panel: str | tuple[str, str], other: str | tuple[str, str]) -> bool:
-    return _measure(panel) == _measure(other)
+def _draw_curve(
+    axes: Axes, curve: AreaCurve, value_of: Callable[[AreaPoint], float | None], index: int, with_interval: bool
+) -> None:
+    colour, marker = COLOURS[index], MARKERS[index]
+    points = sorted(curve.points, key=lambda point: point.area)
+    areas = [point.area for point in points]
+    values = [value_of(point) or 0.0 for point in points]
+    axes.plot(areas, values, color=colour, marker=marker, markersize=4.5, linewidth=1.5, zorder=3, gid="curve")
+    own = curve.own
+    if with_interval:
+        axes.fill_between(
+            areas, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.15, linewidth=0, zorder=1
+        )
+        axes.plot([own.area, own.area], [own.low, own.high], color=colour, linewidth=1.4, zorder=4)
+    star = {"marker": "*", "markeredgecolor": INK, "markersize": 13, "linestyle": "none"}
+    axes.plot([own.area], [value_of(own) or 0.0], color=colour, zorder=5, **star)
+
+
+def _finish(axes: Axes, areas: list[float]) -> None:
+    """A logarithmic axis in percent: the small areas are the interesting ones."""
+    low, high = min(area for area in areas if area > 0), max(areas)
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.25, high * 1.25)
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low / 1.25 <= tick <= high * 1.25]
+    axes.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("positions that the decision may use", fontsize=TEXT)
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _explain_curves(curves: Mapping[str, AreaCurve], grouped: bool, chance: float | None) -> str:
+    counts = sorted({curve.images for curve in curves.values()})
+    images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    text = "Line: masks of exactly that area, the positions of the highest mask logits. Star: the model's own masks."
+    text += f" Shading, and the star's bar: 95 % interval (Wilson) of the accuracy of {images} images; all points of a "
+    text += "line are of the same images."
+    if any(point.area == 1 for curve in curves.values() for point in curve.points):
+        text += " At 100 % nothing is masked."
+    if grouped:
+        text += " The worst group is picked again at each point, and has no interval."
+    if chance is not None:
+        text += f" Dotted: chance, {chance:.2f}."
+    return text + " The vertical axes need not begin at zero."

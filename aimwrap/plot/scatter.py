@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .canvas import (
+    BOLD,
     COLOURS,
     GREY,
     INK,
@@ -45,17 +46,17 @@ def plot_scatter(
 ) -> Figure:
     """Plot one score per image of two models against each other, with the diagonal of equal scores (paper fig. 5).
 
-    An image without a score in either model (NaN) is left out, and counted beneath.
+    An image without a score in either model (NaN) is left out, and counted in the text under the figure.
 
     Args:
         plain_scores: (N,) of the plain model, higher being better, for instance from
             :func:`~aimwrap.metrics.energy_pointing_game`.
         aim_scores: (N,) of AIM, for the same images in the same order.
-        groups: (N,) group numbers from 0; each group has a marker and a colour of its own.
+        groups: (N,) group numbers from 0; each group has its own marker and colour.
         group_names: by group number.
         chance: the chance level, one number, or (N,) whose mean over the images shown is drawn.
-        measure: what the scores are called.
-        names: what the two models are called.
+        measure: the name of the scores.
+        names: the names of the two models.
         title: by default, how often AIM scores higher.
 
     Returns:
@@ -86,16 +87,15 @@ def plot_scatter(
     width = LEFT + SIDE + LEGEND
     higher = int((y > x).sum())
     default = f"{names[1]} scores higher in {higher:,} of {_images(len(x))} ({higher / len(x):.1%})"
-    title = wrap(default if title is None else title, width - 0.2, TITLE, "bold")
+    title = wrap(default if title is None else title, width - 0.2, TITLE, BOLD)
     labels = [wrap(f"{measure}, {name}", SIDE, TEXT + 1) for name in names]
     explanation = wrap(" ".join(_sentences(x, y, len(first) - len(x), level, measure, names)), width - LEFT - 0.1, TEXT)
-    head = 0.25 + text_height(title, TITLE)
-    below = 0.3 + text_height(labels[0], TEXT + 1)
-    longer = 0.8 + sum(text_height(entry, SMALL) + 0.08 for entry in legend.values()) - SIDE  # of the legend
-    foot = max(below, longer) + 0.25 + text_height(explanation, TEXT)
-    height = head + SIDE + foot
-    figure = new_figure(width, height)
-    axes = figure.add_axes((LEFT / width, foot / height, SIDE / width, SIDE / height))
+    key = 0.8 + sum(text_height(entry, SMALL) + 0.08 for entry in legend.values())
+    square = max(SIDE + 0.4 + text_height(labels[0], TEXT + 1), key)
+    height = text_height(title, TITLE) + square + text_height(explanation, TEXT) + 0.5
+    figure = new_figure(width, height, "constrained")
+    axes = figure.subplots()
+    axes.set_anchor("N")
     _draw_frame(axes, x, y, names, level)
     axes.set_xlabel(labels[0], fontsize=TEXT + 1)
     axes.set_ylabel(labels[1], fontsize=TEXT + 1)
@@ -103,9 +103,7 @@ def plot_scatter(
         _draw_group(axes, x[group_of == group], y[group_of == group], group, entry, len(x))
     star = axes.scatter([float(x.mean())], [float(y.mean())], s=150, marker="*", label="mean of all", zorder=4)
     star.set(facecolor="white", edgecolor="black", linewidth=1.2)
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=SMALL, frameon=False, borderaxespad=0, labelspacing=0.7
-    )
+    figure.legend(loc="outside right upper", fontsize=SMALL, frameon=False, labelspacing=0.7)
     write_frame(figure, title, explanation, LEFT)
     return figure
 
@@ -127,7 +125,7 @@ def _legend_entry(group: int, group_of: Tensor, names: Sequence[str], higher: Te
 
 
 def _draw_frame(axes: Axes, x: Tensor, y: Tensor, names: tuple[str, str], level: float | None) -> None:
-    """Equal axes, the diagonal, the chance level, and in words which side of the diagonal is whose."""
+    """Equal axes, the diagonal, the chance level, and which model scores higher on which side of the diagonal."""
     low, high = min(0.0, float(x.min()), float(y.min())), max(1.0, float(x.max()), float(y.max()))
     margin = 0.03 * (high - low)
     low, high = low - margin, high + margin
@@ -139,23 +137,13 @@ def _draw_frame(axes: Axes, x: Tensor, y: Tensor, names: tuple[str, str], level:
         axes.axvline(level, color=GREY, linestyle=":", linewidth=1.4, label=f"chance level, {level:.2f}")
         axes.axhline(level, color=GREY, linestyle=":", linewidth=1.4)
     axes.tick_params(labelsize=SMALL)
-    for name, side in ((names[1], "bottom"), (names[0], "top")):  # along the diagonal, behind the markers
+    for name, side in ((names[1], "bottom"), (names[0], "top")):  # along the diagonal, under the markers
         text = f"{name} scores higher"
         if text_width(text, SMALL) > SIDE / 2:
-            continue  # the explanation says it, too
-        axes.text(
-            0.97 if side == "bottom" else 0.985,
-            0.985 if side == "bottom" else 0.97,
-            text,
-            transform=axes.transAxes,
-            rotation=45,
-            rotation_mode="anchor",
-            ha="right",
-            va=side,
-            fontsize=SMALL,
-            color=GREY,
-            zorder=1,
-        )
+            continue  # the explanation says it too
+        at = (0.97, 0.985) if side == "bottom" else (0.985, 0.97)
+        turned = {"rotation": 45, "rotation_mode": "anchor", "ha": "right", "va": side}
+        axes.text(*at, text, transform=axes.transAxes, fontsize=SMALL, color=GREY, zorder=1, **turned)
 
 
 def _sentences(

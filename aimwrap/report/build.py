@@ -1,4 +1,4 @@
-"""Whether models and data set belong together; what is odd but possible is said in the report's notes."""
+"""Build a report: check that the models and the data set fit, run the models, and gather the content."""
 
 from __future__ import annotations
 
@@ -9,167 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..analysis.findings import Verification
 from ..analysis.verification import verify
 from ..data.release import ReleaseDataset
 from ..preprocessing import Preprocessing
-from .content import content_of
+from .content import Report, content_of
 from .measuring import evaluate
-from .report import Report
 from .subjects import Role, Subject
-
-
-def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
-    """See that a model's class numbers mean the data set's classes.
-
-    A name that both have, under different numbers, is an error: every score would be of other classes. Names that the
-    data set does not know at all are only noted, since people rename classes.
-
-    Args:
-        subject: the model.
-        images: the data set.
-
-    Returns:
-        Notes.
-
-    Raises:
-        ValueError: if the number of classes differs, or a name has another number.
-    """
-    if subject.num_classes != len(images.classes):
-        raise ValueError(
-            f"{subject.role} has {subject.num_classes} classes, and {images.release.name} {len(images.classes)}: "
-            f"{_some(images.classes)}. Give the model that was trained on these classes, or read the data set with all "
-            "of the model's (a table's classes=)"
-        )
-    names = subject.class_names
-    if names is None:
-        return []
-    places = {name: number for number, name in enumerate(images.classes)}
-    for number, name in enumerate(names):
-        if places.get(name, number) != number:
-            raise ValueError(
-                f"{subject.role} calls class {number} {name!r}, which is class {places[name]} of the data set: "
-                f"its classes are {_some(names)}, and the data set's {_some(images.classes)}. Bring the data set's "
-                "classes into the model's order (a table's classes=, or the folders' names)"
-            )
-    renamed = [(name, other) for name, other in zip(names, images.classes, strict=True) if name != other]
-    if not renamed:
-        return []
-    mine, other = renamed[0]
-    rest = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
-    return [
-        f"The {subject.role} was saved with other class names: what the data set calls {other!r} it calls {mine!r}"
-        f"{rest}. The data set's are shown."
-    ]
-
-
-def on_one_view(subjects: list[Subject]) -> list[str]:
-    """Give every model the first one's crop, so that all see the same part of each image.
-
-    Sizes, filters and normalisation stay each model's own.
-
-    Args:
-        subjects: the models, the first one as it is; the others' preprocessing is replaced where it crops otherwise.
-
-    Returns:
-        Notes on those that were.
-
-    Raises:
-        ValueError: if a model takes images of other proportions.
-    """
-    first, notes = subjects[0].preprocessing, []
-    for subject in subjects[1:]:
-        own = subject.preprocessing
-        if own.image_size[0] * first.image_size[1] != own.image_size[1] * first.image_size[0]:
-            raise ValueError(
-                f"{subject.role} takes images of {_size(own)}, and the model {_size(first)}: of other proportions, so "
-                "they never see the same part of an image. Report on them one by one"
-            )
-        if (own.crop, own.squash) != (first.crop, first.squash):
-            subject.preprocessing = own._replace(crop=first.crop, squash=first.squash)
-            notes.append(
-                f"The {subject.role} is shown the model's crop ({_cropped(first)}) and not its own ({_cropped(own)}), "
-                "so that both see the same part of each image. Alone it may do a little better."
-            )
-    return notes
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-
-
-def _size(preprocessing: Preprocessing) -> str:
-    return " x ".join(map(str, preprocessing.image_size))
-
-
-def _cropped(preprocessing: Preprocessing) -> str:
-    return f"{'squashed, ' if preprocessing.squash else ''}{preprocessing.crop:.4g}"
-
-
-def verified(
-    subject: Subject, plain: Subject | None, images: Tensor, *, batch_size: int, seed: int, progress: bool
-) -> dict[str, Any] | None:
-    """What :func:`~aimwrap.verify` says of an AIM, as plain values; None for a plain model or without images.
-
-    Args:
-        subject: the model.
-        plain: whose class activation map is the control.
-        images: (M, 3, H, W), prepared for the model.
-        batch_size: images per forward pass.
-        seed: of the controls.
-        progress: whether to show a bar.
-    """
-    if subject.aim is None or not len(images):
-        return None
-    weight = next(subject.aim.parameters())
-    found = verify(
-        subject.aim,
-        images.to(weight.device, weight.dtype),
-        None if plain is None else _seen_by(plain, subject.preprocessing),
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-    )
-    return {"images": len(images), **_as_dict(found)}
-
-
-def note_on_control(subjects: list[Subject]) -> list[str]:
-    """What is to be said where the plain model takes images of another size than those that pixels are replaced in."""
-    plain = next((subject for subject in subjects if subject.role == "plain"), None)
-    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
-    if plain is None or sizes <= {plain.preprocessing.image_size}:
-        return []
-    return ["For verify's control, images are prepared for AIM and then resized to what the plain model takes."]
-
-
-def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The plain model as a function of images that were prepared for another model."""
-    own, pooled = plain.preprocessing, plain.pooled
-    assert pooled is not None
-    if own == prepared:
-        return pooled.explained
-
-    def explained(images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std, own_mean, own_std = (
-            torch.tensor(values, device=images.device, dtype=images.dtype)[:, None, None]
-            for values in (prepared.mean, prepared.std, own.mean, own.std)
-        )
-        images = (images * std + mean - own_mean) / own_std
-        if own.image_size != prepared.image_size:
-            images = F.interpolate(images, own.image_size, mode="bilinear", antialias=True)
-        return pooled.explained(images)
-
-    return explained
-
-
-def _as_dict(found: Verification) -> dict[str, Any]:
-    return {
-        "passed": found.passed,
-        "checks": [check._asdict() for check in found.checks],
-        "survival": [row._asdict() for row in found.survival],
-        "area": found.area if found.area == found.area else None,
-        "note": found.note,
-    }
 
 
 def build_report(
@@ -193,31 +38,31 @@ def build_report(
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
-    """Evaluate a model on a data set, and gather all that a report says of it.
+    """Evaluate a model on a data set, and gather everything that a report says about it.
 
-    Every image is read once, and measured; numbers are those of ``aimwrap.metrics``. Memory does not grow with the
-    images but by the numbers, ``limit`` thumbnails and ``verify_images`` images.
+    Every image is read once, and measured; numbers are those of ``aimwrap.metrics``. Memory holds the
+    numbers, ``limit`` thumbnails and ``verify_images`` images.
 
     Args:
-        model: an :class:`~aimwrap.AIM`, or a plain classifier that ends in pooling and one linear layer. It runs where
-            it is, in evaluation mode, and is left in the mode that it was in.
-        images: a split of a release, such as ``Built(root, "test")``. Its transform is not used: each model says how
-            images are prepared for it. With several, all are shown the first one's crop.
+        model: an :class:`~aimwrap.AIM`, or a plain classifier that ends in pooling and one linear layer. It runs on its
+            own device, in evaluation mode, and keeps the mode that it had.
+        images: a split of a release, such as ``Built(root, "test")``. Its transform is not used: each model has its
+            own preprocessing. With several models, all see the first one's crop.
         other: another model for the same images: the gallery then begins where the two differ most.
         plain: a plain classifier, for the scatter of energy pointing and as :func:`~aimwrap.verify`'s control.
-        name: what the report calls the model; by default its variant.
-        other_name: likewise of the other one.
-        plain_name: likewise of the plain one.
-        preprocessing: for models that do not say how images are prepared.
+        name: the model's name in the report; by default its variant.
+        other_name: the same for the other one.
+        plain_name: the same for the plain one.
+        preprocessing: for models without their own.
         title: of the page.
-        root: what to show as the data set's place; by default the name of its folder.
-        command: to show as what makes the report again.
+        root: the folder to show; by default the name of its folder.
+        command: the command to show that makes the report again.
         notes: further sentences for its readers.
-        limit: how many images the gallery shows; of more, half are the worst and half are drawn by lot.
-        verify_images: how many images :func:`~aimwrap.verify` is given, drawn by lot; 0 leaves it out.
+        limit: how many images the gallery shows; of more, half are the worst and half are drawn at random.
+        verify_images: how many images :func:`~aimwrap.verify` gets, drawn at random; 0 leaves it out.
         batch_size: images per forward pass.
         workers: processes that read images.
-        seed: of what is drawn by lot.
+        seed: of the random draws.
         progress: whether to show bars.
 
     Returns:
@@ -252,7 +97,8 @@ def build_report(
     ]
     subjects = [Subject(one, role, called, preprocessing) for one, role, called in given if one is not None]
     found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
-    found_notes += [*on_one_view(subjects), *(note_on_control(subjects) if verify_images else ())]
+    control = next((subject for subject in subjects if subject.role == "plain"), None)
+    found_notes += [*on_one_view(subjects), *(_note_on_control(subjects, control) if verify_images else ())]
     evaluation = evaluate(
         tuple(subjects),
         images,
@@ -263,9 +109,8 @@ def build_report(
         seed=seed,
         progress=progress,
     )
-    control = next((subject for subject in subjects if subject.role == "plain"), None)
     verifications = [
-        verified(
+        _verified(
             subject,
             control,
             evaluation.to_verify.get(subject.preprocessing, torch.zeros(0)),
@@ -285,6 +130,121 @@ def build_report(
         verifications=verifications,
     )
     return Report(content)
+
+
+def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
+    """Check that a model's class numbers mean the data set's classes, and return notes.
+
+    A name that both have, under different numbers, is an error: every score would be of other classes. Names that the
+    data set does not know at all are only noted, since users rename classes.
+    """
+    if subject.num_classes != len(images.classes):
+        raise ValueError(
+            f"{subject.role} has {subject.num_classes} classes, and {images.release.name} {len(images.classes)}: "
+            f"{_some(images.classes)}. Give the model that was trained on these classes, or read the data set with all "
+            "of the model's (a table's classes=)"
+        )
+    names = subject.class_names
+    if names is None:
+        return []
+    places = {name: number for number, name in enumerate(images.classes)}
+    for number, name in enumerate(names):
+        if places.get(name, number) != number:
+            raise ValueError(
+                f"{subject.role} calls class {number} {name!r}, which is class {places[name]} of the data set: "
+                f"its classes are {_some(names)}, and the data set's {_some(images.classes)}. Bring the data set's "
+                "classes into the model's order (a table's classes=, or the folders' names)"
+            )
+    renamed = [(name, other) for name, other in zip(names, images.classes, strict=True) if name != other]
+    if not renamed:
+        return []
+    mine, other = renamed[0]
+    rest = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
+    return [
+        f"The {subject.role} was saved with other class names: what the data set calls {other!r} it calls {mine!r}"
+        f"{rest}. The data set's are shown."
+    ]
+
+
+def on_one_view(subjects: list[Subject]) -> list[str]:
+    """Give every model the first one's crop, so that all see the same part of each image, and return notes.
+
+    Each model keeps its own size, filter and normalisation. Other proportions of the image are an error.
+    """
+    first, notes = subjects[0].preprocessing, []
+    for subject in subjects[1:]:
+        own = subject.preprocessing
+        if own.image_size[0] * first.image_size[1] != own.image_size[1] * first.image_size[0]:
+            raise ValueError(
+                f"{subject.role} takes images of {_size(own)}, and the model {_size(first)}: of other proportions, so "
+                "they never see the same part of an image. Report on them one by one"
+            )
+        if (own.crop, own.squash) != (first.crop, first.squash):
+            subject.preprocessing = own._replace(crop=first.crop, squash=first.squash)
+            notes.append(
+                f"The {subject.role} is shown the model's crop ({_cropped(first)}) and not its own ({_cropped(own)}), "
+                "so that both see the same part of each image. Alone it may do a little better."
+            )
+    return notes
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
+def _size(preprocessing: Preprocessing) -> str:
+    return " x ".join(map(str, preprocessing.image_size))
+
+
+def _cropped(preprocessing: Preprocessing) -> str:
+    return f"{'squashed, ' if preprocessing.squash else ''}{preprocessing.crop:.4g}"
+
+
+def _verified(subject: Subject, plain: Subject | None, images: Tensor, **settings: Any) -> dict[str, Any] | None:
+    """The findings of :func:`~aimwrap.verify` as plain values; None for a plain model or without images.
+
+    ``images`` are (M, 3, H, W), prepared for the model. The class activation map of ``plain`` is the control.
+    """
+    if subject.aim is None or not len(images):
+        return None
+    weight = next(subject.aim.parameters())
+    control = None if plain is None else _seen_by(plain, subject.preprocessing)
+    found = verify(subject.aim, images.to(weight.device, weight.dtype), control, **settings)
+    return {
+        "images": len(images),
+        "passed": found.passed,
+        "checks": [check._asdict() for check in found.checks],
+        "survival": [row._asdict() for row in found.survival],
+        "area": found.area if found.area == found.area else None,
+        "note": found.note,
+    }
+
+
+def _note_on_control(subjects: list[Subject], plain: Subject | None) -> list[str]:
+    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
+    if plain is None or sizes <= {plain.preprocessing.image_size}:
+        return []
+    return ["For verify's control, images are prepared for AIM and then resized to what the plain model takes."]
+
+
+def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The plain model as a function of images that were prepared for another model."""
+    own, pooled = plain.preprocessing, plain.pooled
+    assert pooled is not None
+    if own == prepared:
+        return pooled.explained
+
+    def explained(images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std, own_mean, own_std = (
+            torch.tensor(values, device=images.device, dtype=images.dtype)[:, None, None]
+            for values in (prepared.mean, prepared.std, own.mean, own.std)
+        )
+        images = (images * std + mean - own_mean) / own_std
+        if own.image_size != prepared.image_size:
+            images = F.interpolate(images, own.image_size, mode="bilinear", antialias=True)
+        return pooled.explained(images)
+
+    return explained
 
 
 def _check_counts(**counts: tuple[int, int]) -> None:

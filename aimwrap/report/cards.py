@@ -1,4 +1,4 @@
-"""Which images the gallery shows, and what of each: bounded, however many are measured."""
+"""Which images the gallery shows, and their overlays as short texts: bounded, however many images are measured."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from torch import Tensor
 
 
 def packed_mask(mask: Tensor) -> str:
-    """A mask as base64 of its bits, row by row, the most significant bit of a byte first.
-
-    Args:
-        mask: (h, w), on where it is above one half.
+    """A mask (h, w) as base64 of its bits, row by row, the most significant bit of a byte first.
 
     >>> packed_mask(torch.tensor([[1.0, 0.0, 1.0]])), base64.b64decode("oA==") == bytes([0b10100000])
     ('oA==', True)
@@ -26,10 +23,7 @@ def packed_mask(mask: Tensor) -> str:
 
 
 def packed_contributions(contributions: Tensor) -> dict[str, Any]:
-    """Signed values as base64 of 8-bit integers, of which 127 stands for ``scale``; 0 stays exactly 0.
-
-    Args:
-        contributions: (h, w), finite.
+    """Signed values (h, w) as base64 of 8-bit integers, where 127 means ``scale``; 0 stays exactly 0.
 
     >>> packed_contributions(torch.tensor([[2.0, -1.0, 0.0]]))
     {'scale': 2.0, 'values': 'f8AA'}
@@ -50,34 +44,23 @@ Badness = tuple[float, float]
 
 
 class Cards:
-    """Keeps every image's card where they are few enough; else the worst ones, and others drawn by lot.
+    """Keeps every image's card where they are few enough; else the worst ones, and others drawn at random.
 
     So that the gallery does not show failures alone, half of a limited one is drawn from the images that are not among
     the worst.
-
-    Args:
-        images: how many there are in all.
-        limit: how many cards to keep.
-        seed: of the lot.
     """
 
     def __init__(self, images: int, limit: int, seed: int) -> None:
         self._limit, self._all = limit, images <= limit
         self._worst_count = limit - limit // 2
         order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
-        self._rank: list[int] = order.argsort().tolist()  # who draws a low number is shown
+        self._rank: list[int] = order.argsort().tolist()  # low ranks are shown
         self._cards: dict[int, Card] = {}
         self._badness: dict[int, Badness] = {}
         self._worst: list[tuple[Badness, int]] = []  # a heap with the mildest on top
 
     def add(self, index: int, badness: Badness, make: Callable[[], Card]) -> None:
-        """Keep an image's card if it may be shown in the end.
-
-        Args:
-            index: of the image.
-            badness: the larger the sooner it is shown; the second number decides ties.
-            make: makes the card.
-        """
+        """Make and keep a card if it may be shown; larger badness comes first, the second number decides ties."""
         dropped = None
         entry = (badness, -index)
         if len(self._worst) < self._worst_count:
@@ -100,9 +83,9 @@ class Cards:
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        """How many of the worst and how many by lot; None where all are shown."""
+        """How many of the worst and how many at random; None where all are shown."""
         return None if self._all else (self._worst_count, self._limit - self._worst_count)
 
     def _may_be_drawn(self, index: int) -> bool:
-        # Of the `limit` lowest numbers, the worst ones leave enough for the half that is drawn.
+        # Of the `limit` lowest ranks, the worst ones leave enough for the half that is drawn.
         return self._all or self._rank[index] < self._limit

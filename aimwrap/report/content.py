@@ -1,19 +1,106 @@
-"""All that a report says, as plain values: what ``report.json`` holds and the page is made of."""
+"""The report: its content as plain values, which ``report.json`` and the page hold, its headline, and its files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
+from .._files import replacing
 from ..data.release import ReleaseDataset, groups_of
 from ..health import MaskFinding
 from .measuring import Evaluation, Groups, differences, group_rows, scores_of
 from .subjects import card_of
 
 FORMAT = 1
+
+
+class Written(NamedTuple):
+    """The files of a report.
+
+    Attributes:
+        page: the HTML file, which needs nothing else.
+        numbers: the same content as JSON, without the images.
+    """
+
+    page: Path
+    numbers: Path
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`build_report` found; ``print`` its numbers, or write it.
+
+    Attributes:
+        content: everything, as dicts, lists, texts and numbers.
+    """
+
+    content: dict[str, Any]
+
+    @property
+    def headline(self) -> dict[str, Any]:
+        """The scores alone, by model, and the differences."""
+        models = [
+            {key: model[key] for key in ("name", "role", "kind", "variant", "scores")}
+            for model in self.content["models"]
+        ]
+        return {
+            "data": self.content["data"]["name"],
+            "split": self.content["data"]["split"],
+            "images": self.content["data"]["images"],
+            "models": models,
+            "differences": self.content["differences"],
+            "notes": self.content["notes"],
+        }
+
+    def write(self, path: str | Path) -> Written:
+        """Write the page, and the same content as JSON next to it.
+
+        Args:
+            path: of the page, ending in ``.html``; its folder is made if missing.
+
+        Returns:
+            Both files.
+
+        Raises:
+            ImportError: without Jinja, naming the extra.
+            OSError: if it cannot be written.
+            ValueError: if the path has another ending.
+        """
+        from .html import render
+
+        page = Path(path)
+        if page.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"path must end in .html, got {str(path)!r}: its JSON goes next to it with another ending")
+        text = render(self.content)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        numbers = page.with_suffix(".json")
+        with replacing(page) as unfinished:
+            unfinished.write_text(text, encoding="utf-8", errors="replace")  # file names may not be valid text
+        images = [{name: image[name] for name in image if name != "thumbnail"} for image in self.content["images"]]
+        with replacing(numbers) as unfinished:
+            unfinished.write_text(json.dumps(self.content | {"images": images}, indent=1) + "\n", encoding="utf-8")
+        return Written(page, numbers)
+
+    def __str__(self) -> str:
+        data = self.content["data"]
+        lines = [f"{data['name']}, split {data['split']}: {data['images']} images"]
+        for model in self.content["models"]:
+            lines += ["", f"{model['name']} ({model['variant']})", *_score_lines(model["scores"])]
+            for finding in model["health"] or ():
+                lines.append(f"  {finding['message']}")
+            if model["verification"] is not None:
+                failed = [check["name"] for check in model["verification"]["checks"] if not check["passed"]]
+                said = f"FAILED: {', '.join(failed)}" if failed else "every guarantee holds"
+                lines.append(f"  verify, on {model['verification']['images']} images: {said}")
+        if self.content["differences"] is not None:
+            lines += ["", "Difference, first minus second", *_score_lines(self.content["differences"])]
+        return "\n".join(lines)
 
 
 def content_of(
@@ -26,20 +113,7 @@ def content_of(
     notes: Sequence[str],
     verifications: Sequence[dict[str, Any] | None],
 ) -> dict[str, Any]:
-    """Put together what was measured.
-
-    Args:
-        evaluation: of the models on the images.
-        images: the split.
-        root: the data set's folder, as it is to be shown.
-        title: of the report; None for the model's and the data set's names.
-        command: that makes it again.
-        notes: what readers must know of how it was measured.
-        verifications: of each model.
-
-    Returns:
-        Dicts, lists, texts and finite numbers.
-    """
+    """Dicts, lists, texts and finite numbers; the arguments are those of ``build_report``, or made by it."""
     from .. import __version__
 
     groups, objects = groups_in(images), objects_in(images)
@@ -85,7 +159,7 @@ def groups_in(images: ReleaseDataset) -> Groups:
 
 
 def objects_in(images: ReleaseDataset) -> str | None:
-    """What is known of where the objects are, in words."""
+    """Whether masks or boxes of the objects are known, in words."""
     masks = any(record.mask_path is not None for record in images.records)
     boxes = any(record.mask_path is None and record.boxes is not None for record in images.records)
     return {(True, True): "masks and boxes", (True, False): "masks", (False, True): "boxes"}.get((masks, boxes))
@@ -138,4 +212,14 @@ def _chosen(evaluation: Evaluation) -> str | None:
     worst, drawn = evaluation.drawn
     compared = any(subject.role == "other" for subject in evaluation.subjects)
     extreme = "on which the two models differ most" if compared else "on which it is least sure of the label"
-    return f"the {worst} {extreme}, and {drawn} drawn by lot from the others"
+    return f"the {worst} {extreme}, and {drawn} drawn at random from the others"
+
+
+def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
+    defined = [score for score in scores if score["value"] is not None]
+    width = max((len(score["name"]) for score in defined), default=0)
+    lines = []
+    for score in defined:
+        interval = "" if score["low"] is None else f"  [{score['low']:.3f}, {score['high']:.3f}]"
+        lines.append(f"  {score['name']:<{width}}  {score['value']:.3f}{interval}")
+    return lines

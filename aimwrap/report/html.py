@@ -1,4 +1,4 @@
-"""The page: one HTML file with all that it needs inside, which asks nobody for anything."""
+"""The page: one HTML file that needs nothing else, and loads nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-# Shown beside what it is the chance level of, not by itself.
+# Shown with the score that it is the chance level of, not by itself.
 CHANCE = "chance"
 POINTING = ("energy_pointing", "energy_pointing_matched")
 
@@ -17,12 +17,8 @@ POINTING = ("energy_pointing", "energy_pointing_matched")
 def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry per score: its name, what it means, each model's value, and the difference of two models.
 
-    Args:
-        content: of a report.
-
-    Returns:
-        In the order of the first model's scores. A model's ``chance`` is the score of a map of equal values, None
-        where that says nothing. The chance level comes by itself only where no pointing score is there to carry it.
+    In the order of the first model's scores. A model's ``chance`` is the score of a map of equal values, None
+    where that says nothing. The chance level is a row of its own only where there is no pointing score to carry it.
 
     Example:
         >>> score = {"key": "area", "name": "Area", "value": 0.2, "low": 0.1, "high": 0.3, "n": 9, "explained": "open"}
@@ -43,11 +39,11 @@ def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
             for model, scores in zip(content["models"], by_model, strict=True)
             if key in scores
         ]
-        told = next((row for row in rows if row["value"] is not None), rows[0])  # not why another model has none
+        shown = next((row for row in rows if row["value"] is not None), rows[0])  # not why another model has none
         chance = next((scores[CHANCE] for scores in by_model if CHANCE in scores), None) if key in POINTING else None
         entries.append(
             {
-                **{name: told[name] for name in ("key", "name", "explained", "n")},
+                **{name: shown[name] for name in ("key", "name", "explained", "n")},
                 "models": rows,
                 "difference": differences.get(key),
                 "chance": chance,
@@ -57,7 +53,7 @@ def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def usual_difference(content: dict[str, Any]) -> str:
-    """What is said of most differences, so that a page need not say it of each; empty without differences.
+    """The explanation of most differences, which the page then gives only once; empty without differences.
 
     Example:
         >>> usual_difference({"differences": [{"explained": said} for said in ("paired", "by group", "paired")]})
@@ -68,14 +64,7 @@ def usual_difference(content: dict[str, Any]) -> str:
 
 
 def by_group(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per group: name, counts, and each model's accuracy, marked where it is the model's lowest.
-
-    Args:
-        content: of a report.
-
-    Returns:
-        In the order of the groups.
-    """
+    """One row per group: name, counts, and each model's accuracy, marked where it is the model's lowest."""
     models = content["models"]
     lowest = [
         min((group["accuracy"] for group in model["groups"] if group["accuracy"] is not None), default=None)
@@ -92,15 +81,7 @@ def by_group(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def pairs(content: dict[str, Any]) -> list[tuple[int, int]]:
-    """Which models can be plotted against each other: numbers of the one across and the one upwards.
-
-    Args:
-        content: of a report.
-
-    Returns:
-        The model against plain first, then against the other, then the other against plain; none where no object is
-        known.
-    """
+    """Numbers of the models to plot against each other, (horizontal, vertical); none where no object is known."""
     if not content["data"]["objects_known"]:
         return []
     number = {model["role"]: index for index, model in enumerate(content["models"])}
@@ -109,26 +90,11 @@ def pairs(content: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 PAGE = Path(__file__).parent / "page"
-# In this order: what a file uses at its top level stands before it.
+# In this order: what a file uses at its top level comes before it.
 STYLES = ("colours", "base", "masthead", "numbers", "scatter", "gallery", "dialog", "print")
 SCRIPTS = (
-    "elements",
-    "content",
-    "words",
-    "decoding",
-    "overlays",
-    "painting",
-    "state",
-    "choosing",
-    "views",
-    "cards",
-    "gallery",
-    "controls",
-    "dialog",
-    "scatter",
-    "keys",
-    "theme",
-    "start",
+    *("elements", "content", "words", "decoding", "overlays", "painting", "state", "choosing", "views"),
+    *("cards", "gallery", "controls", "dialog", "scatter", "keys", "theme", "start"),
 )
 
 
@@ -137,7 +103,7 @@ def render(content: dict[str, Any]) -> str:
 
     The numbers are in the markup, the gallery is made by the page's own script from the content embedded as JSON. A
     content security policy lets the browser run this script and no other, apply this style and no other, and load
-    nothing; whatever stands in names is shown as text.
+    nothing; names are always shown as text.
 
     Args:
         content: of format 1, as ``aimwrap.report`` makes it and ``report.json`` has it, with thumbnails.
@@ -201,7 +167,7 @@ def embed(content: dict[str, Any]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as people read it.
+    """A share in per cent.
 
     Example:
         >>> percent(0.8617), percent(None)

@@ -1,4 +1,4 @@
-"""What a model saw, small enough that hundreds fit into one page."""
+"""The images: each read once from disk and prepared for every model, with a thumbnail for the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QUALITY = 80
 
 
 def thumbnail_side(images: int) -> int:
-    """The longer side of thumbnails, in pixels, where a page shows so many images.
+    """The longer side of thumbnails, in pixels, on a page with this number of images.
 
     >>> thumbnail_side(100), thumbnail_side(500), thumbnail_side(5000)
     (224, 160, 80)
@@ -34,22 +34,14 @@ def thumbnail_side(images: int) -> int:
 
 
 def thumbnail(image: Any, side: int) -> bytes:
-    """An image as JPEG, no larger than it is.
-
-    Args:
-        image: a PIL image or an 8-bit image tensor (3, H, W), after crop and resize and before it is normalised.
-        side: the longer one's length, in pixels.
-
-    Returns:
-        The file's bytes.
-    """
-    picture: Image.Image = image if isinstance(image, Image.Image) else v2.functional.to_pil_image(image)
-    longer = max(picture.size)
+    """A PIL image or 8-bit tensor (3, H, W), cropped but not normalised, as a JPEG file; never enlarged."""
+    small: Image.Image = image if isinstance(image, Image.Image) else v2.functional.to_pil_image(image)
+    longer = max(small.size)
     if longer > side:
-        size = [max(1, round(length * side / longer)) for length in picture.size]
-        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        size = [max(1, round(length * side / longer)) for length in small.size]
+        small = small.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     file = BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=_QUALITY, optimize=True)
+    small.convert("RGB").save(file, "JPEG", quality=_QUALITY, optimize=True)
     return file.getvalue()
 
 
@@ -59,27 +51,14 @@ def as_url(jpeg: bytes) -> str:
 
 
 class View(NamedTuple):
-    """What a model sees of an image.
-
-    Attributes:
-        image: (3, H, W), normalised.
-        object_mask: (H, W) in [0, 1]; None where nothing is known of the object.
-    """
+    """One model's view of an image (3, H, W), normalised, and the object's mask (H, W), None where it is unknown."""
 
     image: Tensor
     object_mask: Tensor | None
 
 
 class PreparedImage(NamedTuple):
-    """An image for every model.
-
-    Attributes:
-        number: in the data set.
-        label: class number.
-        group: of label and place, or the label.
-        views: one per preprocessing.
-        jpeg: what the first model saw, small.
-    """
+    """An image for every model: number in the data set, label, group, one view per preprocessing, a thumbnail."""
 
     number: int
     label: int
@@ -89,13 +68,7 @@ class PreparedImage(NamedTuple):
 
 
 class ViewBatch(NamedTuple):
-    """One model's view of several images.
-
-    Attributes:
-        images: (N, 3, H, W).
-        object_masks: (N, H, W), zero where nothing is known.
-        known: (N,) bool, where something is.
-    """
+    """One model's view of several images (N, 3, H, W); masks (N, H, W) are zero where ``known`` (N,) is False."""
 
     images: Tensor
     object_masks: Tensor
@@ -103,15 +76,7 @@ class ViewBatch(NamedTuple):
 
 
 class PreparedBatch(NamedTuple):
-    """Several images for every model.
-
-    Attributes:
-        indices: (N,).
-        labels: (N,).
-        groups: (N,).
-        views: one per preprocessing.
-        jpegs: one per image.
-    """
+    """Several images for every model: (N,) numbers, labels and groups, one view per preprocessing, N thumbnails."""
 
     indices: Tensor
     labels: Tensor
@@ -121,13 +86,7 @@ class PreparedBatch(NamedTuple):
 
 
 class PreparedImages(Dataset[PreparedImage]):
-    """The images of a data set for all models; a transform that the data set has is left out.
-
-    Args:
-        images: a split of a release.
-        preprocessings: of the models, each once; thumbnails show the first.
-        side: the thumbnails' longer one, in pixels.
-    """
+    """The images of a split for all models, without its transform; thumbnails show the first preprocessing."""
 
     def __init__(self, images: ReleaseDataset, preprocessings: Sequence[Preprocessing], side: int) -> None:
         self._images, self._side, self._groups = images, side, groups_of(images)
@@ -153,13 +112,7 @@ class PreparedImages(Dataset[PreparedImage]):
 
 
 class PreparedBatches:
-    """The images in their order, several at once.
-
-    Args:
-        images: to read.
-        batch_size: how many at once.
-        workers: processes that read them.
-    """
+    """The images in their order, several at once."""
 
     def __init__(self, images: PreparedImages, batch_size: int, workers: int) -> None:
         own = torch.Generator()  # else torch's own would move
@@ -172,7 +125,7 @@ class PreparedBatches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[PreparedBatch]:
-        """Read batch after batch; what a worker says of a file is said as if there were no workers."""
+        """Read batch after batch; an error in a worker reads as it would without workers."""
         try:
             yield from self._loader
         except (OSError, ValueError) as error:

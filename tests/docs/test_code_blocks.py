@@ -111,6 +111,17 @@ def run_page(page: str) -> list[Names]:
     return after
 
 
+def check_attribution(after: list[Names]) -> None:
+    assert after[0]["cam"].shape == after[1]["cam"].shape == (4, 4, 4) and after[0]["pixels"].shape == (4, 64, 64)
+    assert [tuple(after[block]["heatmaps"].shape) for block in (3, 4, 5)] == [(4, 64, 64), (4, 4, 4), (4, 1, 4, 4)]
+    assert 0 < after[-1]["share"] < 1.5
+
+
+def check_figures(after: list[Names]) -> None:
+    figures = {id(names["figure"]) for names in after if "figure" in names}
+    assert len(figures) == 6 and Path("masks.png").stat().st_size > 10_000
+
+
 def check_metrics(after: list[Names]) -> None:
     assert after[0]["score"].item() == pytest.approx(0.8)
     assert after[0]["chance"].item() == 0.25
@@ -150,17 +161,25 @@ def check_data(after: list[Names]) -> None:
     assert after[1]["birds"].groups is not None and after[1]["folder"][0].object_mask is not None
 
 
+def check_report(after: list[Names]) -> None:
+    assert "photos, split test: 8 images" in str(after[-1]["report"])
+    assert Path("report.html").is_file() and Path("compared.json").is_file()
+
+
 def check_start(after: list[Names]) -> None:
     assert after[0]["model"].class_names == ("0", "1") and Path("masks.png").stat().st_size > 10_000
     assert after[2]["masks"][2].shape == (1, 1, 4, 4)
 
 
 CHECKS: dict[str, Callable[[list[Names]], None]] = {  # what the pages' comments say comes out
+    "docs/attribution.md": check_attribution,
     "docs/choose-tau.md": check_choose_tau,
     "docs/data.md": check_data,
     "docs/evaluate.md": check_evaluate,
     "docs/explanation.md": check_explanation,
+    "docs/figures.md": check_figures,
     "docs/metrics.md": check_metrics,
+    "docs/report.md": check_report,
     "docs/start.md": check_start,
     "docs/verify.md": check_verify,
 }

@@ -176,7 +176,9 @@ def test_no_path_of_the_machine_is_told(report: Report, images: ReleaseDataset) 
 def test_a_gallery_may_be_smaller_than_what_is_measured(images: ReleaseDataset, models: tuple[AIM, TinyNet]) -> None:
     small = build_report(models[0], images, limit=5, verify_images=0, **SILENT).content
     assert small["data"]["images"] == 14 and small["data"]["shown"] == len(small["images"]) == 5
-    assert small["data"]["chosen"] == "the 3 on which it is least sure of the label, and 2 drawn by lot from the others"
+    assert (
+        small["data"]["chosen"] == "the 3 on which it is least sure of the label, and 2 drawn at random from the others"
+    )
     assert small["models"][0]["scores"][0]["n"] == 14
 
 

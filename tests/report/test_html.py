@@ -196,7 +196,11 @@ def _strings(value: Any) -> set[str]:
 def test_differences_say_whether_they_may_be_chance() -> None:
     content = make_content(4, compare=True)
     row = {"key": "average", "name": "Average", "value": 0.1, "n": 4, "explained": "paired"}
-    for low, high, said in ((0.02, 0.2, "leaves out 0"), (-0.2, -0.02, "leaves out 0"), (-0.1, 0.3, "holds 0")):
+    for low, high, said in (
+        (0.02, 0.2, "does not contain 0"),
+        (-0.2, -0.02, "does not contain 0"),
+        (-0.1, 0.3, "contains 0"),
+    ):
         content["differences"] = [{**row, "low": low, "high": high}]
         assert f"The interval {said}" in Read(render(content)).text
 

@@ -15,7 +15,7 @@ function makeControls() {
     choice("predicted", "Predicted", [["", "Any class"], ...classes.map((name, index) => [index, shorten(name)])]),
     ...(content.data.objects_known ? [pointingRange()] : []),
     search(),
-    ...("plain" in number && models.length > 1 ? [tick("plain", "Plain beside it")] : []),
+    ...("plain" in number && models.length > 1 ? [tick("plain", "Plain next to it")] : []),
     resetButton(),
   );
   byId("overlay-choice").append(overlayRow());

@@ -103,7 +103,7 @@ const paintLarge = () => byId("large").querySelectorAll(".view").forEach(paintVi
 
 function wireLarge() {
   const dialog = byId("large");
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside the view
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // outside the view
   dialog.addEventListener("close", () => {
     const index = state.image;
     change("image", null);

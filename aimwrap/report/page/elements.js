@@ -1,4 +1,4 @@
-// Making elements. Text comes from data that nobody has checked, so it only ever becomes a text node.
+// Making elements. Text comes from unchecked data, so it only ever becomes a text node.
 
 const byId = (id) => document.getElementById(id);
 

@@ -22,7 +22,7 @@ function hangMore(enough = hung + CHUNK) {
   byId("cards").append(...next.map(makeCard));
   hung += next.length;
   byId("more").hidden = hung >= chosen.length;
-  nearEnd.unobserve(byId("more")); // and again, so that it reports anew if it is still in sight
+  nearEnd.unobserve(byId("more")); // and again, so that it reports again if it is still in sight
   if (hung < chosen.length) nearEnd.observe(byId("more"));
   if (hung > 0 && performance.getEntriesByName("first card").length === 0) performance.mark("first card");
 }

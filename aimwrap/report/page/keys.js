@@ -24,7 +24,7 @@ function goToSearch(event) {
   byId("choice-text").focus();
 }
 
-/** From card to card as they lie on the page. */
+/** From card to card, by their position on the page. */
 function walkCards(event) {
   const cards = [...byId("cards").children];
   const at = cards.indexOf(event.target.closest(".card"));

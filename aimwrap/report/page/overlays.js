@@ -1,4 +1,4 @@
-// What can lie over an image, and the key that brings it. The object's outline goes with any of them.
+// The overlays of an image, and their keys. The object's outline goes with any of them.
 
 const IMAGE = "image";
 const MERGED = "merged";

@@ -1,4 +1,4 @@
-// Overlays on a canvas that lies over the image: transparent where the image is to show.
+// Overlays on a canvas over the image: transparent where the image shows.
 
 const CLOSED = "rgba(8, 9, 12, 0.8)";
 const UNUSED = "rgba(8, 9, 12, 0.5)"; // around contributions, where the image is grey already

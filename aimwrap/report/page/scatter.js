@@ -101,7 +101,7 @@ function focusMark(index) {
   mark.link.focus();
 }
 
-/** The image beside its mark. */
+/** The image next to its mark. */
 function showPreview(mark) {
   const preview = byId("preview");
   preview.hidden = mark === undefined;

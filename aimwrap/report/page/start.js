@@ -30,7 +30,7 @@ function wireSections() {
   }
 }
 
-/** Somebody changed the address by hand, or went back. */
+/** The address was changed by hand, or the reader went back. */
 function followAddress() {
   readAddress();
   const { image } = state;

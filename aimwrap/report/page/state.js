@@ -1,4 +1,4 @@
-// What the reader has chosen. It stands in the address, so that a view can be reloaded, kept and sent.
+// What the reader has chosen. It is in the address, so that a view can be reloaded, kept and sent.
 
 const usual = Object.freeze({
   sort: comparing ? "difference" : "confidence of the truth",

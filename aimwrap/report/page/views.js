@@ -6,7 +6,7 @@ const painted = new IntersectionObserver(
   },
   { rootMargin: "200px" },
 );
-const told = new WeakMap(); // what each view shows
+const shownBy = new WeakMap(); // what each view shows
 
 /** A view of an image; painted by `paintView`, or when in sight if it is `watched`. */
 function makeView(imageIndex, index, overlay, { watched = true, alt = "" } = {}) {
@@ -25,19 +25,19 @@ function makeView(imageIndex, index, overlay, { watched = true, alt = "" } = {})
 }
 
 function tell(view, what) {
-  told.set(view, what);
+  shownBy.set(view, what);
   view.classList.toggle("greyed", what.overlay.name === CONTRIBUTIONS);
   view.classList.toggle("lacking", !has(what.index, what.overlay));
 }
 
 function paintView(view) {
-  const { image, index, overlay } = told.get(view);
+  const { image, index, overlay } = shownBy.get(view);
   paint(view.querySelector("canvas"), image, index, has(index, overlay) ? overlay : overlayOf(IMAGE), state.object);
 }
 
 /** Show another overlay; painted at once only where it is seen. */
 function changeView(view, overlay) {
-  tell(view, { ...told.get(view), overlay });
+  tell(view, { ...shownBy.get(view), overlay });
   painted.unobserve(view);
   painted.observe(view);
 }

@@ -1,10 +1,10 @@
-// Numbers and names as people read them.
+// Numbers and names for readers.
 
 const percent = (share, digits = 0) => (share === null ? "–" : `${(100 * share).toFixed(digits)}%`);
 const counted = (count, thing) => `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
 const classOf = (label) => classes[label] ?? `class ${label}`;
 
-/** Names can be hundreds of characters long; here they only have to be told apart. */
+/** Names can be hundreds of characters long; here they only have to be distinguishable. */
 function shorten(text, length = 60) {
   const characters = Array.from(text);
   return characters.length > length ? characters.slice(0, length - 1).join("") + "…" : text;
@@ -20,7 +20,7 @@ function described(image, indices) {
   return [`${shorten(image.id)}, ${shorten(classOf(image.label), 40)}`, ...verdicts].join("; ");
 }
 
-/** The letter that stands for a model. */
+/** The letter of a model. */
 function badge(index) {
   const { role } = models[index];
   return make("span", { class: `badge role-${role}`, "aria-hidden": "true" }, LETTERS[role]);

@@ -1,11 +1,8 @@
 """Attribution: each map against straight code, what is refused, and every library on the view as its users call it."""
 
 import copy
-import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import timm
@@ -522,7 +519,7 @@ def test_bad_input_gets_an_error_of_our_own(method: Callable[..., Tensor], image
                 ValueError,
                 r"classes must be of shape \(3,\), one class per .*\(1,\)",
             ),
-            (images, torch.tensor([0, 1, 7]), ValueError, r"classes must lie in 0..6, got 0..7"),
+            (images, torch.tensor([0, 1, 7]), ValueError, r"classes must be in 0..6, got 0..7"),
         ):
             with pytest.raises(error, match=message):
                 method(model, bad_images, bad_classes)
@@ -635,19 +632,3 @@ def test_quantus_takes_the_view(view: LogitsView, images: Tensor) -> None:
     positive = grad_cam(view, images, classes).clamp(min=0)
     expected = positive[:, :, :2].sum((1, 2)) / positive.sum((1, 2))
     torch.testing.assert_close(torch.tensor(scores, dtype=torch.float32), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_the_documentations_code_runs() -> None:
-    for library in ("quantus", "torchcam"):
-        pytest.importorskip(library)
-    page = (Path(__file__).parents[1] / "docs" / "attribution.md").read_text()
-    blocks = re.findall(r"^( *)```python\n(.*?)^\1```", page, flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 8
-    names: dict[str, object] = {}
-    for _, block in blocks:
-        exec(textwrap.dedent(block), names)
-        for name, shape in re.findall(r"^ *(cam|pixels|heatmaps) = .*# \((\d[\d, ]*)\)", block, flags=re.MULTILINE)[
-            -1:
-        ]:
-            assert tuple(names[name].shape) == tuple(map(int, shape.split(","))), block
-    assert 0 < names["share"] < 1.5
