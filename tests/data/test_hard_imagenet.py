@@ -203,7 +203,7 @@ BROKEN = {
     "truncated list": (
         lambda root, imagenet: os.truncate(root / "meta" / "idx_to_wnid.pkl", 20),
         ValueError,
-        r"idx_to_wnid\.pkl is no whole pickle",
+        r"idx_to_wnid\.pkl is not a pickle of numbers",
     ),
 }
 
@@ -225,7 +225,7 @@ def test_hostile_lists_run_nothing(name: str, tmp_path: Path) -> None:
 
     root, imagenet = hard_imagenet(tmp_path)
     (root / "meta" / f"{name}.pkl").write_bytes(pickle.dumps([Hostile()]))
-    with pytest.raises(ValueError, match=rf"{name}\.pkl is a pickle that asks for .*mkdir.*hostile"):
+    with pytest.raises(ValueError, match=rf"{name}\.pkl is not a pickle of .*asks for .*mkdir.*hostile"):
         read_hard_imagenet(root, imagenet)
     assert not (tmp_path / "witness").exists()
 
