@@ -28,7 +28,7 @@ DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeErro
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
-def written(path: str | os.PathLike[str]) -> Path:
+def expand_path(path: str | os.PathLike[str]) -> Path:
     """A path as people write it: ``~`` is the home folder, and ``.`` and ``..`` are spelt out.
 
     Left as they are, these two have no name that could tell a release, and nothing would be found beside them.
@@ -46,7 +46,7 @@ def written(path: str | os.PathLike[str]) -> Path:
     return Path(*given.parts[:end]).resolve().joinpath(*given.parts[end:])
 
 
-def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
+def require_folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
     """The folder that an argument names, with ``~`` for the home folder.
 
     Args:
@@ -59,14 +59,14 @@ def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    found = written(path)
+    found = expand_path(path)
     if not found.is_dir():
         what = "is a file: unpack it first, if it is an archive" if found.exists() else "does not exist"
         raise FileNotFoundError(f"{argument} must be a folder, and {found} {what}")
     return found
 
 
-def inside(root: Path, relative: str, where: str) -> Path:
+def safe_join(root: Path, relative: str, where: str) -> Path:
     """The path of a file that a table names, which must lie below the root.
 
     Args:
@@ -353,7 +353,7 @@ def integer(row: Row, column: str, allowed: range) -> int:
     return number
 
 
-def decimal(row: Row, column: str) -> float:
+def parse_float(row: Row, column: str) -> float:
     """A row's number that need not be whole.
 
     Raises:

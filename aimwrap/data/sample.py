@@ -136,3 +136,57 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     stacked: Tensor = default_collate([tensor.as_subclass(Tensor) for tensor in tensors])  # a worker's in shared memory
     return stacked
+
+
+def own_place(label: int, num_places: int, shift: int = 0) -> int:
+    """The place that a label is tied to: the one of its own number, counted around if there are fewer places.
+
+    Args:
+        label: number.
+        num_places: how many places there are.
+        shift: by how many places the assignment is turned, as in TravelingBirds' test.
+
+    Returns:
+        The number of the place.
+
+    >>> [own_place(label, 3) for label in range(4)], [own_place(label, 3, shift=1) for label in range(3)]
+    ([0, 1, 2, 0], [1, 2, 0])
+    """
+    return (label + shift) % num_places
+
+
+def images_per_group(
+    images_per_label: Sequence[int], tie: float, num_places: int, shift: int = 0
+) -> tuple[tuple[int, ...], ...]:
+    """How many images of each label stand on each place.
+
+    ``round(tie * n)`` of a label's n images stand on its own place; Python rounds a half to the even neighbour. The
+    others are spread over the other places as evenly as can be: where they do not divide, the places that follow the
+    own one get one more. Hence the share is exactly the tie wherever ``tie * n`` is whole, and never half an image off.
+
+    Args:
+        images_per_label: of every label.
+        tie: share of each label's images on the label's own place, 0 to 1; ``1 / num_places`` is no tie.
+        num_places: how many places there are.
+        shift: see :func:`own_place`.
+
+    Returns:
+        For each label the number of images on each place.
+
+    >>> images_per_group([100, 40], 0.95, num_places=2)
+    ((95, 5), (2, 38))
+    >>> images_per_group([10], 1.0, num_places=3, shift=1)
+    ((0, 10, 0),)
+    >>> images_per_group([30], 1 / 3, num_places=3)
+    ((10, 10, 10),)
+    """
+    sizes = []
+    for label, count in enumerate(images_per_label):
+        own = own_place(label, num_places, shift)
+        row = [0] * num_places
+        row[own] = round(tie * count) if num_places > 1 else count
+        for step in range(1, num_places):
+            share, more = divmod(count - row[own], num_places - 1)
+            row[(own + step) % num_places] = share + (step <= more)
+        sizes.append(tuple(row))
+    return tuple(sizes)

@@ -102,9 +102,7 @@ def payloads(witness: Path) -> dict[str, object]:
 def test_hostile_pickles_are_refused_and_run_nothing(name: str, protocol: int, tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     path = store(tmp_path, pickle.dumps(payloads(witness)[name], protocol))
-    with pytest.raises(
-        ValueError, match=r"value\.pkl is not a pickle of .*damaged or hostile; nothing in it was run"
-    ):
+    with pytest.raises(ValueError, match=r"value\.pkl is not a pickle of .*damaged or hostile; nothing in it was run"):
         read_pickle(path)
     assert not witness.exists()
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_args
 
 from torch import Tensor
 
-from ..io import written
+from ..io import expand_path
 from ..release import SPLITS, Release
 from ..sets.built import read_built
 from .draw import Drawn, Placed, Style, forget_pictures
@@ -118,7 +118,7 @@ def build(
     }
     to_write = SetToWrite(entries, list(cutouts_by_class), list(by_place), arguments, file_format)
     try:
-        write_set(written(out), to_write, Shooting(shots, style, seed), workers=workers, progress=progress)
+        write_set(expand_path(out), to_write, Shooting(shots, style, seed), workers=workers, progress=progress)
     finally:
         forget_pictures()  # which may be others the next time
     return read_built(out)
@@ -254,7 +254,7 @@ def build_composed(
             images.append((data, index))
     first = next(iter(splits.values()))
     to_write = SetToWrite(entries, first.label_names, first.place_names, arguments, file_format)
-    write_set(written(out), to_write, _Drawing(images), workers=workers, progress=progress)
+    write_set(expand_path(out), to_write, _Drawing(images), workers=workers, progress=progress)
     return read_built(out)
 
 

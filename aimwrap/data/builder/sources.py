@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..io import list_folder, pictures_below, written
+from ..io import expand_path, list_folder, pictures_below
 from ..release import SPLITS, Release
 from ..sets.waterbirds import WATER_BIRDS
 
@@ -67,7 +67,7 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
         FileNotFoundError: if a folder or a picture of the opacity is not there.
         ValueError: if there is no class, or one without pictures.
     """
-    folder, opacity = written(folder), None if opacity is None else written(opacity)
+    folder, opacity = expand_path(folder), None if opacity is None else expand_path(opacity)
     found = []
     for split, class_name, path in _pictures_by_kind(folder, "cutouts", "class"):
         name = path.relative_to(folder).as_posix()
@@ -126,7 +126,7 @@ def backgrounds_in(folder: Path | str) -> list[Background]:
         FileNotFoundError: if the folder is not there.
         ValueError: if there is no place, or one without photographs.
     """
-    folder = written(folder)
+    folder = expand_path(folder)
     return [
         Background(path.relative_to(folder).as_posix(), path, place, split)
         for split, place, path in _pictures_by_kind(folder, "backgrounds", "place")
@@ -148,7 +148,7 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
     """
     found: dict[str, Background] = {}
     for place, folders in places.items():
-        for folder in map(written, folders):
+        for folder in map(expand_path, folders):
             if not folder.is_dir():
                 raise FileNotFoundError(f"place {place!r} must be made of folders, but {folder} is not there")
             paths = _pictures(folder)

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from ..._text import with_progress
 from ..io import read_json
 from ..release import SPLITS
+from ..sets.built import MANIFEST
 from .draw import Drawn
 
 FileFormat = Literal["jpg", "png"]
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename", "mask")
-METADATA, MANIFEST, MASKS, PARTIAL = "metadata.csv", "build.json", "segmentations", ".partial"
+METADATA, MASKS, PARTIAL = "metadata.csv", "segmentations", ".partial"
 JPEG_QUALITY = 95
 
 

@@ -5,31 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..._text import numbered
-from ..io import FolderListing as Listing
-from ..io import pictures
+from ..io import FolderListing, pictures
 from ..release import SPLITS, Box, Record, Release
 from ..sample import group_number
-from .findings import Check, Count, Finding, Mark
+from ..sets import Expected
+from .report import Check, Count, Finding, Mark
 from .scan import Look
-
-
-class Expected(NamedTuple):
-    """What the official release has in a split; None where that is not known.
-
-    Attributes:
-        images: in all.
-        labels: by label.
-        groups: by group.
-        balanced: whether each label has as many images on every place, but for one.
-    """
-
-    images: int | None
-    labels: tuple[int, ...] | None = None
-    groups: tuple[int, ...] | None = None
-    balanced: bool = False
 
 
 def count(release: Release) -> tuple[Count, ...]:
@@ -162,7 +145,7 @@ def _group_names(release: Release) -> list[str]:
     return [f"{label} on {place}" for label in release.classes for place in release.places]
 
 
-def worth_a_digest(paths: Sequence[Path], listing: Listing) -> list[bool]:
+def worth_a_digest(paths: Sequence[Path], listing: FolderListing) -> list[bool]:
     """For each file whether another has as many bytes: files of different sizes differ."""
     sizes = [listing.size(path) for path in paths]
     times = Counter(sizes)
@@ -210,7 +193,7 @@ def _label(record: Record, release: Release) -> str:
     return release.classes[record.label] if record.label < len(release.classes) else str(record.label)
 
 
-def check_images_there(release: Release, listing: Listing) -> Check:
+def check_images_there(release: Release, listing: FolderListing) -> Check:
     """Whether every image that the release names lies on disk, and is named once."""
     times = Counter(record.path for record in release.records)
     missing = _missing(times, release.root, listing)
@@ -231,7 +214,7 @@ def check_images_there(release: Release, listing: Listing) -> Check:
     return Check("images", "fault", "; ".join(part for part in parts if part), findings)
 
 
-def check_masks_there(release: Release, listing: Listing, where_to_get: str) -> Check:
+def check_masks_there(release: Release, listing: FolderListing, where_to_get: str) -> Check:
     """Whether every image has the mask that the release promises.
 
     Args:
@@ -256,18 +239,18 @@ def check_masks_there(release: Release, listing: Listing, where_to_get: str) -> 
     return Check("object masks", "ok", f"all {len(paths):,} are there")
 
 
-def _missing(paths: Iterable[Path], root: Path, listing: Listing) -> list[Finding]:
+def _missing(paths: Iterable[Path], root: Path, listing: FolderListing) -> list[Finding]:
     return [Finding(shown(path, root), _hint(path, listing)) for path in paths if not listing.has(path)]
 
 
-def _hint(path: Path, listing: Listing) -> str:
+def _hint(path: Path, listing: FolderListing) -> str:
     near = listing.near_miss(path)
     if near is not None:
         return f"missing; there is {near}, which differs in letter case or suffix: rename it"
     return "missing" if listing.files(path.parent) else "missing, with its whole folder"
 
 
-def check_unnamed(release: Release, folders: Iterable[Path], listing: Listing) -> Check:
+def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderListing) -> Check:
     """Whether there are images on disk that the release does not name.
 
     Args:

@@ -15,8 +15,8 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..builder.plan import deal, generator_of, images_per_group
-from ..sample import group_number
+from ..builder.plan import deal, generator_of
+from ..sample import group_number, images_per_group
 
 __all__ = ["DigitSample", "DigitsOnPhotographs"]
 

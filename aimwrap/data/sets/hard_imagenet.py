@@ -11,15 +11,16 @@ import pickle
 import pickletools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..io import list_folder, written
-from ..release import Record, Release, ReleaseDataset
-from ..sample import Sample
+from ..io import FolderListing, expand_path, list_folder
+from ..release import Record, Release
+from . import DatasetOnDisk, Sources
 from .imagenet100 import SPLITS, TRAIN_STEM, VAL_STEM, WNID, split_folders, wnid_folders
 
 LARGEST_PICKLE = 1 << 18  # bytes; a thousand class names take a tenth
@@ -150,6 +151,7 @@ def read_pickle(path: Path) -> Any:
 
 
 NUM_CLASSES = 15
+FLAT_MASK = re.compile(rf"{WNID.pattern}_({TRAIN_STEM.pattern}|{VAL_STEM.pattern})\.\w+")
 WITHOUT_META = (
     "Get the release again, or move its folder meta away: labels then count the sorted WordNet numbers of the masks"
 )
@@ -166,8 +168,8 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
     """Read Hard-ImageNet's masks with the pictures of an ImageNet tree.
 
     The label is the class's position in the release's own list of classes, ``meta/hard_imagenet_idx.pkl``, which is
-    read without running anything in it; where ``meta`` is missing, its position in the sorted WordNet numbers of the masks, and a
-    note says so. Every value of a mask above zero means the object, as in the authors' code.
+    read without running anything in it; where ``meta`` is missing, its position in the sorted WordNet numbers of the
+    masks, and a note says so. Every value of a mask above zero means the object, as in the authors' code.
 
     Args:
         root: ``hardImageNet``, with ``train/<wnid>_<ImageNet's file name>`` and ``val/...``, or the folder above it.
@@ -181,8 +183,8 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         ValueError: if a mask's name says no picture, ImageNet's ``val`` is not sorted by class, or a list holds
             anything but numbers and names.
     """
-    root = _release_folder(written(root))
-    pictures = split_folders(written(imagenet), "imagenet")
+    root = _release_folder(expand_path(root))
+    pictures = split_folders(expand_path(imagenet), "imagenet")
     masks = {split: _masks(root / split, split) for split in SPLITS if (root / split).is_dir()}
     usable = [split for split in SPLITS if split in masks and split in pictures]
     if not usable:
@@ -213,27 +215,6 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         "authors' code skips them, and so do aimwrap's metrics."
     )
     return Release("Hard-ImageNet", root, tuple(records), classes, any_value_is_object=True, notes=tuple(notes))
-
-
-class HardImageNet(ReleaseDataset):
-    """Hard-ImageNet: :func:`read_hard_imagenet` as a data set.
-
-    Args:
-        root: ``hardImageNet``, or the folder above it.
-        split: ``"train"`` or ``"val"``; None takes both.
-        imagenet: folder of the ImageNet tree with the pictures.
-        transform: called with the :class:`Sample`.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str | None = "train",
-        *,
-        imagenet: str | Path,
-        transform: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        super().__init__(read_hard_imagenet(root, imagenet), split, transform)
 
 
 def _release_folder(root: Path) -> Path:
@@ -339,3 +320,43 @@ def _class_names(path: Path, chosen: list[int]) -> tuple[str, ...] | None:
     except (IndexError, KeyError):
         return None
     return found if all(type(name) is str for name in found) else None
+
+
+class HardImageNet(DatasetOnDisk):
+    """Hard-ImageNet: :func:`read_hard_imagenet` as a data set. Splits are ``"train"`` and ``"val"``.
+
+    Takes the arguments of :func:`read_hard_imagenet`, with ``split`` second and ``transform`` by name; for these two
+    see :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_hard_imagenet)
+    title = "Hard-ImageNet"
+    num_classes = NUM_CLASSES
+    some_masks_are_empty = True
+    duplicates = "warning"
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """Flat masks, its list of classes, or its name."""
+        for split in SPLITS:
+            names = islice(FolderListing().files(folder / split), 1000)
+            if any(FLAT_MASK.fullmatch(name) for name in names):
+                return f"{split} has files named <wnid>_<ImageNet's file name>"
+        if (folder / "meta" / "hard_imagenet_idx.pkl").is_file():
+            return "it has meta/hard_imagenet_idx.pkl"
+        return "it is called hardImageNet" if folder.name.lower() == "hardimagenet" else None
+
+    @classmethod
+    def missing_source(cls, root: Path, sources: Sources) -> str | None:
+        """ImageNet, for the images."""
+        if sources.imagenet is not None:
+            return None
+        return (
+            "Hard-ImageNet has only masks; the images are ImageNet's: pass --imagenet FOLDER, with train/ and val/ "
+            "in it"
+        )
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """Of the masks."""
+        return [release.root / split for split in SPLITS]

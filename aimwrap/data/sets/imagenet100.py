@@ -9,15 +9,15 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from ..io import list_folder, written
-from ..release import Box, Record, Release, ReleaseDataset
-from ..sample import Sample
+from ..io import expand_path, list_folder, subfolders
+from ..release import Box, Record, Release
+from . import DatasetOnDisk, Expected, Sources
 
 SPLITS = ("train", "val")
 WNID = re.compile("n[0-9]{8}")  # WordNet's number of a noun: the class
@@ -218,6 +218,8 @@ def _box(item: ElementTree.Element, size: tuple[int, int], path: Path) -> Box:
 
 CMC_LIST_MD5 = "9974508e5d4cc0098b70e8b6a0fe6067"
 NUM_CLASSES = 100
+CLASS_LIST = "imagenet100.txt"
+VAL_IMAGES_PER_CLASS = 50  # in all of ImageNet's classes
 LARGEST_LIST = 1 << 16  # bytes; all of ImageNet's classes take 10 KB
 
 
@@ -242,8 +244,8 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
         ValueError: if the list has other than WordNet numbers or one twice, pictures lie in the wrong place, or an
             annotation is damaged or another picture's.
     """
-    root = written(root)
-    listed, notes = _read_class_list(written(class_list))
+    root = expand_path(root)
+    listed, notes = _read_class_list(expand_path(class_list))
     wnids = sorted(listed)
     records = []
     folders = split_folders(root, "root")
@@ -261,32 +263,9 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
     for split in (split for split in SPLITS if split not in folders):
         notes.append(f"The split {split} is left out: {root} has no folder {split}.")
     if annotations is not None:
-        records = _with_boxes(records, wnids, written(annotations))
+        records = _with_boxes(records, wnids, expand_path(annotations))
         notes.append("Validation samples have ImageNet's boxes of their own class; training samples have none.")
     return Release("ImageNet-100", root, tuple(records), tuple(wnids), notes=tuple(notes))
-
-
-class ImageNet100(ReleaseDataset):
-    """ImageNet-100: :func:`read_imagenet100` as a data set.
-
-    Args:
-        root: folder of the ImageNet tree.
-        split: ``"train"`` or ``"val"``; None takes both.
-        class_list: path of the list of classes.
-        annotations: folder of ImageNet's validation boxes, or None.
-        transform: called with the :class:`Sample`.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str | None = "train",
-        *,
-        class_list: str | Path,
-        annotations: str | Path | None = None,
-        transform: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        super().__init__(read_imagenet100(root, class_list, annotations), split, transform)
 
 
 def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
@@ -370,3 +349,62 @@ def _annotation_folder(folder: Path) -> Path:
         "annotations must be the folder of ImageNet's validation boxes, with ILSVRC2012_val_00000001.xml and so on, "
         f"or one above Annotations/CLS-LOC/val, and {folder} is neither; the archive is ILSVRC2012_bbox_val_v3.tgz"
     )
+
+
+class ImageNet100(DatasetOnDisk):
+    """ImageNet-100: :func:`read_imagenet100` as a data set. Splits are ``"train"`` and ``"val"``.
+
+    Takes the arguments of :func:`read_imagenet100`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_imagenet100)
+    title = "ImageNet-100"
+    num_classes = NUM_CLASSES
+    duplicates = "warning"
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """A hundred classes of ImageNet, or any number with a list."""
+        wnids = wnids_below(folder)
+        if not wnids:
+            return None
+        text = f"it has {len(wnids):,} folders named by WordNet numbers"
+        chosen = _class_list(folder, sources)
+        if chosen is not None:
+            return f"{text}, and {chosen} is a list of classes"
+        return text if abs(len(wnids) - NUM_CLASSES) <= 5 else None
+
+    @classmethod
+    def arguments(cls, root: Path, sources: Sources) -> dict[str, Any]:
+        """With the list of classes that was found."""
+        return super().arguments(root, sources._replace(class_list=_class_list(root, sources)))
+
+    @classmethod
+    def missing_source(cls, root: Path, sources: Sources) -> str | None:
+        """The list of classes."""
+        if _class_list(root, sources) is not None:
+            return None
+        return (
+            f"ImageNet-100 is defined by its list of classes, and there is no {CLASS_LIST} in {root} or next to it: "
+            "pass --class-list FILE (imagenet100.txt of the code of Contrastive Multiview Coding), or --as folder to "
+            "take the folders as they are"
+        )
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """Fifty validation images of each class; training images are between 732 and 1,300."""
+        number = len(release.classes)
+        labels = (VAL_IMAGES_PER_CLASS,) * number
+        return {"train": Expected(None), "val": Expected(VAL_IMAGES_PER_CLASS * number, labels)}
+
+
+def _class_list(root: Path, sources: Sources) -> Path | None:
+    if sources.class_list is not None:
+        return sources.class_list
+    return next((path for path in (root / CLASS_LIST, root.parent / CLASS_LIST) if path.is_file()), None)
+
+
+def wnids_below(folder: Path) -> set[str]:
+    """WordNet numbers that have a folder in ``train`` or ``val``; none if there is no such folder."""
+    return {child.name for split in SPLITS for child in subfolders(folder / split) if WNID.fullmatch(child.name)}

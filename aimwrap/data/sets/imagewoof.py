@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..io import Row, inside, list_folder, read_csv, written
-from ..release import Record, Release, ReleaseDataset
-from ..sample import Sample
-from .imagenet100 import IMAGENET_STEM, SPLITS, TRAIN_STEM, class_pictures
+from ..io import Row, expand_path, folders_below, list_folder, read_csv, safe_join
+from ..release import Record, Release
+from . import DatasetOnDisk, Expected, Sources
+from .imagenet100 import IMAGENET_STEM, SPLITS, TRAIN_STEM, class_pictures, wnids_below
 
 BREEDS = {
     "n02086240": "Shih-Tzu",
@@ -60,7 +60,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
         raise ValueError(
             f"noisy_labels must be 0, 1, 5, 25 or 50 per cent, the columns of {TABLE}, got {noisy_labels!r}"
         )
-    root = _release_folder(written(root))
+    root = _release_folder(expand_path(root))
     records = [record for split in SPLITS for record in _split_records(root, split)]
     notes = []
     if (root / TABLE).exists() or noisy_labels:
@@ -89,39 +89,6 @@ def seen_in_pretraining(record: Record) -> bool:
         Whether it is of ImageNet's training set.
     """
     return TRAIN_STEM.fullmatch(record.id) is not None
-
-
-class ImageWoof(ReleaseDataset):
-    """ImageWoof: :func:`read_imagewoof` as a data set.
-
-    Args:
-        root: ``imagewoof2``, ``imagewoof2-320`` or ``imagewoof2-160``, or the folder above one of them.
-        split: ``"train"`` or ``"val"``; None takes both.
-        noisy_labels: how many per cent of the training labels are wrong.
-        unseen_only: whether to leave out pictures that networks that are pretrained on ImageNet have seen.
-        transform: called with the :class:`Sample`.
-
-    Attributes:
-        seen_in_pretraining: (len,) bool, in the order of the samples: whether networks that are pretrained on
-            ImageNet were trained on the picture.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str | None = "train",
-        *,
-        noisy_labels: NoisyLabels = 0,
-        unseen_only: bool = False,
-        transform: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        release = read_imagewoof(root, noisy_labels=noisy_labels, unseen_only=unseen_only)
-        super().__init__(release, split, transform)
-
-    @property
-    def seen_in_pretraining(self) -> Tensor:
-        """(len,) bool: whether networks that are pretrained on ImageNet were trained on the picture."""
-        return torch.tensor([seen_in_pretraining(record) for record in self.records], dtype=torch.bool)
 
 
 def _release_folder(root: Path) -> Path:
@@ -179,7 +146,7 @@ def _with_table(records: list[Record], root: Path, noisy_labels: int) -> list[Re
 
 def _table_record(row: Row, root: Path, column: str) -> Record:
     relative = row.values["path"]
-    path = inside(root, relative, row.where)
+    path = safe_join(root, relative, row.where)
     split, _, rest = relative.partition("/")
     wnid, _, name = rest.partition("/")
     is_valid = {"True": "val", "False": "train"}.get(row.values["is_valid"])
@@ -231,3 +198,41 @@ def _count_notes(records: list[Record]) -> list[str]:
             f"here are {counts['train']} and {counts['val']}. The older one is split differently."
         )
     return notes
+
+
+class ImageWoof(DatasetOnDisk):
+    """ImageWoof: :func:`read_imagewoof` as a data set. Splits are ``"train"`` and ``"val"``.
+
+    Takes the arguments of :func:`read_imagewoof`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_imagewoof)
+    title = "ImageWoof"
+    num_classes = len(BREEDS)
+    duplicates = "warning"
+
+    @property
+    def seen_in_pretraining(self) -> Tensor:
+        """(len,) bool: whether networks that are pretrained on ImageNet were trained on the image."""
+        return torch.tensor([seen_in_pretraining(record) for record in self.records], dtype=torch.bool)
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """Its table, its breeds, or its name."""
+        if (folder / TABLE).is_file():
+            return f"it has {TABLE}"
+        wnids = wnids_below(folder)
+        if len(wnids & BREEDS.keys()) > len(BREEDS) // 2 and len(wnids) <= len(BREEDS) + 1:
+            return "its folders are the WordNet numbers of ImageWoof's breeds"
+        return f"it is called {folder.name}" if folder.name.lower().startswith("imagewoof") else None
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """Of the release of December 2019."""
+        return {split: Expected(size) for split, size in COUNTS.items()}
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All of them."""
+        return folders_below(release.root)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..io import Row, inside, read_csv, written
-from ..release import SPLITS, Box, Record, Release, ReleaseDataset
-from ..sample import Sample, group_number
+from ..io import FolderListing, Row, expand_path, first_line, folders_below, read_csv, safe_join
+from ..release import SPLITS, Box, Record, Release
+from ..sample import group_number
+from . import DatasetOnDisk, Sources
 
 
 def number_places(
@@ -247,8 +248,8 @@ def read_table(
         FileNotFoundError: if the table is not there.
         ValueError: if a column is missing or a value is none of those above.
     """
-    table = written(table)
-    root = table.parent if root is None else written(root)
+    table = expand_path(table)
+    root = table.parent if root is None else expand_path(root)
     rows = list(read_csv(table, [image, label], "Say how they are called, by image= and label="))
     if not rows:
         raise ValueError(f"{table} has no rows below its header; pass a table that lists pictures")
@@ -279,64 +280,6 @@ def read_table(
         any_value_is_object,
         tuple(_notes(records, rows, split)),
     )
-
-
-class LabelledTable(ReleaseDataset):
-    """Pictures that a table lists: :func:`read_table` as a data set.
-
-    Args:
-        table: path of the file.
-        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: called with the :class:`Sample`.
-        root: this and the following as for :func:`read_table`.
-        image: column of the pictures' paths.
-        label: column of the class.
-        place: column of the background's kind.
-        group: column of the group.
-        split_column: column of the split.
-        mask: column of the masks' paths.
-        box: columns of a box's edges.
-        classes: names of the classes, by label.
-        places: names of the places, by number.
-        splits: what the values in the column of the split mean.
-        any_value_is_object: whether every value of a mask above zero means the object.
-    """
-
-    def __init__(
-        self,
-        table: str | Path,
-        split: str | None = "train",
-        *,
-        transform: Callable[[Sample], Sample] | None = None,
-        root: str | Path | None = None,
-        image: str = "image",
-        label: str = "label",
-        place: str | None = "place",
-        group: str | None = "group",
-        split_column: str | None = "split",
-        mask: str | None = "mask",
-        box: tuple[str, str, str, str] | None = BOX,
-        classes: Sequence[str] | None = None,
-        places: Sequence[str] | None = None,
-        splits: Mapping[str, str] = SPLIT_VALUES,
-        any_value_is_object: bool = False,
-    ) -> None:
-        release = read_table(
-            table,
-            root,
-            image=image,
-            label=label,
-            place=place,
-            group=group,
-            split_column=split_column,
-            mask=mask,
-            box=box,
-            classes=classes,
-            places=places,
-            splits=splits,
-            any_value_is_object=any_value_is_object,
-        )
-        super().__init__(release, split, transform)
 
 
 def _column(table: Path, header: Sequence[str], column: str | None, default: str) -> str | None:
@@ -371,7 +314,7 @@ def _box_columns(
 
 def _below(root: Path, row: Row, column: str) -> Path:
     try:
-        return inside(root, row.values[column].strip(), f"{row.where}, {column}")
+        return safe_join(root, row.values[column].strip(), f"{row.where}, {column}")
     except ValueError as error:
         raise ValueError(
             f"{error}, or write the table's paths relative to root=, with '/' between their parts"
@@ -428,3 +371,47 @@ def _notes(records: list[Record], rows: Sequence[Row], split: str | None) -> lis
     values = Counter((row.values[split].strip(), record.split) for row, record in zip(rows, records, strict=True))
     read = ", ".join(f"{value!r} as {name} ({count} rows)" for (value, name), count in sorted(values.items()))
     return [f"The column {split} was read so: {read}."]
+
+
+class LabelledTable(DatasetOnDisk):
+    """Images that a table lists: :func:`read_table` as a data set.
+
+    Takes the arguments of :func:`read_table`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_table)
+    title = "images listed in a table"
+    generic = True
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """The only table with a column of images and one of labels."""
+        tables = _tables(folder, sources)
+        return f"{tables[0].name} has the columns {' and '.join(_needed(sources))}" if len(tables) == 1 else None
+
+    @classmethod
+    def path(cls, root: Path, sources: Sources) -> Path:
+        """The table, which the reader takes instead of its folder."""
+        return (_tables(root, sources) or [root / "metadata.csv"])[0]
+
+    @classmethod
+    def arguments(cls, root: Path, sources: Sources) -> dict[str, Any]:
+        """With the columns that the user named."""
+        return {**sources.columns, **super().arguments(root, sources._replace(masks=None))}
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All of them."""
+        return folders_below(release.root)
+
+
+def _needed(sources: Sources) -> list[str]:
+    return [sources.columns.get(name, name) for name in ("image", "label")]
+
+
+def _tables(folder: Path, sources: Sources) -> list[Path]:
+    if sources.table is not None:
+        return [sources.table]
+    names = sorted(name for name in FolderListing().files(folder) if name.lower().endswith(".csv"))
+    return [folder / name for name in names if set(_needed(sources)) <= set(first_line(folder / name).split(","))]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..io import folder, inside, integer, read_csv
-from ..release import SPLITS, Record, Release, ReleaseDataset
-from ..sample import Sample
-from .cub import Bird, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+from ..io import first_line, folders_below, integer, read_csv, require_folder, safe_join
+from ..release import SPLITS, Record, Release
+from . import DatasetOnDisk, Expected, Sources
+from .cub import GET_SEGMENTATIONS, Bird, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Version = Literal["original", "corrected"]
 
@@ -22,6 +22,10 @@ WATER_BIRDS = {"Albatross", "Auklet", "Cormorant", "Frigatebird", "Fulmar", "Gad
 }  # last words of the species' names; of the loons CUB has the Pacific one alone
 # Images of groups 0 to 3 in the official 95 % release with the original labels.
 OFFICIAL_COUNTS = {"train": (3498, 184, 56, 1057), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)}
+# Of the 100 % release. Its training and validation images together are those of the 95 % release, divided differently.
+FULLY_TIED_TRAIN = (3694, 0, 0, 1101)
+FULLY_TIED_VAL = (921, 278)
+COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename")
 NUM_IMAGES = 11_788  # of every official release, CUB's
 
 
@@ -162,47 +166,6 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
     return notes
 
 
-class Waterbirds(ReleaseDataset):
-    """The images of one split of Waterbirds: label 0 land bird, 1 water bird; place 0 land, 1 water.
-
-    Reference: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020 (tie of 95 %);
-    Petryk et al., "On Guiding Visual Attention with Language Specification", CVPR 2022 (100 %).
-
-    Args:
-        root: the folder with ``metadata.csv``, whatever its name, or the one that it lies in.
-        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: see :class:`~aimwrap.data.ReleaseDataset`.
-        version: of the labels, ``"original"`` or ``"corrected"``; None takes what is there.
-        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and beside it.
-        segmentations: the folder ``segmentations``, if it lies elsewhere.
-        object_masks: True demands them, False does without, None takes them if they are there.
-
-    Attributes:
-        version: of the labels: ``"original"``, ``"corrected"``, or None if none of the three species is there.
-        tie: share of the training images that stand on their label's own place; see :func:`tie_of`.
-
-    Raises:
-        FileNotFoundError: if the table or what was demanded is not there.
-        ValueError: if a table is damaged, or the labels are of another version.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str | None = "train",
-        *,
-        transform: Callable[[Sample], Sample] | None = None,
-        version: Version | None = None,
-        cub: str | os.PathLike[str] | None = None,
-        segmentations: str | os.PathLike[str] | None = None,
-        object_masks: bool | None = None,
-    ) -> None:
-        release = read_waterbirds(root, version, cub, segmentations=segmentations, object_masks=object_masks)
-        super().__init__(release, split, transform)
-        self.version = version_of(release.records)
-        self.tie = tie_of(release.records)
-
-
 class _Row(NamedTuple):
     where: str
     name: str
@@ -280,7 +243,7 @@ def find_waterbirds(root: str | os.PathLike[str]) -> Path:
         FileNotFoundError: if there is none.
         ValueError: if there are several.
     """
-    given = folder(root)
+    given = require_folder(root)
     if (given / "metadata.csv").is_file():
         return given
     tables = sorted([*given.glob("*/metadata.csv"), *given.glob("waterbirds/*/metadata.csv")])
@@ -309,7 +272,7 @@ def _read_rows(home: Path) -> list[_Row]:
             raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Get it again")
         ids.add(id)
         names.add(name)
-        rows.append(_Row(row.where, name, Record(str(id), inside(home, name, row.where), label, split, place)))
+        rows.append(_Row(row.where, name, Record(str(id), safe_join(home, name, row.where), label, split, place)))
     if not rows:
         raise ValueError(f"{table} has a header and no images. Get the file again")
     check_labels([(row.record, row.where) for row in rows])
@@ -326,3 +289,65 @@ def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> No
                 f"{row.where}: img_id {row.record.id} is {row.name}, and {cub / 'images.txt'} {known}: they are of "
                 "different releases, or ids were mixed up. Get both again, or pass another folder as cub"
             )
+
+
+class Waterbirds(DatasetOnDisk):
+    """The images of one split of Waterbirds: :func:`read_waterbirds` as a data set.
+
+    Label 0 is land bird, 1 water bird; place 0 is land, 1 water. Splits are ``"train"``, ``"val"`` and ``"test"``.
+
+    Reference: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020 (tie of 95 %);
+    Petryk et al., "On Guiding Visual Attention with Language Specification", CVPR 2022 (100 %).
+
+    Takes the arguments of :func:`read_waterbirds`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+
+    Raises:
+        FileNotFoundError: if the table or what was demanded is not there.
+        ValueError: if a table is damaged, or the labels are of another version.
+    """
+
+    read = staticmethod(read_waterbirds)
+    title = "Waterbirds"
+    where_masks = GET_SEGMENTATIONS
+
+    @property
+    def version(self) -> Version | None:
+        """Version of the labels: ``"original"``, ``"corrected"``, or None if none of the three species is there."""
+        return version_of(self.release.records)
+
+    @property
+    def tie(self) -> float:
+        """Share of the training images on their label's own place; see :func:`tie_of`."""
+        return tie_of(self.release.records)
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """A table of images and places; the folder's name helps where its columns are damaged."""
+        header = [name.strip() for name in first_line(folder / "metadata.csv").split(",")]
+        there = [name for name in COLUMNS if name in header]
+        if "img_filename" in there and len(there) >= 3:
+            return f"metadata.csv has the columns {', '.join(there)}"
+        return f"it is called {folder.name}" if folder.name.lower().startswith("waterbird") else None
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """The official counts: by group at 95 %, by label at 100 %, and the sizes alone for other ties or labels."""
+        sizes = {split: sum(groups) for split, groups in OFFICIAL_COUNTS.items()}
+        tie = tie_of(release.records)
+        if version_of(release.records) != "original":
+            return {split: Expected(size) for split, size in sizes.items()}
+        if tie > 0.995:  # not exactly 1, so that a row that was changed is found
+            return {
+                "train": Expected(sizes["train"], groups=FULLY_TIED_TRAIN),
+                "val": Expected(sizes["val"], FULLY_TIED_VAL, balanced=True),
+                "test": Expected(sizes["test"], groups=OFFICIAL_COUNTS["test"]),
+            }
+        if 0.94 < tie < 0.96:
+            return {split: Expected(size, groups=OFFICIAL_COUNTS[split]) for split, size in sizes.items()}
+        return {split: Expected(size, balanced=split != "train") for split, size in sizes.items()}
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All but those of CUB."""
+        return folders_below(release.root, leave_out=("CUB_200_2011", "segmentations"))
