@@ -75,7 +75,7 @@ def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognis
     """
     if sources.table is not None:
         if name not in (None, "table"):
-            raise NotRecognisedError(f"{path} is a table, and --as is {name!r}; leave --as out, or pass a folder")
+            raise NotRecognisedError(f"{path} is a table, and --as says {name!r}; leave --as out, or pass a folder")
         return Recognised("table", sources.table.parent, "it is a CSV file")
     if not path.is_dir():
         is_file = "is a file; unpack it, if it is an archive, and pass the folder, or pass a table (.csv)"
