@@ -242,7 +242,7 @@ def test_damaged_pictures_are_named_when_opened(tmp_path: Path) -> None:
     dataset.records[3].path.write_text("<html>404</html>")
     with pytest.raises(FileNotFoundError, match=r"one\.jpg is not there"):
         dataset[0]
-    for index, message in [(1, "is not whole"), (2, "not decoded"), (3, "no picture that Pillow can read")]:
+    for index, message in [(1, "is not complete"), (2, "not decoded"), (3, "not an image that Pillow can read")]:
         with pytest.raises(ValueError, match=message):
             dataset[index]
 

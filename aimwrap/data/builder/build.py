@@ -44,7 +44,7 @@ def build(
     ``build.json`` with the arguments. No source picture is in two splits, not even under two names.
 
     An image depends on the sources, the arguments, its split and its number alone: two builds are the same byte for
-    byte, with any number of workers, and also if one was killed and called again, which goes on where it was. So that
+    byte, with any number of workers, and also if one was interrupted and called again, which continues. So that
     this holds, a folder is refused that was begun with other arguments, or with another version of Pillow or numpy.
 
     Args:
@@ -52,7 +52,7 @@ def build(
         cutouts: from :func:`cutouts_in` or :func:`cutouts_of`.
         backgrounds: from :func:`backgrounds_in` or :func:`backgrounds_of`.
         tyings: from :func:`waterbirds` or :func:`travelingbirds`, or of your own, by split.
-        seed: draws the splits, what stands where, and every image.
+        seed: draws the splits, which object is on which background, and every image.
         style: :class:`Placed` or :class:`InPlace`; by default ``Placed()``.
         classes: which classes, in the order of their labels; by default all, sorted by name. Label k is tied
             to place k.
@@ -138,7 +138,7 @@ class Shooting:
 
 
 def _digest(entries: Sequence[Entry]) -> str:
-    """Of what stands where, by the sources' names."""
+    """Of which object is on which background, by the sources' names."""
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 

@@ -18,14 +18,6 @@ from .sources import Background, Cutout
 def generator_of(seed: int, stream: int, index: int = -1) -> Generator:
     """A generator of its own for each image, and one for what concerns all images of a stream.
 
-    Args:
-        seed: of the whole set.
-        stream: what is drawn; the splits of a set are streams of their own.
-        index: of the image in its split; -1 for what concerns them all.
-
-    Returns:
-        A generator, equal whenever the three numbers are, and in any process.
-
     >>> float(generator_of(0, 1, 7).random()) == float(generator_of(0, 1, 7).random())
     True
     >>> float(generator_of(0, 1, 7).random()) == float(generator_of(0, 1, 8).random())
@@ -39,14 +31,6 @@ Name = TypeVar("Name")
 
 def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -> list[list[Name]]:
     """Part names at random by shares, each part at least one name if there are as many names as parts.
-
-    Args:
-        names: at least one for each share.
-        shares: of every part; they sum to 1, and the last part takes what rounding leaves.
-        rng: draws.
-
-    Returns:
-        The parts, in the order of the shares.
 
     Raises:
         ValueError: if there are fewer names than shares.
@@ -71,12 +55,6 @@ def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -
 def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
     """Find files with the same content, which belong into the same split.
 
-    Args:
-        paths: of the files, by name.
-
-    Returns:
-        By name, the first of the names of files with the same bytes: the name itself where there is no other.
-
     Raises:
         OSError: if a file cannot be read. One that is not there is like no other: whoever draws it will say so.
     """
@@ -96,14 +74,6 @@ def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
 def deal(members: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], shift: int = 0) -> np.ndarray:
     """Deal each label's cut-outs to the places, the own place first; they come again in the same order if they run out.
 
-    Args:
-        members: for each label the numbers of its cut-outs, shuffled by the caller.
-        sizes: for each label how many images stand on each place.
-        shift: see :func:`own_place`.
-
-    Returns:
-        (images, 3) int64: label, place and cut-out of every image, label by label.
-
     >>> deal([np.array([7, 8, 9])], [(1, 3)]).tolist()
     [[0, 0, 7], [0, 1, 8], [0, 1, 9], [0, 1, 7]]
     """
@@ -118,14 +88,6 @@ def deal(members: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], shift: i
 
 def evenly(members: np.ndarray, count: int, rng: Generator) -> np.ndarray:
     """Draw ``count`` of the members, each equally often up to one, in random order.
-
-    Args:
-        members: numbers, at least one unless ``count`` is 0.
-        count: how many to draw.
-        rng: draws.
-
-    Returns:
-        (count,) of them.
 
     >>> sorted(evenly(np.array([4, 5]), 4, np.random.default_rng(0)).tolist())
     [4, 4, 5, 5]
@@ -261,9 +223,6 @@ def plan_shots(
         val_share: share of the others that the validation gets, if they have none of their own.
         cutout_uses: how many images may show the same cut-out.
         background_uses: how many images may show the same background.
-
-    Returns:
-        The shots of all images, in order: training, validation, test, each shuffled.
 
     Raises:
         ValueError: if there are too few cut-outs or backgrounds.

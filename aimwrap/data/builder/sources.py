@@ -140,7 +140,7 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
         places: by name of the place, its folders.
 
     Returns:
-        The backgrounds; each is named by its place, its folder's own name and where it lies in it.
+        The backgrounds; each is named by its place, its folder's own name and its path in it.
 
     Raises:
         FileNotFoundError: if a folder is not there.
@@ -188,7 +188,7 @@ def relabelled(cutouts: Sequence[Cutout], labels: Mapping[str, str]) -> list[Cut
 
 
 def water_or_land(class_name: str) -> str:
-    """Tell the water birds among CUB's species, as Waterbirds does, but by whole words.
+    """Find the water birds among CUB's species, as Waterbirds does, but by complete words.
 
     Waterbirds' script looks for parts of words, and finds "tern" in three land birds: the Eastern Towhee, the Western
     Meadowlark and the Western Wood Pewee.
@@ -215,7 +215,7 @@ def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[
     if split_names and len(split_names) < len(top):
         others = sorted({*top} - {*split_names})
         raise ValueError(
-            f"{folder} has folders named after splits ({', '.join(split_names)}) beside others "
+            f"{folder} has folders named after splits ({', '.join(split_names)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
     parents: list[tuple[str | None, Path]] = (

@@ -62,14 +62,6 @@ class Recognised(NamedTuple):
 def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognised:
     """Find out which data set is in a folder.
 
-    Args:
-        path: the set's folder, its parent, or a folder in it; not used if the sources have a table.
-        sources: files and folders outside of it.
-        name: what to take it for, a name in ``READERS``; None finds out.
-
-    Returns:
-        The data set's name with its folder.
-
     Raises:
         NotRecognisedError: if there is no such folder, no set fits, it has several sets, or it needs more sources.
     """
@@ -113,8 +105,8 @@ def _found(path: Path, sources: Sources) -> Recognised:
             raise NotRecognisedError("\n".join([f"{path} holds {len(found)} data sets; pass one of them:", *lines]))
         if found:
             return found[0]
-    folders = [folder.name for folder in subfolders(path)]
-    there = ", ".join(folders[:EXAMPLES]) + (", ..." if len(folders) > EXAMPLES else "")
+    children = [folder.name for folder in subfolders(path)]
+    there = ", ".join(children[:EXAMPLES]) + (", ..." if len(children) > EXAMPLES else "")
     raise NotRecognisedError(
         f"{path} looks like no data set that is known here; its folders are: {there or 'none'}. Pass the folder with "
         f"the set's table or with its folders train and val or test, or name the set with --as: {', '.join(READERS)}"
@@ -141,7 +133,7 @@ def _first_that_fits(names: Sequence[str], folder: Path, sources: Sources) -> li
 
 
 class Options(NamedTuple):
-    """How to examine, beside what.
+    """How to examine.
 
     Attributes:
         official: whether the counts are to be the official release's.
@@ -179,17 +171,17 @@ def examine(
     result and is never raised. ``aimwrap data doctor PATH`` prints it.
 
     Args:
-        path: the set's folder, the one that it lies in, or one of its own; or a table, a CSV file.
+        path: the set's folder, its parent, or a folder in it; or a table, a CSV file.
         kind: what to take it for, such as ``"waterbirds"``; None looks what it is.
         cub: the folder ``CUB_200_2011``, or the one above, for sets that are made of CUB's birds.
-        segmentations: CUB's segmentations, where they lie elsewhere.
+        segmentations: CUB's segmentations, if they are elsewhere.
         imagenet: an ImageNet tree, for Hard-ImageNet.
         class_list: of ImageNet-100.
         annotations: ImageNet's validation boxes, for ImageNet-100.
         masks: of a folder per class, a folder with the same names.
         columns: of a table, by arguments of :func:`~aimwrap.data.read_table`: ``{"image": "file"}``. Known are
             ``image``, ``label``, ``place``, ``group``, ``split_column`` and ``mask``.
-        any_value_is_object: of masks of one's own, whether every value above zero means the object.
+        any_value_is_object: for your own masks, whether every value above zero means the object.
         official: whether the counts are to be the official release's; False for a part of it.
         quick: whether files are opened for their headers alone, which finds missing files and wrong sizes, and
             neither damaged ones nor duplicates.
@@ -267,10 +259,10 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
 def _without_release(
     path: Path, found: Recognised, problem: Check, sources: Sources, options: Options, again: str
 ) -> Examination:
-    """Where the tables are at fault, the pictures are looked at all the same: people want to hear of both at once."""
+    """Where the tables have faults, the images are checked too, so that users see both at once."""
     paths = pictures(FolderListing(), folders_below(found.root))
     readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
-    note = "The tables could not be read, so nothing was held against them: mend them first, and examine again."
+    note = "The tables could not be read, so nothing was compared with them: repair them first, and examine again."
     return Examination(
         path,
         found.name,
@@ -342,7 +334,7 @@ def _look_at_images(paths: list[Path], digests: list[bool], options: Options) ->
 
 def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
     if not healthy:
-        return (f"{again}   # again, once it is mended",)
+        return (f"{again}   # again, once it is repaired",)
     return (
         "aimwrap inspect convnext_tiny   # what masks on a backbone cost, and the lines that train it",
         f"python -c {shlex.quote(_python(found, sources) + '; print(len(train), train[0])')}",

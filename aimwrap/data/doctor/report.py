@@ -30,7 +30,7 @@ class Check(NamedTuple):
 
     Attributes:
         name: of the check.
-        mark: ``"ok"``; ``"warning"``, where people should look, but the set can be used; ``"fault"``.
+        mark: ``"ok"``; ``"warning"``, worth a look, but the set can be used; ``"fault"``.
         summary: the answer as a sentence.
         findings: all that was found, each with its file.
     """
@@ -63,14 +63,14 @@ class Examination(NamedTuple):
     Attributes:
         path: that was asked about.
         kind: what it was taken for, as ``--as`` names it.
-        release: the same for people.
+        release: its name for readers.
         root: the folder that was examined.
         reason: why it was taken for that.
         classes: names, by label; empty where the tables could not be read.
         places: names, by number of place; empty without places.
         counts: of each split.
         checks: that were made, in order.
-        notes: what trips people up with this release, healthy or not.
+        notes: common mistakes with this release, healthy or not.
         next_lines: what to run now.
         quick: whether files were opened for their headers alone.
     """
@@ -135,15 +135,7 @@ def _plain(text: str, mark: Mark) -> str:
 
 
 def report(examination: Examination, paint: Paint = _plain) -> str:
-    """Lay an examination out.
-
-    Args:
-        examination: what was found.
-        paint: colours a mark.
-
-    Returns:
-        The text; characters that a terminal would obey, which names of files may contain, are escaped.
-    """
+    """Lay an examination out."""
     blocks = [
         _head(examination),
         _table(examination),
@@ -226,7 +218,7 @@ def _paragraphs(title: str, sentences: tuple[str, ...]) -> str:
 def _verdict(examination: Examination, paint: Paint) -> str:
     faults, warnings = len(examination.faults), len(examination.warnings)
     if faults:
-        text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: mend them before training."
+        text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: repair them before training."
         return paint(text, "fault")
     if warnings:
         text = f"No faults; {warnings} {'check deserves' if warnings == 1 else 'checks deserve'} a look."

@@ -1,4 +1,4 @@
-"""Sets that ``aimwrap data build`` made: a table as Waterbirds has, with the masks and the names beside it."""
+"""Sets that ``aimwrap data build`` made: a table as Waterbirds has, with the masks and the names next to it."""
 
 from __future__ import annotations
 

@@ -20,15 +20,6 @@ def find_segmentations(
 ) -> Path | None:
     """The folder with a folder of masks for every species.
 
-    Args:
-        segmentations: as the user gave it.
-        beside: folders to look for ``segmentations`` in if none was given.
-        species: names of the folders that it must have.
-        object_masks: whether the user demands masks (True), wants none (False) or takes what is there (None).
-
-    Returns:
-        The folder, or None if there is none and none was demanded.
-
     Raises:
         FileNotFoundError: if it was given or demanded and is not there, or is incomplete.
         ValueError: if it was given and none are wanted.
@@ -62,7 +53,7 @@ def find_segmentations(
 
 
 def mask_of(segmentations: Path, name: str) -> Path:
-    """The mask of an image: of the same name but for the ending."""
+    """The mask of an image: of the same name except for the ending."""
     stem, _, ending = name.rpartition(".")
     return segmentations / f"{stem if stem and '/' not in ending else name}.png"
 
@@ -113,8 +104,8 @@ def read_cub(
     """Read the tables of CUB-200-2011.
 
     Args:
-        root: the folder ``CUB_200_2011``, or the one that it lies in.
-        segmentations: the folder ``segmentations``, if it is neither in ``CUB_200_2011`` nor beside it.
+        root: the folder ``CUB_200_2011``, or its parent.
+        segmentations: the folder ``segmentations``, if it is neither in ``CUB_200_2011`` nor next to it.
         object_masks: True demands them, False does without, None takes them if they are there.
 
     Returns:
@@ -165,20 +156,13 @@ def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:
         if (candidate / "images.txt").is_file():
             return candidate
     raise FileNotFoundError(
-        f"{argument} must be the folder CUB_200_2011, or the one that it lies in: {given} has neither images.txt nor "
+        f"{argument} must be the folder CUB_200_2011, or its parent: {given} has neither images.txt nor "
         "CUB_200_2011/images.txt. Unpack CUB_200_2011.tgz there"
     )
 
 
 def cub_beside(home: Path) -> Path | None:
-    """``CUB_200_2011`` in a folder that was made of its birds, beside it, or one further up.
-
-    Args:
-        home: the folder.
-
-    Returns:
-        The folder with CUB's tables, or None if there is none.
-    """
+    """``CUB_200_2011`` in a folder that was made of its birds, next to it, or one further up."""
     here = home.absolute()
     folders = (parent / "CUB_200_2011" for parent in (here, here.parent, here.parent.parent))
     return next((folder for folder in folders if (folder / "images.txt").is_file()), None)
@@ -186,12 +170,6 @@ def cub_beside(home: Path) -> Path | None:
 
 def read_birds(cub: Path) -> tuple[tuple[str, ...], dict[int, Bird]]:
     """Join CUB's five tables by their ids; the order of their rows means nothing.
-
-    Args:
-        cub: the folder with the tables.
-
-    Returns:
-        The species' names as in ``classes.txt``, by label, and the images by id, in the order of ``images.txt``.
 
     Raises:
         FileNotFoundError: if a table is not there.

@@ -36,7 +36,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Raises:
         FileNotFoundError: if a folder is missing, a class has no picture, or a picture lacks its mask.
-        ValueError: if folders of splits and classes are mixed, pictures lie outside of classes, or a mask could be
+        ValueError: if folders of splits and classes are mixed, images are outside of classes, or a mask could be
             that of two pictures.
     """
     root = expand_path(root)
@@ -82,7 +82,7 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
     others = sorted(set(names) - set(splits))
     if others:
         raise ValueError(
-            f"{root} has folders of splits ({', '.join(splits)}) beside others ({', '.join(others)}), so those would "
+            f"{root} has folders of splits ({', '.join(splits)}) and others ({', '.join(others)}), so those would "
             "have to be classes; move either out, or pass one split's folder as root. A folder of masks is passed "
             "as masks="
         )
@@ -100,7 +100,8 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
 def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[str]:
     if pictures:
         raise ValueError(
-            f"{folder} has {len(pictures)} pictures beside its folders of classes, such as {pictures[0]}, which belong "
+            f"{folder} has {len(pictures)} pictures next to its folders of classes, such as {pictures[0]}, "
+            "which belong "
             "to no class; move them into one, or out of the folder. Pictures with a table of labels are for read_table"
         )
     if not names:

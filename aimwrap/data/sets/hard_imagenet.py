@@ -115,12 +115,6 @@ class _Unpickler(pickle.Unpickler):
 def read_pickle(path: Path) -> Any:
     """Read a pickle of numbers, strings and containers of them; no other name in it is imported or called.
 
-    Args:
-        path: of the file, of any protocol.
-
-    Returns:
-        Its value. Arrays of numpy come as nested lists, its numbers as Python's.
-
     Raises:
         FileNotFoundError: if it is not there.
         ValueError: if it asks for anything else, is not a pickle, or is larger than 256 KiB. Nothing was run.
@@ -137,7 +131,7 @@ def read_pickle(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own on unknown escapes in text
             for opcode, argument, _ in pickletools.genops(data):  # finds wrong lengths before memory is taken for them
-                if opcode.name.endswith("PUT") and argument > len(data):
+                if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
                     raise ValueError("it numbers more values than it can have")
             value = _Unpickler(data).load()
         if isinstance(value, (_Name, _NumberType)):
@@ -211,7 +205,7 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         where = f"{root} has no folder {split}" if split not in masks else f"{imagenet} has no folder {split}"
         notes.append(f"The split {split} is left out: {where}.")
     notes.append(
-        "Some masks are empty: nobody drew the object. Measures of where a model looks have no value on them; the "
+        "Some masks are empty: the object was not drawn. Measures of where a model looks have no value on them; the "
         "authors' code skips them, and so do aimwrap's metrics."
     )
     return Release("Hard-ImageNet", root, tuple(records), classes, any_value_is_object=True, notes=tuple(notes))
@@ -243,7 +237,7 @@ def _masks(folder: Path, split: str) -> list[_Mask]:
         if not WNID.fullmatch(wnid) or named is None or (split == "train" and named[1] != wnid):
             example = "n02105641_n02105641_123.JPEG" if split == "train" else "n02105641_ILSVRC2012_val_00000123.JPEG"
             raise ValueError(
-                f"{folder / name}: a mask of {split} must be named as its picture is, behind the class's WordNet "
+                f"{folder / name}: a mask of {split} must be named as its picture is, after the class's WordNet "
                 f"number, such as {example}; so named, it belongs to no picture. Get the release again"
             )
         if stem in masks:
@@ -275,7 +269,9 @@ def _classes(meta: Path, found: list[str]) -> tuple[list[str], tuple[str, ...], 
     positions, numbers = meta / "hard_imagenet_idx.pkl", meta / "idx_to_wnid.pkl"
     if not positions.exists() and not numbers.exists():
         few = (
-            "" if len(found) == NUM_CLASSES else f" The release has {NUM_CLASSES}: other labels than in the whole one."
+            ""
+            if len(found) == NUM_CLASSES
+            else f" The release has {NUM_CLASSES}: other labels than in the complete one."
         )
         note = (
             f"Labels count the {len(found)} sorted WordNet numbers of the masks, since {meta} has no list of the "
@@ -285,10 +281,10 @@ def _classes(meta: Path, found: list[str]) -> tuple[list[str], tuple[str, ...], 
     chosen, wnid_of = read_pickle(positions), read_pickle(numbers)
     _check_lists(chosen, wnid_of, positions, numbers)
     wnids = [wnid_of[number] for number in chosen]
-    strangers = sorted(set(found) - set(wnids))
-    if strangers:
+    others = sorted(set(found) - set(wnids))
+    if others:
         raise ValueError(
-            f"the masks are of {', '.join(strangers)}, too, which {positions} does not list; masks and list are of "
+            f"the masks are of {', '.join(others)}, too, which {positions} does not list; masks and list are of "
             "different releases. Get both again"
         )
     order = "the same as" if wnids == sorted(wnids) else "another than"
@@ -311,7 +307,7 @@ def _check_lists(chosen: Any, wnid_of: Any, positions: Path, numbers: Path) -> N
 
 
 def _class_names(path: Path, chosen: list[int]) -> tuple[str, ...] | None:
-    """Names that people can read, where the release has them by number."""
+    """Readable names, where the release has them by number."""
     names = read_pickle(path) if path.exists() else None
     if not isinstance(names, (list, tuple, dict)):
         return None

@@ -24,18 +24,11 @@ WNID = re.compile("n[0-9]{8}")  # WordNet's number of a noun: the class
 TRAIN_STEM = re.compile("(n[0-9]{8})_[0-9]+")  # of a file of ImageNet's training set, which names its class
 VAL_STEM = re.compile("ILSVRC2012_val_[0-9]{8}")  # of a file of its validation set, which does not
 IMAGENET_STEM = re.compile(f"{TRAIN_STEM.pattern}|{VAL_STEM.pattern}")
-BELOW = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where people have train and val below what they call ImageNet
+BELOW = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where train and val are in usual copies of ImageNet
 
 
 def split_folders(root: Path, argument: str) -> dict[str, Path]:
     """Find ``train`` and ``val``.
-
-    Args:
-        root: a folder with one of them or both, or above ``ILSVRC/Data/CLS-LOC``, as Kaggle's copy has it.
-        argument: what the caller calls it, for the message.
-
-    Returns:
-        The folder of each split that is there.
 
     Raises:
         FileNotFoundError: if neither is there.
@@ -54,22 +47,16 @@ def split_folders(root: Path, argument: str) -> dict[str, Path]:
 def wnid_folders(folder: Path) -> list[str]:
     """The WordNet numbers that have a folder.
 
-    Args:
-        folder: of a split.
-
-    Returns:
-        Their names, sorted; folders with other names are left out.
-
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the pictures lie there unsorted.
+        ValueError: if the images are there unsorted.
     """
     listing = list_folder(folder)
     found = [name for name in listing.folders if WNID.fullmatch(name)]
     if not found and any(VAL_STEM.match(name) for name in listing.pictures):
         raise ValueError(
             f"{folder} must have a folder per WordNet number (n01440764/...), and its {len(listing.pictures)} pictures "
-            "lie there unsorted, as in ImageNet's archive. Put each into the folder of its class: "
+            "are there unsorted, as in ImageNet's archive. Put each into the folder of its class: "
             "torchvision.datasets.ImageNet(FOLDER, split='val') does so, where FOLDER holds ILSVRC2012_img_val.tar and "
             "ILSVRC2012_devkit_t12.tar.gz; in Kaggle's copy LOC_val_solution.csv names each picture's class"
         )
@@ -83,12 +70,6 @@ def wnid_folders(folder: Path) -> list[str]:
 
 def class_pictures(folder: Path) -> list[str]:
     """The pictures of one class, none of which says that it is another's.
-
-    Args:
-        folder: of the class, named by its WordNet number.
-
-    Returns:
-        Names of its pictures, sorted.
 
     Raises:
         FileNotFoundError: if the folder is not there, or has no picture.
@@ -104,7 +85,7 @@ def class_pictures(folder: Path) -> list[str]:
         named = TRAIN_STEM.match(name)
         if named is not None and named[1] != folder.name:
             raise ValueError(
-                f"{folder / name} lies in the folder of {folder.name} and is named as a picture of {named[1]}; its "
+                f"{folder / name} is in the folder of {folder.name} and is named as a picture of {named[1]}; its "
                 "label would be wrong. Move it to its class, or get the release again"
             )
     return pictures
@@ -134,15 +115,9 @@ def read_annotation(path: Path) -> Annotation:
     The file counts pixels from 1, and the last pixel belongs to the box: a box of the single first pixel is
     ``1 1 1 1`` there and (0, 0, 1, 1) here.
 
-    Args:
-        path: of the file.
-
-    Returns:
-        What it says.
-
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no whole annotation, a box lies outside of its picture, or it declares a document type,
+        ValueError: if it is not a complete annotation, a box is outside of its image, or it declares a document type,
             which annotations have no use for and attacks do.
     """
     if not path.is_file():
@@ -182,7 +157,9 @@ def _parse(path: Path) -> ElementTree.Element:
             "annotations have none, so it is damaged or hostile, and was not read further. Get it again"
         ) from error
     except (expat.ExpatError, LookupError, ValueError) as error:
-        raise ValueError(f"{path} is no whole XML file: {error}. It was cut off or damaged; get it again") from error
+        raise ValueError(
+            f"{path} is not a complete XML file: {error}. It was cut off or damaged; get it again"
+        ) from error
     return builder.close()
 
 
@@ -210,7 +187,7 @@ def _box(item: ElementTree.Element, size: tuple[int, int], path: Path) -> Box:
     left, top, right, bottom = max(first_x - 1, 0), max(first_y - 1, 0), min(last_x, width), min(last_y, height)
     if not (left < right >= last_x - 1 and top < bottom >= last_y - 1):
         raise ValueError(
-            f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) does not lie inside of the "
+            f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) is not inside of the "
             f"picture's {width} x {height} pixels (W x H). Get the annotations again, or correct this one"
         )
     return float(left), float(top), float(right), float(bottom)
@@ -241,7 +218,7 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
 
     Raises:
         FileNotFoundError: if a folder, the list, or an annotation is missing, or a class has no folder or no picture.
-        ValueError: if the list has other than WordNet numbers or one twice, pictures lie in the wrong place, or an
+        ValueError: if the list has other than WordNet numbers or one twice, images are in the wrong place, or an
             annotation is damaged or another picture's.
     """
     root = expand_path(root)
@@ -279,9 +256,9 @@ def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
         raise ValueError(f"class_list must be a text file of WordNet numbers, one a line; {path} is too long for one")
     text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    strangers = [line for line in lines if not WNID.fullmatch(line)]
-    if strangers or not lines:
-        found = f"{len(strangers)} other lines, such as {strangers[0]!r:.60}" if strangers else "no line"
+    others = [line for line in lines if not WNID.fullmatch(line)]
+    if others or not lines:
+        found = f"{len(others)} other lines, such as {others[0]!r:.60}" if others else "no line"
         raise ValueError(f"{path} must hold WordNet numbers (n02869837), one a line, and has {found}")
     repeated = sorted({line for line in lines if lines.count(line) > 1})
     if repeated:
@@ -334,7 +311,7 @@ def _with_own_boxes(record: Record, wnid: str, path: Path) -> Record:
     if not boxes:
         named = ", ".join(sorted({name for name, _ in annotation.boxes})) or "nothing"
         raise ValueError(
-            f"{path} has boxes of {named}, and none of {wnid}, in whose folder the picture lies, {record.path}: the "
+            f"{path} has boxes of {named}, and none of {wnid}, in whose folder the picture is, {record.path}: the "
             "validation pictures were sorted into wrong folders, or the annotations are another set's"
         )
     return record._replace(boxes=tuple(boxes), size=annotation.size)

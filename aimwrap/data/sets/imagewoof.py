@@ -1,4 +1,4 @@
-"""ImageWoof: ten breeds of dogs from ImageNet, split anew: most of its validation set is ImageNet's training set.
+"""ImageWoof: ten breeds of dogs from ImageNet in a new split: most of its validation set is ImageNet's training set.
 
 Howard and others, ``fastai/imagenette``; the labels with noise are by Abraham. The split is that of December 2019.
 """
@@ -49,7 +49,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
             ImageNet have seen: see :func:`seen_in_pretraining`. Of the 3,929 validation pictures few remain.
 
     Returns:
-        Both splits. Where ``noisy_imagewoof.csv`` lies beside them, a picture that it lists and that is missing is
+        Both splits. Where ``noisy_imagewoof.csv`` is next to them, an image that it lists and that is missing is
         found when it is opened.
 
     Raises:
@@ -79,7 +79,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
 def seen_in_pretraining(record: Record) -> bool:
     """Whether a network that is pretrained on ImageNet was trained on the picture.
 
-    The file's name tells: ``n02086240_123.JPEG`` is of ImageNet's training set, ``ILSVRC2012_val_00000123.JPEG`` of
+    The file's name shows it: ``n02086240_123.JPEG`` is of ImageNet's training set, ``ILSVRC2012_val_00000123.JPEG`` of
     its validation set.
 
     Args:
@@ -108,11 +108,11 @@ def _release_folder(root: Path) -> Path:
 def _split_records(root: Path, split: str) -> list[Record]:
     folder = root / split
     names = list_folder(folder, f"ImageWoof's {split}").folders
-    strangers, lacking = sorted(set(names) - set(WNIDS)), sorted(set(WNIDS) - set(names))
-    if strangers:
+    others, lacking = sorted(set(names) - set(WNIDS)), sorted(set(WNIDS) - set(names))
+    if others:
         raise ValueError(
             f"{folder} must have a folder for each of ImageWoof's ten breeds and no other, and has "
-            f"{', '.join(strangers)}; if this is Imagenette or another set, read it with read_folder"
+            f"{', '.join(others)}; if this is Imagenette or another set, read it with read_folder"
         )
     if lacking:
         raise FileNotFoundError(f"{folder} lacks the folders of {', '.join(lacking)}; unpack the release again")
@@ -120,7 +120,7 @@ def _split_records(root: Path, split: str) -> list[Record]:
     unknown = [path for path in paths if not IMAGENET_STEM.fullmatch(path.stem)]
     if unknown:
         raise ValueError(
-            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), or nobody can tell "
+            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), or it is not known "
             f"whether pretrained networks have seen it, and {len(unknown)} pictures are not. Get the release again"
         )
     return [Record(path.stem, path, WNIDS.index(path.parent.name), split) for path in paths]
@@ -135,10 +135,10 @@ def _with_table(records: list[Record], root: Path, noisy_labels: int) -> list[Re
         if record.path in listed:
             raise ValueError(f"{row.where}: {row.values['path']} is there twice. Get the release again")
         listed[record.path] = record
-    strangers = [record.path for record in records if record.path not in listed]
-    if strangers:
+    others = [record.path for record in records if record.path not in listed]
+    if others:
         raise ValueError(
-            f"{strangers[0]} and {len(strangers) - 1} more pictures are not in {root / TABLE}, which lists the "
+            f"{others[0]} and {len(others) - 1} more pictures are not in {root / TABLE}, which lists the "
             "release's; this is another version, or pictures were added. Get the release again, or use read_folder"
         )
     return sorted(listed.values(), key=lambda record: (SPLITS.index(record.split), record.path))

@@ -18,7 +18,7 @@ from . import DatasetOnDisk, Sources
 def number_places(
     rows: Sequence[Row], place: str | None, group: str | None, labels: Numbered, names: Sequence[str] | None
 ) -> Numbered | None:
-    """Number the places, and hold the groups against labels and places.
+    """Number the places, and compare the groups with labels and places.
 
     Args:
         rows: of the table.
@@ -27,11 +27,8 @@ def number_places(
         labels: of the rows.
         names: of the places, if known.
 
-    Returns:
-        Places from their column or else from the groups'; None if the table has neither.
-
     Raises:
-        ValueError: if a group is not ``label * num_places + place``, or the places cannot be told from the groups.
+        ValueError: if a group is not ``label * num_places + place``, or the places do not follow from the groups.
     """
     if place is None and group is None:
         if names is not None:
@@ -114,9 +111,6 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
             count. Without them, names are numbered in sorted order, and numbers have to count from 0 without gaps.
         argument: what the caller calls ``names``, for messages.
 
-    Returns:
-        Numbers and names.
-
     Raises:
         ValueError: if a value is empty, not among the names, or numbers have gaps or are mixed with names.
 
@@ -179,7 +173,7 @@ def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: 
         (row, value) for row, value in zip(rows, values, strict=True) if not WHOLE_NUMBER.fullmatch(value)
     )
     raise ValueError(
-        f"{row.where}: {column} must hold whole numbers from 0, or names throughout, and has {value!r:.40} here and "
+        f"{row.where}: {column} must hold whole numbers from 0, or only names, and has {value!r:.40} here and "
         f"{numeric!r:.40} elsewhere. Repair the table, or pass {argument}= with all values as names"
     )
 
@@ -224,7 +218,7 @@ def read_table(
 
     Args:
         table: path of the file.
-        root: folder below which images and masks lie; the table's own by default.
+        root: folder with images and masks; the table's own by default.
         image: column of the pictures' paths, relative to ``root``.
         label: column of the class.
         place: column of the background's kind.

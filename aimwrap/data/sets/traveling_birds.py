@@ -35,8 +35,8 @@ def read_traveling_birds(
         split_by: ``"cub"`` takes CUB's training images from the folder ``train`` and its test images from ``test``.
             ``"all"`` takes all birds from both, so that a network is tested on birds that it was trained on, on other
             backgrounds: only to compare with numbers that were got like this.
-        cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks beside ``root``.
-        segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor beside it.
+        cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks next to ``root``.
+        segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor next to it.
         object_masks: True demands them, False does without, None takes them if they are there.
 
     Returns:
@@ -80,7 +80,7 @@ class _Places(NamedTuple):
     Attributes:
         names: by number.
         train: numbers, by label.
-        test: likewise.
+        test: numbers, by label.
     """
 
     names: tuple[str, ...]
@@ -112,7 +112,7 @@ def _found_beside(home: Path) -> Path:
     if found is None:
         raise FileNotFoundError(
             f"cub must be the folder CUB_200_2011 (with train_test_split.txt), since {home} alone does not say which "
-            "birds are for the test: its folders hold all of them. There is none beside it"
+            "birds are for the test: its folders hold all of them. There is none next to it"
         )
     return found
 
@@ -164,7 +164,7 @@ def _notes(variant: Variant, split_by: SplitBy, places: bool) -> list[str]:
     else:
         notes.append(
             "split_by='all' tests on the birds that it trains on, so these numbers can be compared only with others "
-            "that were got like this; say so beside them."
+            "that were got like this; say so where you report them."
         )
     if places:
         notes.append("Place p is the background on which species p is trained; in the test each has another's.")

@@ -30,7 +30,7 @@ NUM_IMAGES = 11_788  # of every official release, CUB's
 
 
 def version_of(records: Iterable[Record]) -> Version | None:
-    """Which labels these are, told from the three land birds that the original has as water birds.
+    """Which labels these are, by the three land birds that the original has as water birds.
 
     Args:
         records: of every image, in folders by species.
@@ -57,7 +57,7 @@ def version_of(records: Iterable[Record]) -> Version | None:
 
 
 def tie_of(records: Iterable[Record]) -> float:
-    """The share of the training images that stand on their label's own place (land birds on land, water on water).
+    """The share of the training images on their label's own place (land birds on land, water on water).
 
     Images of the three species whose labels differ between versions are left out where there are others: a corrected
     label does not move a bird that was pasted on water.
@@ -75,9 +75,6 @@ def tie_of(records: Iterable[Record]) -> float:
 
 def check_labels(rows: Iterable[tuple[Record, str]]) -> None:
     """All images of a species have one label, and gulls are water birds: else columns or rows were mixed up.
-
-    Args:
-        rows: each image, with the file and line that name it.
 
     Raises:
         ValueError: if it is not so.
@@ -108,9 +105,9 @@ def _species(record: Record) -> str | None:
 
 
 def described(version: Version | None) -> str:
-    """The version, with what tells it."""
+    """The version, with its evidence."""
     if version is None:
-        return f"none of the species that tell ({', '.join(MISLABELLED)})"
+        return f"none of the species that show it ({', '.join(MISLABELLED)})"
     return f"the {version} labels ({', '.join(MISLABELLED)} as {'water' if version == 'original' else 'land'} birds)"
 
 
@@ -138,7 +135,7 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
         without = ", judged without the three species below, which were pasted by their first label"
         notes.append(
             f"The tie is {percent(tie)}{without if version == 'corrected' else ''}: in training {counts['train'][0]} "
-            f"of {land} land birds stand on land and {counts['train'][3]} of {water} water birds on water."
+            f"of {land} land birds are on land and {counts['train'][3]} of {water} water birds on water."
         )
     if version is not None:
         wrong = "are labelled water birds, which they are not" if version == "original" else "are labelled land birds"
@@ -183,14 +180,14 @@ def read_waterbirds(
     """Read the table of Waterbirds, of any tie.
 
     Args:
-        root: the folder with ``metadata.csv``, whatever its name, or the one that it lies in.
+        root: the folder with ``metadata.csv``, whatever its name, or its parent.
         version: of the labels, ``"original"`` or ``"corrected"``; None takes what is there.
-        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and beside it.
-        segmentations: the folder ``segmentations``, if it lies elsewhere.
+        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and next to it.
+        segmentations: the folder ``segmentations``, if it is elsewhere.
         object_masks: True demands them, False does without, None takes them if they are there.
 
     Returns:
-        The release; ids are CUB's numbers. Name and notes tell the tie and the version.
+        The release; ids are CUB's numbers. Name and notes give the tie and the version.
 
     Raises:
         FileNotFoundError: if the table or what was demanded is not there.
@@ -210,7 +207,7 @@ def read_waterbirds(
     cub_home = find_cub(cub, "cub") if cub is not None else cub_beside(home)
     birds = {} if cub_home is None else read_birds(cub_home)[1]
     if cub is None and not {row.name for row in rows} & {bird.name for bird in birds.values()}:
-        cub_home, birds = None, {}  # a set of other birds that happens to lie beside CUB
+        cub_home, birds = None, {}  # a set of other birds that happens to be next to CUB
     if cub_home is not None:
         _check_ids(rows, birds, cub_home)
     homes = [home] if cub_home is None else [cub_home, home]
@@ -256,7 +253,7 @@ def find_waterbirds(root: str | os.PathLike[str]) -> Path:
     if not named:
         raise FileNotFoundError(
             f"root must be the folder with Waterbirds' metadata.csv (waterbird_complete95_forest2water2, "
-            f"waterbird_1.0_forest2water2 or waterbirds_v1.0) or the one that it lies in: {given} has none"
+            f"waterbird_1.0_forest2water2 or waterbirds_v1.0) or its parent: {given} has none"
         )
     return named[0].parent
 
@@ -280,7 +277,7 @@ def _read_rows(home: Path) -> list[_Row]:
 
 
 def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> None:
-    """Boxes are joined by id: others join by row, which is right only while nobody sorts a table."""
+    """Boxes are joined by id: others join by row, which is right only while no table is sorted."""
     for row in rows:
         bird = birds.get(int(row.record.id))
         if bird is None or bird.name != row.name:
