@@ -335,7 +335,7 @@ class TestBrokenPictures:
         """As happens where boxes were joined by row: another image's box need not fit."""
         box = f"3 {' '.join(map(str, map(float, BIRDS[2].box)))}\n"
         change("bounding_boxes.txt", box, "3 30.0 3.0 25.0 10.0\n")(broken)
-        self.refused(broken, ValueError, "do not lie inside of its")
+        self.refused(broken, ValueError, "are not inside of its")
 
 
 def test_reads_no_picture(tables: Path) -> None:

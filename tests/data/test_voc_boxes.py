@@ -70,7 +70,7 @@ def test_a_bomb_is_found_in_any_encoding(encoding: str, tmp_path: Path) -> None:
     "box", [(0, 0, 0, 0), (5, 5, 4, 9), (5, 5, 9, 4), (1, 1, 22, 16), (1, 1, 20, 18), (21, 3, 21, 9), (3, 17, 9, 17)]
 )
 def test_boxes_outside_are_refused(box: tuple[int, int, int, int], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not lie inside of the picture's 20 x 16 pixels"):
+    with pytest.raises(ValueError, match="is not inside of the picture's 20 x 16 pixels"):
         read_annotation(write_annotation(tmp_path, STEM, [("n01558993", box)]))
 
 
