@@ -169,7 +169,7 @@ def test_impossible_boxes_are_refused(box: str, tmp_path: Path) -> None:
 
 def test_boxes_of_another_image_are_refused_when_opened(tmp_path: Path) -> None:
     dataset = LabelledTable(table(tmp_path, lines(f"{HEADER},left,top,right,bottom", "0,100,100,200,200")))
-    with pytest.raises(ValueError, match="do not lie inside"):
+    with pytest.raises(ValueError, match="are not inside"):
         dataset[0]
 
 
