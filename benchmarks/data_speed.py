@@ -1,4 +1,4 @@
-"""How fast aimwrap reads and transforms images, beside torchvision's ImageFolder with the same transforms of v2.
+"""How fast aimwrap reads and transforms images, compared with torchvision's ImageFolder with the same transforms of v2.
 
     python benchmarks/data_speed.py          # the table
     python benchmarks/data_speed.py --save   # and into benchmarks/data_speed.md, which the documentation shows
@@ -43,7 +43,7 @@ class Seconds(NamedTuple):
 
 
 def write_images(root: Path, number: int, seed: int = 0) -> Release:
-    """Photo-like images in two folders, as ImageFolder wants them, and their masks beside."""
+    """Photo-like images in two folders, as ImageFolder wants them, and their masks next to them."""
     generator, records = np.random.default_rng(seed), []
     for index in tqdm(range(number), desc="writing images", unit="image"):
         values = sum(_noise(generator, scale) * scale for scale in (4, 12, 40, 120))

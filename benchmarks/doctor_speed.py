@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def make_waterbirds(parent: Path, at_most: int | None) -> int:
-    """CUB's tables and segmentations, and Waterbirds beside them; returns the number of images."""
+    """CUB's tables and segmentations, and Waterbirds next to them; returns the number of images."""
     rng = np.random.default_rng(0)
     species = (itertools.cycle(LAND), itertools.cycle(WATER))
     cub, home = parent / "CUB_200_2011", parent / "waterbirds_v1.0"

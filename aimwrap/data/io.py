@@ -1,4 +1,4 @@
-"""Reading from disk without trust: paths that stay inside, pictures that are whole, tables with their columns."""
+"""Reading from disk without trust: paths that stay inside, images that are complete, tables with their columns."""
 
 from __future__ import annotations
 
@@ -28,16 +28,11 @@ DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeErro
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
-def written(path: str | os.PathLike[str]) -> Path:
-    """A path as people write it: ``~`` is the home folder, and ``.`` and ``..`` are spelt out.
+def expand_path(path: str | os.PathLike[str]) -> Path:
+    """A path as users write it: ``~`` is the home folder, and ``.`` and ``..`` are spelt out.
 
-    Left as they are, these two have no name that could tell a release, and nothing would be found beside them.
-
-    Args:
-        path: as given.
-
-    Returns:
-        The path.
+    Left as they are, these two have no name that a release could be recognised by, and nothing would be found next to
+    them.
     """
     given = Path(path).expanduser()
     if ".." not in given.parts:
@@ -46,36 +41,21 @@ def written(path: str | os.PathLike[str]) -> Path:
     return Path(*given.parts[:end]).resolve().joinpath(*given.parts[end:])
 
 
-def folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
+def require_folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
     """The folder that an argument names, with ``~`` for the home folder.
-
-    Args:
-        path: as given.
-        argument: its name, for the message.
-
-    Returns:
-        The path.
 
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    found = written(path)
+    found = expand_path(path)
     if not found.is_dir():
         what = "is a file: unpack it first, if it is an archive" if found.exists() else "does not exist"
         raise FileNotFoundError(f"{argument} must be a folder, and {found} {what}")
     return found
 
 
-def inside(root: Path, relative: str, where: str) -> Path:
+def safe_join(root: Path, relative: str, where: str) -> Path:
     """The path of a file that a table names, which must lie below the root.
-
-    Args:
-        root: the folder.
-        relative: as the table has it, with ``/`` between its parts.
-        where: what names it, for the message.
-
-    Returns:
-        ``root / relative``; whether it is there is not looked at.
 
     Raises:
         ValueError: if the path is absolute or climbs out.
@@ -90,20 +70,14 @@ def inside(root: Path, relative: str, where: str) -> Path:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read a picture as RGB, the whole of it, as it lies on disk.
+    """Read a complete image as RGB, with its pixels as on disk.
 
     A camera's note in the file that the picture is to be turned (EXIF orientation) is not followed: torchvision's and
-    the releases' own loaders do not follow it, and masks and boxes count the pixels as they lie on disk.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        The picture, decoded.
+    the releases' own loaders do not follow it, and masks and boxes count the pixels as they are on disk.
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no picture, not whole, or larger than any photograph.
+        ValueError: if it is not an image, not complete, or larger than any photograph.
     """
     picture = _decode(path)
     return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
@@ -122,8 +96,8 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no picture, not whole, or larger than any photograph, or if it has zeros and ones where
-            ones would be next to nothing.
+        ValueError: if it is not an image, not complete, or larger than any photograph, or if it has zeros and ones
+            where ones would be next to nothing.
     """
     picture = _decode(path)
     if any_value:
@@ -161,7 +135,7 @@ def _decode(path: Path) -> Image.Image:
             picture.load()
         except DAMAGED as error:
             raise ValueError(
-                f"{path} is not whole: {error}. The file was cut off or damaged on its way; get it again "
+                f"{path} is not complete: {error}. The file was cut off or damaged on its way; get it again "
                 "(aimwrap data doctor FOLDER lists all that are)"
             ) from error
         return picture  # its file is closed, and its pixels are in memory
@@ -184,7 +158,7 @@ def _opened(path: Path) -> Image.Image:
         ) from error
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"{path} is not there; the release is incomplete or lies elsewhere (aimwrap data doctor FOLDER lists "
+            f"{path} is not there; the release is incomplete or elsewhere (aimwrap data doctor FOLDER lists "
             "everything that is missing)"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -195,11 +169,11 @@ def _opened(path: Path) -> Image.Image:
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(
-                f"{path} cannot be opened: {error.strerror}. Nothing is said of what is in it: mend its rights, or see "
+                f"{path} cannot be opened: {error.strerror}. Its content was not checked: fix its permissions, or see "
                 "what the system lacks"
             ) from error
         raise ValueError(
-            f"{path} is no picture that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
+            f"{path} is not an image that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
             "lists all that are damaged)"
         ) from error
 
@@ -249,14 +223,6 @@ def read_csv(
 ) -> Iterator[Row]:
     """Read a table with a header.
 
-    Args:
-        path: of the file, UTF-8.
-        columns: that it must have.
-        way_out: what to do where it lacks one, for the message.
-
-    Yields:
-        Its rows.
-
     Raises:
         FileNotFoundError: if it is not there.
         ValueError: if it is no such text, a column is missing or there twice, or a row has too few or too many values.
@@ -286,13 +252,6 @@ def read_csv(
 def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Read a table without a header, whose values have spaces between them, as CUB's.
 
-    Args:
-        path: of the file, UTF-8.
-        columns: their names, in order.
-
-    Yields:
-        Its rows; empty lines are left out.
-
     Raises:
         FileNotFoundError: if it is not there.
         ValueError: if it is no such text, or a row has too few or too many values.
@@ -314,17 +273,18 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 @contextmanager
 def _table(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; pass the folder of the release, in which it lies, as root")
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the release that contains it as root")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield file
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is no UTF-8 text ({error}): it is damaged, or was saved by a spreadsheet in another encoding. Get "
+            f"{path} is not UTF-8 text ({error}): it is damaged, or was saved by a spreadsheet in another "
+            "encoding. Get "
             "the file again, or save it as UTF-8"
         ) from error
     except csv.Error as error:
-        raise ValueError(f"{path} is no table of comma-separated values: {error}. Get the file again") from error
+        raise ValueError(f"{path} is not a table of comma-separated values: {error}. Get the file again") from error
 
 
 def read_json(path: Path) -> Any:
@@ -336,7 +296,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}. Get the file again") from error
+        raise ValueError(f"{path} is not JSON: {error}. Get the file again") from error
 
 
 def integer(row: Row, column: str, allowed: range) -> int:
@@ -353,8 +313,8 @@ def integer(row: Row, column: str, allowed: range) -> int:
     return number
 
 
-def decimal(row: Row, column: str) -> float:
-    """A row's number that need not be whole.
+def parse_float(row: Row, column: str) -> float:
+    """A row's number, with or without a fraction.
 
     Raises:
         ValueError: if it is none, or not finite.
@@ -370,7 +330,7 @@ def decimal(row: Row, column: str) -> float:
 
 
 class Listing(NamedTuple):
-    """What lies directly in a folder.
+    """Content of a folder, without its subfolders.
 
     Attributes:
         folders: names of its folders, sorted.
@@ -382,17 +342,10 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
-    """List a folder; hidden entries, what macOS packs beside files, and files that are no pictures are left out.
+    """List a folder; hidden entries, what macOS adds to archives, and files that are not images are left out.
 
     Links count as what they point to; a link to nothing counts as the file that it names, so that opening it says
     that it is missing.
-
-    Args:
-        folder: to list.
-        meaning: what it is, for the message.
-
-    Returns:
-        Its folders and its pictures.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -409,7 +362,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
                     pictures.append(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"{meaning} must be a folder, and {folder} is none; see what lies in {_nearest(folder)}, and pass where "
+            f"{meaning} must be a folder, and {folder} is none; see what is in {_nearest(folder)}, and pass where "
             "the release was unpacked"
         ) from error
     return Listing(sorted(folders), sorted(pictures))
@@ -417,13 +370,6 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
 
 def pictures_below(folder: Path) -> list[str]:
     """List a folder with all below it.
-
-    Args:
-        folder: to list.
-
-    Returns:
-        Paths of its pictures relative to it, with ``/`` between their parts, ordered as ``ImageFolder`` orders them:
-        by folder, then by name.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -505,7 +451,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
                 try:
                     if entry.is_file():
                         yield entry.name, entry.stat().st_size
-                except OSError:  # a link in a circle, or one without rights
+                except OSError:  # a link in a circle, or one without permission
                     continue
     except OSError:
         return
@@ -522,12 +468,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]:
-    """A folder and all below it; each real folder once, however many links lead to it, and by its own name if it can.
-
-    Args:
-        root: to begin with.
-        leave_out: names of folders that are not entered.
-    """
+    """A folder and all below it; each real folder once, even if links lead to it, and by its own name if it can."""
     waiting, seen = [root], set()
     links: list[Path] = []
     while waiting or links:

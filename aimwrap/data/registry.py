@@ -1,4 +1,4 @@
-"""The readers by the names that commands take."""
+"""The data sets by the names that commands take."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .release import ReleaseDataset
+from .sets import DatasetOnDisk
 from .sets.built import Built
 from .sets.cub import CUB200
 from .sets.folder import LabelledFolder
@@ -18,47 +19,49 @@ from .sets.table import LabelledTable
 from .sets.traveling_birds import TravelingBirds
 from .sets.waterbirds import Waterbirds
 
-READERS: Mapping[str, type[ReleaseDataset]] = {
-    "waterbirds": Waterbirds,
+READERS: Mapping[str, type[DatasetOnDisk]] = {
+    "built": Built,
     "cub": CUB200,
+    "waterbirds": Waterbirds,
     "traveling-birds": TravelingBirds,
     "hard-imagenet": HardImageNet,
-    "imagenet-100": ImageNet100,
     "imagewoof": ImageWoof,
-    "built": Built,
-    "folder": LabelledFolder,
+    "imagenet-100": ImageNet100,
     "table": LabelledTable,
+    "folder": LabelledFolder,
 }
-"""Each is called with the set's folder (of ``table`` its CSV file), the split, and arguments of its own."""
+"""Data sets by name. Each is called with the set's folder (``table``: its CSV file), the split, and its own arguments.
+
+The doctor looks for them in this order: the surest evidence is first.
+"""
 
 
 def read_by_name(name: str, root: str, split: str | None, arguments: Mapping[str, Any]) -> ReleaseDataset:
-    """Read what a data set's tables say; no image is opened.
+    """Read a data set's tables; no image is opened.
 
     Args:
         name: one of :data:`~aimwrap.data.READERS`.
         root: its folder; of ``table`` the CSV file.
-        split: as its reader takes it; None for all.
-        arguments: further ones of its reader, by name.
+        split: one that the set has; None for all.
+        arguments: other arguments of its reader, by name.
 
     Returns:
         The data set, without a transform.
 
     Raises:
         FileNotFoundError: if it is not there.
-        TypeError: if an argument is of a kind that its reader does not take.
+        TypeError: if an argument has a type that its reader does not take.
         ValueError: if the name is unknown, its reader takes no such argument or needs another, or it lacks the split.
     """
     if name not in READERS:
         raise ValueError(f"data must be one of {', '.join(READERS)}, got {name!r}")
     reader = READERS[name]
     _check_arguments(name, reader, arguments)
-    images: ReleaseDataset = reader(root, split, **arguments)  # type: ignore[arg-type]  # each reader names its own arguments
-    return images
+    return reader(root, split, **arguments)
 
 
 def parse_reader_arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE``; a value is a number, true, false or a list where it is written as JSON has it, else a text.
+    """Read ``NAME=VALUE``; a value is a number, true, false or a list where it is written as in JSON, else text.
 
     >>> parse_reader_arguments(["cub=data/CUB_200_2011", "noisy_labels=5", "object_masks=false"])
     {'cub': 'data/CUB_200_2011', 'noisy_labels': 5, 'object_masks': False}
@@ -89,4 +92,4 @@ def _check_arguments(name: str, reader: type[ReleaseDataset], arguments: Mapping
         raise ValueError(f"the data set {name} takes no argument {unknown[0]!r}; it takes {', '.join(names) or 'none'}")
     lacking = [p.name for p in taken if p.default is inspect.Parameter.empty and p.name not in arguments]
     if lacking:
-        raise ValueError(f"the data set {name} needs {lacking[0]}=..., which says where more of it lies")
+        raise ValueError(f"the data set {name} needs {lacking[0]}=..., the path of another part of it")

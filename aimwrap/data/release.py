@@ -49,13 +49,13 @@ class Release:
     """All that a release's own tables and folders say, of every split; no image was opened.
 
     Attributes:
-        name: of the release, for people.
+        name: of the release, for readers.
         root: its folder.
         records: of every image, in the release's order.
         classes: names, by label.
         places: names, by number of place; empty if there are none.
         any_value_is_object: whether every value of a mask above zero means the object.
-        notes: what people should know who use it: traps, found versions.
+        notes: for users: traps, found versions.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ReleaseDataset(Dataset[Sample]):
     Args:
         release: what is on disk.
         split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: called with the whole :class:`Sample`, so that mask and boxes move with the image:
+        transform: called with the complete :class:`Sample`, so that mask and boxes move with the image:
             :func:`~aimwrap.data.eval_transform`, :func:`~aimwrap.data.train_transform`, or one of
             ``torchvision.transforms.v2``; a transform of images alone in :func:`~aimwrap.data.image_only`. Without one
             the image stays a ``PIL.Image``, as in torchvision.
@@ -83,8 +83,8 @@ class ReleaseDataset(Dataset[Sample]):
         split: as given.
         splits: those that the release has, in the order ``"train"``, ``"val"``, ``"test"``.
         records: of the split's images, in the order of the samples.
-        classes: names, by label; likewise ``places``, which is empty without places.
-        labels: (len,) int64, in the order of the samples; likewise ``place_numbers`` and ``groups``, which are None
+        classes: names, by label; also ``places``, which is empty without places.
+        labels: (len,) int64, in the order of the samples; also ``place_numbers`` and ``groups``, which are None
             if they are not known.
 
     Raises:
@@ -135,13 +135,6 @@ def groups_of(images: ReleaseDataset) -> Tensor:
 def read_sample(record: Record, release: Release) -> Sample:
     """Open an image with its mask.
 
-    Args:
-        record: of the image.
-        release: that it belongs to.
-
-    Returns:
-        The sample, as it lies on disk.
-
     Raises:
         FileNotFoundError: if a file is not there.
         ValueError: if a file is damaged, or mask or boxes do not fit the image.
@@ -172,13 +165,13 @@ def read_sample(record: Record, release: Release) -> Sample:
 
 
 def _check_boxes(boxes: Sequence[Box], record: Record, size: tuple[int, int]) -> None:
-    """Boxes are inside of their image but for a pixel of rounding; others' are not, more often than not."""
+    """Boxes are inside of their image, up to a pixel of rounding; those of other images mostly are not."""
     height, width = size
     if not all(
         -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 for left, top, right, bottom in boxes
     ):
         raise ValueError(
-            f"the boxes of image {record.id}, {[list(box) for box in boxes]}, do not lie inside of its "
+            f"the boxes of image {record.id}, {[list(box) for box in boxes]}, are not inside of its "
             f"{width} x {height} pixels (W x H), {record.path}: they are another image's, or the table is in another "
             "order. Get the table of boxes again"
         )

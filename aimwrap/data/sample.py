@@ -14,7 +14,7 @@ class Sample(NamedTuple):
     """One image with what is known about it; what is not known is None.
 
     Attributes:
-        image: an RGB ``PIL.Image`` as it lies on disk, or what the transform made of it: (3, H, W).
+        image: an RGB ``PIL.Image`` as it is on disk, or what the transform made of it: (3, H, W).
         label: class number.
         group: the pair of label and place as one number, see :func:`group_number`.
         place: number of the background's kind.
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     Attributes:
         image: (N, 3, H, W).
         label: (N,) int64.
-        group: (N,) int64, or None if it is not known of every sample; likewise ``place``.
+        group: (N,) int64, or None if it is not known of every sample; also ``place``.
         place: (N,) int64, or None.
         object_mask: (N, 1, H, W) float32, or None if some sample has none.
         boxes: for each image its boxes, (boxes, 4), or None if some sample has none.
@@ -70,7 +70,7 @@ def group_number(label: Any, place: Any, num_places: int) -> Any:
 
     Args:
         label: number or tensor of numbers.
-        place: likewise.
+        place: number of the background's kind.
         num_places: how many places there are.
 
     Returns:
@@ -86,7 +86,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Put samples side by side: the ``collate_fn`` of a ``DataLoader``, whose own does not know None.
 
     Args:
-        samples: with images and masks of one size, so behind a transform.
+        samples: with images and masks of one size, so after a transform.
 
     Returns:
         The batch.
@@ -119,7 +119,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         if mask is not None and mask.shape[-2:] != images[0].shape[-2:]:
             raise ValueError(
                 f"the object_mask of {path} has shape {tuple(mask.shape)}, and the images {tuple(images[0].shape)}; "
-                "give the data set a transform of the whole sample, so that the mask moves with the image"
+                "give the data set a transform of the complete sample, so that the mask moves with the image"
             )
     return Batch(
         _stack(images),
@@ -136,3 +136,40 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     stacked: Tensor = default_collate([tensor.as_subclass(Tensor) for tensor in tensors])  # a worker's in shared memory
     return stacked
+
+
+def own_place(label: int, num_places: int, shift: int = 0) -> int:
+    """The place that a label is tied to: the one of its own number, counted around if there are fewer places.
+
+    >>> [own_place(label, 3) for label in range(4)], [own_place(label, 3, shift=1) for label in range(3)]
+    ([0, 1, 2, 0], [1, 2, 0])
+    """
+    return (label + shift) % num_places
+
+
+def images_per_group(
+    images_per_label: Sequence[int], tie: float, num_places: int, shift: int = 0
+) -> tuple[tuple[int, ...], ...]:
+    """How many images of each label stand on each place.
+
+    ``round(tie * n)`` of a label's n images stand on its own place; Python rounds a half to the even neighbour. The
+    others are spread over the other places as evenly as can be: where they do not divide, the places that follow the
+    own one get one more. So the share is exactly the tie wherever ``tie * n`` is whole, and never half an image off.
+
+    >>> images_per_group([100, 40], 0.95, num_places=2)
+    ((95, 5), (2, 38))
+    >>> images_per_group([10], 1.0, num_places=3, shift=1)
+    ((0, 10, 0),)
+    >>> images_per_group([30], 1 / 3, num_places=3)
+    ((10, 10, 10),)
+    """
+    sizes = []
+    for label, count in enumerate(images_per_label):
+        own = own_place(label, num_places, shift)
+        row = [0] * num_places
+        row[own] = round(tie * count) if num_places > 1 else count
+        for step in range(1, num_places):
+            share, more = divmod(count - row[own], num_places - 1)
+            row[(own + step) % num_places] = share + (step <= more)
+        sizes.append(tuple(row))
+    return tuple(sizes)

@@ -3,7 +3,7 @@
 Geometry comes first and moves image, mask and boxes with one draw for all three, by transforms of
 ``torchvision.transforms.v2``; colours and normalisation then change the image alone. The mask is filtered as the image
 is. So it stays on the object to a fraction of a pixel, and its values stay the share of a pixel that the object covers;
-v2 itself would take the nearest value, which lies up to half a pixel beside, and loses what is thin.
+v2 itself would take the nearest value, which is up to half a pixel off, and loses what is thin.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Augmentation(NamedTuple):
 
     Attributes:
         geometry: called with image, mask and boxes; ends in images of one size.
-        colour: called with the image alone, behind the geometry.
+        colour: called with the image alone, after the geometry.
     """
 
     geometry: Sequence[Callable[..., Any]]
@@ -72,7 +72,7 @@ class SampleTransform:
         """
         if not isinstance(sample, Sample):
             raise TypeError(
-                f"this transform takes a whole aimwrap.data.Sample, got {type(sample).__name__}; for an image alone "
+                f"this transform takes a complete aimwrap.data.Sample, got {type(sample).__name__}; for an image alone "
                 "there is Preprocessing.transform()"
             )
         image, mask, boxes = sample.image, sample.object_mask, sample.boxes
@@ -146,7 +146,7 @@ def jitter_crop_and_flip(preprocessing: Preprocessing) -> Augmentation:
     """At least 8 % of the image's area, flipped in half of the cases, with another brightness and saturation.
 
     As on CUB and TravelingBirds in concept bottleneck models (Koh et al. 2020, ``CUB/dataset.py``), which jitter before
-    they crop; here the colours come last, which gives the same but for the rounding and costs less.
+    they crop; here the colours come last, which gives the same except for the rounding and costs less.
 
     Args:
         preprocessing: gives the size and the interpolation.
@@ -159,7 +159,7 @@ def jitter_crop_and_flip(preprocessing: Preprocessing) -> Augmentation:
 
 
 def trivial_augment(preprocessing: Preprocessing) -> Augmentation:
-    """Squashed, one random shape, flip, a close crop, and one random colour; nearly the whole image stays.
+    """Squashed, one random shape, flip, a close crop, and one random colour; nearly all of the image stays.
 
     As on CUB in PIP-Net's training of its classifier (Nauta et al. 2023, ``util/data.py``), after TrivialAugment
     (Müller and Hutter 2021): one operation of a list, at a random strength. Here most strengths are continuous and not
@@ -243,7 +243,7 @@ def train_transform(preprocessing: Preprocessing, recipe: Recipe = crop_and_flip
 def image_only(transform: Callable[[Any], Any]) -> Callable[[Sample], Sample]:
     """Make a transform of images one of samples, without mask and boxes: for torchvision's first version or timm's own.
 
-    Such a transform cannot say where it moved the pixels, so mask and boxes would no longer lie on the object: they are
+    Such a transform cannot say where it moved the pixels, so mask and boxes would no longer be on the object: they are
     set to None.
 
     Args:
@@ -270,7 +270,7 @@ def transformed(sample: Sample, transform: Callable[[Sample], Sample]) -> Sample
     """Apply a user's transform to a sample, and see to it that mask and boxes went along.
 
     Args:
-        sample: as it lies on disk.
+        sample: as it is on disk.
         transform: the user's.
 
     Returns:
@@ -296,7 +296,7 @@ def transformed(sample: Sample, transform: Callable[[Sample], Sample]) -> Sample
 
 
 _WHAT_TRANSFORMS_TAKE = (
-    "It is given the whole sample, so that the object mask moves with the image: use "
+    "It is given the complete sample, so that the object mask moves with the image: use "
     "aimwrap.data.eval_transform(preprocessing), train_transform(preprocessing) or transforms of "
     "torchvision.transforms.v2. One of images alone, as timm's and torchvision's first version, works as "
     "aimwrap.data.image_only(transform), which drops mask and boxes"
@@ -312,7 +312,7 @@ def _random_crop_and_flip(
 
 
 def _as_image(image: Any) -> Any:
-    """A plain tensor beside a ``tv_tensors.Image`` is no image to v2: it would be left where it was."""
+    """A plain tensor next to a ``tv_tensors.Image`` is no image to v2: it would be left where it was."""
     return tv_tensors.Image(image) if isinstance(image, Tensor) else image
 
 

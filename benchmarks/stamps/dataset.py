@@ -26,7 +26,8 @@ from aimwrap.data.builder.draw import (
     paste,
     place_object,
 )
-from aimwrap.data.builder.plan import evenly, generator_of, images_per_group, part_names
+from aimwrap.data.builder.plan import evenly, generator_of, part_names
+from aimwrap.data.sample import images_per_group
 
 TRAIN_SHARE = 0.6  # of the animals and of the photographs; the rest are only ever tested on
 NUM_IMAGES = {"train": 1200, "test": 400}

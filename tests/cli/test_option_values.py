@@ -21,7 +21,6 @@ from aimwrap.data import READERS
 from aimwrap.data.builder.draw import Placement
 from aimwrap.data.builder.write import FileFormat
 from aimwrap.data.doctor.examine import COLUMNS
-from aimwrap.data.doctor.kinds import GENERIC, SPECIFIC
 from aimwrap.export.formats import Format
 from aimwrap.loss import AreaPer
 from aimwrap.top_down import Head
@@ -32,7 +31,6 @@ from aimwrap.train import PRESETS, settings
     ("option", "library"),
     [
         (choices.Data, READERS),
-        (choices.Data, [kind.name for kind in (*SPECIFIC, *GENERIC)]),
         (choices.Preset, PRESETS),
         (choices.Head, get_args(Head)),
         (choices.AreaPer, get_args(AreaPer)),

@@ -354,7 +354,7 @@ def test_the_same_picture_in_two_classes_stays_in_one_split(tmp_path: Path) -> N
 
 
 def planned(cutouts: int, seed: int, tyings: dict[str, Tying]) -> list[Shot]:
-    """With splits of the sources' own, so that the seed alone says what stands where."""
+    """With splits of the sources' own, so that the seed alone says which object is on which background."""
     names = [f"{number:03d}" for number in range(cutouts)]
     objects = {kind: [Cutout(kind + n, Path(n), kind, split=s) for s in SPLITS for n in names] for kind in "ab"}
     for sources in objects.values():
@@ -406,7 +406,7 @@ def test_a_folder_with_something_else_is_refused(made: Made, tmp_path: Path) -> 
         made.build(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "build.json").write_text("not JSON")
-    with pytest.raises(FileExistsError, match="is no manifest of a build"):
+    with pytest.raises(FileExistsError, match="is not the manifest of a build"):
         made.build(tmp_path / "other")
 
 

@@ -32,7 +32,7 @@ def test_splits_above_the_classes(tmp_path: Path) -> None:
     assert found[0] == ("test/beach/beach00.png", "beach", "test")
     assert {split for _, _, split in found} == {"train", "val", "test"} and len(found) == 6
     make_backgrounds(tmp_path, count=1)
-    with pytest.raises(ValueError, match=r"folders named after splits .* beside others \(beach, forest\)"):
+    with pytest.raises(ValueError, match=r"folders named after splits .* and others \(beach, forest\)"):
         backgrounds_in(tmp_path)
 
 

@@ -54,8 +54,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "names as one text": (manifest('{"classes": "ab", "places": "cd"}'), "must list the names of classes and places"),
     "no names": (manifest("[]"), "must list the names of classes and places"),
-    "no JSON": (manifest("{"), "build.json is no JSON"),
-    "too deep": (manifest("[" * 100_000), "build.json is no JSON"),
+    "no JSON": (manifest("{"), "build.json is not JSON"),
+    "too deep": (manifest("[" * 100_000), "build.json is not JSON"),
 }
 
 

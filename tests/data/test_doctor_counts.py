@@ -15,10 +15,10 @@ from aimwrap.data.doctor.checks import (
     count,
     worth_a_digest,
 )
-from aimwrap.data.doctor.kinds import FULLY_TIED_TRAIN, FULLY_TIED_VAL, cub_sizes, waterbirds_expected
-from aimwrap.data.io import FolderListing as Listing
+from aimwrap.data.io import FolderListing
 from aimwrap.data.release import Record, Release
-from aimwrap.data.sets.waterbirds import OFFICIAL_COUNTS
+from aimwrap.data.sets.cub import CUB200
+from aimwrap.data.sets.waterbirds import FULLY_TIED_TRAIN, FULLY_TIED_VAL, OFFICIAL_COUNTS, Waterbirds
 
 Groups = dict[str, tuple[int, ...]]
 FULLY_TIED: Groups = {"train": FULLY_TIED_TRAIN, "val": (461, 460, 139, 139), "test": OFFICIAL_COUNTS["test"]}
@@ -40,7 +40,7 @@ def waterbirds(groups: Groups, towhees: int = 1) -> Release:
 
 
 def differences(release: Release) -> list[str]:
-    check = check_counts(count(release), release, waterbirds_expected(release), "the official release")
+    check = check_counts(count(release), release, Waterbirds.expected(release), "the official release")
     assert (check.mark == "ok") == (not check.findings)
     return [f"{finding.subject}: {finding.message}" for finding in check.findings]
 
@@ -91,8 +91,8 @@ def test_corrected_labels_and_other_ties_are_held_against_the_sizes_alone() -> N
 def test_nothing_to_hold_against() -> None:
     release = waterbirds({"train": (1, 0, 0, 1), "test": (1, 1, 1, 1)})
     check = check_counts(count(release), release, None, "")
-    assert (check.mark, check.summary) == ("ok", "6 images (2 train + 4 test), not held against any others")
-    cub = check_counts(count(release), release, cub_sizes(release), "the official release")
+    assert (check.mark, check.summary) == ("ok", "6 images (2 train + 4 test), not compared with any others")
+    cub = check_counts(count(release), release, CUB200.expected(release), "the official release")
     assert [finding.subject for finding in cub.findings] == ["train", "test"]
 
 
@@ -101,7 +101,7 @@ def test_what_is_named_twice_is_found(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     names = (("1", "a.jpg", "train"), ("2", "a.jpg", "test"), ("2", "b.jpg", "test"))
     records = tuple(Record(id, tmp_path / name, 0, split) for id, name, split in names)
-    check = check_images_there(Release("r", tmp_path, records, ("a",)), Listing())
+    check = check_images_there(Release("r", tmp_path, records, ("a",)), FolderListing())
     assert check.mark == "fault"
     assert [tuple(finding) for finding in check.findings] == [
         ("a.jpg", "named 2 times; it must be once"),
@@ -115,7 +115,7 @@ def test_masks_that_some_lack(tmp_path: Path) -> None:
         Record("1", tmp_path / "a.jpg", 0, "train", mask_path=tmp_path / "m.png"),
         Record("2", tmp_path / "b.jpg", 0, "train"),
     )
-    check = check_masks_there(Release("r", tmp_path, records, ("a",)), Listing(), "Get them.")
+    check = check_masks_there(Release("r", tmp_path, records, ("a",)), FolderListing(), "Get them.")
     assert (check.mark, check.summary) == ("warning", "1 of 2 images without one")
     assert [finding.subject for finding in check.findings] == ["b.jpg"]
 
@@ -123,7 +123,7 @@ def test_masks_that_some_lack(tmp_path: Path) -> None:
 def test_files_of_one_size_get_a_digest(tmp_path: Path) -> None:
     for name, content in (("a", b"xy"), ("b", b"xz"), ("c", b"x")):
         (tmp_path / name).write_bytes(content)
-    assert worth_a_digest([tmp_path / name for name in "abc"], Listing()) == [True, True, False]
+    assert worth_a_digest([tmp_path / name for name in "abc"], FolderListing()) == [True, True, False]
 
 
 def test_labels_and_groups_that_are_lacking() -> None:

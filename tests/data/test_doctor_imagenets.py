@@ -198,7 +198,7 @@ def test_the_next_command_says_what_was_said(tmp_path: Path) -> None:
     root = folders_of_different_pictures(tmp_path)
     masks = class_masks(tmp_path, root)
     mask(masks / "train" / "cat" / "a.png", size=(8, 8))
-    again = f"aimwrap data doctor {root} --masks {masks} --any-value-is-object   # again, once it is mended"
+    again = f"aimwrap data doctor {root} --masks {masks} --any-value-is-object   # again, once it is repaired"
     assert examine(root, masks=masks, any_value_is_object=True).next_lines == (again,)
     (masks / "train" / "cat" / "a.png").unlink()
     assert examine(root, masks=masks, any_value_is_object=True).next_lines == (again,)

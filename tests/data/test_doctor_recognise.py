@@ -8,34 +8,34 @@ import pytest
 from imagenet_releases import class_folders, hard_imagenet, imagenet100, imagewoof, picture, table
 from releases import SPECIES, make_cub, make_traveling_birds, make_waterbirds
 
-from aimwrap.data import examine
-from aimwrap.data.doctor.kinds import GENERIC, SPECIFIC, NotRecognisedError, Sources, recognise
+from aimwrap.data import READERS, NotRecognisedError, examine
+from aimwrap.data.doctor.examine import recognise
+from aimwrap.data.sets import Sources
 
 NOTHING = Sources()
 
 
-def test_every_kind_has_its_own_name() -> None:
-    names = [kind.name for kind in (*SPECIFIC, *GENERIC)]
-    assert len(set(names)) == len(names) == 9
+def test_every_set_has_its_own_class_and_title() -> None:
+    assert len({kind.title for kind in READERS.values()}) == len(set(READERS.values())) == len(READERS) == 9
 
 
 def test_birds_are_told_from_the_folder_the_one_above_and_one_below(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     cub = make_cub(tmp_path / "a", pictures=False)
     for path in (cub, cub.parent, cub / "images"):
-        kind, root, reason = recognise(path, NOTHING)
-        assert (kind.name, root) == ("cub", cub)
+        name, root, reason = recognise(path, NOTHING)
+        assert (name, root) == ("cub", cub)
         assert "images.txt" in reason
     home = make_waterbirds(tmp_path / "b", name="w", pictures=False)
     assert recognise(home, NOTHING)[:2] == recognise(home.parent, NOTHING)[:2]
-    assert recognise(home, NOTHING).kind.name == "waterbirds"
+    assert recognise(home, NOTHING).name == "waterbirds"
 
 
 @pytest.mark.parametrize("lost", ["images.txt", "train_test_split.txt"])
 def test_a_release_is_told_though_a_table_is_lost(tmp_path: Path, lost: str) -> None:
     cub = make_cub(tmp_path, pictures=False)
     (cub / lost).unlink()
-    assert recognise(cub.rename(tmp_path / "renamed"), NOTHING).kind.name == "cub"
+    assert recognise(cub.rename(tmp_path / "renamed"), NOTHING).name == "cub"
 
 
 def test_a_release_is_told_by_its_name_though_its_table_is_damaged(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_traveling_birds_need_cubs_split(tmp_path: Path) -> None:
         recognise(root, NOTHING)
     cub = make_cub(tmp_path, pictures=False)
     found = recognise(root, NOTHING._replace(cub=cub))
-    assert found.kind.name == "traveling-birds"
+    assert found.name == "traveling-birds"
     assert recognise(root / "CUB_fixed", NOTHING._replace(cub=cub)).root == root / "CUB_fixed"
 
 
@@ -62,13 +62,13 @@ def test_sets_of_imagenet(tmp_path: Path) -> None:
     with pytest.raises(NotRecognisedError, match="pass --imagenet FOLDER"):
         recognise(hard, NOTHING)
     sources = NOTHING._replace(imagenet=imagenet)
-    assert recognise(hard, sources).kind.name == "hard-imagenet"
+    assert recognise(hard, sources).name == "hard-imagenet"
     assert recognise(hard / "train", sources).root == hard.resolve()
     root, class_list, _ = imagenet100(tmp_path / "hundred")
-    assert recognise(root, NOTHING._replace(class_list=class_list)).kind.name == "imagenet-100"
+    assert recognise(root, NOTHING._replace(class_list=class_list)).name == "imagenet-100"
     for name in ("imagewoof2-160", "imagewoof2", "dogs"):
         (tmp_path / f"of {name}").mkdir()
-        assert recognise(imagewoof(tmp_path / f"of {name}", name), NOTHING).kind.name == "imagewoof"
+        assert recognise(imagewoof(tmp_path / f"of {name}", name), NOTHING).name == "imagewoof"
 
 
 def test_a_hundred_classes_need_their_list(tmp_path: Path) -> None:
@@ -77,15 +77,15 @@ def test_a_hundred_classes_need_their_list(tmp_path: Path) -> None:
     with pytest.raises(NotRecognisedError, match="pass --class-list FILE"):
         recognise(tmp_path, NOTHING)
     (tmp_path / "imagenet100.txt").write_text("n00000000\n")
-    assert recognise(tmp_path, NOTHING).kind.name == "imagenet-100"
+    assert recognise(tmp_path, NOTHING).name == "imagenet-100"
 
 
 def test_sets_of_ones_own(tmp_path: Path) -> None:
-    assert recognise(class_folders(tmp_path / "a"), NOTHING).kind.name == "folder"
-    assert recognise(class_folders(tmp_path / "b", splits=()), NOTHING).kind.name == "folder"
+    assert recognise(class_folders(tmp_path / "a"), NOTHING).name == "folder"
+    assert recognise(class_folders(tmp_path / "b", splits=()), NOTHING).name == "folder"
     (tmp_path / "c").mkdir()
     table(tmp_path / "c", "image,label\n001.A/one.jpg,0\n", "list.csv")
-    assert recognise(tmp_path / "c", NOTHING).kind.name == "table"
+    assert recognise(tmp_path / "c", NOTHING).name == "table"
 
 
 def test_several_sets_are_named_to_choose_from(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
 def test_said_to_be(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "one.jpg")
     found = recognise(tmp_path, NOTHING, "imagewoof")
-    assert (found.kind.name, found.root, found.reason) == ("imagewoof", tmp_path, "--as imagewoof says so")
+    assert (found.name, found.root, found.reason) == ("imagewoof", tmp_path, "--as imagewoof says so")
 
 
 def test_a_set_beside_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_a_set_beside_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> N
     make_cub(tmp_path)
     make_traveling_birds(tmp_path)
     class_folders(tmp_path)
-    assert recognise(tmp_path / "pets", Sources()).kind.name == "folder"
-    assert recognise(tmp_path / "CUB_fixed" / "train", Sources()).kind.name == "traveling-birds"
+    assert recognise(tmp_path / "pets", Sources()).name == "folder"
+    assert recognise(tmp_path / "CUB_fixed" / "train", Sources()).name == "traveling-birds"
 
 
 def test_dots_name_the_folder_that_they_stand_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def an_examination(*checks: Check, classes: tuple[str, ...] = ("land bird", "wat
 
 
 def test_a_report_reads_downward() -> None:
-    fault = Check("readable", "fault", "2 of 9 files cannot be read", (Finding("a.jpg", "is not whole"),) * 2)
+    fault = Check("readable", "fault", "2 of 9 files cannot be read", (Finding("a.jpg", "is not complete"),) * 2)
     text = str(an_examination(Check("counts", "ok", "9 images"), fault))
     assert text == (
         """Waterbirds (95 %) in data/birds
@@ -57,13 +57,13 @@ def test_a_report_reads_downward() -> None:
 
   ok       counts: 9 images
   FAULT    readable: 2 of 9 files cannot be read
-             a.jpg: is not whole
-             a.jpg: is not whole
+             a.jpg: is not complete
+             a.jpg: is not complete
 
 Known traps of this release
   - A trap that is known.
 
-1 check found faults: mend them before training.
+1 check found faults: repair them before training.
 
 Next
   aimwrap inspect convnext_tiny"""
@@ -71,7 +71,11 @@ Next
 
 
 def test_the_last_line_says_how_it_is() -> None:
-    for mark, words in (("ok", "Healthy."), ("warning", "No faults; 1 check deserves a look."), ("fault", "mend them")):
+    for mark, words in (
+        ("ok", "Healthy."),
+        ("warning", "No faults; 1 check deserves a look."),
+        ("fault", "repair them"),
+    ):
         found = an_examination(Check("boxes", mark, "text"))  # type: ignore[arg-type]
         assert words in str(found)
         assert found.exit_code == int(mark == "fault")

@@ -16,16 +16,16 @@ from releases import cut_off, make_bomb
 
 from aimwrap.data.io import (
     Row,
-    decimal,
-    folder,
+    expand_path,
     image_size,
-    inside,
     integer,
     open_image,
     open_object_mask,
+    parse_float,
     read_csv,
     read_space_separated,
-    written,
+    require_folder,
+    safe_join,
 )
 
 RAMP = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))  # 16 x 24, dark to bright from left to right
@@ -36,7 +36,7 @@ class TestInside:
         "relative", ["a.jpg", "a/b.jpg", "001.Gull/x..y.jpg", "...jpg", "a b.jpg", "ü/é.jpg", "~/x"]
     )
     def test_below(self, relative: str) -> None:
-        assert inside(Path("/data"), relative, "here") == Path("/data") / relative
+        assert safe_join(Path("/data"), relative, "here") == Path("/data") / relative
 
     @pytest.mark.parametrize(
         "relative",
@@ -58,13 +58,13 @@ class TestInside:
     )
     def test_out(self, relative: str) -> None:
         with pytest.raises(ValueError, match=r"^table, line 3: .*must be a path below .*nothing was opened"):
-            inside(Path("/data"), relative, "table, line 3")
+            safe_join(Path("/data"), relative, "table, line 3")
 
     @hypothesis.given(st.text(st.sampled_from("ab./\\:\0~ "), max_size=12))
     def test_never_leads_out(self, relative: str) -> None:
         root = Path("/data/set")
         try:
-            path = inside(root, relative, "here")
+            path = safe_join(root, relative, "here")
         except ValueError:
             return
         assert Path(*path.parts) == path and path.is_relative_to(root) and ".." not in path.parts
@@ -73,30 +73,34 @@ class TestInside:
 class TestWritten:
     def test_home_and_plain_paths(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/somebody")
-        assert [written(path) for path in ("~/x", "x/y/", Path("/x"))] == [Path("/somebody/x"), Path("x/y"), Path("/x")]
+        assert [expand_path(path) for path in ("~/x", "x/y/", Path("/x"))] == [
+            Path("/somebody/x"),
+            Path("x/y"),
+            Path("/x"),
+        ]
 
     def test_dots_are_spelt_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "set" / "birds").mkdir(parents=True)
         (tmp_path / "link").symlink_to(tmp_path / "set" / "birds")
         monkeypatch.chdir(tmp_path / "set" / "birds")
         here = tmp_path.resolve()
-        found = [written(path) for path in (".", "", "..", "../..")]
+        found = [expand_path(path) for path in (".", "", "..", "../..")]
         assert found == [here / "set" / "birds", here / "set" / "birds", here / "set", here]
-        assert written("../../link") == here / "link", "what has a name keeps it, or a release would lose its own"
-        assert written(tmp_path / "link" / "..") == here / "set", "where the system would go"
+        assert expand_path("../../link") == here / "link", "what has a name keeps it, or a release would lose its own"
+        assert expand_path(tmp_path / "link" / "..") == here / "set", "where the system would go"
 
 
 class TestFolder:
     def test_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert folder(tmp_path) == folder(str(tmp_path)) == folder("~") == tmp_path
+        assert require_folder(tmp_path) == require_folder(str(tmp_path)) == require_folder("~") == tmp_path
 
     def test_not_there(self, tmp_path: Path) -> None:
         (tmp_path / "a.zip").touch()
         with pytest.raises(FileNotFoundError, match=r"masks must be a folder, and .*a\.zip is a file: unpack it first"):
-            folder(tmp_path / "a.zip", "masks")
+            require_folder(tmp_path / "a.zip", "masks")
         with pytest.raises(FileNotFoundError, match=r"root must be a folder, and .*nowhere does not exist"):
-            folder(tmp_path / "nowhere")
+            require_folder(tmp_path / "nowhere")
 
 
 def palette_picture() -> Image.Image:
@@ -164,7 +168,7 @@ class TestOpenImage:
 
     def test_missing(self, tmp_path: Path) -> None:
         for path in (tmp_path / "x.jpg", tmp_path):
-            with pytest.raises(FileNotFoundError, match="is not there; the release is incomplete or lies elsewhere"):
+            with pytest.raises(FileNotFoundError, match="is not there; the release is incomplete or elsewhere"):
                 open_image(path)
 
     @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.gif", "x.webp", "x.tif"])
@@ -179,7 +183,7 @@ class TestOpenImage:
             try:
                 assert open_image(tmp_path / name).tobytes() == whole.tobytes()
             except ValueError as error:
-                assert "is not whole" in str(error) or "is no picture" in str(error)
+                assert "is not complete" in str(error) or "is not an image" in str(error)
                 refused += 1
         assert refused >= 55
 
@@ -219,7 +223,7 @@ class TestOpenImage:
         Image.effect_noise((64, 48), 90).save(tmp_path / "x.jpg")
         cut_off(tmp_path / "x.jpg", 0.9)
         with pytest.raises(
-            ValueError, match=r"x\.jpg is not whole.*get it again \(aimwrap data doctor FOLDER lists all"
+            ValueError, match=r"x\.jpg is not complete.*get it again \(aimwrap data doctor FOLDER lists all"
         ):
             open_image(tmp_path / "x.jpg")
 
@@ -236,7 +240,7 @@ class TestNoPictures:
     def test_formats_that_hold_programs_are_not_opened(self, tmp_path: Path, opening: Callable[[Path], object]) -> None:
         """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
         (tmp_path / "x.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-        with pytest.raises(ValueError, match="is no picture that Pillow can read"):
+        with pytest.raises(ValueError, match="is not an image that Pillow can read"):
             opening(tmp_path / "x.jpg")
 
     def test_what_the_system_refuses_is_not_called_damaged(
@@ -247,7 +251,7 @@ class TestNoPictures:
 
         PICTURES["RGB"][1].save(tmp_path / "x.png")
         monkeypatch.setattr(Image, "open", refuse)
-        with pytest.raises(ValueError, match=r"x\.png cannot be opened: Permission denied.*mend its rights"):
+        with pytest.raises(ValueError, match=r"x\.png cannot be opened: Permission denied.*fix its permissions"):
             open_image(tmp_path / "x.png")
 
     @pytest.mark.parametrize(
@@ -340,11 +344,11 @@ class TestReadCSV:
             ("a,a\n1,2\n", "has a column twice"),
             ("a,b\n1\n", "line 2: a row must have 2 values"),
             ("a,b\n1,2,3\n", "line 2: a row must have 2 values"),
-            ('a,b\n1,"2\n3,"4\n', "no table of comma-separated values|stray quotation mark"),
+            ('a,b\n1,"2\n3,"4\n', "not a table of comma-separated values|stray quotation mark"),
             ('a,b\n1,"2\n3,4"\n', "line 3: a stray quotation mark joins this line to others"),
-            ('a,b\n1,"2\n', "no table of comma-separated values: unexpected end"),
-            (b"a,b\n1,\xff\n", "is no UTF-8 text"),
-            ("a,b\n1," + "x" * 200_000, "no table of comma-separated values: field larger"),
+            ('a,b\n1,"2\n', "not a table of comma-separated values: unexpected end"),
+            (b"a,b\n1,\xff\n", "is not UTF-8 text"),
+            ("a,b\n1," + "x" * 200_000, "not a table of comma-separated values: field larger"),
         ],
     )
     def test_refused(self, tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -374,7 +378,7 @@ class TestReadSpaceSeparated:
         [
             ("1\n", r"line 1: a row must have 2 values \(id name\), got 1: '1'"),
             ("1 a\n2 b c\n", "line 2: .* got 3: '2 b c'"),
-            (b"1 \xff\n", "is no UTF-8 text"),
+            (b"1 \xff\n", "is not UTF-8 text"),
         ],
     )
     def test_refused(self, tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -397,9 +401,9 @@ class TestNumbers:
 
     @pytest.mark.parametrize("text", ["1", "1.5", "-2e1", " 3 "])
     def test_decimals(self, text: str) -> None:
-        assert decimal(Row("here", {"n": text}), "n") == float(text)
+        assert parse_float(Row("here", {"n": text}), "n") == float(text)
 
     @pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", "1e999", "1,5"])
     def test_no_decimals(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"^here: n must be a number, got"):
-            decimal(Row("here", {"n": text}), "n")
+            parse_float(Row("here", {"n": text}), "n")

@@ -144,17 +144,17 @@ BROKEN = {
     "empty split": (
         lambda root, masks: [shutil.rmtree(root / "val"), (root / "val").mkdir()],
         ValueError,
-        r"folders of splits \(train\) beside others \(val\)",
+        r"folders of splits \(train\) and others \(val\)",
     ),
     "masks among the splits": (
         lambda root, masks: class_masks(root, root / "val"),
         ValueError,
-        r"folders of splits \(train, val\) beside others \(masks\)",
+        r"folders of splits \(train, val\) and others \(masks\)",
     ),
     "a class among the splits": (
         lambda root, masks: picture(root / "emu" / "1.jpg"),
         ValueError,
-        r"beside others \(emu\)",
+        r"and others \(emu\)",
     ),
     "two splits of one name": (
         lambda root, masks: shutil.copytree(root / "val", root / "validation"),
@@ -199,7 +199,7 @@ def test_broken_variants_have_their_own_errors(name: str, tmp_path: Path) -> Non
 def test_pictures_outside_of_classes_are_refused(tmp_path: Path) -> None:
     root = class_folders(tmp_path, ())
     picture(root / "1.jpg")
-    with pytest.raises(ValueError, match=r"1 pictures beside its folders of classes, such as 1\.jpg"):
+    with pytest.raises(ValueError, match=r"1 pictures next to its folders of classes, such as 1\.jpg"):
         read_folder(root)
 
 

@@ -132,7 +132,7 @@ BROKEN = {
         FileNotFoundError,
         "must be full of masks",
     ),
-    "flat val": (sort_out, ValueError, "lie there unsorted.*torchvision.datasets.ImageNet"),
+    "flat val": (sort_out, ValueError, "are there unsorted.*torchvision.datasets.ImageNet"),
     "lacking class": (
         lambda root, imagenet: shutil.rmtree(imagenet / "val" / "n03770439"),
         FileNotFoundError,
@@ -203,7 +203,7 @@ BROKEN = {
     "truncated list": (
         lambda root, imagenet: os.truncate(root / "meta" / "idx_to_wnid.pkl", 20),
         ValueError,
-        r"idx_to_wnid\.pkl is no whole pickle",
+        r"idx_to_wnid\.pkl is not a pickle of numbers",
     ),
 }
 
@@ -225,7 +225,7 @@ def test_hostile_lists_run_nothing(name: str, tmp_path: Path) -> None:
 
     root, imagenet = hard_imagenet(tmp_path)
     (root / "meta" / f"{name}.pkl").write_bytes(pickle.dumps([Hostile()]))
-    with pytest.raises(ValueError, match=rf"{name}\.pkl is a pickle that asks for .*mkdir.*hostile"):
+    with pytest.raises(ValueError, match=rf"{name}\.pkl is not a pickle of .*asks for .*mkdir.*hostile"):
         read_hard_imagenet(root, imagenet)
     assert not (tmp_path / "witness").exists()
 
@@ -246,7 +246,9 @@ def test_damaged_files_are_named_when_opened(tmp_path: Path) -> None:
     bomb(dataset.records[4].mask_path)
     dataset.records[5].path.unlink()
     dataset.records[5].path.symlink_to(tmp_path / "annex" / "gone")
-    for index, message in enumerate(["8 x 10 pixels", "is not whole", "is not whole", "not decoded", "not decoded"]):
+    for index, message in enumerate(
+        ["8 x 10 pixels", "is not complete", "is not complete", "not decoded", "not decoded"]
+    ):
         with pytest.raises(ValueError, match=message):
             dataset[index]
     with pytest.raises(FileNotFoundError, match="is not there"):

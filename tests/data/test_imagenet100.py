@@ -116,7 +116,7 @@ BROKEN = {
             r / "train" / CLASSES[1] / f"{CLASSES[0]}_2.JPEG"
         ),
         ValueError,
-        "lies in the folder of n02869837 and is named as a picture of n01558993",
+        "is in the folder of n02869837 and is named as a picture of n01558993",
     ),
     "no annotations": (lambda r, c, a: shutil.rmtree(a), FileNotFoundError, "annotations must be the folder"),
     "lacking annotation": (
@@ -138,7 +138,7 @@ BROKEN = {
     "truncated annotation": (
         lambda r, c, a: (boxes_folder(a) / "ILSVRC2012_val_00000010.xml").write_text("<annotation><fold"),
         ValueError,
-        r"00000010\.xml is no whole XML",
+        r"00000010\.xml is not a complete XML",
     ),
 }
 
@@ -162,7 +162,7 @@ def test_flat_validation_is_explained(tmp_path: Path) -> None:
     root, class_list, _ = imagenet100(tmp_path)
     shutil.rmtree(root / "val")
     picture(root / "val" / "ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(ValueError, match=r"1 pictures lie there unsorted.*LOC_val_solution\.csv"):
+    with pytest.raises(ValueError, match=r"1 pictures are there unsorted.*LOC_val_solution\.csv"):
         read_imagenet100(root, class_list)
 
 

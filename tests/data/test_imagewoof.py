@@ -131,7 +131,7 @@ BROKEN = {
     "wrong breed": (
         lambda root: (root / first).rename(root / "train" / WNIDS[1] / f"{WNIDS[0]}_3.JPEG"),
         ValueError,
-        "lies in the folder of n02087394 and is named as a picture of n02086240",
+        "is in the folder of n02087394 and is named as a picture of n02086240",
     ),
     "renamed": (
         lambda root: (root / first).rename((root / first).with_name("0.jpg")),

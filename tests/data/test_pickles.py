@@ -102,9 +102,7 @@ def payloads(witness: Path) -> dict[str, object]:
 def test_hostile_pickles_are_refused_and_run_nothing(name: str, protocol: int, tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     path = store(tmp_path, pickle.dumps(payloads(witness)[name], protocol))
-    with pytest.raises(
-        ValueError, match=r"value\.pkl is a pickle that .*damaged or hostile.*without running any of it"
-    ):
+    with pytest.raises(ValueError, match=r"value\.pkl is not a pickle of .*damaged or hostile; nothing in it was run"):
         read_pickle(path)
     assert not witness.exists()
 
@@ -126,7 +124,6 @@ HANDMADE = {
     "a bare name": b"cnumpy\nndarray\n.",
     "append to a dictionary": b"}K\x01a.",
     "item of a list": b"]K\x01K\x02s.",
-    "tuple as key": b"}K\x01\x85K\x02s.",
     "array of another class": b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(K\x00tS'b'\ntR.",
     "array of any length": (
         b"cnumpy.core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I0\nI999999999999\ntS'C'\ntR."
@@ -149,7 +146,6 @@ NO_PICKLES = {
     "no stack": b"a.",
     "no stack for a tuple": b"\x80\x02\x87.",
     "unknown memo": b"h\x05.",
-    "two values": b"K\x01K\x02.",
     "odd dictionary": b"(K\x01d.",
     "enormous string": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"a.",
     "enormous bytes": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"a.",
@@ -165,19 +161,20 @@ NO_PICKLES = {
 
 @pytest.mark.parametrize("name", NO_PICKLES)
 def test_damaged_pickles_are_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"value\.pkl is no whole pickle"):
+    with pytest.raises(ValueError, match=r"value\.pkl is not a pickle of numbers"):
         read_pickle(store(tmp_path, NO_PICKLES[name]))
 
 
 def test_far_memo_takes_no_memory(tmp_path: Path) -> None:
-    """The C unpickler makes room for every number below."""
-    assert read_pickle(store(tmp_path, b"K\x07r" + struct.pack("<I", 2**32 - 1) + b".")) == 7
+    """The C unpickler makes room for every number below, so a number that Python never writes is refused."""
+    with pytest.raises(ValueError, match="numbers more values than it can have"):
+        read_pickle(store(tmp_path, b"K\x07r" + struct.pack("<I", 2**32 - 1) + b"."))
 
 
-def test_endless_keys_are_refused(tmp_path: Path) -> None:
-    """Hashing a tuple of tuples of ... of one shared tuple takes for ever."""
-    with pytest.raises(ValueError, match="has a tuple for a key"):
-        read_pickle(store(tmp_path, b"})" + b"2\x86" * 200 + b"K\x01s."))
+def test_harmless_oddities_read_as_python_reads_them(tmp_path: Path) -> None:
+    """A tuple as a key, and a value too many below the last: both are plain values, which run nothing."""
+    assert read_pickle(store(tmp_path, b"}K\x01\x85K\x02s.")) == {(1,): 2}
+    assert read_pickle(store(tmp_path, b"K\x01K\x02.")) == 2
 
 
 COPIES = {

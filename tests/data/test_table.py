@@ -169,7 +169,7 @@ def test_impossible_boxes_are_refused(box: str, tmp_path: Path) -> None:
 
 def test_boxes_of_another_image_are_refused_when_opened(tmp_path: Path) -> None:
     dataset = LabelledTable(table(tmp_path, lines(f"{HEADER},left,top,right,bottom", "0,100,100,200,200")))
-    with pytest.raises(ValueError, match="do not lie inside"):
+    with pytest.raises(ValueError, match="are not inside"):
         dataset[0]
 
 
@@ -242,7 +242,7 @@ def test_damaged_pictures_are_named_when_opened(tmp_path: Path) -> None:
     dataset.records[3].path.write_text("<html>404</html>")
     with pytest.raises(FileNotFoundError, match=r"one\.jpg is not there"):
         dataset[0]
-    for index, message in [(1, "is not whole"), (2, "not decoded"), (3, "no picture that Pillow can read")]:
+    for index, message in [(1, "is not complete"), (2, "not decoded"), (3, "not an image that Pillow can read")]:
         with pytest.raises(ValueError, match=message):
             dataset[index]
 

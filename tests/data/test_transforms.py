@@ -264,7 +264,7 @@ def test_masks_of_another_size_are_refused() -> None:
 
 
 def test_an_image_alone_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"takes a whole aimwrap.data.Sample, got Image; .* Preprocessing.transform"):
+    with pytest.raises(TypeError, match=r"takes a complete aimwrap.data.Sample, got Image; .* Preprocessing.transform"):
         eval_transform(PREPROCESSINGS[0])(Image.new("RGB", (60, 50)))
 
 

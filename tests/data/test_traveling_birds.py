@@ -1,4 +1,4 @@
-"""TravelingBirds as it lies on disk: split by CUB, whatever its folders hold."""
+"""TravelingBirds as it is on disk: split by CUB, whatever its folders hold."""
 
 import shutil
 from collections.abc import Callable
@@ -101,7 +101,7 @@ class TestFinding:
     def test_cub_elsewhere(self, tmp_path: Path) -> None:
         make_traveling_birds(tmp_path / "a", pictures=False)
         make_cub(tmp_path / "b" / "c", pictures=False)
-        with pytest.raises(FileNotFoundError, match=r"cub must be the folder CUB_200_2011 .*There is none beside"):
+        with pytest.raises(FileNotFoundError, match=r"cub must be the folder CUB_200_2011 .*There is none next to"):
             read_traveling_birds(tmp_path / "a")
         for cub in (tmp_path / "b" / "c", tmp_path / "b" / "c" / "CUB_200_2011"):
             record = read_traveling_birds(tmp_path / "a", cub=cub).records[0]
@@ -163,13 +163,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "places cut off": (
         lambda fixed: (fixed / "train_places.json").write_text('{"001'),
         ValueError,
-        "train_places.json is no JSON",
+        "train_places.json is not JSON",
     ),
-    "places not UTF-8": (lambda fixed: (fixed / "train_places.json").write_bytes(b"\xff"), ValueError, "is no JSON"),
+    "places not UTF-8": (lambda fixed: (fixed / "train_places.json").write_bytes(b"\xff"), ValueError, "is not JSON"),
     "places too deep": (
         lambda fixed: (fixed / "train_places.json").write_text("[" * 200_000),
         ValueError,
-        "is no JSON",
+        "is not JSON",
     ),
     "places are a list": (
         lambda fixed: (fixed / "train_places.json").write_text("[1, 2]"),

@@ -29,19 +29,19 @@ BOMB = '<!DOCTYPE lolz [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]
 OUTSIDE = '<!DOCTYPE annotation [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
 WHOLE = VOC.format(stem=STEM, width=20, height=16, objects="")
 BROKEN = {
-    "empty": ("", "no whole XML"),
-    "truncated": (WHOLE[:100], "no whole XML"),
-    "two roots": (WHOLE + WHOLE, "no whole XML"),
-    "text": ("hello", "no whole XML"),
+    "empty": ("", "not a complete XML"),
+    "truncated": (WHOLE[:100], "not a complete XML"),
+    "two roots": (WHOLE + WHOLE, "not a complete XML"),
+    "text": ("hello", "not a complete XML"),
     "bomb": (BOMB + WHOLE.replace("val<", "&b;<"), "declares a document type.*hostile"),
     "external entity": (OUTSIDE + WHOLE.replace("val<", "&a;<"), "declares a document type"),
     "remote definition": (
         '<!DOCTYPE annotation SYSTEM "http://example.org/x.dtd">' + WHOLE,
         "declares a document type",
     ),
-    "unknown entity": (WHOLE.replace("val<", "&a;<"), "no whole XML"),
-    "encoding of many bytes": ('<?xml version="1.0" encoding="shift_jis"?>' + WHOLE, "no whole XML"),
-    "unknown encoding": ('<?xml version="1.0" encoding="utf-99"?>' + WHOLE, "no whole XML"),
+    "unknown entity": (WHOLE.replace("val<", "&a;<"), "not a complete XML"),
+    "encoding of many bytes": ('<?xml version="1.0" encoding="shift_jis"?>' + WHOLE, "not a complete XML"),
+    "unknown encoding": ('<?xml version="1.0" encoding="utf-99"?>' + WHOLE, "not a complete XML"),
     "no size": (WHOLE.replace("width", "breadth"), "must have a size/width"),
     "no name": (WHOLE.replace(STEM, " "), "must have a filename"),
     "size in words": (WHOLE.replace(">20<", ">twenty<"), "size/width must be a whole number"),
@@ -70,7 +70,7 @@ def test_a_bomb_is_found_in_any_encoding(encoding: str, tmp_path: Path) -> None:
     "box", [(0, 0, 0, 0), (5, 5, 4, 9), (5, 5, 9, 4), (1, 1, 22, 16), (1, 1, 20, 18), (21, 3, 21, 9), (3, 17, 9, 17)]
 )
 def test_boxes_outside_are_refused(box: tuple[int, int, int, int], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not lie inside of the picture's 20 x 16 pixels"):
+    with pytest.raises(ValueError, match="is not inside of the picture's 20 x 16 pixels"):
         read_annotation(write_annotation(tmp_path, STEM, [("n01558993", box)]))
 
 

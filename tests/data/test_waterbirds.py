@@ -1,4 +1,4 @@
-"""Waterbirds as it lies on disk, in all its versions, and every way in which it can be broken."""
+"""Waterbirds as it is on disk, in all its versions, and every way in which it can be broken."""
 
 import math
 import shutil
@@ -67,7 +67,7 @@ class TestHealthy:
         data = Waterbirds(tree)
         assert data.tie == 0.75 and data.version == "original"
         assert data.release.name == "Waterbirds (75 %, original labels)"
-        note = "The tie is 75 %: in training 3 of 4 land birds stand on land and 15 of 20 water birds on water."
+        note = "The tie is 75 %: in training 3 of 4 land birds are on land and 15 of 20 water birds on water."
         assert note in data.release.notes
 
     def test_mixed_case_place_filename_is_not_opened(self, tree: Path) -> None:
@@ -195,7 +195,7 @@ class TestVersions:
         home = make_waterbirds(tmp_path, rows=rows, pictures=False)
         assert Waterbirds(home).version is None and "other birds" in Waterbirds(home).release.name
         assert not any(note.startswith("These are the") for note in read_waterbirds(home).notes)
-        with pytest.raises(ValueError, match="has none of the species that tell"):
+        with pytest.raises(ValueError, match="has none of the species that show it"):
             read_waterbirds(home, version="original")
 
     def test_no_such_version(self, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ BROKEN_ROWS: dict[str, tuple[Callable[[Rows], object], str]] = {
     "Windows": (put("img_filename", f"{SPECIES[0]}\\x.jpg"), "must be a path below"),
     "drive": (put("img_filename", "C:/x.jpg"), "must be a path below"),
     "network": (put("img_filename", "//server/x.jpg"), "must be a path below"),
-    "NUL": (put("img_filename", "a\0.jpg"), "must be a path below|no table of comma-separated values"),
+    "NUL": (put("img_filename", "a\0.jpg"), "must be a path below|not a table of comma-separated values"),
     "empty name": (put("img_filename", ""), "must be a path below"),
     "no rows": (lambda rows: rows.clear(), "a header and no images"),
     "a value short": (lambda rows: rows[4].pop(), "line 6: a row must have 6 values"),
@@ -295,20 +295,20 @@ BROKEN_TABLES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] 
     "no header": (replaced(",".join(COLUMNS).encode() + b"\r\n", b""), ValueError, "must have the columns"),
     "semicolons": (lambda table: table.write_bytes(table.read_bytes().replace(b",", b";")), ValueError, "lacks img_id"),
     "cut off": (cut_off, ValueError, "a row must have 6 values|must be"),
-    "stray quote": (replaced(b"/b/bamboo", b'"/b/bamboo'), ValueError, "stray quotation mark|no table of comma"),
+    "stray quote": (replaced(b"/b/bamboo", b'"/b/bamboo'), ValueError, "stray quotation mark|not a table of comma"),
     "quotes in two rows": (
         lambda table: (replaced(b",/b/", b',"/b/')(table), replaced(b"1.jpg\r\n96", b'1.jpg"\r\n96')(table)),
         ValueError,
         "a stray quotation mark joins",
     ),
-    "Latin 1": (replaced(b"/b/bamboo", "/b/bambús".encode("latin-1")), ValueError, "is no UTF-8 text"),
+    "Latin 1": (replaced(b"/b/bamboo", "/b/bambús".encode("latin-1")), ValueError, "is not UTF-8 text"),
     "UTF-16": (
         lambda table: table.write_bytes(table.read_text().encode("utf-16")),
         ValueError,
-        "metadata.csv is no UTF-8 text",
+        "metadata.csv is not UTF-8 text",
     ),
-    "zipped": (lambda table: table.write_bytes(b"PK\x03\x04\x14\x00\x08\xff\xfe\x00"), ValueError, "is no UTF-8 text"),
-    "bytes of a disk": (lambda table: table.write_bytes(bytes(4096)), ValueError, "lacks img_id|no table of comma"),
+    "zipped": (lambda table: table.write_bytes(b"PK\x03\x04\x14\x00\x08\xff\xfe\x00"), ValueError, "is not UTF-8 text"),
+    "bytes of a disk": (lambda table: table.write_bytes(bytes(4096)), ValueError, "lacks img_id|not a table of comma"),
 }
 
 

@@ -74,9 +74,9 @@ def test_groups_keep_the_ratio_of_their_rates() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"data": "imagenet"}, "data must be one of waterbirds, cub, .*, got 'imagenet'"),
+        ({"data": "imagenet"}, "data must be one of built, cub, waterbirds, .*, got 'imagenet'"),
         ({"reader": {"masks": "x"}}, "the data set table takes no argument 'masks'; it takes root, image, label"),
-        ({"data": "hard-imagenet", "reader": {}}, r"needs imagenet=\.\.\., which says where more of it lies"),
+        ({"data": "hard-imagenet", "reader": {}}, r"needs imagenet=\.\.\., the path of another part of it"),
         ({"hold_out": 0.2}, "hold_out is for data sets without a validation split"),
         ({"data": "built", "root": "nowhere", "reader": {}}, "is not there"),
     ],

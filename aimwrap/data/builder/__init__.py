@@ -1,4 +1,4 @@
-"""Sets whose background is tied to the label, of anybody's cut-outs and backgrounds.
+"""Sets whose background is tied to the label, from any cut-outs and backgrounds.
 
 >>> from aimwrap.data.builder import backgrounds_in, build, cutouts_in, waterbirds
 >>> def example() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_args
 
 from torch import Tensor
 
-from ..io import written
+from ..io import expand_path
 from ..release import SPLITS, Release
 from ..sets.built import read_built
 from .draw import Drawn, Placed, Style, forget_pictures
@@ -44,7 +44,7 @@ def build(
     ``build.json`` with the arguments. No source picture is in two splits, not even under two names.
 
     An image depends on the sources, the arguments, its split and its number alone: two builds are the same byte for
-    byte, with any number of workers, and also if one was killed and called again, which goes on where it was. So that
+    byte, with any number of workers, and also if one was interrupted and called again, which continues. So that
     this holds, a folder is refused that was begun with other arguments, or with another version of Pillow or numpy.
 
     Args:
@@ -52,7 +52,7 @@ def build(
         cutouts: from :func:`cutouts_in` or :func:`cutouts_of`.
         backgrounds: from :func:`backgrounds_in` or :func:`backgrounds_of`.
         tyings: from :func:`waterbirds` or :func:`travelingbirds`, or of your own, by split.
-        seed: draws the splits, what stands where, and every image.
+        seed: draws the splits, which object is on which background, and every image.
         style: :class:`Placed` or :class:`InPlace`; by default ``Placed()``.
         classes: which classes, in the order of their labels; by default all, sorted by name. Label k is tied
             to place k.
@@ -118,7 +118,7 @@ def build(
     }
     to_write = SetToWrite(entries, list(cutouts_by_class), list(by_place), arguments, file_format)
     try:
-        write_set(written(out), to_write, Shooting(shots, style, seed), workers=workers, progress=progress)
+        write_set(expand_path(out), to_write, Shooting(shots, style, seed), workers=workers, progress=progress)
     finally:
         forget_pictures()  # which may be others the next time
     return read_built(out)
@@ -138,7 +138,7 @@ class Shooting:
 
 
 def _digest(entries: Sequence[Entry]) -> str:
-    """Of what stands where, by the sources' names."""
+    """Of which object is on which background, by the sources' names."""
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
@@ -254,7 +254,7 @@ def build_composed(
             images.append((data, index))
     first = next(iter(splits.values()))
     to_write = SetToWrite(entries, first.label_names, first.place_names, arguments, file_format)
-    write_set(written(out), to_write, _Drawing(images), workers=workers, progress=progress)
+    write_set(expand_path(out), to_write, _Drawing(images), workers=workers, progress=progress)
     return read_built(out)
 
 

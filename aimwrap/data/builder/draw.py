@@ -1,4 +1,4 @@
-"""Backgrounds: a square crop of a photograph, or all of it behind a picture, and its colours drawn afresh."""
+"""Backgrounds: a square crop of a photograph, or all of it behind an image, and random colours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def crop_square(
 ) -> np.ndarray:
     """A random square of a photograph, perhaps mirrored. Every scale is equally likely.
 
-    No crop is smaller than half the image, or it would be a blur that tells the photograph by its size.
+    No crop is smaller than half the image, or it would be a blur that reveals the photograph by its size.
 
     Args:
         photograph: RGB.
@@ -215,7 +215,7 @@ class Placed(NamedTuple):
         crop: smallest and largest side of the background's crop, as shares of the photograph's shorter side. No crop
             is smaller than half the image while the photograph has more.
         recolour: whether the background is turned to any hue and moved to a random brightness and colourfulness, so
-            that its shapes tell the place and its colours do not.
+            that its shapes show the place and its colours do not.
     """
 
     image_size: int = 224

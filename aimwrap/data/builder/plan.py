@@ -11,19 +11,12 @@ import numpy as np
 from numpy.random import Generator
 
 from ..release import SPLITS
+from ..sample import images_per_group, own_place
 from .sources import Background, Cutout
 
 
 def generator_of(seed: int, stream: int, index: int = -1) -> Generator:
     """A generator of its own for each image, and one for what concerns all images of a stream.
-
-    Args:
-        seed: of the whole set.
-        stream: what is drawn; the splits of a set are streams of their own.
-        index: of the image in its split; -1 for what concerns them all.
-
-    Returns:
-        A generator, equal whenever the three numbers are, and in any process.
 
     >>> float(generator_of(0, 1, 7).random()) == float(generator_of(0, 1, 7).random())
     True
@@ -38,14 +31,6 @@ Name = TypeVar("Name")
 
 def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -> list[list[Name]]:
     """Part names at random by shares, each part at least one name if there are as many names as parts.
-
-    Args:
-        names: at least one for each share.
-        shares: of every part; they sum to 1, and the last part takes what rounding leaves.
-        rng: draws.
-
-    Returns:
-        The parts, in the order of the shares.
 
     Raises:
         ValueError: if there are fewer names than shares.
@@ -70,12 +55,6 @@ def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -
 def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
     """Find files with the same content, which belong into the same split.
 
-    Args:
-        paths: of the files, by name.
-
-    Returns:
-        By name, the first of the names of files with the same bytes: the name itself where there is no other.
-
     Raises:
         OSError: if a file cannot be read. One that is not there is like no other: whoever draws it will say so.
     """
@@ -92,70 +71,8 @@ def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
     return twins
 
 
-def own_place(label: int, num_places: int, shift: int = 0) -> int:
-    """The place that a label is tied to: the one of its own number, counted around if there are fewer places.
-
-    Args:
-        label: number.
-        num_places: how many places there are.
-        shift: by how many places the assignment is turned, as in TravelingBirds' test.
-
-    Returns:
-        The number of the place.
-
-    >>> [own_place(label, 3) for label in range(4)], [own_place(label, 3, shift=1) for label in range(3)]
-    ([0, 1, 2, 0], [1, 2, 0])
-    """
-    return (label + shift) % num_places
-
-
-def images_per_group(
-    images_per_label: Sequence[int], tie: float, num_places: int, shift: int = 0
-) -> tuple[tuple[int, ...], ...]:
-    """How many images of each label stand on each place.
-
-    ``round(tie * n)`` of a label's n images stand on its own place; Python rounds a half to the even neighbour. The
-    others are spread over the other places as evenly as can be: where they do not divide, the places that follow the
-    own one get one more. Hence the share is exactly the tie wherever ``tie * n`` is whole, and never half an image off.
-
-    Args:
-        images_per_label: of every label.
-        tie: share of each label's images on the label's own place, 0 to 1; ``1 / num_places`` is no tie.
-        num_places: how many places there are.
-        shift: see :func:`own_place`.
-
-    Returns:
-        For each label the number of images on each place.
-
-    >>> images_per_group([100, 40], 0.95, num_places=2)
-    ((95, 5), (2, 38))
-    >>> images_per_group([10], 1.0, num_places=3, shift=1)
-    ((0, 10, 0),)
-    >>> images_per_group([30], 1 / 3, num_places=3)
-    ((10, 10, 10),)
-    """
-    sizes = []
-    for label, count in enumerate(images_per_label):
-        own = own_place(label, num_places, shift)
-        row = [0] * num_places
-        row[own] = round(tie * count) if num_places > 1 else count
-        for step in range(1, num_places):
-            share, more = divmod(count - row[own], num_places - 1)
-            row[(own + step) % num_places] = share + (step <= more)
-        sizes.append(tuple(row))
-    return tuple(sizes)
-
-
 def deal(members: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], shift: int = 0) -> np.ndarray:
     """Deal each label's cut-outs to the places, the own place first; they come again in the same order if they run out.
-
-    Args:
-        members: for each label the numbers of its cut-outs, shuffled by the caller.
-        sizes: for each label how many images stand on each place.
-        shift: see :func:`own_place`.
-
-    Returns:
-        (images, 3) int64: label, place and cut-out of every image, label by label.
 
     >>> deal([np.array([7, 8, 9])], [(1, 3)]).tolist()
     [[0, 0, 7], [0, 1, 8], [0, 1, 9], [0, 1, 7]]
@@ -171,14 +88,6 @@ def deal(members: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], shift: i
 
 def evenly(members: np.ndarray, count: int, rng: Generator) -> np.ndarray:
     """Draw ``count`` of the members, each equally often up to one, in random order.
-
-    Args:
-        members: numbers, at least one unless ``count`` is 0.
-        count: how many to draw.
-        rng: draws.
-
-    Returns:
-        (count,) of them.
 
     >>> sorted(evenly(np.array([4, 5]), 4, np.random.default_rng(0)).tolist())
     [4, 4, 5, 5]
@@ -314,9 +223,6 @@ def plan_shots(
         val_share: share of the others that the validation gets, if they have none of their own.
         cutout_uses: how many images may show the same cut-out.
         background_uses: how many images may show the same background.
-
-    Returns:
-        The shots of all images, in order: training, validation, test, each shuffled.
 
     Raises:
         ValueError: if there are too few cut-outs or backgrounds.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..io import list_folder, pictures_below, written
+from ..io import expand_path, list_folder, pictures_below
 from ..release import SPLITS, Release
 from ..sets.waterbirds import WATER_BIRDS
 
@@ -67,7 +67,7 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
         FileNotFoundError: if a folder or a picture of the opacity is not there.
         ValueError: if there is no class, or one without pictures.
     """
-    folder, opacity = written(folder), None if opacity is None else written(opacity)
+    folder, opacity = expand_path(folder), None if opacity is None else expand_path(opacity)
     found = []
     for split, class_name, path in _pictures_by_kind(folder, "cutouts", "class"):
         name = path.relative_to(folder).as_posix()
@@ -126,7 +126,7 @@ def backgrounds_in(folder: Path | str) -> list[Background]:
         FileNotFoundError: if the folder is not there.
         ValueError: if there is no place, or one without photographs.
     """
-    folder = written(folder)
+    folder = expand_path(folder)
     return [
         Background(path.relative_to(folder).as_posix(), path, place, split)
         for split, place, path in _pictures_by_kind(folder, "backgrounds", "place")
@@ -140,7 +140,7 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
         places: by name of the place, its folders.
 
     Returns:
-        The backgrounds; each is named by its place, its folder's own name and where it lies in it.
+        The backgrounds; each is named by its place, its folder's own name and its path in it.
 
     Raises:
         FileNotFoundError: if a folder is not there.
@@ -148,7 +148,7 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
     """
     found: dict[str, Background] = {}
     for place, folders in places.items():
-        for folder in map(written, folders):
+        for folder in map(expand_path, folders):
             if not folder.is_dir():
                 raise FileNotFoundError(f"place {place!r} must be made of folders, but {folder} is not there")
             paths = _pictures(folder)
@@ -188,7 +188,7 @@ def relabelled(cutouts: Sequence[Cutout], labels: Mapping[str, str]) -> list[Cut
 
 
 def water_or_land(class_name: str) -> str:
-    """Tell the water birds among CUB's species, as Waterbirds does, but by whole words.
+    """Find the water birds among CUB's species, as Waterbirds does, but by complete words.
 
     Waterbirds' script looks for parts of words, and finds "tern" in three land birds: the Eastern Towhee, the Western
     Meadowlark and the Western Wood Pewee.
@@ -215,7 +215,7 @@ def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[
     if split_names and len(split_names) < len(top):
         others = sorted({*top} - {*split_names})
         raise ValueError(
-            f"{folder} has folders named after splits ({', '.join(split_names)}) beside others "
+            f"{folder} has folders named after splits ({', '.join(split_names)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
     parents: list[tuple[str | None, Path]] = (

@@ -1,4 +1,4 @@
-"""Writing a set to disk: in processes, and so that a killed build goes on where it was."""
+"""Writing a set to disk: in processes, and so that an interrupted build continues."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from ..._text import with_progress
 from ..io import read_json
 from ..release import SPLITS
+from ..sets.built import MANIFEST
 from .draw import Drawn
 
 FileFormat = Literal["jpg", "png"]
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename", "mask")
-METADATA, MANIFEST, MASKS, PARTIAL = "metadata.csv", "build.json", "segmentations", ".partial"
+METADATA, MASKS, PARTIAL = "metadata.csv", "segmentations", ".partial"
 JPEG_QUALITY = 95
 
 
@@ -70,8 +71,8 @@ def write_set(
 ) -> None:
     """Draw and write every image that is not there yet, then the table.
 
-    Files are written under another name and renamed, so that what has its name is whole. The table comes last: a set
-    that has it is complete.
+    Files are written under another name and renamed, so that a file with its final name is complete. The table comes
+    last: a set that has it is complete.
 
     Args:
         out: a folder that is new, empty, or of an earlier build with the same arguments.
@@ -102,7 +103,8 @@ def write_set(
     for problem in with_progress(loader, "building", "image") if progress else loader:
         if isinstance(problem, _CannotWrite):
             raise OSError(
-                f"{out} cannot be written to: {problem}. Make room, or mend its rights, and build again: what is there "
+                f"{out} cannot be written to: {problem}. Make room, or fix its permissions, and build again: "
+                "what is there "
                 "is kept"
             )
         problems += [] if problem is None else [problem]
@@ -111,14 +113,14 @@ def write_set(
         lines = "\n  ".join(sorted(set(problems))[:10])
         raise ValueError(
             f"{len(problems)} of {len(names)} images could not be made, and {METADATA} was not written:\n  {lines}\n"
-            "Mend or replace these files under the same names and build again: what is there is kept"
+            "Repair or replace these files under the same names and build again: what is there is kept"
         )
     _write_whole(out, METADATA, _table(to_write, names).encode())
     _clear(out)
 
 
 def _clear(out: Path) -> None:
-    """Remove what a killed build left half written."""
+    """Remove what an interrupted build left half written."""
     shutil.rmtree(out / PARTIAL, ignore_errors=True)
 
 
@@ -238,7 +240,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = read_json(path)
     except ValueError as error:
         raise FileExistsError(
-            f"{path} is no manifest of a build, so no build goes on here: build into another folder, or remove this one"
+            f"{path} is not the manifest of a build, so no build continues here: build into another folder, or "
+            "remove this one"
         ) from error
     return manifest if isinstance(manifest, dict) else {}
 

@@ -1,7 +1,6 @@
-"""The doctor: what is wrong with a data set on disk, in words that say what to do."""
+"""The doctor: faults of a data set on disk, each with its file and the way to fix it."""
 
-from .examine import examine
-from .findings import Check, Count, Examination, Finding
-from .kinds import NotRecognisedError
+from .examine import NotRecognisedError, examine
+from .report import Check, Count, Examination, Finding
 
 __all__ = ["Check", "Count", "Examination", "Finding", "NotRecognisedError", "examine"]

@@ -5,31 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..._text import numbered
-from ..io import FolderListing as Listing
-from ..io import pictures
+from ..io import FolderListing, pictures
 from ..release import SPLITS, Box, Record, Release
 from ..sample import group_number
-from .findings import Check, Count, Finding, Mark
+from ..sets import Expected
+from .report import Check, Count, Finding, Mark
 from .scan import Look
-
-
-class Expected(NamedTuple):
-    """What the official release has in a split; None where that is not known.
-
-    Attributes:
-        images: in all.
-        labels: by label.
-        groups: by group.
-        balanced: whether each label has as many images on every place, but for one.
-    """
-
-    images: int | None
-    labels: tuple[int, ...] | None = None
-    groups: tuple[int, ...] | None = None
-    balanced: bool = False
 
 
 def count(release: Release) -> tuple[Count, ...]:
@@ -52,18 +35,11 @@ def count(release: Release) -> tuple[Count, ...]:
 def check_counts(
     counts: Sequence[Count], release: Release, expected: Mapping[str, Expected] | None, authority: str
 ) -> Check:
-    """Hold the counts against the right ones.
-
-    Args:
-        counts: that were found.
-        release: that they are of.
-        expected: by split; None if there is nothing to compare with, or nothing is to be compared.
-        authority: what says which are right, such as ``"the official release"``.
-    """
+    """Compare the counts with the expected ones."""
     number = sum(row.images for row in counts)
     splits = " + ".join(f"{row.images:,} {row.split}" for row in counts)
     if expected is None:
-        return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), not held against any others")
+        return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), not compared with any others")
     found = {row.split: row for row in counts}
     empty = Count("", 0, (0,) * len(release.classes), (0,) * (len(release.classes) * len(release.places)))
     findings = [
@@ -102,13 +78,7 @@ def _differences(split: str, found: Count, expected: Expected, release: Release,
 
 
 def check_labels(counts: Sequence[Count], release: Release, num_classes: int | None) -> Check:
-    """Whether there are as many classes as there should be, each with images in every split.
-
-    Args:
-        counts: that were found.
-        release: that they are of.
-        num_classes: of the official release, or None.
-    """
+    """Whether there are as many classes as there should be, each with images in every split."""
     if num_classes not in (None, len(release.classes)):
         there = len(release.classes)
         return Check(
@@ -149,7 +119,7 @@ def check_groups(counts: Sequence[Count], release: Release) -> Check:
 
 
 def _untied(row: Count, num_places: int) -> bool:
-    """Whether some label stands on several places, as where groups are compared; not so in TravelingBirds."""
+    """Whether some label is on several places, as where groups are compared; not so in TravelingBirds."""
     return any(sum(number > 0 for number in places) > 1 for places in _rows(row.groups or (), num_places))
 
 
@@ -162,7 +132,7 @@ def _group_names(release: Release) -> list[str]:
     return [f"{label} on {place}" for label in release.classes for place in release.places]
 
 
-def worth_a_digest(paths: Sequence[Path], listing: Listing) -> list[bool]:
+def worth_a_digest(paths: Sequence[Path], listing: FolderListing) -> list[bool]:
     """For each file whether another has as many bytes: files of different sizes differ."""
     sizes = [listing.size(path) for path in paths]
     times = Counter(sizes)
@@ -170,13 +140,7 @@ def worth_a_digest(paths: Sequence[Path], listing: Listing) -> list[bool]:
 
 
 def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) -> Check:
-    """Whether a file's content comes again in another split, where it is trained on and tested, or under another label.
-
-    Args:
-        release: that is examined.
-        images: what was seen of each, with digests.
-        mark: what such a pair is: a fault or, where the release itself has some, a warning.
-    """
+    """Whether the same file content is in several splits or under several labels."""
     same: dict[str, list[Record]] = defaultdict(list)
     for record in release.records:
         look = images.get(record.path)
@@ -184,8 +148,8 @@ def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) 
             same[look.digest].append(record)
     findings = [_finding(records, release) for records in same.values() if _is_a_leak(records)]
     if not findings:
-        return Check("duplicates", "ok", "no file's content lies in two splits or under two labels")
-    contents = "content lies" if len(findings) == 1 else "contents lie"
+        return Check("duplicates", "ok", "no file's content is in two splits or under two labels")
+    contents = "content is" if len(findings) == 1 else "contents are"
     return Check(
         "duplicates",
         mark,
@@ -210,8 +174,8 @@ def _label(record: Record, release: Release) -> str:
     return release.classes[record.label] if record.label < len(release.classes) else str(record.label)
 
 
-def check_images_there(release: Release, listing: Listing) -> Check:
-    """Whether every image that the release names lies on disk, and is named once."""
+def check_images_there(release: Release, listing: FolderListing) -> Check:
+    """Whether every image that the release names is on disk, and is named once."""
     times = Counter(record.path for record in release.records)
     missing = _missing(times, release.root, listing)
     twice = [
@@ -231,14 +195,8 @@ def check_images_there(release: Release, listing: Listing) -> Check:
     return Check("images", "fault", "; ".join(part for part in parts if part), findings)
 
 
-def check_masks_there(release: Release, listing: Listing, where_to_get: str) -> Check:
-    """Whether every image has the mask that the release promises.
-
-    Args:
-        release: that is examined.
-        listing: of its folders.
-        where_to_get: how masks come to this release, for those who have none; empty if it never has any.
-    """
+def check_masks_there(release: Release, listing: FolderListing, where_to_get: str) -> Check:
+    """Whether every image has the mask that the release promises."""
     paths = [record.mask_path for record in release.records if record.mask_path is not None]
     without = [record for record in release.records if record.mask_path is None]
     if not paths:
@@ -256,31 +214,25 @@ def check_masks_there(release: Release, listing: Listing, where_to_get: str) -> 
     return Check("object masks", "ok", f"all {len(paths):,} are there")
 
 
-def _missing(paths: Iterable[Path], root: Path, listing: Listing) -> list[Finding]:
+def _missing(paths: Iterable[Path], root: Path, listing: FolderListing) -> list[Finding]:
     return [Finding(shown(path, root), _hint(path, listing)) for path in paths if not listing.has(path)]
 
 
-def _hint(path: Path, listing: Listing) -> str:
+def _hint(path: Path, listing: FolderListing) -> str:
     near = listing.near_miss(path)
     if near is not None:
         return f"missing; there is {near}, which differs in letter case or suffix: rename it"
-    return "missing" if listing.files(path.parent) else "missing, with its whole folder"
+    return "missing" if listing.files(path.parent) else "missing, with its complete folder"
 
 
-def check_unnamed(release: Release, folders: Iterable[Path], listing: Listing) -> Check:
-    """Whether there are images on disk that the release does not name.
-
-    Args:
-        release: that is examined.
-        folders: in which every image should be named.
-        listing: of them.
-    """
+def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderListing) -> Check:
+    """Whether there are images on disk that the release does not name."""
     named = {path for record in release.records for path in (record.path, record.mask_path)}
     found = [path for path in pictures(listing, folders) if path not in named]
     findings = tuple(Finding(shown(path, release.root), "") for path in found)
     if not findings:
         return Check("other files", "ok", "no image that the release does not name")
-    several = "images lie" if len(findings) > 1 else "image lies"
+    several = "images are" if len(findings) > 1 else "image is"
     return Check(
         "other files",
         "warning",
@@ -345,13 +297,7 @@ def _by(size: tuple[int, int] | None) -> str:
 
 
 def check_mask_contents(seen: Sequence[Seen], root: Path, empty_is_usual: bool) -> Check:
-    """Whether masks show something, and not everything.
-
-    Args:
-        seen: images and masks.
-        root: of the release.
-        empty_is_usual: whether the release itself has empty masks, as Hard-ImageNet.
-    """
+    """Whether masks show something, and not everything."""
     empty, odd, number = [], [], 0
     for record, _, look in seen:
         if look is None or look.mask is None or record.mask_path is None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..._text import numbered
-from ..io import FolderListing as Listing
-from ..io import folders_below, pictures, written
+from ..io import FolderListing, expand_path, folders_below, pictures, subfolders
+from ..registry import READERS
 from ..release import Release
+from ..sets import DatasetOnDisk, Sources
 from .checks import (
     check_boxes,
     check_counts,
@@ -27,15 +29,111 @@ from .checks import (
     count,
     worth_a_digest,
 )
-from .findings import Check, Count, Examination
-from .kinds import Kind, Recognised, Sources, recognise
+from .report import Check, Count, Examination
 from .scan import Look, look_at_all, look_at_image, look_at_mask
 
+EXAMPLES = 10  # of folders that a message names
 COLUMNS = ("image", "label", "place", "group", "split_column", "mask")
 
 
+class NotRecognisedError(ValueError):
+    """The folder is not there, looks like no known set or like several, or another folder is needed too."""
+
+
+class Recognised(NamedTuple):
+    """A folder and what it was taken for.
+
+    Attributes:
+        name: of the data set, as ``--as`` takes it.
+        root: the folder: the given one, one in it, or the one above.
+        reason: why, as a sentence after "because".
+    """
+
+    name: str
+    root: Path
+    reason: str
+
+    @property
+    def kind(self) -> type[DatasetOnDisk]:
+        """The data set's class."""
+        return READERS[self.name]
+
+
+def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognised:
+    """Find out which data set is in a folder.
+
+    Raises:
+        NotRecognisedError: if there is no such folder, no set fits, it has several sets, or it needs more sources.
+    """
+    if sources.table is not None:
+        if name not in (None, "table"):
+            raise NotRecognisedError(f"{path} is a table, and --as says {name!r}; leave --as out, or pass a folder")
+        return Recognised("table", sources.table.parent, "it is a CSV file")
+    if not path.is_dir():
+        is_file = "is a file; unpack it, if it is an archive, and pass the folder, or pass a table (.csv)"
+        what = is_file if path.exists() else "does not exist"
+        raise NotRecognisedError(f"PATH must be the folder of a data set, and {path} {what}")
+    found = _chosen(path, sources, name) if name is not None else _found(path, sources)
+    if sources.columns and found.name != "table":
+        raise NotRecognisedError(
+            f"{path} was taken for {found.kind.title}, because {found.reason}, which has its own columns; leave "
+            "--column out, or pass the table itself (.csv)"
+        )
+    lacking = found.kind.missing_source(found.root, sources)
+    if lacking is not None:
+        raise NotRecognisedError(f"{found.root} was taken for {found.kind.title}, because {found.reason}. {lacking}")
+    return found
+
+
+def _chosen(path: Path, sources: Sources, name: str) -> Recognised:
+    if name not in READERS:
+        raise NotRecognisedError(f"--as must be one of {', '.join(READERS)}; got {name!r}")
+    fitting = [each for folder in (path, *subfolders(path)) for each in _first_that_fits([name], folder, sources)]
+    if fitting and (len(fitting) == 1 or fitting[0].root == path):
+        return fitting[0]
+    return Recognised(name, path, f"--as {name} says so")
+
+
+def _found(path: Path, sources: Sources) -> Recognised:
+    for names, folders in _looks(path, sources):
+        found = [each for folder in folders for each in _first_that_fits(names, folder, sources)]
+        if len(found) > 1:
+            lines = [
+                f"  aimwrap data doctor {shlex.quote(str(each.root))}   # {each.kind.title}"
+                for each in found[:EXAMPLES]
+            ]
+            raise NotRecognisedError("\n".join([f"{path} holds {len(found)} data sets; pass one of them:", *lines]))
+        if found:
+            return found[0]
+    children = [folder.name for folder in subfolders(path)]
+    there = ", ".join(children[:EXAMPLES]) + (", ..." if len(children) > EXAMPLES else "")
+    raise NotRecognisedError(
+        f"{path} looks like no data set that is known here; its folders are: {there or 'none'}. Pass the folder with "
+        f"the set's table or with its folders train and val or test, or name the set with --as: {', '.join(READERS)}"
+    )
+
+
+def _looks(path: Path, sources: Sources) -> Iterator[tuple[Sequence[str], Sequence[Path]]]:
+    """Which sets to look for in which folders, the surest first; each only where those before found nothing."""
+    generic = [name for name, kind in READERS.items() if kind.generic]
+    specific = [name for name in READERS if name not in generic]
+    yield specific, [path]
+    yield specific, subfolders(path)
+    # no set that a folder next to it is: else data/mine would be taken for data/CUB_fixed
+    parent = path.resolve().parent
+    neighbours = [folder for folder in subfolders(parent) if not folder.samefile(path)]
+    taken = [name for name in specific if any(_first_that_fits([name], each, sources) for each in neighbours)]
+    yield [name for name in specific if name not in taken], [parent]
+    yield generic, [path]
+
+
+def _first_that_fits(names: Sequence[str], folder: Path, sources: Sources) -> list[Recognised]:
+    reasons = ((name, READERS[name].evidence(folder, sources)) for name in names)
+    return next(([Recognised(name, folder, reason)] for name, reason in reasons if reason is not None), [])
+
+
 class Options(NamedTuple):
-    """How to examine, beside what.
+    """How to examine.
 
     Attributes:
         official: whether the counts are to be the official release's.
@@ -73,17 +171,17 @@ def examine(
     result and is never raised. ``aimwrap data doctor PATH`` prints it.
 
     Args:
-        path: the set's folder, the one that it lies in, or one of its own; or a table, a CSV file.
+        path: the set's folder, its parent, or a folder in it; or a table, a CSV file.
         kind: what to take it for, such as ``"waterbirds"``; None looks what it is.
         cub: the folder ``CUB_200_2011``, or the one above, for sets that are made of CUB's birds.
-        segmentations: CUB's segmentations, where they lie elsewhere.
+        segmentations: CUB's segmentations, if they are elsewhere.
         imagenet: an ImageNet tree, for Hard-ImageNet.
         class_list: of ImageNet-100.
         annotations: ImageNet's validation boxes, for ImageNet-100.
         masks: of a folder per class, a folder with the same names.
         columns: of a table, by arguments of :func:`~aimwrap.data.read_table`: ``{"image": "file"}``. Known are
             ``image``, ``label``, ``place``, ``group``, ``split_column`` and ``mask``.
-        any_value_is_object: of masks of one's own, whether every value above zero means the object.
+        any_value_is_object: for your own masks, whether every value above zero means the object.
         official: whether the counts are to be the official release's; False for a part of it.
         quick: whether files are opened for their headers alone, which finds missing files and wrong sizes, and
             neither damaged ones nor duplicates.
@@ -100,14 +198,14 @@ def examine(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be a positive number of threads, or None for one per core; got {workers}")
-    here = written(path)
+    here = expand_path(path)
     sources = Sources(
-        cub=_written(cub),
-        segmentations=_written(segmentations),
-        imagenet=_written(imagenet),
-        class_list=_written(class_list),
-        annotations=_written(annotations),
-        masks=_written(masks),
+        cub=_expanded(cub),
+        segmentations=_expanded(segmentations),
+        imagenet=_expanded(imagenet),
+        class_list=_expanded(class_list),
+        annotations=_expanded(annotations),
+        masks=_expanded(masks),
         table=here if here.suffix.lower() == ".csv" and here.is_file() else None,
         columns=_checked_columns(columns or {}),
         any_value_is_object=any_value_is_object,
@@ -118,12 +216,12 @@ def examine(
     release = _read(found, sources)
     if isinstance(release, Check):
         return _without_release(here, found, release, sources, options, again)
-    listing = Listing()
+    listing = FolderListing()
     counts = count(release)
     checks = tuple(_checks(release, counts, found.kind, listing, options))
     return Examination(
         here,
-        found.kind.name,
+        found.name,
         release.name,
         release.root,
         found.reason,
@@ -137,8 +235,8 @@ def examine(
     )
 
 
-def _written(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else written(path)
+def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else expand_path(path)
 
 
 def _checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
@@ -151,7 +249,8 @@ def _checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
 def _read(found: Recognised, sources: Sources) -> Release | Check:
     """What the tables and folders say, or what is wrong with them."""
     try:
-        release = found.kind.read(found.root, sources)
+        kind, root = found.kind, found.root
+        release = kind.read(kind.path(root, sources), **kind.arguments(root, sources))
     except (OSError, ValueError) as error:
         return Check("tables", "fault", str(error))
     return release if release.records else Check("tables", "fault", "they name no image at all")
@@ -160,13 +259,13 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
 def _without_release(
     path: Path, found: Recognised, problem: Check, sources: Sources, options: Options, again: str
 ) -> Examination:
-    """Where the tables are at fault, the pictures are looked at all the same: people want to hear of both at once."""
-    paths = pictures(Listing(), folders_below(found.root))
+    """Where the tables have faults, the images are checked too, so that users see both at once."""
+    paths = pictures(FolderListing(), folders_below(found.root))
     readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
-    note = "The tables could not be read, so nothing was held against them: mend them first, and examine again."
+    note = "The tables could not be read, so nothing was compared with them: repair them first, and examine again."
     return Examination(
         path,
-        found.kind.name,
+        found.name,
         found.kind.title,
         found.root,
         found.reason,
@@ -181,7 +280,7 @@ def _without_release(
 
 
 def _checks(
-    release: Release, counts: tuple[Count, ...], kind: Kind, listing: Listing, options: Options
+    release: Release, counts: tuple[Count, ...], kind: type[DatasetOnDisk], listing: FolderListing, options: Options
 ) -> Iterator[Check]:
     yield Check("tables", "ok", f"{numbered(len(release.records), 'image')}, read without a fault")
     yield check_counts(counts, release, kind.expected(release) if options.official else None, kind.authority)
@@ -209,7 +308,9 @@ def _checks(
         yield check_duplicates(release, images, kind.duplicates)
 
 
-def _look(release: Release, listing: Listing, options: Options) -> tuple[Mapping[Path, Look], Mapping[Path, Look]]:
+def _look(
+    release: Release, listing: FolderListing, options: Options
+) -> tuple[Mapping[Path, Look], Mapping[Path, Look]]:
     """At every image and every mask that is there, each once."""
     there = [path for path in dict.fromkeys(record.path for record in release.records) if listing.has(path)]
     images = _look_at_images(there, worth_a_digest(there, listing), options)
@@ -233,11 +334,23 @@ def _look_at_images(paths: list[Path], digests: list[bool], options: Options) ->
 
 def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
     if not healthy:
-        return (f"{again}   # again, once it is mended",)
+        return (f"{again}   # again, once it is repaired",)
     return (
         "aimwrap inspect convnext_tiny   # what masks on a backbone cost, and the lines that train it",
-        f"python -c {shlex.quote(found.kind.reads(found.root, sources) + '; print(len(train), train[0])')}",
+        f"python -c {shlex.quote(_python(found, sources) + '; print(len(train), train[0])')}",
     )
+
+
+def _python(found: Recognised, sources: Sources) -> str:
+    """The Python that makes the data set."""
+    kind, root = found.kind, found.root
+    rest = "".join(f", {name}={_quoted(value)}" for name, value in kind.arguments(root, sources).items())
+    first = _quoted(kind.path(root, sources))
+    return f'from aimwrap.data import {kind.__name__}; train = {kind.__name__}({first}, "train"{rest})'
+
+
+def _quoted(value: Path | str | bool) -> str:
+    return str(value) if isinstance(value, bool) else json.dumps(str(value), ensure_ascii=False)  # as in Python
 
 
 def _command(path: Path, kind: str | None, sources: Sources, options: Options) -> str:

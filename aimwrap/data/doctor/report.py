@@ -1,15 +1,133 @@
-"""An examination as text for people: a table of the images, a line per check, the traps, what to run next."""
+"""Results of the doctor: for programs (``as_dict``), for the shell (``exit_code``) and as text (``str``)."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from ..._text import table
-from .findings import Check, Count, Examination, Mark
 
 EXAMPLES = 10  # of a check's findings; --json has all
 WIDTH = 110
+
+Mark = Literal["ok", "warning", "fault"]
+
+
+class Finding(NamedTuple):
+    """One thing that is not as it should be.
+
+    Attributes:
+        subject: what it is about: a file's path, a split or a group.
+        message: what is wrong with it.
+    """
+
+    subject: str
+    message: str
+
+
+class Check(NamedTuple):
+    """One question that the doctor asked.
+
+    Attributes:
+        name: of the check.
+        mark: ``"ok"``; ``"warning"``, worth a look, but the set can be used; ``"fault"``.
+        summary: the answer as a sentence.
+        findings: all that was found, each with its file.
+    """
+
+    name: str
+    mark: Mark
+    summary: str
+    findings: tuple[Finding, ...] = ()
+
+
+class Count(NamedTuple):
+    """How many images a split has.
+
+    Attributes:
+        split: its name.
+        images: in all.
+        labels: by label.
+        groups: by group, see :func:`aimwrap.data.group_number`; None where places are not known.
+    """
+
+    split: str
+    images: int
+    labels: tuple[int, ...]
+    groups: tuple[int, ...] | None
+
+
+class Examination(NamedTuple):
+    """What the doctor found; ``print`` shows it.
+
+    Attributes:
+        path: that was asked about.
+        kind: what it was taken for, as ``--as`` names it.
+        release: its name for readers.
+        root: the folder that was examined.
+        reason: why it was taken for that.
+        classes: names, by label; empty where the tables could not be read.
+        places: names, by number of place; empty without places.
+        counts: of each split.
+        checks: that were made, in order.
+        notes: common mistakes with this release, healthy or not.
+        next_lines: what to run now.
+        quick: whether files were opened for their headers alone.
+    """
+
+    path: Path
+    kind: str
+    release: str
+    root: Path
+    reason: str
+    classes: tuple[str, ...]
+    places: tuple[str, ...]
+    counts: tuple[Count, ...]
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+    next_lines: tuple[str, ...]
+    quick: bool
+
+    @property
+    def faults(self) -> tuple[Check, ...]:
+        """The checks that found faults."""
+        return tuple(check for check in self.checks if check.mark == "fault")
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """The checks that found something to look at."""
+        return tuple(check for check in self.checks if check.mark == "warning")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no fault; warnings do not count."""
+        return not self.faults
+
+    @property
+    def exit_code(self) -> int:
+        """0 if it is healthy, else 1."""
+        return 0 if self.healthy else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in plain types, for JSON; every finding is there, not only the first."""
+        return {
+            "version": 1,
+            **self._asdict(),
+            "path": str(self.path),
+            "root": str(self.root),
+            "healthy": self.healthy,
+            "counts": [count._asdict() for count in self.counts],
+            "checks": [
+                {**check._asdict(), "findings": [finding._asdict() for finding in check.findings]}
+                for check in self.checks
+            ],
+        }
+
+    def __str__(self) -> str:
+        return report(self)
+
 
 Paint = Callable[[str, Mark], str]
 
@@ -19,15 +137,7 @@ def _plain(text: str, mark: Mark) -> str:
 
 
 def report(examination: Examination, paint: Paint = _plain) -> str:
-    """Lay an examination out.
-
-    Args:
-        examination: what was found.
-        paint: colours a mark.
-
-    Returns:
-        The text; characters that a terminal would obey, which names of files may contain, are escaped.
-    """
+    """Lay an examination out."""
     blocks = [
         _head(examination),
         _table(examination),
@@ -104,7 +214,7 @@ def _paragraphs(title: str, sentences: tuple[str, ...]) -> str:
 def _verdict(examination: Examination, paint: Paint) -> str:
     faults, warnings = len(examination.faults), len(examination.warnings)
     if faults:
-        text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: mend them before training."
+        text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: repair them before training."
         return paint(text, "fault")
     if warnings:
         text = f"No faults; {warnings} {'check deserves' if warnings == 1 else 'checks deserve'} a look."

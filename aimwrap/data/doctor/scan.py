@@ -1,6 +1,6 @@
-"""Every file opened as the reader opens it, side by side, so that what the doctor calls whole can be read.
+"""Every file opened as the reader opens it, in parallel, so that a file that passes can also be read.
 
-Side by side in threads: Pillow lets others run while it decodes, so two threads take photographs of ImageNet's size as
+In threads: Pillow lets others run while it decodes, so two threads take photographs of ImageNet's size as
 fast as two processes do; and 3,000 small images with their masks took 0.9 s in threads and 19 s in two fresh processes,
 most of it for importing torch twice.
 """
@@ -58,13 +58,7 @@ class Look(NamedTuple):
 
 
 def look_at_image(path: Path, quick: bool = False, digest: bool = False) -> Look:
-    """Open an image.
-
-    Args:
-        path: of its file.
-        quick: read the header alone.
-        digest: compute the SHA-256 of the file, too.
-    """
+    """Open an image."""
     try:
         if quick:
             return Look(image_size(path))
@@ -75,13 +69,7 @@ def look_at_image(path: Path, quick: bool = False, digest: bool = False) -> Look
 
 
 def look_at_mask(path: Path, any_value: bool, quick: bool = False) -> Look:
-    """Open a mask.
-
-    Args:
-        path: of its file.
-        any_value: whether every value above zero means the object.
-        quick: read the header alone.
-    """
+    """Open a mask."""
     try:
         if quick:
             return Look(image_size(path))
@@ -120,9 +108,6 @@ def look_at_all(
         workers: threads; None takes as many as there are cores.
         description: of the progress bar.
         progress: whether there is one.
-
-    Returns:
-        What was seen, in the order of the items.
     """
 
     def look_at(chunk: Sequence[T]) -> list[Look]:
@@ -145,7 +130,7 @@ def available_cores() -> int:
 
 @contextmanager
 def _strict_and_silent_decoding() -> Iterator[None]:
-    """Pillow takes cut files for whole where ``LOAD_TRUNCATED_IMAGES`` is set, as many training scripts do.
+    """Pillow accepts truncated files as complete where ``LOAD_TRUNCATED_IMAGES`` is set, as many training scripts do.
 
     Its warnings are silenced around all threads at once, since ``catch_warnings`` is not safe inside of them.
     """

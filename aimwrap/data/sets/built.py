@@ -1,14 +1,18 @@
-"""Sets that ``aimwrap data build`` made: a table as Waterbirds has, with the masks and the names beside it."""
+"""Sets that ``aimwrap data build`` made: a table as Waterbirds has, with the masks and the names next to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from ..io import inside, integer, read_csv, read_json, written
-from ..release import SPLITS, Record, Release, ReleaseDataset
-from ..sample import Sample
+from ..io import expand_path, folders_below, integer, read_csv, read_json, safe_join
+from ..release import SPLITS, Record, Release
+from ..sample import images_per_group
+from . import DatasetOnDisk, Expected, Sources
+
+MANIFEST = "build.json"
 
 
 def read_built(root: Path | str) -> Release:
@@ -24,8 +28,8 @@ def read_built(root: Path | str) -> Release:
         FileNotFoundError: if it is not there or was not built to its end.
         ValueError: if the table is damaged.
     """
-    root = written(root)
-    manifest_path = root / "build.json"
+    root = expand_path(root)
+    manifest_path = root / MANIFEST
     if not manifest_path.is_file():
         raise FileNotFoundError(f"{manifest_path} is not there; pass the folder that aimwrap data build wrote, as root")
     if not (root / "metadata.csv").is_file():
@@ -37,7 +41,7 @@ def read_built(root: Path | str) -> Release:
     records, seen = [], set()
     for row in read_csv(root / "metadata.csv", ("img_id", "img_filename", "y", "split", "place")):
         id, name = row.values["img_id"], row.values["img_filename"]
-        image, mask = inside(root, name, row.where), inside(root / "segmentations", name, row.where)
+        image, mask = safe_join(root, name, row.where), safe_join(root / "segmentations", name, row.where)
         if id in seen or image in seen:
             raise ValueError(
                 f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Build the set again"
@@ -60,24 +64,51 @@ def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return classes, places
 
 
-class Built(ReleaseDataset):
-    """A split of a set that ``aimwrap data build`` made.
+class Built(DatasetOnDisk):
+    """One split of a set that ``aimwrap data build`` wrote: :func:`read_built` as a data set.
 
-    Args:
-        root: the folder that was built into.
-        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: called with the whole :class:`Sample`.
+    Takes the arguments of :func:`read_built`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
 
     Raises:
-        FileNotFoundError: if the set is not there or was not built to its end.
+        FileNotFoundError: if the set is not there or its build did not finish.
         ValueError: if the table is damaged, or it has no such split.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        split: Literal["train", "val", "test"] | None = "train",
-        *,
-        transform: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        super().__init__(read_built(root), split, transform)
+    read = staticmethod(read_built)
+    title = "a set that aimwrap data build wrote"
+    authority = MANIFEST
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """The file that the builder writes first."""
+        return f"it has {MANIFEST}, which aimwrap data build writes" if (folder / MANIFEST).is_file() else None
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected] | None:
+        """The numbers that were asked for at the build, and how each label's images are spread over the places."""
+        manifest = read_json(release.root / MANIFEST)
+        found = Counter((record.split, record.label) for record in release.records)
+        try:
+            sizes = {split: int(manifest["num_images"][split]) for split in SPLITS}
+            tyings = manifest.get("tyings", {})
+            return {
+                split: Expected(size, groups=_groups(release, split, tyings[split], found))
+                if split in tyings and any(row[0] == split for row in found)
+                else Expected(size)
+                for split, size in sizes.items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError):  # edited by hand; the reader needs only the names
+            return None
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All of them."""
+        return folders_below(release.root)
+
+
+def _groups(release: Release, split: str, tying: Mapping[str, Any], found: Counter[tuple[str, int]]) -> tuple[int, ...]:
+    num_places = len(release.places)
+    labels = [found[split, label] for label in range(len(release.classes))]
+    tie = 1 / num_places if tying["tie"] is None else float(tying["tie"])
+    return tuple(number for row in images_per_group(labels, tie, num_places, int(tying["shift"])) for number in row)

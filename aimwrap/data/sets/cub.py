@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..io import Row, decimal, folder, inside, integer, read_space_separated
-from ..release import Box, Record, Release, ReleaseDataset
-from ..sample import Sample
+from ..io import Row, folders_below, integer, parse_float, read_space_separated, require_folder, safe_join
+from ..release import Box, Record, Release
+from . import DatasetOnDisk, Expected, Sources
 
 
 def find_segmentations(
@@ -20,15 +20,6 @@ def find_segmentations(
 ) -> Path | None:
     """The folder with a folder of masks for every species.
 
-    Args:
-        segmentations: as the user gave it.
-        beside: folders to look for ``segmentations`` in if none was given.
-        species: names of the folders that it must have.
-        object_masks: whether the user demands masks (True), wants none (False) or takes what is there (None).
-
-    Returns:
-        The folder, or None if there is none and none was demanded.
-
     Raises:
         FileNotFoundError: if it was given or demanded and is not there, or is incomplete.
         ValueError: if it was given and none are wanted.
@@ -38,7 +29,7 @@ def find_segmentations(
             raise ValueError("segmentations were given and object_masks=False does without; leave one of the two out")
         return None
     if segmentations is not None:
-        given = folder(segmentations, "segmentations")
+        given = require_folder(segmentations, "segmentations")
         candidates = [given, given / "segmentations"]
     else:
         candidates = [parent / "segmentations" for parent in beside]
@@ -62,7 +53,7 @@ def find_segmentations(
 
 
 def mask_of(segmentations: Path, name: str) -> Path:
-    """The mask of an image: of the same name but for the ending."""
+    """The mask of an image: of the same name except for the ending."""
     stem, _, ending = name.rpartition(".")
     return segmentations / f"{stem if stem and '/' not in ending else name}.png"
 
@@ -77,6 +68,11 @@ def masks_note(segmentations: Path | None) -> str:
     )
 
 
+TABLES = ("images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
+GET_SEGMENTATIONS = (
+    "CUB's segmentations are not in the archive of CUB's images: unpack segmentations.tgz next to them, or pass "
+    "--cub FOLDER (or --segmentations FOLDER)"
+)
 SPLIT_SIZES = {"train": 5994, "test": 5794}  # of the official release
 
 
@@ -100,35 +96,6 @@ class Bird(NamedTuple):
     where: str
 
 
-class CUB200(ReleaseDataset):
-    """The images of one split of CUB-200-2011.
-
-    Reference: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011; segmentations by Farrell, CaltechDATA 2022.
-
-    Args:
-        root: the folder ``CUB_200_2011``, or the one that it lies in.
-        split: ``"train"`` or ``"test"``, CUB's own; it has no validation split. None takes both.
-        transform: see :class:`~aimwrap.data.ReleaseDataset`.
-        segmentations: the folder ``segmentations``, if it is neither in ``CUB_200_2011`` nor beside it.
-        object_masks: True demands them, False does without, None takes them if they are there.
-
-    Raises:
-        FileNotFoundError: if a table, the images or the demanded segmentations are not there.
-        ValueError: if the tables do not fit each other.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str | None = "train",
-        *,
-        transform: Callable[[Sample], Sample] | None = None,
-        segmentations: str | os.PathLike[str] | None = None,
-        object_masks: bool | None = None,
-    ) -> None:
-        super().__init__(read_cub(root, segmentations, object_masks), split, transform)
-
-
 def read_cub(
     root: str | os.PathLike[str],
     segmentations: str | os.PathLike[str] | None = None,
@@ -137,8 +104,8 @@ def read_cub(
     """Read the tables of CUB-200-2011.
 
     Args:
-        root: the folder ``CUB_200_2011``, or the one that it lies in.
-        segmentations: the folder ``segmentations``, if it is neither in ``CUB_200_2011`` nor beside it.
+        root: the folder ``CUB_200_2011``, or its parent.
+        segmentations: the folder ``segmentations``, if it is neither in ``CUB_200_2011`` nor next to it.
         object_masks: True demands them, False does without, None takes them if they are there.
 
     Returns:
@@ -150,12 +117,12 @@ def read_cub(
     """
     cub = find_cub(root)
     classes, birds = read_birds(cub)
-    images = folder(cub / "images", "the folder of CUB's images")
+    images = require_folder(cub / "images", "the folder of CUB's images")
     masks = find_segmentations(segmentations, [cub, cub.absolute().parent], classes, object_masks)
     records = tuple(
         Record(
             str(bird.id),
-            inside(images, bird.name, bird.where),
+            safe_join(images, bird.name, bird.where),
             bird.label,
             bird.split,
             mask_path=None if masks is None else mask_of(masks, bird.name),
@@ -184,25 +151,18 @@ def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:
     Raises:
         FileNotFoundError: if neither has them.
     """
-    given = folder(root, argument)
+    given = require_folder(root, argument)
     for candidate in (given, given / "CUB_200_2011"):
         if (candidate / "images.txt").is_file():
             return candidate
     raise FileNotFoundError(
-        f"{argument} must be the folder CUB_200_2011, or the one that it lies in: {given} has neither images.txt nor "
+        f"{argument} must be the folder CUB_200_2011, or its parent: {given} has neither images.txt nor "
         "CUB_200_2011/images.txt. Unpack CUB_200_2011.tgz there"
     )
 
 
 def cub_beside(home: Path) -> Path | None:
-    """``CUB_200_2011`` in a folder that was made of its birds, beside it, or one further up.
-
-    Args:
-        home: the folder.
-
-    Returns:
-        The folder with CUB's tables, or None if there is none.
-    """
+    """``CUB_200_2011`` in a folder that was made of its birds, next to it, or one further up."""
     here = home.absolute()
     folders = (parent / "CUB_200_2011" for parent in (here, here.parent, here.parent.parent))
     return next((folder for folder in folders if (folder / "images.txt").is_file()), None)
@@ -210,12 +170,6 @@ def cub_beside(home: Path) -> Path | None:
 
 def read_birds(cub: Path) -> tuple[tuple[str, ...], dict[int, Bird]]:
     """Join CUB's five tables by their ids; the order of their rows means nothing.
-
-    Args:
-        cub: the folder with the tables.
-
-    Returns:
-        The species' names as in ``classes.txt``, by label, and the images by id, in the order of ``images.txt``.
 
     Raises:
         FileNotFoundError: if a table is not there.
@@ -276,7 +230,49 @@ def _classes(path: Path) -> tuple[str, ...]:
 
 
 def _box(row: Row) -> Box:
-    left, top, width, height = (decimal(row, column) for column in ("x", "y", "width", "height"))
+    left, top, width, height = (parse_float(row, column) for column in ("x", "y", "width", "height"))
     if width <= 0 or height <= 0:
         raise ValueError(f"{row.where}: a box must have a width and a height, got {width} and {height}. Get it again")
     return left, top, left + width, top + height
+
+
+class CUB200(DatasetOnDisk):
+    """The images of one split of CUB-200-2011: :func:`read_cub` as a data set.
+
+    Splits are ``"train"`` and ``"test"``, CUB's own; it has no validation split.
+
+    Reference: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011; segmentations by Farrell, CaltechDATA 2022.
+
+    Takes the arguments of :func:`read_cub`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+
+    Raises:
+        FileNotFoundError: if a table, the images or the demanded segmentations are not there.
+        ValueError: if the tables do not fit each other.
+    """
+
+    read = staticmethod(read_cub)
+    title = "CUB-200-2011"
+    num_classes = 200
+    where_masks = GET_SEGMENTATIONS
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """Most of CUB's tables, or its name."""
+        there = [name for name in TABLES if (folder / name).is_file()]
+        if len(there) >= 3:
+            return f"it has {', '.join(there)}"
+        return "it is called CUB_200_2011" if folder.name == "CUB_200_2011" else None
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """Of CUB's own split."""
+        return {split: Expected(size) for split, size in SPLIT_SIZES.items()}
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """Of the images and of the masks."""
+        yield from folders_below(release.root / "images")
+        masks = {record.mask_path.parent.parent for record in release.records if record.mask_path is not None}
+        for mask_folder in sorted(masks):
+            yield from folders_below(mask_folder)

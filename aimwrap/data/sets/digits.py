@@ -15,8 +15,8 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..builder.plan import deal, generator_of, images_per_group
-from ..sample import group_number
+from ..builder.plan import deal, generator_of
+from ..sample import group_number, images_per_group
 
 __all__ = ["DigitSample", "DigitsOnPhotographs"]
 
@@ -31,7 +31,7 @@ class DigitSample(NamedTuple):
     Attributes:
         image: (3, H, W) float32 in [0, 1], RGB, not normalised.
         label: the class of the digit, 0 or 1.
-        place: the photograph behind it, 0 (china) or 1 (flower).
+        place: the photograph in its background, 0 (china) or 1 (flower).
         object_mask: (1, H, W) float32, 1 where the digit and its outline cover the photograph, else 0.
     """
 
@@ -45,7 +45,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
     """Scikit-learn's handwritten zeros and ones, pasted on crops of its two photographs.
 
     The label is the digit, 0 or 1. In training the photograph is *tied* to it: a share ``tie`` of each label's images
-    stands on the label's own photograph (0 on china, 1 on flower), the rest on the other. In the test it is untied:
+    is on the label's own photograph (0 on china, 1 on flower), the rest on the other. In the test it is untied:
     each digit appears on either photograph, so all four groups are equally large. A model that looks at the background
     is right in training and wrong on half of the test.
 
@@ -55,7 +55,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
     Training and test share no digit (the first 1,197 of scikit-learn's are for training, the last 600 for the test,
     whatever the seed) and no pixel of a photograph (training crops come from the left half, test crops from the right).
     ``group`` is ``2 * label + place``: groups 0 and 3 are the usual pairs, 1 and 2 contradict the tie. Where a set is
-    larger than there are digits, digits come again, each time drawn and placed anew.
+    larger than there are digits, digits come again, each time drawn and placed differently.
 
     An image depends on the arguments and its index alone, never on the global random state.
 
@@ -70,8 +70,8 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         classes: the digits that make up label 0 and label 1, for other tasks than 0 against 1.
 
     Attributes:
-        labels: (len,) int64, in the order of the images; likewise ``places`` and ``groups``.
-        label_names: what label 0 and label 1 are; likewise ``place_names``.
+        labels: (len,) int64, in the order of the images; also ``places`` and ``groups``.
+        label_names: what label 0 and label 1 are; also ``place_names``.
 
     Raises:
         ValueError: for an argument outside the ranges above.
@@ -137,11 +137,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         return f"digit {first + self._digit_of_image[index]}", f"{self.place_names[int(self.places[index])]}.jpg"
 
     def stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All images at once, for sets this small.
-
-        Returns:
-            images (len, 3, H, W), labels (len,), places (len,) and object masks (len, 1, H, W).
-        """
+        """All images at once, for sets this small."""
         samples = [self[index] for index in range(len(self))]
         images = torch.stack([sample.image for sample in samples])
         object_masks = torch.stack([sample.object_mask for sample in samples])
@@ -201,7 +197,7 @@ def _choose_digits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each label the same number of digits, as positions in the split's digits, shuffled.
 
-    The test has half as many digits as images: each stands once on either photograph.
+    The test has half as many digits as images: each is once on either photograph.
     """
     candidates = [rng.permutation(np.flatnonzero(np.isin(digit_values, list(digits)))) for digits in classes]
     images_per_digit = 1 if split == "train" else 2
@@ -230,11 +226,7 @@ def _crop_photograph(photograph: Tensor, image_size: int, rng: Generator) -> Ten
 def _draw_digit(
     digit: Tensor, image_size: int, digit_size: tuple[float, float], rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Enlarge, tilt and place an 8x8 digit.
-
-    Returns:
-        Opacity of the strokes and of the strokes with their outline, each (1, image_size, image_size) in [0, 1].
-    """
+    """Enlarge, tilt and place an 8x8 digit."""
     side = rng.uniform(*digit_size) * image_size
     centre = rng.uniform(side / 2, image_size - side / 2, size=2)  # x, y
     angle = np.radians(rng.uniform(-MAX_TILT_DEGREES, MAX_TILT_DEGREES))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..io import list_folder, pictures_below, written
-from ..release import SPLITS, Record, Release, ReleaseDataset
-from ..sample import Sample
+from ..io import FolderListing, expand_path, folders_below, list_folder, pictures, pictures_below, subfolders
+from ..release import SPLITS, Record, Release
+from . import DatasetOnDisk, Sources
 
 SPLIT_FOLDERS: Mapping[str, str] = {
     **{name: name for name in SPLITS},
@@ -36,11 +36,11 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Raises:
         FileNotFoundError: if a folder is missing, a class has no picture, or a picture lacks its mask.
-        ValueError: if folders of splits and classes are mixed, pictures lie outside of classes, or a mask could be
+        ValueError: if folders of splits and classes are mixed, images are outside of classes, or a mask could be
             that of two pictures.
     """
-    root = written(root)
-    mask_root = None if masks is None else written(masks)
+    root = expand_path(root)
+    mask_root = None if masks is None else expand_path(masks)
     found = _split_folders(root, mask_root)
     classes = sorted({name for _, names in found.values() for name in names})
     label = {name: number for number, name in enumerate(classes)}
@@ -71,32 +71,6 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     return Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes))
 
 
-class LabelledFolder(ReleaseDataset):
-    """Pictures in a folder per class: :func:`read_folder` as a data set.
-
-    Unlike torchvision's ``ImageFolder`` it takes the folder above the splits, and reads masks.
-
-    Args:
-        root: a folder with a folder per class, or one with a folder per split, each with a folder per class.
-        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        masks: a folder with the same folders and file names, up to the file names' ends.
-        any_value_is_object: whether every value of a mask above zero means the object.
-        transform: called with the :class:`Sample`.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str | None = "train",
-        *,
-        masks: str | Path | None = None,
-        any_value_is_object: bool = False,
-        transform: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        release = read_folder(root, masks=masks, any_value_is_object=any_value_is_object)
-        super().__init__(release, split, transform)
-
-
 def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, list[str]]]:
     """Each split's folder and its classes, in the order of the splits."""
     listing = list_folder(root, "root")
@@ -108,7 +82,7 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
     others = sorted(set(names) - set(splits))
     if others:
         raise ValueError(
-            f"{root} has folders of splits ({', '.join(splits)}) beside others ({', '.join(others)}), so those would "
+            f"{root} has folders of splits ({', '.join(splits)}) and others ({', '.join(others)}), so those would "
             "have to be classes; move either out, or pass one split's folder as root. A folder of masks is passed "
             "as masks="
         )
@@ -126,7 +100,8 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
 def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[str]:
     if pictures:
         raise ValueError(
-            f"{folder} has {len(pictures)} pictures beside its folders of classes, such as {pictures[0]}, which belong "
+            f"{folder} has {len(pictures)} pictures next to its folders of classes, such as {pictures[0]}, "
+            "which belong "
             "to no class; move them into one, or out of the folder. Pictures with a table of labels are for read_table"
         )
     if not names:
@@ -176,3 +151,34 @@ def _stem(relative: str) -> str:
 
 def _same(folder: Path, other: Path) -> bool:
     return other.exists() and folder.samefile(other)
+
+
+class LabelledFolder(DatasetOnDisk):
+    """Images in a folder per class: :func:`read_folder` as a data set.
+
+    Unlike torchvision's ``ImageFolder`` it takes the folder above the splits, and reads masks.
+
+    Takes the arguments of :func:`read_folder`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_folder)
+    title = "a folder per class"
+    generic = True
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """Folders with images, below folders of splits or not."""
+        listing = FolderListing()
+        for child in subfolders(folder):
+            if pictures(listing, [child]):
+                return f"its folders hold images, such as {child.name}"
+            grandchild = next((each for each in subfolders(child) if pictures(listing, [each])), None)
+            if grandchild is not None:
+                return f"its folders hold folders of images, such as {child.name}/{grandchild.name}"
+        return None
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All of them."""
+        return folders_below(release.root)

@@ -9,33 +9,26 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from ..io import list_folder, written
-from ..release import Box, Record, Release, ReleaseDataset
-from ..sample import Sample
+from ..io import expand_path, list_folder, subfolders
+from ..release import Box, Record, Release
+from . import DatasetOnDisk, Expected, Sources
 
 SPLITS = ("train", "val")
 WNID = re.compile("n[0-9]{8}")  # WordNet's number of a noun: the class
 TRAIN_STEM = re.compile("(n[0-9]{8})_[0-9]+")  # of a file of ImageNet's training set, which names its class
 VAL_STEM = re.compile("ILSVRC2012_val_[0-9]{8}")  # of a file of its validation set, which does not
 IMAGENET_STEM = re.compile(f"{TRAIN_STEM.pattern}|{VAL_STEM.pattern}")
-BELOW = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where people have train and val below what they call ImageNet
+BELOW = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where train and val are in usual copies of ImageNet
 
 
 def split_folders(root: Path, argument: str) -> dict[str, Path]:
     """Find ``train`` and ``val``.
-
-    Args:
-        root: a folder with one of them or both, or above ``ILSVRC/Data/CLS-LOC``, as Kaggle's copy has it.
-        argument: what the caller calls it, for the message.
-
-    Returns:
-        The folder of each split that is there.
 
     Raises:
         FileNotFoundError: if neither is there.
@@ -54,22 +47,16 @@ def split_folders(root: Path, argument: str) -> dict[str, Path]:
 def wnid_folders(folder: Path) -> list[str]:
     """The WordNet numbers that have a folder.
 
-    Args:
-        folder: of a split.
-
-    Returns:
-        Their names, sorted; folders with other names are left out.
-
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the pictures lie there unsorted.
+        ValueError: if the images are there unsorted.
     """
     listing = list_folder(folder)
     found = [name for name in listing.folders if WNID.fullmatch(name)]
     if not found and any(VAL_STEM.match(name) for name in listing.pictures):
         raise ValueError(
             f"{folder} must have a folder per WordNet number (n01440764/...), and its {len(listing.pictures)} pictures "
-            "lie there unsorted, as in ImageNet's archive. Put each into the folder of its class: "
+            "are there unsorted, as in ImageNet's archive. Put each into the folder of its class: "
             "torchvision.datasets.ImageNet(FOLDER, split='val') does so, where FOLDER holds ILSVRC2012_img_val.tar and "
             "ILSVRC2012_devkit_t12.tar.gz; in Kaggle's copy LOC_val_solution.csv names each picture's class"
         )
@@ -83,12 +70,6 @@ def wnid_folders(folder: Path) -> list[str]:
 
 def class_pictures(folder: Path) -> list[str]:
     """The pictures of one class, none of which says that it is another's.
-
-    Args:
-        folder: of the class, named by its WordNet number.
-
-    Returns:
-        Names of its pictures, sorted.
 
     Raises:
         FileNotFoundError: if the folder is not there, or has no picture.
@@ -104,7 +85,7 @@ def class_pictures(folder: Path) -> list[str]:
         named = TRAIN_STEM.match(name)
         if named is not None and named[1] != folder.name:
             raise ValueError(
-                f"{folder / name} lies in the folder of {folder.name} and is named as a picture of {named[1]}; its "
+                f"{folder / name} is in the folder of {folder.name} and is named as a picture of {named[1]}; its "
                 "label would be wrong. Move it to its class, or get the release again"
             )
     return pictures
@@ -134,15 +115,9 @@ def read_annotation(path: Path) -> Annotation:
     The file counts pixels from 1, and the last pixel belongs to the box: a box of the single first pixel is
     ``1 1 1 1`` there and (0, 0, 1, 1) here.
 
-    Args:
-        path: of the file.
-
-    Returns:
-        What it says.
-
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no whole annotation, a box lies outside of its picture, or it declares a document type,
+        ValueError: if it is not a complete annotation, a box is outside of its image, or it declares a document type,
             which annotations have no use for and attacks do.
     """
     if not path.is_file():
@@ -182,7 +157,9 @@ def _parse(path: Path) -> ElementTree.Element:
             "annotations have none, so it is damaged or hostile, and was not read further. Get it again"
         ) from error
     except (expat.ExpatError, LookupError, ValueError) as error:
-        raise ValueError(f"{path} is no whole XML file: {error}. It was cut off or damaged; get it again") from error
+        raise ValueError(
+            f"{path} is not a complete XML file: {error}. It was cut off or damaged; get it again"
+        ) from error
     return builder.close()
 
 
@@ -210,7 +187,7 @@ def _box(item: ElementTree.Element, size: tuple[int, int], path: Path) -> Box:
     left, top, right, bottom = max(first_x - 1, 0), max(first_y - 1, 0), min(last_x, width), min(last_y, height)
     if not (left < right >= last_x - 1 and top < bottom >= last_y - 1):
         raise ValueError(
-            f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) does not lie inside of the "
+            f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) is not inside of the "
             f"picture's {width} x {height} pixels (W x H). Get the annotations again, or correct this one"
         )
     return float(left), float(top), float(right), float(bottom)
@@ -218,6 +195,8 @@ def _box(item: ElementTree.Element, size: tuple[int, int], path: Path) -> Box:
 
 CMC_LIST_MD5 = "9974508e5d4cc0098b70e8b6a0fe6067"
 NUM_CLASSES = 100
+CLASS_LIST = "imagenet100.txt"
+VAL_IMAGES_PER_CLASS = 50  # in all of ImageNet's classes
 LARGEST_LIST = 1 << 16  # bytes; all of ImageNet's classes take 10 KB
 
 
@@ -239,11 +218,11 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
 
     Raises:
         FileNotFoundError: if a folder, the list, or an annotation is missing, or a class has no folder or no picture.
-        ValueError: if the list has other than WordNet numbers or one twice, pictures lie in the wrong place, or an
+        ValueError: if the list has other than WordNet numbers or one twice, images are in the wrong place, or an
             annotation is damaged or another picture's.
     """
-    root = written(root)
-    listed, notes = _read_class_list(written(class_list))
+    root = expand_path(root)
+    listed, notes = _read_class_list(expand_path(class_list))
     wnids = sorted(listed)
     records = []
     folders = split_folders(root, "root")
@@ -261,32 +240,9 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
     for split in (split for split in SPLITS if split not in folders):
         notes.append(f"The split {split} is left out: {root} has no folder {split}.")
     if annotations is not None:
-        records = _with_boxes(records, wnids, written(annotations))
+        records = _with_boxes(records, wnids, expand_path(annotations))
         notes.append("Validation samples have ImageNet's boxes of their own class; training samples have none.")
     return Release("ImageNet-100", root, tuple(records), tuple(wnids), notes=tuple(notes))
-
-
-class ImageNet100(ReleaseDataset):
-    """ImageNet-100: :func:`read_imagenet100` as a data set.
-
-    Args:
-        root: folder of the ImageNet tree.
-        split: ``"train"`` or ``"val"``; None takes both.
-        class_list: path of the list of classes.
-        annotations: folder of ImageNet's validation boxes, or None.
-        transform: called with the :class:`Sample`.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str | None = "train",
-        *,
-        class_list: str | Path,
-        annotations: str | Path | None = None,
-        transform: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        super().__init__(read_imagenet100(root, class_list, annotations), split, transform)
 
 
 def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
@@ -300,9 +256,9 @@ def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
         raise ValueError(f"class_list must be a text file of WordNet numbers, one a line; {path} is too long for one")
     text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    strangers = [line for line in lines if not WNID.fullmatch(line)]
-    if strangers or not lines:
-        found = f"{len(strangers)} other lines, such as {strangers[0]!r:.60}" if strangers else "no line"
+    others = [line for line in lines if not WNID.fullmatch(line)]
+    if others or not lines:
+        found = f"{len(others)} other lines, such as {others[0]!r:.60}" if others else "no line"
         raise ValueError(f"{path} must hold WordNet numbers (n02869837), one a line, and has {found}")
     repeated = sorted({line for line in lines if lines.count(line) > 1})
     if repeated:
@@ -355,7 +311,7 @@ def _with_own_boxes(record: Record, wnid: str, path: Path) -> Record:
     if not boxes:
         named = ", ".join(sorted({name for name, _ in annotation.boxes})) or "nothing"
         raise ValueError(
-            f"{path} has boxes of {named}, and none of {wnid}, in whose folder the picture lies, {record.path}: the "
+            f"{path} has boxes of {named}, and none of {wnid}, in whose folder the picture is, {record.path}: the "
             "validation pictures were sorted into wrong folders, or the annotations are another set's"
         )
     return record._replace(boxes=tuple(boxes), size=annotation.size)
@@ -370,3 +326,62 @@ def _annotation_folder(folder: Path) -> Path:
         "annotations must be the folder of ImageNet's validation boxes, with ILSVRC2012_val_00000001.xml and so on, "
         f"or one above Annotations/CLS-LOC/val, and {folder} is neither; the archive is ILSVRC2012_bbox_val_v3.tgz"
     )
+
+
+class ImageNet100(DatasetOnDisk):
+    """ImageNet-100: :func:`read_imagenet100` as a data set. Splits are ``"train"`` and ``"val"``.
+
+    Takes the arguments of :func:`read_imagenet100`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_imagenet100)
+    title = "ImageNet-100"
+    num_classes = NUM_CLASSES
+    duplicates = "warning"
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """A hundred classes of ImageNet, or any number with a list."""
+        wnids = wnids_below(folder)
+        if not wnids:
+            return None
+        text = f"it has {len(wnids):,} folders named by WordNet numbers"
+        chosen = _class_list(folder, sources)
+        if chosen is not None:
+            return f"{text}, and {chosen} is a list of classes"
+        return text if abs(len(wnids) - NUM_CLASSES) <= 5 else None
+
+    @classmethod
+    def arguments(cls, root: Path, sources: Sources) -> dict[str, Any]:
+        """With the list of classes that was found."""
+        return super().arguments(root, sources._replace(class_list=_class_list(root, sources)))
+
+    @classmethod
+    def missing_source(cls, root: Path, sources: Sources) -> str | None:
+        """The list of classes."""
+        if _class_list(root, sources) is not None:
+            return None
+        return (
+            f"ImageNet-100 is defined by its list of classes, and there is no {CLASS_LIST} in {root} or next to it: "
+            "pass --class-list FILE (imagenet100.txt of the code of Contrastive Multiview Coding), or --as folder to "
+            "take the folders as they are"
+        )
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """Fifty validation images of each class; training images are between 732 and 1,300."""
+        number = len(release.classes)
+        labels = (VAL_IMAGES_PER_CLASS,) * number
+        return {"train": Expected(None), "val": Expected(VAL_IMAGES_PER_CLASS * number, labels)}
+
+
+def _class_list(root: Path, sources: Sources) -> Path | None:
+    if sources.class_list is not None:
+        return sources.class_list
+    return next((path for path in (root / CLASS_LIST, root.parent / CLASS_LIST) if path.is_file()), None)
+
+
+def wnids_below(folder: Path) -> set[str]:
+    """WordNet numbers that have a folder in ``train`` or ``val``; none if there is no such folder."""
+    return {child.name for split in SPLITS for child in subfolders(folder / split) if WNID.fullmatch(child.name)}

@@ -1,4 +1,4 @@
-"""ImageWoof: ten breeds of dogs from ImageNet, split anew: most of its validation set is ImageNet's training set.
+"""ImageWoof: ten breeds of dogs from ImageNet in a new split: most of its validation set is ImageNet's training set.
 
 Howard and others, ``fastai/imagenette``; the labels with noise are by Abraham. The split is that of December 2019.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..io import Row, inside, list_folder, read_csv, written
-from ..release import Record, Release, ReleaseDataset
-from ..sample import Sample
-from .imagenet100 import IMAGENET_STEM, SPLITS, TRAIN_STEM, class_pictures
+from ..io import Row, expand_path, folders_below, list_folder, read_csv, safe_join
+from ..release import Record, Release
+from . import DatasetOnDisk, Expected, Sources
+from .imagenet100 import IMAGENET_STEM, SPLITS, TRAIN_STEM, class_pictures, wnids_below
 
 BREEDS = {
     "n02086240": "Shih-Tzu",
@@ -49,7 +49,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
             ImageNet have seen: see :func:`seen_in_pretraining`. Of the 3,929 validation pictures few remain.
 
     Returns:
-        Both splits. Where ``noisy_imagewoof.csv`` lies beside them, a picture that it lists and that is missing is
+        Both splits. Where ``noisy_imagewoof.csv`` is next to them, an image that it lists and that is missing is
         found when it is opened.
 
     Raises:
@@ -60,7 +60,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
         raise ValueError(
             f"noisy_labels must be 0, 1, 5, 25 or 50 per cent, the columns of {TABLE}, got {noisy_labels!r}"
         )
-    root = _release_folder(written(root))
+    root = _release_folder(expand_path(root))
     records = [record for split in SPLITS for record in _split_records(root, split)]
     notes = []
     if (root / TABLE).exists() or noisy_labels:
@@ -79,7 +79,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
 def seen_in_pretraining(record: Record) -> bool:
     """Whether a network that is pretrained on ImageNet was trained on the picture.
 
-    The file's name tells: ``n02086240_123.JPEG`` is of ImageNet's training set, ``ILSVRC2012_val_00000123.JPEG`` of
+    The file's name shows it: ``n02086240_123.JPEG`` is of ImageNet's training set, ``ILSVRC2012_val_00000123.JPEG`` of
     its validation set.
 
     Args:
@@ -89,39 +89,6 @@ def seen_in_pretraining(record: Record) -> bool:
         Whether it is of ImageNet's training set.
     """
     return TRAIN_STEM.fullmatch(record.id) is not None
-
-
-class ImageWoof(ReleaseDataset):
-    """ImageWoof: :func:`read_imagewoof` as a data set.
-
-    Args:
-        root: ``imagewoof2``, ``imagewoof2-320`` or ``imagewoof2-160``, or the folder above one of them.
-        split: ``"train"`` or ``"val"``; None takes both.
-        noisy_labels: how many per cent of the training labels are wrong.
-        unseen_only: whether to leave out pictures that networks that are pretrained on ImageNet have seen.
-        transform: called with the :class:`Sample`.
-
-    Attributes:
-        seen_in_pretraining: (len,) bool, in the order of the samples: whether networks that are pretrained on
-            ImageNet were trained on the picture.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str | None = "train",
-        *,
-        noisy_labels: NoisyLabels = 0,
-        unseen_only: bool = False,
-        transform: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        release = read_imagewoof(root, noisy_labels=noisy_labels, unseen_only=unseen_only)
-        super().__init__(release, split, transform)
-
-    @property
-    def seen_in_pretraining(self) -> Tensor:
-        """(len,) bool: whether networks that are pretrained on ImageNet were trained on the picture."""
-        return torch.tensor([seen_in_pretraining(record) for record in self.records], dtype=torch.bool)
 
 
 def _release_folder(root: Path) -> Path:
@@ -141,11 +108,11 @@ def _release_folder(root: Path) -> Path:
 def _split_records(root: Path, split: str) -> list[Record]:
     folder = root / split
     names = list_folder(folder, f"ImageWoof's {split}").folders
-    strangers, lacking = sorted(set(names) - set(WNIDS)), sorted(set(WNIDS) - set(names))
-    if strangers:
+    others, lacking = sorted(set(names) - set(WNIDS)), sorted(set(WNIDS) - set(names))
+    if others:
         raise ValueError(
             f"{folder} must have a folder for each of ImageWoof's ten breeds and no other, and has "
-            f"{', '.join(strangers)}; if this is Imagenette or another set, read it with read_folder"
+            f"{', '.join(others)}; if this is Imagenette or another set, read it with read_folder"
         )
     if lacking:
         raise FileNotFoundError(f"{folder} lacks the folders of {', '.join(lacking)}; unpack the release again")
@@ -153,7 +120,7 @@ def _split_records(root: Path, split: str) -> list[Record]:
     unknown = [path for path in paths if not IMAGENET_STEM.fullmatch(path.stem)]
     if unknown:
         raise ValueError(
-            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), or nobody can tell "
+            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), or it is not known "
             f"whether pretrained networks have seen it, and {len(unknown)} pictures are not. Get the release again"
         )
     return [Record(path.stem, path, WNIDS.index(path.parent.name), split) for path in paths]
@@ -168,10 +135,10 @@ def _with_table(records: list[Record], root: Path, noisy_labels: int) -> list[Re
         if record.path in listed:
             raise ValueError(f"{row.where}: {row.values['path']} is there twice. Get the release again")
         listed[record.path] = record
-    strangers = [record.path for record in records if record.path not in listed]
-    if strangers:
+    others = [record.path for record in records if record.path not in listed]
+    if others:
         raise ValueError(
-            f"{strangers[0]} and {len(strangers) - 1} more pictures are not in {root / TABLE}, which lists the "
+            f"{others[0]} and {len(others) - 1} more pictures are not in {root / TABLE}, which lists the "
             "release's; this is another version, or pictures were added. Get the release again, or use read_folder"
         )
     return sorted(listed.values(), key=lambda record: (SPLITS.index(record.split), record.path))
@@ -179,7 +146,7 @@ def _with_table(records: list[Record], root: Path, noisy_labels: int) -> list[Re
 
 def _table_record(row: Row, root: Path, column: str) -> Record:
     relative = row.values["path"]
-    path = inside(root, relative, row.where)
+    path = safe_join(root, relative, row.where)
     split, _, rest = relative.partition("/")
     wnid, _, name = rest.partition("/")
     is_valid = {"True": "val", "False": "train"}.get(row.values["is_valid"])
@@ -231,3 +198,41 @@ def _count_notes(records: list[Record]) -> list[str]:
             f"here are {counts['train']} and {counts['val']}. The older one is split differently."
         )
     return notes
+
+
+class ImageWoof(DatasetOnDisk):
+    """ImageWoof: :func:`read_imagewoof` as a data set. Splits are ``"train"`` and ``"val"``.
+
+    Takes the arguments of :func:`read_imagewoof`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_imagewoof)
+    title = "ImageWoof"
+    num_classes = len(BREEDS)
+    duplicates = "warning"
+
+    @property
+    def seen_in_pretraining(self) -> Tensor:
+        """(len,) bool: whether networks that are pretrained on ImageNet were trained on the image."""
+        return torch.tensor([seen_in_pretraining(record) for record in self.records], dtype=torch.bool)
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """Its table, its breeds, or its name."""
+        if (folder / TABLE).is_file():
+            return f"it has {TABLE}"
+        wnids = wnids_below(folder)
+        if len(wnids & BREEDS.keys()) > len(BREEDS) // 2 and len(wnids) <= len(BREEDS) + 1:
+            return "its folders are the WordNet numbers of ImageWoof's breeds"
+        return f"it is called {folder.name}" if folder.name.lower().startswith("imagewoof") else None
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """Of the release of December 2019."""
+        return {split: Expected(size) for split, size in COUNTS.items()}
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All of them."""
+        return folders_below(release.root)

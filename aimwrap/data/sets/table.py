@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..io import Row, inside, read_csv, written
-from ..release import SPLITS, Box, Record, Release, ReleaseDataset
-from ..sample import Sample, group_number
+from ..io import FolderListing, Row, expand_path, first_line, folders_below, read_csv, safe_join
+from ..release import SPLITS, Box, Record, Release
+from ..sample import group_number
+from . import DatasetOnDisk, Sources
 
 
 def number_places(
     rows: Sequence[Row], place: str | None, group: str | None, labels: Numbered, names: Sequence[str] | None
 ) -> Numbered | None:
-    """Number the places, and hold the groups against labels and places.
+    """Number the places, and compare the groups with labels and places.
 
     Args:
         rows: of the table.
@@ -26,11 +27,8 @@ def number_places(
         labels: of the rows.
         names: of the places, if known.
 
-    Returns:
-        Places from their column or else from the groups'; None if the table has neither.
-
     Raises:
-        ValueError: if a group is not ``label * num_places + place``, or the places cannot be told from the groups.
+        ValueError: if a group is not ``label * num_places + place``, or the places do not follow from the groups.
     """
     if place is None and group is None:
         if names is not None:
@@ -113,9 +111,6 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
             count. Without them, names are numbered in sorted order, and numbers have to count from 0 without gaps.
         argument: what the caller calls ``names``, for messages.
 
-    Returns:
-        Numbers and names.
-
     Raises:
         ValueError: if a value is empty, not among the names, or numbers have gaps or are mixed with names.
 
@@ -178,7 +173,7 @@ def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: 
         (row, value) for row, value in zip(rows, values, strict=True) if not WHOLE_NUMBER.fullmatch(value)
     )
     raise ValueError(
-        f"{row.where}: {column} must hold whole numbers from 0, or names throughout, and has {value!r:.40} here and "
+        f"{row.where}: {column} must hold whole numbers from 0, or only names, and has {value!r:.40} here and "
         f"{numeric!r:.40} elsewhere. Repair the table, or pass {argument}= with all values as names"
     )
 
@@ -223,7 +218,7 @@ def read_table(
 
     Args:
         table: path of the file.
-        root: folder below which images and masks lie; the table's own by default.
+        root: folder with images and masks; the table's own by default.
         image: column of the pictures' paths, relative to ``root``.
         label: column of the class.
         place: column of the background's kind.
@@ -247,8 +242,8 @@ def read_table(
         FileNotFoundError: if the table is not there.
         ValueError: if a column is missing or a value is none of those above.
     """
-    table = written(table)
-    root = table.parent if root is None else written(root)
+    table = expand_path(table)
+    root = table.parent if root is None else expand_path(root)
     rows = list(read_csv(table, [image, label], "Say how they are called, by image= and label="))
     if not rows:
         raise ValueError(f"{table} has no rows below its header; pass a table that lists pictures")
@@ -279,64 +274,6 @@ def read_table(
         any_value_is_object,
         tuple(_notes(records, rows, split)),
     )
-
-
-class LabelledTable(ReleaseDataset):
-    """Pictures that a table lists: :func:`read_table` as a data set.
-
-    Args:
-        table: path of the file.
-        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: called with the :class:`Sample`.
-        root: this and the following as for :func:`read_table`.
-        image: column of the pictures' paths.
-        label: column of the class.
-        place: column of the background's kind.
-        group: column of the group.
-        split_column: column of the split.
-        mask: column of the masks' paths.
-        box: columns of a box's edges.
-        classes: names of the classes, by label.
-        places: names of the places, by number.
-        splits: what the values in the column of the split mean.
-        any_value_is_object: whether every value of a mask above zero means the object.
-    """
-
-    def __init__(
-        self,
-        table: str | Path,
-        split: str | None = "train",
-        *,
-        transform: Callable[[Sample], Sample] | None = None,
-        root: str | Path | None = None,
-        image: str = "image",
-        label: str = "label",
-        place: str | None = "place",
-        group: str | None = "group",
-        split_column: str | None = "split",
-        mask: str | None = "mask",
-        box: tuple[str, str, str, str] | None = BOX,
-        classes: Sequence[str] | None = None,
-        places: Sequence[str] | None = None,
-        splits: Mapping[str, str] = SPLIT_VALUES,
-        any_value_is_object: bool = False,
-    ) -> None:
-        release = read_table(
-            table,
-            root,
-            image=image,
-            label=label,
-            place=place,
-            group=group,
-            split_column=split_column,
-            mask=mask,
-            box=box,
-            classes=classes,
-            places=places,
-            splits=splits,
-            any_value_is_object=any_value_is_object,
-        )
-        super().__init__(release, split, transform)
 
 
 def _column(table: Path, header: Sequence[str], column: str | None, default: str) -> str | None:
@@ -371,7 +308,7 @@ def _box_columns(
 
 def _below(root: Path, row: Row, column: str) -> Path:
     try:
-        return inside(root, row.values[column].strip(), f"{row.where}, {column}")
+        return safe_join(root, row.values[column].strip(), f"{row.where}, {column}")
     except ValueError as error:
         raise ValueError(
             f"{error}, or write the table's paths relative to root=, with '/' between their parts"
@@ -428,3 +365,47 @@ def _notes(records: list[Record], rows: Sequence[Row], split: str | None) -> lis
     values = Counter((row.values[split].strip(), record.split) for row, record in zip(rows, records, strict=True))
     read = ", ".join(f"{value!r} as {name} ({count} rows)" for (value, name), count in sorted(values.items()))
     return [f"The column {split} was read so: {read}."]
+
+
+class LabelledTable(DatasetOnDisk):
+    """Images that a table lists: :func:`read_table` as a data set.
+
+    Takes the arguments of :func:`read_table`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+    """
+
+    read = staticmethod(read_table)
+    title = "images listed in a table"
+    generic = True
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """The only table with a column of images and one of labels."""
+        tables = _tables(folder, sources)
+        return f"{tables[0].name} has the columns {' and '.join(_needed(sources))}" if len(tables) == 1 else None
+
+    @classmethod
+    def path(cls, root: Path, sources: Sources) -> Path:
+        """The table, which the reader takes instead of its folder."""
+        return (_tables(root, sources) or [root / "metadata.csv"])[0]
+
+    @classmethod
+    def arguments(cls, root: Path, sources: Sources) -> dict[str, Any]:
+        """With the columns that the user named."""
+        return {**sources.columns, **super().arguments(root, sources._replace(masks=None))}
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All of them."""
+        return folders_below(release.root)
+
+
+def _needed(sources: Sources) -> list[str]:
+    return [sources.columns.get(name, name) for name in ("image", "label")]
+
+
+def _tables(folder: Path, sources: Sources) -> list[Path]:
+    if sources.table is not None:
+        return [sources.table]
+    names = sorted(name for name in FolderListing().files(folder) if name.lower().endswith(".csv"))
+    return [folder / name for name in names if set(_needed(sources)) <= set(first_line(folder / name).split(","))]

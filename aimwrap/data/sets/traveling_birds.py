@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from ..io import folder, inside, read_json
-from ..release import Record, Release, ReleaseDataset
-from ..sample import Sample
-from .cub import cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+from ..io import read_json, require_folder, safe_join
+from ..release import Record, Release
+from . import DatasetOnDisk, Expected, Sources
+from .cub import CUB200, GET_SEGMENTATIONS, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Variant = Literal["fixed", "black", "random"]
 SplitBy = Literal["cub", "all"]
 VARIANTS = ("fixed", "black", "random")
-
-
-class TravelingBirds(ReleaseDataset):
-    """The images of one split of TravelingBirds; the labels are CUB's 200 species.
-
-    Reference: Koh et al., "Concept Bottleneck Models", ICML 2020.
-
-    Args:
-        root: the folder with ``CUB_fixed``, ``CUB_black`` and ``CUB_random``, or one of them.
-        split: ``"train"`` or ``"test"``; None takes both.
-        transform: see :class:`~aimwrap.data.ReleaseDataset`.
-        variant: of the backgrounds, see :func:`read_traveling_birds`.
-        split_by: ``"cub"`` or ``"all"``, see :func:`read_traveling_birds`.
-        cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks beside ``root``.
-        segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor beside it.
-        object_masks: True demands them, False does without, None takes them if they are there.
-
-    Raises:
-        FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
-        ValueError: if a table is damaged, or an argument is none of those allowed.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str | None = "train",
-        *,
-        transform: Callable[[Sample], Sample] | None = None,
-        variant: Variant = "fixed",
-        split_by: SplitBy = "cub",
-        cub: str | os.PathLike[str] | None = None,
-        segmentations: str | os.PathLike[str] | None = None,
-        object_masks: bool | None = None,
-    ) -> None:
-        release = read_traveling_birds(
-            root, variant, split_by, cub=cub, segmentations=segmentations, object_masks=object_masks
-        )
-        super().__init__(release, split, transform)
 
 
 def read_traveling_birds(
@@ -73,8 +35,8 @@ def read_traveling_birds(
         split_by: ``"cub"`` takes CUB's training images from the folder ``train`` and its test images from ``test``.
             ``"all"`` takes all birds from both, so that a network is tested on birds that it was trained on, on other
             backgrounds: only to compare with numbers that were got like this.
-        cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks beside ``root``.
-        segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor beside it.
+        cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks next to ``root``.
+        segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor next to it.
         object_masks: True demands them, False does without, None takes them if they are there.
 
     Returns:
@@ -91,7 +53,7 @@ def read_traveling_birds(
         raise ValueError(f"split_by must be 'cub' or 'all', got {split_by!r}")
     if split_by == "all" and variant != "fixed":
         raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
-    home = _find_variant(folder(root), variant)
+    home = _find_variant(require_folder(root), variant)
     cub_home = find_cub(cub, "cub") if cub is not None else _found_beside(home)
     classes, birds = read_birds(cub_home)
     masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
@@ -103,7 +65,7 @@ def read_traveling_birds(
     for split, source in sources.items():
         for bird in birds.values():
             if split_by == "all" or bird.split == split:
-                path = inside(source, bird.name, bird.where)
+                path = safe_join(source, bird.name, bird.where)
                 place = None if places is None else places.of(split, bird.label)
                 mask_path = None if masks is None else mask_of(masks, bird.name)
                 records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
@@ -118,7 +80,7 @@ class _Places(NamedTuple):
     Attributes:
         names: by number.
         train: numbers, by label.
-        test: likewise.
+        test: numbers, by label.
     """
 
     names: tuple[str, ...]
@@ -150,13 +112,13 @@ def _found_beside(home: Path) -> Path:
     if found is None:
         raise FileNotFoundError(
             f"cub must be the folder CUB_200_2011 (with train_test_split.txt), since {home} alone does not say which "
-            "birds are for the test: its folders hold all of them. There is none beside it"
+            "birds are for the test: its folders hold all of them. There is none next to it"
         )
     return found
 
 
 def _check_species(source: Path, classes: Sequence[str]) -> None:
-    there = {entry.name for entry in os.scandir(folder(source, "the folder of images"))}
+    there = {entry.name for entry in os.scandir(require_folder(source, "the folder of images"))}
     missing = [name for name in classes if name not in there]
     if missing:
         raise FileNotFoundError(
@@ -202,8 +164,70 @@ def _notes(variant: Variant, split_by: SplitBy, places: bool) -> list[str]:
     else:
         notes.append(
             "split_by='all' tests on the birds that it trains on, so these numbers can be compared only with others "
-            "that were got like this; say so beside them."
+            "that were got like this; say so where you report them."
         )
     if places:
         notes.append("Place p is the background on which species p is trained; in the test each has another's.")
     return notes
+
+
+class TravelingBirds(DatasetOnDisk):
+    """The images of one split of TravelingBirds: :func:`read_traveling_birds` as a data set.
+
+    Labels are CUB's 200 species; splits are ``"train"`` and ``"test"``.
+
+    Reference: Koh et al., "Concept Bottleneck Models", ICML 2020.
+
+    Takes the arguments of :func:`read_traveling_birds`, with ``split`` second and ``transform`` by name; for these
+    two see :class:`~aimwrap.data.ReleaseDataset`.
+
+    Raises:
+        FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
+        ValueError: if a table is damaged, or an argument is none of those allowed.
+    """
+
+    read = staticmethod(read_traveling_birds)
+    title = "TravelingBirds"
+    num_classes = 200
+    where_masks = GET_SEGMENTATIONS
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """Its folder's name, one level up or down, or the tables of places."""
+        names = [f"CUB_{variant}" for variant in VARIANTS]
+        there = [name for name in names if (folder / name).is_dir()]
+        if there:
+            return f"it has {' and '.join(there)}"
+        if folder.name in names:
+            return f"it is called {folder.name}"
+        tables = [name for name in ("train_places.json", "test_places.json") if (folder / name).is_file()]
+        return f"it has {' and '.join(tables)}" if tables else None
+
+    @classmethod
+    def arguments(cls, root: Path, sources: Sources) -> dict[str, Any]:
+        """With the variant, where the folder is not that of TravelingBirds proper."""
+        variant = _variant_folder(root).name.removeprefix("CUB_")
+        return super().arguments(root, sources) | ({} if variant == "fixed" else {"variant": variant})
+
+    @classmethod
+    def missing_source(cls, root: Path, sources: Sources) -> str | None:
+        """CUB, for the split."""
+        if sources.cub is not None or cub_beside(_variant_folder(root)) is not None:
+            return None
+        return (
+            "TravelingBirds does not say which birds are for the test, CUB does (train_test_split.txt), and there is "
+            "no CUB_200_2011 next to it: pass --cub FOLDER"
+        )
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """Of CUB's own split."""
+        return CUB200.expected(release)
+
+
+def _variant_folder(root: Path) -> Path:
+    """The folder itself if it is one, or the first in it, TravelingBirds proper before its controls."""
+    names = [f"CUB_{variant}" for variant in VARIANTS]
+    if root.name in names:
+        return root
+    return next((root / name for name in names if (root / name).is_dir()), root / names[0])

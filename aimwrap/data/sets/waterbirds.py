@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..io import folder, inside, integer, read_csv
-from ..release import SPLITS, Record, Release, ReleaseDataset
-from ..sample import Sample
-from .cub import Bird, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+from ..io import first_line, folders_below, integer, read_csv, require_folder, safe_join
+from ..release import SPLITS, Record, Release
+from . import DatasetOnDisk, Expected, Sources
+from .cub import GET_SEGMENTATIONS, Bird, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Version = Literal["original", "corrected"]
 
@@ -22,11 +22,15 @@ WATER_BIRDS = {"Albatross", "Auklet", "Cormorant", "Frigatebird", "Fulmar", "Gad
 }  # last words of the species' names; of the loons CUB has the Pacific one alone
 # Images of groups 0 to 3 in the official 95 % release with the original labels.
 OFFICIAL_COUNTS = {"train": (3498, 184, 56, 1057), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)}
+# Of the 100 % release. Its training and validation images together are those of the 95 % release, divided differently.
+FULLY_TIED_TRAIN = (3694, 0, 0, 1101)
+FULLY_TIED_VAL = (921, 278)
+COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename")
 NUM_IMAGES = 11_788  # of every official release, CUB's
 
 
 def version_of(records: Iterable[Record]) -> Version | None:
-    """Which labels these are, told from the three land birds that the original has as water birds.
+    """Which labels these are, by the three land birds that the original has as water birds.
 
     Args:
         records: of every image, in folders by species.
@@ -53,7 +57,7 @@ def version_of(records: Iterable[Record]) -> Version | None:
 
 
 def tie_of(records: Iterable[Record]) -> float:
-    """The share of the training images that stand on their label's own place (land birds on land, water on water).
+    """The share of the training images on their label's own place (land birds on land, water on water).
 
     Images of the three species whose labels differ between versions are left out where there are others: a corrected
     label does not move a bird that was pasted on water.
@@ -71,9 +75,6 @@ def tie_of(records: Iterable[Record]) -> float:
 
 def check_labels(rows: Iterable[tuple[Record, str]]) -> None:
     """All images of a species have one label, and gulls are water birds: else columns or rows were mixed up.
-
-    Args:
-        rows: each image, with the file and line that name it.
 
     Raises:
         ValueError: if it is not so.
@@ -104,9 +105,9 @@ def _species(record: Record) -> str | None:
 
 
 def described(version: Version | None) -> str:
-    """The version, with what tells it."""
+    """The version, with its evidence."""
     if version is None:
-        return f"none of the species that tell ({', '.join(MISLABELLED)})"
+        return f"none of the species that show it ({', '.join(MISLABELLED)})"
     return f"the {version} labels ({', '.join(MISLABELLED)} as {'water' if version == 'original' else 'land'} birds)"
 
 
@@ -134,7 +135,7 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
         without = ", judged without the three species below, which were pasted by their first label"
         notes.append(
             f"The tie is {percent(tie)}{without if version == 'corrected' else ''}: in training {counts['train'][0]} "
-            f"of {land} land birds stand on land and {counts['train'][3]} of {water} water birds on water."
+            f"of {land} land birds are on land and {counts['train'][3]} of {water} water birds on water."
         )
     if version is not None:
         wrong = "are labelled water birds, which they are not" if version == "original" else "are labelled land birds"
@@ -162,47 +163,6 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
     return notes
 
 
-class Waterbirds(ReleaseDataset):
-    """The images of one split of Waterbirds: label 0 land bird, 1 water bird; place 0 land, 1 water.
-
-    Reference: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020 (tie of 95 %);
-    Petryk et al., "On Guiding Visual Attention with Language Specification", CVPR 2022 (100 %).
-
-    Args:
-        root: the folder with ``metadata.csv``, whatever its name, or the one that it lies in.
-        split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
-        transform: see :class:`~aimwrap.data.ReleaseDataset`.
-        version: of the labels, ``"original"`` or ``"corrected"``; None takes what is there.
-        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and beside it.
-        segmentations: the folder ``segmentations``, if it lies elsewhere.
-        object_masks: True demands them, False does without, None takes them if they are there.
-
-    Attributes:
-        version: of the labels: ``"original"``, ``"corrected"``, or None if none of the three species is there.
-        tie: share of the training images that stand on their label's own place; see :func:`tie_of`.
-
-    Raises:
-        FileNotFoundError: if the table or what was demanded is not there.
-        ValueError: if a table is damaged, or the labels are of another version.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str | None = "train",
-        *,
-        transform: Callable[[Sample], Sample] | None = None,
-        version: Version | None = None,
-        cub: str | os.PathLike[str] | None = None,
-        segmentations: str | os.PathLike[str] | None = None,
-        object_masks: bool | None = None,
-    ) -> None:
-        release = read_waterbirds(root, version, cub, segmentations=segmentations, object_masks=object_masks)
-        super().__init__(release, split, transform)
-        self.version = version_of(release.records)
-        self.tie = tie_of(release.records)
-
-
 class _Row(NamedTuple):
     where: str
     name: str
@@ -220,14 +180,14 @@ def read_waterbirds(
     """Read the table of Waterbirds, of any tie.
 
     Args:
-        root: the folder with ``metadata.csv``, whatever its name, or the one that it lies in.
+        root: the folder with ``metadata.csv``, whatever its name, or its parent.
         version: of the labels, ``"original"`` or ``"corrected"``; None takes what is there.
-        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and beside it.
-        segmentations: the folder ``segmentations``, if it lies elsewhere.
+        cub: the folder ``CUB_200_2011`` or its parent, for masks and boxes; None looks in ``root`` and next to it.
+        segmentations: the folder ``segmentations``, if it is elsewhere.
         object_masks: True demands them, False does without, None takes them if they are there.
 
     Returns:
-        The release; ids are CUB's numbers. Name and notes tell the tie and the version.
+        The release; ids are CUB's numbers. Name and notes give the tie and the version.
 
     Raises:
         FileNotFoundError: if the table or what was demanded is not there.
@@ -247,7 +207,7 @@ def read_waterbirds(
     cub_home = find_cub(cub, "cub") if cub is not None else cub_beside(home)
     birds = {} if cub_home is None else read_birds(cub_home)[1]
     if cub is None and not {row.name for row in rows} & {bird.name for bird in birds.values()}:
-        cub_home, birds = None, {}  # a set of other birds that happens to lie beside CUB
+        cub_home, birds = None, {}  # a set of other birds that happens to be next to CUB
     if cub_home is not None:
         _check_ids(rows, birds, cub_home)
     homes = [home] if cub_home is None else [cub_home, home]
@@ -280,7 +240,7 @@ def find_waterbirds(root: str | os.PathLike[str]) -> Path:
         FileNotFoundError: if there is none.
         ValueError: if there are several.
     """
-    given = folder(root)
+    given = require_folder(root)
     if (given / "metadata.csv").is_file():
         return given
     tables = sorted([*given.glob("*/metadata.csv"), *given.glob("waterbirds/*/metadata.csv")])
@@ -293,7 +253,7 @@ def find_waterbirds(root: str | os.PathLike[str]) -> Path:
     if not named:
         raise FileNotFoundError(
             f"root must be the folder with Waterbirds' metadata.csv (waterbird_complete95_forest2water2, "
-            f"waterbird_1.0_forest2water2 or waterbirds_v1.0) or the one that it lies in: {given} has none"
+            f"waterbird_1.0_forest2water2 or waterbirds_v1.0) or its parent: {given} has none"
         )
     return named[0].parent
 
@@ -309,7 +269,7 @@ def _read_rows(home: Path) -> list[_Row]:
             raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Get it again")
         ids.add(id)
         names.add(name)
-        rows.append(_Row(row.where, name, Record(str(id), inside(home, name, row.where), label, split, place)))
+        rows.append(_Row(row.where, name, Record(str(id), safe_join(home, name, row.where), label, split, place)))
     if not rows:
         raise ValueError(f"{table} has a header and no images. Get the file again")
     check_labels([(row.record, row.where) for row in rows])
@@ -317,7 +277,7 @@ def _read_rows(home: Path) -> list[_Row]:
 
 
 def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> None:
-    """Boxes are joined by id: others join by row, which is right only while nobody sorts a table."""
+    """Boxes are joined by id: others join by row, which is right only while no table is sorted."""
     for row in rows:
         bird = birds.get(int(row.record.id))
         if bird is None or bird.name != row.name:
@@ -326,3 +286,65 @@ def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> No
                 f"{row.where}: img_id {row.record.id} is {row.name}, and {cub / 'images.txt'} {known}: they are of "
                 "different releases, or ids were mixed up. Get both again, or pass another folder as cub"
             )
+
+
+class Waterbirds(DatasetOnDisk):
+    """The images of one split of Waterbirds: :func:`read_waterbirds` as a data set.
+
+    Label 0 is land bird, 1 water bird; place 0 is land, 1 water. Splits are ``"train"``, ``"val"`` and ``"test"``.
+
+    Reference: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020 (tie of 95 %);
+    Petryk et al., "On Guiding Visual Attention with Language Specification", CVPR 2022 (100 %).
+
+    Takes the arguments of :func:`read_waterbirds`, with ``split`` second and ``transform`` by name; for these two see
+    :class:`~aimwrap.data.ReleaseDataset`.
+
+    Raises:
+        FileNotFoundError: if the table or what was demanded is not there.
+        ValueError: if a table is damaged, or the labels are of another version.
+    """
+
+    read = staticmethod(read_waterbirds)
+    title = "Waterbirds"
+    where_masks = GET_SEGMENTATIONS
+
+    @property
+    def version(self) -> Version | None:
+        """Version of the labels: ``"original"``, ``"corrected"``, or None if none of the three species is there."""
+        return version_of(self.release.records)
+
+    @property
+    def tie(self) -> float:
+        """Share of the training images on their label's own place; see :func:`tie_of`."""
+        return tie_of(self.release.records)
+
+    @classmethod
+    def evidence(cls, folder: Path, sources: Sources) -> str | None:
+        """A table of images and places; the folder's name helps where its columns are damaged."""
+        header = [name.strip() for name in first_line(folder / "metadata.csv").split(",")]
+        there = [name for name in COLUMNS if name in header]
+        if "img_filename" in there and len(there) >= 3:
+            return f"metadata.csv has the columns {', '.join(there)}"
+        return f"it is called {folder.name}" if folder.name.lower().startswith("waterbird") else None
+
+    @classmethod
+    def expected(cls, release: Release) -> Mapping[str, Expected]:
+        """The official counts: by group at 95 %, by label at 100 %, and the sizes alone for other ties or labels."""
+        sizes = {split: sum(groups) for split, groups in OFFICIAL_COUNTS.items()}
+        tie = tie_of(release.records)
+        if version_of(release.records) != "original":
+            return {split: Expected(size) for split, size in sizes.items()}
+        if tie > 0.995:  # not exactly 1, so that a row that was changed is found
+            return {
+                "train": Expected(sizes["train"], groups=FULLY_TIED_TRAIN),
+                "val": Expected(sizes["val"], FULLY_TIED_VAL, balanced=True),
+                "test": Expected(sizes["test"], groups=OFFICIAL_COUNTS["test"]),
+            }
+        if 0.94 < tie < 0.96:
+            return {split: Expected(size, groups=OFFICIAL_COUNTS[split]) for split, size in sizes.items()}
+        return {split: Expected(size, balanced=split != "train") for split, size in sizes.items()}
+
+    @classmethod
+    def own_folders(cls, release: Release) -> Iterable[Path]:
+        """All but those of CUB."""
+        return folders_below(release.root, leave_out=("CUB_200_2011", "segmentations"))
