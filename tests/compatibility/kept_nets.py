@@ -1,4 +1,4 @@
-"""The parts that make.py and the tests share; never change them. The kept run imports its backbone by this file's name."""
+"""Parts of make.py that the tests share. Never change them: the kept run imports its backbone by this file's name."""
 
 import hashlib
 import itertools
