@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .._wrappers import unwrap
 from ..model import AIM
 from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphNames
 from ..taps.probe import Place, Probe, probe
 from ..taps.stages import find_stages
-from .view import LogitsView, without_wrappers
+from .view import LogitsView
 
 _WAY_OUT = "Pass layer=, a module or its name"
 
@@ -34,7 +35,7 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
         >>> cam_layer_of(model) is model.layer4
         True
     """
-    model = without_wrappers(model)
+    model = unwrap(model)
     if isinstance(model, LogitsView):
         return model.cam_layer
     if isinstance(model, AIM):

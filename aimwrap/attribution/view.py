@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .._wrappers import unwrap
 from ..model import AIM
 from ..top_down import pool
 
@@ -41,7 +42,7 @@ class LogitsView(nn.Module):
 
     def __init__(self, model: nn.Module, *, mask_gradients: bool = True) -> None:
         super().__init__()
-        aim = without_wrappers(model)
+        aim = unwrap(model)
         if not isinstance(aim, AIM):
             raise TypeError(
                 f"model must be an AIM, got {type(model).__name__}; a plain classifier needs no view, and cam_layer_of "
@@ -75,11 +76,3 @@ class LogitsView(nn.Module):
     def extra_repr(self) -> str:
         """Whether gradients run through the masks."""
         return f"mask_gradients={self.mask_gradients}"
-
-
-def without_wrappers(model: nn.Module) -> nn.Module:
-    """The model inside ``torch.compile``'s and the data-parallel wrappers, where hooks reach its layers."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return without_wrappers(model.module)
-    compiled = getattr(model, "_orig_mod", None)
-    return without_wrappers(compiled) if isinstance(compiled, nn.Module) else model

@@ -17,10 +17,10 @@ from torch import nn
 from zoo import HeadConvNet, TinyNet
 
 from aimwrap import AIM
+from aimwrap._files import checksum
 from aimwrap.sharing import weights as weights_module
 from aimwrap.sharing.config import WAY_OUT, Config, dump_config, read_config
 from aimwrap.sharing.recipe import decoded_json, encoded_json
-from aimwrap.sharing.weights import checksum
 
 TINY = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "num_classes": 7}
 
