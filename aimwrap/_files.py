@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, whenever the process is killed."""
+"""Files that are complete or not there, whenever the process is killed; and their checksum."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -42,6 +43,15 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process left half written."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         path.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

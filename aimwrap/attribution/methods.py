@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..model import AIM
 from .guidance import guidance_of
-from .view import LogitsView, chosen_layer, without_wrappers
+from .view import LogitsView, chosen_layer
 
 
 def grad_cam(
@@ -212,7 +213,7 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
 def _classifier(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    inner = without_wrappers(model)
+    inner = unwrap(model)
     return LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .._wrappers import unwrap
 from ..model import AIM
 from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphNames
@@ -47,7 +48,7 @@ class LogitsView(nn.Module):
 
     def __init__(self, model: nn.Module, *, mask_gradients: bool = True) -> None:
         super().__init__()
-        aim = without_wrappers(model)
+        aim = unwrap(model)
         if not isinstance(aim, AIM):
             raise TypeError(
                 f"model must be an AIM, got {type(model).__name__}; a plain classifier needs no view, and cam_layer_of "
@@ -83,14 +84,6 @@ class LogitsView(nn.Module):
         return f"mask_gradients={self.mask_gradients}"
 
 
-def without_wrappers(model: nn.Module) -> nn.Module:
-    """The model inside ``torch.compile``'s and the data-parallel wrappers, where hooks reach its layers."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return without_wrappers(model.module)
-    compiled = getattr(model, "_orig_mod", None)
-    return without_wrappers(compiled) if isinstance(compiled, nn.Module) else model
-
-
 def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Module:
     """Find the module whose output is a classifier's last feature map, before global pooling.
 
@@ -111,7 +104,7 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
         >>> cam_layer_of(model) is model.layer4
         True
     """
-    model = without_wrappers(model)
+    model = unwrap(model)
     if isinstance(model, LogitsView):
         return model.cam_layer
     if isinstance(model, AIM):

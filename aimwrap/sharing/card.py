@@ -6,14 +6,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-if TYPE_CHECKING:
-    from ..model import AIM
-    from ..preprocessing import Preprocessing
-
+from ..preprocessing import Preprocessing
+from .recipe import Model
 
 Metric = float | tuple[float, float, float]  # a value, or a value and its interval: (value, low, high)
 
@@ -34,7 +32,7 @@ _CAUTION = """\
 - Masking repairs what the classifier looks at, not what the backbone's features contain."""
 
 
-def model_card(model: AIM, metrics: Mapping[str, Metric] | None, location: str) -> ModelCard:
+def model_card(model: Model, metrics: Mapping[str, Metric] | None, location: str) -> ModelCard:
     """Write a model card.
 
     Args:
@@ -77,7 +75,7 @@ def plain(text: str) -> str:
     return re.sub(r"(?i)([\\`*_{}\[\]<>#|&~$@]|:(?=/)|(?<=www)\.)", r"\\\1", one_line)
 
 
-def _snippet(model: AIM, location: str) -> str:
+def _snippet(model: Model, location: str) -> str:
     named = model._recipe.backbone.named().name is not None
     call = f"AIM.from_pretrained({location!r}{'' if named else ', backbone=backbone'})"
     needed = "import torch" if model.preprocessing is None else "from PIL import Image"
@@ -97,7 +95,7 @@ def _snippet(model: AIM, location: str) -> str:
     return "\n".join(lines)
 
 
-def facts_of(model: AIM) -> list[tuple[str, str]]:
+def facts_of(model: Model) -> list[tuple[str, str]]:
     """What a model is, in words, by name."""
     stages = [
         f"{stage!r}: {tap.node}, {tap.channels} channels, stride {tap.stride}, tau {tau:g}"
@@ -144,7 +142,7 @@ def prepared_as(images: Preprocessing) -> str:
     return f"{height} x {width}, {prepared}"
 
 
-def _images(model: AIM) -> str:
+def _images(model: Model) -> str:
     if model.preprocessing is None:
         return f"{model.in_channels} channels; their preprocessing is not recorded"
     return prepared_as(model.preprocessing)

@@ -27,7 +27,7 @@ TapRecord = tuple[Stage, str, int, int]  # stage, node, channels, stride
 
 
 class Config(NamedTuple):
-    """All that a folder says beside its weights.
+    """All that a folder says, except for its weights.
 
     Attributes:
         variant: as the model prints it.
@@ -40,7 +40,7 @@ class Config(NamedTuple):
         class_names: one per class, or None.
         preprocessing: of the images, or None.
         dtype: of the parameters; to read, the weights file decides.
-        channels_last: top-level parts of the model whose weights lie in memory that way.
+        channels_last: top-level parts of the model whose weights lie in memory in that way.
         bytes: size of the weights file.
         sha256: of the weights file.
         versions: of what the model was saved with.
@@ -67,13 +67,9 @@ class _Kind(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def _optional(kind: _Kind) -> _Kind:
-    return _Kind(f"{kind.expected}, or null", lambda value: value is None or kind.fits(value))
-
-
 def _list_of(kind: _Kind, several: str, length: int | None = None) -> _Kind:
     def fits(value: Any) -> bool:
-        return isinstance(value, list) and (length is None or len(value) == length) and all(map(kind.fits, value))
+        return isinstance(value, list) and length in (None, len(value)) and all(map(kind.fits, value))
 
     return _Kind(f"a list of {'' if length is None else f'{length} '}{several}", fits)
 
@@ -85,7 +81,6 @@ def _one_of(*choices: str) -> _Kind:
 _TEXT = _Kind("a string", lambda value: isinstance(value, str))
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _COUNT = _Kind("a positive integer", lambda value: type(value) is int and 0 < value < 2**31)
-_BYTES = _Kind("a positive integer", lambda value: type(value) is int and value > 0)
 _STAGE = _Kind("a stage number or a node name", lambda value: type(value) in (int, str))
 _ABOVE_ZERO = _Kind("a positive number or infinity", lambda value: type(value) in (int, float) and value > 0)
 _FINITE = _Kind("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value))
@@ -95,7 +90,7 @@ _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 _SHA256 = _Kind(
     "64 hexadecimal digits", lambda v: isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef")
 )
-_METHOD = _one_of(*(method.value for method in InterpolationMode))
+_TEXTS = _list_of(_TEXT, "strings")
 
 _ARGUMENTS = {
     "stages": _list_of(_STAGE, "stage numbers and node names"),
@@ -105,7 +100,7 @@ _ARGUMENTS = {
     "width": _COUNT,
     "mask_width": _COUNT,
     "mask_norm": _one_of(*get_args(MaskNorm)),
-    "logit_spread": _optional(_ABOVE_ZERO),
+    "logit_spread": _Kind(f"{_ABOVE_ZERO.expected}, or null", lambda value: value is None or _ABOVE_ZERO.fits(value)),
     "logit_range": _ABOVE_ZERO,
     "labels_move_area": _FLAG,
     "pooling": _one_of(*get_args(Pooling)),
@@ -116,9 +111,24 @@ _PREPROCESSING = {
     "image_size": _list_of(_COUNT, "positive integers", length=2),
     "mean": _list_of(_FINITE, "finite numbers"),
     "std": _list_of(_POSITIVE, "positive numbers"),
-    "interpolation": _METHOD,
+    "interpolation": _one_of(*(method.value for method in InterpolationMode)),
     "crop": _SHARE,
     "squash": _FLAG,
+}
+_CONTENT: dict[str, Any] = {  # [x] is a list of x, and (x,) is x or null
+    "aim": _OBJECT,
+    "variant": _TEXT,
+    "backbone": ({"name": _TEXT, "arguments": _OBJECT},),
+    "backbone_was": _TEXT,
+    "image_shape": _list_of(_COUNT, "positive integers", length=3),
+    "taps": [_TAP],
+    "classified": (_TAP,),
+    "class_names": (_TEXTS,),
+    "preprocessing": (_PREPROCESSING,),
+    "dtype": _TEXT,
+    "channels_last": _TEXTS,
+    "weights": {"bytes": _Kind("a positive integer", lambda v: type(v) is int and v > 0), "sha256": _SHA256},
+    "versions": _OBJECT,
 }
 
 
@@ -156,36 +166,31 @@ def read_config(path: Path) -> Config:
         The config.
 
     Raises:
-        ValueError: if it is no JSON, is not ours, is of another format version, or a value is not what it must be.
+        ValueError: if it is not JSON, is not ours, is of another format version, or a value is not what it must be.
     """
     content = _parsed(path)
     _check_format(content, path)
-    read = _Reader(content, path)
-    arguments = read.inner("aim", {key: _Kind("", lambda value: True) for key in _ARGUMENTS}, complete=True)
-    named = read("backbone", _optional(_OBJECT))
-    preprocessing = read("preprocessing", _optional(_OBJECT))
-    classified = read("classified", _optional(_OBJECT))
-    class_names = read("class_names", _optional(_list_of(_TEXT, "strings")))
-    weights = read.inner("weights", {"bytes": _BYTES, "sha256": _SHA256})
-    config = Config(
-        variant=read("variant", _TEXT),
-        backbone=None if named is None else _read_backbone(read),
-        backbone_was=read("backbone_was", _TEXT),
-        arguments=_Reader(read.decoded(arguments, "aim"), path, "aim.").all(_ARGUMENTS),
-        image_shape=tuple(read("image_shape", _list_of(_COUNT, "positive integers", length=3))),
-        taps=tuple(
-            _read_tap(tap, path, f"taps.{index}.")
-            for index, tap in enumerate(read("taps", _list_of(_OBJECT, "objects")))
-        ),
-        classified=None if classified is None else _read_tap(classified, path, "classified."),
-        class_names=None if class_names is None else tuple(class_names),
-        preprocessing=None if preprocessing is None else _read_preprocessing(preprocessing, path),
-        dtype=read("dtype", _TEXT),
-        channels_last=tuple(read("channels_last", _list_of(_TEXT, "strings"))),
-        bytes=weights["bytes"],
-        sha256=weights["sha256"],
-        versions={key: str(value) for key, value in read("versions", _OBJECT).items()},
-    )
+    found = _checked(content, _CONTENT, path)
+    unknown = [name for name in found["aim"] if name not in _ARGUMENTS]
+    if unknown:
+        raise ValueError(
+            f"{path}: {f'aim.{unknown[0]}'!r} is not an argument that this aimwrap knows; "
+            "a newer one may have saved it: pip install --upgrade aimwrap"
+        )
+    backbone, preprocessing, weights = found["backbone"], found["preprocessing"], found.pop("weights")
+    found["arguments"] = _checked(_decoded(found.pop("aim"), path, "aim"), _ARGUMENTS, path, "aim")
+    if backbone is not None:
+        found["backbone"] = backbone["name"], _decoded(backbone["arguments"], path, "backbone.arguments")
+    if preprocessing is not None:
+        lists = {name: tuple(preprocessing[name]) for name in ("image_size", "mean", "std")}
+        found["preprocessing"] = Preprocessing(**(preprocessing | lists))
+    found["taps"] = tuple(tuple(tap.values()) for tap in found["taps"])
+    found["classified"] = found["classified"] and tuple(found["classified"].values())
+    found["class_names"] = None if found["class_names"] is None else tuple(found["class_names"])
+    found["versions"] = {key: str(value) for key, value in found["versions"].items()}
+    for name in ("image_shape", "channels_last"):
+        found[name] = tuple(found[name])
+    config = Config(**found, **weights)
     contradiction = _contradiction(config)
     if contradiction is not None:
         raise ValueError(f"{path}: {contradiction}{WAY_OUT}")
@@ -193,7 +198,7 @@ def read_config(path: Path) -> Config:
 
 
 def _contradiction(config: Config) -> str | None:
-    """Where two values do not go together, each of which is one by itself."""
+    """Where two values do not go together, each of which is right by itself."""
     stages, tau, head, num_classes = (config.arguments[name] for name in ("stages", "tau", "head", "num_classes"))
     tapped = [tap[0] for tap in config.taps]
     if not stages or len(set(map(str, stages))) != len(stages):
@@ -211,61 +216,37 @@ def _contradiction(config: Config) -> str | None:
     return None
 
 
-class _Reader:
-    """Takes values out of a JSON object, and says where they stood when they are not what they must be."""
-
-    def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
-        self.values, self.path, self.prefix = values, path, prefix
-
-    def __call__(self, key: str, kind: _Kind) -> Any:
-        if key not in self.values:
-            raise ValueError(f"{self.path}: {self.prefix + key!r} is missing{WAY_OUT}")
-        value = self.values[key]
-        if not kind.fits(value):
-            came = repr(value)
-            came = came if len(came) <= 80 else f"{came[:77]}..."
-            raise ValueError(f"{self.path}: {self.prefix + key!r} must be {kind.expected}, got {came}{WAY_OUT}")
-        return value
-
-    def all(self, kinds: Mapping[str, _Kind]) -> dict[str, Any]:
-        return {key: self(key, kind) for key, kind in kinds.items()}
-
-    def inner(self, key: str, kinds: Mapping[str, _Kind], *, complete: bool = False) -> dict[str, Any]:
-        """The values of an object within; nothing else may stand there if the kinds are complete."""
-        values = self(key, _OBJECT)
-        unknown = [name for name in values if name not in kinds]
-        if complete and unknown:
-            raise ValueError(
-                f"{self.path}: {f'{self.prefix}{key}.{unknown[0]}'!r} is no argument that this aimwrap knows; "
-                "a newer one may have saved it: pip install --upgrade aimwrap"
-            )
-        return _Reader(values, self.path, f"{self.prefix}{key}.").all(kinds)
-
-    def decoded(self, value: dict[str, Any], where: str) -> dict[str, Any]:
-        try:
-            decoded = decoded_json(value)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: in {self.prefix + where!r}, {error}{WAY_OUT}") from error
-        if not isinstance(decoded, dict):
-            raise ValueError(f"{self.path}: {self.prefix + where!r} must be an object, got {decoded!r}{WAY_OUT}")
-        return decoded
+def _checked(value: Any, kind: Any, path: Path, where: str = "") -> Any:
+    """The value without what is not asked for, if it is of the kind; else an error that says where it is."""
+    if isinstance(kind, tuple) and not isinstance(kind, _Kind):
+        if value is None:
+            return None
+        (kind,) = kind
+        outer = _OBJECT if isinstance(kind, dict) else kind
+        _checked(value, outer._replace(expected=f"{outer.expected}, or null"), path, where)
+    if isinstance(kind, dict):
+        values, prefix = _checked(value, _OBJECT, path, where), where and f"{where}."
+        missing = [key for key in kind if key not in values]
+        if missing:
+            raise ValueError(f"{path}: {prefix + missing[0]!r} is missing{WAY_OUT}")
+        return {key: _checked(values[key], inner, path, prefix + key) for key, inner in kind.items()}
+    if isinstance(kind, list):
+        values = _checked(value, _Kind("a list", lambda value: isinstance(value, list)), path, where)
+        return [_checked(item, kind[0], path, f"{where}.{index}") for index, item in enumerate(values)]
+    if not kind.fits(value):
+        came = repr(value)
+        came = came if len(came) <= 80 else f"{came[:77]}..."
+        raise ValueError(f"{path}: {where!r} must be {kind.expected}, got {came}{WAY_OUT}")
+    return value
 
 
-def _read_backbone(read: _Reader) -> tuple[str, dict[str, Any]]:
-    named = read.inner("backbone", {"name": _TEXT, "arguments": _OBJECT})
-    return named["name"], read.decoded(named["arguments"], "backbone.arguments")
-
-
-def _read_tap(values: dict[str, Any], path: Path, prefix: str) -> TapRecord:
-    tap = _Reader(values, path, prefix).all(_TAP)
-    return tap["stage"], tap["node"], tap["channels"], tap["stride"]
-
-
-def _read_preprocessing(values: dict[str, Any], path: Path) -> Preprocessing:
-    read = _Reader(values, path, "preprocessing.").all(_PREPROCESSING)
-    height, width = read["image_size"]
-    mean, std = tuple(read["mean"]), tuple(read["std"])
-    return Preprocessing((height, width), mean, std, read["interpolation"], read["crop"], read["squash"])
+def _decoded(value: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
+    try:
+        decoded = decoded_json(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: in {where!r}, {error}{WAY_OUT}") from error
+    decoded_object: dict[str, Any] = _checked(decoded, _OBJECT, path, where)
+    return decoded_object
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -274,14 +255,14 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has {size / 2**20:.0f} MiB, and no config of aimwrap has more than 64")
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not JSON")
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # also of a wrong encoding, and of numbers with thousands of digits
-        raise ValueError(f"{path} is no valid JSON ({error}); it is damaged: download or copy it again") from error
+        raise ValueError(f"{path} is not valid JSON ({error}); it is damaged: download or copy it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object but {type(content).__name__}; aimwrap did not write it")
+        raise ValueError(f"{path} holds a {type(content).__name__} and not a JSON object; aimwrap did not write it")
     return content
 
 

@@ -1,4 +1,4 @@
-"""``save_pretrained``, ``from_pretrained`` and ``push_to_hub``: huggingface_hub's mixin over our own files."""
+"""``save_pretrained``, ``from_pretrained`` and ``push_to_hub``: as in huggingface_hub, over our own files."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from torch import nn
 
-from .._files import replacing
+from .._files import checksum, replacing
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
 from .config import CONFIG, WAY_OUT, WEIGHTS, dump_config, read_config
 from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
-from .weights import check_whole, checksum, load_weights, read_weights, write_weights
-
-if TYPE_CHECKING:
-    from ..model import AIM
-
+from .recipe import Model
+from .weights import check_whole, load_weights, read_weights, write_weights
 
 Shared = TypeVar("Shared", bound="Shareable")
 _CARD = "README.md"
@@ -37,12 +34,8 @@ _ELSEWHERE = {  # what save_pretrained takes in transformers, diffusers and hugg
 }
 
 
-class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
+class Shareable:
     """Saving, loading and sharing, which :class:`~aimwrap.AIM` inherits."""
-
-    def __new__(cls: type[Shared], *args: Any, **kwargs: Any) -> Shared:
-        """Make the object only: the mixin's own would keep the arguments, and so what belongs to the user."""
-        return object.__new__(cls)
 
     def save_pretrained(
         self,
@@ -94,7 +87,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
         if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
             unused = [*(["repo_id"] if repo_id is not None else []), *push_to_hub_kwargs]
             raise TypeError(f"save_pretrained: {', '.join(unused)} says where and how to push; pass push_to_hub=True")
-        model = cast("AIM", self)
+        model: Model = self
         check_whole(model)
         before = model.class_names, model.preprocessing
         folder = Path(save_directory).expanduser()
@@ -125,7 +118,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
         return None
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the mixin would take any argument of AIM, and ours come from the config
+    def from_pretrained(
         cls: type[Shared],
         pretrained_model_name_or_path: str | Path,
         *,
@@ -185,7 +178,8 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
             )
         config = read_config(config_path)
         weights = read_weights(weights_path, config)
-        model = rebuild(cast("type[AIM]", cls), config, backbone, str(source))
+        base = next(kind for kind in cls.__mro__ if Shareable in kind.__bases__)
+        model = rebuild(cls, base, config, backbone, str(source))
         try:
             load_weights(model, weights, config.channels_last, strict)
         except ValueError as error:
@@ -197,7 +191,7 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
         model.eval()
         return cast("Shared", model if map_location is None else model.to(map_location))
 
-    def push_to_hub(  # type: ignore[override]  # the mixin's config and card are written from the model here
+    def push_to_hub(
         self,
         repo_id: str,
         *,
@@ -248,9 +242,9 @@ class Shareable(PyTorchModelHubMixin, library_name="aimwrap", tags=["aim"]):
         """
         return model_card(self._aim(), metrics, location)
 
-    def _aim(self, class_names: Sequence[str] | None = None, preprocessing: Preprocessing | None = None) -> AIM:
+    def _aim(self, class_names: Sequence[str] | None = None, preprocessing: Preprocessing | None = None) -> Model:
         """The model itself, with the names and the preprocessing that it is to be saved with, checked."""
-        model = cast("AIM", self)
+        model: Model = self
         check_head(model)
         names = checked_class_names(model.class_names if class_names is None else class_names, model.num_classes)
         images = checked_preprocessing(model.preprocessing if preprocessing is None else preprocessing)

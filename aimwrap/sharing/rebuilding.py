@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,15 +16,10 @@ from ..backbones.create import find_builder
 from ..preprocessing import Preprocessing
 from ..taps import Tap
 from .config import Config, TapRecord
-from .recipe import decoded_json, without_weights
-
-if TYPE_CHECKING:
-    from ..model import AIM
-
-    Model = TypeVar("Model", bound=AIM)
+from .recipe import Model, decoded_json, without_weights
 
 
-def config_of(model: AIM, size: int, sha256: str) -> Config:
+def config_of(model: Model, size: int, sha256: str) -> Config:
     """Describe a model.
 
     Args:
@@ -68,11 +63,12 @@ def config_of(model: AIM, size: int, sha256: str) -> Config:
     )
 
 
-def rebuild(cls: type[Model], config: Config, backbone: nn.Module | None, where: str) -> Model:
+def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, where: str) -> Model:
     """Build the model that a config describes, with fresh weights.
 
     Args:
         cls: AIM, or a class of it.
+        base: AIM.
         config: checked values.
         backbone: the backbone; if None, it is built by its name, which a registry must know, without weights.
         where: the folder, for messages.
@@ -99,7 +95,7 @@ def rebuild(cls: type[Model], config: Config, backbone: nn.Module | None, where:
         with torch.random.fork_rng(devices=[]):  # loading is no draw of the user's
             model = cls(source, **arguments)
     except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
-        if _only_a_subclass_refuses(cls, source, arguments):
+        if cls.__init__ is not base.__init__ and _takes(base, source, arguments):  # type: ignore[misc]  # compared only
             raise _refused_by(cls, where, error) from error
         what = "the backbone that was passed" if by_name == {} else f"{config.backbone_was}, built by its name,"
         raise ValueError(
@@ -128,7 +124,7 @@ def checked_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[
     return tuple(map(str, names))
 
 
-def check_head(model: AIM) -> None:
+def check_head(model: Model) -> None:
     """Refuse what no config describes: what was put in the place of the head's own parts.
 
     Raises:
@@ -148,7 +144,7 @@ def check_head(model: AIM) -> None:
             )
 
 
-def _common(model: AIM, name: str) -> float | None:
+def _common(model: Model, name: str) -> float | None:
     """A setting of the mask estimators, which may have been changed since they were built."""
     values = {getattr(estimator, name) for estimator in model.mask_estimators.values()}
     if len(values) > 1:
@@ -198,7 +194,7 @@ def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.
     return f"{library}/{model}", {"backbone_kwargs": without_weights(library, arguments)}
 
 
-def _refused_by(cls: type[AIM], where: str, error: Exception) -> TypeError:
+def _refused_by(cls: type, where: str, error: Exception) -> TypeError:
     name = cls.__name__
     return TypeError(
         f"{where}: from_pretrained builds {name} with AIM's arguments, {name}(backbone, stages=..., tau=..., ...), and "
@@ -208,15 +204,11 @@ def _refused_by(cls: type[AIM], where: str, error: Exception) -> TypeError:
     )
 
 
-def _only_a_subclass_refuses(cls: type[AIM], source: nn.Module | str, arguments: dict[str, Any]) -> bool:
-    """Whether AIM itself takes what a class of it could not be built with."""
-    from ..model import AIM
-
-    if cls.__init__ is AIM.__init__:
-        return False
+def _takes(base: type, source: nn.Module | str, arguments: dict[str, Any]) -> bool:
+    """Whether AIM itself can be built with what a class of it could not."""
     try:
         with torch.random.fork_rng(devices=[]):
-            AIM(source, **arguments)
+            base(source, **arguments)
     except Exception:  # as in rebuild
         return False
     return True
@@ -229,7 +221,7 @@ def _way_out(config: Config) -> str:
     return f"{saved}Build the backbone yourself and pass it: from_pretrained(..., backbone=backbone)"
 
 
-def _check_taps(model: AIM, config: Config, where: str) -> None:
+def _check_taps(model: Model, config: Config, where: str) -> None:
     pairs = [(_record(tap), then) for tap, then in zip(model.taps, config.taps, strict=False)]
     if model.classified is not None and config.classified is not None:
         pairs.append((_record(model.classified), config.classified))
@@ -259,7 +251,5 @@ def _is_channels_last(module: nn.Module) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__
-
-    libraries = {name: version(name) for name in ("torch", "torchvision", "timm")}
-    return {"aimwrap": __version__, **libraries, "python": platform.python_version()}
+    libraries = {name: version(name) for name in ("aimwrap", "torch", "torchvision", "timm")}
+    return {**libraries, "python": platform.python_version()}

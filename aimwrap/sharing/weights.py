@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .._files import checksum
 from .config import Config
 
 
@@ -81,15 +81,6 @@ def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
         raise ValueError(f"{path} is no safetensors file that can be read ({error}); {again}") from error
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last: tuple[str, ...], strict: bool) -> None:
     """Load weights into a model, with the dtypes and the memory layout that they were saved with.
 
@@ -122,5 +113,5 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last:
             module.to(memory_format=torch.channels_last)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in weights:
-            tensor.data = tensor.data.to(weights[name].dtype)  # in place: it may stand under two names
+            tensor.data = tensor.data.to(weights[name].dtype)  # in place: it may have two names
     model.load_state_dict(weights, strict=strict)

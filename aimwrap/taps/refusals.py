@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .._wrappers import unwrap_compiled
 from .copies import joined
 
 
@@ -31,8 +32,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise TypeError("backbone is a scripted module, which cannot be tapped; pass the module it was scripted from")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise TypeError(f"backbone is wrapped in {type(model).__name__}; pass its .module, and wrap AIM instead")
-    source = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
-    assert isinstance(source, nn.Module)
+    source = unwrap_compiled(model)
     modules = set(source.modules())
     for name, module in source.named_modules():
         _refuse_scripted(name, module)

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from aimwrap import AIM
-from aimwrap.sharing.recognising import fingerprint, likeness, recognise
+from aimwrap.sharing.recipe import fingerprint, likeness, recognise
 
 
 def test_a_timm_module_comes_back_without_being_passed(tmp_path: Path) -> None:

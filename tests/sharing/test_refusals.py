@@ -17,10 +17,10 @@ from torch import nn
 from zoo import HeadConvNet, TinyNet
 
 from aimwrap import AIM
+from aimwrap._files import checksum
 from aimwrap.sharing import weights as weights_module
 from aimwrap.sharing.config import WAY_OUT, Config, dump_config, read_config
 from aimwrap.sharing.recipe import decoded_json, encoded_json
-from aimwrap.sharing.weights import checksum
 
 TINY = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "num_classes": 7}
 
@@ -167,14 +167,14 @@ def test_a_file_is_no_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no valid JSON"),
-        ('{"format": "aimwrap"', "is no valid JSON.*it is damaged: download or copy it again"),
-        ('{"format": "aimwrap", "format_version": NaN}', "NaN is no JSON"),
-        ('{"format": "aimwrap", "format_version": -Infinity}', "-Infinity is no JSON"),
-        ("[" * 100_000, "is no valid JSON"),
-        ("9" * 10_000, "is no valid JSON|holds no JSON object"),
-        ('["aimwrap"]', "holds no JSON object but list; aimwrap did not write it"),
-        ("null", "holds no JSON object but NoneType"),
+        ("", "is not valid JSON"),
+        ('{"format": "aimwrap"', "is not valid JSON.*it is damaged: download or copy it again"),
+        ('{"format": "aimwrap", "format_version": NaN}', "NaN is not JSON"),
+        ('{"format": "aimwrap", "format_version": -Infinity}', "-Infinity is not JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("9" * 10_000, "is not valid JSON|and not a JSON object"),
+        ('["aimwrap"]', "holds a list and not a JSON object; aimwrap did not write it"),
+        ("null", "holds a NoneType and not a JSON object"),
         ("{}", "was not written by aimwrap; AIM.from_pretrained reads"),
         ('{"architecture": "resnet18", "pretrained_cfg": {}}', "looks like timm's.*With timm.create_model, load"),
         ('{"architectures": ["ResNet"], "model_type": "resnet"}', "looks like that of transformers.*wrap it: AIM"),
@@ -202,7 +202,7 @@ def test_configs_that_are_none(folder: Path, text: str, message: str) -> None:
 
 def test_a_config_that_is_no_text(folder: Path) -> None:
     (folder / "config.json").write_bytes(b"\xff\xfe\x00config")
-    with pytest.raises(ValueError, match="is no valid JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         load(folder)
 
 
@@ -257,7 +257,10 @@ def test_every_value_is_checked_or_of_no_consequence(saved_by_name: Path, tmp_pa
         ({"aim__stages": [[2], 3]}, "'aim.stages' must be a list of stage numbers and node names"),
         ({"aim__logit_range": {"float": "nan"}}, "'aim.logit_range' must be a positive number or infinity, got nan"),
         ({"aim__logit_range": {"float": "import os"}}, "in 'aim', {'float': import os} stands for nothing"),
-        ({"aim__device": "cuda"}, "'aim.device' is no argument that this aimwrap knows; a newer one may have saved it"),
+        (
+            {"aim__device": "cuda"},
+            "'aim.device' is not an argument that this aimwrap knows; a newer one may have saved it",
+        ),
         ({"aim__tau": [0.25, 2.0]}, r"'aim.tau' must be a list of numbers in \(0, 1\], got \[0.25, 2.0\]"),
         ({"aim__tau": [0.25]}, r"'aim.tau' must have one value per stage, 2, got \[0.25\]"),
         ({"aim__head": "newer"}, "'aim.head' must be one of 'paper', 'feature-preserving', got 'newer'"),

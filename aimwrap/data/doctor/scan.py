@@ -7,7 +7,6 @@ most of it for importing torch twice.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import ImageFile
 
+from ..._files import checksum
 from ..._text import with_progress
 from ..io import image_size, open_image, open_object_mask
 from ..release import Box
@@ -63,7 +63,7 @@ def look_at_image(path: Path, quick: bool = False, digest: bool = False) -> Look
         if quick:
             return Look(image_size(path))
         image = open_image(path)
-        return Look((image.height, image.width), digest=_digest(path) if digest else None)
+        return Look((image.height, image.width), digest=checksum(path) if digest else None)
     except Exception as error:  # a decoder that meets arbitrary bytes raises what it likes
         return Look(None, _reason(error, path))
 
@@ -81,14 +81,6 @@ def look_at_mask(path: Path, any_value: bool, quick: bool = False) -> Look:
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)) if len(rows) else None
     height, width = mask.shape
     return Look((height, width), mask=MaskLook(float(half.mean()), float(mask.max()), box))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _reason(error: Exception, path: Path) -> str:
