@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ._choices import AreaPer as AreaPer
 from .output import AIMOutput
 from .taps import Stage
-
-AreaPer = Literal["image", "batch"]
 
 
 class AIMLossComponents(NamedTuple):

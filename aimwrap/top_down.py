@@ -17,10 +17,10 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._choices import Head as Head
 from ._numerics import wide_dtype
 from .resizing import resize_to, sum_to
 
-Head = Literal["paper", "feature-preserving"]
 Pooling = Literal["active", "all"]
 
 

@@ -83,7 +83,7 @@ class Subject:
         self.role: Role = role
         self.aim = _aim_in(model)
         if role == "plain" and self.aim is not None:
-            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other=")
+            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other= (--compare)")
         self._pooled = None
         if self.aim is None:
             network = model.backbone if isinstance(model, PlainClassifier) else model
