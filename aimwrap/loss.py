@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,9 @@ from ._checks import (
     check_target,
     check_tau,
 )
+from ._choices import AreaPer as AreaPer
 from .output import AIMOutput
 from .taps import Stage
-
-AreaPer = Literal["image", "batch"]
 
 
 class AIMLossComponents(NamedTuple):

@@ -14,10 +14,10 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from ._choices import Head as Head
 from ._numerics import wide_dtype
 from .resizing import resize_to, sum_to
 
-Head = Literal["paper", "feature-preserving"]
 Pooling = Literal["active", "all"]
 
 

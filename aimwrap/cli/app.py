@@ -1,7 +1,7 @@
 """The command line: ``aimwrap demo``, ``inspect``, ``data``, ``train``, ``report`` and ``export``, a file for each.
 
 Needs the extra ``cli``; the demo needs ``demo``, training ``train``, reports ``report``, and ONNX ``export``. Nothing
-here imports torch: what a command needs is imported when it is called, so that help and completion are there at once.
+here imports torch: a command imports what it needs when it is called, so that help and completion are fast.
 """
 
 from __future__ import annotations
@@ -32,32 +32,40 @@ except ImportError as error:
 BEFORE, TRAINING, AFTER = "Before training", "Training", "With a trained model"
 
 EPILOG = """\
-From nothing to a model that is served:
+From an empty folder to an exported model:
 
-    aimwrap data digits digits95                 # a data set to try with
-    aimwrap data doctor digits95                 # is anything wrong with it?
-    aimwrap inspect resnet10t --image-size 160   # what masks on it would cost
+    aimwrap data digits digits95                 # a small data set, no download
+    aimwrap data doctor digits95                 # check it
+    aimwrap inspect resnet10t --image-size 160   # the cost of AIM on this backbone
     aimwrap train built digits95 --backbone resnet10t --no-pretrained \\
         --epochs 2 --out runs/try
-    aimwrap report runs/try/seed-0/model built digits95   # one page to look at
-    aimwrap export runs/try/seed-0/model         # ONNX, held against the model
+    aimwrap report runs/try/seed-0/model built digits95   # an HTML page
+    aimwrap export runs/try/seed-0/model         # ONNX, compared with the model
 
-More examples are in each command's own help, such as aimwrap train --help.
+Each command's help has more examples, such as aimwrap train --help.
 
-Exit codes, of every command:
+Exit codes of every command:
 
-    0    done
-    1    it was tried and failed, or found something wrong
-    2    wrong usage, and nothing was done
+    0    success
+    1    failure, or problems found; the message says what is wrong
+    2    usage error; nothing was changed
     130  interrupted
 
-With --json the output is one JSON document; where the code is 1 and there is
-no result, it is {"error": "..."} with what is known beside it.
+With --json the output is one JSON document. If the command fails, the document
+has the message as "error".
 
-Documentation: docs/ in the sources, which make docs builds as pages.
+Options are accepted with dashes and with underscores: --hold-out, --hold_out.
+
+Documentation: docs/ in the sources; make docs builds the pages.
 """
 
-app = typer.Typer(cls=Group, epilog=EPILOG, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Group,
+    epilog=EPILOG,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
 app.command(cls=Command, epilog=DEMO, rich_help_panel=BEFORE)(demo)
 app.command(cls=Command, epilog=INSPECT, rich_help_panel=BEFORE)(inspect)
 app.add_typer(data_app, name="data", rich_help_panel=BEFORE)
@@ -75,13 +83,13 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def aimwrap(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and stop.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and exit.")
     ] = False,
 ) -> None:
-    """Make any CNN choose where it looks, and see what it chose.
+    """Train CNN classifiers that decide from a few positions of their own feature maps, and see which ones.
 
-    A network with AIM masks decides by a few positions of its own feature maps, and the masks show which. These
-    commands take a data set and a backbone to a trained, explained and exported model.
+    The masks of a model with AIM show these positions. The commands check a data set, train a model, show what it
+    does and export it.
     """
 
 

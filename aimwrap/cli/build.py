@@ -4,33 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.builder import (
-    Background,
-    Cutout,
-    Tying,
-    backgrounds_in,
-    backgrounds_of,
-    cutouts_in,
-    cutouts_of,
-    relabelled,
-    travelingbirds,
-    waterbirds,
-)
-from ..data.builder import water_or_land as water_or_land_of
-from ..data.io import read_csv
-from ..data.release import SPLITS, Release
-from ..data.sets.cub import read_cub
+from .._choices import FileFormat, Placement
 from .help import closing
-from .options import AsJson, FileFormat, Placement, Quiet, Workers, first_name_as_option
-from .outcomes import answer, ending_well, failing
+from .options import AsJson, Quiet, Workers
+from .outcomes import exit_on_error, exit_on_interrupt, print_result
+
+if TYPE_CHECKING:
+    from ..data.builder import Background, Cutout, Tying
+    from ..data.release import Release
 
 
 def summary(release: Release) -> dict[str, Any]:
     """A built set's groups by split, for ``--json``."""
+    from ..data.release import SPLITS
+
     groups: dict[str, dict[str, int]] = {}
     for split in SPLITS:
         records = [record for record in release.records if record.split == split]
@@ -55,7 +46,7 @@ def summary(release: Release) -> dict[str, Any]:
 
 
 def format_summary(release: Release) -> str:
-    """A built set's groups by split, for people."""
+    """A built set's groups by split, as text."""
     found = summary(release)
     lines = [f"{found['num_images']} images in {release.root}"]
     for split, groups in found["groups"].items():
@@ -69,7 +60,10 @@ def format_summary(release: Release) -> str:
 def chosen_tyings(
     permuted: bool, tie: float | None, num_images: Sequence[int | None], keep_label_shares: bool
 ) -> dict[str, Tying]:
-    """What the backgrounds tell, by split; ``num_images`` are ``--train``, ``--val`` and ``--test``."""
+    """The tie of each split; ``num_images`` are ``--train``, ``--val`` and ``--test``."""
+    from ..data.builder import travelingbirds, waterbirds
+    from ..data.release import SPLITS
+
     numbers = {split: number for split, number in zip(SPLITS, num_images, strict=True) if number is not None}
     if permuted:
         return travelingbirds(1.0 if tie is None else tie, num_images=numbers)
@@ -80,10 +74,16 @@ def chosen_cutouts(
     folder: Path | None, opacity: Path | None, cub: Path | None, labels: Path | None, by_water: bool
 ) -> list[Cutout]:
     """The cut-outs, each with its label."""
+    from ..data.builder import cutouts_in, cutouts_of, relabelled
+    from ..data.builder import water_or_land as water_or_land_of
+    from ..data.sets.cub import read_cub
+
     if cub is not None and opacity is not None:
-        raise typer.BadParameter("--opacity goes with --cutouts: --cub finds the segmentations in its folder or beside")
+        raise typer.BadParameter(
+            "--opacity goes with --cutouts: --cub finds the segmentations in its folder or next to it"
+        )
     if by_water and (cub is None or labels is not None):
-        raise typer.BadParameter("--water-or-land goes with --cub, and without --labels, which says it otherwise")
+        raise typer.BadParameter("--water-or-land goes with --cub, and cannot be used with --labels")
     if cub is not None and folder is None:
         found = cutouts_of(read_cub(cub, object_masks=True))
     elif folder is not None and cub is None:
@@ -98,8 +98,10 @@ def chosen_cutouts(
 
 
 def _labels_by_class(table: Path) -> dict[str, str]:
+    from ..data.io import read_csv
+
     found: dict[str, str] = {}
-    for row in read_csv(table, ("class", "label"), "Name them so in its first line"):
+    for row in read_csv(table, ("class", "label"), "Use these names in its first line"):
         name, label = row.values["class"].strip(), row.values["label"].strip()
         if found.setdefault(name, label) != label:
             raise ValueError(
@@ -110,8 +112,10 @@ def _labels_by_class(table: Path) -> dict[str, str]:
 
 def chosen_backgrounds(folder: Path | None, places: Sequence[str] | None) -> list[Background]:
     """The photographs, each with its place."""
+    from ..data.builder import backgrounds_in, backgrounds_of
+
     if (folder is None) == (not places):
-        raise typer.BadParameter("give either --backgrounds or --place, the latter once for each folder")
+        raise typer.BadParameter("give either --backgrounds or --place (once for each folder)")
     if folder is not None:
         return backgrounds_in(folder)
     folders: dict[str, list[Path | str]] = {}
@@ -121,7 +125,7 @@ def chosen_backgrounds(folder: Path | None, places: Sequence[str] | None) -> lis
 
 
 def folders_of(places: Sequence[str] | None) -> dict[str, Path]:
-    """Of ``--place``, by the whole text."""
+    """The folders of ``--place``, by the complete text."""
     for text in places or ():
         name, equals, folder = text.partition("=")
         if not (name and equals and folder):
@@ -130,13 +134,13 @@ def folders_of(places: Sequence[str] | None) -> dict[str, Path]:
 
 
 def check_outside(out: Path, folders: Sequence[Path | None]) -> None:
-    """See that nothing is built among the sources."""
+    """Refuse an output folder that contains a source folder, or is in one."""
     for folder in folders:
         if folder is not None and (
             out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve())
         ):
             raise typer.BadParameter(
-                f"{out} and {folder} lie in each other, so built images would be taken for sources"
+                f"{out} and {folder} are in each other, so built images would be taken for sources"
             )
 
 
@@ -146,44 +150,48 @@ EPILOG = closing(
         "aimwrap data build birds95 --cub CUB_200_2011 --water-or-land --in-place \\",
         "    --place water=places/ocean --place land=places/forest",
     ],
-    "the set is complete",
-    "it is not, and the message says why",
+    "the data set is complete",
+    "the data set is incomplete; the error message says why",
 )
-INTERRUPTED = "Interrupted. Give the same command again: it keeps the images that are there, and draws the others."
+INTERRUPTED = "Interrupted. Run the same command again: it keeps the finished images, and draws the others."
 SOURCES, LABELS, SPLITTING, DRAWING = "Sources", "Labels and places", "Splits", "How images are drawn"
 
 
 def build(
-    out: Annotated[Path, typer.Argument(help="The folder to build into: new, empty, or of a build that was killed.")],
+    out: Annotated[Path, typer.Argument(help="Output folder: new, empty, or of an interrupted build.")],
     cutouts: Annotated[
         Path | None,
         typer.Option(
-            help="Pictures with an alpha channel, in a folder for each class, perhaps below train, val, test.",
+            help="Folder of object images with an alpha channel: a folder per class, or per split and class.",
             rich_help_panel=SOURCES,
         ),
     ] = None,
     opacity: Annotated[
         Path | None,
         typer.Option(
-            help="Masks (PNG, bright is object) under the pictures' names, instead of alpha.", rich_help_panel=SOURCES
+            help="Folder of masks (PNG, bright is object) with the names of the cut-outs, instead of alpha.",
+            rich_help_panel=SOURCES,
         ),
     ] = None,
     cub: Annotated[
         Path | None,
         typer.Option(
-            help="CUB_200_2011 with its segmentations, instead of --cutouts; keeps its test.", rich_help_panel=SOURCES
+            help="Folder of CUB_200_2011 with its segmentations, instead of --cutouts; keeps its test split.",
+            rich_help_panel=SOURCES,
         ),
     ] = None,
     water_or_land: Annotated[
         bool,
         typer.Option(
-            "--water-or-land", help="With --cub: water birds and land birds, not 200 species.", rich_help_panel=LABELS
+            "--water-or-land",
+            help="Use two labels, water birds and land birds, instead of CUB's 200 species.",
+            rich_help_panel=LABELS,
         ),
     ] = False,
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with the columns class and label, to merge classes into labels.",
+            help="CSV file with the columns class and label, to merge classes into labels.",
             exists=True,
             dir_okay=False,
             rich_help_panel=LABELS,
@@ -192,13 +200,13 @@ def build(
     backgrounds: Annotated[
         Path | None,
         typer.Option(
-            help="Photographs in a folder for each place, perhaps below train, val and test.", rich_help_panel=SOURCES
+            help="Folder of photographs: a folder per place, or per split and place.", rich_help_panel=SOURCES
         ),
     ] = None,
     place: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=FOLDER: a place and where its photographs are, instead of --backgrounds; repeat it.",
+            help="Place and folder of its photographs, as NAME=FOLDER, instead of --backgrounds. Repeatable.",
             rich_help_panel=SOURCES,
         ),
     ] = None,
@@ -207,7 +215,8 @@ def build(
         typer.Option(
             min=0,
             max=1,
-            help="Share of each label's training images on its own place: 0.95; --permuted: 1.",
+            help="Share of each label's training images on that label's place (spurious correlation).",
+            show_default="0.95, or 1 with --permuted",
             rich_help_panel=LABELS,
         ),
     ] = None,
@@ -215,93 +224,126 @@ def build(
         bool,
         typer.Option(
             "--permuted",
-            help="As TravelingBirds: the test has every class on another class's place.",
+            help="In the test split, put every class on the place of another class, as TravelingBirds does.",
             rich_help_panel=LABELS,
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Draws the splits, what stands where, and every image.", rich_help_panel=DRAWING)
+        int,
+        typer.Option(
+            min=0, help="Random seed of the splits, the backgrounds and every image.", rich_help_panel=DRAWING
+        ),
     ] = 0,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Which classes, in the order of their numbers: landbird,waterbird. Default: all.",
+            help="Classes to use, in the order of their numbers, such as landbird,waterbird.",
+            show_default="all",
             rich_help_panel=LABELS,
         ),
     ] = None,
     places: Annotated[
         str | None,
-        typer.Option(help="Which places; the first class is tied to the first one, and so on.", rich_help_panel=LABELS),
+        typer.Option(
+            help="Places to use; the first class is tied to the first place, and so on.",
+            show_default="all",
+            rich_help_panel=LABELS,
+        ),
     ] = None,
     train: Annotated[
         int | None,
-        typer.Option(min=1, help="How many training images. Default: every cut-out.", rich_help_panel=SPLITTING),
+        typer.Option(min=1, help="Number of training images.", show_default="all cut-outs", rich_help_panel=SPLITTING),
     ] = None,
     val: Annotated[
-        int | None, typer.Option(min=1, help="How many images for the validation.", rich_help_panel=SPLITTING)
+        int | None,
+        typer.Option(
+            min=1, help="Number of validation images.", show_default="all cut-outs", rich_help_panel=SPLITTING
+        ),
     ] = None,
     test: Annotated[
-        int | None, typer.Option(min=1, help="How many images for the test.", rich_help_panel=SPLITTING)
+        int | None,
+        typer.Option(min=1, help="Number of test images.", show_default="all cut-outs", rich_help_panel=SPLITTING),
     ] = None,
     test_share: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Of sources without splits: share for the test.", rich_help_panel=SPLITTING),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the cut-outs for the test split, if they have no splits.",
+            rich_help_panel=SPLITTING,
+        ),
     ] = 0.2,
     val_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the others: share for the validation.", rich_help_panel=SPLITTING)
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the other cut-outs for validation, if they have no splits.",
+            rich_help_panel=SPLITTING,
+        ),
     ] = 0.2,
     keep_label_shares: Annotated[
         bool,
         typer.Option(
             "--keep-label-shares",
-            help="Validation and test: as many images of a label as it has cut-outs.",
+            help="Keep the label shares of the cut-outs in validation and test.",
             rich_help_panel=SPLITTING,
         ),
     ] = False,
     cutout_uses: Annotated[
-        int, typer.Option(min=1, help="How many images may show the same cut-out.", rich_help_panel=SOURCES)
+        int, typer.Option(min=1, help="Most images that show the same cut-out.", rich_help_panel=SOURCES)
     ] = 1,
     background_uses: Annotated[
-        int, typer.Option(min=1, help="How many images may show the same background.", rich_help_panel=SOURCES)
+        int, typer.Option(min=1, help="Most images that show the same background.", rich_help_panel=SOURCES)
     ] = 1,
     in_place: Annotated[
         bool,
         typer.Option(
             "--in-place",
-            help="As Waterbirds: keep the picture's size and the object's place in it.",
+            help="Keep the size of the cut-out's image and the object's position, as Waterbirds does.",
             rich_help_panel=DRAWING,
         ),
     ] = False,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of square images, in pixels. Default: 224.", rich_help_panel=DRAWING)
+        int | None,
+        typer.Option(min=1, help="Side of square images, in pixels.", show_default="224", rich_help_panel=DRAWING),
     ] = None,
     object_size: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="The object's longer side, of the image's: 0.5 0.8.", rich_help_panel=DRAWING),
+        typer.Option(
+            help="Smallest and largest share of the image's side for the object's longer side.",
+            show_default="0.5 0.8",
+            rich_help_panel=DRAWING,
+        ),
     ] = None,
     placement: Annotated[
-        Placement | None, typer.Option(help="Where the object lies. Default: anywhere.", rich_help_panel=DRAWING)
+        Placement | None, typer.Option(help="Position of the object.", show_default="anywhere", rich_help_panel=DRAWING)
     ] = None,
     crop: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="Side of the background's crop, of its shorter one: 0.5 1.", rich_help_panel=DRAWING),
+        typer.Option(
+            help="Smallest and largest share of the background's shorter side for its crop.",
+            show_default="0.5 1",
+            rich_help_panel=DRAWING,
+        ),
     ] = None,
     no_mirror: Annotated[
-        bool, typer.Option("--no-mirror", help="Mirror neither objects nor backgrounds.", rich_help_panel=DRAWING)
+        bool, typer.Option("--no-mirror", help="Never mirror objects or backgrounds.", rich_help_panel=DRAWING)
     ] = False,
     recolour: Annotated[
-        bool, typer.Option("--recolour", help="Backgrounds of random hue and brightness.", rich_help_panel=DRAWING)
+        bool,
+        typer.Option(
+            "--recolour", help="Change hue and brightness of the backgrounds at random.", rich_help_panel=DRAWING
+        ),
     ] = False,
-    file_format: Annotated[
-        FileFormat, typer.Option("--format", help="Of the images.", rich_help_panel=DRAWING)
-    ] = "jpg",
+    file_format: Annotated[FileFormat, typer.Option("--format", help="Image format.", rich_help_panel=DRAWING)] = "jpg",
     workers: Workers = 2,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Paste cut-outs on backgrounds that are tied to the label: sets like Waterbirds, and like TravelingBirds.
+    """Build a data set like Waterbirds or TravelingBirds: objects pasted on backgrounds that predict the label.
 
-    Killed, it goes on when the same command is given again.
+    If it is interrupted, run the same command again to continue.
     """
     placed = {
         "image_size": image_size,
@@ -314,13 +356,7 @@ def build(
     given: dict[str, Any] = {name: value for name, value in placed.items() if value is not None}
     _check_combinations(given, in_place, permuted, keep_label_shares)
 
-    def facts(error: Exception) -> Mapping[str, Any]:
-        return {"out": str(out)}
-
-    def spoken(message: str) -> str:
-        return first_name_as_option(message, _NAMES)
-
-    with failing(OSError, ValueError, as_json=as_json, facts=facts, spoken=spoken), ending_well(INTERRUPTED):
+    with exit_on_error(OSError, ValueError, as_json=as_json, facts={"out": str(out)}), exit_on_interrupt(INTERRUPTED):
         from ..data.builder import InPlace, Placed
         from ..data.builder import build as build_set
 
@@ -342,20 +378,16 @@ def build(
             workers=workers,
             progress=not (quiet or as_json),
         )
-    answer(as_json, summary(release), format_summary(release))
-
-
-_NAMES = (
-    *("cutouts", "opacity", "backgrounds", "classes", "places", "tie", "test_share", "val_share"),
-    *("cutout_uses", "background_uses", "image_size", "object_size", "placement", "crop"),
-)
+    print_result(as_json, summary(release), format_summary(release))
 
 
 def _check_combinations(given: Mapping[str, Any], in_place: bool, permuted: bool, keep_label_shares: bool) -> None:
     if in_place and given:
-        raise typer.BadParameter(f"--in-place changes neither object nor picture: leave out {_options(given)}")
+        raise typer.BadParameter(
+            f"--in-place keeps the object and the image size as they are: leave out {_options(given)}"
+        )
     if permuted and keep_label_shares:
-        raise typer.BadParameter("--keep-label-shares says nothing with --permuted, which keeps them anyway")
+        raise typer.BadParameter("--keep-label-shares has no effect with --permuted, which keeps them anyway")
 
 
 def _options(given: Mapping[str, Any]) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from .._choices import FileFormat
 from .build import EPILOG as BUILD
 from .build import INTERRUPTED, build
 from .help import Command, Group, closing
-from .options import AsJson, FileFormat, Quiet, Workers, check_data, complete_data
-from .outcomes import answer, ending_well, failing, say
+from .options import AsJson, Quiet, Workers, check_data, complete_data
+from .outcomes import echo, exit_on_error, exit_on_interrupt, print_result
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
-COLUMNS = ("image", "label", "place", "group", "split_column", "mask")
-IN_IMAGENET = "An ImageNet tree with train/ and val/, where Hard-ImageNet's images lie."
-ELSEWHERE, JUDGED = "What lies elsewhere", "How it is judged"
+ELSEWHERE, JUDGED = "Files in other folders", "Checks"
 
 DOCTOR = closing(
     [
@@ -25,83 +24,97 @@ DOCTOR = closing(
         "aimwrap data doctor data/waterbirds --cub data/CUB_200_2011",
         "aimwrap data doctor data/mine.csv --column image=file --column label=species",
     ],
-    "it is healthy",
-    "it has faults, or was not recognised",
+    "the data set has no faults",
+    "the data set has faults, or was not recognised",
 )
 
 
 def doctor(
     path: Annotated[
-        Path, typer.Argument(help="The set's folder, the one that it lies in, or one of its own; or a CSV file.")
+        Path, typer.Argument(help="Folder of the data set, its parent folder or a folder in it; or a CSV file.")
     ],
     kind: Annotated[
         str | None,
         typer.Option(
             "--as",
             metavar="DATA",
-            help="What to take it for, by the names of aimwrap train. Default: what it looks like.",
+            help="Kind of data set, by the names of aimwrap train.",
+            show_default="recognised from its files",
             callback=check_data,
             autocompletion=complete_data,
         ),
     ] = None,
     cub: Annotated[
-        Path | None, typer.Option(help="CUB_200_2011, for sets that are made of its birds.", rich_help_panel=ELSEWHERE)
+        Path | None, typer.Option(help="Folder of CUB_200_2011, for data sets made from it.", rich_help_panel=ELSEWHERE)
     ] = None,
     segmentations: Annotated[
-        Path | None, typer.Option(help="CUB's segmentations, where they lie elsewhere.", rich_help_panel=ELSEWHERE)
+        Path | None,
+        typer.Option(help="Folder of CUB's segmentations, if it is not in CUB's folder.", rich_help_panel=ELSEWHERE),
     ] = None,
-    imagenet: Annotated[Path | None, typer.Option(help=IN_IMAGENET, rich_help_panel=ELSEWHERE)] = None,
+    imagenet: Annotated[
+        Path | None,
+        typer.Option(
+            help="ImageNet folder with train/ and val/, which has the images of Hard-ImageNet.",
+            rich_help_panel=ELSEWHERE,
+        ),
+    ] = None,
     class_list: Annotated[
-        Path | None, typer.Option(help="ImageNet-100's list of classes, a text file.", rich_help_panel=ELSEWHERE)
+        Path | None, typer.Option(help="Text file with the classes of ImageNet-100.", rich_help_panel=ELSEWHERE)
     ] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="ImageNet's validation boxes, for ImageNet-100.", rich_help_panel=ELSEWHERE)
+        Path | None,
+        typer.Option(help="Folder of ImageNet's validation boxes, for ImageNet-100.", rich_help_panel=ELSEWHERE),
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Masks of a folder per class, with the same names.", rich_help_panel=ELSEWHERE)
+        Path | None,
+        typer.Option(
+            help="Folder of object masks with the names of the images, for kind folder.", rich_help_panel=ELSEWHERE
+        ),
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="A table's column: image=file, label, place, group, split or mask; repeat it.", rich_help_panel=JUDGED
+            help="Column of a table, such as image=file; also label, place, group, split, mask. Repeatable.",
+            rich_help_panel=JUDGED,
         ),
     ] = None,
     any_value_is_object: Annotated[
         bool,
         typer.Option(
-            "--any-value-is-object", help="Masks of your own: whatever is not zero, such as 1.", rich_help_panel=JUDGED
+            "--any-value-is-object", help="In your own masks, every value except 0 is object.", rich_help_panel=JUDGED
         ),
     ] = False,
     subset: Annotated[
-        bool, typer.Option("--subset", help="It is a part on purpose: do not compare counts.", rich_help_panel=JUDGED)
+        bool,
+        typer.Option(
+            "--subset", help="The data set is a subset on purpose: do not compare counts.", rich_help_panel=JUDGED
+        ),
     ] = False,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Read the files' headers alone: no damage, no duplicates.", rich_help_panel=JUDGED
+            "--quick", help="Read file headers only; damage and duplicates are not checked.", rich_help_panel=JUDGED
         ),
-    ] = (False),
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that open files. Default: one per core.")] = None,
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of threads that open files.", show_default="one per core")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what is wrong with a data set on disk, and what to do about it.
+    """Find what is wrong with a data set on disk, and say how to fix it.
 
-    Opens every file that the set names, and writes nothing.
+    Opens every file of the data set; writes nothing.
     """
     named = _columns(column or [])
 
-    def facts(error: Exception) -> dict[str, Any]:
-        return {"version": 1, "path": str(path)}
-
-    with ending_well("Interrupted. Nothing was found yet: --quick reads the files' headers alone."):
+    with exit_on_interrupt("Interrupted. Nothing was found yet; --quick is faster, since it reads file headers only."):
         from ..data.doctor import NotRecognisedError, examine
-        from ..data.doctor.report import printable, report
+        from ..data.doctor.report import report
 
-        def spoken(message: str) -> str:  # names of folders may be meant for the terminal
-            return message if as_json else "\n".join(map(printable, message.split("\n")))
-
-        with failing(NotRecognisedError, OSError, as_json=as_json, facts=facts, spoken=spoken):
+        with exit_on_error(
+            NotRecognisedError, OSError, ValueError, as_json=as_json, facts={"version": 1, "path": str(path)}
+        ):
             found = examine(
                 path,
                 kind,
@@ -118,21 +131,18 @@ def doctor(
                 workers=workers,
                 progress=not (quiet or as_json),
             )
-    say(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured))
+    echo(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured))
     raise typer.Exit(found.exit_code)
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
-    """Of ``--column``, by the reader's arguments."""
+    """The columns, by the arguments of the reader."""
     columns = {}
     for pair in pairs:
         name, equals, column = pair.partition("=")
-        argument = "split_column" if name == "split" else name
-        if not (equals and column and argument in COLUMNS):
-            raise typer.BadParameter(
-                f"--column must be NAME=COLUMN with image, label, place, group, split or mask for NAME, got {pair!r}"
-            )
-        columns[argument] = column
+        if not (equals and column and name):
+            raise typer.BadParameter(f"--column must be NAME=COLUMN, such as image=file, got {pair!r}")
+        columns["split_column" if name == "split" else name] = column
     return columns
 
 
@@ -142,35 +152,40 @@ def _coloured(text: str, mark: str) -> str:
 
 DIGITS = closing(
     ["aimwrap data digits digits95", "aimwrap data digits digits100 --tie 1 --image-size 64"],
-    "the set is complete",
-    "it is not, and the message says why",
+    "the data set is complete",
+    "the data set is incomplete; the error message says why",
 )
 
 
 def digits(
-    out: Annotated[Path, typer.Argument(help="The folder to build into: new, empty, or of a build that was killed.")],
+    out: Annotated[Path, typer.Argument(help="Output folder: new, empty, or of an interrupted build.")],
     tie: Annotated[
-        float, typer.Option(min=0.5, max=1, help="Share of each label's images on its own photograph.")
+        float,
+        typer.Option(
+            min=0.5, max=1, help="Share of each label's images on that label's photograph (spurious correlation)."
+        ),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Draws which digits are used and how each is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the digits and of how each is drawn.")] = 0,
     image_size: Annotated[int, typer.Option(min=32, help="Side of square images, in pixels.")] = 160,
     num_images: Annotated[
-        int, typer.Option(min=4, help="How many for training, and as many for the test; a multiple of 4.")
+        int, typer.Option(min=4, help="Number of training images, and of test images; a multiple of 4.")
     ] = 320,
-    file_format: Annotated[FileFormat, typer.Option("--format", help="Of the images.")] = "png",
+    file_format: Annotated[FileFormat, typer.Option("--format", help="Image format.")] = "png",
     workers: Workers = 2,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the demo's digits on photographs to disk: a set to try with, without any download.
+    """Build a small data set of digits on two photographs, without any download.
 
-    Killed, it goes on when the same command is given again. Needs the extra demo.
+    If it is interrupted, run the same command again to continue. Needs the extra demo.
     """
     if num_images % 4:
-        raise typer.BadParameter(f"--num-images must be a multiple of 4, one for each pair; got {num_images}")
+        raise typer.BadParameter(
+            f"--num-images must be a multiple of 4, one for each digit on each photograph; got {num_images}"
+        )
     given = {"tie": tie, "seed": seed, "image_size": image_size}
-    failures = failing(ImportError, OSError, ValueError, as_json=as_json, facts=lambda error: {"out": str(out)})
-    with failures, ending_well(INTERRUPTED):
+    errors = exit_on_error(ImportError, OSError, ValueError, as_json=as_json, facts={"out": str(out)})
+    with errors, exit_on_interrupt(INTERRUPTED):
         from ..data.builder.build import build_composed
         from ..data.sets.digits import DigitsOnPhotographs
         from .build import format_summary, summary
@@ -183,20 +198,20 @@ def digits(
         release = build_composed(
             out, splits, {"digits": given}, file_format=file_format, workers=workers, progress=progress
         )
-    answer(as_json, summary(release), format_summary(release))
+    print_result(as_json, summary(release), format_summary(release))
 
 
 EPILOG = """\
 Examples:
 
-    aimwrap data digits digits95                 # a set to try with
-    aimwrap data doctor digits95                 # is anything wrong with it?
-    aimwrap train built digits95                 # what was built is trained on as built
+    aimwrap data digits digits95                 # a small data set, no download
+    aimwrap data doctor digits95                 # check it
+    aimwrap train built digits95                 # train on it; its kind is built
 """
 
 app = typer.Typer(
     cls=Group,
-    help="Examine data sets, and build some whose background is tied to the label.",
+    help="Check data sets, and build data sets whose background is correlated with the label.",
     epilog=EPILOG,
     rich_markup_mode="rich",
 )

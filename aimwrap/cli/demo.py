@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from .help import closing
-from .options import AsJson, Quiet, Seeds, as_options, parse_heads, parse_seeds, parse_ties
-from .outcomes import answer, ending_well, failing
+from .options import AsJson, Quiet, Seeds, parse_heads, parse_seeds, parse_ties
+from .outcomes import exit_on_error, exit_on_interrupt, print_result
 
 EPILOG = closing(
     [
@@ -18,42 +18,47 @@ EPILOG = closing(
         "aimwrap demo --seeds 5             # as in the documentation",
         "aimwrap demo --ties 1 --heads paper",
     ],
-    "the table is printed and the picture written",
-    "it failed, and the message says why",
+    "the table is printed and the image is written",
+    "the demo failed; the error message says why",
 )
 
 
 def demo(
     seeds: Seeds = "1",
-    ties: Annotated[str, typer.Option(help="Shares of the training labels that the background is tied to.")] = "0.95,1",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, for every variant.")] = 8,
-    tau: Annotated[float, typer.Option(min=0.01, max=1.0, help="Area that AIM's masks are to keep.")] = 0.25,
+    ties: Annotated[
+        str,
+        typer.Option(help="Shares of the training images on their label's background (ties), separated by commas."),
+    ] = "0.95,1",
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Number of passes over the training images, for each variant.")
+    ] = 8,
+    tau: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Target share of the image that AIM's masks keep.")
+    ] = 0.25,
     heads: Annotated[
-        str, typer.Option(help="AIM's heads: feature-preserving, paper, or both with a comma between.")
+        str, typer.Option(help="AIM heads to train: feature-preserving, paper, or both separated by a comma.")
     ] = "feature-preserving",
-    out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("demo.png"),
+    out: Annotated[Path, typer.Option(help="Image file to write.")] = Path("demo.png"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a plain CNN and the same CNN with AIM where the background gives the label away, and see where they look.
+    """Compare a plain CNN with the same CNN with AIM, on data whose background predicts the label.
 
-    Prints a table per tie and writes a picture. Nothing is downloaded. Needs the extra demo.
+    Trains both, prints a table per tie and writes an image of where they look. Downloads nothing. Needs the extra demo.
     """
     seed_numbers, tie_shares, head_names = parse_seeds(seeds), parse_ties(ties), parse_heads(heads)
-    with failing(ImportError, OSError, ValueError, as_json=as_json, spoken=as_options), ending_well(_INTERRUPTED):
+    with exit_on_error(ImportError, OSError, ValueError, as_json=as_json), exit_on_interrupt(_INTERRUPTED):
         from ..demo import Settings, format_report, run_demo
 
         settings = Settings(epochs=epochs, tau=tau, quiet=quiet or as_json)
         started = time.perf_counter()
         runs = run_demo(tie_shares, seed_numbers, settings, out, head_names)
     seconds = time.perf_counter() - started
-    answer(
+    print_result(
         as_json,
         [{**run._asdict(), "scores": run.scores._asdict()} for run in runs],
-        f"\n{format_report(runs, settings)}\n\n{seconds:.0f} seconds in all. The picture is in {out}.",
+        f"\n{format_report(runs, settings)}\n\n{seconds:.0f} seconds in total. The image is in {out}.",
     )
 
 
-_INTERRUPTED = (
-    "Interrupted. The demo keeps nothing: give the command again, with fewer --seeds or --epochs to be done sooner."
-)
+_INTERRUPTED = "Interrupted. The demo keeps nothing: run the command again. Fewer --seeds or --epochs make it faster."

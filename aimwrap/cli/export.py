@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._choices import ExportFormat
 from .help import closing
-from .options import AsJson, ExportFormat, Quiet, as_options
-from .outcomes import answer, failing, say
+from .options import AsJson, BackbonePath, ModelFolder, Quiet
+from .outcomes import echo, exit_on_error, print_result
 
 if TYPE_CHECKING:
     from ..model import AIM
@@ -24,71 +25,77 @@ EPILOG = closing(
         "aimwrap export runs/try/seed-0/model                # writes its model.onnx",
         "aimwrap export runs/try/seed-0/model --format pt2   # torch.export",
     ],
-    "the file is written, and computes what the model does",
-    "nothing was written, and the message says why",
+    "the file is written, and its outputs match the model's",
+    "nothing was written; the error message says why",
 )
 SUFFIXES: Mapping[ExportFormat, str] = {"onnx": ".onnx", "pt2": ".pt2", "aotinductor": ".aotinductor.pt2"}
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="A folder that AIM.save_pretrained or aimwrap train wrote.")],
+    folder: ModelFolder,
     file_format: Annotated[
-        ExportFormat, typer.Option("--format", help="pt2 is torch.export's; aotinductor is compiled for this machine.")
+        ExportFormat,
+        typer.Option(
+            "--format", help="File format: ONNX, torch.export (pt2), or compiled for this machine (aotinductor)."
+        ),
     ] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="The file to write. Default: model.onnx in the folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="model.onnx or model.pt2 in the model folder")
+    ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of square images, in pixels. Default: the model's own.")
+        int | None, typer.Option(min=1, help="Side of square images, in pixels.", show_default="that of the model")
     ] = None,
-    fixed_size: Annotated[bool, typer.Option("--fixed-size", help="Do not try for any image size.")] = False,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="package.module:name of the backbone, where the folder cannot name it."),
-    ] = None,
+    fixed_size: Annotated[
+        bool, typer.Option("--fixed-size", help="Export for one image size only, without trying to accept any size.")
+    ] = False,
+    backbone: BackbonePath = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a trained model for serving, and check that it computes what the model does.
+    """Export a trained model, and check that the file computes the same outputs.
 
-    The file has its name only once it was compared with the model. ONNX needs the extra export.
+    A file that fails the check is not kept. ONNX needs the extra export.
     """
     path = out or folder / f"model{SUFFIXES[file_format]}"
     kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
-    def facts(error: Exception) -> Mapping[str, Any]:
-        return {"path": str(path), "parity": [row._asdict() for row in getattr(error, "parity", ())]}
-
-    with failing(*kinds, as_json=as_json, facts=facts, spoken=as_options), _warning_of_options(quiet):
-        from ..export import export_aotinductor, export_onnx, export_program
+    facts: dict[str, Any] = {"path": str(path), "parity": []}
+    with exit_on_error(*kinds, as_json=as_json, facts=facts), _warnings_printed(quiet):
+        from ..export import ParityError, export_aotinductor, export_onnx, export_program
 
         write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[file_format]
-        written = write(_load(folder, backbone), path, image_size=image_size, dynamic_size=not fixed_size)
-    answer(as_json, written.as_dict(), str(written))
+        try:
+            written = write(_load(folder, backbone), path, image_size=image_size, dynamic_size=not fixed_size)
+        except ParityError as error:
+            facts["parity"] = [row._asdict() for row in error.parity]
+            raise
+    print_result(as_json, written.as_dict(), str(written))
 
 
 def _load(folder: Path, backbone: str | None) -> AIM:
-    """The model of a folder; its backbone is imported where a path to it is given."""
+    """The model of a folder, with the backbone at the path, if one is given."""
     from ..backbones.inspection import import_backbone
     from ..model import AIM
 
-    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    sys.path.insert(0, "")  # custom backbones are usually in the current folder
     model = AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
     if model.preprocessing is None:
         raise ValueError(
-            f"{folder} does not say how images are prepared for its model, and what is exported has to. Say it once in "
-            "Python, with the values that it was evaluated with, and export again: model.save_pretrained(folder, "
-            "preprocessing=aimwrap.Preprocessing(image_size=(224, 224), mean=(0.485, 0.456, 0.406), "
-            "std=(0.229, 0.224, 0.225)))"
+            f"{folder} does not contain the preprocessing of its model, and an exported file needs it. Save it in "
+            "Python, with the values that the model was evaluated with, and export again: "
+            "model.save_pretrained(folder, preprocessing=aimwrap.Preprocessing(image_size=(224, 224), "
+            "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))"
         )
     return model
 
 
 @contextmanager
-def _warning_of_options(quiet: bool) -> Iterator[None]:
-    """Print warnings, unless quiet, as one line each, without the place in the code that nobody called."""
+def _warnings_printed(quiet: bool) -> Iterator[None]:
+    """Print warnings, unless quiet, as one line each, without their place in the code."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", UserWarning)
         try:
             yield
         finally:
             for warning in [] if quiet else caught:
-                say(f"warning: {as_options(str(warning.message))}", on_output=False)
+                echo(f"warning: {warning.message}", err=True)

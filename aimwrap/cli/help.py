@@ -1,79 +1,56 @@
-"""Help of the commands: what it does, its options, and below them examples to copy and what the exit codes mean."""
+"""Help of the commands: what a command does, its options, examples to copy, and its exit codes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .outcomes import GENERAL, ending_well
-
-WRONG_USAGE = "wrong usage, and nothing was done"
+from .outcomes import GENERAL, exit_on_interrupt
 
 
 def closing(examples: Sequence[str], done: str, failed: str) -> str:
-    """What a command's help ends with; Markdown, too, for the page that is made of it.
-
-    >>> text = closing(["aimwrap inspect resnet18"], "it can be tapped", "it cannot")
-    >>> text.splitlines()[2], text.splitlines()[-2]
-    ('    aimwrap inspect resnet18', '    1  it cannot')
-
-    Args:
-        examples: commands to copy.
-        done: what exit code 0 says.
-        failed: what exit code 1 says.
-    """
-    codes = (f"{code}  {meaning}" for code, meaning in enumerate((done, failed, WRONG_USAGE)))
+    """The end of a command's help: examples, and what the exit codes 0 and 1 mean. It is Markdown for the docs, too."""
+    codes = (f"0    {done}", f"1    {failed}", "2    usage error; nothing was changed", "130  interrupted")
     return "\n    ".join(["Examples:\n", *examples]) + "\n\n" + "\n    ".join(["Exit codes:\n", *codes])
 
 
-@contextmanager
-def _paragraphs_and_epilog(command: TyperCommand | TyperGroup) -> Iterator[None]:
-    """Have rich wrap the help's paragraphs, not the lines of the source; and print the epilog as it is written."""
-    text, epilog = command.help, command.epilog
-    command.help, command.epilog = _in_paragraphs(text or ""), None
-    try:
-        yield
-    finally:
-        command.help, command.epilog = text, epilog
-    if epilog:
-        compact = epilog.strip().replace(":\n\n    ", ":\n    ").replace("\n    ", "\n  ")
-        typer.echo("\n".join(f" {line}".rstrip() for line in f"\n{compact}".split("\n")))
+class _VerbatimEpilog:
+    """Prints the epilog as it is written, since lines that rich has wrapped cannot be copied."""
 
-
-def _in_paragraphs(text: str) -> str:
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
-
-
-class Command(TyperCommand):
-    """A command whose epilog is printed as it is written: what rich has wrapped cannot be copied."""
+    epilog: str | None
+    help: str | None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help, and the epilog below it."""
-        with _paragraphs_and_epilog(self):
-            super().format_help(ctx, formatter)
+        """Print the help, and the epilog after it."""
+        epilog, self.epilog = self.epilog, None
+        paragraphs = (self.help or "").split("\n\n")
+        self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # rich keeps the lines
+        super().format_help(ctx, formatter)  # type: ignore[misc]  # of the class that it is mixed into
+        self.epilog = epilog
+        if epilog:
+            compact = epilog.strip().replace(":\n\n    ", ":\n    ").replace("\n    ", "\n  ")
+            typer.echo("\n".join(f" {line}".rstrip() for line in f"\n{compact}".split("\n")))
 
 
-class Group(TyperGroup):
-    """Commands under one name, which shows its help when it is called alone."""
+class Command(_VerbatimEpilog, TyperCommand):
+    """A command."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help, and the epilog below it."""
-        with _paragraphs_and_epilog(self):
-            super().format_help(ctx, formatter)
+
+class Group(_VerbatimEpilog, TyperGroup):
+    """A group of commands, which prints its help when it is called alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; none at all ask for help, which is no mistake, and goes to the output."""
+        """Read the arguments; without any, print the help, which is not an error."""
         return super().parse_args(ctx, args or ["--help"])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            with ending_well(GENERAL):
+            with exit_on_interrupt(GENERAL):
                 return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # typer's own validation leaves it there
+            error.message = error.message.removeprefix("Value error, ")  # added by typer's own validation
             raise

@@ -7,40 +7,41 @@ from typing import Annotated
 
 import typer
 
+from .._choices import Head
 from .help import closing
-from .options import AsJson, BackboneName, OneHead, as_options
-from .outcomes import answer, failing
+from .options import AsJson, BackboneName
+from .outcomes import exit_on_error, print_result
 
 EPILOG = closing(
     ["aimwrap inspect convnext_tiny", "aimwrap inspect my_project.models:build --image-size 96"],
-    "it can be wrapped",
-    "it cannot, and the message says why",
+    "the backbone can be wrapped",
+    "the backbone cannot be wrapped; the error message says why",
 )
 
 
 def inspect(
     backbone: BackboneName,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of square images, in pixels. Default: the backbone's own.")
+        int | None, typer.Option(min=1, help="Side of square images, in pixels.", show_default="that of the backbone")
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, help="Channels of the images, beside --image-size. Default: 3.")
+        int | None, typer.Option(min=1, help="Number of image channels; needs --image-size.", show_default="3")
     ] = None,
-    head: OneHead = "feature-preserving",
+    head: Annotated[Head, typer.Option(help="AIM head.")] = "feature-preserving",
     as_json: AsJson = False,
 ) -> None:
-    """Show a backbone's stages, how they were found, what AIM on them costs, and the two lines to paste.
+    """Show a backbone's stages, how they were found, the cost of AIM on them, and two lines of code to use it.
 
-    Needs no weights and no data, and downloads nothing.
+    Needs no weights and no data; downloads nothing.
     """
     if channels is not None and image_size is None:
-        raise typer.BadParameter("--channels says nothing without --image-size: give both")
-    sys.path.insert(0, "")  # a backbone of one's own is usually here
-    with failing(TypeError, ValueError, as_json=as_json, facts=lambda error: {"name": backbone}, spoken=as_options):
+        raise typer.BadParameter("--channels needs --image-size: give both")
+    sys.path.insert(0, "")  # custom backbones are usually in the current folder
+    with exit_on_error(TypeError, ValueError, as_json=as_json, facts={"name": backbone}):
         import torch
 
         from ..backbones.inspection import inspect_backbone
 
         example_input = None if image_size is None else torch.zeros(1, channels or 3, image_size, image_size)
         found = inspect_backbone(backbone, head=head, example_input=example_input)
-    answer(as_json, found.as_dict(), str(found))
+    print_result(as_json, found.as_dict(), str(found))

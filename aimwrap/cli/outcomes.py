@@ -1,7 +1,7 @@
-"""How commands end: with a result, a failure that is said, an interruption, or nobody left who reads.
+"""How commands end: with a result, an error message, an interruption, or a closed output.
 
-Exit codes, of every command: 0 done; 1 it was tried and failed, or found something wrong; 2 wrong usage, and nothing
-was done; 130 interrupted by Ctrl-C.
+Exit codes of every command: 0 success; 1 failure, or problems found; 2 usage error, nothing was changed; 130
+interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,93 +9,80 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 
 FAILED, INTERRUPTED = 1, 130
-GENERAL = "Interrupted. Nothing goes on from here: give the command again to begin anew."
+GENERAL = "Interrupted. Nothing was kept: run the command again to start over."
 
 
-def say(text: str, on_output: bool = True) -> None:
-    """Print what the terminal cannot show as escapes, such as names of classes where it knows ASCII alone.
-
-    Args:
-        text: to print.
-        on_output: or else where errors go.
-    """
-    encoding = (sys.stdout if on_output else sys.stderr).encoding or "utf-8"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=not on_output)
+def echo(text: str, err: bool = False) -> None:
+    """Print text; characters that the output's encoding does not have are printed as escapes."""
+    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
-def answer(as_json: bool, values: Any, text: str) -> None:
-    """Print a command's result.
-
-    Args:
-        as_json: whether ``--json`` was given.
-        values: the result for programs.
-        text: the same for people.
-    """
-    say(json.dumps(values, indent=2) if as_json else text)
+def print_result(as_json: bool, values: Any, text: str) -> None:
+    """Print a command's result: ``values`` with ``--json``, else ``text``."""
+    echo(json.dumps(values, indent=2) if as_json else text)
 
 
-def _nothing(error: Exception) -> Mapping[str, Any]:
-    return {}
-
-
-def _said(error: Exception) -> str:
-    """An error's message; what the system says of a file alone has no way out."""
+def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; give another path, or mend this one's place and rights"
+        return f"{error.filename}: {error.strerror}; use another path, or fix its permissions"
     return str(error)
 
 
-@contextmanager
-def failing(
-    *kinds: type[Exception],
-    as_json: bool,
-    facts: Callable[[Any], Mapping[str, Any]] = _nothing,
-    spoken: Callable[[str], str] = str,
-) -> Iterator[None]:
-    """End the command with exit code 1 and the error's message, where an error is one that people can mend.
+def printable(text: str) -> str:
+    r"""Replace control characters, which a file name may contain and a terminal would obey.
 
-    Under ``--json`` the message is a document on the output, where the result would be.
+    >>> printable("set \x1b[2J")
+    'set \\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def exit_on_error(*kinds: type[Exception], as_json: bool, facts: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """End the command with exit code 1 and the error's message, for errors that the user can fix.
 
     Args:
         kinds: of errors.
-        as_json: whether ``--json`` was given.
-        facts: what stands beside ``error`` in that document.
-        spoken: turns a message of the library into one that names options.
+        as_json: whether to print the message as a JSON document on the output, instead of as text.
+        facts: more entries of that document.
     """
     try:
         yield
     except BrokenPipeError:
-        raise  # nobody reads any more: no failure of what was tried
+        raise  # the reader of the output has left: not a failure of the command
     except kinds as error:
-        message = spoken(_said(error))
-        say(json.dumps({**facts(error), "error": message}, indent=2) if as_json else message, on_output=as_json)
+        if as_json:
+            echo(json.dumps({**(facts or {}), "error": _message(error)}, indent=2))
+        else:
+            echo(printable(_message(error)), err=True)
         raise typer.Exit(FAILED) from error
 
 
 @contextmanager
-def ending_well(interrupted: str) -> Iterator[None]:
-    """End without a traceback when somebody presses Ctrl-C.
+def exit_on_interrupt(message: str) -> Iterator[None]:
+    """End without a traceback on Ctrl-C.
 
     Args:
-        interrupted: what is then said: whether the work goes on, and how; nothing if it is empty.
+        message: says whether the work can continue, and how; empty to print nothing.
     """
     try:
         yield
     except KeyboardInterrupt:
-        if interrupted:
-            say(f"\n{interrupted}", on_output=False)
+        if message:
+            echo(f"\n{message}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
 def leave_quietly() -> None:
-    """Have nothing written any more to an output that is closed, as behind ``| head``; Python would complain."""
+    """Ignore that the output is closed, as after ``| head``; Python would print an error at its exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""The command line's part on reports: ``aimwrap report``."""
+"""``aimwrap report`` on the command line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .help import closing
-from .options import DATA_SETS, AsJson, Quiet, Workers, as_options, check_data, complete_data
-from .outcomes import GENERAL, answer, ending_well, failing, say
+from .options import AsJson, BackbonePath, Data, ModelFolder, Quiet, ReaderArguments, Root, Workers
+from .outcomes import GENERAL, echo, exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,76 +25,63 @@ if TYPE_CHECKING:
 
 EPILOG = closing(
     [
-        "aimwrap report runs/birds/seed-0/model waterbirds data/waterbirds --out birds.html",
-        "aimwrap report runs/aim/seed-0/model folder data/images --plain runs/plain/seed-0/model",
-        "aimwrap report runs/a/seed-0/model built digits95 --compare runs/b/seed-0/model",
+        "aimwrap report runs/a/seed-0/model waterbirds data/waterbirds",
+        "aimwrap report runs/a/seed-0/model folder data/images \\",
+        "    --plain runs/plain/seed-0/model",
+        "aimwrap report runs/a/seed-0/model built digits95 \\",
+        "    --compare runs/b/seed-0/model",
     ],
-    "the page and its JSON are written",
-    "nothing was written, and the message says why",
-)
-
-# What the library's messages call an argument, and what it is here.
-_AS_OPTIONS = (
-    (r"^(limit|workers|split) must", r"--\1 must"),
-    (r"^(batch|verify)_(size|images) must", r"--\1-\2 must"),
-    (r"^path must", "--out must"),
-    (r"^plain(?='s | must | does | has | calls | takes )", "--plain"),
-    (r"^other(?='s | must | does | has | calls | takes )", "--compare"),
-    (r"compare two by other=", "compare two by --compare"),
-    (r"from_pretrained\(.*?backbone=backbone\)", "--backbone package.module:name"),
-    (r"pass it as backbone=; strict=False .* has$", "name it by --backbone package.module:name"),
-    (r"pass preprocessing=.*$", "save it with model.save_pretrained(folder, preprocessing=...)"),
+    "the page and its JSON file are written",
+    "nothing was written; the error message says why",
 )
 
 
 def report(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A folder that AIM.save_pretrained or `aimwrap train` wrote.")],
-    data: Annotated[
-        str,
-        typer.Argument(
-            help=f"Kind of data set: {', '.join(DATA_SETS)}.", callback=check_data, autocompletion=complete_data
-        ),
-    ],
-    root: Annotated[str, typer.Argument(help="The data set's folder; of table its CSV file.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(help="NAME=VALUE of its reader, such as cub=data/CUB_200_2011.")
-    ] = None,
+    model: ModelFolder,
+    data: Data,
+    root: Root,
+    arguments: ReaderArguments = None,
     split: Annotated[
-        str | None, typer.Option(help="train, val, test or all. Default: test, else val, else all there is.")
+        str | None,
+        typer.Option(help="Split to report on: train, val, test or all.", show_default="test, else val, else all"),
     ] = None,
     plain: Annotated[
-        Path | None, typer.Option(help="A plain model, for the scatter of energy pointing and verify's control.")
+        Path | None,
+        typer.Option(help="Folder of a plain model, to compare energy pointing and the results of verify with."),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(help="A second model: the gallery begins where the two differ most.")
+        Path | None, typer.Option(help="Folder of a second model; the gallery starts where the two models differ most.")
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="package.module:name of the backbone, where a folder cannot name it.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The page to write; its JSON goes beside it.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Of the page. Default: the model's and the data set's names.")] = (
-        None
+    backbone: BackbonePath = None,
+    out: Annotated[Path, typer.Option(help="HTML page to write; a JSON file of the same name is written too.")] = Path(
+        "report.html"
     ),
+    title: Annotated[
+        str | None, typer.Option(help="Title of the page.", show_default="names of the model and the data set")
+    ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Images in the gallery; all are measured. Of more: half the worst, half by lot.")
+        int,
+        typer.Option(min=1, help="Most images in the gallery: half are the worst, half are random. All are measured."),
     ] = 1000,
     verify_images: Annotated[
         int,
-        typer.Option(min=1, help="Images that verify checks the masks on, drawn by lot; most of the time goes there."),
+        typer.Option(min=1, help="Number of random images that verify checks the masks on; this takes the most time."),
     ] = 256,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Leave verify out.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip verify.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")] = 32,
     workers: Workers = 2,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cuda where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device, such as cpu, cuda or cuda:1.", show_default="cuda if available")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one page that shows what a model does: numbers, groups, mask health, verify, and a gallery of its masks.
+    """Write an HTML report on a model: scores, groups, mask health, verify, and a gallery of its masks.
 
-    The page is one HTML file that needs no network, with the same content as JSON beside it.
+    The page is one file and needs no network. A JSON file next to it has the same content.
     """
-    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    sys.path.insert(0, "")  # custom backbones are usually in the current folder
     options: dict[str, Any] = {
         "title": title,
         "limit": limit,
@@ -106,8 +93,8 @@ def report(
     }
     kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
     with (
-        failing(*kinds, as_json=as_json, facts=lambda _: {"path": str(out)}, spoken=as_option),
-        ending_well(GENERAL),
+        exit_on_error(*kinds, as_json=as_json, facts={"path": str(out)}),
+        exit_on_interrupt(GENERAL),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("default", UserWarning)
@@ -119,24 +106,13 @@ def report(
         written = found.write(out)
     for line in [*(str(warning.message) for warning in caught), *found.content["notes"]]:
         if not quiet:
-            say(f"warning: {as_option(line)}", on_output=False)
+            echo(f"warning: {line}", err=True)
     text = f"{found}\n\n{_size(written.page)} and {_size(written.numbers)}"
-    answer(as_json, {"path": str(out), **found.headline}, text)
-
-
-def as_option(message: str) -> str:
-    """A message of the library for those who called it by the command.
-
-    >>> as_option("batch_size must be a whole number from 1, got 0")
-    '--batch-size must be a whole number from 1, got 0'
-    >>> as_option("plain must be a classifier without AIM"), as_option("plain/plain.json is damaged")
-    ('--plain must be a classifier without AIM', 'plain/plain.json is damaged')
-    """
-    return as_options(message, _AS_OPTIONS)
+    print_result(as_json, {"path": str(out), **found.headline}, text)
 
 
 def command_of(context: typer.Context) -> str:
-    """The command that was given, to be given again."""
+    """The command as it was given, to run it again."""
     words = ["aimwrap", "report"]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
@@ -152,18 +128,18 @@ def command_of(context: typer.Context) -> str:
 
 
 def _check_out(out: Path) -> None:
-    """Before the long work, and not behind it."""
+    """Check the output before the long work."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out must end in .html, got {str(out)!r}")
     if out.is_dir():
         raise ValueError(f"--out must be a file, and {out} is a folder; write {out / 'report.html'}")
     try:
-        import jinja2  # noqa: F401  # only asked whether it is there
+        import jinja2  # noqa: F401  # only to see that it is there
     except ImportError as error:
         raise ImportError('reports need Jinja2: pip install "aimwrap[report]"') from error
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"--out must lie in a folder that can be written to, and {out.parent} cannot")
+        raise PermissionError(f"--out must be in a folder that can be written to, and {out.parent} cannot")
 
 
 def _built(
@@ -192,11 +168,7 @@ def _built(
 
 
 def read_split(name: str, root: str, arguments: list[str], split: str | None) -> tuple[ReleaseDataset, list[str]]:
-    """The images of the split that was asked for, or of the one that a result belongs on.
-
-    Returns:
-        The images, and what readers of the report must know of the choice.
-    """
+    """The images of the split, by default the best one for a result; and notes on that choice."""
     from ..data import ReleaseDataset
     from ..data.registry import parse_reader_arguments, read_by_name
 
@@ -208,10 +180,14 @@ def read_split(name: str, root: str, arguments: list[str], split: str | None) ->
     if "test" in everything.splits:
         return ReleaseDataset(everything.release, "test"), []
     if "val" in everything.splits:
-        note = "There is no test split, so these are validation images: a model that was selected on them is flattered."
+        note = (
+            "There is no test split, so these are validation images: scores of a model that was selected on them are "
+            "too high."
+        )
         return ReleaseDataset(everything.release, "val"), [note]
     note = (
-        "There is neither a test nor a validation split, so these are all images: a model trained on them is flattered."
+        "There is neither a test nor a validation split, so these are all images: scores of a model that was trained "
+        "on them are too high."
     )
     return everything, [note]
 

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from timm.layers import Conv2dSame
@@ -20,12 +20,11 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from .._text import table
+from .._choices import ExportFormat as Format
 from ..taps.whole import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
 from .pooling import without_rounding_up
 from .serving import ServingModel
-
-Format = Literal["onnx", "pt2", "aotinductor"]
 
 OLDEST_TORCH: dict[Format, tuple[int, int]] = {  # where the library's own lower bound is not enough
     "onnx": (2, 7),  # before, the converter fails
@@ -289,7 +288,7 @@ def _export(
     if images is not None and (images.ndim != 4 or tuple(images.shape[2:]) != size):
         raise ValueError(
             f"images must be (N, C, {size[0]}, {size[1]}), of the size that is exported, got {tuple(images.shape)}; "
-            "normalise and resize them as for the model, or pass image_size="
+            "normalise and resize them as for the model, or pass image_size= (--image-size)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aimwrap-") as folder:  # where a rename is only a rename
@@ -309,7 +308,8 @@ def _export(
         os.replace(draft, path)
     if reason is not None:
         warnings.warn(
-            f"{path} takes images of {size[0]} x {size[1]} only; for any size: {reason}. dynamic_size=False is silent",
+            f"{path} takes images of {size[0]} x {size[1]} only; for any size: {reason}. dynamic_size=False "
+            "(--fixed-size) silences this warning",
             stacklevel=3,
         )
     return exported._replace(path=path)
@@ -350,12 +350,12 @@ def _check_parity(exported: Exported, path: Path, tolerance: float) -> None:
     failed = [row for row in exported.parity if not row.holds(tolerance)]
     if not failed:
         return
-    other = "dynamic_size=False, or another" if "height" in exported.dynamic else "Another"
+    other = "dynamic_size=False (--fixed-size), or another" if "height" in exported.dynamic else "Another"
     raise ParityError(
         f"{path} was not written, since what it computes is not what the model computes: "
         f"{'; '.join(map(str, failed))}; allowed are {tolerance:.1e} and {LEAST_AGREEMENT:.1%}. It was tried on images "
         f"of {', '.join(map(str, exported.tried))}. {other} version of torch or of the format's runtime may do better; "
-        "tolerance= allows more",
+        "in Python, tolerance= allows more",
         exported.parity,
     )
 

@@ -66,7 +66,7 @@ class Subject:
         self.role: Role = role
         self.aim = inside(model, AIM)
         if role == "plain" and self.aim is not None:
-            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other=")
+            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other= (--compare)")
         self._seen_by: AIM | PooledClassifier
         if self.aim is None:
             self._seen_by = PooledClassifier(model.backbone if isinstance(model, PlainClassifier) else model, role)

@@ -185,8 +185,8 @@ class Shareable:
         except ValueError as error:
             raise ValueError(
                 f"{weights_path}: the weights do not fit {config.backbone_was} wrapped as {config.variant}: {error}. "
-                "If the backbone was changed after it was built, change one in the same way and pass it as backbone=; "
-                "strict=False leaves out what only one of the two has"
+                "If the backbone was changed after it was built, change one in the same way and pass it as backbone= "
+                "(--backbone); strict=False leaves out what only one of the two has"
             ) from error
         model.eval()
         return cast("Shared", model if map_location is None else model.to(map_location))

@@ -184,7 +184,8 @@ def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.
     if config.backbone is None:
         raise ValueError(
             f"{where}: this model's backbone was {config.backbone_was}, a module that aimwrap cannot build by name; "
-            f"pass one alike, its weights will be overwritten: from_pretrained({where!r}, backbone=backbone)"
+            f"pass one of the same kind, its weights are overwritten: from_pretrained({where!r}, backbone=backbone); "
+            "on the command line, --backbone package.module:name"
         )
     name, arguments = config.backbone
     try:
@@ -218,7 +219,10 @@ def _way_out(config: Config) -> str:
     now = _versions()
     others = [f"{name} {was}, here {now[name]}" for name, was in config.versions.items() if now.get(name, was) != was]
     saved = f"It was saved with {'; '.join(others)}. " if others else ""
-    return f"{saved}Build the backbone yourself and pass it: from_pretrained(..., backbone=backbone)"
+    return (
+        f"{saved}Build the backbone yourself and pass it: from_pretrained(..., backbone=backbone); on the "
+        "command line, --backbone package.module:name"
+    )
 
 
 def _check_taps(model: Model, config: Config, where: str) -> None:

@@ -216,7 +216,8 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
     raise ValueError(
         f"the backbone {type(model).__name__} could not be run on made-up images:\n  "
         + "\n  ".join(failures)
-        + "\nPass example_input=, a batch of images as your model takes them, for example torch.zeros(1, 3, 96, 96)."
+        + "\nPass example_input=, a batch of images as your model takes them, for example torch.zeros(1, 3, 96, 96); "
+        "on the command line, pass --image-size and --channels."
     )
 
 

@@ -31,7 +31,7 @@ _SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant"}
 
 
 def group_dro_erm() -> Overrides:
-    """Plain training on Waterbirds beside group DRO (Sagawa et al. 2020; ``README.md``, ``data/cub_dataset.py``).
+    """The plain baseline of group DRO on Waterbirds (Sagawa et al. 2020; ``README.md``, ``data/cub_dataset.py``).
 
     ResNet-50, SGD, 300 epochs, no augmentation, images squashed to 256 x 256 and cropped to 224. Their results are of
     the epoch with the best worst group on the validation split.
@@ -60,7 +60,7 @@ def feature_learning_base() -> Overrides:
 
 
 def gals_vanilla() -> Overrides:
-    """Plain training beside GALS on Waterbirds (Petryk et al. 2022; ``configs/waterbirds_95_vanilla.yaml``).
+    """The plain baseline of GALS on Waterbirds (Petryk et al. 2022; ``configs/waterbirds_95_vanilla.yaml``).
 
     ResNet-50, SGD, the backbone at ten times the classifier's rate, 200 epochs. They select by the validation's
     class-balanced accuracy, which is none of the rules here; the average is taken in its place.

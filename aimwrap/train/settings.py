@@ -1,15 +1,18 @@
-"""All that a run is: which data, which model, and how it is trained. Two equal settings are two equal runs."""
+"""Settings of a training run, each with its help text, bounds and default: `aimwrap train` makes its options of them.
 
+Nothing here imports torch, since help and completion need the settings too.
+"""
+
+# ruff: noqa: RUF009  # setting() makes a field
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..loss import AreaPer
-from ..top_down import Head
+from .._choices import AreaPer, Head
 
 Method = Literal["aim", "plain"]
 Frozen = Literal["nothing", "norm-statistics", "backbone"]
@@ -19,81 +22,76 @@ Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 AugmentationName = Literal["crop-and-flip", "jitter-crop-and-flip", "trivial-augment", "none"]
 Selection = Literal["validation worst group", "validation average", "last"]
 
-_CHOICES: dict[str, Any] = {
-    "method": Method,
-    "head": Head,
-    "area_per": AreaPer,
-    "frozen": Frozen,
-    "optimizer": OptimizerName,
-    "schedule": Schedule,
-    "precision": Precision,
-    "augmentation": AugmentationName,
-    "selection": Selection,
-}
-# Each number's range: at least the first, and at most the second.
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, math.inf),
-    "epochs": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "accumulate": (1, math.inf),
-    "lr": (0, math.inf),
-    "head_lr": (0, math.inf),
-    "mask_lr": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "momentum": (0, 1),
-    "warmup_epochs": (0, math.inf),
-    "step_epochs": (1, math.inf),
-    "step_factor": (0, 1),
-    "anneal_share": (0, 1),
-    "mask_weight": (0, math.inf),
-    "clip": (0, math.inf),
-    "ema": (0, 1),
-    "image_size": (1, math.inf),
-    "crop": (0.1, 1),
-    "hold_out": (0, 0.9),
-    "checkpoint_steps": (1, math.inf),
-}
+DATA, MODEL, MASKS, IMAGES = "Data", "Model", "Masks (not with --plain)", "Images"
+OPTIMIZER, RESULT, MACHINES = "Optimizer", "Results", "Machines"
+PANELS = (DATA, MODEL, MASKS, IMAGES, OPTIMIZER, RESULT, MACHINES)  # in the order of the help
+
+
+def parse_stages(text: str) -> tuple[int | str, ...]:
+    """Read stages from a command line.
+
+    >>> parse_stages("2,3"), parse_stages("layer3,layer4")
+    ((2, 3), ('layer3', 'layer4'))
+    """
+    return tuple(int(part) if part.strip().isdecimal() else part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_tau(text: str) -> tuple[float, ...]:
+    """Read areas from a command line.
+
+    >>> parse_tau("0.35,0.25")
+    (0.35, 0.25)
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"tau must be one number or one per stage, such as 0.25 or 0.35,0.25; got {text!r}") from None
+
+
+def setting(
+    default: Any,
+    help: str,  # as in typer
+    panel: str,
+    *,
+    shown: str | None = None,
+    least: float = 0,
+    most: float = math.inf,
+    needs: tuple[str, str] | None = None,
+    **option: Any,
+) -> Any:
+    """A field of :class:`Settings`, and its option.
+
+    Args:
+        default: of the field.
+        help: a noun phrase, which the option's help begins with.
+        panel: of the help that the option is in.
+        shown: the default in words, where the value does not explain itself.
+        least: smallest value of a number.
+        most: largest value of a number.
+        needs: another setting and the value that it must have for this one to have an effect.
+        **option: ``flag`` with ``sets`` for a switch: its name and the value that it sets; ``parse`` for what reads a
+            text; ``words`` for the words of the command line where they differ from the values.
+    """
+    return field(
+        default=default,
+        metadata=dict(help=help, panel=panel, shown=shown, least=least, most=most, needs=needs, **option),
+    )
+
+
+_AIM, _SGD, _STEP = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that decides the weights a run ends with, but for the machine's own rounding.
+    """All that decides the weights a run ends with, except for rounding, which depends on the machine.
 
-    The number of processes and of workers is not among them: a run may be resumed on another number.
+    Each field is described where it is defined; ``aimwrap train --help`` prints the same text with type and default.
 
-    Attributes:
-        data: name of the data set, see ``aimwrap.data.READERS``.
-        root: its folder; of ``table`` the file.
+    Args:
+        data: name of the data set, one of :data:`~aimwrap.data.READERS`.
+        root: its folder; for ``table`` the CSV file.
         reader: further arguments of its reader, by name.
-        backbone: a timm or torchvision name, ``torchvision/NAME``, or ``package.module:function`` to import.
-        pretrained: whether a backbone by name comes with its library's weights.
-        method: ``"aim"``, or ``"plain"``: the backbone with its own classifier.
-        stages, tau, head, labels_move_area, area_per, mask_weight: of AIM and its loss; tau is one number or one per
-            stage.
-        anneal_share: share of the epochs in which tau falls from 1.
-        frozen: what of the backbone is not trained.
-        seed: of everything that is drawn.
-        epochs: passes over the training images.
-        batch_size: images per optimiser step, of all processes together.
-        accumulate: parts that each process takes its images of a step in, one after the other, to need less memory.
-            The step is the same, but for what sees only a part: BatchNorm.
-        sync_batchnorm: whether BatchNorm's statistics are of all processes' images, on several GPUs.
-        optimizer: with ``lr`` for the backbone, ``head_lr`` for what is new and ``mask_lr`` for the mask estimators
-            (None for ``head_lr``), ``weight_decay`` and, for SGD, ``momentum``.
-        schedule: how the rates fall behind ``warmup_epochs``: along a half cosine to zero, not at all, or by
-            ``step_factor`` every ``step_epochs``.
-        clip: largest norm of all gradients together; None for any.
-        ema: decay per step of the weights' moving average, which is then what is evaluated and saved; None for none.
-        precision: of the computation; ``"64-true"`` is for comparing runs, whose masks rounding then does not turn.
-        compile: whether to compile the model with ``torch.compile``.
-        augmentation: of the training images.
-        image_size: side of the square images; None for what the backbone was made for.
-        crop: share of the resized image's side that the central crop keeps; None for the backbone's own.
-        squash: whether images are squashed to a square before the central crop, instead of keeping proportions.
-        selection: which epoch's weights are kept. None takes the best validation average, or the last where there is
-            no validation split.
-        hold_out: share of the training images that become the validation split of a data set without one.
-        checkpoint_steps: optimiser steps between checkpoints; None for each epoch's end alone.
+        seed: of every random number of the run.
 
     Raises:
         ValueError: if a value is out of its range, or is none of the choices.
@@ -107,59 +105,118 @@ class Settings:
     data: str
     root: str
     reader: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = "convnext_tiny"
-    pretrained: bool = True
-    method: Method = "aim"
-    stages: tuple[int | str, ...] = (2, 3)
-    tau: tuple[float, ...] = (0.25,)
-    head: Head = "feature-preserving"
-    labels_move_area: bool = False
-    area_per: AreaPer = "image"
-    mask_weight: float = 6.0
-    anneal_share: float = 1 / 3
-    frozen: Frozen = "nothing"
-    seed: int = 0
-    epochs: int = 20
-    batch_size: int = 64
-    accumulate: int = 1
-    sync_batchnorm: bool = False
-    optimizer: OptimizerName = "adamw"
-    lr: float = 1e-5
-    head_lr: float = 1e-3
-    mask_lr: float | None = None
-    weight_decay: float = 0.05
-    momentum: float = 0.9
-    schedule: Schedule = "cosine"
-    warmup_epochs: float = 0.0
-    step_epochs: int = 20
-    step_factor: float = 0.1
-    clip: float | None = None
-    ema: float | None = None
-    precision: Precision = "32-true"
-    compile: bool = False
-    augmentation: AugmentationName = "crop-and-flip"
-    image_size: int | None = None
-    crop: float | None = None
-    squash: bool = False
-    selection: Selection | None = None
-    hold_out: float = 0.0
-    checkpoint_steps: int | None = None
+    backbone: str = setting("convnext_tiny", "Name of a timm or torchvision model, or package.module:name", MODEL)
+    pretrained: bool = setting(
+        True, "Start from random weights instead of pretrained ones", MODEL, flag="--no-pretrained", sets=False
+    )
+    method: Method = setting(
+        "aim", "Train the backbone with its own classifier, without AIM", MODEL, flag="--plain", sets="plain"
+    )
+    stages: tuple[int | str, ...] = setting(
+        (2, 3),
+        "Stages that get masks, from shallow to deep, separated by commas",
+        MASKS,
+        shown="2,3",
+        needs=_AIM,
+        parse=parse_stages,
+    )
+    tau: tuple[float, ...] = setting(
+        (0.25,),
+        "Target share of the image that masks keep: one number, or one per stage",
+        MASKS,
+        shown="0.25",
+        needs=_AIM,
+        parse=parse_tau,
+    )
+    head: Head = setting("feature-preserving", "AIM head", MASKS, needs=_AIM)
+    labels_move_area: bool = setting(
+        False, "Let the classification loss change the total mask area too, as in the paper", MASKS, needs=_AIM
+    )
+    area_per: AreaPer = setting(
+        "image", "Whether the area loss is per image, or per batch over all processes", MASKS, needs=_AIM
+    )
+    mask_weight: float = setting(6.0, "Weight of the area loss (lambda in the paper)", MASKS, needs=_AIM)
+    anneal_share: float = setting(
+        1 / 3, "Share of the epochs in which tau falls from 1 to its target", MASKS, shown="a third", most=1, needs=_AIM
+    )
+    frozen: Frozen = setting("nothing", "Part of the backbone that is not trained", MODEL)
+    seed: int = setting(0, "Seed of every random number of the run", MODEL)
+    epochs: int = setting(20, "Number of passes over the training images", OPTIMIZER, least=1)
+    batch_size: int = setting(64, "Images per optimizer step, summed over all processes", OPTIMIZER, least=1)
+    accumulate: int = setting(
+        1, "Number of parts that each step is computed in, to use less memory", OPTIMIZER, least=1
+    )
+    sync_batchnorm: bool = setting(False, "Compute BatchNorm statistics over the images of all GPUs", OPTIMIZER)
+    optimizer: OptimizerName = setting("adamw", "Optimizer", OPTIMIZER)
+    lr: float = setting(1e-5, "Learning rate of the backbone", OPTIMIZER)
+    head_lr: float = setting(1e-3, "Learning rate of all new layers", OPTIMIZER)
+    mask_lr: float | None = setting(
+        None, "Learning rate of the mask estimators", OPTIMIZER, shown="that of --head-lr", needs=_AIM
+    )
+    weight_decay: float = setting(0.05, "Weight decay; norms, biases and mask estimators have none", OPTIMIZER)
+    momentum: float = setting(0.9, "SGD momentum", OPTIMIZER, most=1, needs=_SGD)
+    schedule: Schedule = setting("cosine", "Schedule of the learning rates after the warm-up", OPTIMIZER)
+    warmup_epochs: float = setting(0.0, "Length of the linear warm-up, in epochs", OPTIMIZER)
+    step_epochs: int = setting(20, "Epochs between two steps of the step schedule", OPTIMIZER, least=1, needs=_STEP)
+    step_factor: float = setting(
+        0.1, "Factor of the learning rates at each step of the step schedule", OPTIMIZER, most=1, needs=_STEP
+    )
+    clip: float | None = setting(None, "Largest norm of all gradients together", OPTIMIZER, shown="no limit")
+    ema: float | None = setting(
+        None,
+        "Decay per step of a moving average of the weights, such as 0.999; the average is evaluated and saved",
+        OPTIMIZER,
+        shown="no average",
+        most=1,
+    )
+    precision: Precision = setting(
+        "32-true", "Precision of the computation; 64-true makes runs on different machines comparable", MACHINES
+    )
+    compile: bool = setting(False, "Compile the model with torch.compile", MACHINES)
+    augmentation: AugmentationName = setting("crop-and-flip", "Augmentation of the training images", IMAGES)
+    image_size: int | None = setting(
+        None, "Side of the square images, in pixels", IMAGES, shown="that of the backbone", least=1
+    )
+    crop: float | None = setting(
+        None,
+        "Share of the resized image's side that the central crop keeps",
+        IMAGES,
+        shown="that of the backbone",
+        least=0.1,
+        most=1,
+    )
+    squash: bool = setting(False, "Squash images to squares before the central crop, and ignore proportions", IMAGES)
+    selection: Selection | None = setting(
+        None,
+        "Rule for the epoch whose weights are kept: the best one on the validation split, or the last",
+        RESULT,
+        shown="average with a validation split, else last",
+        words={"worst-group": "validation worst group", "average": "validation average", "last": "last"},
+    )
+    hold_out: float = setting(
+        0.0,
+        "Share of the training images to hold out for validation, if the set has no validation split",
+        DATA,
+        most=0.9,
+    )
+    checkpoint_steps: int | None = setting(
+        None, "Optimizer steps between checkpoints", RESULT, shown="one checkpoint per epoch", least=1
+    )
 
     def __post_init__(self) -> None:
-        for name, literal in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in get_args(literal) and not (name == "selection" and value is None):
-                choices = ", ".join(map(repr, get_args(literal)))
-                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                until = f"to {most:g}" if math.isfinite(most) else "or more"
-                raise ValueError(f"{name} must be {least:g} {until}, got {value!r}")
+        for each in fields(self):
+            value, kind, limits = getattr(self, each.name), kind_of(each.name), each.metadata
+            if not limits or (value is None and each.default is None):
+                continue
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(f"{each.name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")
+            if kind in (int, float) and not limits["least"] <= value <= limits["most"]:
+                until = f"to {limits['most']:g}" if math.isfinite(limits["most"]) else "or more"
+                raise ValueError(f"{each.name} must be {limits['least']:g} {until}, got {value!r}")
         if self.ema == 1:
-            raise ValueError("ema must be less than 1, got 1: the average would stay where it began")
+            raise ValueError("ema must be less than 1, got 1: the average would never change")
         if self.clip == 0:
-            raise ValueError("clip must be more than 0, got 0: no gradient would be left; None clips nothing")
+            raise ValueError("clip must be more than 0, got 0: all gradients would be 0; leave clip out for no limit")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}; the "
@@ -167,18 +224,18 @@ class Settings:
             )
         if self.accumulate > 1 and self.method == "aim" and self.area_per == "batch":
             raise ValueError(
-                f"area_per='batch' needs the areas of a whole batch at once, and accumulate={self.accumulate} looks at "
+                f"area_per='batch' needs the areas of a whole batch at once, and accumulate={self.accumulate} computes "
                 "it in parts; take area_per='image', or accumulate=1"
             )
         if self.sync_batchnorm and self.frozen != "nothing":
             raise ValueError(
-                f"sync_batchnorm needs statistics that are trained, and frozen={self.frozen!r} keeps them as they "
-                "are; leave sync_batchnorm out"
+                f"sync_batchnorm needs BatchNorm statistics that are updated, and frozen={self.frozen!r} keeps them "
+                "fixed; leave sync_batchnorm out"
             )
 
     @property
     def epochs_to_anneal(self) -> int:
-        """In which tau falls from 1."""
+        """The number of epochs in which tau falls from 1."""
         return round(self.anneal_share * self.epochs)
 
     def to_json(self) -> dict[str, Any]:
@@ -191,7 +248,7 @@ class Settings:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            ValueError: if a name is unknown, a value is none of its kind, or one that is needed is missing.
+            ValueError: if a name is unknown, a value has the wrong type, or a required one is missing.
         """
         names = {name.name for name in fields(cls)}
         unknown = sorted(values.keys() - names)
@@ -201,11 +258,20 @@ class Settings:
             plain: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
             return cls(**plain)
         except TypeError as error:
-            raise ValueError(f"the settings are not whole: {error}") from error
+            raise ValueError(f"the settings are incomplete: {error}") from error
+
+
+_TYPES = get_type_hints(Settings)
+
+
+def kind_of(name: str) -> Any:
+    """The type of a setting, without None."""
+    kind = _TYPES[name]
+    return get_args(kind)[0] if type(None) in get_args(kind) else kind
 
 
 def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
-    """The settings that two runs do not share, with both values; the data may lie in another folder meanwhile.
+    """The settings that differ between two runs, with both values; ``root`` may differ, as data may have moved.
 
     >>> one = Settings(data="cub", root="data/cub", epochs=20)
     >>> differences(one, Settings(data="cub", root="data/cub", epochs=30))

@@ -17,7 +17,7 @@ import aimwrap
 from aimwrap.cli import app, main
 
 runner = CliRunner()
-COMMANDS = ("demo", "inspect", "data digits", "data doctor", "data build", "train", "export")
+COMMANDS = ("demo", "inspect", "data digits", "data doctor", "data build", "train", "report", "export")
 ENTRY = "import sys; sys.argv[0] = 'aimwrap'; from aimwrap.cli import main; main()"
 
 
@@ -121,11 +121,11 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         raise KeyboardInterrupt
 
     monkeypatch.setattr("aimwrap.data.builder.build", interrupted)
-    monkeypatch.setattr("aimwrap.cli.build.cutouts_in", lambda *arguments: [])
-    monkeypatch.setattr("aimwrap.cli.build.backgrounds_in", lambda *arguments: [])
+    monkeypatch.setattr("aimwrap.data.builder.cutouts_in", lambda *arguments: [])
+    monkeypatch.setattr("aimwrap.data.builder.backgrounds_in", lambda *arguments: [])
     result = runner.invoke(app, ["data", "build", str(tmp_path / "out"), "--cutouts", "a", "--backgrounds", "b"])
     assert result.exit_code == 130 and not result.stdout
-    assert "Give the same command again: it keeps the images that are there" in result.stderr
+    assert "Run the same command again: it keeps the finished images" in result.stderr
     monkeypatch.setattr("aimwrap.backbones.inspection.inspect_backbone", interrupted)
     result = runner.invoke(app, ["inspect", "resnet18"])
     assert result.exit_code == 130 and "Interrupted." in result.stderr

@@ -49,7 +49,7 @@ def test_code_of_one_s_own_may_raise_anything(tmp_path: Path, monkeypatch: pytes
         assert result.exit_code == 1 and message in result.stderr
 
 
-def test_errors_of_inspect_speak_of_options() -> None:
+def test_errors_of_inspect_name_the_options() -> None:
     result = runner.invoke(app, ["inspect", "resnet10t", "--channels", "4", "--image-size", "64"])
     assert result.exit_code == 1
-    assert result.output.strip().endswith("\nPass --image-size, and --channels if they are not 3.")
+    assert result.output.strip().endswith("on the command line, pass --image-size and --channels.")

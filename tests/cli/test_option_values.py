@@ -1,56 +1,42 @@
-"""What options may be is written out a second time, away from torch: the two are the same."""
+"""The values of options are those of the library."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-from typing import Any, get_args
+from dataclasses import fields
+from typing import Any
 
 import pytest
 
 pytest.importorskip("typer")
 import timm
 import torchvision
+import typer
 
 import aimwrap
-from aimwrap.cli import options as choices
-from aimwrap.cli.data import COLUMNS as COLUMN_OPTIONS
-from aimwrap.cli.options import backbone_names, complete_backbone
-from aimwrap.cli.train import parse_selection
+from aimwrap.cli import app
+from aimwrap.cli.options import DATA_SETS, backbone_names, complete_backbone
 from aimwrap.data import READERS
-from aimwrap.data.builder.draw import Placement
-from aimwrap.data.builder.write import FileFormat
-from aimwrap.data.doctor.examine import COLUMNS
-from aimwrap.export.formats import Format
-from aimwrap.loss import AreaPer
-from aimwrap.top_down import Head
-from aimwrap.train import PRESETS, settings
+from aimwrap.train import Settings
 
 
-@pytest.mark.parametrize(
-    ("option", "library"),
-    [
-        (choices.Data, READERS),
-        (choices.Preset, PRESETS),
-        (choices.Head, get_args(Head)),
-        (choices.AreaPer, get_args(AreaPer)),
-        (choices.Frozen, get_args(settings.Frozen)),
-        (choices.Optimizer, get_args(settings.OptimizerName)),
-        (choices.Schedule, get_args(settings.Schedule)),
-        (choices.Precision, get_args(settings.Precision)),
-        (choices.Augmentation, get_args(settings.AugmentationName)),
-        (choices.ExportFormat, get_args(Format)),
-        (choices.FileFormat, get_args(FileFormat)),
-        (choices.Placement, get_args(Placement)),
-    ],
-)
-def test_choices_are_the_library_s(option: Any, library: Any) -> None:
-    assert sorted(get_args(option)) == sorted(library)
+def test_choices_are_the_library_s() -> None:
+    assert sorted(DATA_SETS) == sorted(READERS)
 
 
-def test_selections_and_columns_are_the_library_s() -> None:
-    assert {parse_selection(rule) for rule in get_args(choices.Selection)} == set(get_args(settings.Selection))
-    assert COLUMN_OPTIONS == COLUMNS
+def test_every_setting_has_an_option_under_both_spellings() -> None:
+    """But the data set, whose options are arguments, and the seed, which is one of ``--seeds``."""
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    options = {parameter.name for parameter in command.params}
+    assert {field.name for field in fields(Settings)} - options == {"reader", "seed"}
+    for spelling in ("--mask-weight", "--mask_weight"):
+        with command.make_context("train", ["cub", "data/cub", spelling, "2.5"], parent=_context()) as context:
+            assert context.params["mask_weight"] == 2.5 and context.params["hold_out"] is None
+
+
+def _context() -> Any:
+    return typer.main.get_command(app).make_context("aimwrap", ["train"])
 
 
 def test_backbone_names_are_those_that_the_libraries_list() -> None:

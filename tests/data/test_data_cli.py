@@ -72,16 +72,16 @@ def test_permuted_in_place_with_places_and_labels(sources: Path, tmp_path: Path)
     ("arguments", "code", "message"),
     [
         (["--in-place", "--crop", 0.5, 1, "--no-mirror"], 2, "leave out --no-mirror, --crop"),
-        (["--permuted", "--keep-label-shares"], 2, "says nothing with --permuted"),
+        (["--permuted", "--keep-label-shares"], 2, "has no effect with --permuted"),
         (["--place", "sand=x"], 2, "either --backgrounds or --place"),
         (["--place", "sand"], 2, "--place must be NAME=FOLDER"),
         (["--placement", "corner"], 2, "'corner' is not one of 'anywhere', 'centre', 'edge'"),
         (["--format", "gif"], 2, "'gif' is not one of 'jpg', 'png'"),
         (["--train", 400], 1, "too few cut-outs of label cat in train"),
         (["--labels", "no.csv"], 2, "'no.csv' does not exist"),
-        (["--test-share", 1], 1, "--test-share must be a share from 0 to below 1"),
-        (["--object-size", 5, 9], 1, "--object-size must be (smallest, largest)"),
-        (["--opacity", "nowhere"], 1, "--opacity must hold a PNG for each cut-out"),
+        (["--test-share", 1], 1, "test_share must be a share from 0 to below 1"),
+        (["--object-size", 5, 9], 1, "object_size must be (smallest, largest)"),
+        (["--opacity", "nowhere"], 1, "opacity must hold a PNG for each cut-out"),
     ],
 )
 def test_errors(sources: Path, tmp_path: Path, arguments: list[object], code: int, message: str) -> None:

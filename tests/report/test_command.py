@@ -99,10 +99,10 @@ def test_splits(tmp_path: Path, counts: dict[str, int], split: str | None, used:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--split", "tset"), "--split must be among 'train', 'test' for birds, got 'tset'"),
+        (("--split", "tset"), "split must be among 'train', 'test' for birds, got 'tset'"),
         (("--out", "page.pdf"), "--out must end in .html, got 'page.pdf'"),
         (("--compare", "nowhere"), "nowhere"),
-        (("--plain", "{folder}/aim"), "--plain must be a classifier without AIM, got an AIM; compare two by --compare"),
+        (("--plain", "{folder}/aim"), "plain must be a classifier without AIM, got an AIM; compare two by other="),
         (("--device", "tpu9"), "tpu9"),
         (("shape=round",), "the data set table takes no argument 'shape'; it takes root, image, label"),
         (("round",), "an argument of the reader must be NAME=VALUE"),
@@ -122,7 +122,7 @@ def test_wrong_options_are_named(folder: Path, options: tuple[str, ...], message
 
 def test_errors_are_json_where_numbers_would_be(folder: Path) -> None:
     found = report(folder, "--split", "tset", "--json")
-    assert found.exit_code == 1 and "--split must be among" in json.loads(found.stdout)["error"]
+    assert found.exit_code == 1 and "split must be among" in json.loads(found.stdout)["error"]
 
 
 def test_folders_that_are_no_models(folder: Path, tmp_path: Path) -> None:

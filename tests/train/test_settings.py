@@ -40,7 +40,7 @@ def test_settings_survive_a_file(settings_of: Callable[..., Settings]) -> None:
     assert again == settings and not differences(settings, again)
     with pytest.raises(ValueError, match="nonsense are unknown to this version"):
         Settings.from_json({**settings.to_json(), "nonsense": 1})
-    with pytest.raises(ValueError, match=r"not whole.*root"):
+    with pytest.raises(ValueError, match=r"incomplete.*root"):
         Settings.from_json({"data": "cub"})
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageOps
 
+from ..._choices import Placement as Placement
 from ..io import FORMATS, open_image, open_object_mask
 from .sources import Background, Cutout
 
@@ -99,7 +100,6 @@ def _power_to_mean(luma: np.ndarray, mean: float) -> float:
     return float(np.exp((low + high) / 2))
 
 
-Placement = Literal["anywhere", "centre", "edge"]
 CUT_OFF = (0.25, 0.5)  # of a cut-out that stands at the edge: as much of its width or height lies outside the image
 MASK_THRESHOLD = 0.5  # of the opacity: where the object begins
 

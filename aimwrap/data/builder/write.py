@@ -9,20 +9,20 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from ..._choices import FileFormat as FileFormat
 from ..._text import with_progress
 from ..io import read_json
 from ..release import SPLITS
 from ..sets.built import MANIFEST
 from .draw import Drawn
 
-FileFormat = Literal["jpg", "png"]
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename", "mask")
 METADATA, MASKS, PARTIAL = "metadata.csv", "segmentations", ".partial"
 JPEG_QUALITY = 95
