@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..model import AIM
 from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphNames
-from ..taps.probe import Place, Probe, probe
+from ..taps.probe import CallSite, Probe, probe
 from ..taps.stages import find_stages
 from .view import LogitsView, without_wrappers
 
@@ -45,7 +45,7 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
     if found.final is None:
         reason = found.obstacle or "no module gives an (N, C, H, W) map at stride 4 or more"
         raise ValueError(f"{name} has no last feature map to be found: {reason}. {_WAY_OUT}{_candidates(measured)}")
-    if not isinstance(found.final, Place):
+    if not isinstance(found.final, CallSite):
         raise ValueError(f"the last feature map of {name} is no module's output: timm makes it of tokens. {_WAY_OUT}")
     obstacle = _behind(model, measured, found.final)
     if obstacle is not None:
@@ -83,7 +83,7 @@ def chosen_layer(model: nn.Module, layer: nn.Module | str | None, example_input:
     return layer
 
 
-def _behind(model: nn.Module, measured: Probe, place: Place) -> str | None:
+def _behind(model: nn.Module, measured: Probe, place: CallSite) -> str | None:
     """What stands between the module's last output and the pooled map, if anything does."""
     if place.calls > 1 and place.call + 1 < place.calls:
         return f"{place.node!r} is called {place.calls} times, and call {place.call + 1} makes it"

@@ -9,9 +9,9 @@ itself (:mod:`.checks`). A :class:`TappedBackbone` (:mod:`.backbone`) runs it an
 """
 
 from .backbone import TappedBackbone
+from .copies import unwrapped
 from .extraction import FINAL
 from .probe import count_macs, probe
-from .refusals import unwrapped
 from .stages import find_stages, number_of_classes
 from .tapping import Stage, Tap, TappedModel, tap_backbone
 

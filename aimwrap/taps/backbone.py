@@ -52,6 +52,11 @@ class TappedBackbone(nn.Module):
         self._aimwrap_held: frozenset[str] = frozenset()  # maps that are computed as in evaluation
         self.training = model.training
 
+    @property
+    def tapped_program(self) -> Program:
+        """Computes the tapped outputs."""
+        return self._aimwrap_program
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Run the backbone up to its deepest tap.
 

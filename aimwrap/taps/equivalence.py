@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from .backbone import Program, TappedBackbone
 from .copies import quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
 from .graph import GraphProgram
+from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
-from .probe import Place, Probe, tensors_in
-from .whole import HookProgram, training_of, watch_for
+from .probe import CallSite, Probe, fake_images, state_of, tensors_in
+from .usage import gradients_reach
 
 
 class GraphError(ValueError):
@@ -60,7 +61,7 @@ def fake_runs(program: Program, measured: Probe, *modes: bool) -> list[dict[str,
             parameter.requires_grad_(training and parameter.is_floating_point())
         try:
             with torch.set_grad_enabled(training), quiet_fakes(), measured.mode:
-                runs.append(host._aimwrap_program.run(host, measured.fake_images(batch_size=2 if training else 1)))
+                runs.append(host.tapped_program.run(host, measured.fake_images(batch_size=2 if training else 1)))
         except DataDependentOutputException as error:
             if not training:
                 raise GraphError(f"the backbone's evaluation depends on values: {error}") from error
@@ -79,8 +80,8 @@ def check_values(
     program: Program,
     layouts: dict[str, Layout],
     labels: dict[str, str],
-    told: dict[str, Place],
-    behind: dict[str, Place | None],
+    told: dict[str, CallSite],
+    behind: dict[str, CallSite | None],
 ) -> None:
     """Hold the outputs against the model's own forward, once, on the backbone's parameters and made-up images.
 
@@ -124,7 +125,7 @@ def check_values(
             "images of this shape before wrapping it"
         ) from error
     with torch.no_grad(), _same_draws(like.device):
-        given = host._aimwrap_program.run(host, images.clone())
+        given = host.tapped_program.run(host, images.clone())
     for name, value in returned.items():
         activated = " + " in labels[name]
         reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value
@@ -154,13 +155,13 @@ def _same_draws(device: torch.device) -> Iterator[None]:
 
 
 def _own_maps(
-    twin: nn.Module, modules: dict[str, Place], readers: dict[str, Place], images: Tensor
+    twin: nn.Module, modules: dict[str, CallSite], readers: dict[str, CallSite], images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What modules return, where it is one map, and what readers receive, in one run of the model's own forward."""
     returned: dict[str, Tensor] = {}
     received: dict[str, Tensor] = {}
 
-    def keep(into: dict[str, Tensor], places: dict[str, Place], node: str, calls: list[None], value: Any) -> None:
+    def keep(into: dict[str, Tensor], places: dict[str, CallSite], node: str, calls: list[None], value: Any) -> None:
         maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
         for name, place in places.items():
             if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
@@ -179,7 +180,7 @@ def _own_maps(
     return returned, received
 
 
-def check_training(model: nn.Module, measured: Probe, program: GraphProgram, places: dict[str, Place]) -> None:
+def check_training(model: nn.Module, measured: Probe, program: GraphProgram, places: dict[str, CallSite]) -> None:
     """Hold what training the graph would do against what training the model's own code does, on fake tensors.
 
     Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, the backward of one's own functions.
@@ -212,3 +213,66 @@ def _alike(value: Tensor, other: Tensor) -> bool:
     """Equal but for the order of sums; broken weights' infinities and NaNs count as equal, too."""
     scale = value.abs().nan_to_num(0, 0).amax().item() if value.numel() else 0.0
     return value.shape == other.shape and torch.allclose(value, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
+
+
+class Training(NamedTuple):
+    """What one step of training would touch.
+
+    Attributes:
+        reached: names of the parameters that a gradient reaches.
+        held: names of the parameters that the program uses.
+        updated: names of the buffers and parameters that the forward changes.
+        custom_backward: the class of a backward written in Python, or None.
+    """
+
+    reached: set[str]
+    held: set[str]
+    updated: set[str]
+    custom_backward: str | None
+
+
+def training_of(
+    program: Program, model: nn.Module, image_shape: Shape, names: list[str] | None = None
+) -> Training | None:
+    """Run a program in training, with gradients, on a shadow of the model; None where that is not possible.
+
+    Args:
+        program: computes the outputs; it is settled on a host of its own.
+        model: the backbone; it is only read.
+        image_shape: (N, C, H, W) of images as it takes them.
+        names: of the outputs that count; all if None.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    shadow = switched(shadow_of(model, mode), True).requires_grad_(False)
+    parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    tensors = {**dict(shadow.named_buffers(remove_duplicate=False)), **parameters}
+    before = {name: state_of(tensor) for name, tensor in tensors.items()}
+    host = nn.Module()
+    host.training = True
+    try:
+        with torch.enable_grad(), quiet_fakes(), mode:
+            settled = program.settled(host, shadow)
+            outputs = settled.run(host, fake_images(shadow, mode, (2, *image_shape[1:])))
+            wanted = [output for name, output in outputs.items() if names is None or name in names]
+            custom = next((c for c in map(_custom_backward, wanted) if c is not None), None)
+            reached = gradients_reach(wanted, parameters)
+    except Exception:  # an operation without fake values or without a gradient
+        return None
+    updated = {name for name, tensor in tensors.items() if state_of(tensor) != before[name]}
+    held = {name for name, parameter in host.named_parameters(remove_duplicate=False) if name in parameters}
+    return Training(reached, held, updated, custom)
+
+
+def _custom_backward(output: Tensor) -> str | None:
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        if isinstance(function, torch.autograd.function.BackwardCFunction):
+            return type(function).__name__.removesuffix("Backward")
+        waiting.extend(following for following, _ in function.next_functions)
+    return None

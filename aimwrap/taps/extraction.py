@@ -18,10 +18,11 @@ from .backbone import Program
 from .copies import switched, traceable_shadow_of
 from .equivalence import GraphError, check_training, check_values, fake_runs, measure
 from .graph import GraphNames, GraphProgram
+from .hooks import HookProgram, is_called_otherwise, safe_watch_for
+from .intermediates import LAST, IntermediatesProgram
 from .layout import Layout, Shape, map_shape
-from .probe import Place, Probe
+from .probe import CallSite, Probe
 from .stages import Intermediate, Target
-from .whole import LAST, HookProgram, IntermediatesProgram, is_called_otherwise, safe_watch_for
 
 FINAL = "final map"  # its name beside the stages' maps; no node can have it
 
@@ -54,7 +55,7 @@ class Extraction:
         return self.positions[name] > self.positions[other]
 
 
-Readers = Mapping[Place, Place | None]
+Readers = Mapping[CallSite, CallSite | None]
 
 
 def extract(
@@ -79,7 +80,7 @@ def extract(
     own = {name: target for name, target in targets.items() if isinstance(target, Intermediate)}
     if own:
         return _by_intermediates(model, measured, own)
-    places = {name: target for name, target in targets.items() if isinstance(target, Place)}
+    places = {name: target for name, target in targets.items() if isinstance(target, CallSite)}
     behind = {name: (readers or {})[p] for name, p in places.items() if name in numbered and p in (readers or {})}
     are_modules = all(measured.call_at(place) is not None for place in places.values())
     lost = _what_a_graph_would_lose(model, measured)
@@ -103,9 +104,9 @@ def extract(
 def _by_graph(
     model: nn.Module,
     measured: Probe,
-    places: dict[str, Place],
+    places: dict[str, CallSite],
     numbered: frozenset[str],
-    behind: dict[str, Place | None],
+    behind: dict[str, CallSite | None],
 ) -> Extraction:
     shadow = traceable_shadow_of(model, measured.mode)
     try:
@@ -139,9 +140,9 @@ def _by_graph(
 def _by_hooks(
     model: nn.Module,
     measured: Probe,
-    places: dict[str, Place],
+    places: dict[str, CallSite],
     numbered: frozenset[str],
-    behind: dict[str, Place | None],
+    behind: dict[str, CallSite | None],
 ) -> Extraction:
     watches = {name: safe_watch_for(place, measured, name in numbered) for name, place in places.items()}
     program = HookProgram(type(model).__name__, watches)
@@ -163,7 +164,7 @@ def _by_hooks(
 
 
 def _last_map_between(
-    names: GraphNames, place: Place, reader: Place | None, model: nn.Module, measured: Probe
+    names: GraphNames, place: CallSite, reader: CallSite | None, model: nn.Module, measured: Probe
 ) -> tuple[str, str] | None:
     """The last function between a stage and its reader that makes a map of the stage's size; None if there is none."""
     call = measured.call_at(place)

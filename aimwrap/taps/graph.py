@@ -22,8 +22,8 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from .copies import joined, unmoved_generators
-from .probe import Place
-from .whole import ACTIVATIONS, MAKE_ANOTHER_MAP
+from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
+from .probe import CallSite
 
 # Operators with an assignment, and as what fx traces them.
 _IN_PLACE_OPERATORS = {
@@ -79,7 +79,7 @@ class GraphNames:
                 f"the backbone {type(shadow).__name__} changes {changed[0]!r} in its forward, which a graph would not"
             )
 
-    def resolve(self, place: Place, following_activation: bool = False) -> tuple[NodePair, str]:
+    def resolve(self, place: CallSite, following_activation: bool = False) -> tuple[NodePair, str]:
         """Find the last graph node of a module's call, or the very node of that name, in both modes.
 
         Args:
@@ -98,7 +98,9 @@ class GraphNames:
         inside = _is_under(evaluated, place.node, repeated=True)
         return (train, evaluated), name if inside else f"{name} + {evaluated}"
 
-    def functions_between(self, place: Place, reader: Place | None, called: set[str]) -> tuple[list[str], list[str]]:
+    def functions_between(
+        self, place: CallSite, reader: CallSite | None, called: set[str]
+    ) -> tuple[list[str], list[str]]:
         """The functions, in train and in eval mode, that run between a module and the next at its level.
 
         Args:
@@ -108,7 +110,7 @@ class GraphNames:
         """
         return self._between(self.train, place, reader, called), self._between(self.eval, place, reader, called)
 
-    def _between(self, names: list[str], place: Place, reader: Place | None, called: set[str]) -> list[str]:
+    def _between(self, names: list[str], place: CallSite, reader: CallSite | None, called: set[str]) -> list[str]:
         begin = names.index(self._last_of(names, place, False)) + 1
         end = len(names)
         if reader is None:  # heads follow: only what directly follows belongs to the stage
@@ -121,7 +123,7 @@ class GraphNames:
             end = first if first is not None else min((i for i in positions if i >= begin), default=begin)
         return [name for name in names[begin:end] if _is_function_beside(name, place.node, called)]
 
-    def _last_of(self, names: list[str], place: Place, following_activation: bool) -> str:
+    def _last_of(self, names: list[str], place: CallSite, following_activation: bool) -> str:
         repeated = place.calls > 1
         positions = [i for i, name in enumerate(names) if _is_under(name, place.node, repeated)]
         if not positions:

@@ -114,7 +114,7 @@ def is_channels_last(shape: Shape, image_shape: Shape) -> bool:
     """
     if len(shape) != 4:
         return False
-    first, last = _misfit(shape[2:], image_shape), _misfit(shape[1:3], image_shape)
+    first, last = _octaves_from_image(shape[2:], image_shape), _octaves_from_image(shape[1:3], image_shape)
     return last <= STRIDE_TOLERANCE and (first > STRIDE_TOLERANCE or (last == 0 and first > 0))
 
 
@@ -123,7 +123,7 @@ def as_channels_first(shape: Shape, image_shape: Shape) -> Shape:
     return (shape[0], shape[3], *shape[1:3]) if is_channels_last(shape, image_shape) else shape
 
 
-def _misfit(sides: Shape, image_shape: Shape) -> float:
+def _octaves_from_image(sides: Shape, image_shape: Shape) -> float:
     """How far, in octaves, height and width are from the image's divided by one power of two."""
     if min(sides) < 1:
         return math.inf

@@ -26,14 +26,14 @@ _SIZE_OF_UNPADDED = 299  # tried where strides at 224 are no powers of two, for 
 Key = int | str  # of a tensor in a container: an index, a dict's key or a field's name
 
 
-class Place(NamedTuple):
+class CallSite(NamedTuple):
     """Whose output is meant: a module or graph node and, where a forward calls it several times, which call.
 
     Attributes:
         node: its qualified name.
         call: index of the call, from 0.
         calls: how often a forward calls it; 0 if unknown, which means the last one. One pool shared by five stages is
-            ``Place("pool", 3, 5)`` at the fourth of them, and ``pool_3`` among the graph's nodes.
+            ``CallSite("pool", 3, 5)`` at the fourth of them, and ``pool_3`` among the graph's nodes.
     """
 
     node: str
@@ -128,12 +128,12 @@ class Probe:
         ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
         return min(ratios) >= 1 and abs(math.log2(ratios[0] / ratios[1])) <= STRIDE_TOLERANCE
 
-    def place(self, call: Call) -> Place:
+    def place(self, call: Call) -> CallSite:
         """Where a recorded call stands among the calls of its module."""
         same = [other for other in self.root.calls() if other.name == call.name]
-        return Place(call.name, next(i for i, other in enumerate(same) if other is call), len(same))
+        return CallSite(call.name, next(i for i, other in enumerate(same) if other is call), len(same))
 
-    def call_at(self, place: Place) -> Call | None:
+    def call_at(self, place: CallSite) -> Call | None:
         """The recorded call at a place, or None where no module of that name was called."""
         same = [call for call in self.root.calls() if call.name == place.node]
         return same[place.call if place.calls else -1] if same else None

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .copies import quiet_fakes, switched, twin_of
+from .intermediates import LAST, call_intermediates
 from .layout import STRIDE_TOLERANCE, Shape, map_shape
-from .probe import Call, Place, Probe, tensors_in
-from .whole import LAST, call_intermediates
+from .probe import Call, CallSite, Probe, tensors_in
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -39,7 +39,7 @@ class Intermediate(NamedTuple):
     node: str
 
 
-Target = Place | Intermediate
+Target = CallSite | Intermediate
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Stages:
     found_by: str = "module boundaries"
     blocks: tuple[Target, ...] = ()
     candidates: tuple[str, ...] = ()
-    final_node: Place | None = None
+    final_node: CallSite | None = None
     strides: Mapping[int, int] = field(default_factory=dict)
-    readers: Mapping[Place, Place | None] = field(default_factory=dict)
+    readers: Mapping[CallSite, CallSite | None] = field(default_factory=dict)
 
 
 def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> Stages:
@@ -133,11 +133,11 @@ def _timms_record(model: nn.Module) -> Sequence[Any]:
     return info if isinstance(info, list | tuple) else ()
 
 
-def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
+def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, CallSite]:
     """Timm's `feature_info`, matched by reduction (its index is not the stage number) and checked against the probe."""
     info = _timms_record(model)
     measured = {call.name: call for call in probe.root.calls()}
-    nodes: dict[int, Place] = {}
+    nodes: dict[int, CallSite] = {}
     for entry in info:
         if not isinstance(entry, dict) or not {"module", "reduction", "num_chs"} <= entry.keys():
             return {}
@@ -149,7 +149,7 @@ def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
             return {}
         if call.output_shape[1] != entry["num_chs"] or _level(call.output_shape, probe) != stage + 2:
             return {}
-        nodes[int(stage)] = Place(entry["module"])
+        nodes[int(stage)] = CallSite(entry["module"])
     return nodes if len(nodes) > 1 or len(info) == 1 else {}  # several blocks at one resolution are no stages
 
 
@@ -185,7 +185,7 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
         return None
     nodes = {level - 2: target for level, target in zip(levels, own, strict=True) if level >= 2}
     before = ruled.levels_before_stage_0 if ruled.obstacle is None else 0
-    final_node = ruled.final if isinstance(ruled.final, Place) else None
+    final_node = ruled.final if isinstance(ruled.final, CallSite) else None
     return Stages(nodes, last, before, found_by=found_by, candidates=_candidates(probe), final_node=final_node)
 
 
@@ -218,7 +218,7 @@ def _blocks(probe: Probe) -> list[Call]:
     return longest
 
 
-def _last_alike(probe: Probe, block: Call) -> Place:
+def _last_alike(probe: Probe, block: Call) -> CallSite:
     """The last innermost call whose output is laid out like a block's: a trailing norm, before anything is pooled."""
     calls = list(probe.root.leaves())
     behind = calls.index(list(block.leaves())[-1])
@@ -315,7 +315,7 @@ def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
     return math.log2(probe.image_shape[2] / shape[2]) > level + STRIDE_TOLERANCE
 
 
-def _next_place(call: Call, counted: list[Call], probe: Probe) -> Place | None:
+def _next_place(call: Call, counted: list[Call], probe: Probe) -> CallSite | None:
     index = next(i for i, other in enumerate(counted) if other is call)
     following = [c for c in counted[index + 1 :] if not isinstance(c.module, _DO_NOTHING)]
     return probe.place(following[0]) if following else None

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .backbone import TappedBackbone
+from .copies import unwrapped
 from .extraction import FINAL, Extraction, extract
-from .probe import Place, Probe, probe
-from .refusals import unwrapped
+from .probe import CallSite, Probe, probe
 from .stages import BY_ORDER, Intermediate, Stages, Target, find_stages, number_of_classes
 
 Stage = int | str
@@ -131,7 +131,7 @@ def _targets(stages: Sequence[Stage], found: Stages, model: nn.Module) -> dict[S
     numbers = [stage for stage in stages if isinstance(stage, int)]
     counts_blocks = bool(found.blocks) and any(number > HIGHEST_STAGE for number in numbers)
     targets = {
-        stage: Place(_under_its_first_name(stage, model))
+        stage: CallSite(_under_its_first_name(stage, model))
         if isinstance(stage, str)
         else _block(stage, found, architecture)
         if counts_blocks
@@ -185,13 +185,13 @@ def _stage(stage: int, found: Stages, architecture: str) -> Target:
 
 
 def _example(found: Stages) -> list[str]:
-    names = list(found.candidates) or [t.node for _, t in sorted(found.nodes.items()) if isinstance(t, Place)]
+    names = list(found.candidates) or [t.node for _, t in sorted(found.nodes.items()) if isinstance(t, CallSite)]
     return names[-2:]
 
 
 def _final_target(found: Stages, targets: dict[str, Target], architecture: str) -> Target:
     """The map that the backbone classifies; for nodes that the user named, not by timm's own intermediates."""
-    by_name = any(isinstance(target, Place) for target in targets.values())
+    by_name = any(isinstance(target, CallSite) for target in targets.values())
     final = found.final_node if by_name and isinstance(found.final, Intermediate) else found.final
     if final is None:
         reason = found.obstacle or "no module gives an (N, C, H, W) map"
