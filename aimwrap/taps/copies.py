@@ -1,5 +1,7 @@
 """Copies of a module's structure: with fake tensors, to be run and traced without cost, or with the module's own.
 
+Models that cannot be copied correctly are refused (:func:`unwrapped`).
+
 A shadow's tensors are fake: they have shapes, dtypes and devices, but no memory and no values. Running it moves no
 statistics of the original, fires none of its hooks and costs no memory; tracing it (:mod:`.graph`) may switch its
 training flags at will. A twin's tensors are the original's, so it computes the same; only its modules are its own.
@@ -28,23 +30,15 @@ from torch.utils._pytree import tree_leaves
 
 
 class OwnHook:
-    """A hook that belongs to how a module works, and not to whoever watches it: copies keep it."""
+    """A hook that belongs to how a module works, not one added from outside: copies keep it."""
 
 
-# The older way of torch to make weights of other parameters.
+# torch's older ways to compute weights from other parameters.
 _KEPT_HOOKS = (OwnHook, WeightNorm, SpectralNorm, BasePruningMethod)
 
 
 def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Copy a module's structure, with fake tensors for its tensors and only the hooks that it works by.
-
-    Args:
-        module: the module; it is only read.
-        mode: the fake mode that the copy's tensors shall live in.
-
-    Returns:
-        The copy, with the training flags of the original.
-    """
+    """Copy a module's structure, with fake tensors for its tensors and only the hooks that it works by."""
     shadow = _copy_of(module, mode.from_tensor, lambda value: mode.from_tensor(value.detach()))
     for submodule in shadow.modules():
         if isinstance(submodule, nn.modules.batchnorm._NormBase) and submodule.momentum is None:
@@ -89,7 +83,7 @@ def twin_of(
         module: the module; it is only read.
         own_buffers: copy the buffers and plain tensor attributes, so that running the twin cannot move the original's.
         own_parameters: copy the parameters, too, for forwards that write into them.
-        with_hooks: keep the hooks that somebody put on its forwards and backwards.
+        with_hooks: keep hooks that were added to its forwards and backwards.
 
     Returns:
         The copy, with the training flags of the original. Its parameters are the original's, if not asked otherwise.
@@ -110,7 +104,7 @@ def twin_of(
 
 
 def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
-    """The hooks that somebody put on a module's forward or backward, by the attribute that holds them.
+    """Hooks that were added to a module's forward or backward, by the attribute that holds them.
 
     Those that a module works by, such as the older weight norm's, are left out: every copy has its own.
     """
@@ -128,9 +122,9 @@ def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
 def unmoved_generators() -> Iterator[Callable[[], bool]]:
     """Put torch's (the CPU's), Python's and NumPy's generators back when done.
 
-    What is yielded tells whether anybody has drawn from them so far.
+    The function that is yielded says whether one of them has been used so far.
     """
-    numpy = sys.modules.get("numpy")  # torchvision brings it; where it is not loaded, nobody draws from it
+    numpy = sys.modules.get("numpy")  # torchvision brings it; where it is not loaded, it is not used
 
     def states() -> tuple[Any, ...]:
         return torch.get_rng_state(), random.getstate(), None if numpy is None else numpy.random.get_state()
@@ -152,7 +146,7 @@ def unmoved_generators() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
-    """Keep runs that are only tries from telling of errors and oddities, and from moving generators."""
+    """Silence logs and warnings of trial runs, and put the random generators back afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
@@ -174,7 +168,7 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
     modules = set(module.modules())
     for submodule in modules:
         for value in tree_leaves(dict(vars(submodule))):
-            if isinstance(value, Tensor) and not value.is_leaf:  # an activation that somebody keeps
+            if isinstance(value, Tensor) and not value.is_leaf:  # an activation that the module stores
                 memo[id(value)] = plain(value)
         tables = [value for name, value in vars(submodule).items() if "_hooks" in name and isinstance(value, dict)]
         kept = {key for table in tables for key, hook in table.items() if _works_by(hook, modules)}
@@ -212,7 +206,7 @@ def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> Non
             if name not in nn.Module().__dict__:
                 try:
                     copy.deepcopy(value, dict(memo))
-                except Exception as error:  # each kind of object has its own way of refusing
+                except Exception as error:  # each kind of object raises its own error
                     if any(isinstance(held, nn.Module) for held in getattr(value, "__dict__", {}).values()):
                         raise ValueError(
                             f"the backbone's attribute {name!r} cannot be copied ({error}) and holds a module, which "
@@ -254,8 +248,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def _refuse_scripted(name: str, module: nn.Module) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
-            f"the backbone's part {name!r} is a scripted module, which cannot be tapped; put the module that it was "
-            "scripted from in its place"
+            f"the backbone's part {name!r} is a scripted module, which cannot be tapped; replace it by the "
+            "module that it was scripted from"
         )
 
 
@@ -274,13 +268,13 @@ def _refuse_functions_that_hold_modules(name: str, module: nn.Module, modules: s
         if isinstance(value, FunctionType) and not torchs_own and any(held in modules for held in _modules_in(value)):
             raise ValueError(
                 f"{joined(name, key)!r} is a function that holds on to a module of the backbone, which every copy "
-                "would go on using; write it as a method, or hand the module to it as an argument"
+                "would still use; write it as a method, or hand the module to it as an argument"
             )
 
 
 def _refuse_replaced_forward(name: str, module: nn.Module) -> None:
     forward = vars(module).get("forward")
-    if isinstance(forward, FunctionType) and not hasattr(module, "_orig_mod"):  # but what torch.compile wraps
+    if isinstance(forward, FunctionType) and not hasattr(module, "_orig_mod"):  # except what torch.compile wraps
         function = "function" if forward.__name__ == "<lambda>" else forward.__name__
         raise ValueError(
             f"the forward of {f'the part {name!r}' if name else 'the backbone'} was replaced by a function, which "

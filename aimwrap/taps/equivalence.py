@@ -1,4 +1,4 @@
-"""What a program gives, held against the model's own: shapes on fake tensors, values once, and a step of training."""
+"""Compare a program with the model itself: shapes on fake tensors, values once, and one step of training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .usage import gradients_reach
 
 
 class GraphError(ValueError):
-    """A graph that cannot be had, or a program that gives something else than the modules do."""
+    """A graph that cannot be made, or a program whose outputs differ from the modules'."""
 
 
 def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
@@ -66,7 +66,7 @@ def fake_runs(program: Program, measured: Probe, *modes: bool) -> list[dict[str,
             if not training:
                 raise GraphError(f"the backbone's evaluation depends on values: {error}") from error
             runs.append({})  # fakes have none, so nothing can be said
-        except Exception as error:  # whatever a stranger's forward raises
+        except Exception as error:  # a user's forward may raise anything
             raise GraphError(
                 f"the backbone's {'training' if training else 'evaluation'} graph does not run: "
                 f"{type(error).__name__}: {error}"
@@ -80,10 +80,10 @@ def check_values(
     program: Program,
     layouts: dict[str, Layout],
     labels: dict[str, str],
-    told: dict[str, CallSite],
-    behind: dict[str, CallSite | None],
+    module_outputs: dict[str, CallSite],
+    next_reader: dict[str, CallSite | None],
 ) -> None:
-    """Hold the outputs against the model's own forward, once, on the backbone's parameters and made-up images.
+    """Compare the outputs with the model's own forward, once, on the backbone's parameters and made-up images.
 
     Args:
         model: the backbone; it is only read.
@@ -91,15 +91,15 @@ def check_values(
         program: computes the outputs.
         layouts: how each becomes a map.
         labels: what to call their nodes.
-        told: whose output a module's own tells.
-        behind: the place that reads each map that a number stands for.
+        module_outputs: taps whose value is exactly the output of one module.
+        next_reader: the module that consumes each numbered tap, None after the last.
 
     Raises:
         GraphError: if an output is not what its module returns.
         ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
     """
-    modules = {name: place for name, place in told.items() if measured.call_at(place) is not None}
-    readers = {name: reader for name, reader in behind.items() if reader is not None}
+    modules = {name: place for name, place in module_outputs.items() if measured.call_at(place) is not None}
+    readers = {name: reader for name, reader in next_reader.items() if reader is not None}
     tensors = [*model.parameters(), *model.buffers()]
     if not (modules or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
@@ -111,7 +111,7 @@ def check_values(
     try:
         switched(twin, False)
         switched(host, False)
-    finally:  # a train() of the model's own may freeze parameters, which the twin shares
+    finally:  # a custom train() may freeze parameters, which the twin shares
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
     try:
@@ -131,7 +131,7 @@ def check_values(
         reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value
         if not _alike(reference.float(), given[name].float()):
             raise GraphError(
-                f"stages: tapping {labels[name]!r} through the graph gives other values than the module does; "
+                f"stages: tapping {labels[name]!r} through the graph does not give the module's values; "
                 "name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
     for name, value in received.items():
@@ -141,14 +141,14 @@ def check_values(
         if read is not None and read.shape[2:] == made.shape[2:] and not _alike(read.float(), made.float()):
             raise ValueError(
                 f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
-                "branch or a function stands between them. Name the module, or the node of the graph, whose map it "
+                "branch or a function is between them. Name the module, or the node of the graph, whose map it "
                 "reads (torchvision's get_graph_node_names lists them)"
             )
 
 
 @contextmanager
 def _same_draws(device: torch.device) -> Iterator[None]:
-    """The same random numbers every time, and none of the user's."""
+    """The same random numbers every time, without using the user's generators."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []), unmoved_generators():
         torch.manual_seed(0)
         yield
@@ -161,9 +161,9 @@ def _own_maps(
     returned: dict[str, Tensor] = {}
     received: dict[str, Tensor] = {}
 
-    def keep(into: dict[str, Tensor], places: dict[str, CallSite], node: str, calls: list[None], value: Any) -> None:
+    def keep(into: dict[str, Tensor], sites: dict[str, CallSite], node: str, calls: list[None], value: Any) -> None:
         maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
-        for name, place in places.items():
+        for name, place in sites.items():
             if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
                 into[name] = maps[0].clone()
         calls.append(None)
@@ -180,15 +180,15 @@ def _own_maps(
     return returned, received
 
 
-def check_training(model: nn.Module, measured: Probe, program: GraphProgram, places: dict[str, CallSite]) -> None:
-    """Hold what training the graph would do against what training the model's own code does, on fake tensors.
+def check_training(model: nn.Module, measured: Probe, program: GraphProgram, sites: dict[str, CallSite]) -> None:
+    """Compare a training step of the graph with one of the model's own code, on fake tensors.
 
-    Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, the backward of one's own functions.
+    Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, custom backward functions.
 
     Raises:
-        GraphError: if gradients reach other parameters, other buffers move, or a backward of the model's own is lost.
+        GraphError: if gradients reach other parameters, other buffers move, or a custom backward is lost.
     """
-    modules = {name: place for name, place in places.items() if measured.call_at(place) is not None}
+    modules = {name: place for name, place in sites.items() if measured.call_at(place) is not None}
     if not modules:
         return
     hooks = HookProgram("", {name: watch_for(place, measured) for name, place in modules.items()})
@@ -206,11 +206,11 @@ def check_training(model: nn.Module, measured: Probe, program: GraphProgram, pla
     if lost:
         raise GraphError(f"the graph does not update what the model updates in training: {sorted(lost)[:4]}")
     if own.custom_backward:
-        raise GraphError(f"the model has a backward of its own, {own.custom_backward}, which a graph would lose")
+        raise GraphError(f"the model has a custom backward, {own.custom_backward}, which a graph would lose")
 
 
 def _alike(value: Tensor, other: Tensor) -> bool:
-    """Equal but for the order of sums; broken weights' infinities and NaNs count as equal, too."""
+    """Equal except for the order of sums; broken weights' infinities and NaNs count as equal, too."""
     scale = value.abs().nan_to_num(0, 0).amax().item() if value.numel() else 0.0
     return value.shape == other.shape and torch.allclose(value, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
 
@@ -234,14 +234,7 @@ class Training(NamedTuple):
 def training_of(
     program: Program, model: nn.Module, image_shape: Shape, names: list[str] | None = None
 ) -> Training | None:
-    """Run a program in training, with gradients, on a shadow of the model; None where that is not possible.
-
-    Args:
-        program: computes the outputs; it is settled on a host of its own.
-        model: the backbone; it is only read.
-        image_shape: (N, C, H, W) of images as it takes them.
-        names: of the outputs that count; all if None.
-    """
+    """Run a program in training, with gradients, on a shadow of the model; None where that is not possible."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shadow = switched(shadow_of(model, mode), True).requires_grad_(False)
     parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}

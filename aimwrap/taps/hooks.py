@@ -29,12 +29,12 @@ _READS_ONLY = frozenset({"__get__", "dim", "size", "is_contiguous"})
 
 
 class Activation(NamedTuple):
-    """A function of ``torch.nn.functional`` with what it is given beside its input.
+    """A function of ``torch.nn.functional`` with its other arguments.
 
     Attributes:
         name: of the function.
-        arguments: those behind the input.
-        keywords: but for ``inplace``.
+        arguments: those after the input.
+        keywords: except ``inplace``.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Activation(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Which output a hook waits for.
+    """The output that a hook waits for.
 
     Attributes:
         place: the module and the call of it.
@@ -66,7 +66,7 @@ class Watch(NamedTuple):
 class HookProgram(OwnCodeProgram):
     """Tapped outputs by hooks on modules; the forward ends as soon as the last one has been seen.
 
-    Hooks, and what they fill, are plain objects inside the twin, so that copies and pickles get their own.
+    The hooks and their results are plain objects inside the twin, so that copies and pickles get their own.
     """
 
     def __init__(self, architecture: str, watches: dict[str, Watch]) -> None:
@@ -115,7 +115,7 @@ def is_called_otherwise(module: nn.Module) -> bool:
 
 
 class Seen(BaseException):
-    """Everything that was waited for has been seen. Not an Exception, so that no forward's own handler stops it."""
+    """Every output has been seen. Not an Exception, so that no handler in a forward stops it."""
 
 
 class _Run(NamedTuple):
@@ -126,11 +126,11 @@ class _Run(NamedTuple):
 
 
 class _Catch:
-    """What the hooks of one twin fill during one forward; several threads may each have one under way.
+    """What the hooks of one twin fill during one forward; several threads may run one at a time each.
 
     Attributes:
         watches: what to wait for.
-        runs: by thread. Between forwards there is none: what stayed would keep a graph's memory alive.
+        runs: by thread. Between forwards there is none: a result that stayed would keep a graph's memory alive.
     """
 
     def __init__(self, watches: dict[str, Watch]) -> None:
@@ -174,11 +174,7 @@ class _Hook(OwnHook):
 
 
 def watch_for(place: CallSite, measured: Probe) -> Watch:
-    """How to catch a module's output by a hook, whatever comes behind it.
-
-    Args:
-        place: whose output; a module's.
-        measured: the probe of the backbone.
+    """How to catch a module's output by a hook.
 
     Raises:
         ValueError: if no module of that name is called, or its output holds no map or several.
@@ -198,12 +194,7 @@ def watch_for(place: CallSite, measured: Probe) -> Watch:
 
 
 def safe_watch_for(place: CallSite, measured: Probe, following_activation: bool) -> Watch:
-    """How to catch a module's output by a hook, and keep it from what comes behind it.
-
-    Args:
-        place: whose output; a module's.
-        measured: the probe of the backbone.
-        following_activation: whether a functional activation that directly follows belongs to it.
+    """How to catch a module's output by a hook, and keep later layers from overwriting it.
 
     Raises:
         ValueError: as :func:`watch_for`, and if a function that belongs to the output makes another map of it.
@@ -247,12 +238,12 @@ def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation
 
     def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if caught and any(leaf is caught[0] for leaf in tree_leaves(arguments)):
-            functions.append(Activation(""))  # what functions inside of it do is its own
+            functions.append(Activation(""))  # functions inside of it belong to it
 
     for module in twin.modules():
         module.register_forward_pre_hook(enter)
     twin.get_submodule(place.node).register_forward_hook(catch)
-    whatever = suppress(Exception) if training else nullcontext()  # whether it can be trained is for others to say
+    whatever = suppress(Exception) if training else nullcontext()  # others check whether it can be trained
     with whatever, torch.no_grad(), quiet_fakes(), measured.mode, Follow():
         twin(measured.fake_images(batch_size=2))
     return functions[0] if functions else Activation(""), bool(caught) and caught[0]._version != versions[0]

@@ -42,7 +42,7 @@ class Usage(NamedTuple):
 
 
 class OwnCodeProgram:
-    """Tapped outputs by the backbone's own code on a twin of it; :meth:`outputs` is what subclasses differ in.
+    """Tapped outputs by the backbone's own code on a twin of it; :meth:`outputs` differs among subclasses.
 
     Attributes:
         architecture: the backbone's class.
@@ -108,12 +108,7 @@ class OwnCodeProgram:
         """Nothing to do: the model's own code asks the frozen modules' own flags."""
 
     def measure_usage(self, model: nn.Module, image_shape: Shape) -> None:
-        """Find out on a shadow, in both modes, what the outputs depend on.
-
-        Args:
-            model: the backbone; it is only read.
-            image_shape: (N, C, H, W) of images as it takes them.
-        """
+        """Find out on a shadow, in both modes, what the outputs depend on."""
         self.usage, self.image_shape = _usage_of(self, model, image_shape), image_shape
         if self.usage.cut_off:
             warnings.warn(
@@ -134,7 +129,7 @@ class Removed(nn.Module):
             RuntimeError: always.
         """
         raise RuntimeError(
-            "this forward takes a way through the backbone that it did not take when it was wrapped, which may depend "
+            "this forward uses a part of the backbone that it did not use when it was wrapped, which may depend "
             "on the images' size; wrap the backbone with example_input= of this size"
         )
 
@@ -152,7 +147,7 @@ def _usage_of(program: OwnCodeProgram, model: nn.Module, image_shape: Shape) -> 
             if name:
                 module.register_forward_pre_hook(lambda module, arguments, name=name: usage.entered.add(name))
                 module.register_forward_hook(lambda module, arguments, out, name=name: usage.finished.add(name))
-        # Training may depend on values that fakes do not have; what evaluation depends on has to do then.
+        # Training may depend on values that fakes do not have; then only evaluation counts.
         whatever = suppress(DataDependentOutputException) if training else nullcontext()
         with whatever, torch.enable_grad(), quiet_fakes(), mode:
             with _Uses(parameters, usage.used):
@@ -164,7 +159,7 @@ def _usage_of(program: OwnCodeProgram, model: nn.Module, image_shape: Shape) -> 
 
 
 class _Uses(TorchFunctionMode):
-    """Notes which parameters any function is given, also where no gradient will reach them, or that are looked at."""
+    """Notes which parameters any function is given, also where no gradient will reach them."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], used: set[str]) -> None:
         super().__init__()
@@ -196,7 +191,7 @@ def gradients_reach(outputs: list[Tensor], parameters: dict[str, nn.Parameter]) 
 def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
     """Remove parameters that no output depends on, and modules that are left without any.
 
-    Those that are used, but never reached by a gradient, become buffers, so that nobody waits for their gradients.
+    Those that are used, but never reached by a gradient, become buffers, so that nothing waits for their gradients.
     """
     kept = {name[:end] for name in usage.entered | usage.used | usage.reached for end in (*_dots(name), len(name))}
     for name, module in list(twin.named_modules(remove_duplicate=False)):

@@ -331,7 +331,7 @@ def test_a_prefix_of_a_name_is_no_node() -> None:
 
 
 def test_control_flow_that_cannot_be_traced_leaves_the_graphs_nodes_out_of_reach() -> None:
-    """Its modules can still be named: see test_whole.py."""
+    """Its modules can still be named: see test_own_code.py."""
 
     class Branching(TinyNet):
         def features(self, x: Tensor) -> Tensor:
