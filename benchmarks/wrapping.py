@@ -1,4 +1,4 @@
-"""What wrapping costs: seconds, and memory beside that of one forward of the bare backbone.
+"""What wrapping costs: seconds, and memory in addition to that of one forward of the bare backbone.
 
     python benchmarks/wrapping.py                       # ResNet-50 and ConvNeXt-T, five processes each
     python benchmarks/wrapping.py --models timm/swin_tiny_patch4_window7_224,vit_b_16 --repeats 3
@@ -6,7 +6,7 @@
 Each measurement is a process of its own: it wraps a tiny network, so that what torch imports on the way is not
 counted, builds the backbone, notes the peak memory, and then wraps it, or runs one image through it without or with
 gradients. Seconds are of the wrapping alone, with one thread. The head's own weights are in the wrapping's memory;
-they are printed beside.
+they are printed next to it.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def test_parameters_are_the_users_own_and_none_lies_behind_the_deepest_tap(name:
     assert len(shared) < len(own)
 
 
-# Without twins, whose maps are no module's: see test_whole.py.
+# Without twins, whose maps are no module's: see test_own_code.py.
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in TWICE else ()) for n in BACKBONES if n != "twins"]
 )

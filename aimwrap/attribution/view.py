@@ -9,7 +9,7 @@ from .._wrappers import unwrap
 from ..model import AIM
 from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphNames
-from ..taps.probe import Place, Probe, probe
+from ..taps.probe import CallSite, Probe, probe
 from ..taps.stages import find_stages
 from ..top_down import pool
 
@@ -117,7 +117,7 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
         raise ValueError(
             f"{name} has no last feature map that can be found: {reason}. {_WAY_OUT}{_candidates(measured)}"
         )
-    if not isinstance(found.final, Place):
+    if not isinstance(found.final, CallSite):
         raise ValueError(
             f"the last feature map of {name} is not the output of a module: timm makes it from tokens. {_WAY_OUT}"
         )
@@ -157,7 +157,7 @@ def chosen_layer(model: nn.Module, layer: nn.Module | str | None, example_input:
     return layer
 
 
-def _step_after(model: nn.Module, measured: Probe, place: Place) -> str | None:
+def _step_after(model: nn.Module, measured: Probe, place: CallSite) -> str | None:
     """The step between the module's last output and the pooled map, if there is one."""
     if place.calls > 1 and place.call + 1 < place.calls:
         return f"{place.node!r} is called {place.calls} times, and call {place.call + 1} makes it"

@@ -19,9 +19,9 @@ from timm.layers import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
-from .._text import table
 from .._choices import ExportFormat as Format
-from ..taps.whole import HookProgram
+from .._text import table
+from ..taps.hooks import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
 from .pooling import without_rounding_up
 from .serving import ServingModel
@@ -413,7 +413,7 @@ def _checked_size(
 
 
 def _why_not(writer: _Writer, serving: ServingModel, error: Exception) -> str:
-    tapped = serving.model.backbone._aimwrap_program
+    tapped = serving.model.backbone.tapped_program
     hint = (
         f". {tapped.architecture} is tapped by hooks, since no graph of it could be traced, and such a backbone cannot "
         "be exported; what stands in a graph's way is mostly a forward that decides by its input"

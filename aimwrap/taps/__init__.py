@@ -1,17 +1,17 @@
 """Taps: where a backbone's stages are, and a backbone that returns their maps.
 
-``tap_backbone`` is the whole of it (:mod:`.tap`): it asks whether the model can be copied (:mod:`.admission`), probes
-it on fake tensors (:mod:`.probe`, on the copies of :mod:`.shadow`), turns stage numbers into nodes (:mod:`.stages`),
-and looks for a program that computes their outputs (:mod:`.extraction`): torchvision's graph utilities
-(:mod:`.graph`), or the backbone's own code with hooks or timm's intermediates (:mod:`.whole`), held against the model
-itself (:mod:`.checks`). A :class:`TappedBackbone` (:mod:`.backbone`) runs it and lays the outputs out as maps
+``tap_backbone`` (:mod:`.tapping`) checks whether the model can be copied (:mod:`.copies`), runs a copy on fake tensors
+(:mod:`.probe`), turns stage numbers into nodes (:mod:`.stages`) and looks for a program that computes their outputs
+(:mod:`.extraction`): torchvision's graph utilities (:mod:`.graph`), or the backbone's own code (:mod:`.usage`) with
+hooks (:mod:`.hooks`) or timm's intermediates (:mod:`.intermediates`). The program is compared with the model
+(:mod:`.equivalence`). A :class:`TappedBackbone` (:mod:`.backbone`) runs it and returns the outputs as maps
 (:mod:`.layout`). The user's model is only read.
 """
 
 from .backbone import TappedBackbone
+from .copies import unwrapped
 from .extraction import FINAL
 from .probe import count_macs, probe
-from .refusals import unwrapped
 from .stages import find_stages, number_of_classes
 from .tapping import Stage, Tap, TappedModel, tap_backbone
 

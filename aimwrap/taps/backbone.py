@@ -21,20 +21,20 @@ class Program(Protocol):
         """The tapped outputs by name, as the backbone lays them out."""
 
     def train(self, mode: bool) -> None:
-        """Do what switching the model to training or evaluation does beside setting every module's flag."""
+        """Do what switching the model to training or evaluation does in addition to setting every module's flag."""
 
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
 
     def freeze(self, names: tuple[str, ...]) -> None:
-        """In training, compute these outputs, and what they depend on, as in evaluation; none of them undoes it."""
+        """In training, compute these outputs, and what they depend on, as in evaluation; an empty tuple undoes it."""
 
 
 class TappedBackbone(nn.Module):
     """A backbone that stops at its deepest tap and returns the tapped maps.
 
-    Its parameters are the backbone's own, under their own names, so the backbone's checkpoints load into it. What lies
-    behind the deepest tap is gone: it is neither run nor trained. It follows ``train()`` and ``eval()``, also after
+    Its parameters are the backbone's own, under their own names, so the backbone's checkpoints load into it. What comes
+    after the deepest tap is removed: it is neither run nor trained. It follows ``train()`` and ``eval()``, also after
     ``deepcopy`` and ``pickle``.
 
     Args:
@@ -51,6 +51,11 @@ class TappedBackbone(nn.Module):
         self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
         self._aimwrap_held: frozenset[str] = frozenset()  # maps that are computed as in evaluation
         self.training = model.training
+
+    @property
+    def tapped_program(self) -> Program:
+        """Computes the tapped outputs."""
+        return self._aimwrap_program
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Run the backbone up to its deepest tap.
@@ -95,7 +100,7 @@ class TappedBackbone(nn.Module):
         self._aimwrap_program.freeze(())
 
     def train(self, mode: bool = True) -> TappedBackbone:
-        """Switch to training or evaluation mode, as ``nn.Module.train`` does, but for what is frozen."""
+        """Switch to training or evaluation mode, as ``nn.Module.train`` does, except for what is frozen."""
         super().train(mode)
         self._aimwrap_program.train(mode)
         self._hold_frozen()

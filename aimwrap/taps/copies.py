@@ -1,5 +1,7 @@
 """Copies of a module's structure: with fake tensors, to be run and traced without cost, or with the module's own.
 
+Models that cannot be copied correctly are refused (:func:`unwrapped`).
+
 A shadow's tensors are fake: they have shapes, dtypes and devices, but no memory and no values. Running it moves no
 statistics of the original, fires none of its hooks and costs no memory; tracing it (:mod:`.graph`) may switch its
 training flags at will. A twin's tensors are the original's, so it computes the same; only its modules are its own.
@@ -14,12 +16,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -27,23 +30,15 @@ from torch.utils._pytree import tree_leaves
 
 
 class OwnHook:
-    """A hook that belongs to how a module works, and not to whoever watches it: copies keep it."""
+    """A hook that belongs to how a module works, not one added from outside: copies keep it."""
 
 
-# The older way of torch to make weights of other parameters.
+# torch's older ways to compute weights from other parameters.
 _KEPT_HOOKS = (OwnHook, WeightNorm, SpectralNorm, BasePruningMethod)
 
 
 def shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Copy a module's structure, with fake tensors for its tensors and only the hooks that it works by.
-
-    Args:
-        module: the module; it is only read.
-        mode: the fake mode that the copy's tensors shall live in.
-
-    Returns:
-        The copy, with the training flags of the original.
-    """
+    """Copy a module's structure, with fake tensors for its tensors and only the hooks that it works by."""
     shadow = _copy_of(module, mode.from_tensor, lambda value: mode.from_tensor(value.detach()))
     for submodule in shadow.modules():
         if isinstance(submodule, nn.modules.batchnorm._NormBase) and submodule.momentum is None:
@@ -88,7 +83,7 @@ def twin_of(
         module: the module; it is only read.
         own_buffers: copy the buffers and plain tensor attributes, so that running the twin cannot move the original's.
         own_parameters: copy the parameters, too, for forwards that write into them.
-        with_hooks: keep the hooks that somebody put on its forwards and backwards.
+        with_hooks: keep hooks that were added to its forwards and backwards.
 
     Returns:
         The copy, with the training flags of the original. Its parameters are the original's, if not asked otherwise.
@@ -109,7 +104,7 @@ def twin_of(
 
 
 def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
-    """The hooks that somebody put on a module's forward or backward, by the attribute that holds them.
+    """Hooks that were added to a module's forward or backward, by the attribute that holds them.
 
     Those that a module works by, such as the older weight norm's, are left out: every copy has its own.
     """
@@ -127,9 +122,9 @@ def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
 def unmoved_generators() -> Iterator[Callable[[], bool]]:
     """Put torch's (the CPU's), Python's and NumPy's generators back when done.
 
-    What is yielded tells whether anybody has drawn from them so far.
+    The function that is yielded says whether one of them has been used so far.
     """
-    numpy = sys.modules.get("numpy")  # torchvision brings it; where it is not loaded, nobody draws from it
+    numpy = sys.modules.get("numpy")  # torchvision brings it; where it is not loaded, it is not used
 
     def states() -> tuple[Any, ...]:
         return torch.get_rng_state(), random.getstate(), None if numpy is None else numpy.random.get_state()
@@ -151,7 +146,7 @@ def unmoved_generators() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
-    """Keep runs that are only tries from telling of errors and oddities, and from moving generators."""
+    """Silence logs and warnings of trial runs, and put the random generators back afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
@@ -173,7 +168,7 @@ def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: C
     modules = set(module.modules())
     for submodule in modules:
         for value in tree_leaves(dict(vars(submodule))):
-            if isinstance(value, Tensor) and not value.is_leaf:  # an activation that somebody keeps
+            if isinstance(value, Tensor) and not value.is_leaf:  # an activation that the module stores
                 memo[id(value)] = plain(value)
         tables = [value for name, value in vars(submodule).items() if "_hooks" in name and isinstance(value, dict)]
         kept = {key for table in tables for key, hook in table.items() if _works_by(hook, modules)}
@@ -211,10 +206,88 @@ def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> Non
             if name not in nn.Module().__dict__:
                 try:
                     copy.deepcopy(value, dict(memo))
-                except Exception as error:  # each kind of object has its own way of refusing
+                except Exception as error:  # each kind of object raises its own error
                     if any(isinstance(held, nn.Module) for held in getattr(value, "__dict__", {}).values()):
                         raise ValueError(
                             f"the backbone's attribute {name!r} cannot be copied ({error}) and holds a module, which "
                             f"copies would share; give {type(value).__name__} a __deepcopy__, or the module as argument"
                         ) from error
                     memo[id(value)] = value
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile's wrapper, or the model itself.
+
+    Args:
+        model: what the user passed.
+
+    Returns:
+        A module that can be copied, run on the copies' own modules, and tapped.
+
+    Raises:
+        TypeError: if it is no ``nn.Module``, or one that is scripted or wrapped for several devices.
+        ValueError: if a part of it has no shape yet, or holds on to modules that a copy would share with it.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"backbone must be an nn.Module or a model's name, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("backbone is a scripted module, which cannot be tapped; pass the module it was scripted from")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise TypeError(f"backbone is wrapped in {type(model).__name__}; pass its .module, and wrap AIM instead")
+    source = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    assert isinstance(source, nn.Module)
+    modules = set(source.modules())
+    for name, module in source.named_modules():
+        _refuse_scripted(name, module)
+        _refuse_without_shape(name, module)
+        _refuse_functions_that_hold_modules(name, module, modules)
+        _refuse_replaced_forward(name, module)
+    return source
+
+
+def _refuse_scripted(name: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"the backbone's part {name!r} is a scripted module, which cannot be tapped; replace it by the "
+            "module that it was scripted from"
+        )
+
+
+def _refuse_without_shape(name: str, module: nn.Module) -> None:
+    for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None and is_lazy(tensor):
+            raise ValueError(
+                f"{joined(name, key)!r} has no shape yet, as {type(module).__name__} gets its own from the first "
+                "batch; run the backbone once, on images as it takes them, before wrapping it"
+            )
+
+
+def _refuse_functions_that_hold_modules(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
+    for key, value in vars(module).items():
+        torchs_own = key == "forward" or key.startswith("_compiled")  # forwards have a refusal of their own
+        if isinstance(value, FunctionType) and not torchs_own and any(held in modules for held in _modules_in(value)):
+            raise ValueError(
+                f"{joined(name, key)!r} is a function that holds on to a module of the backbone, which every copy "
+                "would still use; write it as a method, or hand the module to it as an argument"
+            )
+
+
+def _refuse_replaced_forward(name: str, module: nn.Module) -> None:
+    forward = vars(module).get("forward")
+    if isinstance(forward, FunctionType) and not hasattr(module, "_orig_mod"):  # except what torch.compile wraps
+        function = "function" if forward.__name__ == "<lambda>" else forward.__name__
+        raise ValueError(
+            f"the forward of {f'the part {name!r}' if name else 'the backbone'} was replaced by a function, which "
+            f"would run the original's modules in every copy; bind it instead: module.forward = types.MethodType("
+            f"{function}, module), with the module as its first argument"
+        )
+
+
+def _modules_in(function: FunctionType) -> Iterator[nn.Module]:
+    for cell in function.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # nothing yet
+            continue
+        if isinstance(content, nn.Module):
+            yield content

@@ -1,26 +1,27 @@
-"""What a program gives, held against the model's own: shapes on fake tensors, values once, and a step of training."""
+"""Compare a program with the model itself: shapes on fake tensors, values once, and one step of training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from .backbone import Program, TappedBackbone
 from .copies import quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
 from .graph import GraphProgram
+from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
-from .probe import Place, Probe, tensors_in
-from .whole import HookProgram, training_of, watch_for
+from .probe import CallSite, Probe, fake_images, state_of, tensors_in
+from .usage import gradients_reach
 
 
 class GraphError(ValueError):
-    """A graph that cannot be had, or a program that gives something else than the modules do."""
+    """A graph that cannot be made, or a program whose outputs differ from the modules'."""
 
 
 def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
@@ -60,12 +61,12 @@ def fake_runs(program: Program, measured: Probe, *modes: bool) -> list[dict[str,
             parameter.requires_grad_(training and parameter.is_floating_point())
         try:
             with torch.set_grad_enabled(training), quiet_fakes(), measured.mode:
-                runs.append(host._aimwrap_program.run(host, measured.fake_images(batch_size=2 if training else 1)))
+                runs.append(host.tapped_program.run(host, measured.fake_images(batch_size=2 if training else 1)))
         except DataDependentOutputException as error:
             if not training:
                 raise GraphError(f"the backbone's evaluation depends on values: {error}") from error
             runs.append({})  # fakes have none, so nothing can be said
-        except Exception as error:  # whatever a stranger's forward raises
+        except Exception as error:  # a user's forward may raise anything
             raise GraphError(
                 f"the backbone's {'training' if training else 'evaluation'} graph does not run: "
                 f"{type(error).__name__}: {error}"
@@ -79,10 +80,10 @@ def check_values(
     program: Program,
     layouts: dict[str, Layout],
     labels: dict[str, str],
-    told: dict[str, Place],
-    behind: dict[str, Place | None],
+    module_outputs: dict[str, CallSite],
+    next_reader: dict[str, CallSite | None],
 ) -> None:
-    """Hold the outputs against the model's own forward, once, on the backbone's parameters and made-up images.
+    """Compare the outputs with the model's own forward, once, on the backbone's parameters and made-up images.
 
     Args:
         model: the backbone; it is only read.
@@ -90,15 +91,15 @@ def check_values(
         program: computes the outputs.
         layouts: how each becomes a map.
         labels: what to call their nodes.
-        told: whose output a module's own tells.
-        behind: the place that reads each map that a number stands for.
+        module_outputs: taps whose value is exactly the output of one module.
+        next_reader: the module that consumes each numbered tap, None after the last.
 
     Raises:
         GraphError: if an output is not what its module returns.
         ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
     """
-    modules = {name: place for name, place in told.items() if measured.call_at(place) is not None}
-    readers = {name: reader for name, reader in behind.items() if reader is not None}
+    modules = {name: place for name, place in module_outputs.items() if measured.call_at(place) is not None}
+    readers = {name: reader for name, reader in next_reader.items() if reader is not None}
     tensors = [*model.parameters(), *model.buffers()]
     if not (modules or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
@@ -110,7 +111,7 @@ def check_values(
     try:
         switched(twin, False)
         switched(host, False)
-    finally:  # a train() of the model's own may freeze parameters, which the twin shares
+    finally:  # a custom train() may freeze parameters, which the twin shares
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
     try:
@@ -124,13 +125,13 @@ def check_values(
             "images of this shape before wrapping it"
         ) from error
     with torch.no_grad(), _same_draws(like.device):
-        given = host._aimwrap_program.run(host, images.clone())
+        given = host.tapped_program.run(host, images.clone())
     for name, value in returned.items():
         activated = " + " in labels[name]
         reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value
         if not _alike(reference.float(), given[name].float()):
             raise GraphError(
-                f"stages: tapping {labels[name]!r} through the graph gives other values than the module does; "
+                f"stages: tapping {labels[name]!r} through the graph does not give the module's values; "
                 "name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
     for name, value in received.items():
@@ -140,29 +141,29 @@ def check_values(
         if read is not None and read.shape[2:] == made.shape[2:] and not _alike(read.float(), made.float()):
             raise ValueError(
                 f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
-                "branch or a function stands between them. Name the module, or the node of the graph, whose map it "
+                "branch or a function is between them. Name the module, or the node of the graph, whose map it "
                 "reads (torchvision's get_graph_node_names lists them)"
             )
 
 
 @contextmanager
 def _same_draws(device: torch.device) -> Iterator[None]:
-    """The same random numbers every time, and none of the user's."""
+    """The same random numbers every time, without using the user's generators."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []), unmoved_generators():
         torch.manual_seed(0)
         yield
 
 
 def _own_maps(
-    twin: nn.Module, modules: dict[str, Place], readers: dict[str, Place], images: Tensor
+    twin: nn.Module, modules: dict[str, CallSite], readers: dict[str, CallSite], images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What modules return, where it is one map, and what readers receive, in one run of the model's own forward."""
     returned: dict[str, Tensor] = {}
     received: dict[str, Tensor] = {}
 
-    def keep(into: dict[str, Tensor], places: dict[str, Place], node: str, calls: list[None], value: Any) -> None:
+    def keep(into: dict[str, Tensor], sites: dict[str, CallSite], node: str, calls: list[None], value: Any) -> None:
         maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
-        for name, place in places.items():
+        for name, place in sites.items():
             if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
                 into[name] = maps[0].clone()
         calls.append(None)
@@ -179,15 +180,15 @@ def _own_maps(
     return returned, received
 
 
-def check_training(model: nn.Module, measured: Probe, program: GraphProgram, places: dict[str, Place]) -> None:
-    """Hold what training the graph would do against what training the model's own code does, on fake tensors.
+def check_training(model: nn.Module, measured: Probe, program: GraphProgram, sites: dict[str, CallSite]) -> None:
+    """Compare a training step of the graph with one of the model's own code, on fake tensors.
 
-    Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, the backward of one's own functions.
+    Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, custom backward functions.
 
     Raises:
-        GraphError: if gradients reach other parameters, other buffers move, or a backward of the model's own is lost.
+        GraphError: if gradients reach other parameters, other buffers move, or a custom backward is lost.
     """
-    modules = {name: place for name, place in places.items() if measured.call_at(place) is not None}
+    modules = {name: place for name, place in sites.items() if measured.call_at(place) is not None}
     if not modules:
         return
     hooks = HookProgram("", {name: watch_for(place, measured) for name, place in modules.items()})
@@ -205,10 +206,66 @@ def check_training(model: nn.Module, measured: Probe, program: GraphProgram, pla
     if lost:
         raise GraphError(f"the graph does not update what the model updates in training: {sorted(lost)[:4]}")
     if own.custom_backward:
-        raise GraphError(f"the model has a backward of its own, {own.custom_backward}, which a graph would lose")
+        raise GraphError(f"the model has a custom backward, {own.custom_backward}, which a graph would lose")
 
 
 def _alike(value: Tensor, other: Tensor) -> bool:
-    """Equal but for the order of sums; broken weights' infinities and NaNs count as equal, too."""
+    """Equal except for the order of sums; broken weights' infinities and NaNs count as equal, too."""
     scale = value.abs().nan_to_num(0, 0).amax().item() if value.numel() else 0.0
     return value.shape == other.shape and torch.allclose(value, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
+
+
+class Training(NamedTuple):
+    """What one step of training would touch.
+
+    Attributes:
+        reached: names of the parameters that a gradient reaches.
+        held: names of the parameters that the program uses.
+        updated: names of the buffers and parameters that the forward changes.
+        custom_backward: the class of a backward written in Python, or None.
+    """
+
+    reached: set[str]
+    held: set[str]
+    updated: set[str]
+    custom_backward: str | None
+
+
+def training_of(
+    program: Program, model: nn.Module, image_shape: Shape, names: list[str] | None = None
+) -> Training | None:
+    """Run a program in training, with gradients, on a shadow of the model; None where that is not possible."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    shadow = switched(shadow_of(model, mode), True).requires_grad_(False)
+    parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    tensors = {**dict(shadow.named_buffers(remove_duplicate=False)), **parameters}
+    before = {name: state_of(tensor) for name, tensor in tensors.items()}
+    host = nn.Module()
+    host.training = True
+    try:
+        with torch.enable_grad(), quiet_fakes(), mode:
+            settled = program.settled(host, shadow)
+            outputs = settled.run(host, fake_images(shadow, mode, (2, *image_shape[1:])))
+            wanted = [output for name, output in outputs.items() if names is None or name in names]
+            custom = next((c for c in map(_custom_backward, wanted) if c is not None), None)
+            reached = gradients_reach(wanted, parameters)
+    except Exception:  # an operation without fake values or without a gradient
+        return None
+    updated = {name for name, tensor in tensors.items() if state_of(tensor) != before[name]}
+    held = {name for name, parameter in host.named_parameters(remove_duplicate=False) if name in parameters}
+    return Training(reached, held, updated, custom)
+
+
+def _custom_backward(output: Tensor) -> str | None:
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        if isinstance(function, torch.autograd.function.BackwardCFunction):
+            return type(function).__name__.removesuffix("Backward")
+        waiting.extend(following for following, _ in function.next_functions)
+    return None

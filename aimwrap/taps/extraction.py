@@ -1,8 +1,8 @@
 """From targets to a program that computes them: by graph where that works, else by the backbone's own code.
 
-A graph is the first choice: it can be pruned, compiled and exported. It is held against what the modules themselves
-give (:mod:`.checks`). Where it cannot be traced, does not run, gives something else or would lose something that the
-model does beside computing, hooks on the modules take its place.
+A graph is the first choice: it can be pruned, compiled and exported. It is compared with the
+modules themselves (:mod:`.equivalence`). Where it cannot be traced, does not run, gives other values or would lose
+something else that the model does, hooks on the modules replace it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from .backbone import Program
 from .copies import switched, traceable_shadow_of
 from .equivalence import GraphError, check_training, check_values, fake_runs, measure
 from .graph import GraphNames, GraphProgram
+from .hooks import HookProgram, is_called_otherwise, safe_watch_for
+from .intermediates import LAST, IntermediatesProgram
 from .layout import Layout, Shape, map_shape
-from .probe import Place, Probe
+from .probe import CallSite, Probe
 from .stages import Intermediate, Target
-from .whole import LAST, HookProgram, IntermediatesProgram, is_called_otherwise, safe_watch_for
 
-FINAL = "final map"  # its name beside the stages' maps; no node can have it
+FINAL = "final map"  # its name among the stages' maps; no node can have it
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Extraction:
         layouts: how each becomes a map.
         shapes: of the maps, (1, C, H, W), for one of the probed images.
         labels: what to call the nodes.
-        positions: the moment at which it makes each; two outputs may be the same tensor.
+        positions: the order in which it makes them; two outputs may be the same tensor.
     """
 
     program: Program
@@ -49,108 +50,112 @@ class Extraction:
         """The outputs' names in the order in which a forward makes them."""
         return sorted(self.positions, key=lambda name: (self.positions[name], name == FINAL))
 
-    def is_behind(self, name: str, other: str) -> bool:
+    def is_after(self, name: str, other: str) -> bool:
         """Whether one output is made later than another."""
         return self.positions[name] > self.positions[other]
 
 
-Readers = Mapping[Place, Place | None]
+@dataclass(frozen=True)
+class _Request:
+    """Whose outputs are wanted.
+
+    Attributes:
+        model: the backbone; it is only read.
+        measured: its probe.
+        sites: the call sites, by the name of the output.
+        by_number: outputs that the user asked for by number: a functional activation directly after them is included.
+        next_reader: the module that consumes each output that the rule found, None after the last.
+    """
+
+    model: nn.Module
+    measured: Probe
+    sites: dict[str, CallSite]
+    by_number: frozenset[str]
+    next_reader: dict[str, CallSite | None]
 
 
 def extract(
     model: nn.Module,
     measured: Probe,
     targets: dict[str, Target],
-    numbered: frozenset[str],
-    readers: Readers | None = None,
+    by_number: frozenset[str],
+    readers: Mapping[CallSite, CallSite | None] | None = None,
 ) -> Extraction:
-    """Find a program for the targets.
+    """Find a program for the targets, by name of the output.
 
-    Args:
-        model: the backbone; it is only read.
-        measured: its probe.
-        targets: whose outputs are wanted, by name.
-        numbered: those that the user did not name: a functional activation right behind them is theirs.
-        readers: for places among the numbered, the place that reads their maps: all functions between are theirs.
+    ``by_number`` are the targets that the user did not name: a functional activation directly after them is included.
+    ``readers`` are the modules that read the outputs found by the rule: all functions between the two are included.
 
     Raises:
-        ValueError: if a target is no map, or neither way of extraction gives it.
+        ValueError: if a target is not a map, or neither way of extraction gives it.
     """
     own = {name: target for name, target in targets.items() if isinstance(target, Intermediate)}
     if own:
         return _by_intermediates(model, measured, own)
-    places = {name: target for name, target in targets.items() if isinstance(target, Place)}
-    behind = {name: (readers or {})[p] for name, p in places.items() if name in numbered and p in (readers or {})}
-    are_modules = all(measured.call_at(place) is not None for place in places.values())
+    sites = {name: target for name, target in targets.items() if isinstance(target, CallSite)}
+    next_reader = {n: (readers or {})[s] for n, s in sites.items() if n in by_number and s in (readers or {})}
+    request = _Request(model, measured, sites, by_number, next_reader)
     lost = _what_a_graph_would_lose(model, measured)
     if lost is not None:
         try:
-            return _by_hooks(model, measured, places, numbered, behind)
+            return _by_hooks(request)
         except ValueError as error:
             warnings.warn(f"{type(model).__name__} is tapped through a graph, without {lost}: {error}", stacklevel=2)
     try:
-        return _by_graph(model, measured, places, numbered, behind)
+        return _by_graph(request)
     except GraphError as failure:
-        if not are_modules:
+        if any(measured.call_at(site) is None for site in sites.values()):
             raise ValueError(str(failure)) from failure
         try:
-            return _by_hooks(model, measured, places, numbered, behind)
+            return _by_hooks(request)
         except ValueError as error:
-            more = "" if str(error) == str(failure) else f"\nNor can hooks take the graph's place: {error}"
+            more = "" if str(error) == str(failure) else f"\nHooks cannot replace the graph: {error}"
             raise ValueError(f"{failure}{more}") from failure
 
 
-def _by_graph(
-    model: nn.Module,
-    measured: Probe,
-    places: dict[str, Place],
-    numbered: frozenset[str],
-    behind: dict[str, Place | None],
-) -> Extraction:
+def _by_graph(request: _Request) -> Extraction:
+    model, measured, sites = request.model, request.measured, request.sites
     shadow = traceable_shadow_of(model, measured.mode)
     try:
         names = GraphNames(shadow)
     except ValueError as error:
         raise GraphError(str(error)) from error
-    resolved = {name: names.resolve(place, following_activation=name in numbered) for name, place in places.items()}
+    resolved = {
+        name: names.resolve(site, following_activation=name in request.by_number) for name, site in sites.items()
+    }
     nodes = {name: pair for name, (pair, _) in resolved.items()}
     labels = {name: label for name, (_, label) in resolved.items()}
-    for name, reader in behind.items():
-        pair = _last_map_between(names, places[name], reader, model, measured)
+    for name, reader in request.next_reader.items():
+        pair = _last_map_between(names, sites[name], reader, model, measured)
         if pair is not None and pair != nodes[name]:
-            nodes[name], labels[name] = pair, f"{places[name].node} + {pair[1]}"
+            nodes[name], labels[name] = pair, f"{sites[name].node} + {pair[1]}"
     program = GraphProgram.traced(model, shadow, nodes)
     layouts, shapes = measure(program, measured, labels)
-    for name, place in places.items():
-        call = measured.call_at(place)
+    for name, site in sites.items():
+        call = measured.call_at(site)
         seen = call.output_shape if call is not None else None
         if seen is not None and len(seen) == 4 and seen != shapes[name] and " + " not in labels[name]:
             raise GraphError(
                 f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives "
                 f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
-    told = {name: place for name, place in places.items() if nodes[name] == resolved[name][0]}  # by the module's output
-    check_values(model, measured, program, layouts, labels, told, behind)
-    check_training(model, measured, program, told)
+    module_outputs = {name: site for name, site in sites.items() if nodes[name] == resolved[name][0]}
+    check_values(model, measured, program, layouts, labels, module_outputs, request.next_reader)
+    check_training(model, measured, program, module_outputs)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
     return Extraction(program, layouts, shapes, labels, positions)
 
 
-def _by_hooks(
-    model: nn.Module,
-    measured: Probe,
-    places: dict[str, Place],
-    numbered: frozenset[str],
-    behind: dict[str, Place | None],
-) -> Extraction:
-    watches = {name: safe_watch_for(place, measured, name in numbered) for name, place in places.items()}
+def _by_hooks(request: _Request) -> Extraction:
+    model, measured, sites = request.model, request.measured, request.sites
+    watches = {name: safe_watch_for(site, measured, name in request.by_number) for name, site in sites.items()}
     program = HookProgram(type(model).__name__, watches)
     program.measure_usage(model, measured.image_shape)
     labels = {
         n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation.name}" for n, w in watches.items()
     }
     layouts, shapes = measure(program, measured, labels)
-    check_values(model, measured, program, layouts, labels, {}, behind)
+    check_values(model, measured, program, layouts, labels, {}, request.next_reader)
     calls = list(measured.root.calls())
     # Calls are listed as they begin; the innermost one that ends last is where an output is made.
     ends = {id(call): max(calls.index(inner) for inner in call.calls()) for call in calls}
@@ -163,7 +168,7 @@ def _by_hooks(
 
 
 def _last_map_between(
-    names: GraphNames, place: Place, reader: Place | None, model: nn.Module, measured: Probe
+    names: GraphNames, place: CallSite, reader: CallSite | None, model: nn.Module, measured: Probe
 ) -> tuple[str, str] | None:
     """The last function between a stage and its reader that makes a map of the stage's size; None if there is none."""
     call = measured.call_at(place)
@@ -203,22 +208,22 @@ def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermed
 
 
 def _what_a_graph_would_lose(model: nn.Module, measured: Probe) -> str | None:
-    """What the model does beside computing its maps, or None."""
+    """What the model does in addition to computing its maps, or None."""
     if _checkpoints(model):
         return "its gradient checkpointing"
     if any(is_called_otherwise(module) for module in model.modules() if any(True for _ in module.children())):
-        return "the hooks on its modules, or a __call__ of their own"  # it would be left with their inside
+        return "the hooks on its modules, or a custom __call__"  # it would call only their forward
     if _has_generators(model):
-        return "random numbers of its own"  # the first would stand for all
+        return "its own random numbers"  # the graph would repeat the first ones
     if _switches_itself(measured):
-        return "its own train()"  # as where a BatchNorm is kept frozen so
+        return "its own train()"  # for example, to keep BatchNorm frozen
     return None
 
 
 def _checkpoints(model: nn.Module) -> bool:
     """Whether gradient checkpointing is on, by the flags of timm, transformers, torchvision and OpenMMLab.
 
-    A graph would keep what is to be computed anew.
+    A graph would store what is to be computed again.
     """
     flags = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient", "use_checkpoint", "with_cp")
     return any(getattr(module, flag, False) is True for module in model.modules() for flag in flags)

@@ -1,6 +1,6 @@
-"""Node names to tapped maps, through torchvision's graph utilities, which are used here and nowhere else.
+"""Node names to tapped maps, through torchvision's graph utilities, which only this module uses.
 
-torchvision traces the backbone in train and in eval mode (the two differ for some models), prunes what lies behind the
+torchvision traces the backbone in train and in eval mode (the two differ for some models), prunes what comes after the
 deepest tap, and names nodes. Tracing happens on the shadow, so the user's model keeps its flags and hooks.
 :class:`GraphProgram` then runs the two graphs on the user's own parameters. It exists because torchvision's own
 host forgets one of the graphs when pickled, and switches a frozen BatchNorm back to training when copied.
@@ -22,8 +22,8 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from .copies import joined, unmoved_generators
-from .probe import Place
-from .whole import ACTIVATIONS, MAKE_ANOTHER_MAP
+from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
+from .probe import CallSite
 
 # Operators with an assignment, and as what fx traces them.
 _IN_PLACE_OPERATORS = {
@@ -47,9 +47,6 @@ NodePair = tuple[str, str]  # a node's name in the train graph and in the eval g
 class GraphNames:
     """The names of a backbone's graph nodes in train and in eval mode, and what users may call them.
 
-    Args:
-        shadow: the backbone's traceable shadow; its training flags are switched.
-
     Raises:
         ValueError: if the backbone cannot be traced.
     """
@@ -61,17 +58,17 @@ class GraphNames:
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
                 drawn = has_drawn()
-        except Exception as error:  # a stranger's forward under tracing raises whatever it likes
+        except Exception as error:  # a user's forward may raise anything under tracing
             raise ValueError(
                 f"the backbone {type(shadow).__name__} cannot be traced by torchvision's graph utilities "
                 f"(tried with timm's untraced modules and functions): {type(error).__name__}: {error}\n"
-                "This is usually control flow that depends on sizes or values. Move it into a submodule of its own and "
+                "This is usually control flow that depends on sizes or values. Move it into its own submodule and "
                 "register that with timm.models.register_notrace_module(TheClass), which keeps it in one piece."
             ) from error
         if drawn:
             raise ValueError(
                 f"the backbone {type(shadow).__name__} draws random numbers in its forward that do not depend on its "
-                "images, and of which a graph would hold the first for good"
+                "images, and a graph would always repeat the first ones"
             )
         changed = [key for key, value in _plain_attributes(shadow).items() if key in before and before[key] != value]
         if changed:
@@ -79,15 +76,8 @@ class GraphNames:
                 f"the backbone {type(shadow).__name__} changes {changed[0]!r} in its forward, which a graph would not"
             )
 
-    def resolve(self, place: Place, following_activation: bool = False) -> tuple[NodePair, str]:
-        """Find the last graph node of a module's call, or the very node of that name, in both modes.
-
-        Args:
-            place: the module or graph node.
-            following_activation: step on to a functional activation that directly follows.
-
-        Returns:
-            The exact node names in train and in eval mode, and the name to show: the module's, or the activation's.
+    def resolve(self, place: CallSite, following_activation: bool = False) -> tuple[NodePair, str]:
+        """Find the last graph node of a module's call, or the node of exactly that name, in both modes.
 
         Raises:
             ValueError: if there is none in either mode.
@@ -98,17 +88,13 @@ class GraphNames:
         inside = _is_under(evaluated, place.node, repeated=True)
         return (train, evaluated), name if inside else f"{name} + {evaluated}"
 
-    def functions_between(self, place: Place, reader: Place | None, called: set[str]) -> tuple[list[str], list[str]]:
-        """The functions, in train and in eval mode, that run between a module and the next at its level.
-
-        Args:
-            place: the module.
-            reader: the next one, or None for the end of the graph.
-            called: names of all modules that the forward calls.
-        """
+    def functions_between(
+        self, place: CallSite, reader: CallSite | None, called: set[str]
+    ) -> tuple[list[str], list[str]]:
+        """The functions, in train and in eval mode, that run between a module and the next at its level."""
         return self._between(self.train, place, reader, called), self._between(self.eval, place, reader, called)
 
-    def _between(self, names: list[str], place: Place, reader: Place | None, called: set[str]) -> list[str]:
+    def _between(self, names: list[str], place: CallSite, reader: CallSite | None, called: set[str]) -> list[str]:
         begin = names.index(self._last_of(names, place, False)) + 1
         end = len(names)
         if reader is None:  # heads follow: only what directly follows belongs to the stage
@@ -119,9 +105,9 @@ class GraphNames:
             positions = [i for i, name in enumerate(names) if _is_under(name, reader.node, repeated)]
             first = positions[len(positions) // reader.calls * reader.call] if positions and repeated else None
             end = first if first is not None else min((i for i in positions if i >= begin), default=begin)
-        return [name for name in names[begin:end] if _is_function_beside(name, place.node, called)]
+        return [name for name in names[begin:end] if _is_function_after(name, place.node, called)]
 
-    def _last_of(self, names: list[str], place: Place, following_activation: bool) -> str:
+    def _last_of(self, names: list[str], place: CallSite, following_activation: bool) -> str:
         repeated = place.calls > 1
         positions = [i for i, name in enumerate(names) if _is_under(name, place.node, repeated)]
         if not positions:
@@ -142,7 +128,7 @@ class GraphNames:
 class GraphProgram:
     """Tapped outputs by two graphs, one for training and one for evaluation, as Python functions.
 
-    They are rebuilt from plain data when pickled or copied: torch would pickle a graph's code and trace that anew,
+    They are rebuilt from plain data when pickled or copied: torch would pickle a graph's code and trace that again,
     which opens what had to be kept in one piece.
 
     Args:
@@ -174,13 +160,7 @@ class GraphProgram:
 
     @staticmethod
     def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> GraphProgram:
-        """Trace a backbone up to the deepest of the nodes.
-
-        Args:
-            model: the backbone; it is only read.
-            shadow: its traceable shadow.
-            nodes: for each name of an output, its exact node in the train and in the eval graph.
-        """
+        """Trace a backbone up to the deepest of the nodes."""
         with warnings.catch_warnings(), _noting_assignments():
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
@@ -221,7 +201,7 @@ class GraphProgram:
         return result
 
     def train(self, mode: bool) -> None:
-        """Nothing to do: models that switch themselves otherwise than by flags are not traced."""
+        """Nothing to do: models with a custom ``train`` are not traced."""
 
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
@@ -264,7 +244,7 @@ def _with_evaluated(graphs: dict[bool, fx.Graph], nodes: dict[str, NodePair], fr
     outputs = {training: _tapped_nodes(graph) for training, graph in graphs.items()}
     upstream = _ancestors([outputs[True][nodes[name][0]] for name in frozen], stop=set())
     pairs = [(outputs[True][train], outputs[False][evaluated]) for train, evaluated in nodes.values()]
-    # What was saved from being overwritten, too: the layers behind it go on from there.
+    # Also what was saved from being overwritten: the layers after it continue from there.
     pairs += [(a.all_input_nodes[0], b.all_input_nodes[0]) for a, b in pairs if "clone" == a.target == b.target]
     replaced = {train: evaluated for train, evaluated in pairs if train in upstream}
     made = fx.Graph()
@@ -295,7 +275,7 @@ def _tapped_nodes(graph: fx.Graph) -> dict[str, fx.Node]:
 
 
 def _ancestors(nodes: list[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
-    """Nodes and all that they depend on, but for what lies behind those to stop at."""
+    """Nodes and all that they depend on, without what comes before the ``stop`` nodes."""
     found: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:
@@ -431,7 +411,7 @@ def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
 
 
 def _is_overwritten(node: fx.Node, shadow: nn.Module) -> bool:
-    """Whether a node's tensor is changed in place, directly or behind nodes that may hand the same memory on."""
+    """Whether a node's tensor is changed in place, directly or after nodes that may return the same memory."""
     users = list(node.users)
     return any(_works_in_place(u, shadow) or (_may_alias(u, shadow) and _is_overwritten(u, shadow)) for u in users)
 
@@ -452,7 +432,7 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
 
 
 def _plain_attributes(model: nn.Module) -> dict[str, Any]:
-    """Numbers, flags and words that modules keep, but for whether they train."""
+    """Numbers, flags and strings that modules store, except ``training``."""
     return {
         joined(name, key): value
         for name, module in model.named_modules()
@@ -471,16 +451,16 @@ def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
 
 
 def _function_of(name: str) -> str:
-    """What a node calls: the last part of its name, without the number that tells it from others."""
+    """What a node calls: the last part of its name, without its number."""
     return re.sub(r"_\d+$", "", name.rpartition(".")[2])
 
 
-def _is_function_beside(name: str, module: str, called: set[str]) -> bool:
+def _is_function_after(name: str, module: str, called: set[str]) -> bool:
     """Whether a node is a function that the caller of a module runs, and one that makes another map."""
     path, function = name.rpartition(".")[0], _function_of(name)
-    beside = not path or module.startswith(path + ".")
+    same_level = not path or module.startswith(path + ".")
     is_module = name in called or (f"{path}.{function}" if path else function) in called
-    return beside and not is_module and function.rstrip("_") not in _LEAVE_THE_MAP
+    return same_level and not is_module and function.rstrip("_") not in _LEAVE_THE_MAP
 
 
 def _is_under(name: str, node: str, repeated: bool) -> bool:

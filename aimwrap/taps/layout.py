@@ -1,7 +1,7 @@
-"""How a module's output lies in memory, and how it becomes an (N, C, H, W) map.
+"""The memory layout of a module's output, and how it becomes an (N, C, H, W) map.
 
-Three layouts are known: maps with channels first, maps with channels last, and tokens, (N, L, C), which stand in
-raster order behind what a transformer puts before them (its class and register tokens).
+Three layouts are known: maps with channels first, maps with channels last, and tokens, (N, L, C), in raster order
+after the transformer's extra tokens (class and register tokens).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 STRIDE_TOLERANCE = 0.25  # octaves; unpadded nets are not exact: Inception turns 299 pixels into 8, which is 5.22
-MOST_PREFIX_TOKENS = 16  # a class token, one for distillation, and registers: more than these is no prefix
+MOST_PREFIX_TOKENS = 16  # a class token, one for distillation, and registers: more than these are not a prefix
 
 Shape = tuple[int, ...]
 
@@ -35,13 +35,6 @@ class Layout(NamedTuple):
 
     def to_map(self, output: Tensor, images: Tensor) -> Tensor:
         """Turn an output into a map.
-
-        Args:
-            output: of the tapped module.
-            images: (N, C, H, W), those that it was made from.
-
-        Returns:
-            The map, (N, C, H, W), a view where one is possible.
 
         Raises:
             ValueError: if there are not as many tokens as images of this size have.
@@ -66,23 +59,14 @@ class Layout(NamedTuple):
             if grid[0] * grid[1] == tokens:
                 return grid[0], grid[1]
         raise ValueError(
-            f"the backbone makes {tokens} tokens of images of {size[0]} x {size[1]}, which is no grid like the "
+            f"the backbone makes {tokens} tokens of images of {size[0]} x {size[1]}, which is not a grid like the "
             f"{self.grid[0]} x {self.grid[1]} of {self.image_size[0]} x {self.image_size[1]}; resize the images to "
             "that size, or wrap the backbone with example_input= of this one"
         )
 
 
 def layout_of(shape: Shape, image_shape: Shape, grids: Iterable[tuple[int, int]] = ()) -> Layout | None:
-    """The layout of an output of that shape.
-
-    Args:
-        shape: of the output.
-        image_shape: (N, C, H, W) of the images it was made from.
-        grids: heights and widths of the maps seen before it, among which the tokens' grid is looked for.
-
-    Returns:
-        The layout, or None if the shape is neither a map's nor, with these grids, that of a map's tokens.
-    """
+    """The layout of an output of that shape."""
     if len(shape) == 4:
         return Layout("channels last") if is_channels_last(shape, image_shape) else Layout("channels first")
     if len(shape) != 3:
@@ -107,14 +91,10 @@ def is_channels_last(shape: Shape, image_shape: Shape) -> bool:
     """Whether a 4-D shape is a map of the images laid out as (N, H, W, C): by which sides fit the image's.
 
     Where both fit, as with few channels, the layout that fits without a rounding wins, and (N, C, H, W) where both do.
-
-    Args:
-        shape: of an output, of any rank.
-        image_shape: (N, C, H, W) of the images that it was made from.
     """
     if len(shape) != 4:
         return False
-    first, last = _misfit(shape[2:], image_shape), _misfit(shape[1:3], image_shape)
+    first, last = _octaves_from_image(shape[2:], image_shape), _octaves_from_image(shape[1:3], image_shape)
     return last <= STRIDE_TOLERANCE and (first > STRIDE_TOLERANCE or (last == 0 and first > 0))
 
 
@@ -123,7 +103,7 @@ def as_channels_first(shape: Shape, image_shape: Shape) -> Shape:
     return (shape[0], shape[3], *shape[1:3]) if is_channels_last(shape, image_shape) else shape
 
 
-def _misfit(sides: Shape, image_shape: Shape) -> float:
+def _octaves_from_image(sides: Shape, image_shape: Shape) -> float:
     """How far, in octaves, height and width are from the image's divided by one power of two."""
     if min(sides) < 1:
         return math.inf

@@ -1,4 +1,4 @@
-"""One forward of a shadow (:mod:`.shadow`): what a backbone does, learned without touching it."""
+"""One forward of a shadow (:mod:`.copies`): it shows what a backbone does, without changing it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SIZE_OF_UNPADDED = 299  # tried where strides at 224 are no powers of two, for 
 Key = int | str  # of a tensor in a container: an index, a dict's key or a field's name
 
 
-class Place(NamedTuple):
-    """Whose output is meant: a module or graph node and, where a forward calls it several times, which call.
+class CallSite(NamedTuple):
+    """A module or graph node and, where a forward calls it several times, which call.
 
     Attributes:
         node: its qualified name.
         call: index of the call, from 0.
         calls: how often a forward calls it; 0 if unknown, which means the last one. One pool shared by five stages is
-            ``Place("pool", 3, 5)`` at the fourth of them, and ``pool_3`` among the graph's nodes.
+            ``CallSite("pool", 3, 5)`` at the fourth of them, and ``pool_3`` among the graph's nodes.
     """
 
     node: str
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 class Call:
     """One call of a submodule: its name and class, the shapes that went in and came out, and the calls inside it.
 
-    A shape is None where no argument, or the result, was not a tensor. Channels-last maps stand as (N, C, H, W).
+    A shape is None where no argument, or the result, was not a tensor. Channels-last maps are given as (N, C, H, W).
     """
 
     name: str
@@ -65,7 +65,7 @@ class Call:
 
     @property
     def doublings(self) -> int | None:
-        """By how many powers of two the call shrinks its map; None where a side of it is no (N, C, H, W) map."""
+        """Halvings of the map by the call; None where its input or output is not an (N, C, H, W) map."""
         if self.input_shape is None or self.output_shape is None:
             return None
         if len(self.input_shape) != 4 or len(self.output_shape) != 4:
@@ -128,18 +128,18 @@ class Probe:
         ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
         return min(ratios) >= 1 and abs(math.log2(ratios[0] / ratios[1])) <= STRIDE_TOLERANCE
 
-    def place(self, call: Call) -> Place:
-        """Where a recorded call stands among the calls of its module."""
+    def place(self, call: Call) -> CallSite:
+        """The call site of a recorded call."""
         same = [other for other in self.root.calls() if other.name == call.name]
-        return Place(call.name, next(i for i, other in enumerate(same) if other is call), len(same))
+        return CallSite(call.name, next(i for i, other in enumerate(same) if other is call), len(same))
 
-    def call_at(self, place: Place) -> Call | None:
+    def call_at(self, place: CallSite) -> Call | None:
         """The recorded call at a place, or None where no module of that name was called."""
         same = [call for call in self.root.calls() if call.name == place.node]
         return same[place.call if place.calls else -1] if same else None
 
     def layout(self, shape: Shape) -> Layout | None:
-        """How an output of that shape lies in memory; None if it is no map, nor a map's tokens."""
+        """The layout of an output of that shape; None if it is neither a map nor a map's tokens."""
         return layout_of(shape, self.image_shape, self.grids)
 
     def stride(self, shape: Shape) -> int:
@@ -199,10 +199,10 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         except DataDependentOutputException as error:
             raise ValueError(
                 f"the backbone {type(model).__name__} has control flow that depends on values ({error}), which can be "
-                "neither run without values nor traced. Move it into a submodule of its own, behind the deepest stage, "
+                "neither run without values nor traced. Move it into its own submodule, after the deepest stage, "
                 "or replace it, for example by torch.where"
             ) from error
-        except Exception as error:  # whatever a stranger's forward raises, the next size may suit it
+        except Exception as error:  # a user's forward may raise anything, and the next size may work
             failures.append(f"{tuple(image_shape)}: {type(error).__name__}: {_first_line(error)}")
             continue
         found = Probe(shadow, mode, image_shape, root, parameters, counter.get_total_flops() // 2, writes.any())
@@ -214,7 +214,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
     if uneven is not None:
         return uneven
     raise ValueError(
-        f"the backbone {type(model).__name__} could not be run on made-up images:\n  "
+        f"the backbone {type(model).__name__} could not be run on test images:\n  "
         + "\n  ".join(failures)
         + "\nPass example_input=, a batch of images as your model takes them, for example torch.zeros(1, 3, 96, 96); "
         "on the command line, pass --image-size and --channels."
@@ -224,12 +224,8 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
 def count_macs(module: nn.Module, image_shape: Shape) -> int:
     """Multiply-accumulates of one forward in eval mode, counted on a shadow.
 
-    Args:
-        module: the module; it is only read.
-        image_shape: (N, C, H, W).
-
     Returns:
-        The count for the whole batch; convolutions and matrix products, as is the custom.
+        The count for the whole batch; convolutions and matrix products, as usual.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shadow = switched(shadow_of(module, mode), False).requires_grad_(False)
@@ -258,7 +254,7 @@ def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[Sh
     if own_size:
         yield (1, channels, *own_size[1:])
         if channels != own_size[0]:
-            yield (1, *own_size)  # what stands before the first convolution may make channels out of pixels
+            yield (1, *own_size)  # a layer before the first convolution may make channels out of pixels
     for size in _USUAL_SIZES:
         yield (1, channels, size, size)
 

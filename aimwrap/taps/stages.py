@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .copies import quiet_fakes, switched, twin_of
+from .intermediates import LAST, call_intermediates
 from .layout import STRIDE_TOLERANCE, Shape, map_shape
-from .probe import Call, Place, Probe, tensors_in
-from .whole import LAST, call_intermediates
+from .probe import Call, CallSite, Probe, tensors_in
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -39,7 +39,7 @@ class Intermediate(NamedTuple):
     node: str
 
 
-Target = Place | Intermediate
+Target = CallSite | Intermediate
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Stages:
         levels_before_stage_0: how many finer resolutions (stem levels) come before stride 4: what the paper's own stage
             count is ahead of ours. One for ResNet, whose stem counts as a stage there; none for ConvNeXt.
         obstacle: why the numbers cannot be trusted, or None.
-        found_by: what the numbers rest on, in words.
+        found_by: the source of the numbers, in words.
         blocks: where there is one resolution only, the blocks that work at it, which numbers then count.
         candidates: names of modules that a user may choose among where the numbers cannot be trusted.
         final_node: the final map's place where ``final`` is none, for users who name nodes.
         strides: of the stages, where they are not 4 * 2^k.
-        readers: for places that the rule found, the next one at the level of stages that makes a map, or None behind
-            the last. Functions that stand between the two belong to the stage: a shortcut's sum, a gate's product.
+        readers: for sites that the rule found, the next one at the level of stages that makes a map, or None after
+            the last. Functions between the two belong to the stage: a shortcut's sum, a gate's product.
     """
 
     nodes: Mapping[int, Target]
@@ -68,9 +68,9 @@ class Stages:
     found_by: str = "module boundaries"
     blocks: tuple[Target, ...] = ()
     candidates: tuple[str, ...] = ()
-    final_node: Place | None = None
+    final_node: CallSite | None = None
     strides: Mapping[int, int] = field(default_factory=dict)
-    readers: Mapping[Place, Place | None] = field(default_factory=dict)
+    readers: Mapping[CallSite, CallSite | None] = field(default_factory=dict)
 
 
 def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> Stages:
@@ -78,12 +78,12 @@ def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> S
 
     The order is: timm's ``feature_info``, where its modules give maps; timm's ``forward_intermediates``, which makes
     maps of tokens; the module-boundary rule, which refuses tokens. Where there is one resolution only, numbers count
-    blocks. The final map and the number of stem levels come from the rule: no record tells them.
+    blocks. The final map and the number of stem levels come from the rule: no record contains them.
 
     Args:
         model: the backbone.
         probe: its recorded forward.
-        trust_records: whether to use what timm knows; without it the rule stands alone.
+        trust_records: whether to use what timm knows; without it only the rule is used.
 
     Returns:
         The stages, with the obstacle named where the rule cannot be trusted.
@@ -102,10 +102,10 @@ def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> S
     blocks = _blocks(probe)
     if not blocks:
         return replace(ruled, candidates=_candidates(probe))
-    places = tuple(probe.place(call) for call in blocks)
+    sites = tuple(probe.place(call) for call in blocks)
     final = ruled.final or _last_alike(probe, blocks[-1])
     nodes = ruled.nodes if ruled.obstacle is None else {}  # before tokens, a convolution may cut patches
-    return replace(ruled, nodes=nodes, final=final, blocks=places, candidates=tuple(place.node for place in places))
+    return replace(ruled, nodes=nodes, final=final, blocks=sites, candidates=tuple(place.node for place in sites))
 
 
 def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
@@ -133,11 +133,11 @@ def _timms_record(model: nn.Module) -> Sequence[Any]:
     return info if isinstance(info, list | tuple) else ()
 
 
-def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
+def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, CallSite]:
     """Timm's `feature_info`, matched by reduction (its index is not the stage number) and checked against the probe."""
     info = _timms_record(model)
     measured = {call.name: call for call in probe.root.calls()}
-    nodes: dict[int, Place] = {}
+    nodes: dict[int, CallSite] = {}
     for entry in info:
         if not isinstance(entry, dict) or not {"module", "reduction", "num_chs"} <= entry.keys():
             return {}
@@ -149,12 +149,12 @@ def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, Place]:
             return {}
         if call.output_shape[1] != entry["num_chs"] or _level(call.output_shape, probe) != stage + 2:
             return {}
-        nodes[int(stage)] = Place(entry["module"])
-    return nodes if len(nodes) > 1 or len(info) == 1 else {}  # several blocks at one resolution are no stages
+        nodes[int(stage)] = CallSite(entry["module"])
+    return nodes if len(nodes) > 1 or len(info) == 1 else {}  # several blocks at one resolution are not stages
 
 
 def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages | None:
-    """Timm's ``forward_intermediates``, run once on fake tensors and held against timm's own record of it."""
+    """Timm's ``forward_intermediates``, run once on fake tensors and compared with timm's own record."""
     info = _timms_record(model)
     if not info or not hasattr(model, "forward_intermediates"):
         return None
@@ -163,7 +163,7 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
             final, maps = call_intermediates(probe.shadow, probe.fake_images(), None, with_final=True)
         shapes = [tuple(a_map.shape) for a_map in maps]
         recorded = [(entry["num_chs"], entry["reduction"], entry["module"]) for entry in info]
-    except Exception:  # whatever it is, this model does not do what timm's others do
+    except Exception:  # this model does not behave as timm's others
         return None
     if len(shapes) != len(recorded) or not shapes:
         return None
@@ -185,7 +185,7 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
         return None
     nodes = {level - 2: target for level, target in zip(levels, own, strict=True) if level >= 2}
     before = ruled.levels_before_stage_0 if ruled.obstacle is None else 0
-    final_node = ruled.final if isinstance(ruled.final, Place) else None
+    final_node = ruled.final if isinstance(ruled.final, CallSite) else None
     return Stages(nodes, last, before, found_by=found_by, candidates=_candidates(probe), final_node=final_node)
 
 
@@ -200,7 +200,7 @@ def _fills(final: object, deepest: Shape, probe: Probe) -> bool:
 def _blocks(probe: Probe) -> list[Call]:
     """The longest run of calls of one class, one after the other, that leave the shape of maps or tokens alone.
 
-    None where tokens lie on several grids: a run at one of them is then not the model's depth.
+    None where tokens are on several grids: a run at one of them is then not the model's depth.
     """
     tokens = [call.output_shape for call in probe.root.calls() if call.output_shape and len(call.output_shape) == 3]
     layouts = [probe.layout(shape) for shape in tokens if shape[0] == 1]  # what is split into windows has other N
@@ -218,11 +218,11 @@ def _blocks(probe: Probe) -> list[Call]:
     return longest
 
 
-def _last_alike(probe: Probe, block: Call) -> Place:
+def _last_alike(probe: Probe, block: Call) -> CallSite:
     """The last innermost call whose output is laid out like a block's: a trailing norm, before anything is pooled."""
     calls = list(probe.root.leaves())
-    behind = calls.index(list(block.leaves())[-1])
-    alike = [call for call in calls[behind + 1 :] if call.output_shape == block.output_shape]
+    after = calls.index(list(block.leaves())[-1])
+    alike = [call for call in calls[after + 1 :] if call.output_shape == block.output_shape]
     return probe.place(alike[-1] if alike else block)
 
 
@@ -242,7 +242,7 @@ def _candidates(probe: Probe) -> tuple[str, ...]:
 def _outermost(call: Call, probe: Probe) -> Iterator[Call]:
     spans = call.doublings
     opened = call.name == "" or call.output_shape is None or spans is None or spans >= 2
-    if call.children and opened and not _is_token_body(call) and not _holds_a_map_of_its_own(call):
+    if call.children and opened and not _is_token_body(call) and not _returns_maps_in_a_container(call):
         for child in call.children:
             yield from _outermost(child, probe)
     elif call.name:
@@ -258,7 +258,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     misled = False  # whether what comes last may look like a map of the trunk, and not be one
     left_out: Call | None = None  # the last map that is deeper than all that count, at no power of two
     for call in _expand(probe.root):
-        if _holds_a_map_of_its_own(call):
+        if _returns_maps_in_a_container(call):
             obstacles.append(f"{call.name!r} returns a {call.container} that holds maps, not a map")
             certain = False
             held = [_level(shape, probe) for shape in call.contained.values()]
@@ -315,13 +315,13 @@ def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
     return math.log2(probe.image_shape[2] / shape[2]) > level + STRIDE_TOLERANCE
 
 
-def _next_place(call: Call, counted: list[Call], probe: Probe) -> Place | None:
+def _next_place(call: Call, counted: list[Call], probe: Probe) -> CallSite | None:
     index = next(i for i, other in enumerate(counted) if other is call)
     following = [c for c in counted[index + 1 :] if not isinstance(c.module, _DO_NOTHING)]
     return probe.place(following[0]) if following else None
 
 
-def _holds_a_map_of_its_own(call: Call) -> bool:
+def _returns_maps_in_a_container(call: Call) -> bool:
     """Whether a call below the model returns a container with a map that spans less than two halvings."""
     if not call.name or call.input_shape is None or len(call.input_shape) != 4:
         return False
@@ -335,7 +335,7 @@ def _expand(call: Call) -> Iterator[Call]:
     opened = (
         (spans is None or spans >= 2 or _works_before_it_halves(call))
         and not _is_token_body(call)
-        and not _holds_a_map_of_its_own(call)
+        and not _returns_maps_in_a_container(call)
     )
     if call.children and opened:
         for child in call.children:
@@ -372,20 +372,20 @@ def _is_global_pool(call: Call) -> bool:
 
 
 def _without_branches(calls: list[Call], probe: Probe) -> list[Call]:
-    """Drop what comes behind the last map that all of the output depends on: the weights of an attention pooling, say.
+    """Drop what comes after the last map that all of the output depends on: the weights of an attention pooling, say.
 
-    A branch whose map is of the same shape is a shortcut's, whose sum is found by the functions behind it. None are
+    A branch whose map is of the same shape is a shortcut's, whose sum is found by the functions after it. None are
     left where there is no such map, as in networks that classify several resolutions.
     """
-    if not _leaves_a_way_around(calls[-1], probe):
+    if not _can_be_bypassed(calls[-1], probe):
         return calls
     for index in range(len(calls) - 2, -1, -1):
-        if not _leaves_a_way_around(calls[index], probe):
+        if not _can_be_bypassed(calls[index], probe):
             return calls if calls[index].output_shape == calls[-1].output_shape else calls[: index + 1]
     return []
 
 
-def _leaves_a_way_around(call: Call, probe: Probe) -> bool:
+def _can_be_bypassed(call: Call, probe: Probe) -> bool:
     """Whether the model's output still depends on the images when the output of a call does not; False if unknown."""
     place, calls = probe.place(call), 0
 

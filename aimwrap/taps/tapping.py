@@ -1,4 +1,4 @@
-"""From a backbone and the stages its user names to taps with measured channels and strides."""
+"""Turn a backbone and stage numbers or names into taps with measured channels and strides."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .backbone import TappedBackbone
+from .copies import unwrapped
 from .extraction import FINAL, Extraction, extract
-from .probe import Place, Probe, probe
-from .refusals import unwrapped
+from .probe import CallSite, Probe, probe
 from .stages import BY_ORDER, Intermediate, Stages, Target, find_stages, number_of_classes
 
 Stage = int | str
@@ -39,7 +39,7 @@ class Tap(NamedTuple):
 
 @dataclass(frozen=True)
 class TappedModel:
-    """A tapped backbone and what was measured on the way.
+    """A tapped backbone and its measured properties.
 
     Attributes:
         backbone: the extractor, sharing the user's parameters; it returns maps keyed by ``str(stage)``.
@@ -48,9 +48,9 @@ class TappedModel:
         architecture: the backbone's class.
         num_classes: width of the backbone's classifier, or None where it has none.
         image_shape: (C, H, W) of the probed images.
-        paper_stage_offset: what the paper's stage count is ahead of ours on this backbone.
+        paper_stage_offset: by how much the paper's stage count is ahead of ours on this backbone.
         deepest_stage: the number of the deepest stage found, or None.
-        parameters: of the whole backbone, classifier included.
+        parameters: of the backbone, classifier included.
         macs: of the whole backbone for one probed image, classifier included.
     """
 
@@ -76,13 +76,13 @@ def tap_backbone(
         stages: stage numbers (stage k is the last map at stride 4 * 2^k) or node names, in any order. Where the
             backbone has one resolution, numbers of which one is beyond :data:`HIGHEST_STAGE` count its blocks.
         final: also return the last map before global pooling, under the name :data:`FINAL`.
-        example_input: images (N, C, H, W) as the backbone takes them, where its own record of them will not do.
+        example_input: images (N, C, H, W) as the backbone takes them, where its own record of them is not right.
 
     Returns:
         The tapped backbone with its taps, shallow to deep.
 
     Raises:
-        TypeError: if the model is no ``nn.Module`` that can be read.
+        TypeError: if the model is not an ``nn.Module`` that can be read.
         ValueError: if a stage does not exist, or the backbone cannot be run or traced.
     """
     model = unwrapped(model)
@@ -91,16 +91,16 @@ def tap_backbone(
     targets = {str(stage): target for stage, target in _targets(stages, found, model).items()}
     if final:
         targets[FINAL] = _final_target(found, targets, type(model).__name__)
-    numbered = frozenset(name for name in targets if name not in stages)
-    extraction = extract(model, measured, targets, numbered, found.readers)
-    behind = [name for name in extraction.order if final and extraction.is_behind(name, FINAL)]
-    if behind and all(name in numbered for name in behind):
-        targets[FINAL] = targets[behind[-1]]  # a record knows better what the last map is
-        extraction = extract(model, measured, targets, numbered, found.readers)
-    elif behind:
+    by_number = frozenset(name for name in targets if name not in stages)
+    extraction = extract(model, measured, targets, by_number, found.readers)
+    later = [name for name in extraction.order if final and extraction.is_after(name, FINAL)]
+    if later and all(name in by_number for name in later):
+        targets[FINAL] = targets[later[-1]]  # a record knows better what the last map is
+        extraction = extract(model, measured, targets, by_number, found.readers)
+    elif later:
         raise ValueError(
             f"the map that {type(model).__name__} classifies was taken to be {extraction.labels[FINAL]!r}, but "
-            f"{[extraction.labels[name] for name in behind]} lie behind it, so it is another one. {_WITHOUT_FINAL}"
+            f"{[extraction.labels[name] for name in later]} come after it, so it is another one. {_WITHOUT_FINAL}"
         )
     taps = {name: _measured_tap(name, stages, extraction, measured) for name in extraction.order}
     final_tap = taps.pop(FINAL, None)
@@ -119,7 +119,7 @@ def tap_backbone(
 
 
 def _under_its_first_name(name: str, model: nn.Module) -> str:
-    """A module that stands under several names is recorded under the first."""
+    """A module with several names is recorded under the first."""
     known = dict(model.named_modules(remove_duplicate=False))
     first = next((first for first, module in model.named_modules() if module is known.get(name)), name)
     return first or name
@@ -131,7 +131,7 @@ def _targets(stages: Sequence[Stage], found: Stages, model: nn.Module) -> dict[S
     numbers = [stage for stage in stages if isinstance(stage, int)]
     counts_blocks = bool(found.blocks) and any(number > HIGHEST_STAGE for number in numbers)
     targets = {
-        stage: Place(_under_its_first_name(stage, model))
+        stage: CallSite(_under_its_first_name(stage, model))
         if isinstance(stage, str)
         else _block(stage, found, architecture)
         if counts_blocks
@@ -149,7 +149,7 @@ def _targets(stages: Sequence[Stage], found: Stages, model: nn.Module) -> dict[S
 def _block(number: int, found: Stages, architecture: str) -> Target:
     if not 0 <= number < len(found.blocks):
         raise ValueError(
-            f"stages: {architecture} has {len(found.blocks)} blocks, 0 to {len(found.blocks) - 1}, no {number}"
+            f"stages: {architecture} has {len(found.blocks)} blocks, 0 to {len(found.blocks) - 1}, not {number}"
         )
     return found.blocks[number]
 
@@ -164,7 +164,7 @@ def _stage(stage: int, found: Stages, architecture: str) -> Target:
         also = "" if isinstance(found.blocks[0], Intermediate) else f", or by name: stages={names}"
         raise ValueError(
             f"stages: {architecture} has one resolution and so no stage {stage}. Choose among its {count} blocks: "
-            f"{by_index}{also}. Numbers of which none is beyond {HIGHEST_STAGE} are taken for stages"
+            f"{by_index}{also}. If no number is above {HIGHEST_STAGE}, numbers mean stages"
         )
     if found.obstacle is not None:
         raise ValueError(
@@ -185,13 +185,13 @@ def _stage(stage: int, found: Stages, architecture: str) -> Target:
 
 
 def _example(found: Stages) -> list[str]:
-    names = list(found.candidates) or [t.node for _, t in sorted(found.nodes.items()) if isinstance(t, Place)]
+    names = list(found.candidates) or [t.node for _, t in sorted(found.nodes.items()) if isinstance(t, CallSite)]
     return names[-2:]
 
 
 def _final_target(found: Stages, targets: dict[str, Target], architecture: str) -> Target:
     """The map that the backbone classifies; for nodes that the user named, not by timm's own intermediates."""
-    by_name = any(isinstance(target, Place) for target in targets.values())
+    by_name = any(isinstance(target, CallSite) for target in targets.values())
     final = found.final_node if by_name and isinstance(found.final, Intermediate) else found.final
     if final is None:
         reason = found.obstacle or "no module gives an (N, C, H, W) map"
@@ -205,5 +205,7 @@ def _measured_tap(name: str, stages: Sequence[Stage], extraction: Extraction, me
     try:
         stride = measured.stride(shape)
     except ValueError as error:
-        raise ValueError(f"stages: node {node!r} gives no (N, C, H, W) map: {error}; name another node") from error
+        raise ValueError(
+            f"stages: node {node!r} does not give an (N, C, H, W) map: {error}; name another node"
+        ) from error
     return Tap(stage, node, shape[1], stride, (shape[2], shape[3]))

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from ..backbones.plain import PlainClassifier, load_plain
     from .checkpoints import CheckpointError, DivergedError
     from .distributed import launched_fabric, mean_over_processes
-    from .presets import PRESETS
-    from .settings import Settings
     from .loop import ProcessError, RunFolderError, run_training
+    from .presets import PRESETS
     from .run import Result
+    from .settings import Settings
 else:
     # Imported on first use: the options of `aimwrap train` come from the settings, and its help needs no torch.
     _NAMES = {

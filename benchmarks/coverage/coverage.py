@@ -4,13 +4,13 @@
     python benchmarks/coverage/coverage.py --jobs 2 --only 'timm/resnet*'
     python benchmarks/coverage/coverage.py --summary    # the table of the docs, from coverage.csv
 
-Everything runs on the meta device, without memory or values. torchvision's stages are held against a table written by
-hand (table.py). timm's are held against the tensors of its own ``features_only=True`` at their reductions: not by
+Everything runs on the meta device, without memory or values. torchvision's stages are compared with a table written by
+hand (table.py). timm's are compared with the tensors of its own ``features_only=True`` at their reductions: not by
 shape, which neighbouring blocks share, but by fingerprint, the whole computation that led to a tensor
 (fingerprints.py). Each timm model is judged twice: as users get it, and by the module-boundary rule alone, with
 timm's knowledge switched off.
 
-Verdicts: right; convention (the same but for a trailing norm, activation or head expansion, which is named); refused
+Verdicts: right; convention (the same except for a trailing norm, activation or head expansion, which is named); refused
 (with the reason); wrong; failed (neither right nor refused: an error that is no refusal, or the time limit).
 """
 
@@ -293,7 +293,7 @@ def summary(rows: list[dict[str, str]]) -> str:
     line("timm, hierarchical, by the rule alone", hierarchical, "alone")
     unjudged = sum(row["verdict"] == "unjudged" for row in rows)
     missing = len(set(every_model()) - {row["model"] for row in rows})
-    lines += ["", f"Wrapped but not judged, for want of an independent statement: {unjudged}; not run yet: {missing}."]
+    lines += ["", f"Wrapped but not judged, for lack of an independent statement: {unjudged}; not run yet: {missing}."]
     lines.append("")
     lines += ["| family | models refused | reason of one of them |", "|---|---|---|"]
     by_family = defaultdict(list)

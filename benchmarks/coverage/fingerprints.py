@@ -3,7 +3,7 @@
 Shapes do not tell a stage's last block from the one before. Values would, but cost memory and time for 1,400 models.
 So the operations are recorded while a model runs on the meta device: a fingerprint is a hash of the operation that
 made the tensor, its other arguments, and its inputs' fingerprints. Operations that only look at memory in another way
-(permute, view, slice) pass their input's on, so that layouts do not matter; shapes are compared beside.
+(permute, view, slice) pass their input's on, so that layouts do not matter; shapes are compared in addition.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from zoo import (
 from aimwrap.taps import TappedBackbone, tap_backbone
 from aimwrap.taps.copies import traceable_shadow_of
 from aimwrap.taps.graph import GraphNames, GraphProgram, _noting_assignments, _work_in_place_again
-from aimwrap.taps.probe import Place
+from aimwrap.taps.probe import CallSite
 
 
 def tapped(model: nn.Module, *stages: int | str) -> TappedBackbone:
@@ -145,7 +145,7 @@ def test_each_call_of_a_module_has_its_own_node(node: str, call: int) -> None:
     names = GraphNames(traceable_shadow_of(Thrice(), FakeTensorMode(allow_non_fake_inputs=True)))
     suffix = f"_{call}" if call else ""
     expected = f"again.2{suffix}" if node == "again" else f"relu{suffix}"
-    assert names.resolve(Place(node, call, 3)) == ((expected, expected), expected)
+    assert names.resolve(CallSite(node, call, 3)) == ((expected, expected), expected)
 
 
 def test_a_pool_shared_by_all_stages() -> None:
@@ -331,7 +331,7 @@ def test_a_prefix_of_a_name_is_no_node() -> None:
 
 
 def test_control_flow_that_cannot_be_traced_leaves_the_graphs_nodes_out_of_reach() -> None:
-    """Its modules can still be named: see test_whole.py."""
+    """Its modules can still be named: see test_own_code.py."""
 
     class Branching(TinyNet):
         def features(self, x: Tensor) -> Tensor:
@@ -379,7 +379,7 @@ def test_assignments_work_in_place_where_the_model_lets_them(training: bool) -> 
     reference, backbone = copy.deepcopy(model), tapped(model, "conv", 3).train(training)
     images = torch.rand(2, 3, 64, 64)
     for twin in (backbone, copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
-        targets = [node.target for node in twin._aimwrap_program.graphs[training].nodes]
+        targets = [node.target for node in twin.tapped_program.graphs[training].nodes]
         assert operator.iadd in targets and operator.add not in targets
         assert operator.sub in targets and operator.isub not in targets
         maps = twin(images)
@@ -454,7 +454,7 @@ class Accumulating(TinyNet):
 def test_what_a_forward_makes_and_adds_to_is_made_anew_every_time(how: str | None) -> None:
     model = Accumulating().eval()
     backbone = tapped(model, 3) if how is None else copied(tapped(model, 3), how)
-    assert isinstance(backbone._aimwrap_program, GraphProgram)
+    assert isinstance(backbone.tapped_program, GraphProgram)
     for _ in range(3):
         images = torch.rand(2, 3, 64, 64)
         torch.testing.assert_close(backbone(images)["3"], model.features(images))

@@ -24,7 +24,7 @@ IMAGES = torch.rand(2, 3, 64, 64)
 
 
 def program_of(model: nn.Module, *stages: int) -> type:
-    return type(tap_backbone(model, stages or (2, 3)).backbone._aimwrap_program)
+    return type(tap_backbone(model, stages or (2, 3)).backbone.tapped_program)
 
 
 def last_map(model: nn.Module) -> Tensor:
@@ -66,7 +66,7 @@ def test_hooks_on_single_layers_leave_the_graph_usable() -> None:
     seen: list[torch.Size] = []
     model.block1[0].register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
     backbone = tap_backbone(model, [2, 3]).backbone
-    assert type(backbone._aimwrap_program) is GraphProgram and seen == []
+    assert type(backbone.tapped_program) is GraphProgram and seen == []
     backbone(IMAGES)
     assert seen == [(2, 12, 8, 8)]
 
@@ -160,7 +160,7 @@ def test_norms_of_ones_own_keep_frozen_statistics() -> None:
     for block in (backbone.stem, backbone.block0, backbone.block2):
         block[1] = NormOfOnesOwn(block[1].num_features)
     model = AIM(backbone, [2, 3], mask_width=8).freeze_norm_statistics().train()
-    assert type(model.backbone._aimwrap_program) is GraphProgram
+    assert type(model.backbone.tapped_program) is GraphProgram
     before = {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
     model(IMAGES)
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.backbone.named_buffers())

@@ -104,14 +104,14 @@ def test_takes_the_models_dtype() -> None:
 
 
 def test_a_model_that_runs_at_no_usual_size() -> None:
-    pattern = r"Fixed could not be run on made-up images:\n  \(1, 3, 224, 224\): Runtime(.*\n)+Pass example_input="
+    pattern = r"Fixed could not be run on test images:\n  \(1, 3, 224, 224\): Runtime(.*\n)+Pass example_input="
     with pytest.raises(ValueError, match=pattern):
         probe(Fixed(40))
     assert probe(Fixed(40), torch.zeros(1, 3, 40, 40)).image_shape == (1, 3, 40, 40)
 
 
 def test_an_example_that_the_model_does_not_take() -> None:
-    pattern = r"could not be run on made-up images:\n  \(1, 4, 64, 64\): .*\nPass example_input="
+    pattern = r"could not be run on test images:\n  \(1, 4, 64, 64\): .*\nPass example_input="
     with pytest.raises(ValueError, match=pattern):
         probe(TinyNet(), torch.zeros(1, 4, 64, 64))
 

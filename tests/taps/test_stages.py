@@ -179,7 +179,7 @@ def test_a_vit_is_refused_by_default_with_the_line_that_mends_it() -> None:
         ("encoder.layers.encoder_layer_11", 768, 16, (14, 14)),
     ]
     assert tapped.final is not None and tapped.final.node == "encoder.ln"
-    with pytest.raises(ValueError, match="has 12 blocks, 0 to 11, no 12"):
+    with pytest.raises(ValueError, match="has 12 blocks, 0 to 11, not 12"):
         tap(model, [5, 12])
 
 

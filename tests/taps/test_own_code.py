@@ -15,11 +15,12 @@ from zoo import WAYS_OF_COPYING, Branching, TinyNet, copied, small_twins
 
 from aimwrap import AIM, AIMLoss
 from aimwrap.taps import TappedBackbone, tap_backbone
-from aimwrap.taps.whole import HookProgram, IntermediatesProgram
+from aimwrap.taps.hooks import HookProgram
+from aimwrap.taps.intermediates import IntermediatesProgram
 
 
 def program_of(backbone: TappedBackbone) -> type:
-    return type(backbone._aimwrap_program)
+    return type(backbone.tapped_program)
 
 
 def recorded(model: nn.Module, names: list[str], images: Tensor) -> dict[str, Tensor]:
@@ -52,7 +53,7 @@ def test_behind_the_last_hook_nothing_runs_and_no_parameter_is_left() -> None:
     assert {name.split(".")[0] for name, _ in backbone.named_parameters()} == {"stem", "block0", "block1"}
     own = dict(model.named_parameters())
     assert all(parameter is own[name] for name, parameter in backbone.named_parameters())
-    twin = backbone._aimwrap_program.source
+    twin = backbone.tapped_program.source
     twin.block2.register_forward_hook(lambda *_: pytest.fail("block2 ran"))
     backbone(torch.randn(1, 3, 64, 64))
 
@@ -74,10 +75,10 @@ def test_the_hooked_model_is_left_alone() -> None:
 def test_hooks_do_not_hold_on_to_a_forward() -> None:
     model = tap_backbone(Branching(), [2, 3]).backbone
     model(torch.randn(1, 3, 64, 64))
-    assert model._aimwrap_program.catch.runs == {}
+    assert model.tapped_program.catch.runs == {}
     with pytest.raises(RuntimeError):
         model(torch.randn(1, 5, 64, 64))
-    assert model._aimwrap_program.catch.runs == {}
+    assert model.tapped_program.catch.runs == {}
     assert model(torch.randn(1, 3, 64, 64)).keys() == {"2", "3"}
 
 
