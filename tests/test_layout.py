@@ -1,4 +1,4 @@
-"""The package's structure: who may import whom is a contract of import-linter (pyproject.toml); here is what it lacks."""
+"""The structure of the package. Who may import whom is a contract of import-linter, in pyproject.toml; this is the rest."""
 
 import grimp
 
