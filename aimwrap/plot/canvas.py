@@ -28,16 +28,16 @@ CHARACTER, BOLD = 0.57, 0.66  # mean width of a character, by the size of the fo
 FINEST_GRID = 32  # positions a side; finer ones would be all lines
 
 
-def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
+def new_figure(width: float, height: float, constrained: bool = False) -> Figure:
     """A white figure in inches that pyplot does not know, so that no one has to close it."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise ImportError('drawing needs matplotlib: pip install "aimwrap[plot]"') from error
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08) if constrained else None
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white", layout=layout)
-    if figure.get_layout_engine() is not None:
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     FigureCanvasAgg(figure)
     return figure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .canvas import (
     BOLD,
@@ -121,7 +121,7 @@ def plot_results(
     title = wrap(title, width - 0.2, TITLE, BOLD)
     explanation = wrap(_explain_results(checked, baseline, interval, chance), width - 0.2, TEXT)
     height = 0.3 + text_height(title, TITLE) + len(grid) * tall + text_height(explanation, TEXT)
-    figure = new_figure(width, height, "constrained")
+    figure = new_figure(width, height, constrained=True)
     for row_of_axes, panels in zip(figure.subplots(len(grid), len(grid[0]), squeeze=False), grid, strict=True):
         for j, (axes, panel) in enumerate(zip(row_of_axes, panels, strict=True)):
             if panel is None:
@@ -179,7 +179,7 @@ def plot_area_curves(
     title = wrap(title, width - 0.2, TITLE, BOLD)
     explanation = wrap(_explain_curves(named, len(panels) > 1, chance), width - 0.2, TEXT)
     height = 1.1 + text_height(title, TITLE) + CURVES[1] + text_height(explanation, TEXT)
-    figure = new_figure(width, height, "constrained")
+    figure = new_figure(width, height, constrained=True)
     for axes, (name, value_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(name, fontsize=TEXT + 1)
         for index, curve in enumerate(named.values()):
@@ -305,7 +305,7 @@ def _draw_curve(
             areas, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.15, linewidth=0, zorder=1
         )
         axes.plot([own.area, own.area], [own.low, own.high], color=colour, linewidth=1.4, zorder=4)
-    star = {"marker": "*", "markeredgecolor": INK, "markersize": 13, "linestyle": "none"}
+    star: dict[str, Any] = {"marker": "*", "markeredgecolor": INK, "markersize": 13, "linestyle": "none"}
     axes.plot([own.area], [value_of(own) or 0.0], color=colour, zorder=5, **star)
 
 

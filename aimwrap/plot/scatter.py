@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ def plot_scatter(
     key = 0.8 + sum(text_height(entry, SMALL) + 0.08 for entry in legend.values())
     square = max(SIDE + 0.4 + text_height(labels[0], TEXT + 1), key)
     height = text_height(title, TITLE) + square + text_height(explanation, TEXT) + 0.5
-    figure = new_figure(width, height, "constrained")
+    figure = new_figure(width, height, constrained=True)
     axes = figure.subplots()
     axes.set_anchor("N")
     _draw_frame(axes, x, y, names, level)
@@ -142,7 +142,7 @@ def _draw_frame(axes: Axes, x: Tensor, y: Tensor, names: tuple[str, str], level:
         if text_width(text, SMALL) > SIDE / 2:
             continue  # the explanation says it too
         at = (0.97, 0.985) if side == "bottom" else (0.985, 0.97)
-        turned = {"rotation": 45, "rotation_mode": "anchor", "ha": "right", "va": side}
+        turned: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "ha": "right", "va": side}
         axes.text(*at, text, transform=axes.transAxes, fontsize=SMALL, color=GREY, zorder=1, **turned)
 
 

@@ -320,7 +320,7 @@ UNGUIDED = {
     "1 x LeakyReLU": lambda: _Activated(nn.LeakyReLU()),
     "1 x PReLU": lambda: _Activated(nn.PReLU()),
     "1 x ReLU called as a function": lambda: _Activated(F.relu),
-    r"autograd functions of its own \(_OwnFunctionBackward\)": lambda: _Activated(_OwnFunction.apply),
+    r"custom autograd functions \(_OwnFunctionBackward\)": lambda: _Activated(_OwnFunction.apply),
     "1 x ReLU whose input another branch reads": _ReadTwice,
     "2 x GELU": lambda: aim("paper"),
     "7 x ReLU called as a function": lambda: LogitsView(aim()),  # the mask estimator's
