@@ -1,4 +1,4 @@
-"""The structure of the package. Who may import whom is a contract of import-linter, in pyproject.toml; this is the rest."""
+"""The structure of the package: who may import whom is in pyproject.toml, for import-linter; this is the rest."""
 
 import grimp
 
