@@ -436,7 +436,7 @@ class ByHalves(Branching):
 def test_a_way_that_was_not_taken_when_wrapping_is_refused() -> None:
     backbone = tap_backbone(ByHalves().eval(), [2, 3]).backbone
     assert backbone(torch.randn(1, 3, 64, 64))["3"].shape[-1] == 2
-    with pytest.raises(RuntimeError, match=r"did not take when it was wrapped.*example_input="):
+    with pytest.raises(RuntimeError, match=r"did not use when it was wrapped.*example_input="):
         backbone(torch.randn(1, 3, 288, 288))
 
 
