@@ -2,17 +2,19 @@
 
 from typing import Literal
 
-DataName = Literal[
-    "waterbirds",
-    "cub",
-    "traveling-birds",
-    "hard-imagenet",
-    "imagenet-100",
-    "imagewoof",
-    "built",
-    "folder",
-    "table",
-]
+DATA_SETS = {
+    "built": "built.Built",
+    "cub": "cub.CUB200",
+    "waterbirds": "waterbirds.Waterbirds",
+    "traveling-birds": "traveling_birds.TravelingBirds",
+    "hard-imagenet": "hard_imagenet.HardImageNet",
+    "imagewoof": "imagewoof.ImageWoof",
+    "imagenet-100": "imagenet100.ImageNet100",
+    "table": "table.LabelledTable",
+    "folder": "folder.LabelledFolder",
+}
+"""File and class in ``aimwrap.data.sets`` by name. The doctor looks in this order: the surest evidence is first."""
+
 Head = Literal["paper", "feature-preserving"]
 AreaPer = Literal["image", "batch"]
 ExportFormat = Literal["onnx", "pt2", "aotinductor"]

@@ -11,9 +11,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from .._choices import DataName, Head
+from .._choices import DATA_SETS, Head
 
-DATA_SETS: tuple[str, ...] = get_args(DataName)
 # The function after the decorator that registers a model; torchvision has another decorator in between.
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:(?!def ).*\n)*?def (\w+)", re.MULTILINE)
 

@@ -5,35 +5,22 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
+from .._choices import DATA_SETS
 from .release import ReleaseDataset
 from .sets import DatasetOnDisk
-from .sets.built import Built
-from .sets.cub import CUB200
-from .sets.folder import LabelledFolder
-from .sets.hard_imagenet import HardImageNet
-from .sets.imagenet100 import ImageNet100
-from .sets.imagewoof import ImageWoof
-from .sets.table import LabelledTable
-from .sets.traveling_birds import TravelingBirds
-from .sets.waterbirds import Waterbirds
 
-READERS: Mapping[str, type[DatasetOnDisk]] = {
-    "built": Built,
-    "cub": CUB200,
-    "waterbirds": Waterbirds,
-    "traveling-birds": TravelingBirds,
-    "hard-imagenet": HardImageNet,
-    "imagewoof": ImageWoof,
-    "imagenet-100": ImageNet100,
-    "table": LabelledTable,
-    "folder": LabelledFolder,
-}
-"""Data sets by name. Each is called with the set's folder (``table``: its CSV file), the split, and its own arguments.
 
-The doctor looks for them in this order: the surest evidence is first.
-"""
+def _class_at(place: str) -> type[DatasetOnDisk]:
+    module, name = place.split(".")
+    found: type[DatasetOnDisk] = getattr(import_module(f"{__package__}.sets.{module}"), name)
+    return found
+
+
+READERS: Mapping[str, type[DatasetOnDisk]] = {name: _class_at(place) for name, place in DATA_SETS.items()}
+"""Data sets by name. Called with the folder (``table``: its CSV file), the split, and the set's own arguments."""
 
 
 def read_by_name(name: str, root: str, split: str | None, arguments: Mapping[str, Any]) -> ReleaseDataset:

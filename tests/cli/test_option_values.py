@@ -16,13 +16,8 @@ import typer
 
 import aimwrap
 from aimwrap.cli import app
-from aimwrap.cli.options import DATA_SETS, backbone_names, complete_backbone
-from aimwrap.data import READERS
+from aimwrap.cli.options import backbone_names, complete_backbone
 from aimwrap.train import Settings
-
-
-def test_choices_are_the_library_s() -> None:
-    assert sorted(DATA_SETS) == sorted(READERS)
 
 
 def test_every_setting_has_an_option_under_both_spellings() -> None:
