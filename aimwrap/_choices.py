@@ -20,3 +20,4 @@ AreaPer = Literal["image", "batch"]
 ExportFormat = Literal["onnx", "pt2", "aotinductor"]
 FileFormat = Literal["jpg", "png"]
 Placement = Literal["anywhere", "centre", "edge"]
+COLUMNS = ("image", "label", "place", "group", "split_column", "mask")

@@ -11,10 +11,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import check_choices
-from ._numerics import without_autocast
+from ._numerics import wide_dtype, without_autocast
 from .resizing import resize_to
 
 MaskNorm = Literal["layer", "batch", "none"]
+
+
+class ProjectedConv3x3(nn.Conv2d):
+    """A 3x3 convolution of several maps, each resized to the first and concatenated, with replicated borders.
+
+    Each of the nine kernel positions is a 1x1 convolution, and that commutes with resizing and padding. So every map is
+    projected at its own size, and only the few projected channels are resized, padded and shifted: wide maps are never
+    copied. Same parameters as ``nn.Conv2d`` on the concatenation, and the same result except for rounding.
+
+    Args:
+        in_channels: C, of all maps together.
+        out_channels: D.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, features: Tensor, *deeper: Tensor) -> Tensor:
+        """Convolve (N, C_1, H, W), (N, C_2, h, w), ... to (N, D, H, W)."""
+        maps = (features, *deeper)
+        weights = self.weight.split([x.shape[1] for x in maps], dim=1)
+        projected, *others = (
+            F.conv2d(x, rearrange(weight, "d c kh kw -> (kh kw d) c 1 1"))
+            for x, weight in zip(maps, weights, strict=True)
+        )
+        for other in others:
+            projected = projected + resize_to(other, features)
+        height, width = features.shape[-2:]
+        projected = projected.to(wide_dtype(projected))  # half precision rounds the nine summands, not each sum
+        assert self.bias is not None
+        convolved = self.bias.to(projected.dtype)[:, None, None]
+        for k, part in enumerate(with_replicated_border(projected).chunk(9, dim=1)):
+            row, column = divmod(k, 3)
+            convolved = convolved + part[..., row : row + height, column : column + width]
+        return convolved.to(self.weight.dtype)
 
 
 class Conv3x3(nn.Conv2d):
@@ -36,7 +71,8 @@ class Conv3x3(nn.Conv2d):
 def with_replicated_border(x: Tensor) -> Tensor:
     """Repeat a map's first and last row and column: (N, C, H, W) to (N, C, H + 2, W + 2).
 
-    As ``F.pad(mode="replicate")``, which is twice as fast, but torch 2.15 cannot compile its gradient for CPUs.
+    ``F.pad(mode="replicate")`` is twice as fast, but torch 2.15 cannot compile its gradient for CPUs: compiled code
+    concatenates.
     """
     if not torch.compiler.is_compiling():
         return F.pad(x, (1, 1, 1, 1), mode="replicate")
@@ -117,7 +153,7 @@ class MaskEstimator(nn.Module):
             raise ValueError(f"logit_range must be positive (math.inf for no bound), got {logit_range}")
         self.logit_spread = logit_spread
         self.logit_range = logit_range
-        self.stem = Conv3x3(in_channels, width)
+        self.stem = ProjectedConv3x3(in_channels, width)
         self.stem_norm = _norm(norm, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(3)))
         self.where = nn.Conv2d(width, 1, 1, bias=False)
@@ -140,9 +176,7 @@ class MaskEstimator(nn.Module):
 
     def score(self, features: Tensor, *deeper: Tensor) -> Tensor:
         """The logits before ``logit_range`` bounds them: they still order the positions beyond it."""
-        if deeper:
-            features = torch.cat([features, *(resize_to(x, features) for x in deeper)], dim=1)
-        projected = self.stem(features)
+        projected = self.stem(features, *deeper)
         # A mask is a sign, and rounding turns those near 0: only the stem, which reads wide maps, follows autocast.
         with without_autocast(projected):
             local = self.blocks(torch.relu(self.stem_norm(projected.to(self.where.weight.dtype))))

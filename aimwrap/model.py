@@ -211,8 +211,7 @@ class AIM(AIMBase, Shareable):
         tapped = self._tapped(maps)
         features = self.top_down(tapped, maps.get(FINAL))  # T_l(S_l(x_l))
         if masks is None:
-            read = self.top_down.evidence(tapped)
-            attention = [m(*x) for m, x in zip(self.mask_estimators.values(), read, strict=True)]  # A_l, eq. 1
+            attention = self._estimated(tapped)  # A_l, eq. 1
             binary, selected = self._binarise(attention, noise_seeds)  # B_l, eq. 2
         else:
             attention, binary = [], given_masks(masks, self.stages, tapped)
@@ -262,10 +261,15 @@ class AIM(AIMBase, Shareable):
             raise RuntimeError("predict() serves a trained model, and this one is in training mode; call model.eval()")
         areas = None if area is None else per_stage(area, len(self.stages), "area")
         maps = self.forward_backbone(images)
-        return self._decided(maps, self._scores(maps), areas)
+        logits = self._estimated(self._tapped(maps)) if areas is None else self._scores(maps)
+        return self._decided(maps, logits, areas)
 
     def _tapped(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         return [maps[str(stage)] for stage in self.stages]
+
+    def _estimated(self, tapped: list[Tensor]) -> list[Tensor]:
+        read = self.top_down.evidence(tapped)
+        return [m(*x) for m, x in zip(self.mask_estimators.values(), read, strict=True)]
 
     def _scores(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         """A_l before it is bounded: the order of the positions beyond the bound too."""

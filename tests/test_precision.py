@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from zoo import TinyNet
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator
 from aimwrap._numerics import without_autocast
+from aimwrap.mask_estimator import ProjectedConv3x3
 from aimwrap.resizing import sum_to
 from aimwrap.top_down import FeaturePreservingTopDown, PaperTopDown
 
@@ -103,14 +105,32 @@ def test_behind_its_stem_an_estimator_does_not_follow_autocast(dtype: torch.dtyp
     assert scores.dtype == torch.float32 and torch.equal(scores, estimator.score(features))
 
 
+def summed_parts(stem: ProjectedConv3x3, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nine kernel positions, each rounded, and summed in float32."""
+    height, width = features.shape[2:]
+    rows, columns = [0, *range(height), height - 1], [0, *range(width), width - 1]
+    total = stem.bias.float()[:, None, None]
+    for k in range(9):
+        weight = stem.weight[:, :, k // 3, k % 3, None, None].to(dtype)
+        part = F.conv2d(features.to(dtype), weight).float()[:, :, rows][..., columns]
+        total = total + part[..., k // 3 : k // 3 + height, k % 3 : k % 3 + width]
+    return total
+
+
 @every_half
-def test_only_the_stem_of_an_estimator_rounds(dtype: torch.dtype) -> None:
-    """Once, to the dtype of autocast or of the model."""
-    estimator, features = MaskEstimator(40, width=8), torch.randn(2, 40, 9, 7)
+def test_a_stem_rounds_its_parts_and_not_their_sums(dtype: torch.dtype) -> None:
+    """Under autocast the result is float32; of a model in half precision it is rounded once."""
+    stem, features = ProjectedConv3x3(40, 8), torch.randn(2, 40, 9, 7)
+    nn.init.normal_(stem.bias)
+    expected = summed_parts(stem, features, dtype)
     with torch.autocast("cpu", dtype=dtype):
-        assert estimator.stem(features).dtype == dtype
-        assert estimator(features).dtype == torch.float32
-    assert estimator.to(dtype)(features.to(dtype)).dtype == dtype
+        got = stem(features)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+    assert not torch.equal(got, got.to(dtype).float())
+    halved = stem.to(dtype)
+    got = halved(features.to(dtype))
+    assert got.dtype == dtype
+    assert torch.equal(got, summed_parts(halved, features, dtype).to(dtype))
 
 
 @every_half

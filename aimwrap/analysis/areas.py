@@ -87,8 +87,8 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
 
     Each area opens, in every mask, the positions with the highest mask logits (:func:`~aimwrap.budgeted_mask`), as
     ``model.predict(images, area=...)`` does. The backbone and the mask estimators run once per batch, whatever the
-    number of areas. All points are of the same images, so they differ by less than their intervals, which each stands
-    for itself, may suggest.
+    number of areas. All points are of the same images, so they differ by less than their separate intervals
+    suggest.
 
     Args:
         model: a trained :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``. It runs in

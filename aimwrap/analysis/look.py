@@ -143,8 +143,8 @@ def measure(
         resolution: rows and columns of the coarsest map among the models that are compared.
         known: (N,) bool, whether the image's object is known; None where all are.
     """
-    probabilities = look.output.logits.float().softmax(1)
-    predicted = probabilities.argmax(1)
+    logits = look.output.logits.float()
+    probabilities, predicted = logits.softmax(1), logits.argmax(1)
     undefined = torch.full_like(probabilities[:, 0], math.nan)
     pointing, matched, precision, recall, chance, area = [undefined] * 6
     if look.merged_mask is not None:

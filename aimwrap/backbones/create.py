@@ -1,4 +1,4 @@
-"""A backbone by name: timm's and torchvision's model builders behind one function."""
+"""A backbone by name: timm's and torchvision's model builders in one function."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .._choices import FileFormat
+from .._choices import COLUMNS, FileFormat
 from .build import EPILOG as BUILD
 from .build import INTERRUPTED, build
 from .help import Command, Group, closing
@@ -112,9 +112,7 @@ def doctor(
         from ..data.doctor import NotRecognisedError, examine
         from ..data.doctor.report import report
 
-        with exit_on_error(
-            NotRecognisedError, OSError, ValueError, as_json=as_json, facts={"version": 1, "path": str(path)}
-        ):
+        with exit_on_error(NotRecognisedError, OSError, as_json=as_json, facts={"version": 1, "path": str(path)}):
             found = examine(
                 path,
                 kind,
@@ -140,9 +138,12 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     columns = {}
     for pair in pairs:
         name, equals, column = pair.partition("=")
-        if not (equals and column and name):
-            raise typer.BadParameter(f"--column must be NAME=COLUMN, such as image=file, got {pair!r}")
-        columns["split_column" if name == "split" else name] = column
+        argument = "split_column" if name == "split" else name
+        if not (equals and column and argument in COLUMNS):
+            raise typer.BadParameter(
+                f"--column must be NAME=COLUMN with image, label, place, group, split or mask as NAME, got {pair!r}"
+            )
+        columns[argument] = column
     return columns
 
 

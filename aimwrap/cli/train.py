@@ -79,6 +79,8 @@ def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
     >>> settings_of("ours-frozen", {"data": "built", "root": "data/stamps", "epochs": 6}).tau
     (0.1,)
     """
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     return Settings(**{**({} if preset is None else PRESETS[preset].settings), **given})
 
 
@@ -91,8 +93,10 @@ def check_all_used(settings: Settings, given: Iterable[str]) -> None:
     for name in given:
         needs = Settings.__dataclass_fields__[name].metadata.get("needs")
         if needs is not None and getattr(settings, needs[0]) != needs[1]:
-            there = f"it is {getattr(settings, needs[0])}"
-            raise ValueError(f"--{name.replace('_', '-')} needs {needs[0]} {needs[1]}, and {there} here; leave it out")
+            option, present = f"--{name.replace('_', '-')}", getattr(settings, needs[0])
+            if needs[0] == "method":
+                raise ValueError(f"{option} has no effect on a plain backbone (--plain); leave it out")
+            raise ValueError(f"{option} needs {needs[0]} {needs[1]}, and it is {present} here; leave it out")
 
 
 def _list_presets(asked: bool) -> None:

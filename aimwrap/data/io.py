@@ -55,7 +55,7 @@ def require_folder(path: str | os.PathLike[str], argument: str = "root") -> Path
 
 
 def safe_join(root: Path, relative: str, where: str) -> Path:
-    """The path of a file that a table names, which must lie below the root.
+    """The path of a file that a table names, which must be below the root.
 
     Raises:
         ValueError: if the path is absolute or climbs out.
@@ -118,7 +118,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no picture.
+        ValueError: if it is not an image.
     """
     with _opened(path) as picture:
         return picture.height, picture.width
@@ -225,7 +225,7 @@ def read_csv(
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no such text, a column is missing or there twice, or a row has too few or too many values.
+        ValueError: if it is not such text, a column is missing or there twice, or a row has too few or too many values.
     """
     with _table(path) as file:
         reader = csv.DictReader(file, strict=True)
@@ -254,7 +254,7 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no such text, or a row has too few or too many values.
+        ValueError: if it is not such a text, or a row has too few or too many values.
     """
     with _table(path) as file:
         for number, line in enumerate(file, start=1):
@@ -303,7 +303,7 @@ def integer(row: Row, column: str, allowed: range) -> int:
     """A row's number.
 
     Raises:
-        ValueError: if it is no integer, or not among those allowed.
+        ValueError: if it is not an integer, or not among those allowed.
     """
     text = row.values[column].strip()
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None

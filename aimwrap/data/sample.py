@@ -92,7 +92,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         The batch.
 
     Raises:
-        TypeError: if the images are no tensors.
+        TypeError: if the images are not tensors.
         ValueError: if the images differ in size, or a mask from its image, or there is no sample.
 
     >>> image = torch.zeros(3, 4, 4)

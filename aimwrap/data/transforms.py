@@ -312,7 +312,7 @@ def _random_crop_and_flip(
 
 
 def _as_image(image: Any) -> Any:
-    """A plain tensor next to a ``tv_tensors.Image`` is no image to v2: it would be left where it was."""
+    """A plain tensor next to a ``tv_tensors.Image`` is not an image to v2: it would not be moved."""
     return tv_tensors.Image(image) if isinstance(image, Tensor) else image
 
 

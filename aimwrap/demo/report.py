@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,7 +198,8 @@ def _row(test: Split, index: int, looks: list[tuple[Look, float]]) -> list[Panel
                 image=image,
                 heatmap=heatmap,
                 object_mask=object_mask,
-                caption=f"says {predicted}: {'right' if predicted == label else 'wrong'}\npointing {pointing:.2f}",
+                caption=f"says {predicted}: {'right' if predicted == label else 'wrong'}\npointing "
+                + ("undefined" if math.isnan(pointing) else f"{pointing:.2f}"),
                 highlight=RIGHT if predicted == label else WRONG,
             )
         )

@@ -102,7 +102,7 @@ def export_onnx(
 ) -> Exported:
     """Write an ONNX model with named outputs, and compare ONNX Runtime's results with the model's.
 
-    What a server needs beside it stands in its metadata: classes, preprocessing, variant, stages. The model is left as
+    Its metadata holds what a server needs in addition: classes, preprocessing, variant, stages. The model is left as
     it is; its copy is exported on the CPU, in float32.
 
     Args:
@@ -114,7 +114,7 @@ def export_onnx(
         preprocessing: a mapping or NamedTuple with ``image_size``, ``mean`` and ``std``, and perhaps ``interpolation``
             (``"bicubic"``), ``crop`` (0.875, the share of the shorter side that the central crop keeps) and ``squash``
             (False); the model's own if None.
-        images: normalised images (N, C, H, W) of your own to compare on, beside seeded ones.
+        images: your own normalised images (N, C, H, W) to compare on, in addition to seeded ones.
         tolerance: largest difference of logits and of contributions that passes, relative to the largest value.
 
     Returns:
@@ -124,7 +124,7 @@ def export_onnx(
         ImportError: if the extra ``export`` is not installed.
         ParityError: if the artefact computes something else; no file is written.
         RuntimeError: if torch is too old for the format.
-        TypeError: if the model is no AIM.
+        TypeError: if the model is not an AIM.
         ValueError: if an argument does not fit, or the model cannot be exported.
     """
     return _export(_Onnx(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
@@ -371,7 +371,9 @@ def _check_ranges(program: Any) -> None:
     """Whether torch has narrowed a free axis to what it saw."""
     for axis, allowed in program.range_constraints.items():
         if allowed.is_int and allowed.upper < LARGEST_BATCH:
-            raise ValueError(f"the backbone allows at most {allowed.upper} for the axis {axis}")
+            raise ValueError(
+                f"the backbone allows at most {allowed.upper} along axis {axis}; export for a smaller range"
+            )
 
 
 def _check_torch(wanted: Format) -> None:
@@ -387,7 +389,7 @@ def _check_torch(wanted: Format) -> None:
 def _checked_size(
     asked: int | Sequence[int] | None, serving: ServingModel, metadata: dict[str, str]
 ) -> tuple[int, int]:
-    """(H, W) to export with, tried on the model: what an exporter says of a wrong one helps nobody."""
+    """(H, W) to export with, tried on the model: an exporter's own message about a wrong size does not help."""
     own = json.loads(metadata["preprocessing"])["image_size"]
     sides = own if asked is None else [asked, asked] if isinstance(asked, int) else list(asked)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -404,7 +406,7 @@ def _checked_size(
     try:
         with torch.no_grad():
             serving(torch.zeros(1, model.in_channels, height, width, device=like.device))
-    except Exception as error:  # a stranger's forward raises whatever it likes
+    except Exception as error:  # the user's forward may raise anything
         raise ValueError(
             f"image_size must be one that the backbone takes, got {height} x {width}: {_first_line(error)}; {probed} "
             "works"
@@ -416,7 +418,7 @@ def _why_not(writer: _Writer, serving: ServingModel, error: Exception) -> str:
     tapped = serving.model.backbone.tapped_program
     hint = (
         f". {tapped.architecture} is tapped by hooks, since no graph of it could be traced, and such a backbone cannot "
-        "be exported; what stands in a graph's way is mostly a forward that decides by its input"
+        "be exported; most often its forward makes decisions that depend on the input"
         if isinstance(tapped, HookProgram)
         else ""
     )

@@ -22,7 +22,7 @@ class Parity(NamedTuple):
         output: its name.
         difference: largest absolute difference by the largest absolute value, over the images whose masks are all the
             same; None for masks.
-        agreement: share of positions at which a mask is the same; None for what is no mask.
+        agreement: share of positions at which a mask is the same; None for what is not a mask.
     """
 
     output: str

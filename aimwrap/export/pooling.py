@@ -1,7 +1,7 @@
 """Pooling whose output size is rounded up (``ceil_mode``), spelled out for AOTInductor.
 
 Inductor takes rounding up for rounding down where the two agree at the size that was traced, and relies on a guard to
-compile anew for other sizes. What is compiled ahead of time has no guards: at the next size a row or a column is
+compile again for other sizes. What is compiled ahead of time has no guards: at the next size a row or a column is
 missing, and what reads it reads memory that was never written. So pool ResNets with ``avg_down`` (timm's ``resnet*d``
 and ``resnet*t``). With the overhang padded, there is nothing left to round.
 """
@@ -80,7 +80,7 @@ _RULES: dict[Any, tuple[Any, int]] = {  # what takes an operator's place, and wh
 def without_rounding_up(program: Any) -> Any:
     """A traced program whose pooling rounds no size up that is free; the program itself where none does.
 
-    Left as it is: pooling whose last window could begin behind the image, the kernel being smaller than stride and
+    Left as it is: pooling whose last window could begin outside the image, the kernel being smaller than stride and
     padding together.
     """
     found = {call.target for call in program.graph.nodes if call.target in _RULES and _rounds_free_size_up(call)}

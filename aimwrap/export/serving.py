@@ -28,7 +28,7 @@ class ServingModel(nn.Module):
         mask_names: each stage's output, shallow to deep.
 
     Raises:
-        TypeError: if the model is no AIM.
+        TypeError: if the model is not an AIM.
 
     Example:
         >>> import torch, torchvision

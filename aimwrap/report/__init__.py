@@ -2,7 +2,7 @@
 
 From models and a data set to the page::
 
-    subjects    AIM or plain, behind one interface
+    subjects    AIM or plain, with one interface
     images      each image read once from disk, prepared for every model
     measuring   the pass over the images; numbers, means, intervals and differences
     cards       which images the gallery shows, and their overlays

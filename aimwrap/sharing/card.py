@@ -15,7 +15,7 @@ from .recipe import Model
 
 Metric = float | tuple[float, float, float]  # a value, or a value and its interval: (value, low, high)
 
-# By this line a card is known as one that may be replaced. Without it, somebody made the card their own.
+# A card with this line may be replaced. Without it, a user has edited the card.
 MARKER = (
     "<!-- Written by aimwrap and replaced when the model is saved again; delete this line to keep your changes. -->"
 )
@@ -25,7 +25,7 @@ _CAUTION = """\
 ## Words of caution
 
 - A mask shows which *features* were used, not which pixels. A feature sees more of the image than its cell, and the
-  mask itself is computed from the whole image: what lies outside can still reach the decision. `aimwrap.verify`
+  mask itself is computed from the whole image: the rest of the image can still reach the decision. `aimwrap.verify`
   measures it.
 - A finer map gets a better pointing score for free. Compare heatmaps at the same resolution.
 - One trained model is one seed. Where labels and background are tied, masks may settle on either, by seed.
@@ -45,9 +45,9 @@ def model_card(model: Model, metrics: Mapping[str, Metric] | None, location: str
 
     Raises:
         TypeError: if a metric is neither a number nor three of them, or the metrics have no names.
-        ValueError: if a value is infinite or lies outside of its interval.
+        ValueError: if a value is infinite or outside its interval.
     """
-    measured = _metrics(metrics)  # first, so that wrong ones are told before the model's cost is counted
+    measured = _metrics(metrics)  # first, so that wrong ones are refused before the model's cost is counted
     head = ModelCardData(
         library_name="aimwrap", pipeline_tag="image-classification", tags=["aim", "interpretability", "pytorch"]
     )
@@ -181,7 +181,7 @@ def _number(value: Any) -> float:
     """A number as a float, also one of numpy's or torch's; text and truth values are none."""
     plain = value.item() if hasattr(value, "item") else value
     if isinstance(plain, bool) or not isinstance(plain, Real):
-        raise TypeError(f"{type(plain).__name__} is no number")
+        raise TypeError(f"{type(plain).__name__} is not a number")
     return float(plain)
 
 

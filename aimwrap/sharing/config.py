@@ -40,7 +40,7 @@ class Config(NamedTuple):
         class_names: one per class, or None.
         preprocessing: of the images, or None.
         dtype: of the parameters; to read, the weights file decides.
-        channels_last: top-level parts of the model whose weights lie in memory in that way.
+        channels_last: top-level parts of the model whose weights have this memory format.
         bytes: size of the weights file.
         sha256: of the weights file.
         versions: of what the model was saved with.

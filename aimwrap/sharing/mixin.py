@@ -50,7 +50,7 @@ class Shareable:
     ) -> str | None:
         """Save the model into a folder: ``config.json``, ``model.safetensors`` and ``README.md``, a model card.
 
-        What is not saved: what is frozen, the training mode, and the backbone's classifier, which is no part of the
+        What is not saved: what is frozen, the training mode, and the backbone's classifier, which is not part of the
         model. A model inside ``DistributedDataParallel`` is saved as ``wrapper.module``, by one process.
 
         Args:
@@ -86,7 +86,9 @@ class Shareable:
         _check_keywords(push_to_hub_kwargs)
         if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
             unused = [*(["repo_id"] if repo_id is not None else []), *push_to_hub_kwargs]
-            raise TypeError(f"save_pretrained: {', '.join(unused)} says where and how to push; pass push_to_hub=True")
+            raise TypeError(
+                f"save_pretrained: {', '.join(unused)} is used only for pushing; add push_to_hub=True, or remove it"
+            )
         model: Model = self
         check_whole(model)
         before = model.class_names, model.preprocessing
@@ -155,7 +157,7 @@ class Shareable:
 
         Raises:
             FileNotFoundError: if there is no such folder or repository, or a file is missing.
-            TypeError: if the backbone is no module, or the class's ``__init__`` does not take AIM's arguments.
+            TypeError: if the backbone is not a module, or the class's ``__init__`` does not take AIM's arguments.
             ValueError: if a file is damaged, of something else or too new, or the backbone does not fit.
         """
         source = pretrained_model_name_or_path
@@ -253,7 +255,7 @@ class Shareable:
 
 
 def _check_keywords(given: Mapping[str, Any]) -> None:
-    """Refuse what neither saving nor pushing knows, and say what stands for it here."""
+    """Refuse arguments that neither saving nor pushing knows, and name what replaces them here."""
     own, pushing = (
         [p.name for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
         for method in (Shareable.save_pretrained, Shareable.push_to_hub)
@@ -283,9 +285,9 @@ def _local(folder: Path, name: str) -> Path:
     if path.is_file():
         return path
     if folder.is_file():
-        raise FileNotFoundError(f"{folder} is a file; pass the folder that it lies in, {str(folder.parent)!r}")
+        raise FileNotFoundError(f"{folder} is a file; pass the folder that it is in, {str(folder.parent)!r}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; AIM.from_pretrained loads what model.save_pretrained wrote")
+        raise FileNotFoundError(f"{folder} is not a folder; AIM.from_pretrained loads what model.save_pretrained wrote")
     here = ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5]) or "nothing"
     raise FileNotFoundError(
         f"{folder} has no {name}, but {here}: it was not written by model.save_pretrained, or saving was interrupted"
@@ -297,5 +299,5 @@ def _downloaded(repo_id: str, name: str, **arguments: Any) -> Path:
         return Path(hf_hub_download(repo_id, name, **arguments))
     except (OSError, ValueError) as error:  # what the Hub's client raises comes from these two
         raise FileNotFoundError(
-            f"{repo_id!r} is no folder here, and no repository of which {name} can be read: {error}"
+            f"{repo_id!r} is not a folder here, and not a repository whose {name} can be read: {error}"
         ) from error

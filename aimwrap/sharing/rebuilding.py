@@ -77,7 +77,7 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
         The model.
 
     Raises:
-        TypeError: if the backbone is no module, or a subclass cannot be built with AIM's arguments.
+        TypeError: if the backbone is not a module, or a subclass cannot be built with AIM's arguments.
         ValueError: if the backbone is missing, cannot be built or wrapped, or has other taps than the saved model.
     """
     if backbone is not None and not isinstance(backbone, nn.Module):
@@ -92,7 +92,7 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
     source, by_name = _source(config, backbone, where)
     arguments = given | by_name
     try:
-        with torch.random.fork_rng(devices=[]):  # loading is no draw of the user's
+        with torch.random.fork_rng(devices=[]):  # loading must not change the user's random numbers
             model = cls(source, **arguments)
     except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
         if cls.__init__ is not base.__init__ and _takes(base, source, arguments):  # type: ignore[misc]  # compared only
@@ -112,7 +112,7 @@ def checked_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[
     """The names as a tuple.
 
     Raises:
-        TypeError: if they are no strings.
+        TypeError: if they are not strings.
         ValueError: if there is not one for each class.
     """
     if names is None:
@@ -128,7 +128,7 @@ def check_head(model: Model) -> None:
     """Refuse what no config describes: what was put in the place of the head's own parts.
 
     Raises:
-        TypeError: if a classifier is no linear layer.
+        TypeError: if a classifier is not a linear layer.
         ValueError: if one has another number of classes than the model.
     """
     for name, part in (("classifier", model.classifier), *model.stage_classifiers.named_children()):
@@ -140,7 +140,7 @@ def check_head(model: Model) -> None:
         if part.out_features != model.num_classes:
             raise ValueError(
                 f"the model's {name} gives {part.out_features} classes, and model.num_classes is {model.num_classes}; "
-                f"wrap the backbone anew with AIM(backbone, num_classes={part.out_features})"
+                f"build the model again with AIM(backbone, num_classes={part.out_features})"
             )
 
 

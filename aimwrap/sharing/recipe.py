@@ -121,7 +121,7 @@ def backbone_record(
 
 
 def without_weights(library: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A builder's arguments but for those that make it fetch, read or place weights."""
+    """A builder's arguments, except those that make it fetch, read or place weights."""
     kept = {key: value for key, value in arguments.items() if key not in _ABOUT_WEIGHTS[library]}
     for key in {"pretrained_cfg", "pretrained_cfg_overlay"} & kept.keys():
         if isinstance(kept[key], Mapping):
@@ -169,7 +169,7 @@ def decoded_json(value: Any) -> Any:
         return tuple(decoded_json(item) for item in content)
     if tag == "float" and content in ("inf", "-inf", "nan"):
         return float(content)
-    raise ValueError(f"{{{tag!r}: {str(content)[:40]}}} stands for nothing")
+    raise ValueError(f"{{{tag!r}: {str(content)[:40]}}} is not a value that aimwrap can read")
 
 
 def _is_tagged(value: Mapping[str, Any]) -> bool:
@@ -227,7 +227,7 @@ def implied_by_weights(backbone: nn.Module) -> dict[str, Any]:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of what decides what a module computes, but for the weights' values.
+    """SHA-256 of all that decides what a module computes, except the weights' values.
 
     Args:
         module: the module.

@@ -78,7 +78,7 @@ def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:  # the latter two for dtypes that this version cannot hold
-        raise ValueError(f"{path} is no safetensors file that can be read ({error}); {again}") from error
+        raise ValueError(f"{path} cannot be read as a safetensors file ({error}); {again}") from error
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last: tuple[str, ...], strict: bool) -> None:
@@ -87,7 +87,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last:
     Args:
         model: the model. Nothing of it changes unless the weights fit.
         weights: the tensors by name.
-        channels_last: top-level parts of the model that lie in memory that way.
+        channels_last: top-level parts of the model that have this memory format.
         strict: whether names must agree; shapes must in any case.
 
     Raises:

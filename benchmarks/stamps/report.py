@@ -7,6 +7,7 @@ python benchmarks/stamps/report.py --print    # the tables only, to the terminal
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -468,8 +469,10 @@ def draw_scatter(records: Sequence[Run], search: Sequence[Run]) -> Figure:
     seeds = sorted(plain.keys() & aim.keys())
     assert all(plain[seed]["cutout"] == aim[seed]["cutout"] for seed in seeds)
     return plot_scatter(
-        [value for seed in seeds for value in plain[seed]["pointing_matched"]],
-        [value for seed in seeds for value in aim[seed]["pointing_matched"]],
+        *(
+            [math.nan if x is None else x for seed in seeds for x in run[seed]["pointing_matched"]]
+            for run in (plain, aim)
+        ),
         groups=[group for seed in seeds for group in plain[seed]["group"]],
         group_names=["bird on water", "bird on land", "mammal on water", "mammal on land"],
         chance=statistics.mean(run["chance"] for run in pick(records, tie=1.0, **SHOWN)),

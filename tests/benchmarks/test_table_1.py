@@ -75,7 +75,7 @@ def test_killed_and_given_again_it_is_the_same_table(
     capsys.readouterr()
     assert main([*rows, "--out", str(tmp_path / "killed")]) == 0
     printed = capsys.readouterr().out
-    assert "going on behind epoch 0, step 1" in printed and "tiny, tiny_nets:tiny, plain, seed 0\n" not in printed
+    assert "continuing after epoch 0, step 1" in printed and "tiny, tiny_nets:tiny, plain, seed 0\n" not in printed
     assert scores(tmp_path / "killed") == scores(tmp_path / "whole")
     for name in ("table_1.md", "table_1.png"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

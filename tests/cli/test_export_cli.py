@@ -140,7 +140,7 @@ class WithBias(TinyNet):
             "unprepared --backbone zoo:TinyNet",
             r"does not contain the preprocessing .*model\.save_pretrained\(folder, preprocessing=aimwrap\.Prepr",
         ),
-        ("nothing", r"nothing is no folder"),
+        ("nothing", r"nothing is not a folder"),
     ],
 )
 def test_errors_of_export_name_the_way_out(folders: Path, arguments: str, message: str) -> None:

@@ -226,7 +226,7 @@ def test_travelingbirds_moves_every_class_to_another_place_in_the_test(tmp_path:
     assert {*groups(tmp_path / "out", 2)} == {(0, 1), (1, 2), (2, 0)}
     shifted = build(tmp_path / "two", *sources, travelingbirds(0.5, shift=2), style=SMALL, progress=False)
     assert groups(tmp_path / "two", 2)[0, 2] > groups(tmp_path / "two", 2)[0, 0] > 0
-    with pytest.raises(ValueError, match="shift must not be a multiple of the 3 places"):
+    with pytest.raises(ValueError, match="shift must not be a multiple of the number of places"):
         build(tmp_path / "three", *sources, travelingbirds(shift=3), progress=False)
     with pytest.raises(ValueError, match=r"as many places as classes .* got 4 places and 3 classes"):
         build(tmp_path / "three", *sources, travelingbirds(), places=places, progress=False)
@@ -425,7 +425,9 @@ def test_unreadable_sources_are_all_named_and_the_rest_is_built(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"images could not be made, and metadata.csv was not written") as raised:
         made.build(tmp_path / "out", keep, val_share=0.0, test_share=0.2)
     message = str(raised.value)
-    assert "4 of 20" in message and "not transparent, got none in" in message and "an alpha channel or an" in message
+    assert (
+        "4 of 20" in message and "not transparent, got none in" in message and "an alpha channel or a mask" in message
+    )
     assert all(path.name in message for path in whole)
     assert not (tmp_path / "out" / "metadata.csv").exists()
     for path, content in whole.items():
@@ -454,14 +456,14 @@ def test_unreadable_sources_are_all_named_and_the_rest_is_built(tmp_path: Path) 
         (waterbirds(), {"test_share": 1.0}, "test_share must be a share from 0 to below 1"),
         (waterbirds(num_images={"val": 4}), {"val_share": 0}, "val was asked for 4 images, but val_share is 0"),
         (waterbirds(), {"cutout_uses": 0}, "cutout_uses must be at least 1"),
-        (waterbirds(), {"classes": ["cat", "cow"]}, "classes must be different ones among cat, dog, got cat, cow"),
-        (waterbirds(), {"places": []}, "places must be different ones among beach, forest, got none"),
+        (waterbirds(), {"classes": ["cat", "cow"]}, "classes must be different names from cat, dog, got cat, cow"),
+        (waterbirds(), {"places": []}, "places must be different names from beach, forest, got none"),
         (waterbirds(), {"file_format": "gif"}, "file_format must be one of jpg, png, got 'gif'"),
         (waterbirds(), {"style": Placed(image_size=8)}, "image_size must be at least 16"),
         (waterbirds(), {"style": Placed(object_size=(0.9, 0.5))}, "object_size must be"),
         (waterbirds(), {"style": Placed(crop=(0.5, 1.5))}, "crop must be"),
         (waterbirds(), {"style": Placed(placement="corner")}, "placement must be one of 'anywhere', 'centre', 'edge'"),
-        ({"dev": Tying(0.9)}, {}, "tyings must be of splits, train, val, test, got 'dev'"),
+        ({"dev": Tying(0.9)}, {}, r"tyings must have splits as keys \(train, val, test\), got 'dev'"),
     ],
 )
 def test_errors_name_the_way_out_and_touch_nothing(
@@ -511,7 +513,7 @@ def test_splits_of_the_source_are_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="have splits of their own, train, so they must have test, too"):
         only_train = [source for source in sources[0] if source.split == "train"]
         build(tmp_path / "another", only_train, sources[1], waterbirds(), progress=False)
-    with pytest.raises(ValueError, match="all cut-outs must have a split of their own, or none"):
+    with pytest.raises(ValueError, match="all cut-outs must have a split, or none"):
         mixed = [sources[0][0]._replace(split=None), *sources[0][1:]]
         build(tmp_path / "another", mixed, sources[1], waterbirds(), progress=False)
 

@@ -64,7 +64,7 @@ def test_parts_are_disjoint_complete_and_never_empty() -> None:
         assert sorted(name for part in parts for name in part) == sorted(names)
         assert all(parts)
         assert len(parts[0]) == min(round(0.9 * count), count - 2)
-    with pytest.raises(ValueError, match="at least 3 names, one for each part, got 2"):
+    with pytest.raises(ValueError, match="each of 3 parts needs at least one name, got 2"):
         part_names(["a", "b"], (0.6, 0.2, 0.2), np.random.default_rng(0))
 
 

@@ -124,6 +124,7 @@ HANDMADE = {
     "a bare name": b"cnumpy\nndarray\n.",
     "append to a dictionary": b"}K\x01a.",
     "item of a list": b"]K\x01K\x02s.",
+    "tuple as key": b"}K\x01\x85K\x02s.",
     "array of another class": b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(K\x00tS'b'\ntR.",
     "array of any length": (
         b"cnumpy.core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I0\nI999999999999\ntS'C'\ntR."
@@ -171,10 +172,23 @@ def test_far_memo_takes_no_memory(tmp_path: Path) -> None:
         read_pickle(store(tmp_path, b"K\x07r" + struct.pack("<I", 2**32 - 1) + b"."))
 
 
-def test_harmless_oddities_read_as_python_reads_them(tmp_path: Path) -> None:
-    """A tuple as a key, and a value too many below the last: both are plain values, which run nothing."""
-    assert read_pickle(store(tmp_path, b"}K\x01\x85K\x02s.")) == {(1,): 2}
+def test_a_value_too_many_reads_as_python_reads_it(tmp_path: Path) -> None:
     assert read_pickle(store(tmp_path, b"K\x01K\x02.")) == 2
+
+
+def test_endless_keys_are_refused(tmp_path: Path) -> None:
+    """Hashing a tuple of tuples of ... of one shared tuple takes for ever."""
+    endless = b")" + b"2\x86" * 200
+    for attack in (
+        b"}" + endless + b"K\x01s.",
+        b"}(" + endless + b"K\x01u.",
+        b"(" + endless + b"K\x01d.",
+        b"\x80\x04\x8f(" + endless + b"\x90.",
+        b"\x80\x04(" + endless + b"\x91.",
+        b"cbuiltins\nset\n(]" + endless + b"atR.",
+    ):
+        with pytest.raises(ValueError, match="has a tuple for a key"):
+            read_pickle(store(tmp_path, attack))
 
 
 COPIES = {

@@ -139,14 +139,14 @@ class Code:
     ],
 )
 def test_files_that_are_no_safetensors(folder: Path, content: bytes) -> None:
-    message = "must be a positive integer" if not content else "is no safetensors file that can be read"
+    message = "must be a positive integer" if not content else "cannot be read as a safetensors file"
     with pytest.raises(ValueError, match=message):
         load(with_weights(folder, content))
 
 
 def test_a_zip_of_torch_save_is_no_safetensors(folder: Path) -> None:
     torch.save({"classifier.weight": Code()}, folder / "weights.pt")
-    with pytest.raises(ValueError, match="is no safetensors file that can be read"):
+    with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
         load(with_weights(folder, (folder / "weights.pt").read_bytes()))
 
 
@@ -160,7 +160,7 @@ def test_missing_files(folder: Path, name: str) -> None:
 
 
 def test_a_file_is_no_folder(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.json is a file; pass the folder that it lies in"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is a file; pass the folder that it is in"):
         load(folder / "config.json")
 
 
@@ -256,7 +256,10 @@ def test_every_value_is_checked_or_of_no_consequence(saved_by_name: Path, tmp_pa
         ({"aim__tau": "0.25"}, r"'aim.tau' must be a list of numbers in \(0, 1\], got '0.25'; the file was d"),
         ({"aim__stages": [[2], 3]}, "'aim.stages' must be a list of stage numbers and node names"),
         ({"aim__logit_range": {"float": "nan"}}, "'aim.logit_range' must be a positive number or infinity, got nan"),
-        ({"aim__logit_range": {"float": "import os"}}, "in 'aim', {'float': import os} stands for nothing"),
+        (
+            {"aim__logit_range": {"float": "import os"}},
+            "in 'aim', {'float': import os} is not a value that aimwrap can read",
+        ),
         (
             {"aim__device": "cuda"},
             "'aim.device' is not an argument that this aimwrap knows; a newer one may have saved it",
@@ -437,7 +440,7 @@ def test_tensors_that_this_version_cannot_hold(folder: Path, monkeypatch: pytest
         raise KeyError("F4")
 
     monkeypatch.setattr(weights_module, "load_file", newer)
-    with pytest.raises(ValueError, match="is no safetensors file that can be read"):
+    with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
         load(folder)
 
 

@@ -366,8 +366,8 @@ def test_class_names_and_preprocessing_can_be_given_when_saving(tmp_path: Path) 
         ({"class_names": list(range(7))}, TypeError, "class_names must be a list of strings"),
         ({"preprocessing": {"mean": 0}}, TypeError, r"preprocessing must be an aimwrap\.Preprocessing.*got dict"),
         ({"metrics": {"accuracy": "good"}}, TypeError, "metrics\\['accuracy'\\] must be a number or"),
-        ({"repo_id": "me/model"}, TypeError, "repo_id says where and how to push; pass push_to_hub=True"),
-        ({"private": True}, TypeError, "private says where and how to push"),
+        ({"repo_id": "me/model"}, TypeError, "repo_id is used only for pushing; add push_to_hub=True, or remove it"),
+        ({"private": True}, TypeError, "private is used only for pushing"),
         ({"safe_serialization": True}, TypeError, "argument 'safe_serialization'; .* always saved as safetensors"),
         ({"state_dict": {}, "push_to_hub": True}, TypeError, "argument 'state_dict'; .* own weights are saved; load"),
         ({"max_shard_size": "5GB"}, TypeError, "argument 'max_shard_size'; the weights are always one file"),
@@ -501,7 +501,7 @@ def test_saving_can_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("offline")
 def test_a_path_is_never_looked_up_on_the_hub(tmp_path: Path) -> None:
     for source in (tmp_path / "nothing", str(tmp_path / "nothing"), "./nothing"):
-        with pytest.raises(FileNotFoundError, match="nothing is no folder"):
+        with pytest.raises(FileNotFoundError, match="nothing is not a folder"):
             AIM.from_pretrained(source)
 
 
@@ -510,10 +510,10 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("404")
 
     monkeypatch.setattr(mixin, "hf_hub_download", missing)
-    with pytest.raises(FileNotFoundError, match=r"'me/birds' is no folder here, and no repository .*: 404"):
+    with pytest.raises(FileNotFoundError, match=r"'me/birds' is not a folder here, and not a repository .*: 404"):
         AIM.from_pretrained("me/birds")
     monkeypatch.undo()
-    with pytest.raises(FileNotFoundError, match="is no folder here"):
+    with pytest.raises(FileNotFoundError, match="is not a folder here"):
         AIM.from_pretrained("not a/repository/name")
 
 
@@ -588,7 +588,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     aim().save_pretrained("~/models")
     assert (tmp_path / "models" / "config.json").exists()
     AIM.from_pretrained("~/models", backbone=TinyNet())
-    with pytest.raises(FileNotFoundError, match="is a file; pass the folder that it lies in"):
+    with pytest.raises(FileNotFoundError, match="is a file; pass the folder that it is in"):
         AIM.from_pretrained(str(tmp_path / "models" / "model.safetensors"))
     with pytest.raises(TypeError, match="takes a folder or a repository's name, got NoneType"):
         AIM.from_pretrained(None)

@@ -92,5 +92,5 @@ def test_elsewhere_than_on_several_gpus_it_is_refused(
 
 @pytest.mark.parametrize("frozen", ["norm-statistics", "backbone"])
 def test_what_is_frozen_has_no_statistics_to_share(settings_of: Callable[..., Settings], frozen: str) -> None:
-    with pytest.raises(ValueError, match=f"sync_batchnorm needs statistics that are trained, and frozen='{frozen}'"):
+    with pytest.raises(ValueError, match=f"needs BatchNorm statistics that are updated, and frozen='{frozen}'"):
         settings_of(sync_batchnorm=True, frozen=frozen)

@@ -92,7 +92,9 @@ def build(
             f"{len(cutouts_by_class)} classes; add backgrounds, or choose with classes and places"
         )
     if any(tying.shift % len(by_place) == 0 for tying in tyings.values() if tying.shift):
-        raise ValueError(f"shift must not be a multiple of the {len(by_place)} places, which moves nothing")
+        raise ValueError(
+            f"shift must not be a multiple of the number of places ({len(by_place)}), because it would move nothing"
+        )
     shots = plan_shots(
         cutouts_by_class,
         by_place,
@@ -149,7 +151,7 @@ def _by_kind(
     unknown = [name for name in names if name not in kinds]
     if unknown or len({*names}) < len(names) or not names:
         raise ValueError(
-            f"{argument} must be different ones among {', '.join(sorted({*kinds})[:10]) or 'none at all'}, got "
+            f"{argument} must be different names from {', '.join(sorted({*kinds})[:10]) or 'none at all'}, got "
             f"{', '.join(names) or 'none'}"
         )
     return {name: [source for source, kind in zip(sources, kinds, strict=True) if kind == name] for name in names}
@@ -174,7 +176,7 @@ def _check_numbers(
             raise ValueError(f"{name} must be a share from 0 to below 1, got {share}")
     for split, tying in tyings.items():
         if split not in SPLITS:
-            raise ValueError(f"tyings must be of splits, {', '.join(SPLITS)}, got {split!r}")
+            raise ValueError(f"tyings must have splits as keys ({', '.join(SPLITS)}), got {split!r}")
         if tying.tie is not None and not 0 <= tying.tie <= 1:
             raise ValueError(f"tie must be a share of the images, 0 to 1, got {tying.tie} for {split}")
         if tying.num_images is not None and {"test": test_share, "val": val_share}.get(split) == 0:

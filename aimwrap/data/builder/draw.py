@@ -1,4 +1,4 @@
-"""Backgrounds: a square crop of a photograph, or all of it behind an image, and random colours."""
+"""Backgrounds: a square crop of a photograph, or all of it as a background, and random colours."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _power_to_mean(luma: np.ndarray, mean: float) -> float:
     return float(np.exp((low + high) / 2))
 
 
-CUT_OFF = (0.25, 0.5)  # of a cut-out that stands at the edge: as much of its width or height lies outside the image
+CUT_OFF = (0.25, 0.5)  # of a cut-out at the edge: this share of its width or height is outside the image
 MASK_THRESHOLD = 0.5  # of the opacity: where the object begins
 
 
@@ -303,8 +303,8 @@ def _open_cutout(cutout: Cutout) -> Image.Image:
         with Image.open(cutout.path, formats=FORMATS) as file:
             if "A" not in file.getbands() and "transparency" not in file.info:
                 raise ValueError(
-                    f"cut-outs must have an alpha channel or an opacity of their own, and {cutout.path} has neither "
-                    f"(its mode is {file.mode}); give the folder of masks as opacity"
+                    f"cut-outs must have an alpha channel or a mask, and {cutout.path} has neither "
+                    f"(mode {file.mode}); pass the folder of masks as opacity"
                 )
             return file.convert("RGBA")
     opacity = open_object_mask(cutout.opacity_path, cutout.any_value)[0].numpy()

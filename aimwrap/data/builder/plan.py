@@ -40,7 +40,7 @@ def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -
     [6, 2, 2]
     """
     if len(names) < len(shares):
-        raise ValueError(f"there must be at least {len(shares)} names, one for each part, got {len(names)}")
+        raise ValueError(f"each of {len(shares)} parts needs at least one name, got {len(names)}; add sources")
     shuffled = [names[i] for i in rng.permutation(len(names))]
     parts, start = [], 0
     for number, share in enumerate(shares):
@@ -265,7 +265,7 @@ def _part_sources(
     everything = [source for sources in kinds.values() for source in sources]
     own = {source.split for source in everything}
     if None in own and len(own) > 1:
-        raise ValueError(f"all {what.split()[0]} must have a split of their own, or none; here some have and some not")
+        raise ValueError(f"all {what.split()[0]} must have a split, or none of them; here only some have one")
     missing = [split for split in shares if split not in own and split != "val"]
     if None not in own and missing:
         raise ValueError(

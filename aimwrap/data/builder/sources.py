@@ -159,7 +159,7 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
                 if name in found:
                     raise ValueError(
                         f"{found[name].path} and {path} would both be called {name}; rename one of the two folders, or "
-                        "name each but once"
+                        "give each folder only once"
                     )
                 found[name] = Background(name, path, place)
     return list(found.values())

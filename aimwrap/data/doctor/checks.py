@@ -323,7 +323,7 @@ def check_mask_contents(seen: Sequence[Seen], root: Path, empty_is_usual: bool) 
 
 
 def check_boxes(seen: Sequence[Seen], release: Release) -> Check:
-    """Whether boxes lie in their images and around their masks; those of other images do not."""
+    """Whether boxes are inside their images and around their masks; those of other images do not."""
     outside, apart, compared = [], [], 0
     for record, image, look in seen:
         if record.boxes is None or image.size is None:

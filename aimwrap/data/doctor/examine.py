@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..._choices import COLUMNS
 from ..._text import numbered
 from ..io import FolderListing, expand_path, folders_below, pictures, subfolders
 from ..registry import READERS
@@ -33,7 +34,6 @@ from .report import Check, Count, Examination
 from .scan import Look, look_at_all, look_at_image, look_at_mask
 
 EXAMPLES = 10  # of folders that a message names
-COLUMNS = ("image", "label", "place", "group", "split_column", "mask")
 
 
 class NotRecognisedError(ValueError):

@@ -86,7 +86,7 @@ class DatasetOnDisk(ReleaseDataset):
     __signature__: ClassVar[Signature]
 
     def __init_subclass__(cls) -> None:
-        """Give the class its reader's arguments, for ``help`` and for editors."""
+        """Give the class its reader's arguments, for ``help``. Type checkers do not see them: the reader has them."""
         super().__init_subclass__()
         first, *others = inspect.signature(cls.read).parameters.values()
         split = Parameter("split", Parameter.POSITIONAL_OR_KEYWORD, default="train", annotation="str | None")
@@ -95,7 +95,11 @@ class DatasetOnDisk(ReleaseDataset):
         cls.__signature__ = Signature([first, split, transform, *named])
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        arguments = self.__signature__.bind(*given, **named).arguments
+        try:
+            arguments = self.__signature__.bind(*given, **named).arguments
+        except TypeError as error:
+            takes = ", ".join(self.__signature__.parameters)
+            raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
         split, transform = arguments.pop("split", "train"), arguments.pop("transform", None)
         super().__init__(type(self).read(**arguments), split, transform)
 

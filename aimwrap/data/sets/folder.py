@@ -21,7 +21,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Classes are the sorted names of the folders, of all splits together; where every split has every class, labels are
     those of ``ImageFolder`` on each split. Folders in a class's folder belong to the class. Hidden entries and files
-    that are no pictures by their ends (``.jpg``, ``.PNG`` and so on) are left out.
+    that are not images by their ends (``.jpg``, ``.PNG`` and so on) are left out.
 
     Args:
         root: a folder with a folder per class; or one with a folder per split, each with a folder per class. Splits
@@ -56,7 +56,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 mask = None if mask_of is None else mask_of[_stem(f"{name}/{relative}")]
                 records.append(Record(path.relative_to(root).as_posix(), path, label[name], split, mask_path=mask))
         if mask_root is not None and mask_of is None:
-            notes.append(f"The split {split} has no masks: {mask_root / folder.relative_to(root)} is no folder.")
+            notes.append(f"The split {split} has no masks: {mask_root / folder.relative_to(root)} is not a folder.")
         lacking = sorted(set(classes) - set(names))
         if lacking:
             notes.append(

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -64,6 +64,18 @@ def _nested(values: bytes, kind: _NumberType, shape: Any, order: Any) -> list[An
     return list(kind.numbers(values).reshape(sides, order=order).tolist())
 
 
+def _no_tuples(values: Iterable[Any]) -> None:
+    """A tuple's hash walks through all that is shared in it, which a few bytes can make endless."""
+    if any(isinstance(value, tuple) for value in values):
+        raise ValueError("it has a tuple for a key")
+
+
+def _set(values: Iterable[Any] = (), kind: type[set[Any]] | type[frozenset[Any]] = set) -> Any:
+    values = list(values)
+    _no_tuples(values)
+    return kind(values)
+
+
 MAKERS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": list,
     "numpy.dtype": _NumberType,
@@ -73,8 +85,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": lambda text, _="latin1": text.encode("latin-1"),  # how protocols 0 to 2 write bytes
     "collections.OrderedDict": lambda: {},
     "builtins.bytes": lambda: b"",
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
+    "builtins.set": _set,
+    "builtins.frozenset": lambda values=(): _set(values, frozenset),
 }
 
 
@@ -92,8 +104,31 @@ class _Name:
         raise ValueError(f"it changes {self.name}")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Python's unpickler, which here knows the names in ``MAKERS`` and no other."""
+def _checked(load: Callable[[Any], None], keys: Callable[[list[Any]], list[Any]]) -> Callable[[Any], None]:
+    """A step of the unpickler that first looks at the keys it is about to hash."""
+
+    def run(unpickler: Any) -> None:
+        _no_tuples(keys(unpickler.stack))
+        load(unpickler)
+
+    return run
+
+
+_PythonUnpickler: Any = pickle._Unpickler  # its steps can be checked; those in C cannot
+
+
+class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
+    """Python's unpickler, which here knows the names in ``MAKERS`` and no other, and hashes no tuple."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Set a state, where the value is one of ours."""
+        if not hasattr(self.stack[-2], "__setstate__"):
+            raise ValueError(f"it changes a {type(self.stack[-2]).__name__}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="latin-1")
@@ -107,9 +142,19 @@ class _Unpickler(pickle.Unpickler):
 
     def _spend(self, values: Any) -> None:
         """A name of a few bytes that copies one long value again and again would fill the memory."""
-        self._left -= sum(len(value) for value in values if isinstance(value, (str, bytes, list, tuple)))
+        self._left -= sum(len(value) for value in values if hasattr(value, "__len__"))
         if self._left < 0:
             raise ValueError("it takes the same values again and again, which fills the memory")
+
+
+for _code, _keys in {
+    pickle.SETITEM: lambda stack: stack[-2:-1],
+    pickle.SETITEMS: lambda stack: stack[::2],
+    pickle.DICT: lambda stack: stack[::2],
+    pickle.ADDITEMS: lambda stack: stack,
+    pickle.FROZENSET: lambda stack: stack,
+}.items():
+    _Unpickler.dispatch[_code[0]] = _checked(_Unpickler.dispatch[_code[0]], _keys)
 
 
 def read_pickle(path: Path) -> Any:

@@ -250,7 +250,7 @@ def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
     if not path.is_file():
         raise FileNotFoundError(
             f"class_list must be a text file of WordNet numbers, one a line, such as imagenet100.txt of the code of "
-            f"Contrastive Multiview Coding, and {path} is no file"
+            f"Contrastive Multiview Coding, and {path} is not a file"
         )
     if path.stat().st_size > LARGEST_LIST:
         raise ValueError(f"class_list must be a text file of WordNet numbers, one a line; {path} is too long for one")
