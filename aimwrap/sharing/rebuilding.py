@@ -255,5 +255,7 @@ def _is_channels_last(module: nn.Module) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in ("aimwrap", "torch", "torchvision", "timm")}
-    return {**libraries, "python": platform.python_version()}
+    from .. import __version__
+
+    libraries = {name: version(name) for name in ("torch", "torchvision", "timm")}
+    return {"aimwrap": __version__, **libraries, "python": platform.python_version()}
