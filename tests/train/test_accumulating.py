@@ -37,7 +37,7 @@ def test_steps_in_parts_are_the_steps_of_the_joint_batch(
         run_training(settings_of(**STEPS, **given, accumulate=parts), tmp_path / str(parts), double, workers=0)
         for parts in (1, 3)
     ]
-    for part in ("model", "average", "optimizer"):
+    for part in ("model", "average", "optimizer"):  # areas are float32, and AdamW divides small gradients by their size
         torch.testing.assert_close(
             state(tmp_path / "3", part), state(tmp_path / "1", part), rtol=1e-7, atol=1e-8
         )  # AdamW divides tiny gradients
