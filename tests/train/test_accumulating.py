@@ -38,9 +38,7 @@ def test_steps_in_parts_are_the_steps_of_the_joint_batch(
         for parts in (1, 3)
     ]
     for part in ("model", "average", "optimizer"):  # areas are float32, and AdamW divides small gradients by their size
-        torch.testing.assert_close(
-            state(tmp_path / "3", part), state(tmp_path / "1", part), rtol=1e-7, atol=1e-8
-        )  # AdamW divides tiny gradients
+        torch.testing.assert_close(state(tmp_path / "3", part), state(tmp_path / "1", part), rtol=1e-5, atol=1e-7)
     logs = [read_checkpoint(checkpoints_in(checkpoint_folder(tmp_path / n))[-1]).state["progress"] for n in "13"]
     assert logs[0]["step"] == logs[1]["step"] == 8
     for whole, in_parts in zip(logs[0]["history"], logs[1]["history"], strict=True):
