@@ -78,7 +78,7 @@ class ServingModel(nn.Module):
 
         Raises:
             TypeError: if ``preprocessing`` has not those fields.
-            ValueError: if the model does not know how images are prepared and nobody says so, or the number of names or
+            ValueError: if the model does not know how images are prepared and no one says so, or the number of names or
                 channels does not fit.
         """
         return {

@@ -241,13 +241,13 @@ class Placed(NamedTuple):
 
     def draw(self, cutout: Cutout, background: Background, rng: Generator) -> Drawn:
         """Make an image, see :func:`draw`."""
-        behind = crop_square(_open_background(background.path), self.image_size, self.crop, rng, mirror=self.mirror)
+        backdrop = crop_square(_open_background(background.path), self.image_size, self.crop, rng, mirror=self.mirror)
         if self.recolour:
-            behind = jitter_colour(behind, rng)
+            backdrop = jitter_colour(backdrop, rng)
         colour, opacity = place_object(
             _open_object(cutout), self.image_size, self.object_size, self.placement, rng, mirror=self.mirror
         )
-        return _eight_bit(colour, opacity, behind)
+        return _eight_bit(colour, opacity, backdrop)
 
 
 class InPlace(NamedTuple):
@@ -272,8 +272,8 @@ class InPlace(NamedTuple):
 Style = Placed | InPlace
 
 
-def _eight_bit(colour: np.ndarray, opacity: np.ndarray, behind: np.ndarray) -> Drawn:
-    image, mask = paste(colour, opacity, behind), opacity[..., 0]
+def _eight_bit(colour: np.ndarray, opacity: np.ndarray, backdrop: np.ndarray) -> Drawn:
+    image, mask = paste(colour, opacity, backdrop), opacity[..., 0]
     return Drawn((image * 255).round().astype(np.uint8), (mask * 255).round().astype(np.uint8))
 
 

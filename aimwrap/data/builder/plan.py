@@ -243,14 +243,14 @@ def plan_shots(
         )
         _check_backgrounds(split, sizes, places, background_uses)
         rows = deal([rng.permutation(len(members)) for members in objects.values()], sizes, tyings[split].shift)
-        behind = np.empty(len(rows), np.int64)
+        backdrop = np.empty(len(rows), np.int64)
         for place, members in enumerate(places.values()):
             here = rows[:, 1] == place
-            behind[here] = evenly(np.arange(len(members)), int(here.sum()), rng) if here.any() else 0
+            backdrop[here] = evenly(np.arange(len(members)), int(here.sum()), rng) if here.any() else 0
         object_lists, place_lists = list(objects.values()), list(places.values())
         for number, row in enumerate(rng.permutation(len(rows))):
             label, place, cutout = rows[row].tolist()
-            background = place_lists[place][behind[row]]
+            background = place_lists[place][backdrop[row]]
             shots.append(Shot(split, number, label, place, object_lists[label][cutout], background))
     return shots
 

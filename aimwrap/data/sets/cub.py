@@ -14,7 +14,7 @@ from . import DatasetOnDisk, Expected, Sources
 
 def find_segmentations(
     segmentations: str | os.PathLike[str] | None,
-    beside: Sequence[Path],
+    folders: Sequence[Path],
     species: Iterable[str],
     object_masks: bool | None,
 ) -> Path | None:
@@ -32,7 +32,7 @@ def find_segmentations(
         given = require_folder(segmentations, "segmentations")
         candidates = [given, given / "segmentations"]
     else:
-        candidates = [parent / "segmentations" for parent in beside]
+        candidates = [parent / "segmentations" for parent in folders]
     expected = sorted(set(species))
     for candidate in candidates:
         there = {entry.name for entry in os.scandir(candidate)} if candidate.is_dir() else set()

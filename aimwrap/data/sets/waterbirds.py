@@ -211,9 +211,9 @@ def read_waterbirds(
     if cub_home is not None:
         _check_ids(rows, birds, cub_home)
     homes = [home] if cub_home is None else [cub_home, home]
-    beside = [folder for here in homes for folder in (here, here.absolute().parent)]
+    folders = [folder for here in homes for folder in (here, here.absolute().parent)]
     species = {row.name.rpartition("/")[0] for row in rows}
-    masks = find_segmentations(segmentations, beside, species, object_masks)
+    masks = find_segmentations(segmentations, folders, species, object_masks)
     joined = tuple(
         row.record._replace(
             mask_path=None if masks is None else mask_of(masks, row.name),
