@@ -31,7 +31,7 @@ def make_everything(folder: Path) -> None:
     shutil.copytree(data / "CUB_200_2011", folder / "CUB_200_2011")
     shutil.copytree(data / "waterbird_complete95_forest2water2", data / "waterbirds")
     for split, named in (("train", "train"), ("val", "test")):  # without a validation split
-        shutil.copytree(data / "mine" / split, data / "pictures" / named)
+        shutil.copytree(data / "mine" / split, data / "images" / named)
     splits = {split: DigitsOnPhotographs(split, 0.95, 0, 64, num_images=32) for split in ("train", "test")}
     build_composed(data / "stamps95", splits, {"digits": {}}, workers=0)  # in the place of what Stamps' script writes
     make_cutouts(folder / "cutouts", ("bird", "mammal"), count=16)
