@@ -83,7 +83,8 @@ def test_two_processes_are_one_with_the_joint_batch(trained: Path, name: str) ->
     one, two = trained / "one" / ("per image" if name == "moved" else name), trained / "two" / name
     expected, actual = weights(one), weights(two)
     assert log(one)[-1]["step"] == 20
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 if name in ("double", "in parts") else 1e-5)
+    # In double precision too: masks and areas are float32, and how far their rounding goes depends on the processor.
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     assert any(not torch.equal(actual[key], expected[key]) for key in expected), "nothing was summed in another order"
     assert scores(two)["groups"] == scores(one)["groups"] and scores(two)["average"] == scores(one)["average"]
     for score in ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall"):
