@@ -169,3 +169,12 @@ def test_budgets_that_make_no_sense(wrapped: Wrapped) -> None:
 
 def test_equal_scores_are_taken_in_reading_order() -> None:
     assert budgeted_mask(torch.ones(2, 1, 3, 3), 0.45).flatten(1).tolist() == [[1.0] * 4 + [0.0] * 5] * 2
+
+
+def test_predict_runs_the_estimators_with_their_hooks(wrapped: Callable[..., AIM]) -> None:
+    model = copy.deepcopy(wrapped("tiny", "feature-preserving"))
+    for estimator in model.mask_estimators.values():
+        estimator.register_forward_hook(lambda module, inputs, logits: logits - 100)
+    with torch.no_grad():
+        masks = model.predict(torch.randn(2, 3, 64, 64)).masks
+    assert all(not mask.any() for mask in masks.values())
