@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from torch import nn
 
+from ._wrappers import unwrap_compiled
 from .taps import Stage, Tap, TappedBackbone, TappedModel, count_macs
 
 if TYPE_CHECKING:
@@ -299,8 +300,7 @@ def architecture_of(backbone: nn.Module) -> str:
     """The name under which timm built the model, where it keeps one, else the class's."""
     record = getattr(backbone, "pretrained_cfg", None)
     name = record.get("architecture") if isinstance(record, dict) else None
-    source = getattr(backbone, "_orig_mod", backbone)
-    return name or type(source).__name__
+    return name or type(unwrap_compiled(backbone)).__name__
 
 
 def notation(tapped: TappedModel, tau: Sequence[float]) -> str:

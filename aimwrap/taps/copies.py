@@ -28,6 +28,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
+from .._wrappers import unwrap_compiled
+
 
 class OwnHook:
     """A hook that belongs to how a module works, not one added from outside: copies keep it."""
@@ -234,8 +236,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise TypeError("backbone is a scripted module, which cannot be tapped; pass the module it was scripted from")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise TypeError(f"backbone is wrapped in {type(model).__name__}; pass its .module, and wrap AIM instead")
-    source = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
-    assert isinstance(source, nn.Module)
+    source = unwrap_compiled(model)
     modules = set(source.modules())
     for name, module in source.named_modules():
         _refuse_scripted(name, module)

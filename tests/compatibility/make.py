@@ -3,8 +3,8 @@
 Commit 8dc83a9 made them, the last one before issue 19 moved the modules. The package may move on: never make them again
 with it, or the tests compare the code with itself. From a checkout of that commit, with the environment of that day::
 
-    git worktree add /tmp/base 8dc83a9
-    cd /tmp/base && OMP_NUM_THREADS=1 PYTHONPATH=/tmp/base python /work/.../tests/compatibility/make.py
+    git worktree add OLD 8dc83a9
+    cd OLD && OMP_NUM_THREADS=1 PYTHONPATH=. python PATH_OF_THIS_CHECKOUT/tests/compatibility/make.py
 """
 
 import hashlib
