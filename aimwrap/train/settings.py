@@ -88,7 +88,7 @@ class Settings:
     Each field is described where it is defined; ``aimwrap train --help`` prints the same text with type and default.
 
     Args:
-        data: name of the data set, one of :data:`~aimwrap.data.READERS`.
+        data: name of the data set, one that ``aimwrap train --help`` lists.
         root: its folder; for ``table`` the CSV file.
         reader: further arguments of its reader, by name.
         seed: of every random number of the run.

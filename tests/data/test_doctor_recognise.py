@@ -9,7 +9,7 @@ from imagenet_releases import class_folders, hard_imagenet, imagenet100, imagewo
 from releases import SPECIES, make_cub, make_traveling_birds, make_waterbirds
 
 from aimwrap.data import READERS, NotRecognisedError, examine
-from aimwrap.data.doctor.examine import recognise
+from aimwrap.data.doctor.examination import recognise
 from aimwrap.data.sets import Sources
 
 NOTHING = Sources()
