@@ -223,7 +223,7 @@ def rivals(records: Sequence[Run], table_1: Sequence[Run], headline: Sequence[Ru
             cells = [interval(estimate(runs, measure)) for measure in measures]
             rows.append([tie, f"{method}{few(runs)}", known, *cells])
     rows.sort(key=lambda row: not row[0].startswith("95"))
-    return markdown(["tie", "", "groups known of", "accuracy", "worst group", "pointing at 5 × 5"], rows)
+    return markdown(["tie", "", "groups that must be known", "accuracy", "worst group", "pointing at 5 × 5"], rows)
 
 
 def survival(records: Sequence[Run]) -> str:
@@ -323,7 +323,7 @@ def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
 
 
 def centre_bias(records: Sequence[Run]) -> str:
-    """Trained on centred animals, tested by where they stand."""
+    """Trained on centred animals, tested by where they are."""
     rows = []
     for runs in by_setting(records, lambda c: True).values():
         config = runs[0]["config"]
@@ -335,7 +335,7 @@ def centre_bias(records: Sequence[Run]) -> str:
             chance = f"{mean(there, 'chance'):.3f}"
             precision = deviation(there, "precision") if config["method"] == "aim" else ""
             rows.append([f"{setting}{few(there)}", placement, *cells, chance, precision])
-    return markdown(["", "animals stand", "accuracy", "pointing at 5 × 5", "its chance", "mask precision"], rows)
+    return markdown(["", "animals are", "accuracy", "pointing at 5 × 5", "its chance", "mask precision"], rows)
 
 
 def fine_tuned(records: Sequence[Run]) -> str:
