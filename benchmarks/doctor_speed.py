@@ -79,7 +79,7 @@ def make_waterbirds(parent: Path, at_most: int | None) -> int:
 
 
 def draw(image: Path, mask: Path, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A picture of some 100 pixels with its mask; gives the box."""
+    """An image of about 100 pixels with its mask; returns the box."""
     width, height = map(int, rng.integers(85, 120, 2))
     left, top = map(int, rng.integers(5, 30, 2))
     box = (left, top, left + 50, top + 45)

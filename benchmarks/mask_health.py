@@ -1,6 +1,6 @@
 """Do masks survive? AIM's head on frozen, cached features, over optimisers, learning rates, annealing and tau.
 
-    python benchmarks/mask_health.py                      # the whole grid, both heads: about 20 minutes
+    python benchmarks/mask_health.py                      # the complete grid, both heads: about 20 minutes
     python benchmarks/mask_health.py --head paper --part default
     python benchmarks/mask_health.py --part grid --labels-move-area  # with the paper's gradient: some die
 

@@ -1,7 +1,7 @@
 """Look at Stamps, and check that colour alone does not give the place away.
 
     python benchmarks/stamps/check.py                    # the colour check, three seeds: about a minute
-    python benchmarks/stamps/check.py --network          # and how well a pretrained network tells the places apart
+    python benchmarks/stamps/check.py --network          # and how well a pretrained network predicts the places
     python benchmarks/stamps/check.py --sheet sheet.png  # 24 images of training and test, with the masks' outlines
 
 The check predicts the place from backgrounds without animals, untied, half of them on either place: fitted on the
@@ -117,7 +117,7 @@ def draw_sheet(arguments: argparse.Namespace) -> Image.Image:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=DOWNLOADS, help="where fetch.py put the pictures")
+    parser.add_argument("--folder", type=Path, default=DOWNLOADS, help="folder where fetch.py put the images")
     parser.add_argument("--seeds", type=int, default=3, help="of the check")
     parser.add_argument("--images", type=int, default=600, help="backgrounds per split and seed, a multiple of 4")
     parser.add_argument("--network", action="store_true", help="score tf_efficientnet_lite0's features as well")

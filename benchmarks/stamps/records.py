@@ -17,7 +17,7 @@ def results_of(part: str) -> Path:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The runs of a part; settings that came later than a run stand at their defaults."""
+    """The runs of a part; settings that are newer than a run have their defaults."""
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for record in records:
         config = record["config"]

@@ -50,7 +50,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _jobs(arguments: argparse.Namespace) -> list[tuple[Cell, Settings]]:
-    """All runs, seed by seed, so that a table with few seeds is whole early."""
+    """All runs, seed by seed, so that a table with few seeds is complete early."""
     return [
         cell_and_settings(
             column_of(name),
