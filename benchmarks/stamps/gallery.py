@@ -1,4 +1,4 @@
-"""Draw the documentation's gallery: test images that a rule picks, with masks, merged mask and contributions.
+"""Draw the documentation's gallery: test images that a rule chooses, with masks, merged mask and contributions.
 
     python benchmarks/stamps/gallery.py  # some minutes; writes docs/assets/gallery-*.jpg
 

@@ -1,8 +1,8 @@
 """A second look through AIM's masks, its control, and how they are trained: on pixels, with the first look held fixed.
 
 AIM is trained as in the headline; its merged mask, grown by one position, is cut out of each image and enlarged, and a
-linear layer on the frozen backbone's average of that is trained again, with the linear probe's own search. The control
-does the same with as many positions of the linear probe's class-activation map: what enlarging alone does.
+linear layer on the frozen backbone's average features is trained again, with the linear probe's own search. The control
+does the same with as many positions of the linear probe's class-activation map: it shows the effect of enlarging alone.
 """
 
 from __future__ import annotations

@@ -311,7 +311,7 @@ def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
     rows = []
     for runs in by_setting(records, lambda c: True).values():
         config = runs[0]["config"]
-        moved = ", the paper's gradient" if config["labels_move_area"] else ""
+        moved = ", `labels_move_area=True`" if config["labels_move_area"] else ""
         rows.append(ablation_row(f"bottom-up, tau {config['tau']:g}{moved}{few(runs)}", runs))
     seeds = {run["config"]["seed"] for run in records}
     for tau in sorted({run["config"]["tau"] for run in records}, reverse=True):

@@ -1,4 +1,4 @@
-"""One run per cell and seed, each in a folder of its own, and a JSON line of each that is done."""
+"""One run per cell and seed, each in its own folder, and a JSON line for each finished run."""
 
 from __future__ import annotations
 
