@@ -132,7 +132,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=int, default=5, help="seeds of the default setting (AdamW 1e-3, 4 epochs, 0.25)"
     )
-    parser.add_argument("--labels-move-area", action="store_true", help="let the classification loss also change the areas")
+    parser.add_argument(
+        "--labels-move-area", action="store_true", help="let the classification loss also change the areas"
+    )
     parser.add_argument("--part", choices=["default", "grid", "all"], default="all")
     return parser.parse_args()
 

@@ -76,7 +76,9 @@ def peak() -> float:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="torchvision/resnet50,torchvision/convnext_tiny", help="names, separated by commas")
+    parser.add_argument(
+        "--models", default="torchvision/resnet50,torchvision/convnext_tiny", help="comma-separated names"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--measure", choices=["wrap", "forward", "training"], help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -94,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--seeds", type=numbers(int), default=[0, 1, 2, 3, 4], help="0,1,2 (default: 0 to 4)")
     parser.add_argument("--ties", type=numbers(float), help="0.95,1 (default: as the part needs)")
-    parser.add_argument("--threads", type=int, default=1, help="torch's threads; for two cores, run two processes with other seeds")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of this process")
     return parser.parse_args()
 
 
