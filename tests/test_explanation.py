@@ -146,7 +146,7 @@ def test_empty_masks_leave_the_bias() -> None:
 
 def test_the_model_is_left_as_it_was() -> None:
     model = aim().train()
-    model.backbone.eval()  # a frozen backbone's norms, as people keep them
+    model.backbone.eval()  # a frozen backbone's norms, as users keep them
     modes = [module.training for module in model.modules()]
     generator, state = torch.get_rng_state(), copy.deepcopy(model.state_dict())
     got = explain(model, torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))

@@ -1,4 +1,4 @@
-"""What notebooks show: the numbers of the result, in HTML that stands alone and lets no name run."""
+"""What notebooks show: the numbers of the result, in HTML that needs no other file and runs no name as code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Shown(Protocol):
 
 
 class Page(HTMLParser):
-    """Reads a result's HTML: its cells by row, its pictures, and whether every tag is closed."""
+    """Reads a result's HTML: its cells by row, its images, and whether every tag is closed."""
 
     def __init__(self, shown: Shown) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def test_an_explanation_shows_its_numbers() -> None:
     assert len(page.rows) == 1 + 4 and "the first 4 of 5 images; 3 of 3 classes" in page.text
 
 
-def test_pictures_are_the_masks_and_the_contributions() -> None:
+def test_images_are_the_masks_and_the_contributions() -> None:
     mask, merged, *classes = Page(by_hand(images=1)).pictures
     assert opacities(mask) == opacities(merged) == [235, 0] and mask.size == (2, 1)
     assert [opacities(picture) for picture in classes] == [[64, 0], [255, 0], [255, 0]]  # on one scale

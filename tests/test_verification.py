@@ -96,8 +96,8 @@ def test_a_norm_inside_the_classifier_is_named() -> None:
     assert "model.classifier must be one nn.Linear, got Sequential" in leak.detail
 
 
-def test_what_forward_adds_behind_the_head_is_seen() -> None:
-    """The promise is about what people call, not about its three steps."""
+def test_what_forward_adds_after_the_head_is_seen() -> None:
+    """The guarantee is about the call that users make, not about its three steps."""
 
     class Leaky(AIM):
         def forward(self, images: Tensor, masks: object = None) -> AIMOutput:
@@ -336,7 +336,7 @@ def test_another_seed_draws_other_controls() -> None:
     assert first.survival != other.survival
 
 
-def test_a_moved_region_has_the_area_and_lies_elsewhere() -> None:
+def test_a_moved_region_has_the_area_and_is_elsewhere() -> None:
     region = torch.zeros(40, 1, 32, 40)
     for n in range(40):
         region[n, :, n % 5 + 1 : n % 5 + 8, 4:14] = 1  # each image its own, 7 x 10

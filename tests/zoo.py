@@ -71,7 +71,7 @@ class HeadConvNet(TinyNet):
 
 
 class ParameterNet(TinyNet):
-    """Parameters of its own beside modules, as ConvNeXt's layer scale."""
+    """Parameters next to modules, such as ConvNeXt's layer scale."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def shown_records() -> list[Run]:
-    """The runs behind the headline's table and figures."""
+    """The runs of the headline's table and figures."""
     return [record for part in SHOWN_PARTS for record in read_results(results_of(part))]
 
 
@@ -307,11 +307,11 @@ def pixels_again(records: Sequence[Run]) -> str:
 
 
 def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
-    """Masks inside the backbone, beside AIM with the same tau and seeds."""
+    """Masks inside the backbone, next to AIM with the same tau and seeds."""
     rows = []
     for runs in by_setting(records, lambda c: True).values():
         config = runs[0]["config"]
-        moved = ", the paper's gradient" if config["labels_move_area"] else ""
+        moved = ", `labels_move_area=True`" if config["labels_move_area"] else ""
         rows.append(ablation_row(f"bottom-up, tau {config['tau']:g}{moved}{few(runs)}", runs))
     seeds = {run["config"]["seed"] for run in records}
     for tau in sorted({run["config"]["tau"] for run in records}, reverse=True):
@@ -335,7 +335,7 @@ def centre_bias(records: Sequence[Run]) -> str:
             chance = f"{mean(there, 'chance'):.3f}"
             precision = deviation(there, "precision") if config["method"] == "aim" else ""
             rows.append([f"{setting}{few(there)}", placement, *cells, chance, precision])
-    return markdown(["", "animals", "accuracy", "pointing", "its chance", "mask precision"], rows)
+    return markdown(["", "animals are", "accuracy", "pointing", "its chance", "mask precision"], rows)
 
 
 def fine_tuned(records: Sequence[Run]) -> str:
@@ -365,7 +365,7 @@ def describe(config: dict[str, Any]) -> str:
 
 
 def pick(records: Sequence[Run], **wanted: Any) -> list[Run]:
-    """The runs whose config has these values, by seed; None stands for any."""
+    """The runs whose config has these values, by seed; None means any value."""
     given = {name: value for name, value in wanted.items() if value is not None}
     chosen = [run for run in records if all(run["config"][name] == value for name, value in given.items())]
     return sorted(chosen, key=lambda run: run["config"]["seed"])

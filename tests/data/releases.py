@@ -93,7 +93,7 @@ def make_cub(
 ) -> Path:
     """``CUB_200_2011`` in the parent, with segmentations inside of it, ``"beside"`` it, or none.
 
-    Without pictures there are the tables and folders alone.
+    Without images there are only the tables and folders.
     """
     cub = parent / "CUB_200_2011"
     birds = photographs(images_per_species)
@@ -152,7 +152,7 @@ def make_waterbirds(
     columns: Sequence[str] = COLUMNS,
     pictures: bool = True,
 ) -> Path:
-    """The release's folder in the parent; ``rows`` and ``columns`` replace the table's, and not the pictures."""
+    """The release's folder in the parent; ``rows`` and ``columns`` replace the table's, and not the images."""
     home = parent / name
     table = waterbirds_rows(tie, version, images_per_species)
     make_folders(home)

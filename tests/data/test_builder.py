@@ -141,7 +141,7 @@ def test_uses_are_spread_evenly_and_stay_in_their_split(made: Made, tmp_path: Pa
     assert {*uses.values()} == {2} and len(uses) == 32
 
 
-def test_the_same_picture_under_two_names_stays_in_one_split(tmp_path: Path) -> None:
+def test_the_same_image_under_two_names_stays_in_one_split(tmp_path: Path) -> None:
     made = Made(tmp_path, cutouts=12)
     for path in sorted((tmp_path / "cutouts" / "cat").iterdir()):
         path.with_name(f"copy of {path.name}").write_bytes(path.read_bytes())
@@ -175,7 +175,7 @@ def test_object_and_mask_coincide_and_the_background_is_the_rest(built: Path) ->
 
 
 def test_in_place_keeps_size_and_position_and_fits_the_background(tmp_path: Path) -> None:
-    """The background's middle, as wide as the picture's shape allows, is what is seen: its red sides are cut off."""
+    """Only the middle of the background is seen, as wide as the image's shape allows: its red sides are cut off."""
     make_cutouts(tmp_path / "cutouts", count=5)
     for place, green in (("beach", 50), ("forest", 200)):
         for number in range(5):
@@ -342,7 +342,7 @@ def test_as_many_backgrounds_as_images_are_enough(tmp_path: Path) -> None:
     assert len(made.build(tmp_path / "out", **only_train).records) == 12
 
 
-def test_the_same_picture_in_two_classes_stays_in_one_split(tmp_path: Path) -> None:
+def test_the_same_image_in_two_classes_stays_in_one_split(tmp_path: Path) -> None:
     made = Made(tmp_path, cutouts=12)
     for path in sorted((tmp_path / "cutouts" / "cat").iterdir()):
         (tmp_path / "cutouts" / "dog" / path.name).write_bytes(path.read_bytes())
@@ -607,7 +607,7 @@ def test_other_names_are_read_back_as_they_are(tmp_path: Path, name: str) -> Non
 
 
 def test_what_a_source_was_before_is_forgotten(tmp_path: Path) -> None:
-    """In one Python session people build, repaint a source and build again."""
+    """In one Python session a user builds, repaints a source and builds again."""
     made = Made(tmp_path, cutouts=4, backgrounds=8)
     arguments: dict[str, Any] = {"tyings": {"train": Tying(0.5)}, "test_share": 0, "val_share": 0}
     made.build(tmp_path / "before", **arguments)

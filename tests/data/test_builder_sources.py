@@ -9,7 +9,7 @@ from builder_sources import cutout, make_backgrounds, make_cutouts, save
 from aimwrap.data.builder import backgrounds_in, backgrounds_of, cutouts_in, relabelled, water_or_land
 
 
-def test_classes_are_folders_and_pictures_may_lie_deeper(tmp_path: Path) -> None:
+def test_classes_are_folders_and_images_may_be_in_subfolders(tmp_path: Path) -> None:
     make_cutouts(tmp_path, count=2)
     save(tmp_path / "cat" / "more" / "UPPER.PNG", cutout(1, 1))
     (tmp_path / "cat" / "._cat00.png").write_bytes(b"what macOS leaves")
@@ -36,7 +36,7 @@ def test_splits_above_the_classes(tmp_path: Path) -> None:
         backgrounds_in(tmp_path)
 
 
-def test_opacity_lies_under_the_same_names(tmp_path: Path) -> None:
+def test_opacity_has_the_same_names(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / "images" / "cat" / f"{name}.jpg", np.zeros((8, 8, 3)))
         save(tmp_path / "masks" / "cat" / f"{name}.png", np.zeros((8, 8)))
@@ -58,7 +58,7 @@ def test_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
 
 
 def test_a_place_of_several_folders(tmp_path: Path) -> None:
-    """As Places has them: ocean and lake for water; the names say which folder a picture is of."""
+    """As Places has them: ocean and lake for water; the names say which folder an image is from."""
     make_backgrounds(tmp_path, ("ocean", "lake", "forest"), count=1)
     found = backgrounds_of({"land": [tmp_path / "forest"], "water": [tmp_path / "ocean", tmp_path / "lake"]})
     assert [(source.name, source.place) for source in found] == [
@@ -85,7 +85,7 @@ def test_classes_are_merged_into_labels(tmp_path: Path) -> None:
         relabelled(cutouts_in(tmp_path), {"cat": "cat"})
 
 
-def test_water_birds_are_told_by_whole_words() -> None:
+def test_water_birds_are_recognised_by_complete_words() -> None:
     """The three land birds in whose names Waterbirds' script finds a "tern" are land birds here."""
     land = ("021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee")
     water = (

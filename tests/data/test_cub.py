@@ -34,7 +34,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
-    """Tables and folders without pictures, to be broken."""
+    """Tables and folders without images, to be broken."""
     return make_cub(tmp_path, pictures=False)
 
 
@@ -163,7 +163,7 @@ class TestSegmentations:
         with pytest.raises(FileNotFoundError, match=f"lack 1 of 6 species, the first of them {SPECIES[3]}"):
             read_cub(tables)
 
-    def test_anothers_beside_are_not_taken(self, tmp_path: Path) -> None:
+    def test_another_s_next_to_it_are_not_taken(self, tmp_path: Path) -> None:
         cub = make_cub(tmp_path, segmentations=None, pictures=False)
         (tmp_path / "segmentations" / "ADE20K").mkdir(parents=True)
         assert read_cub(cub).records[0].mask_path is None
@@ -274,7 +274,7 @@ def test_roots_that_are_none(tmp_path: Path, root: str) -> None:
 
 
 class TestBrokenPictures:
-    """The tables are whole, so reading them works; the sample is refused, and the others are read."""
+    """The tables are complete, so reading them works; the sample is refused, and the others are read."""
 
     @pytest.fixture
     def broken(self, tree: Path, tmp_path: Path) -> Path:
@@ -338,7 +338,7 @@ class TestBrokenPictures:
         self.refused(broken, ValueError, "are not inside of its")
 
 
-def test_reads_no_picture(tables: Path) -> None:
-    """Tables and folders are enough: not one picture is there."""
+def test_reads_no_image(tables: Path) -> None:
+    """Tables and folders are enough: there is no image."""
     assert len(read_cub(tables).records) == len(BIRDS)
     assert torch.equal(CUB200(tables, None).labels, torch.tensor([bird.label - 1 for bird in BIRDS]))

@@ -25,7 +25,7 @@ FULLY_TIED: Groups = {"train": FULLY_TIED_TRAIN, "val": (461, 460, 139, 139), "t
 
 
 def waterbirds(groups: Groups, towhees: int = 1) -> Release:
-    """Images of these groups; one water bird of the test is a Towhee, which tells the version of the labels."""
+    """Images of these groups; one water bird of the test is a Towhee, which shows the version of the labels."""
     records = [
         Record(f"{split}{group}.{number}", Path(f"1.Gull_{group}/{split}{number}.jpg"), group // 2, split, group % 2)
         for split, counts in groups.items()

@@ -79,7 +79,7 @@ def test_official_numbers(tmp_path: Path) -> None:
 
 
 def folders_of_different_pictures(tmp_path: Path) -> Path:
-    """``class_folders``, where pictures of one name are the same, with other pixels in each."""
+    """``class_folders``, where images of one name are the same, with other pixels in each."""
     root = class_folders(tmp_path)
     for number, path in enumerate(
         sorted(path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"))

@@ -1,4 +1,4 @@
-"""What people and programs get to see."""
+"""What users and programs see."""
 
 from __future__ import annotations
 

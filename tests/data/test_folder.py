@@ -1,4 +1,4 @@
-"""Folders of classes are read as torchvision's ImageFolder reads them, with masks beside them."""
+"""Folders of classes are read as torchvision's ImageFolder reads them, with masks next to them."""
 
 import shutil
 from pathlib import Path
@@ -196,7 +196,7 @@ def test_broken_variants_have_their_own_errors(name: str, tmp_path: Path) -> Non
         read_folder(root, masks=masks)
 
 
-def test_pictures_outside_of_classes_are_refused(tmp_path: Path) -> None:
+def test_images_outside_of_classes_are_refused(tmp_path: Path) -> None:
     root = class_folders(tmp_path, ())
     picture(root / "1.jpg")
     with pytest.raises(ValueError, match=r"1 pictures next to its folders of classes, such as 1\.jpg"):

@@ -1,4 +1,4 @@
-"""Hard-ImageNet in its official layout, and each way in which people have it broken."""
+"""Hard-ImageNet in its official layout, and each way in which it can be broken."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from imagenet_releases import HARD_WNIDS, bomb, hard_imagenet, mask, picture, wr
 from aimwrap.data import HardImageNet, read_hard_imagenet
 
 
-def test_masks_find_their_pictures_and_labels_follow_the_list(tmp_path: Path) -> None:
+def test_masks_find_their_images_and_labels_follow_the_list(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     release = read_hard_imagenet(root, imagenet)
     assert release.classes == ("class 537", "class 770", "class 655")
@@ -88,7 +88,7 @@ def test_validation_alone_is_enough(tmp_path: Path) -> None:
         HardImageNet(root, imagenet=imagenet)
 
 
-def test_masks_and_pictures_may_end_differently(tmp_path: Path) -> None:
+def test_masks_and_images_may_have_other_suffixes(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     name = "n03218198_n03218198_1"
     (root / "train" / f"{name}.JPEG").rename(root / "train" / f"{name}.png")
@@ -98,7 +98,7 @@ def test_masks_and_pictures_may_end_differently(tmp_path: Path) -> None:
     assert sample.path.endswith("n03218198_1.jpg") and float(sample.object_mask.sum()) == 160
 
 
-def test_a_missing_picture_is_noted_and_named_when_opened(tmp_path: Path) -> None:
+def test_a_missing_image_is_noted_and_named_when_opened(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     (imagenet / "train" / "n03218198" / "n03218198_2.JPEG").unlink()
     dataset = HardImageNet(root, imagenet=imagenet)
@@ -255,7 +255,7 @@ def test_damaged_files_are_named_when_opened(tmp_path: Path) -> None:
         dataset[5]
 
 
-def test_cmyk_and_grey_pictures_come_as_rgb(tmp_path: Path) -> None:
+def test_cmyk_and_grey_images_come_as_rgb(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     dataset = HardImageNet(root, imagenet=imagenet)
     for index, mode in enumerate(["CMYK", "L"]):

@@ -1,4 +1,4 @@
-"""ImageNet-100 from a whole ImageNet and from a tree of its own, with labels as ImageFolder has them."""
+"""ImageNet-100 from a complete ImageNet and from its own folder, with labels as ImageFolder has them."""
 
 import shutil
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_validation_alone_is_enough(tmp_path: Path) -> None:
     assert any("The split train is left out" in note for note in release.notes)
 
 
-def test_a_resized_picture_is_refused_with_boxes(tmp_path: Path) -> None:
+def test_a_resized_image_is_refused_with_boxes(tmp_path: Path) -> None:
     root, class_list, annotations = imagenet100(tmp_path)
     val = ImageNet100(root, "val", class_list=class_list, annotations=annotations)
     picture(val.records[0].path, size=(40, 32))

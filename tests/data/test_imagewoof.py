@@ -1,4 +1,4 @@
-"""ImageWoof's layout, its noisy labels, and which of its pictures pretrained networks have seen."""
+"""ImageWoof's layout, its noisy labels, and which of its images pretrained networks have seen."""
 
 import csv
 import shutil
@@ -15,7 +15,7 @@ from aimwrap.data.sets.imagewoof import BREEDS, WNIDS
 @pytest.mark.parametrize("table", [True, False])
 def test_labels_are_those_of_image_folder(table: bool, tmp_path: Path) -> None:
     root = imagewoof(tmp_path)
-    (root / "train" / WNIDS[0] / "._hidden.JPEG").unlink()  # ImageFolder takes it for a picture
+    (root / "train" / WNIDS[0] / "._hidden.JPEG").unlink()  # ImageFolder reads it as an image
     if not table:
         (root / "noisy_imagewoof.csv").unlink()
     release = read_imagewoof(root)
@@ -45,7 +45,7 @@ def test_several_sizes_need_a_choice(tmp_path: Path) -> None:
         read_imagewoof(tmp_path)
 
 
-def test_seen_pictures_are_known_by_their_names(tmp_path: Path) -> None:
+def test_seen_images_are_known_by_their_names(tmp_path: Path) -> None:
     root = imagewoof(tmp_path)
     val = ImageWoof(root, "val")
     expected = [not Path(sample.path).name.startswith("ILSVRC") for sample in val]
@@ -83,7 +83,7 @@ def test_noise_changes_training_labels_alone(share: int, tmp_path: Path) -> None
     assert int((train.labels != ImageWoof(root).labels).sum()) == WRONG_BREEDS[share]
 
 
-def test_a_listed_picture_that_is_missing_is_named_when_opened(tmp_path: Path) -> None:
+def test_a_listed_image_that_is_missing_is_named_when_opened(tmp_path: Path) -> None:
     root = imagewoof(tmp_path)
     (root / "val" / WNIDS[3] / f"{WNIDS[3]}_7.JPEG").rename(root / "val" / WNIDS[3] / "ILSVRC2012_val_00000043.JPEG")
     with pytest.raises(ValueError, match=r"00000043.JPEG and 0 more pictures are not in"):

@@ -1,4 +1,4 @@
-"""Tables of other people are read, and what they might mean otherwise is refused."""
+"""Tables of users are read, and ambiguous ones are refused."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ROWS = ("001.A/one.jpg", "001.A/two.jpg", "002.B/three.jpg", "002.B/four.JPG")
 
 
 def lines(header: str, *values: str) -> str:
-    """A table of the four pictures with further columns."""
+    """A table of the four images with further columns."""
     return "\n".join([header, *(f"{path},{value}" for path, value in zip(ROWS, values, strict=False))]) + "\n"
 
 
@@ -33,7 +33,7 @@ def test_waterbirds_own_table_reads(tmp_path: Path) -> None:
     assert any("'0' as train (2 rows), '1' as val (1 rows)" in note for note in release.notes)
 
 
-def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_images_may_be_elsewhere(tmp_path: Path) -> None:
     path = table(tmp_path / "images")
     moved = path.rename(tmp_path / "metadata.csv")
     assert LabelledTable(moved, root=tmp_path / "images", **NAMES)[0].image.size == (20, 16)
@@ -234,7 +234,7 @@ def test_broken_tables_have_their_own_errors(name: str, tmp_path: Path) -> None:
         read_table(path, **options)
 
 
-def test_damaged_pictures_are_named_when_opened(tmp_path: Path) -> None:
+def test_damaged_images_are_named_when_opened(tmp_path: Path) -> None:
     dataset = LabelledTable(table(tmp_path), split=None, **NAMES)
     dataset.records[0].path.unlink()
     dataset.records[1].path.write_bytes(dataset.records[1].path.read_bytes()[:-40])

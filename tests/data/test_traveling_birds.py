@@ -16,7 +16,7 @@ BACKGROUND = {"train": 60, "test": 100}  # of CUB_fixed
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All variants with CUB beside them; read only."""
+    """All variants with CUB next to them; read only."""
     parent = tmp_path_factory.mktemp("traveling")
     make_cub(parent, "beside")
     return make_traveling_birds(parent)
@@ -24,7 +24,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
-    """The same without pictures, to be broken."""
+    """The same without images, to be broken."""
     make_cub(tmp_path, pictures=False)
     return make_traveling_birds(tmp_path, pictures=False)
 

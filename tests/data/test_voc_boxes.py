@@ -14,7 +14,7 @@ STEM = "ILSVRC2012_val_00000001"
     ("written", "edges"),
     [
         ((1, 1, 1, 1), (0, 0, 1, 1)),  # the first pixel alone
-        ((1, 1, 20, 16), (0, 0, 20, 16)),  # the whole picture
+        ((1, 1, 20, 16), (0, 0, 20, 16)),  # the complete image
         ((5, 6, 7, 9), (4, 5, 7, 9)),
         ((0, 0, 21, 17), (0, 0, 20, 16)),  # a pixel beyond the rim
     ],

@@ -31,7 +31,7 @@ Rows = list[list[object]]
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A healthy 95 % folder's parent, CUB beside it; read only."""
+    """A healthy 95 % folder's parent, CUB next to it; read only."""
     parent = tmp_path_factory.mktemp("waterbirds")
     make_cub(parent)
     make_waterbirds(parent)
@@ -71,7 +71,7 @@ class TestHealthy:
         assert note in data.release.notes
 
     def test_mixed_case_place_filename_is_not_opened(self, tree: Path) -> None:
-        """It starts with a slash and names a file of Places that people need not have."""
+        """It starts with a slash and names a file of Places that users need not have."""
         table = (tree / "waterbird_complete95_forest2water2" / "metadata.csv").read_text()
         assert ",/b/bamboo_forest/1.jpg" in table and ",/o/ocean/1.jpg" in table
 
@@ -85,7 +85,7 @@ class TestHealthy:
         (tmp_path / "waterbirds" / "metadata_waterbirds.csv").write_text("id,filename,split,y,a\n")
         assert read_waterbirds(tmp_path).root == home
 
-    def test_folders_of_other_sets_beside(self, tmp_path: Path) -> None:
+    def test_folders_of_other_sets_next_to_it(self, tmp_path: Path) -> None:
         home = make_waterbirds(tmp_path, pictures=False)
         (tmp_path / "celebA").mkdir()
         (tmp_path / "celebA" / "metadata.csv").write_text("id,filename\n")
@@ -358,7 +358,7 @@ class TestCUB:
                 assert record.mask_path.parts[-3:] == ("segmentations", *Path(bird.name).with_suffix(".png").parts)
 
     @pytest.mark.parametrize("place", ["waterbirds/waterbird_complete95_forest2water2", "waterbirds", "."])
-    def test_found_beside(self, home: Path, tmp_path: Path, place: str) -> None:
+    def test_found_next_to_it(self, home: Path, tmp_path: Path, place: str) -> None:
         cub = make_cub(tmp_path / place, pictures=False)
         record = read_waterbirds(home).records[0]
         assert record.boxes is not None and record.mask_path.is_relative_to(cub)
@@ -405,8 +405,8 @@ class TestCUB:
         with pytest.raises(ValueError, match=r"images\.txt does not know this id"):
             read_waterbirds(make_waterbirds(tmp_path, rows=rows, pictures=False), cub=cub)
 
-    def test_cub_beside_other_birds_is_let_be(self, tmp_path: Path) -> None:
-        """A set that was built of other pictures may lie beside CUB; only a given CUB must be its own."""
+    def test_cub_next_to_other_birds_is_left_alone(self, tmp_path: Path) -> None:
+        """A data set of other images may be next to CUB; only a CUB that was given must belong to it."""
         cub = make_cub(tmp_path, pictures=False)
         rows = [[number, f"duck/{number}.png", 1, number % 3, 1, ""] for number in range(1, 9)]
         home = make_waterbirds(tmp_path, rows=rows, pictures=False)
@@ -452,7 +452,7 @@ def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [".", "../{}", "{}/..", "{}/"])
-def test_what_lies_beside_is_found_from_wherever_one_stands(
+def test_neighbours_are_found_from_any_current_folder(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_cub(tmp_path, "beside")

@@ -23,7 +23,7 @@ run = CliRunner()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a table of pictures, ``birds/birds.csv``, and the models ``aim`` and ``plain``."""
+    """With a table of images, ``birds/birds.csv``, and the models ``aim`` and ``plain``."""
     folder = tmp_path_factory.mktemp("report")
     make_pictures(folder / "birds")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What models do beside computing maps: hooks, a ``train`` of their own, Python's dice, caches, locks, odd forwards."""
+"""What models do in addition to computing maps: hooks, a custom ``train``, Python's random numbers, caches, locks."""
 
 import copy
 import functools
@@ -50,8 +50,8 @@ def test_hooks_that_change_what_a_model_computes_go_on_doing_so(net: type[TinyNe
     torch.testing.assert_close(copy.deepcopy(backbone)(IMAGES)["3"], maps["3"])
 
 
-def test_hooks_that_cannot_be_kept_are_told() -> None:
-    model = ParameterNet().eval()  # a function that only a graph can tap stands behind block2
+def test_hooks_that_cannot_be_kept_are_reported() -> None:
+    model = ParameterNet().eval()  # after block2 there is a function that only a graph can tap
     model.block1.register_forward_hook(lambda module, arguments, output: output + 1)
     with pytest.warns(UserWarning, match="through a graph, without the hooks on its modules.*name the modules"):
         tap_backbone(model, [2, 3])
@@ -134,7 +134,7 @@ class Throws(TinyNet):
 
 
 @pytest.mark.parametrize("by", ["Python", "NumPy"])
-def test_pythons_own_randomness_is_drawn_anew(by: str) -> None:
+def test_pythons_own_randomness_is_drawn_again(by: str) -> None:
     random.seed(0)
     np.random.seed(0)
     states = random.getstate(), np.random.get_state()[2]
@@ -191,7 +191,7 @@ class Checkpointed(Branching):
         return torch.utils.checkpoint.checkpoint(self.block3, x, use_reentrant=True)
 
 
-def test_a_deepest_map_without_a_gradient_is_told() -> None:
+def test_a_deepest_map_without_a_gradient_is_reported() -> None:
     with pytest.warns(UserWarning, match=r"no gradient leaves the maps of \['3'\].*use_reentrant=False"):
         tap_backbone(Checkpointed(), [2, 3])
 
@@ -346,7 +346,7 @@ def test_a_module_of_two_names_is_found_by_both() -> None:
 
 
 class Inserted(TinyNet):
-    """A layer of some habit behind block1."""
+    """A layer of some habit after block1."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

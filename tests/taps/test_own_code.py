@@ -47,7 +47,7 @@ def test_hooks_give_the_modules_own_maps_in_both_modes() -> None:
         assert torch.equal(maps["2"], expected["block2"]) and torch.equal(maps["final map"], expected["block3"])
 
 
-def test_behind_the_last_hook_nothing_runs_and_no_parameter_is_left() -> None:
+def test_after_the_last_hook_nothing_runs_and_no_parameter_is_left() -> None:
     model = Branching()
     backbone = tap_backbone(model, [1]).backbone
     assert {name.split(".")[0] for name, _ in backbone.named_parameters()} == {"stem", "block0", "block1"}
@@ -112,7 +112,7 @@ def test_freezing_by_hooks_and_by_intermediates() -> None:
 
 
 class OverwrittenBehind(Branching):
-    """What a module returns is changed in place by the function behind it."""
+    """The output of a module is changed in place by the function after it."""
 
     def features(self, x: Tensor) -> Tensor:
         x = self.block2(self.block1(self.block0(self.stem(x))))
@@ -138,7 +138,7 @@ class ActivatedBehind(Branching):
         del self.block3
 
 
-def test_a_functional_activation_behind_a_hooked_stage_belongs_to_it() -> None:
+def test_a_functional_activation_after_a_hooked_stage_belongs_to_it() -> None:
     model = ActivatedBehind().eval()
     images = torch.randn(1, 3, 64, 64)
     by_number, by_name = tap_backbone(model, [3], final=True), tap_backbone(model, ["last"])

@@ -235,7 +235,7 @@ def test_networks_for_small_images_have_their_stages_in_order_and_their_own_stri
 
 
 class Pair(nn.Module):
-    """A stage that returns its map beside something else."""
+    """A stage that returns its map together with something else."""
 
     def __init__(self, as_dict: bool) -> None:
         super().__init__()
@@ -506,7 +506,7 @@ def test_functions_between_modules_belong_to_the_stage(kind: str, training: bool
     assert tapped.taps[0].channels == (32 if kind == "cat" else 16)
 
 
-def test_a_branch_beside_the_trunk_is_not_the_stage() -> None:
+def test_a_branch_next_to_the_trunk_is_not_the_stage() -> None:
     class Auxiliary(TinyNet):
         def __init__(self) -> None:
             super().__init__()

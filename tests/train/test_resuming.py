@@ -147,7 +147,7 @@ def test_killed_while_saving_or_at_the_end(
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
-def test_killed_before_its_last_line_the_log_is_whole_afterwards(
+def test_killed_before_its_last_line_the_log_is_complete_afterwards(
     settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the last epoch's checkpoint, and no epoch is left to write it."""

@@ -88,7 +88,7 @@ def test_plain_for_tensorboard(table: Path, tmp_path: Path, mask: str) -> None:
     assert ("validation/energy_pointing" in events.Tags()["scalars"]) == (mask == "mask")
 
 
-def test_pictures_are_dark_where_the_mask_is_closed() -> None:
+def test_images_are_dark_where_the_mask_is_closed() -> None:
     images = torch.zeros(1, 3, 4, 4)  # the mean, 0.5
     masks = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     shown = seen_through(images, masks, Preprocessing((4, 4), (0.5,) * 3, (0.2,) * 3))
