@@ -469,10 +469,7 @@ def draw_scatter(records: Sequence[Run], search: Sequence[Run]) -> Figure:
     seeds = sorted(plain.keys() & aim.keys())
     assert all(plain[seed]["cutout"] == aim[seed]["cutout"] for seed in seeds)
     return plot_scatter(
-        *(
-            [math.nan if x is None else x for seed in seeds for x in run[seed]["pointing"]]
-            for run in (plain, aim)
-        ),
+        *([math.nan if x is None else x for seed in seeds for x in run[seed]["pointing"]] for run in (plain, aim)),
         groups=[group for seed in seeds for group in plain[seed]["group"]],
         group_names=["bird on water", "bird on land", "mammal on water", "mammal on land"],
         chance=statistics.mean(run["chance"] for run in pick(records, tie=1.0, **SHOWN)),
