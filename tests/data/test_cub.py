@@ -205,7 +205,7 @@ BROKEN_TABLES = {
     ),
     "class out of range": (change("image_class_labels.txt", "1 1\n", "1 7\n"), ValueError, "from 1 to 6, got '7'"),
     "class from zero": (change("image_class_labels.txt", "1 1\n", "1 0\n"), ValueError, "from 1 to 6, got '0'"),
-    "another class": (change("image_class_labels.txt", "1 1\n", "1 2\n"), ValueError, "said to be of class 2"),
+    "another class": (change("image_class_labels.txt", "1 1\n", "1 2\n"), ValueError, "image 1 has class 2"),
     "id twice": (change("images.txt", "2 ", "1 "), ValueError, "id 1 is there twice"),
     "box id twice": (
         change("bounding_boxes.txt", "\n2 ", "\n1 "),
@@ -335,7 +335,7 @@ class TestBrokenPictures:
         """As happens where boxes were joined by row: another image's box need not fit."""
         box = f"3 {' '.join(map(str, map(float, BIRDS[2].box)))}\n"
         change("bounding_boxes.txt", box, "3 30.0 3.0 25.0 10.0\n")(broken)
-        self.refused(broken, ValueError, "are not inside of its")
+        self.refused(broken, ValueError, "are not inside its")
 
 
 def test_reads_no_picture(tables: Path) -> None:

@@ -60,9 +60,7 @@ class TestCollate:
         assert batch.group.tolist() == [0] and batch.place.tolist() == [0]
 
     def test_pictures_need_a_transform(self) -> None:
-        with pytest.raises(
-            TypeError, match="images must be tensors to be put side by side, got Image; give the data set"
-        ):
+        with pytest.raises(TypeError, match="images must be tensors to be stacked, got Image; give the data set"):
             collate([make_sample(0, image=Image.new("RGB", (6, 4)))])
 
     def test_sizes_must_be_one(self) -> None:

@@ -56,7 +56,7 @@ class TestFixed:
             assert [int(record.id) for record in data.records] == [bird.id for bird in BIRDS]
             assert all(record.path.is_relative_to(tree / "CUB_fixed" / split) for record in data.records)
         assert "all birds in both splits" in data.release.name
-        assert any("tests on the birds that it trains on" in note for note in data.release.notes)
+        assert any("tests on the birds of the training" in note for note in data.release.notes)
         assert not any("no bird of the test is trained on" in note for note in data.release.notes)
 
     def test_places_travel(self, tree: Path) -> None:
@@ -101,7 +101,9 @@ class TestFinding:
     def test_cub_elsewhere(self, tmp_path: Path) -> None:
         make_traveling_birds(tmp_path / "a", pictures=False)
         make_cub(tmp_path / "b" / "c", pictures=False)
-        with pytest.raises(FileNotFoundError, match=r"cub must be the folder CUB_200_2011 .*There is none next to"):
+        with pytest.raises(
+            FileNotFoundError, match=r"cub must be the folder CUB_200_2011: .*There is no such folder next to"
+        ):
             read_traveling_birds(tmp_path / "a")
         for cub in (tmp_path / "b" / "c", tmp_path / "b" / "c" / "CUB_200_2011"):
             record = read_traveling_birds(tmp_path / "a", cub=cub).records[0]
@@ -115,7 +117,7 @@ class TestFinding:
         if root == "CUB_black":
             (tables / "CUB_black" / "train").mkdir()
             (tables / "CUB_black" / "test").mkdir()
-        with pytest.raises(FileNotFoundError, match=f"variant='{variant}' is in the folder CUB_{variant}, and"):
+        with pytest.raises(FileNotFoundError, match=f"variant='{variant}' needs the folder CUB_{variant}, and"):
             read_traveling_birds(tables / root, variant)
 
     def test_those_that_there_are_are_named(self, tables: Path) -> None:
@@ -158,7 +160,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "one table of places": (
         lambda fixed: (fixed / "test_places.json").unlink(),
         FileNotFoundError,
-        "test_places.json is not there, and its twin is",
+        "test_places.json is not there, and the other of the two tables is",
     ),
     "places cut off": (
         lambda fixed: (fixed / "train_places.json").write_text('{"001'),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..io import expand_path, folders_below, integer, read_csv, read_json, safe_join
+from ..io import expand_path, integer, read_csv, read_json, safe_join
 from ..release import SPLITS, Record, Release
 from ..sample import images_per_group
 from . import DatasetOnDisk, Expected, Sources
@@ -100,11 +100,6 @@ class Built(DatasetOnDisk):
             }
         except (AttributeError, KeyError, TypeError, ValueError):  # edited by hand; the reader needs only the names
             return None
-
-    @classmethod
-    def own_folders(cls, release: Release) -> Iterable[Path]:
-        """All of them."""
-        return folders_below(release.root)
 
 
 def _groups(release: Release, split: str, tying: Mapping[str, Any], found: Counter[tuple[str, int]]) -> tuple[int, ...]:
