@@ -173,7 +173,7 @@ def class_folders(folder: Path, splits: tuple[str, ...] = ("train", "val")) -> P
 
 
 def class_masks(folder: Path, root: Path) -> Path:
-    """Masks beside :func:`class_folders`, as PNGs."""
+    """Masks next to :func:`class_folders`, as PNGs."""
     masks = folder / "masks"
     for path in root.rglob("*"):
         if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"):

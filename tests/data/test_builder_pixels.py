@@ -121,7 +121,7 @@ def test_backgrounds_are_turned_upright(tmp_path: Path) -> None:
 
 
 def test_what_a_source_was_before_is_forgotten(tmp_path: Path) -> None:
-    """In one Python session people build, repaint a source and build again."""
+    """In one Python session a user builds, repaints a source and builds again."""
     made = Made(tmp_path, cutouts=4, backgrounds=8)
     arguments: dict[str, Any] = {"tyings": {"train": Tying(0.5)}, "test_share": 0, "val_share": 0}
     made.build(tmp_path / "before", **arguments)

@@ -20,7 +20,7 @@ WATERBIRDS = "waterbird_complete95_forest2water2"
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CUB, Waterbirds and TravelingBirds beside each other."""
+    """CUB, Waterbirds and TravelingBirds next to each other."""
     parent = tmp_path_factory.mktemp("healthy")
     make_cub(parent)
     make_waterbirds(parent)

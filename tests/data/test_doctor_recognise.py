@@ -1,4 +1,4 @@
-"""What a folder is taken for, and what people hear where that cannot be told."""
+"""How a folder is recognised, and the messages where it is not."""
 
 from __future__ import annotations
 

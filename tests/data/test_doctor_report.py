@@ -1,4 +1,4 @@
-"""What people and programs get to see."""
+"""The report as text and for programs."""
 
 from __future__ import annotations
 

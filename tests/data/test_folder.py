@@ -1,4 +1,4 @@
-"""Folders of classes are read as torchvision's ImageFolder reads them, with masks beside them."""
+"""Folders of classes are read as torchvision's ImageFolder reads them, with masks next to them."""
 
 import shutil
 from pathlib import Path

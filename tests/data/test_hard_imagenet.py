@@ -1,4 +1,4 @@
-"""Hard-ImageNet in its official layout, and each way in which people have it broken."""
+"""Hard-ImageNet in its official layout, and each way in which copies are broken."""
 
 import os
 import pickle

@@ -28,7 +28,7 @@ def half_transform(sample: Sample) -> Sample:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Waterbirds with CUB beside it; read only."""
+    """Waterbirds with CUB next to it; read only."""
     parent = tmp_path_factory.mktemp("release")
     make_cub(parent)
     return make_waterbirds(parent)

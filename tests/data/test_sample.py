@@ -70,7 +70,7 @@ class TestCollate:
             collate([make_sample(0), make_sample(1, image=torch.zeros(3, 6, 4))])
 
     def test_masks_are_as_large_as_the_images(self) -> None:
-        """A transform of the image alone leaves the mask behind; side by side that would be another object's place."""
+        """A transform of only the image does not move the mask, which would then be off the object."""
         with pytest.raises(ValueError, match=r"object_mask of 1.jpg .* \(1, 8, 8\).*\(3, 4, 6\)"):
             collate([make_sample(0), make_sample(1, object_mask=torch.zeros(1, 8, 8))])
         with pytest.raises(ValueError, match=r"object_mask of 0.jpg"):

@@ -1,9 +1,9 @@
-"""Published figures stand on Stamps and on the digits: no label and no pixel of them may move.
+"""Published figures are based on Stamps and on the digits: no label and no pixel of them may move.
 
 Labels and places are compared exactly. Pixels are compared with pictures that the code drew when the figures were
 published, by two levels of 255, since other processors and other versions of Pillow round otherwise:
 
-    python tests/data/test_sets_stay.py    # draws the pictures anew, for whoever means to move pixels
+    python tests/data/test_sets_stay.py    # draws the images again, to change pixels on purpose
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Tables of other people are read, and what they might mean otherwise is refused."""
+"""Tables of others are read, and ambiguous ones are refused."""
 
 from pathlib import Path
 

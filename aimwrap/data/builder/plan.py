@@ -292,7 +292,7 @@ def _draw_splits(
             parts[split_of[twins[source.name]]][kind].append(source)
 
 
-def _check_names(sources: Sequence[Cutout] | Sequence[Background]) -> None:
+def _check_names(sources: Sequence[Cutout | Background]) -> None:
     paths: dict[str, Path] = {}
     for source in sources:
         if source.name in paths:

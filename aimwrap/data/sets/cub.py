@@ -143,7 +143,7 @@ def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:
     )
 
 
-def cub_beside(home: Path) -> Path | None:
+def cub_next_to(home: Path) -> Path | None:
     """``CUB_200_2011`` in a folder that was made of its birds, next to it, or one further up."""
     here = home.absolute()
     folders = (parent / "CUB_200_2011" for parent in (here, here.parent, here.parent.parent))

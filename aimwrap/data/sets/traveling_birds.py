@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from ..io import read_json, require_folder, safe_join
 from ..release import Record, Release
 from . import DatasetOnDisk, Expected, Sources
-from .cub import CUB200, GET_SEGMENTATIONS, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+from .cub import CUB200, GET_SEGMENTATIONS, cub_next_to, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Variant = Literal["fixed", "black", "random"]
 SplitBy = Literal["cub", "all"]
@@ -54,7 +54,7 @@ def read_traveling_birds(
     if split_by == "all" and variant != "fixed":
         raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
     home = _find_variant(require_folder(root), variant)
-    cub_home = find_cub(cub, "cub") if cub is not None else _found_beside(home)
+    cub_home = find_cub(cub, "cub") if cub is not None else _cub_for(home)
     classes, birds = read_birds(cub_home)
     masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
     sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
@@ -97,8 +97,8 @@ def _find_variant(root: Path, variant: str) -> Path:
     )
 
 
-def _found_beside(home: Path) -> Path:
-    found = cub_beside(home)
+def _cub_for(home: Path) -> Path:
+    found = cub_next_to(home)
     if found is None:
         raise FileNotFoundError(
             f"cub must be the folder CUB_200_2011: {home} does not say which birds are for the test (its folders have "
@@ -203,7 +203,7 @@ class TravelingBirds(DatasetOnDisk):
     @classmethod
     def missing_source(cls, root: Path, sources: Sources) -> str | None:
         """CUB, for the split."""
-        if sources.cub is not None or cub_beside(_variant_folder(root)) is not None:
+        if sources.cub is not None or cub_next_to(_variant_folder(root)) is not None:
             return None
         return (
             "TravelingBirds does not say which birds are for the test, CUB does (train_test_split.txt), and there is "

@@ -11,7 +11,7 @@ from typing import Literal
 from ..io import Row, first_line, folders_below, integer, read_csv, require_folder, safe_join
 from ..release import SPLITS, Record, Release
 from . import DatasetOnDisk, Expected, Sources
-from .cub import GET_SEGMENTATIONS, Bird, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+from .cub import GET_SEGMENTATIONS, Bird, cub_next_to, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Version = Literal["original", "corrected"]
 
@@ -181,7 +181,7 @@ def read_waterbirds(
             f"version={version!r} was asked for, and {home / 'metadata.csv'} has {described(found)}. Leave version "
             "out to take what is there, or get the other copy; results of the two cannot be compared"
         )
-    cub_home = find_cub(cub, "cub") if cub is not None else cub_beside(home)
+    cub_home = find_cub(cub, "cub") if cub is not None else cub_next_to(home)
     birds = {} if cub_home is None else read_birds(cub_home)[1]
     names = [row.values["img_filename"] for row, _ in rows]
     if cub is None and not {*names} & {bird.name for bird in birds.values()}:
