@@ -136,7 +136,7 @@ def _opened(path: Path) -> Image.Image:
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(
                 f"{path} cannot be opened: {error.strerror}. Its content was not checked: fix its permissions, or the "
-                "system's error"
+                "cause of this error"
             ) from error
         raise ValueError(
             f"{path} is not an image that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
@@ -313,8 +313,7 @@ def pictures_below(folder: Path) -> list[str]:
                 really = below.resolve()
                 if any(each.is_relative_to(really) for each in above):
                     raise ValueError(
-                        f"{below} is a link to a folder above it, or that led to it, so listing it would never end; "
-                        "remove it"
+                        f"{below} is a link that leads back to a folder above, so listing would never end; remove it"
                     )
             waiting.append((f"{prefix}{name}/", (*above, really)))
     found.sort(key=lambda part: part[0].removesuffix("/"))

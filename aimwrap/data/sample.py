@@ -101,7 +101,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     (torch.Size([2, 3, 4, 4]), [1, 1], None)
     """
     if not samples:
-        raise ValueError("samples must be at least one sample, got none")
+        raise ValueError("samples must have at least one sample, got none")
     images, labels, groups, places, masks, boxes, paths, ids = zip(*samples, strict=True)
     for image, path in zip(images, paths, strict=True):
         if not isinstance(image, Tensor):

@@ -78,7 +78,7 @@ def test_a_killed_build_goes_on_and_ends_byte_identical(made: Made, built: Path,
     done = {path: path.stat().st_mtime_ns for path in out.glob("[cd]*/*.png")}
     assert 5 < len(done) < len(table(built)) - 5
     assert not (out / "metadata.csv").exists()
-    with pytest.raises(FileNotFoundError, match="was not built to its end"):
+    with pytest.raises(FileNotFoundError, match="is not complete"):
         Built(out)
     made.build(out, file_format="png")
     assert contents(out) == contents(built) and not (out / building.PARTIAL).exists()
@@ -122,11 +122,11 @@ def test_other_sources_do_not_go_on(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_else_is_refused(made: Made, tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="no build began it"):
+    with pytest.raises(FileExistsError, match="is not a folder of a build"):
         made.build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match="no build began it"):
+    with pytest.raises(FileExistsError, match="is not a folder of a build"):
         made.build(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "build.json").write_text("not JSON")

@@ -121,7 +121,7 @@ def test_travelingbirds_moves_every_class_to_another_place_in_the_test(tmp_path:
     assert groups(tmp_path / "two", 2)[0, 2] > groups(tmp_path / "two", 2)[0, 0] > 0
     with pytest.raises(ValueError, match="shift must not be a multiple of the number of places"):
         build(tmp_path / "three", *sources, travelingbirds(shift=3), progress=False)
-    with pytest.raises(ValueError, match=r"as many places as classes .* got 4 places and 3 classes"):
+    with pytest.raises(ValueError, match=r"as many places as classes, .* got 4 places and 3 classes"):
         build(tmp_path / "three", *sources, travelingbirds(), places=places, progress=False)
     assert len(shifted.records) == 45
 
@@ -178,7 +178,7 @@ def test_splits_of_the_source_are_kept(tmp_path: Path) -> None:
     build(tmp_path / "out", *sources, waterbirds(1.0), style=SMALL, progress=False)
     found = Counter((row["split"], row["cutout_filename"].split("/")[0]) for row in table(tmp_path / "out"))
     assert found == {("0", "train"): 16, ("1", "train"): 4, ("2", "test"): 8}  # the validation is of the training's
-    with pytest.raises(ValueError, match="have their own splits, train, so they must also have test"):
+    with pytest.raises(ValueError, match="have their own splits, train, so they must also have the split test"):
         only_train = [source for source in sources[0] if source.split == "train"]
         build(tmp_path / "another", only_train, sources[1], waterbirds(), progress=False)
     with pytest.raises(ValueError, match="all cut-outs must have a split, or none"):

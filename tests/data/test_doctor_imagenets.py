@@ -179,7 +179,7 @@ def test_a_table_by_its_own_name_and_columns(tmp_path: Path) -> None:
     assert found.kind == "table" and found.exit_code == 0, findings(found)
     assert (len(found.classes), len(found.places)) == (2, 2)
     assert "fault tables" in findings(examine(path, columns={"image": "file"}))
-    with pytest.raises(ValueError, match=r"columns must be of image, .*; got 'picture'"):
+    with pytest.raises(ValueError, match=r"columns must be among image, .*; got 'picture'"):
         examine(path, columns={"picture": "img_filename"})
     with pytest.raises(ValueError, match="is a table, and --as is 'cub'"):
         examine(path, "cub")

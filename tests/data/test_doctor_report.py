@@ -73,7 +73,7 @@ Next
 def test_the_last_line_says_how_it_is() -> None:
     for mark, words in (
         ("ok", "Healthy."),
-        ("warning", "No faults; 1 check deserves a look."),
+        ("warning", "No faults; 1 check has a warning."),
         ("fault", "fix them"),
     ):
         found = an_examination(Check("boxes", mark, "text"))  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ BROKEN = {
     "empty masks": (
         lambda root, imagenet: [path.unlink() for path in (root / "val").iterdir()],
         FileNotFoundError,
-        "must be full of masks",
+        "must have masks named",
     ),
     "flat val": (sort_out, ValueError, "are there unsorted.*torchvision.datasets.ImageNet"),
     "lacking class": (

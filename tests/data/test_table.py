@@ -78,9 +78,9 @@ def test_labels_are_names_or_numbers(
         (("0", "1", "2", "1"), {"classes": ["dog", "cat"]}, "a number below 2, got '2'"),
         (("dog", "1", "dog", "cat"), {"classes": ["dog", "cat"]}, r"line 3: label must be one of .*got '1'"),
         (("0", "1", "2", "1"), {"classes": ["0", "1"]}, "got '2'"),
-        (("dog", "dog", "dog", "dog"), {"classes": ["dog", "dog"]}, "names without repetition"),
-        (("dog", "dog", "dog", "dog"), {"classes": []}, "names without repetition"),
-        (("d", "o", "g", "d"), {"classes": "dog"}, "names without repetition"),
+        (("dog", "dog", "dog", "dog"), {"classes": ["dog", "dog"]}, "different names"),
+        (("dog", "dog", "dog", "dog"), {"classes": []}, "different names"),
+        (("d", "o", "g", "d"), {"classes": "dog"}, "different names"),
     ],
 )
 def test_wrong_labels_are_refused(

@@ -102,12 +102,13 @@ def build(
         by_place = dict(list(by_place.items())[: len(cutouts_by_class)])
     if shifts and len(by_place) != len(cutouts_by_class):
         raise ValueError(
-            f"there must be as many places as classes where every class has its own, got {len(by_place)} places and "
-            f"{len(cutouts_by_class)} classes; add backgrounds, or choose with classes and places"
+            f"there must be as many places as classes, since shift gives each class its own, got {len(by_place)} "
+            f"places and {len(cutouts_by_class)} classes; add backgrounds, or choose with classes= and places="
         )
     if any(tying.shift % len(by_place) == 0 for tying in tyings.values() if tying.shift):
         raise ValueError(
-            f"shift must not be a multiple of the number of places ({len(by_place)}), because it would move nothing"
+            f"shift must not be a multiple of the number of places ({len(by_place)}), because it would move nothing; "
+            "choose another"
         )
     shots = plan_shots(
         cutouts_by_class,
@@ -379,7 +380,7 @@ def _check_folder(out: Path, manifest: Mapping[str, Any]) -> None:
         return
     if out.exists() and (not out.is_dir() or any(child.name != PARTIAL for child in out.iterdir())):
         raise FileExistsError(
-            f"{out} exists, and no build began it ({MANIFEST} is missing); build into a folder that is new or empty"
+            f"{out} exists, and is not a folder of a build ({MANIFEST} is missing); use a folder that is new or empty"
         )
     out.mkdir(parents=True, exist_ok=True)
     _write_whole(out, MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())

@@ -229,12 +229,12 @@ def _part_sources(
     everything = [source for sources in kinds.values() for source in sources]
     own = {source.split for source in everything}
     if None in own and len(own) > 1:
-        raise ValueError(f"all {what.split()[0]} must have a split, or none of them; here only some have one")
+        raise ValueError(f"all {what.split()[0]} must have a split, or none; add it to the others")
     missing = [split for split in shares if split not in own and split != "val"]
     if None not in own and missing:
         raise ValueError(
             f"the {what.split()[0]} have their own splits, {', '.join(sorted(map(str, own)))}, so they must also have "
-            f"{', '.join(missing)}; add it, or move them into folders without splits"
+            f"the split {', '.join(missing)}; add it, or move them into folders without splits"
         )
     kinds = kinds if None in own else _in_one_split(kinds)
     drawn = dict(shares) if None in own else {}
@@ -275,7 +275,7 @@ def _draw_splits(
     rng: Generator,
     what: str,
 ) -> None:
-    """Part by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
+    """Divide by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
     total = sum(shares.values())
     twins = twins_of({source.name: source.path for sources in kinds.values() for source in sources})
     split_of: dict[str, str] = {}

@@ -184,7 +184,7 @@ def relabelled(cutouts: Sequence[Cutout], labels: Mapping[str, str]) -> list[Cut
     if without:
         raise ValueError(
             f"labels must have a label for each class of the cut-outs, and has none for {', '.join(without[:5])}"
-            f"{' and others' if len(without) > 5 else ''}"
+            f"{' and others' if len(without) > 5 else ''}. Add them"
         )
     return [cutout._replace(class_name=labels[cutout.class_name]) for cutout in cutouts]
 

@@ -186,7 +186,7 @@ def examine(
     here = expand_path(path)
     unknown = [name for name in columns or () if name not in COLUMNS]
     if unknown:
-        raise ValueError(f"columns must be of {', '.join(COLUMNS)}; got {unknown[0]!r}")
+        raise ValueError(f"columns must be among {', '.join(COLUMNS)}; got {unknown[0]!r}")
     sources = Sources(
         _expanded(cub),
         _expanded(segmentations),

@@ -194,7 +194,7 @@ def _verdict(examination: Examination, paint: Paint) -> str:
         text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: fix them before training."
         return paint(text, "fault")
     if warnings:
-        text = f"No faults; {warnings} {'check deserves' if warnings == 1 else 'checks deserve'} a look."
+        text = f"No faults; {warnings} {'check has a warning' if warnings == 1 else 'checks have warnings'}."
         return paint(text, "warning")
     return paint("Healthy.", "ok")
 

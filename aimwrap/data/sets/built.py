@@ -25,7 +25,7 @@ def read_built(root: Path | str) -> Release:
         All splits, with object masks.
 
     Raises:
-        FileNotFoundError: if it is not there or was not built to its end.
+        FileNotFoundError: if it is not there or is not complete.
         ValueError: if the table is damaged.
     """
     root = expand_path(root)
@@ -34,8 +34,8 @@ def read_built(root: Path | str) -> Release:
         raise FileNotFoundError(f"{manifest_path} is not there; pass the folder that aimwrap data build wrote, as root")
     if not (root / "metadata.csv").is_file():
         raise FileNotFoundError(
-            f"{root} was not built to its end: metadata.csv, which is written last, is not there. Give the same "
-            "command again, and it goes on"
+            f"{root} is not complete: metadata.csv, which is written last, is not there. Run the same command "
+            "again to continue"
         )
     classes, places = _names(manifest_path)
     records, seen = [], set()

@@ -41,8 +41,8 @@ def find_segmentations(
             )
     if object_masks or segmentations is not None:
         raise FileNotFoundError(
-            f"CUB's segmentations are not in {' nor in '.join(map(str, candidates))}; they are an archive of their "
-            "own: get segmentations.tgz (CaltechDATA), and pass segmentations=FOLDER if it is unpacked elsewhere"
+            f"CUB's segmentations are not in {' nor in '.join(map(str, candidates))}; they are a separate "
+            "archive: get segmentations.tgz (CaltechDATA), and pass segmentations=FOLDER if it is unpacked elsewhere"
         )
     return None
 
@@ -193,7 +193,7 @@ def _for_each(path: Path, columns: Sequence[str], names: dict[int, Row]) -> dict
         missing, unknown = sorted(names.keys() - rows.keys()), sorted(rows.keys() - names.keys())
         raise ValueError(
             f"{path} must have one row for each id in images.txt; it lacks {len(missing)} (such as {missing[:3]}) and "
-            f"has {len(unknown)} that images.txt does not know (such as {unknown[:3]}): they are of different "
+            f"has {len(unknown)} that images.txt does not have (such as {unknown[:3]}): they are of different "
             "releases, or one was cut off. Get both again"
         )
     return rows

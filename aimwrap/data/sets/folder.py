@@ -21,13 +21,13 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Classes are the sorted names of the folders, of all splits together; where every split has every class, labels are
     those of ``ImageFolder`` on each split. Folders in a class's folder belong to the class. Hidden entries and files
-    that are not images by their ends (``.jpg``, ``.PNG`` and so on) are left out.
+    that are not images by their suffixes (``.jpg``, ``.PNG`` and so on) are left out.
 
     Args:
         root: a folder with a folder per class; or one with a folder per split, each with a folder per class. Splits
             are called train, val (valid, validation) and test, in any case; without them all is ``"train"``.
-        masks: a folder with the same folders and file names as ``root``, up to the file names' ends. Splits that
-            have no folder in it have no masks; in one that has, every image must have its mask.
+        masks: a folder with the same folders and file names as ``root``, except for the suffixes. Splits without
+            a folder in it have no masks; in the others every image must have its mask.
         any_value_is_object: whether every value of a mask above zero means the object, such as in masks of zeros and
             ones; else the value's share of 255 is how much of the pixel the object covers.
 
@@ -120,7 +120,7 @@ def _class_pictures(folder: Path) -> list[str]:
 
 
 def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> dict[str, Path]:
-    """Masks by the images' names up to their ends."""
+    """Masks by the images' names without suffix."""
     found: dict[str, Path] = {}
     for relative in pictures_below(mask_folder):
         stem = _stem(relative)
@@ -133,14 +133,14 @@ def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> 
     stem, count = Counter(map(_stem, names)).most_common(1)[0]
     if count > 1:
         raise ValueError(
-            f"{folder} has {count} images named {stem} up to their ends, which would share one mask; rename all but "
-            "one, and their masks"
+            f"{folder} has {count} images named {stem} without their suffixes, which would share one mask; rename all "
+            "except one, and their masks"
         )
     lacking = [name for name in names if _stem(name) not in found]
     if lacking:
         raise FileNotFoundError(
-            f"{mask_folder} lacks the masks of {len(lacking)} of {len(names)} images, such as that of {lacking[0]}; "
-            "a mask has the same folder and name as its image, up to the end (.png). Add them, or pass masks=None"
+            f"{mask_folder} lacks the masks of {len(lacking)} of {len(names)} images, such as that of {lacking[0]}; a "
+            "mask has the same folder and name as its image, except for the suffix (.png). Add them, or pass masks=None"
         )
     return found
 

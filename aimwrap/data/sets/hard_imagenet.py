@@ -259,7 +259,7 @@ def _release_folder(root: Path) -> Path:
         if any((folder / split).is_dir() for split in SPLITS):
             return folder
     raise FileNotFoundError(
-        f"root must be the folder hardImageNet, with train/ or val/ full of masks in it, or the one above, and {root} "
+        f"root must be the folder hardImageNet, with masks in train/ or val/ in it, or the one above, and {root} "
         "is neither; unpack hardImageNet.zip and pass its folder"
     )
 
@@ -269,7 +269,7 @@ def _masks(folder: Path, split: str) -> list[_Mask]:
     listing = list_folder(folder)
     if not listing.pictures:
         raise FileNotFoundError(
-            f"{folder} must be full of masks named <wnid>_<ImageNet's file name>, and has none; unpack "
+            f"{folder} must have masks named <wnid>_<ImageNet's file name>, and has none; unpack "
             "hardImageNet.zip again, as it is: its folders are flat"
         )
     masks: dict[str, _Mask] = {}

@@ -120,8 +120,8 @@ def _split_records(root: Path, split: str) -> list[Record]:
     unknown = [path for path in paths if not IMAGENET_STEM.fullmatch(path.stem)]
     if unknown:
         raise ValueError(
-            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), or it is not known "
-            f"whether pretrained networks have seen it, and {len(unknown)} images are not. Get the release again"
+            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), since the name "
+            f"shows whether pretrained networks have seen it; {len(unknown)} images are not. Get the release again"
         )
     return [Record(path.stem, path, WNIDS.index(path.parent.name), split) for path in paths]
 

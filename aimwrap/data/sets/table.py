@@ -112,7 +112,7 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
 
 def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[str], argument: str) -> Numbered:
     if isinstance(names, str) or len(set(names)) < len(names) or not names:
-        raise ValueError(f"{argument} must be names without repetition, got {names!r:.80}")
+        raise ValueError(f"{argument} must be different names, got {names!r:.80}")
     number = {name: position for position, name in enumerate(names)}
     numbers = []
     by_name = any(value in number for value in values)
