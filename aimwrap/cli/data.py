@@ -187,7 +187,7 @@ def digits(
     given = {"tie": tie, "seed": seed, "image_size": image_size}
     errors = exit_on_error(ImportError, OSError, ValueError, as_json=as_json, facts={"out": str(out)})
     with errors, exit_on_interrupt(INTERRUPTED):
-        from ..data.builder.build import build_composed
+        from ..data.builder import build_composed
         from ..data.sets.digits import DigitsOnPhotographs
         from .build import format_summary, summary
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import typer
 
+from .._text import printable
+
 FAILED, INTERRUPTED = 1, 130
 GENERAL = "Interrupted. Nothing was kept: run the command again to start over."
 
@@ -36,15 +38,6 @@ def _message(error: Exception) -> str:
     return str(error)
 
 
-def printable(text: str) -> str:
-    r"""Replace control characters, which a file name may contain and a terminal would obey.
-
-    >>> printable("set \x1b[2J")
-    'set \\x1b[2J'
-    """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 @contextmanager
 def exit_on_error(*kinds: type[Exception], as_json: bool, facts: Mapping[str, Any] | None = None) -> Iterator[None]:
     """End the command with exit code 1 and the error's message, for errors that the user can fix.
@@ -62,7 +55,7 @@ def exit_on_error(*kinds: type[Exception], as_json: bool, facts: Mapping[str, An
         if as_json:
             echo(json.dumps({**(facts or {}), "error": _message(error)}, indent=2))
         else:
-            echo(printable(_message(error)), err=True)
+            echo("\n".join(map(printable, _message(error).split("\n"))), err=True)
         raise typer.Exit(FAILED) from error
 
 

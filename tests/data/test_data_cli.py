@@ -43,7 +43,9 @@ def test_build_prints_the_groups_and_goes_on(sources: Path, tmp_path: Path) -> N
     again = build(*arguments, "--train", 20, "-q")
     assert again.exit_code == 0 and contents(out) == before
     other = build(*arguments, "--train", 18, "-q")
-    assert other.exit_code == 1 and "was built otherwise" in other.output and "num_images train" in other.output
+    assert (
+        other.exit_code == 1 and "was built with other arguments" in other.output and "num_images train" in other.output
+    )
     assert Built(out)[0].image.size == (32, 32)
 
 

@@ -1,4 +1,4 @@
-"""Which data set a folder is recognised as, and the message if it is none."""
+"""How a folder is recognised, and the messages where it is not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_traveling_birds_need_cubs_split(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     root = make_traveling_birds(tmp_path / "data", pictures=False)
     with pytest.raises(
-        NotRecognisedError, match=r"taken for TravelingBirds, because it has CUB_fixed.*pass --cub FOLDER"
+        NotRecognisedError, match=r"recognised as TravelingBirds, because it has CUB_fixed.*pass --cub FOLDER"
     ):
         recognise(root, NOTHING)
     cub = make_cub(tmp_path, pictures=False)
@@ -105,7 +105,7 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "nothing", "does not exist"),
         (archive, "is a file; unpack it"),
-        (tmp_path / "empty", r"looks like no data set.*its folders are: inner.*--as.*waterbirds"),
+        (tmp_path / "empty", r"is not a data set that aimwrap knows; its folders are: inner.*--as.*waterbirds"),
     ):
         with pytest.raises(NotRecognisedError, match=message):
             recognise(path, NOTHING)
@@ -116,7 +116,7 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
 def test_said_to_be(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "one.jpg")
     found = recognise(tmp_path, NOTHING, "imagewoof")
-    assert (found.name, found.root, found.reason) == ("imagewoof", tmp_path, "--as imagewoof says so")
+    assert (found.name, found.root, found.reason) == ("imagewoof", tmp_path, "of --as imagewoof")
 
 
 def test_a_set_next_to_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ class TestInside:
 
 class TestWritten:
     def test_home_and_plain_paths(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HOME", "/somebody")
+        monkeypatch.setenv("HOME", "/home/user")
         assert [expand_path(path) for path in ("~/x", "x/y/", Path("/x"))] == [
-            Path("/somebody/x"),
+            Path("/home/user/x"),
             Path("x/y"),
             Path("/x"),
         ]
@@ -147,7 +147,7 @@ class TestOpenImage:
         assert np.array_equal(np.asarray(open_image(tmp_path / "x.png"))[..., 1], 255 * (RAMP > 100))
 
     def test_orientation_is_not_followed(self, tmp_path: Path) -> None:
-        """Torchvision's loader does not follow it, and masks and boxes count the pixels as they are stored."""
+        """Torchvision's loader does not follow it, and masks and boxes count the pixels on disk."""
         picture = Image.fromarray(np.stack([RAMP] * 3, -1))
         exif = Image.Exif()
         exif[0x0112] = 6  # to be turned by a quarter
@@ -173,7 +173,7 @@ class TestOpenImage:
 
     @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.gif", "x.webp", "x.tif"])
     def test_cut_off_anywhere(self, tmp_path: Path, name: str) -> None:
-        """A file that is cut off is refused, or only lacks bytes that do not matter; it never gives another image."""
+        """A file that was cut off is refused, or read without what does not matter; never as another image."""
         rng = np.random.default_rng(0)
         Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(tmp_path / name)
         whole, content = open_image(tmp_path / name), (tmp_path / name).read_bytes()

@@ -123,7 +123,7 @@ class TestReadSample:
             boxes = read_sample(record, release_of(picture.parent)).boxes
             assert boxes.tolist() == [[1, 1, 2, 2], list(box)] and boxes.canvas_size == (6, 8)
         else:
-            with pytest.raises(ValueError, match=r"the boxes of image 7, .* are not inside of its 8 x 6 pixels \(W x"):
+            with pytest.raises(ValueError, match=r"the boxes of image 7, .* are not inside its 8 x 6 pixels \(W x"):
                 read_sample(record, release_of(picture.parent))
 
     def test_no_boxes_are_known_boxes(self, picture: Path) -> None:

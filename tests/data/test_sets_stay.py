@@ -1,9 +1,9 @@
-"""Published numbers depend on Stamps and on the digits: no label and no pixel of them may move.
+"""Published figures are based on Stamps and on the digits: no label and no pixel of them may move.
 
 Labels and places are compared exactly. Pixels are compared with images that the code drew when the figures were
 published, by two levels of 255, since other processors and other versions of Pillow round otherwise:
 
-    python tests/data/test_sets_stay.py    # draws the images again, if you want to change pixels
+    python tests/data/test_sets_stay.py    # draws the images again, to change pixels on purpose
 """
 
 import hashlib
