@@ -150,16 +150,9 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
 
 
 def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | None = None) -> Tensor:
-    """How much each position of a part of the classified map adds to the logits (eq. 5, before its sum).
+    """How much each position of a part (N, D, H, W) of the classified map adds to the logits (eq. 5, before its sum).
 
-    Args:
-        aim: the model.
-        part: of the classified map, (N, D, H, W).
-        features: what it is a part of.
-        classes: K class numbers; all of them if None.
-
-    Returns:
-        (N, K, H, W), float32 at least.
+    (N, K, H, W), float32 at least, for K class numbers, or for all classes.
     """
     with without_autocast(part):
         weight = linear_classifier(aim).weight if classes is None else linear_classifier(aim).weight[classes]

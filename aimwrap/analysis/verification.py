@@ -80,7 +80,7 @@ def verify(
     generator = torch.Generator().manual_seed(seed)
     second = inside(model, SecondLook)
     if second is not None and plain is not None:
-        raise ValueError("plain is compared with AIM's own masks: verify(second.first, images, plain)")
+        raise ValueError("plain is compared with an AIM, not with a second look: verify(second.first, images, plain)")
     aim = unwrap(model) if second is None else second.first
     with evaluating(aim if second is None else second), kept_random_state():
         shown = with_progress(batches, "checking guarantees") if progress else batches

@@ -141,21 +141,21 @@ def inspect_backbone(
         measured.parameters,
         measured.macs,
         models[-1].taps,
-        _found_by(found),
+        f"{found.found_by}; one resolution, so numbers count its {len(found.blocks)} blocks"
+        if _counts_blocks(found)
+        else found.found_by,
         head,
         {model.stages: model.cost() for model in models},
     )
 
 
-def _found_by(found: Stages) -> str:
-    if found.blocks and len(found.nodes) < 2:
-        return f"{found.found_by}; one resolution, so numbers count its {len(found.blocks)} blocks"
-    return found.found_by
+def _counts_blocks(found: Stages) -> bool:
+    return bool(found.blocks) and len(found.nodes) < 2
 
 
 def _choices(found: Stages) -> list[list[Stage]]:
     """Choices of stages, from the deepest alone to all of them; of blocks, three of them by thirds, and fewer."""
-    if found.blocks and len(found.nodes) < 2:
+    if _counts_blocks(found):
         count = len(found.blocks)
         indices = sorted({round(count * share / 3) - 1 for share in (1, 2, 3)} - {-1})
         stages: list[Stage] = [index if count - 1 > HIGHEST_STAGE else found.blocks[index].node for index in indices]
@@ -171,8 +171,8 @@ def import_backbone(path: str) -> nn.Module:
     except Exception as error:  # of custom code, which may raise anything
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
-            f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, of something that Python "
-            "finds from here"
+            f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, with a module that "
+            "Python can import from here"
         ) from error
     try:
         built = found() if callable(found) and not isinstance(found, nn.Module) else found

@@ -203,7 +203,7 @@ def _check_history(
     if isinstance(masks_by_epoch, Mapping) or not masks_by_epoch:
         raise ValueError(
             "masks_by_epoch must be a list of (epoch, masks) with at least one epoch, got "
-            f"{masks_by_epoch.__class__.__name__} of {len(masks_by_epoch)}: of a dict, list(masks_by_epoch.items())."
+            f"{masks_by_epoch.__class__.__name__} of {len(masks_by_epoch)}: list(the_dict.items()) makes one."
         )
     history: dict[Stage, list[Tensor]] = {}
     known: list[Stage] = []
@@ -230,7 +230,7 @@ def _masks_of(name: str, masks: Mapping[Stage, Tensor], count: int) -> dict[Stag
     if not isinstance(masks, Mapping) or not masks:
         raise ValueError(
             f"{name} must be a dict from stage to mask with at least one stage, got "
-            f"{'an empty one' if isinstance(masks, Mapping) else type(masks).__name__}: output.masks is one."
+            f"{'an empty one' if isinstance(masks, Mapping) else type(masks).__name__}: for instance output.masks."
         )
     return {stage: mask_of(f"{name}[{stage!r}]", mask, count) for stage, mask in masks.items()}
 

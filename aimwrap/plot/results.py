@@ -113,7 +113,11 @@ def plot_results(
                 continue
             level = (chance or {}).get(_measure(panel))
             shared = [row for other, rows in checked.items() for row in rows if _measure(other) == _measure(panel)]
-            _draw_panel(axes, checked[panel], methods, baseline, level, _limits(shared, level))
+            values = [value for row in shared for value in (row.value, row.low, row.high, *row.seeds)]
+            values += [] if level is None else [level]
+            low, high = min(values), max(values)
+            margin = 0.12 * (high - low) or 0.05 * abs(high) or 0.5  # for the numbers at the ends of the axis
+            _draw_panel(axes, checked[panel], methods, baseline, level, (low - margin, high + margin))
             axes.set_title(titles[panel], fontsize=TEXT + 1)
             axes.set_yticks(range(len(methods)), labels if j == 0 else [""] * len(methods), fontsize=TEXT)
             if j == 0 and isinstance(panel, tuple):
@@ -205,15 +209,6 @@ def _draw_panel(
     axes.grid(axis="x", color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _limits(rows: Sequence[Result], level: float | None) -> tuple[float, float]:
-    """Of an axis, with room for the numbers at its ends."""
-    values = [value for row in rows for value in (row.value, row.low, row.high, *row.seeds)]
-    values += [] if level is None else [level]
-    low, high = min(values), max(values)
-    margin = 0.12 * (high - low) or 0.05 * abs(high) or 0.5
-    return low - margin, high + margin
 
 
 def _explain_results(
