@@ -132,7 +132,7 @@ def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: Backb
         parameter.requires_grad_(False)
         parameter.grad = torch.ones_like(parameter)
     layers = [module for module in backbone.modules() if not list(module.children())]
-    for module in layers:  # hooks on what holds others are kept by another way of tapping (tests/taps/test_habits.py)
+    for module in layers:  # hooks on what holds others are kept by hooks (tests/taps/test_tapped_hooks.py)
         module.register_forward_hook(lambda *_: fired.append("forward"))
         module.register_forward_pre_hook(lambda *_: fired.append("pre"))
     before = snapshot(backbone)

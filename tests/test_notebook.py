@@ -1,4 +1,4 @@
-"""What notebooks show: the numbers of the result, in HTML that needs no other file and runs no name as code."""
+"""What notebooks show: the numbers of the result, in HTML that needs no other file and lets no name run."""
 
 from __future__ import annotations
 
@@ -174,9 +174,9 @@ def test_an_interval_is_drawn_to_scale() -> None:
 def test_an_area_curve_ends_with_the_model_s_own_masks(worst: float | None) -> None:
     points = [AreaPoint(asked, 0.26, {2: 0.25}, 0.7, 0.6, 0.8, worst) for asked in (0.25, None)]
     page = Page(AreaCurve((points[0],), points[1], 80))
-    beside = [] if worst is None else ["0.400"]
-    assert page.rows[1] == ["0.25", "0.260", " 0.700 [0.600, 0.800]", *beside]
-    assert page.rows[2][0] == "the model's own" and len(page.rows[0]) == 3 + len(beside)
+    more = [] if worst is None else ["0.400"]
+    assert page.rows[1] == ["0.25", "0.260", " 0.700 [0.600, 0.800]", *more]
+    assert page.rows[2][0] == "the model's own" and len(page.rows[0]) == 3 + len(more)
     assert "Of 80 images." in page.text
 
 

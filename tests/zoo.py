@@ -263,6 +263,10 @@ def lively(model: AIM) -> AIM:
     return model
 
 
+def lively_aim(head: str = "paper", stages: tuple = (2, 3), **arguments: object) -> AIM:
+    return lively(aim(head, stages, **arguments)).eval()
+
+
 def balanced(model: AIM, images: Tensor) -> AIM:
     """Move each estimator's bias so that about half of the positions of these images have a positive logit."""
     twin = copy.deepcopy(model)

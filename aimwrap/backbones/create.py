@@ -40,17 +40,7 @@ def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None)
 
 
 def find_builder(name: str) -> tuple[str, str]:
-    """Which library has a model of that name.
-
-    Args:
-        name: as for :func:`create_backbone`.
-
-    Returns:
-        ``"timm"`` or ``"torchvision"``, and the model's name there.
-
-    Raises:
-        ValueError: if neither has.
-    """
+    """Whether ``"timm"`` or ``"torchvision"`` has a model of that name, and its name there; a ValueError if neither."""
     library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
     if library != "torchvision" and timm.is_model(model):
         return "timm", model

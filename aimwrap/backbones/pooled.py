@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .._numerics import without_autocast
+from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..metrics import class_activation_map
 from ..model import AIM
 from ..taps import FINAL, tap_backbone
 
-_NEAR = 1e-3  # of the largest feature: rounding is far below it, and another way of pooling far above
+_NEAR = 1e-3  # of the largest feature: rounding is far below it, and other pooling far above
 
 
 class PooledClassifier:
@@ -51,10 +52,10 @@ class PooledClassifier:
     """
 
     def __init__(self, classifier: nn.Module, argument: str = "classifier") -> None:
-        inner: nn.Module = getattr(classifier, "_orig_mod", getattr(classifier, "module", classifier))
+        inner = unwrap(classifier)
         if isinstance(inner, AIM):
             raise TypeError(
-                f"{argument} must be the classifier without AIM, got an AIM; pass the backbone trained by itself"
+                f"{argument} must be the classifier without AIM, got an AIM; pass the network trained without it"
             )
         with evaluating(inner), torch.no_grad():
             try:

@@ -32,12 +32,12 @@ def tapped(model: nn.Module, *stages: int | str) -> TappedBackbone:
     return tap_backbone(model, list(stages)).backbone
 
 
-def test_layers_after_the_deepest_tap_are_gone() -> None:
+def test_what_comes_after_the_deepest_tap_is_gone() -> None:
     names = {name for name, _ in tapped(HeadConvNet(), "block1").named_parameters()}
     assert {name.split(".")[0] for name in names} == {"stem", "block0", "block1"}
 
 
-def test_layers_after_the_tap_are_not_run() -> None:
+def test_what_comes_after_the_tap_is_not_run() -> None:
     model = TinyNet()
     ran: list[str] = []
     for name in ("block2", "fc"):
@@ -415,7 +415,7 @@ def test_no_graph_overwrites_a_parameter() -> None:
 
 
 class Neutral(TinyNet):
-    """Assigns to a parameter what it is already, so that a comparison does not show whether it was overwritten."""
+    """Assigns to a parameter what it is already, so that no value shows whether it was overwritten."""
 
     def __init__(self) -> None:
         super().__init__()

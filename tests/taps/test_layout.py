@@ -21,7 +21,7 @@ IMAGES = (1, 3, 224, 224)
         ((1, 50, 8), {(14, 14), (7, 7)}, Layout("tokens", 1, (7, 7), (224, 224))),
         ((1, 728, 8), {(27, 27)}, None),  # one token too few
         ((1, 300, 8), {(14, 14)}, None),  # 104 tokens too many
-        ((1, 196, 8), (), None),  # no map was seen that shows the order of the tokens
+        ((1, 196, 8), (), None),  # no map was seen that says how tokens are arranged
         ((1, 8), {(14, 14)}, None),
         ((), {(14, 14)}, None),
     ],

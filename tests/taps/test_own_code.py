@@ -16,7 +16,7 @@ from zoo import WAYS_OF_COPYING, Branching, TinyNet, copied, small_twins
 from aimwrap import AIM, AIMLoss
 from aimwrap.taps import TappedBackbone, tap_backbone
 from aimwrap.taps.hooks import HookProgram
-from aimwrap.taps.intermediates import IntermediatesProgram
+from aimwrap.taps.usage import IntermediatesProgram
 
 
 def program_of(backbone: TappedBackbone) -> type:
@@ -112,7 +112,7 @@ def test_freezing_by_hooks_and_by_intermediates() -> None:
 
 
 class OverwrittenBehind(Branching):
-    """The output of a module is changed in place by the function after it."""
+    """What a module returns is changed in place by the function after it."""
 
     def features(self, x: Tensor) -> Tensor:
         x = self.block2(self.block1(self.block0(self.stem(x))))
@@ -330,7 +330,7 @@ def test_torchvisions_vits_train_for_a_step_by_block_index(name: str) -> None:
 
 
 def test_a_graph_that_gives_other_values_than_the_module_is_not_used() -> None:
-    """The map is the module's output; its last graph node is a number made on the way."""
+    """The map is the module's output; its last graph node is a number made in between."""
 
     class Reports(nn.Module):
         def __init__(self) -> None:
@@ -423,7 +423,7 @@ def test_what_hooked_backbones_cost_is_counted() -> None:
 
 
 class ByHalves(Branching):
-    """Shrinks large images first: another way through the forward than when it was wrapped."""
+    """Shrinks large images first: another path through the forward than when it was wrapped."""
 
     def __init__(self) -> None:
         super().__init__()

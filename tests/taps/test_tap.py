@@ -176,8 +176,8 @@ def test_a_named_channels_last_node_becomes_channels_first() -> None:
     [
         ((1, 14, 14, 384), True),
         ((1, 384, 14, 14), False),
-        ((1, 14, 14, 14), False),  # both fit: unchanged
-        ((1, 28, 28, 24), True),  # 24 is 28 except for rounding
+        ((1, 14, 14, 14), False),  # both fit: as it is
+        ((1, 28, 28, 24), True),  # 24 is 28 except for a rounding
         ((1, 24, 28, 28), False),
         ((1, 24, 27, 27), False),
         ((1, 197, 768), False),
