@@ -14,6 +14,7 @@ from torchvision.ops import roi_align
 from ._checks import check_images
 from ._numerics import wide_dtype, without_autocast
 from .analysis.explanation import evaluating, linear_classifier, unwrap
+from .base import fresh_linear
 from .output import AIMOutput
 from .resizing import resize_to
 from .taps import FINAL
@@ -78,9 +79,7 @@ class SecondLook(nn.Module):
         _check_arguments(margin, least, fill)
         self.first = first
         self.margin, self.least, self.fill = margin, least, fill
-        self.classifier = nn.Linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
-        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = fresh_linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
 
     def forward(self, images: Tensor) -> SecondLookOutput:
         """Look twice.

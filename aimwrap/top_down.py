@@ -8,17 +8,15 @@ over positions, which is all that the classifiers read. All lists run shallow to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from ._choices import Head as Head
+from ._choices import Pooling as Pooling
 from ._numerics import wide_dtype
 from .resizing import resize_to, sum_to
-
-Pooling = Literal["active", "all"]
 
 
 def union(a: Tensor, b: Tensor) -> Tensor:

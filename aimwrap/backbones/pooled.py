@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._numerics import without_autocast
+from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..metrics import class_activation_map
 from ..model import AIM
@@ -51,7 +52,7 @@ class PooledClassifier:
     """
 
     def __init__(self, classifier: nn.Module, argument: str = "classifier") -> None:
-        inner: nn.Module = getattr(classifier, "_orig_mod", getattr(classifier, "module", classifier))
+        inner = unwrap(classifier)
         if isinstance(inner, AIM):
             raise TypeError(
                 f"{argument} must be the classifier without AIM, got an AIM; pass the backbone trained by itself"

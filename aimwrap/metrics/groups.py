@@ -148,6 +148,6 @@ def weighted_average(accuracies: Tensor, shares: Tensor) -> Tensor:
 
 
 def check_num_groups(num_groups: int) -> None:
-    """Refuse to count in no group at all."""
+    """There is a group at all."""
     if num_groups < 1:
         raise ValueError(f"num_groups must be at least 1, got {num_groups}.")

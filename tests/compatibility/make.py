@@ -65,7 +65,7 @@ def make_model(folder: Path, head: str) -> AIM:
 def make_at_96(folder: Path) -> None:
     """Masks of several positions: at the other size the deepest mask has one, whose estimator learns nothing.
 
-    Added later, by the same commit, from the saved models: python -c "import make; make.make_at_96(make.HERE / 'model')"
+    Added later, by the same commit, from the saved models: import make; make.make_at_96(make.HERE / "model")
     """
     torch.set_num_threads(1)
     assert HERE not in Path(aimwrap.__file__).parents

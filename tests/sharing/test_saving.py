@@ -313,7 +313,7 @@ def test_no_object_of_the_users_is_kept() -> None:
     assert alive() is None
     assert not any(kept is arguments for kept in gc.get_referrers(arguments) if kept is not locals())
     arguments["num_classes"] = 99
-    assert json.loads(model._recipe.backbone.arguments)["num_classes"] == 5
+    assert json.loads(model._recipe.builder[1])["num_classes"] == 5
     backbone = TinyNet()
     model, alive = aim(backbone), weakref.ref(backbone)
     del backbone
