@@ -321,7 +321,7 @@ def _check_parity(exported: Exported, path: Path, tolerance: float) -> None:
         return
     other = "dynamic_size=False (--fixed-size), or another" if "height" in exported.dynamic else "Another"
     raise ParityError(
-        f"{path} was not written: it would not compute what the model computes. {'; '.join(map(str, failed))}; allowed "
+        f"{path} was not written: it would not compute what the model computes: {'; '.join(map(str, failed))}; allowed "
         f"are {tolerance:.1e} and {LEAST_AGREEMENT:.1%}. It was tried on images of "
         f"{', '.join(map(str, exported.tried))}. {other} version of torch or of the format's runtime may do better; "
         "in Python, tolerance= allows more",
