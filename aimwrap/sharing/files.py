@@ -19,7 +19,8 @@ from .._files import checksum
 from ..preprocessing import Preprocessing, checked_preprocessing
 from .recipe import decoded_json
 
-FORMAT = {"format": "aimwrap", "format_version": 1}  # raised by whatever an older aimwrap would compute wrongly
+# The version is raised by whatever an older aimwrap would compute wrongly.
+FORMAT: dict[str, Any] = {"format": "aimwrap", "format_version": 1}
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
@@ -45,7 +46,7 @@ _CONTENT = {
     "weights": {"bytes": int, "sha256": str},
     "versions": dict,  # of what the model was saved with
 }
-_EXPECTED = {str: "a string", int: "a positive integer", dict: "an object", list: "a list"}
+_EXPECTED: dict[type, str] = {str: "a string", int: "a positive integer", dict: "an object", list: "a list"}
 
 
 def read_config(path: Path) -> Config:
@@ -100,7 +101,7 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
         return value
     if isinstance(kind, tuple):
         return None if value is None else _checked(value, kind[0], where)
-    outer = kind if isinstance(kind, type) else type(kind)
+    outer: Any = kind if isinstance(kind, type) else type(kind)
     if type(value) is not outer or (outer is int and value < 1):
         raise ValueError(f"{where!r} must be {_EXPECTED[outer]}, got {value!r:.80}")
     if isinstance(kind, list):

@@ -6,6 +6,7 @@ import inspect
 import json
 import platform
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -217,7 +218,6 @@ def _is_channels_last(module: nn.Module) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__
-
+    ours: str = import_module("aimwrap").__version__  # by name: it is imported already, and imports this module
     libraries = {name: version(name) for name in ("torch", "torchvision", "timm")}
-    return {"aimwrap": __version__, **libraries, "python": platform.python_version()}
+    return {"aimwrap": ours, **libraries, "python": platform.python_version()}
