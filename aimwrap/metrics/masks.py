@@ -112,17 +112,11 @@ def mask_precision(
 def mask_recall(mask: Tensor, object_mask: Tensor, *, threshold: float | None = 0.5, empty: float = math.nan) -> Tensor:
     """Share of the object that the mask covers. A mask that is on everywhere scores 1.
 
-    Args:
-        mask: (N, 1, h, w) or (N, h, w), exactly 0 or 1, resized as for :func:`mask_precision`.
-        object_mask: (N, H, W) or (N, 1, H, W).
-        threshold: as for :func:`mask_precision`.
-        empty: the score where no position belongs to the object and recall is undefined. NaN by default.
+    Arguments and errors as for :func:`mask_precision`, but ``empty`` is the score where no position belongs to the
+    object.
 
     Returns:
         (N,) float32, from 0 to 1.
-
-    Raises:
-        ValueError: as :func:`mask_precision`.
 
     >>> mask_recall(torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[0, 1, 1, 1]]]))
     tensor([0.3333])
@@ -134,20 +128,12 @@ def mask_recall(mask: Tensor, object_mask: Tensor, *, threshold: float | None = 
 def mask_iou(mask: Tensor, object_mask: Tensor, *, threshold: float | None = 0.5, empty: float = math.nan) -> Tensor:
     """Intersection over union of mask and object. A mask that is on everywhere scores the object's share of the image.
 
-    With a soft object the union is the sum over positions of the larger of the two.
-
-    Args:
-        mask: (N, 1, h, w) or (N, h, w), exactly 0 or 1, resized as for :func:`mask_precision`.
-        object_mask: (N, H, W) or (N, 1, H, W).
-        threshold: as for :func:`mask_precision`.
-        empty: the score where mask and object are both empty. NaN by default; 1 counts that as agreement. Where
-            only one of them is empty, the score is 0.
+    With a soft object the union is the sum over positions of the larger of the two. Arguments and errors as for
+    :func:`mask_precision`, but ``empty`` is the score where mask and object are both empty; 1 counts that as agreement.
+    Where only one of them is empty, the score is 0.
 
     Returns:
         (N,) float32, from 0 to 1.
-
-    Raises:
-        ValueError: as :func:`mask_precision`.
 
     >>> mask_iou(torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[0, 1, 1, 1]]]))
     tensor([0.2500])

@@ -57,17 +57,9 @@ class EnergyPointingGame(_PerImage):
 
     :meth:`per_image` returns each image's values.
 
-    Args:
-        negatives: this and the others as for :func:`~aimwrap.metrics.energy_pointing_game`.
-        threshold: as there.
-        empty_object: 0 counts the image as a miss in the means, NaN leaves it out.
-        zero_energy: also 0 or NaN.
-        resolution: as there.
-        interpolation: as there.
-        **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
-
-    Raises:
-        ValueError: if a choice is unknown; in ``update``, as :func:`~aimwrap.metrics.energy_pointing_game`.
+    Arguments and errors as for :func:`~aimwrap.metrics.energy_pointing_game`: with 0 for ``empty_object`` or
+    ``zero_energy`` such an image counts as a miss in the means, with NaN it is left out. Other keywords, such as
+    ``compute_on_cpu``, are those of ``torchmetrics.Metric``.
 
     >>> metric = EnergyPointingGame()
     >>> metric.update(torch.tensor([[[3.0, 1.0]], [[0.0, 2.0]]]), torch.tensor([[[1, 0]], [[1, 0]]]))
@@ -146,16 +138,8 @@ class PointingGame(_PerImage):
 
     :meth:`per_image` returns each image's score.
 
-    Args:
-        tolerance: as for :func:`~aimwrap.metrics.pointing_game`.
-        threshold: as there.
-        empty_object: as there; 0 counts the image as a miss, NaN leaves it out.
-        constant_map: as there.
-        interpolation: as there.
-        **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
-
-    Raises:
-        ValueError: if a choice is unknown; in ``update``, as :func:`~aimwrap.metrics.pointing_game`.
+    Arguments and errors as for :func:`~aimwrap.metrics.pointing_game`: with 0 for ``empty_object`` or ``constant_map``
+    such an image counts as a miss, with NaN it is left out. Other keywords are those of ``torchmetrics.Metric``.
 
     >>> metric = PointingGame(tolerance=0)
     >>> metric.update(torch.tensor([[[3.0, 1.0]], [[0.0, 2.0]]]), torch.tensor([[[1, 0]], [[1, 0]]]))

@@ -27,7 +27,7 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
         classes: (N,), the class to explain in each image, usually the predicted one.
 
     Returns:
-        (N, H, W), float32 at least, not clamped: negative values speak against the class.
+        (N, H, W), float32 at least, not clamped: negative values are evidence against the class.
 
     Raises:
         ValueError: if the shapes do not fit.
