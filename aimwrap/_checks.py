@@ -138,7 +138,7 @@ def check_classification_loss(loss: nn.Module | None) -> None:
 
 
 def check_output(output: Any, tau: Tensor) -> None:
-    """What AIM returns, with as many stages as tau has values."""
+    """An AIMOutput, with as many stages as tau has values."""
     if not hasattr(output, "stage_logits"):
         raise TypeError(
             f"AIMLoss takes the AIMOutput that AIM returns, got {type(output).__name__}; "
@@ -152,7 +152,7 @@ def check_output(output: Any, tau: Tensor) -> None:
 
 
 def number_of_classes(asked: int | None, tapped: TappedModel) -> int:
-    """What was asked for, or what the backbone's own classifier gives."""
+    """The number that was asked for, or that of the backbone's own classifier."""
     if asked is not None:
         return asked
     if tapped.num_classes is None:

@@ -17,7 +17,7 @@ _RECORDED = ("input_size", "mean", "std")  # without these, timm would fall back
 
 
 class Preprocessing(NamedTuple):
-    """How an image becomes what a model takes, in evaluation.
+    """The steps from an image to a model's input, in evaluation.
 
     Attributes:
         image_size: (H, W) of the images that the model takes.
@@ -25,7 +25,7 @@ class Preprocessing(NamedTuple):
         std: per channel.
         interpolation: ``"bilinear"``, ``"bicubic"`` or another of torchvision's names.
         crop: share of the resized image's shorter side that the central crop keeps; timm's ``crop_pct``.
-        squash: whether both sides are resized to the given size, whatever the image's proportions; else these are kept.
+        squash: whether images are resized to the given size without keeping their proportions.
 
     Example:
         >>> import torch

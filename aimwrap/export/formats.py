@@ -35,7 +35,7 @@ METADATA_FILE = "aimwrap.json"  # inside a .pt2
 
 
 class Exported(NamedTuple):
-    """What was written, and how far it is from the model; ``print`` shows it as a table.
+    """The written artefact, and how far it is from the model; ``print`` shows it as a table.
 
     Attributes:
         path: of the artefact.
@@ -247,7 +247,7 @@ def _export(
     images: Tensor | None = None,
     tolerance: float = 1e-3,
 ) -> Exported:
-    """What the three functions do; the defaults are those of :func:`export_onnx`."""
+    """All three exports; the defaults are those of :func:`export_onnx`."""
     path = Path(path)
     if path.suffix != writer.suffix:
         raise ValueError(f"path must end in {writer.suffix} for {writer.format}, got {path}")
@@ -330,14 +330,14 @@ def _check_parity(exported: Exported, path: Path, tolerance: float) -> None:
 
 
 def _why_fixed(serving: ServingModel) -> str | None:
-    """Where trying for any size would not end: torch computed for ten minutes on a small EfficientNet-Lite0."""
+    """Why any size is not even tried: torch computed for ten minutes on a small EfficientNet-Lite0."""
     if any(isinstance(part, (Conv2dSame, MaxPool2dSame, AvgPool2dSame)) for part in serving.modules()):
         return "the backbone pads as TensorFlow does, by rounded sizes, for which torch.export takes very long"
     return None
 
 
 def _check_ranges(program: Any) -> None:
-    """Whether torch has narrowed a free axis to what it saw."""
+    """Refuse a program for which torch has narrowed a free axis to the size that it was traced with."""
     for axis, allowed in program.range_constraints.items():
         if allowed.is_int and allowed.upper < LARGEST_BATCH:
             raise ValueError(f"the backbone allows at most {allowed.upper} along axis {axis}, which is not any size")

@@ -83,7 +83,7 @@ def _snippet(model: AIMBase, location: str) -> str:
 
 
 def facts_of(model: AIMBase) -> list[tuple[str, str]]:
-    """What a model is, in words, by name."""
+    """A model's properties in words, by name."""
     named = model._recipe.named()
     facts = [
         ("backbone", model._recipe.was if named is None else named[0]),
@@ -104,7 +104,7 @@ def facts_of(model: AIMBase) -> list[tuple[str, str]]:
 
 
 def listed_classes(num_classes: int, names: Sequence[str] | None) -> str:
-    """How many classes there are, and the first ones' names.
+    """The number of classes, and the first names.
 
     >>> listed_classes(2, ("cat", "dog"))
     '2: cat, dog'
@@ -116,7 +116,7 @@ def listed_classes(num_classes: int, names: Sequence[str] | None) -> str:
 
 
 def prepared_as(images: Preprocessing) -> str:
-    """How images are prepared, in words.
+    """The preprocessing of images in words.
 
     >>> from aimwrap import Preprocessing
     >>> prepared_as(Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))

@@ -49,12 +49,12 @@ class Shareable:
     ) -> str | None:
         """Save the model into a folder: ``config.json``, ``model.safetensors`` and ``README.md``, a model card.
 
-        What is not saved: what is frozen, the training mode, and the backbone's classifier, which is not part of the
-        model. A model inside ``DistributedDataParallel`` is saved as ``wrapper.module``, by one process.
+        Not saved are what is frozen, the training mode, and the backbone's classifier, which is not part of the model.
+        A model inside ``DistributedDataParallel`` is saved as ``wrapper.module``, by one process.
 
         Args:
             save_directory: the folder; it is made if it is not there. A model that was saved there is replaced; a card
-                only while it has the line that says so. Links in it become files, and what they lead to stays.
+                only while it has the line that says so. Links in it become files; the files that they point to stay.
             metrics: what to show in the card, by name: a number each, or ``(value, low, high)``. NaN is shown as
                 undefined.
             class_names: assigned to ``model.class_names`` first, unless None.
@@ -250,16 +250,16 @@ def _check_keywords(given: Mapping[str, Any]) -> None:
 
 
 def _check_readable(config: Path) -> None:
-    """What would be refused when it is loaded is not saved."""
+    """Refuse to save a config that would be refused when it is loaded."""
     try:
         read_config(config)
     except ValueError as error:
-        what = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
-        raise ValueError(f"the model cannot be saved as it is: {what}") from error
+        wrong = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
+        raise ValueError(f"the model cannot be saved as it is: {wrong}") from error
 
 
 def _is_folder(source: str | Path) -> bool:
-    """Whether something on this machine is meant: a ``Path``, what exists, or what is written like a path."""
+    """Whether this is a folder here and not a repository: a ``Path``, an existing path, or written like a path."""
     return isinstance(source, Path) or os.path.exists(source) or source.startswith((".", "/", "~")) or "\\" in source
 
 

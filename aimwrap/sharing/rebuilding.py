@@ -147,7 +147,7 @@ def _common(model: AIMBase, name: str) -> float | None:
 
 
 def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.Module | str, dict[str, Any]]:
-    """What to wrap, and the arguments to build it with if it is a name."""
+    """The backbone or its name, and the arguments to build it if it is a name."""
     if backbone is not None:
         return backbone, {}
     if config["backbone"] is None:
@@ -174,7 +174,7 @@ def _refused_by(cls: type, where: str, error: Exception) -> TypeError:
 
 
 def _takes(base: type, source: nn.Module | str, arguments: dict[str, Any]) -> bool:
-    """Whether AIM itself can be built with what a class of it could not."""
+    """Whether AIM itself can be built with the arguments that a subclass refused."""
     try:
         with torch.random.fork_rng(devices=[]):
             base(source, **arguments)
@@ -194,7 +194,7 @@ def _way_out(config: Config) -> str:
 
 
 def _difference(model: AIMBase, config: Config) -> str | None:
-    """What of the tapped maps is not as it was saved."""
+    """How the tapped maps differ from the saved ones, if they do."""
     now = [_recorded(tap) for tap in (*model.taps, *([model.classified] if model.classified else []))]
     then = [*config["taps"], *([config["classified"]] if config["classified"] else [])]
     if len(now) != len(then):

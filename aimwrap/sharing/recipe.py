@@ -35,7 +35,7 @@ _OF_TORCH = set(vars(nn.Module()))
 
 
 class Likeness(NamedTuple):
-    """What a module was when it was wrapped, so that it can be recognised later without being kept.
+    """Marks of a module, taken when it was wrapped, to recognise it later without keeping it.
 
     Attributes:
         fingerprint: of all its modules' classes, plain values and shapes.
@@ -47,7 +47,7 @@ class Likeness(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What :class:`~aimwrap.AIM` was built with and does not keep as attributes.
+    """The arguments of :class:`~aimwrap.AIM` that it does not keep as attributes.
 
     Attributes:
         was: the backbone's name, or its module's class: for messages.
