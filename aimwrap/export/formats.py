@@ -250,7 +250,7 @@ def _export(
     """All three exports; the defaults are those of :func:`export_onnx`."""
     path = Path(path)
     if path.suffix != writer.suffix:
-        raise ValueError(f"path must end in {writer.suffix} for {writer.format}, got {path}")
+        raise ValueError(f"path must end in {writer.suffix} for the format {writer.format}, got {path}")
     serving = ServingModel(model)
     if writer.format == "onnx":
         serving.cpu()
@@ -366,8 +366,8 @@ def _checked_size(
     least, probed = model._least_side, " x ".join(map(str, model._recipe.image_shape[1:]))
     if min(sides) < least:
         raise ValueError(
-            f"image_size must be at least {least} x {least}, one position of {model.variant}'s deepest map, got "
-            f"{height} x {width}; {probed} works"
+            f"image_size must be at least {least} x {least}, one position of {model.variant}'s deepest map, "
+            f"got {height} x {width}; {probed} works"
         )
     like = next(serving.parameters())
     try:
