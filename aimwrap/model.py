@@ -220,8 +220,8 @@ class AIM(AIMBase, Shareable):
         tapped = self._tapped(maps)
         features = self.top_down(tapped, maps.get(FINAL))  # T_l(S_l(x_l))
         if masks is None:
-            attention = self._estimated(maps)  # A_l, eq. 1
-            binary, selected = self._binarise(attention, noise_seeds)  # B_l, eq. 2
+            attention = self._scores(maps, bounded=True)  # A_l = M(S_l(x_l)), eq. 1
+            binary, selected = self._binarise(attention, noise_seeds)  # B_l = G(A_l), eq. 2
         else:
             attention, binary = [], given_masks(masks, self.stages, tapped)
             selected = binary
@@ -270,13 +270,13 @@ class AIM(AIMBase, Shareable):
             raise RuntimeError("predict() serves a trained model, and this one is in training mode; call model.eval()")
         areas = None if area is None else per_stage(area, len(self.stages), "area")
         maps = self.forward_backbone(images)
-        return self._decided(maps, self._estimated(maps, bounded=areas is None), areas)
+        return self._decided(maps, self._scores(maps, bounded=areas is None), areas)
 
     def _tapped(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         return [maps[str(stage)] for stage in self.stages]
 
-    def _estimated(self, maps: Mapping[str, Tensor], bounded: bool = True) -> list[Tensor]:
-        """A_l = M(S_l(x_l)), eq. 1; unbounded, also the order of the positions beyond the bound."""
+    def _scores(self, maps: Mapping[str, Tensor], bounded: bool = False) -> list[Tensor]:
+        """A_l = M(S_l(x_l)), eq. 1, or its values before ``logit_range`` bounds them, which order all positions."""
         estimators = zip(self.mask_estimators.values(), self.top_down.evidence(self._tapped(maps)), strict=True)
         return [(m if bounded else m.score)(*x) for m, x in estimators]  # type: ignore[operator]
 

@@ -138,7 +138,7 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
 def _predictions(aim: AIM, images: Tensor, asked: Sequence[float | None]) -> Iterable[Prediction]:
     """One per area, from one run of backbone and estimators."""
     maps = aim.forward_backbone(images)
-    scores = aim._estimated(maps, bounded=False)
+    scores = aim._scores(maps)
     for area in asked:
         yield aim._decided(maps, scores, None if area is None else [area] * len(scores))
 
