@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ._choices import Head, MaskNorm, Pooling
 from .taps import Stage, TappedModel
+
+
+def check_arguments(
+    *,
+    stages: Sequence[Stage],
+    tau: float | Sequence[float],
+    num_classes: int | None,
+    head: str,
+    width: int,
+    mask_width: int,
+    mask_norm: str,
+    logit_spread: float | None,
+    logit_range: float,
+    labels_move_area: bool,
+    pooling: str,
+    temperature: float,
+) -> dict[Stage, float]:
+    """AIM's arguments, as far as they can be checked without a backbone; returns each stage's declared area."""
+    area_of = areas_by_stage(stages, tau)
+    check_choices(head=(head, Head), mask_norm=(mask_norm, MaskNorm), pooling=(pooling, Pooling))
+    check_positive(width=width, mask_width=mask_width, temperature=temperature)
+    check_logit_bounds(logit_spread, logit_range)
+    if num_classes is not None:
+        check_positive(num_classes=num_classes)
+    if labels_move_area not in (True, False):
+        raise TypeError(f"labels_move_area must be True or False, got {labels_move_area!r}")
+    return area_of
 
 
 def areas_by_stage(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage, float]:
@@ -75,10 +104,19 @@ def check_choices(**choices: tuple[str, Any]) -> None:
 
 
 def check_positive(**values: float) -> None:
-    """Each argument, by name, is above zero."""
+    """Each argument, by name, is a number above zero."""
     for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def check_logit_bounds(logit_spread: float | None, logit_range: float) -> None:
+    """Each is a number above zero, or what leaves the logits free."""
+    for name, value, free in (("logit_spread", logit_spread, "None"), ("logit_range", logit_range, "math.inf")):
+        if value is None and free == "None":
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+            raise ValueError(f"{name} must be a positive number ({free} leaves the logits free), got {value!r}")
 
 
 def check_not_negative(**values: float) -> None:
@@ -100,7 +138,7 @@ def check_classification_loss(loss: nn.Module | None) -> None:
 
 
 def check_output(output: Any, tau: Tensor) -> None:
-    """What AIM returns, with as many stages as tau has values."""
+    """An AIMOutput, with as many stages as tau has values."""
     if not hasattr(output, "stage_logits"):
         raise TypeError(
             f"AIMLoss takes the AIMOutput that AIM returns, got {type(output).__name__}; "
@@ -114,10 +152,8 @@ def check_output(output: Any, tau: Tensor) -> None:
 
 
 def number_of_classes(asked: int | None, tapped: TappedModel) -> int:
-    """What was asked for, or what the backbone's own classifier gives."""
+    """The number that was asked for, or that of the backbone's own classifier."""
     if asked is not None:
-        if asked < 1:
-            raise ValueError(f"num_classes must be at least 1, got {asked}")
         return asked
     if tapped.num_classes is None:
         raise ValueError(

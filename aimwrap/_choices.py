@@ -16,6 +16,8 @@ DATA_SETS = {
 """File and class in ``aimwrap.data.sets`` by name. The doctor looks in this order: the surest evidence is first."""
 
 Head = Literal["paper", "feature-preserving"]
+MaskNorm = Literal["layer", "batch", "none"]
+Pooling = Literal["active", "all"]
 AreaPer = Literal["image", "batch"]
 ExportFormat = Literal["onnx", "pt2", "aotinductor"]
 FileFormat = Literal["jpg", "png"]

@@ -14,12 +14,12 @@ _UNFINISHED = ".unfinished-"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file takes the other's place once it is on the disk; else the other stays as it is.
+    """A path to write to, whose file replaces the given one once it is on the disk; on an error the given one stays.
 
-    Of a link, it takes the link's own place: what it leads to is not written to.
+    A link is replaced itself: the file that it points to is not changed.
 
     Args:
-        path: the file that is to be there.
+        path: the file to replace or to make.
 
     Yields:
         Where to write it.
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a killed process left it."""
+    """Whether the file was left by a killed process."""
     return path.name.startswith(_UNFINISHED)
 
 

@@ -1,4 +1,4 @@
-"""What has to be exact whatever autocast says."""
+"""Precision and random states: computations that stay exact under autocast, and generators that are restored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Give torch's generators back as they were."""
+    """Restore the states of torch's generators at the end."""
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         yield
 

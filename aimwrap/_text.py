@@ -90,3 +90,9 @@ def table(rows: Iterable[Sequence[str]], align: str = "", indent: str = "") -> s
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
     )
     return "\n".join(f"{indent}{line}".rstrip() for line in lines)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

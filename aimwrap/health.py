@@ -95,12 +95,10 @@ class _Seen:
             self.area, self.extreme, self.any_on, self.all_on = area, extreme, any_on, all_on
             self.first = mask.bool()
             return
-        self.area = self.area + area
-        self.extreme = self.extreme + extreme
-        if self.comparable and any_on.shape == self.any_on.shape:
+        self.area, self.extreme = self.area + area, self.extreme + extreme
+        self.comparable = self.comparable and any_on.shape == self.any_on.shape
+        if self.comparable:
             self.any_on, self.all_on = torch.maximum(self.any_on, any_on), torch.minimum(self.all_on, all_on)
-        else:
-            self.comparable = False
 
     @property
     def mean_area(self) -> float:
@@ -113,13 +111,9 @@ class _Seen:
 
     @property
     def one_for_all(self) -> bool:
-        return (
-            self.comparable
-            and self.images > 1
-            and self.any_on is not None
-            and self.all_on is not None
-            and torch.equal(self.any_on, self.all_on)
-        )
+        if self.any_on is None or self.all_on is None or not self.comparable:
+            return False
+        return self.images > 1 and torch.equal(self.any_on, self.all_on)
 
 
 @dataclass

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from einops import rearrange, reduce
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import check_choices
+from ._checks import check_choices, check_logit_bounds
+from ._choices import MaskNorm as MaskNorm
 from ._numerics import wide_dtype, without_autocast
 from .resizing import resize_to
-
-MaskNorm = Literal["layer", "batch", "none"]
 
 
 class ProjectedConv3x3(nn.Conv2d):
@@ -147,10 +144,7 @@ class MaskEstimator(nn.Module):
     ) -> None:
         super().__init__()
         check_choices(mask_norm=(norm, MaskNorm))
-        if logit_spread is not None and not logit_spread > 0:
-            raise ValueError(f"logit_spread must be positive (None to leave the logits free), got {logit_spread}")
-        if not logit_range > 0:
-            raise ValueError(f"logit_range must be positive (math.inf for no bound), got {logit_range}")
+        check_logit_bounds(logit_spread, logit_range)
         self.logit_spread = logit_spread
         self.logit_range = logit_range
         self.stem = ProjectedConv3x3(in_channels, width)

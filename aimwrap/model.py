@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ._checks import (
-    areas_by_stage,
-    check_choices,
+    check_arguments,
     check_images,
     check_noise_seeds,
-    check_positive,
     check_taps,
     given_masks,
     number_of_classes,
@@ -27,7 +25,7 @@ from .mask_estimator import MaskEstimator, MaskNorm
 from .output import AIMOutput, MaskedFeatures, Prediction
 from .preprocessing import preprocessing_of
 from .sharing import Shareable
-from .sharing.recipe import Recipe, backbone_record
+from .sharing.recipe import Recipe, builder_of
 from .taps import FINAL, Stage, tap_backbone
 from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
 
@@ -112,9 +110,20 @@ class AIM(AIMBase, Shareable):
         backbone_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        area_of = areas_by_stage(stages, tau)
-        check_choices(head=(head, Head), pooling=(pooling, Pooling))
-        check_positive(width=width, mask_width=mask_width, temperature=temperature)
+        area_of = check_arguments(
+            stages=stages,
+            tau=tau,
+            num_classes=num_classes,
+            head=head,
+            width=width,
+            mask_width=mask_width,
+            mask_norm=mask_norm,
+            logit_spread=logit_spread,
+            logit_range=logit_range,
+            labels_move_area=labels_move_area,
+            pooling=pooling,
+            temperature=temperature,
+        )
         name = backbone if isinstance(backbone, str) else None
         if isinstance(backbone, str):
             backbone = create_backbone(backbone, backbone_kwargs)
@@ -137,8 +146,8 @@ class AIM(AIMBase, Shareable):
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
         self.preprocessing = preprocessing_of(backbone)
         self.class_names = None
-        came_from = backbone_record(backbone, name, backbone_kwargs, self.in_channels)
-        self._recipe = Recipe(came_from, tapped.image_shape, width, mask_width, mask_norm)
+        made_by = builder_of(backbone, name, backbone_kwargs, self.in_channels)
+        self._recipe = Recipe(*made_by, tapped.image_shape, width, mask_width, mask_norm)
 
         channels, final = [tap.channels for tap in self.taps], tapped.final
         self.backbone = tapped.backbone
@@ -211,8 +220,8 @@ class AIM(AIMBase, Shareable):
         tapped = self._tapped(maps)
         features = self.top_down(tapped, maps.get(FINAL))  # T_l(S_l(x_l))
         if masks is None:
-            attention = self._estimated(tapped)  # A_l, eq. 1
-            binary, selected = self._binarise(attention, noise_seeds)  # B_l, eq. 2
+            attention = self._scores(maps, bounded=True)  # A_l = M(S_l(x_l)), eq. 1
+            binary, selected = self._binarise(attention, noise_seeds)  # B_l = G(A_l), eq. 2
         else:
             attention, binary = [], given_masks(masks, self.stages, tapped)
             selected = binary
@@ -261,20 +270,15 @@ class AIM(AIMBase, Shareable):
             raise RuntimeError("predict() serves a trained model, and this one is in training mode; call model.eval()")
         areas = None if area is None else per_stage(area, len(self.stages), "area")
         maps = self.forward_backbone(images)
-        logits = self._estimated(self._tapped(maps)) if areas is None else self._scores(maps)
-        return self._decided(maps, logits, areas)
+        return self._decided(maps, self._scores(maps, bounded=areas is None), areas)
 
     def _tapped(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         return [maps[str(stage)] for stage in self.stages]
 
-    def _estimated(self, tapped: list[Tensor]) -> list[Tensor]:
-        read = self.top_down.evidence(tapped)
-        return [m(*x) for m, x in zip(self.mask_estimators.values(), read, strict=True)]
-
-    def _scores(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
-        """A_l before it is bounded: the order of the positions beyond the bound too."""
-        read = self.top_down.evidence(self._tapped(maps))
-        return [m.score(*x) for m, x in zip(self.mask_estimators.values(), read, strict=True)]  # type: ignore[operator]
+    def _scores(self, maps: Mapping[str, Tensor], bounded: bool = False) -> list[Tensor]:
+        """A_l = M(S_l(x_l)), eq. 1, or its values before ``logit_range`` bounds them, which order all positions."""
+        estimators = zip(self.mask_estimators.values(), self.top_down.evidence(self._tapped(maps)), strict=True)
+        return [(m if bounded else m.score)(*x) for m, x in estimators]  # type: ignore[operator]
 
     def _decided(self, maps: Mapping[str, Tensor], scores: list[Tensor], areas: Sequence[float] | None) -> Prediction:
         """Eq. 2 without noise, or masks of exactly these areas; then eq. 3 and 5."""

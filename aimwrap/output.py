@@ -27,7 +27,7 @@ class AIMOutput(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What :meth:`aimwrap.AIM.predict` returns.
+    """The result of :meth:`aimwrap.AIM.predict`.
 
     Attributes:
         logits: the prediction, (N, K).
@@ -84,7 +84,7 @@ class MaskedFeatures:
 
     @property
     def features(self) -> dict[Stage, Tensor]:
-        """What is masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map, (N, D, h, w)."""
+        """The maps to be masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map, (N, D, h, w)."""
         return dict(zip(self.stages, self.transformed, strict=True))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ _RECORDED = ("input_size", "mean", "std")  # without these, timm would fall back
 
 
 class Preprocessing(NamedTuple):
-    """How an image becomes what a model takes, in evaluation.
+    """The steps from an image to a model's input, in evaluation.
 
     Attributes:
         image_size: (H, W) of the images that the model takes.
@@ -24,7 +25,7 @@ class Preprocessing(NamedTuple):
         std: per channel.
         interpolation: ``"bilinear"``, ``"bicubic"`` or another of torchvision's names.
         crop: share of the resized image's shorter side that the central crop keeps; timm's ``crop_pct``.
-        squash: whether both sides are resized to the given size, whatever the image's proportions; else these are kept.
+        squash: whether images are resized to the given size without keeping their proportions.
 
     Example:
         >>> import torch
@@ -136,6 +137,43 @@ def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
         float(data["crop_pct"]),
         data["crop_mode"] == "squash",
     )
+
+
+def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
+    """The same in plain numbers and tuples.
+
+    Raises:
+        TypeError: if it is not a Preprocessing, or its fields are not numbers.
+        ValueError: if images cannot be prepared so.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Preprocessing):
+        raise TypeError(
+            "preprocessing must be an aimwrap.Preprocessing(image_size, mean, std, ...) or None, got "
+            f"{type(given).__name__}"
+        )
+    try:
+        height, width = map(operator.index, given.image_size)
+        mean, std = (tuple(map(float, values)) for values in (given.mean, given.std))
+        crop = float(given.crop)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"preprocessing must have image_size (H, W), and one mean and one std per channel, got {given}"
+        ) from error
+    names = [method.value for method in InterpolationMode]
+    fits = {
+        "image_size of positive numbers": min(height, width) > 0,
+        "finite means": all(map(math.isfinite, mean)),
+        "a positive std": all(0 < value < math.inf for value in std),
+        "a crop in (0, 1]": 0 < crop <= 1,
+        f"an interpolation of {', '.join(names)}": given.interpolation in names,
+        "squash True or False": isinstance(given.squash, bool),
+    }
+    for expected, fit in fits.items():
+        if not fit:
+            raise ValueError(f"preprocessing must have {expected}, got {given}")
+    return Preprocessing((height, width), mean, std, given.interpolation, crop, given.squash)
 
 
 def preprocessing_of_weights(name: str, weights: Any) -> Preprocessing | None:

@@ -1,4 +1,4 @@
-"""A step beyond the paper: classify the image again by nothing but the pixels that the masks keep, enlarged."""
+"""A step beyond the paper: classify the image again, from only the pixels that the masks keep, enlarged."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from torchvision.ops import roi_align
 from ._checks import check_images
 from ._numerics import wide_dtype, without_autocast
 from .analysis.explanation import evaluating, linear_classifier, unwrap
+from .base import fresh_linear
 from .output import AIMOutput
 from .resizing import resize_to
 from .taps import FINAL
 
 
 class SecondLookOutput(NamedTuple):
-    """What both looks say.
+    """The results of both looks.
 
     Attributes:
         logits: the prediction, by the kept pixels alone, (N, K).
-        kept: which pixels the second look is shown, exactly 0 or 1, (N, 1, H, W).
-        boxes: what is enlarged of each image, (N, 4) as left, top, right, bottom in pixels.
+        kept: the pixels that the second look sees, exactly 0 or 1, (N, 1, H, W).
+        boxes: the part of each image that is enlarged, (N, 4) as left, top, right, bottom in pixels.
         first: the first look, which chose them.
     """
 
@@ -40,7 +41,7 @@ class SecondLook(nn.Module):
 
     A mask of features does not hide pixels, since a feature sees more of the image than its cell. Here everything but
     the merged mask, grown by a margin, becomes ``fill`` before the same backbone sees the image again. So, for given
-    masks, no other pixel can move these logits by a bit; how the masks came about is the first look's affair.
+    masks, no other pixel can move these logits by a bit; how the masks were made is up to the first look.
 
     The first look is always one in evaluation mode and without gradients. Only :attr:`classifier` is trained, by cross
     entropy, and since nothing before it moves, :meth:`features` of a data set can be cached.
@@ -48,7 +49,7 @@ class SecondLook(nn.Module):
     Args:
         model: a trained :class:`~aimwrap.AIM` with the feature-preserving head; shared, and left as it is.
         margin: positions of the merged mask's grid by which it is grown on every side.
-        least: no box is smaller than this share of the image's sides, so that nothing is enlarged beyond its inverse.
+        least: no box is smaller than this share of the image's sides: 0.3 enlarges at most 1 / 0.3 times.
         fill: what the other pixels become in all channels, in the images' own units: 0 is the mean colour of normalised
             ones.
 
@@ -78,9 +79,7 @@ class SecondLook(nn.Module):
         _check_arguments(margin, least, fill)
         self.first = first
         self.margin, self.least, self.fill = margin, least, fill
-        self.classifier = nn.Linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
-        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = fresh_linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
 
     def forward(self, images: Tensor) -> SecondLookOutput:
         """Look twice.
@@ -95,7 +94,7 @@ class SecondLook(nn.Module):
         return SecondLookOutput(self.classifier(closer.mean((2, 3))), kept, boxes, first)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the classifier reads, (N, D): as nothing before it is trained, it may be kept for all epochs."""
+        """The classifier's input, (N, D). Nothing before it is trained, so it may be kept for all epochs."""
         return self.look(images)[0].mean((2, 3))
 
     def logits_of(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
@@ -235,7 +234,7 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
-    """A second look's map where it belongs in the image.
+    """A second look's map, placed on the image.
 
     Args:
         heatmap: (N, h, w), over each image's box.
@@ -290,5 +289,5 @@ def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _begin(low: Tensor, high: Tensor, size: Tensor, length: int) -> Tensor:
-    """Where a box of a size begins that has an interval in its middle and is within the image."""
+    """Where a box begins that has this size, an interval in its middle, and its ends within the image."""
     return torch.minimum(((low + high - size) / 2).clamp(min=0), length - size)

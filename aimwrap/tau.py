@@ -129,7 +129,7 @@ class TauScheduler:
         return values if isinstance(self.target, tuple) else values[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the progress, the target and the curve; plain numbers and strings."""
+        """The progress, the target and the curve, for a resumed run; plain numbers and strings."""
         names = ("steps_done", "target", "length", "unit", "start", "curve")
         return {name: getattr(self, name) for name in names}
 

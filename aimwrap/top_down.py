@@ -1,24 +1,23 @@
 """The top-down pathway: what is masked at each stage, and how the masked maps become the one that is classified.
 
 Two heads, one interface. ``evidence`` gives, per stage, what the mask estimator reads; ``forward`` the features that
-the mask will select; ``masked`` applies the masks (eq. 3) and ``fuse`` merges the masked maps. ``means`` averages both
-over positions, which is all that the classifiers read. All lists run shallow to deep.
+the masks will select; ``masked`` applies the masks (eq. 3) and ``fuse`` merges the masked maps. ``means`` averages both
+over positions, which is all that the classifiers read. All lists run shallow to deep. Shapes: maps (N, C_l, H_l, W_l),
+masks (N, 1, H_l, W_l) of zeros and ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from ._choices import Head as Head
+from ._choices import Pooling as Pooling
 from ._numerics import wide_dtype
 from .resizing import resize_to, sum_to
-
-Pooling = Literal["active", "all"]
 
 
 def union(a: Tensor, b: Tensor) -> Tensor:
@@ -111,42 +110,17 @@ class PaperTopDown(nn.Module):
         return [(x,) for x in maps]
 
     def forward(self, maps: Sequence[Tensor], final: Tensor | None) -> list[Tensor]:
-        """Give what the masks select from.
-
-        Args:
-            maps: each stage's map, (N, C_l, H_l, W_l).
-            final: unused here.
-
-        Returns:
-            T_l(S_l(x_l)) per stage, (N, D, H_l, W_l).
-        """
+        """What the masks select from: T_l(S_l(x_l)) per stage, (N, D, H_l, W_l). The final map is not used."""
         return [transform(x) for transform, x in zip(self.transforms, maps, strict=True)]
 
     def masked(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-        """Apply the masks (eq. 3).
-
-        Args:
-            features: from :meth:`forward`.
-            masks: B_l per stage, (N, 1, H_l, W_l).
-
-        Returns:
-            O_l = T_l(S_l(x_l)) x B_l per stage, (N, D, H_l, W_l).
-        """
+        """O_l per stage, (N, D, H_l, W_l), from :meth:`forward`'s features and B_l, (N, 1, H_l, W_l)."""
         return [x * mask.to(x.dtype) for x, mask in zip(features, masks, strict=True)]  # O_l, eq. 3
 
     def means(
         self, features: Sequence[Tensor], masks: Sequence[Tensor], pooling: Pooling
     ) -> tuple[list[Tensor], Tensor]:
-        """Average what the masks keep, as the classifiers read it.
-
-        Args:
-            features: from :meth:`forward`.
-            masks: B_l per stage, (N, 1, H_l, W_l).
-            pooling: as in :func:`pool`.
-
-        Returns:
-            The averages of O_l per stage and of O_final, (N, D) each.
-        """
+        """The averages of O_l per stage and of O_final, (N, D) each, as the classifiers read them."""
         masked = self.masked(features, masks)
         stages = [pool(x, mask, pooling) for x, mask in zip(masked, masks, strict=True)]
         return stages, pool(*self.fuse(masked, masks), pooling)
@@ -154,12 +128,7 @@ class PaperTopDown(nn.Module):
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Merge coarse to fine: resize to the finer partner, add ("Top-Down Sparse Feature Fusion").
 
-        Args:
-            masked: O_l per stage, (N, D, H_l, W_l).
-            masks: B_l per stage, (N, 1, H_l, W_l).
-
-        Returns:
-            O_final, (N, D, H, W), and its support, the union of the masks resized along the same chain, (N, 1, H, W).
+        Gives O_final, (N, D, H, W), and its support, the union of the masks resized along the same chain, (N, 1, H, W).
         """
         fused, merged = masked[-1], masks[-1]
         for finer, finer_mask in zip(reversed(masked[:-1]), reversed(masks[:-1]), strict=True):
@@ -168,14 +137,7 @@ class PaperTopDown(nn.Module):
         return fused, merged
 
     def parts(self, masked: Sequence[Tensor]) -> list[Tensor]:
-        """What each stage brings to O_final: its masked map, resized along the chain of :meth:`fuse`.
-
-        Args:
-            masked: O_l per stage, (N, D, H_l, W_l).
-
-        Returns:
-            Per stage, (N, D, H, W); they sum to O_final.
-        """
+        """What each stage brings to O_final, (N, D, H, W) each: its O_l, resized along the chain of :meth:`fuse`."""
         brought: list[Tensor] = []
         for finer in reversed(masked):
             brought = [finer, *(resize_to(part, finer) for part in brought)]
@@ -205,28 +167,12 @@ class FeaturePreservingTopDown(nn.Module):
         return [(x, *maps[below : below + 1]) for below, x in enumerate(maps, start=1)]
 
     def forward(self, maps: Sequence[Tensor], final: Tensor | None) -> list[Tensor]:
-        """Give what the masks select from.
-
-        Args:
-            maps: unused here.
-            final: the backbone's final map, (N, D, h, w).
-
-        Returns:
-            The final map, once per stage.
-        """
+        """What the masks select from: the backbone's final map, (N, D, h, w), once per stage."""
         assert final is not None
         return [final for _ in maps]
 
     def masked(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-        """Apply the masks (eq. 3) on their own grids.
-
-        Args:
-            features: the final map per stage, (N, D, h, w).
-            masks: B_l per stage, (N, 1, H_l, W_l).
-
-        Returns:
-            The final map resized along the chain of stages, times B_l: (N, D, H_l, W_l) per stage.
-        """
+        """The final map resized along the chain of stages, times B_l: (N, D, H_l, W_l) per stage."""
         masked = []
         for depth, (x, mask) in enumerate(zip(features, masks, strict=True)):
             for partner in reversed(masks[depth:]):
@@ -237,18 +183,9 @@ class FeaturePreservingTopDown(nn.Module):
     def means(
         self, features: Sequence[Tensor], masks: Sequence[Tensor], pooling: Pooling
     ) -> tuple[list[Tensor], Tensor]:
-        """Average what the masks keep, as the classifiers read it.
+        """The averages of :meth:`masked` per stage and of the finest, (N, D) each, made on the final map's own grid.
 
-        That is the average of :meth:`masked`, made on the final map's own grid. The wide map is not resized up to the
-        mask; the narrow mask is summed down to the map, which saves memory.
-
-        Args:
-            features: the final map per stage, (N, D, h, w).
-            masks: B_l per stage, (N, 1, H_l, W_l).
-            pooling: as in :func:`pool`.
-
-        Returns:
-            The averages of O_l per stage and of O_final, which is the finest stage's, (N, D) each.
+        The wide map is not resized up to the mask; the narrow mask is summed down to the map, which saves memory.
         """
         stages = []
         for depth, final in enumerate(features):
@@ -261,24 +198,9 @@ class FeaturePreservingTopDown(nn.Module):
         return stages, stages[0]
 
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The finest stage's masked map and its mask: it was refined from the deeper ones.
-
-        Args:
-            masked: per stage, (N, D, H_l, W_l).
-            masks: per stage, (N, 1, H_l, W_l).
-
-        Returns:
-            The masked map that is classified, (N, D, H, W), and its support, (N, 1, H, W).
-        """
+        """The finest stage's masked map and its mask, which was refined from the deeper ones."""
         return masked[0], masks[0]
 
     def parts(self, masked: Sequence[Tensor]) -> list[Tensor]:
-        """What each stage brings to the classified map: the finest all of it, the others zeros.
-
-        Args:
-            masked: per stage, (N, D, H_l, W_l).
-
-        Returns:
-            Per stage, (N, D, H, W).
-        """
+        """What each stage brings to the classified map: the finest all of it, the others zeros."""
         return [masked[0], *(torch.zeros_like(masked[0]) for _ in masked[1:])]

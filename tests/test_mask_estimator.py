@@ -283,11 +283,11 @@ def test_wrong_norm() -> None:
 
 @pytest.mark.parametrize("logit_range", [0.0, -1.0, math.nan])
 def test_wrong_logit_range(logit_range: float) -> None:
-    with pytest.raises(ValueError, match=r"logit_range must be positive \(math.inf for no bound\), got"):
+    with pytest.raises(ValueError, match=r"logit_range must be a positive number \(math.inf leaves the logits free"):
         MaskEstimator(4, logit_range=logit_range)
 
 
 @pytest.mark.parametrize("logit_spread", [0.0, -1.0, math.nan])
 def test_wrong_logit_spread(logit_spread: float) -> None:
-    with pytest.raises(ValueError, match=r"logit_spread must be positive \(None to leave the logits free\), got"):
+    with pytest.raises(ValueError, match=r"logit_spread must be a positive number \(None leaves the logits free"):
         MaskEstimator(4, logit_spread=logit_spread)

@@ -74,20 +74,12 @@ def guided_backprop(
     called as a function) would get its plain gradient, in part or completely, under this name; so it is refused. The
     paper's head is among them: its transforms end in a GELU.
 
-    Args:
-        model: as in :func:`grad_cam`. With an AIM's masks held, the gradient does not pass the mask estimators.
-        images: (N, C, H, W).
-        classes: (N,), or None for the predicted ones.
-        partial: accept a result that is guided only at some activations, with a warning that names the others.
+    Arguments and errors as for :func:`grad_cam`. With an AIM's masks held, the gradient does not pass the mask
+    estimators. ``partial=True`` accepts a result that is guided only at some activations, with a warning that names the
+    others; otherwise that is a ValueError, as is a model in which nothing would be guided.
 
     Returns:
         (N, H, W) at the images' resolution: signed, the sum over the channels.
-
-    Raises:
-        ImportError: if captum is not installed.
-        TypeError: as :func:`grad_cam`.
-        ValueError: if something would not be guided and ``partial`` is False, or if nothing would be; or as
-            :func:`grad_cam`.
     """
     captum = _library("captum.attr")
     with _explained(model, images, classes) as (view, inputs, targets):
@@ -107,22 +99,10 @@ def guided_grad_cam(
     """Guided Grad-CAM: guided backpropagation times the positive part of Grad-CAM, resized to the images (by captum).
 
     Reference: Selvaraju et al., ICCV 2017, section 3.2; the resizing is bilinear, as there. It reaches up to one of the
-    layer's cells beyond an AIM's merged mask.
-
-    Args:
-        model: as in :func:`grad_cam`.
-        images: (N, C, H, W).
-        classes: (N,), or None for the predicted ones.
-        layer: as in :func:`grad_cam`.
-        partial: as in :func:`guided_backprop`.
+    layer's cells beyond an AIM's merged mask. Arguments and errors as for :func:`grad_cam` and :func:`guided_backprop`.
 
     Returns:
         (N, H, W) at the images' resolution: signed, the sum over the channels.
-
-    Raises:
-        ImportError: if captum is not installed.
-        TypeError: as :func:`grad_cam`.
-        ValueError: as :func:`grad_cam` and :func:`guided_backprop`.
     """
     captum = _library("captum.attr")
     with _explained(model, images, classes) as (view, inputs, targets):
@@ -146,23 +126,12 @@ def score_cam(
     workshops 2020.
 
     No gradients, but D forward passes per image, and memory for D copies of it. An AIM chooses new masks for each of
-    the copies; the map is exactly 0 outside the merged mask of the image itself.
-
-    Args:
-        model: as in :func:`grad_cam`.
-        images: (N, C, H, W).
-        classes: (N,), or None for the predicted ones.
-        layer: as in :func:`grad_cam`.
-        batch_size: how many copies of an image to classify at once.
+    the copies; the map is exactly 0 outside the merged mask of the image itself. Arguments and errors as for
+    :func:`grad_cam`, with grad-cam instead of captum; ``batch_size`` copies of an image are classified at once.
 
     Returns:
         (N, h, w) at the layer's own resolution: signed, where the reference ends with a ReLU, and before grad-cam's
         scaling to [0, 1] and resizing.
-
-    Raises:
-        ImportError: if grad-cam is not installed.
-        TypeError: as :func:`grad_cam`.
-        ValueError: as :func:`grad_cam`.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .._files import replacing
-from ..base import parameter_groups
+from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, preprocessing_of
-from ..sharing.weights import write_weights
+from ..sharing.files import write_weights
 from .create import create_backbone
 from .inspection import import_backbone
 
@@ -53,10 +53,7 @@ class PlainClassifier(nn.Module):
         name, linear = _last_linear(backbone)
         self.classifier_name = name
         if linear.out_features != num_classes:
-            new = nn.Linear(linear.in_features, num_classes, device=linear.weight.device, dtype=linear.weight.dtype)
-            nn.init.trunc_normal_(new.weight, std=0.02)
-            nn.init.zeros_(new.bias)
-            backbone.set_submodule(name, new)
+            backbone.set_submodule(name, fresh_linear(linear.in_features, num_classes).to(linear.weight))
         self._in_evaluation: list[nn.Module] = []
 
     def forward(self, images: Tensor, noise_seeds: Tensor | None = None) -> AIMOutput:

@@ -1,8 +1,8 @@
-"""A trained model for where it is served: ONNX, ``torch.export`` and AOTInductor, held against the model itself.
+"""A trained model for a server: ONNX, ``torch.export`` and AOTInductor, compared with the model itself.
 
 ::
 
-    serving   what is exported: images in, logits, masks and contributions out, by name
+    serving   the exported module: images in, logits, masks and contributions out, by name
     parity    an artefact against the model, on seeded images
     formats   one function per format: trace, write, load back, compare
 

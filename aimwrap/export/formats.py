@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import Conv2dSame
@@ -20,7 +20,7 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from .._choices import ExportFormat as Format
-from .._text import table
+from .._text import first_line, table
 from ..taps.hooks import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
 from .pooling import without_rounding_up
@@ -35,7 +35,7 @@ METADATA_FILE = "aimwrap.json"  # inside a .pt2
 
 
 class Exported(NamedTuple):
-    """What was written, and how far it is from the model; ``print`` shows it as a table.
+    """The written artefact, and how far it is from the model; ``print`` shows it as a table.
 
     Attributes:
         path: of the artefact.
@@ -76,19 +76,6 @@ class Exported(NamedTuple):
         )
 
 
-class _Writer(Protocol):
-    """One of the formats."""
-
-    format: Format
-    suffix: str
-
-    def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
-        """Write a traced program."""
-
-    def load(self, path: Path) -> Runnable:
-        """Load what was written, as a server would."""
-
-
 def export_onnx(
     model: nn.Module,
     path: str | Path,
@@ -127,46 +114,29 @@ def export_onnx(
         TypeError: if the model is not an AIM.
         ValueError: if an argument does not fit, or the model cannot be exported.
     """
-    return _export(_Onnx(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
+    options = (image_size, dynamic_size, class_names, preprocessing, images, tolerance)
+    return _export(_Onnx(), model, path, *options)
 
 
-def export_program(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    image_size: int | tuple[int, int] | None = None,
-    dynamic_size: bool = True,
-    class_names: Sequence[str] | None = None,
-    preprocessing: Any = None,
-    images: Tensor | None = None,
-    tolerance: float = 1e-3,
-) -> Exported:
+def export_program(model: nn.Module, path: str | Path, **options: Any) -> Exported:
     """Write a ``torch.export`` program, which ``torch.export.load(path).module()`` runs without this library.
 
-    The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. Arguments,
-    returns and errors as for :func:`export_onnx`; the path ends in ``.pt2``, and no extra is needed.
+    The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. Arguments
+    (``options`` are its keywords), returns and errors as for :func:`export_onnx`; the path ends in ``.pt2``, and no
+    extra is needed.
     """
-    return _export(_Program(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
+    return _export(_Program(), model, path, **options)
 
 
-def export_aotinductor(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    image_size: int | tuple[int, int] | None = None,
-    dynamic_size: bool = True,
-    class_names: Sequence[str] | None = None,
-    preprocessing: Any = None,
-    images: Tensor | None = None,
-    tolerance: float = 1e-3,
-) -> Exported:
+def export_aotinductor(model: nn.Module, path: str | Path, **options: Any) -> Exported:
     """Compile the model ahead of time, for this kind of machine and for the model's device.
 
     ``torch._inductor.aoti_load_package(path)`` runs it, and its ``get_metadata()`` gives the metadata. It takes a C++
-    compiler and a minute or more; ``dynamic_size=False`` takes less. Arguments, returns and errors as for
-    :func:`export_onnx`; the path ends in ``.pt2``, and instead of an extra, a missing compiler is a RuntimeError.
+    compiler and a minute or more; ``dynamic_size=False`` takes less. Arguments (``options`` are its keywords), returns
+    and errors as for :func:`export_onnx`; the path ends in ``.pt2``. No extra is needed, and a missing compiler is a
+    RuntimeError.
     """
-    return _export(_AotInductor(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
+    return _export(_AotInductor(), model, path, **options)
 
 
 class _Onnx:
@@ -250,8 +220,8 @@ class _AotInductor:
         compilers = [os.environ.get("CXX"), "g++", "clang++", "cl"]
         if not any(shutil.which(compiler) for compiler in compilers if compiler):
             raise RuntimeError(
-                "AOTInductor needs a C++ compiler, and there is neither g++ nor clang++; install one, or name it in "
-                "the environment variable CXX"
+                "AOTInductor needs a C++ compiler, and found neither g++ nor clang++; install one, or set the "
+                "environment variable CXX to its name"
             )
 
     def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
@@ -267,19 +237,20 @@ class _AotInductor:
 
 
 def _export(
-    writer: _Writer,
+    writer: _Onnx | _Program | _AotInductor,
     model: nn.Module,
     path: str | Path,
-    image_size: int | tuple[int, int] | None,
-    dynamic_size: bool,
-    class_names: Sequence[str] | None,
-    preprocessing: Any,
-    images: Tensor | None,
-    tolerance: float,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = True,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+    images: Tensor | None = None,
+    tolerance: float = 1e-3,
 ) -> Exported:
+    """All three exports; the defaults are those of :func:`export_onnx`."""
     path = Path(path)
     if path.suffix != writer.suffix:
-        raise ValueError(f"path must end in {writer.suffix} for {writer.format}, got {path}")
+        raise ValueError(f"path must end in {writer.suffix} for the format {writer.format}, got {path}")
     serving = ServingModel(model)
     if writer.format == "onnx":
         serving.cpu()
@@ -294,16 +265,14 @@ def _export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aimwrap-") as folder:  # where a rename is only a rename
         draft = Path(folder) / f"model{writer.suffix}"
         reason = _why_fixed(serving) if dynamic_size else None
-        if dynamic_size and reason is None:
+        for free in (True, False) if dynamic_size and reason is None else (False,):
             try:
-                exported = _attempt(writer, serving, draft, metadata, size, True, images)
+                exported = _attempt(writer, serving, draft, metadata, size, free, images)
+                break
             except Exception as error:  # the exporters have no error in common; the fixed size says whether it matters
-                reason = _first_line(error)
-        if not dynamic_size or reason is not None:
-            try:
-                exported = _attempt(writer, serving, draft, metadata, size, False, images)
-            except Exception as error:  # as above
-                raise ValueError(_why_not(writer, serving, error)) from error
+                reason = first_line(error)
+                if not free:
+                    raise ValueError(_why_not(writer, serving, error)) from error
         _check_parity(exported, path, tolerance)
         os.replace(draft, path)
     if reason is not None:
@@ -316,7 +285,7 @@ def _export(
 
 
 def _attempt(
-    writer: _Writer,
+    writer: _Onnx | _Program | _AotInductor,
     serving: ServingModel,
     draft: Path,
     metadata: dict[str, str],
@@ -352,28 +321,26 @@ def _check_parity(exported: Exported, path: Path, tolerance: float) -> None:
         return
     other = "dynamic_size=False (--fixed-size), or another" if "height" in exported.dynamic else "Another"
     raise ParityError(
-        f"{path} was not written, since what it computes is not what the model computes: "
-        f"{'; '.join(map(str, failed))}; allowed are {tolerance:.1e} and {LEAST_AGREEMENT:.1%}. It was tried on images "
-        f"of {', '.join(map(str, exported.tried))}. {other} version of torch or of the format's runtime may do better; "
+        f"{path} was not written: it would not compute what the model computes: {'; '.join(map(str, failed))}; allowed "
+        f"are {tolerance:.1e} and {LEAST_AGREEMENT:.1%}. It was tried on images of "
+        f"{', '.join(map(str, exported.tried))}. {other} version of torch or of the format's runtime may do better; "
         "in Python, tolerance= allows more",
         exported.parity,
     )
 
 
 def _why_fixed(serving: ServingModel) -> str | None:
-    """Where trying for any size would not end: torch computed for ten minutes on a small EfficientNet-Lite0."""
+    """Why any size is not even tried: torch computed for ten minutes on a small EfficientNet-Lite0."""
     if any(isinstance(part, (Conv2dSame, MaxPool2dSame, AvgPool2dSame)) for part in serving.modules()):
-        return "the backbone pads as TensorFlow does, by rounded sizes, for which torch.export takes without end"
+        return "the backbone pads as TensorFlow does, by rounded sizes, for which torch.export takes very long"
     return None
 
 
 def _check_ranges(program: Any) -> None:
-    """Whether torch has narrowed a free axis to what it saw."""
+    """Refuse a program for which torch has narrowed a free axis to the size that it was traced with."""
     for axis, allowed in program.range_constraints.items():
         if allowed.is_int and allowed.upper < LARGEST_BATCH:
-            raise ValueError(
-                f"the backbone allows at most {allowed.upper} along axis {axis}; export for a smaller range"
-            )
+            raise ValueError(f"the backbone allows at most {allowed.upper} along axis {axis}, which is not any size")
 
 
 def _check_torch(wanted: Format) -> None:
@@ -399,8 +366,8 @@ def _checked_size(
     least, probed = model._least_side, " x ".join(map(str, model._recipe.image_shape[1:]))
     if min(sides) < least:
         raise ValueError(
-            f"image_size must be at least {least} x {least}, one position of {model.variant}'s deepest map, got "
-            f"{height} x {width}; {probed} works"
+            f"image_size must be at least {least} x {least}, one position of {model.variant}'s deepest map, "
+            f"got {height} x {width}; {probed} works"
         )
     like = next(serving.parameters())
     try:
@@ -408,13 +375,13 @@ def _checked_size(
             serving(torch.zeros(1, model.in_channels, height, width, device=like.device))
     except Exception as error:  # the user's forward may raise anything
         raise ValueError(
-            f"image_size must be one that the backbone takes, got {height} x {width}: {_first_line(error)}; {probed} "
+            f"image_size must be one that the backbone takes, got {height} x {width}: {first_line(error)}; {probed} "
             "works"
         ) from error
     return height, width
 
 
-def _why_not(writer: _Writer, serving: ServingModel, error: Exception) -> str:
+def _why_not(writer: _Onnx | _Program | _AotInductor, serving: ServingModel, error: Exception) -> str:
     tapped = serving.model.backbone.tapped_program
     hint = (
         f". {tapped.architecture} is tapped by hooks, since no graph of it could be traced, and such a backbone cannot "
@@ -424,9 +391,4 @@ def _why_not(writer: _Writer, serving: ServingModel, error: Exception) -> str:
     )
     if writer.format == "onnx" and not hint:
         hint = f". This is torch {torch.__version__}; a newer one, with a newer onnxscript, may convert it"
-    return f"{serving.model.variant} cannot be exported to {writer.format}: {_first_line(error)}{hint}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{serving.model.variant} cannot be exported to {writer.format}: {first_line(error)}{hint}"

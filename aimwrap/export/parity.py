@@ -1,4 +1,4 @@
-"""Hold what was exported against the model itself."""
+"""Compare an exported artefact with the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_AGREEMENT = 0.995  # a logit within rounding of 0 may fall on either side;
 
 
 class Parity(NamedTuple):
-    """How far one output of an artefact is from the model's, over all images tried.
+    """The difference between one output of an artefact and the model's, over all images tried.
 
     Attributes:
         output: its name.
@@ -42,7 +42,7 @@ class Parity(NamedTuple):
 
 
 class ParityError(RuntimeError):
-    """What was exported does not compute what the model does; nothing was written.
+    """The exported artefact does not compute what the model does; nothing was written.
 
     Attributes:
         parity: of all outputs.

@@ -1,4 +1,4 @@
-"""What is exported: images in, and by name what a server shows of a prediction."""
+"""The module that is exported: images in, and by name the outputs that a server shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ServingModel(nn.Module):
 
     Its outputs, in this order: ``logits`` (N, K); ``mask_<stage>`` for each stage, shallow to deep, (N, 1, H_l, W_l);
     ``merged_mask`` (N, 1, H, W); ``contributions`` (N, K, H, W), which are :func:`~aimwrap.explain`'s. In a stage's
-    name, what no identifier may have becomes ``_``: ``mask_layer4_1``.
+    name, characters that identifiers may not have become ``_``: ``mask_layer4_1``.
 
     Args:
         model: an :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``.
@@ -50,7 +50,7 @@ class ServingModel(nn.Module):
         return ("logits", *self.mask_names.values(), "merged_mask", "contributions")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Classify images, and say from where.
+        """Classify images, with the positions that each decision used.
 
         Args:
             images: (N, C, H, W), normalised.
@@ -66,7 +66,7 @@ class ServingModel(nn.Module):
         return {"logits": output.logits, **masks, "merged_mask": merged_mask, "contributions": contributions}
 
     def metadata(self, class_names: Sequence[str] | None, preprocessing: Any) -> dict[str, str]:
-        """What whoever serves the model has to know, as strings; lists and dicts are JSON.
+        """The facts that a server needs, as strings; lists and dicts are JSON.
 
         Args:
             class_names: K names, or None for the model's own, or else the classes' numbers.
@@ -77,9 +77,9 @@ class ServingModel(nn.Module):
             ``variant``, ``head``, ``stages``, ``masks`` (each stage's output), ``class_names`` and ``preprocessing``.
 
         Raises:
-            TypeError: if ``preprocessing`` has not those fields.
-            ValueError: if the model does not know how images are prepared and no one says so, or the number of names or
-                channels does not fit.
+            TypeError: if ``preprocessing`` lacks one of those fields.
+            ValueError: if neither the model nor ``preprocessing`` says how images are prepared, or the number of
+                names or channels does not fit.
         """
         return {
             "variant": self.model.variant,
@@ -103,9 +103,9 @@ class ServingModel(nn.Module):
         found = given if given is not None else getattr(self.model, "preprocessing", None)
         if found is None:
             raise ValueError(
-                "preprocessing: the model does not know how its images are prepared, and what is exported has to say "
-                "it; pass preprocessing=dict(image_size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, "
-                '0.225), interpolation="bicubic", crop=0.875) with the values that it was evaluated with'
+                "preprocessing: the model does not know how its images are prepared, and the exported file must "
+                "contain it; pass preprocessing=dict(image_size=(224, 224), mean=(0.485, 0.456, 0.406), "
+                'std=(0.229, 0.224, 0.225), interpolation="bicubic", crop=0.875) with the values of its evaluation'
             )
         own = dict(found) if isinstance(found, Mapping) else getattr(found, "_asdict", dict)()
         missing = [name for name in ("image_size", "mean", "std") if name not in own]

@@ -1,4 +1,4 @@
-"""Accuracy by group of images, such as every pair of label and background, and what is made of it."""
+"""Accuracy by group of images, such as every pair of label and background, of the worst group, and on average."""
 
 from __future__ import annotations
 
@@ -34,19 +34,10 @@ def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_gr
 def worst_group_accuracy(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """Accuracy of the group that does worst (Sagawa et al. 2020, "Distributionally robust neural networks").
 
-    Groups without images are left out; without any image at all it is NaN.
-
-    Args:
-        predictions: (N,) predicted classes, or (N, K) logits, whose largest counts.
-        labels: (N,) true classes.
-        groups: (N,) group of each image, 0 to ``num_groups - 1``.
-        num_groups: how many groups there are.
+    Arguments and errors as for :func:`group_accuracies`.
 
     Returns:
-        A scalar from 0 to 1.
-
-    Raises:
-        ValueError: as :func:`group_accuracies`.
+        A scalar from 0 to 1. Groups without images are left out; without any image at all it is NaN.
 
     >>> worst_group_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]), num_groups=3)
     tensor(0.5000)
@@ -57,15 +48,10 @@ def worst_group_accuracy(predictions: Tensor, labels: Tensor, groups: Tensor, nu
 def average_accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
     """Share of all images that are classified correctly, whatever their group: each image counts once.
 
-    Args:
-        predictions: (N,) predicted classes, or (N, K) logits, whose largest counts.
-        labels: (N,) true classes.
+    Arguments and errors as for :func:`group_accuracies`.
 
     Returns:
         A scalar from 0 to 1; NaN without images.
-
-    Raises:
-        ValueError: as :func:`group_accuracies`.
 
     >>> average_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
     tensor(0.6667)
@@ -148,6 +134,6 @@ def weighted_average(accuracies: Tensor, shares: Tensor) -> Tensor:
 
 
 def check_num_groups(num_groups: int) -> None:
-    """Refuse to count in no group at all."""
+    """There is a group at all."""
     if num_groups < 1:
         raise ValueError(f"num_groups must be at least 1, got {num_groups}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,18 +56,7 @@ def _box_union(boxes: Tensor, height: int, width: int, image: int) -> Tensor:
 
 
 def object_weights(object_mask: Tensor, threshold: float | None, count: int | None = None) -> Tensor:
-    """How much each position belongs to the object: 0 or 1 after a threshold, else the mask's own values.
-
-    Args:
-        object_mask: (N, H, W) or (N, 1, H, W).
-        threshold: a position belongs to the object where the mask is above it; None takes the mask's values, 0 to 1.
-        count: N, where it is known from what the object is compared with.
-
-    Returns:
-        (N, H, W) float32.
-
-    Raises:
-        ValueError: if the shape does not fit, or a soft mask leaves 0 to 1.
+    """How much each position belongs to the object, (N, H, W) float32: 0 or 1, or the mask's values without threshold.
 
     >>> object_weights(torch.tensor([[[0.2, 0.9]]]), threshold=0.5)
     tensor([[[0., 1.]]])
@@ -117,66 +105,45 @@ def mask_precision(
     >>> mask_precision(torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[0, 1, 1, 1]]]))
     tensor([0.5000])
     """
-    areas = _areas(mask, object_mask, threshold)
-    return _ratio(areas.both, areas.mask, empty)
+    on, _, both = _areas(mask, object_mask, threshold)
+    return _ratio(both, on, empty)
 
 
 def mask_recall(mask: Tensor, object_mask: Tensor, *, threshold: float | None = 0.5, empty: float = math.nan) -> Tensor:
     """Share of the object that the mask covers. A mask that is on everywhere scores 1.
 
-    Args:
-        mask: (N, 1, h, w) or (N, h, w), exactly 0 or 1, resized as for :func:`mask_precision`.
-        object_mask: (N, H, W) or (N, 1, H, W).
-        threshold: as for :func:`mask_precision`.
-        empty: the score where no position belongs to the object and recall is undefined. NaN by default.
+    Arguments and errors as for :func:`mask_precision`, but ``empty`` is the score where no position belongs to the
+    object.
 
     Returns:
         (N,) float32, from 0 to 1.
 
-    Raises:
-        ValueError: as :func:`mask_precision`.
-
     >>> mask_recall(torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[0, 1, 1, 1]]]))
     tensor([0.3333])
     """
-    areas = _areas(mask, object_mask, threshold)
-    return _ratio(areas.both, areas.object, empty)
+    _, on_object, both = _areas(mask, object_mask, threshold)
+    return _ratio(both, on_object, empty)
 
 
 def mask_iou(mask: Tensor, object_mask: Tensor, *, threshold: float | None = 0.5, empty: float = math.nan) -> Tensor:
     """Intersection over union of mask and object. A mask that is on everywhere scores the object's share of the image.
 
-    With a soft object the union is the sum over positions of the larger of the two.
-
-    Args:
-        mask: (N, 1, h, w) or (N, h, w), exactly 0 or 1, resized as for :func:`mask_precision`.
-        object_mask: (N, H, W) or (N, 1, H, W).
-        threshold: as for :func:`mask_precision`.
-        empty: the score where mask and object are both empty. NaN by default; 1 counts that as agreement. Where
-            only one of them is empty, the score is 0.
+    With a soft object the union is the sum over positions of the larger of the two. Arguments and errors as for
+    :func:`mask_precision`, but ``empty`` is the score where mask and object are both empty; 1 counts that as agreement.
+    Where only one of them is empty, the score is 0.
 
     Returns:
         (N,) float32, from 0 to 1.
 
-    Raises:
-        ValueError: as :func:`mask_precision`.
-
     >>> mask_iou(torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[0, 1, 1, 1]]]))
     tensor([0.2500])
     """
-    areas = _areas(mask, object_mask, threshold)
-    return _ratio(areas.both, areas.mask + areas.object - areas.both, empty)
+    on, on_object, both = _areas(mask, object_mask, threshold)
+    return _ratio(both, on + on_object - both, empty)
 
 
-class _Areas(NamedTuple):
-    """Positions in each and in both, (N,); in part where the object is soft."""
-
-    mask: Tensor
-    object: Tensor
-    both: Tensor
-
-
-def _areas(mask: Tensor, object_mask: Tensor, threshold: float | None) -> _Areas:
+def _areas(mask: Tensor, object_mask: Tensor, threshold: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions in the mask, in the object and in both, (N,) each; in part where the object is soft."""
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     if mask.ndim != 3:
@@ -190,7 +157,7 @@ def _areas(mask: Tensor, object_mask: Tensor, threshold: float | None) -> _Areas
     on = mask.detach().float()
     if on.shape != on_object.shape:
         on = F.interpolate(on[:, None], size=on_object.shape[-2:], mode="nearest-exact")[:, 0]
-    return _Areas(on.sum(dim=(1, 2)), on_object.sum(dim=(1, 2)), (on * on_object).sum(dim=(1, 2)))
+    return on.sum(dim=(1, 2)), on_object.sum(dim=(1, 2)), (on * on_object).sum(dim=(1, 2))
 
 
 def _ratio(part: Tensor, whole: Tensor, empty: float) -> Tensor:

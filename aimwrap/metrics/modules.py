@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._checks import check_choices
 from .groups import check_num_groups, count_by_group, train_shares, weighted_average, worst
 from .masks import mask_iou, mask_precision, mask_recall
-from .pointing import (
-    Interpolation,
-    Negatives,
-    area_corrected,
-    chance_level,
-    check_choice,
-    energy_pointing_game,
-    pointing_game,
-)
+from .pointing import Interpolation, Negatives, area_corrected, chance_level, energy_pointing_game, pointing_game
 
 try:
     from torchmetrics import Metric
@@ -30,7 +23,27 @@ except ImportError as error:
     raise ImportError('the Metric classes need torchmetrics: pip install "aimwrap[metrics]"') from error
 
 
-class EnergyPointingGame(Metric):
+class _PerImage(Metric):
+    """What the metrics have in common; those that keep a list of values per image give its names as ``kept``."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, *kept: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in kept:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def joined(self, name: str) -> Tensor:
+        """A list as one tensor: torchmetrics has joined it already after gathering from several processes."""
+        state: list[Tensor] | Tensor = getattr(self, name)
+        if isinstance(state, Tensor):
+            return state
+        return torch.cat(state) if state else torch.zeros(0)
+
+
+class EnergyPointingGame(_PerImage):
     """:func:`~aimwrap.metrics.energy_pointing_game` over a data set, with its chance level.
 
     ``compute()`` returns a dict, ready for a logger:
@@ -44,17 +57,9 @@ class EnergyPointingGame(Metric):
 
     :meth:`per_image` returns each image's values.
 
-    Args:
-        negatives: as for :func:`~aimwrap.metrics.energy_pointing_game`.
-        threshold: as there.
-        empty_object: as there; 0 counts the image as a miss in the means, NaN leaves it out.
-        zero_energy: as there.
-        resolution: as there.
-        interpolation: as there.
-        **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
-
-    Raises:
-        ValueError: if a choice is unknown; in ``update``, as :func:`~aimwrap.metrics.energy_pointing_game`.
+    Arguments and errors as for :func:`~aimwrap.metrics.energy_pointing_game`: with 0 for ``empty_object`` or
+    ``zero_energy`` such an image counts as a miss in the means, with NaN it is left out. Other keywords, such as
+    ``compute_on_cpu``, are those of ``torchmetrics.Metric``.
 
     >>> metric = EnergyPointingGame()
     >>> metric.update(torch.tensor([[[3.0, 1.0]], [[0.0, 2.0]]]), torch.tensor([[[1, 0]], [[1, 0]]]))
@@ -67,10 +72,6 @@ class EnergyPointingGame(Metric):
     zero_energy      1
     empty_object     0
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
 
     scores: list[Tensor]
     chances: list[Tensor]
@@ -86,30 +87,20 @@ class EnergyPointingGame(Metric):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        check_choice("negatives", negatives, get_args(Negatives))
-        check_choice("interpolation", interpolation, get_args(Interpolation))
-        self.negatives = negatives
-        self.threshold = threshold
-        self.empty_object = empty_object
-        self.zero_energy = zero_energy
-        self.resolution = resolution
-        self.interpolation = interpolation
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
-        self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("chances", [], dist_reduce_fx="cat")
+        super().__init__("scores", "chances", **kwargs)
+        check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
+        self.threshold, self.empty_object, self.zero_energy = threshold, empty_object, zero_energy
+        self.options: dict[str, Any] = {
+            "negatives": negatives,
+            "threshold": threshold,
+            "resolution": resolution,
+            "interpolation": interpolation,
+        }
 
     def update(self, attribution: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
-        scores = energy_pointing_game(
-            attribution,
-            object_mask,
-            negatives=self.negatives,
-            threshold=self.threshold,
-            resolution=self.resolution,
-            interpolation=self.interpolation,
-        )
-        self.scores.append(scores)
+        self.scores.append(energy_pointing_game(attribution, object_mask, **self.options))
         self.chances.append(chance_level(object_mask, threshold=self.threshold))
 
     def compute(self) -> dict[str, Tensor]:
@@ -121,7 +112,7 @@ class EnergyPointingGame(Metric):
             "energy_pointing": scores.nanmean(),
             "chance": chance[~scores.isnan()].mean(),
             "area_corrected": values["area_corrected"].nanmean(),
-            "zero_energy": (_joined(self.scores).isnan() & ~no_object).sum(),
+            "zero_energy": (self.joined("scores").isnan() & ~no_object).sum(),
             "empty_object": no_object.sum(),
         }
 
@@ -130,13 +121,13 @@ class EnergyPointingGame(Metric):
 
         Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
         """
-        scores, chance = _joined(self.scores), _joined(self.chances)
+        scores, chance = self.joined("scores"), self.joined("chances")
         scores = torch.where(scores.isnan(), self.zero_energy, scores)
         scores = torch.where(chance == 0, self.empty_object, scores)
         return {"energy_pointing": scores, "chance": chance, "area_corrected": area_corrected(scores, chance)}
 
 
-class PointingGame(Metric):
+class PointingGame(_PerImage):
     """:func:`~aimwrap.metrics.pointing_game` over a data set.
 
     ``compute()`` returns a dict, ready for a logger:
@@ -147,26 +138,14 @@ class PointingGame(Metric):
 
     :meth:`per_image` returns each image's score.
 
-    Args:
-        tolerance: as for :func:`~aimwrap.metrics.pointing_game`.
-        threshold: as there.
-        empty_object: as there; 0 counts the image as a miss, NaN leaves it out.
-        constant_map: as there.
-        interpolation: as there.
-        **kwargs: of ``torchmetrics.Metric``, such as ``compute_on_cpu``.
-
-    Raises:
-        ValueError: if a choice is unknown; in ``update``, as :func:`~aimwrap.metrics.pointing_game`.
+    Arguments and errors as for :func:`~aimwrap.metrics.pointing_game`: with 0 for ``empty_object`` or ``constant_map``
+    such an image counts as a miss, with NaN it is left out. Other keywords are those of ``torchmetrics.Metric``.
 
     >>> metric = PointingGame(tolerance=0)
     >>> metric.update(torch.tensor([[[3.0, 1.0]], [[0.0, 2.0]]]), torch.tensor([[[1, 0]], [[1, 0]]]))
     >>> metric.compute()
     {'pointing': tensor(0.5000), 'constant_map': tensor(0), 'empty_object': tensor(0)}
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
 
     hits: list[Tensor]
     no_object: list[Tensor]
@@ -181,35 +160,26 @@ class PointingGame(Metric):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        check_choice("interpolation", interpolation, get_args(Interpolation))
-        self.tolerance = tolerance
-        self.threshold = threshold
-        self.empty_object = empty_object
-        self.constant_map = constant_map
-        self.interpolation = interpolation
-        # NaN in hits means a constant map where the object is not empty.
-        self.add_state("hits", [], dist_reduce_fx="cat")
-        self.add_state("no_object", [], dist_reduce_fx="cat")
+        super().__init__("hits", "no_object", **kwargs)  # NaN in hits: a constant map where the object is not empty
+        check_choices(interpolation=(interpolation, Interpolation))
+        self.threshold, self.empty_object, self.constant_map = threshold, empty_object, constant_map
+        self.options: dict[str, Any] = {
+            "tolerance": tolerance,
+            "threshold": threshold,
+            "interpolation": interpolation,
+        }
 
     def update(self, attribution: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
-        hits = pointing_game(
-            attribution,
-            object_mask,
-            tolerance=self.tolerance,
-            threshold=self.threshold,
-            interpolation=self.interpolation,
-        )
-        self.hits.append(hits)
+        self.hits.append(pointing_game(attribution, object_mask, **self.options))
         self.no_object.append((chance_level(object_mask, threshold=self.threshold) == 0).float())
 
     def compute(self) -> dict[str, Tensor]:
         """Return the share of hits and the counts, named as above, each a scalar."""
-        no_object = _joined(self.no_object) > 0
+        no_object = self.joined("no_object") > 0
         return {
             "pointing": self.per_image().nanmean(),
-            "constant_map": (_joined(self.hits).isnan() & ~no_object).sum(),
+            "constant_map": (self.joined("hits").isnan() & ~no_object).sum(),
             "empty_object": no_object.sum(),
         }
 
@@ -218,12 +188,12 @@ class PointingGame(Metric):
 
         Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
         """
-        hits = _joined(self.hits)
+        hits = self.joined("hits")
         hits = torch.where(hits.isnan(), self.constant_map, hits)
-        return torch.where(_joined(self.no_object) > 0, self.empty_object, hits)
+        return torch.where(self.joined("no_object") > 0, self.empty_object, hits)
 
 
-class MaskOverlap(Metric):
+class MaskOverlap(_PerImage):
     """Precision, recall and IoU of binary masks over a data set.
 
     ``compute()`` returns a dict of ``precision``, ``recall`` and ``iou``, ready for a logger: each the mean over the
@@ -250,21 +220,14 @@ class MaskOverlap(Metric):
     empty_object  0.000
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
     precision: list[Tensor]
     recall: list[Tensor]
     iou: list[Tensor]
 
     def __init__(self, *, threshold: float | None = 0.5, empty: float = math.nan, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.threshold = threshold
-        self.empty = empty
         # NaN means undefined: precision for lack of a mask, recall for lack of an object.
-        for name in ("precision", "recall", "iou"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        super().__init__("precision", "recall", "iou", **kwargs)
+        self.threshold, self.empty = threshold, empty
 
     def update(self, mask: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, 1, h, w) or (N, h, w) binary masks and (N, H, W) or (N, 1, H, W) object masks."""
@@ -275,7 +238,7 @@ class MaskOverlap(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return the means and the counts, named as above, each a scalar."""
         means = {name: values.nanmean() for name, values in self.per_image().items()}
-        empty_mask, empty_object = (_joined(state).isnan().sum() for state in (self.precision, self.recall))
+        empty_mask, empty_object = (self.joined(name).isnan().sum() for name in ("precision", "recall"))
         return {**means, "empty_mask": empty_mask, "empty_object": empty_object}
 
     def per_image(self) -> dict[str, Tensor]:
@@ -283,11 +246,11 @@ class MaskOverlap(Metric):
 
         Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
         """
-        joined = {"precision": _joined(self.precision), "recall": _joined(self.recall), "iou": _joined(self.iou)}
+        joined = {name: self.joined(name) for name in ("precision", "recall", "iou")}
         return {name: torch.where(values.isnan(), self.empty, values) for name, values in joined.items()}
 
 
-class GroupAccuracy(Metric):
+class GroupAccuracy(_PerImage):
     """Accuracy per group, of the worst group, and on average, over a data set.
 
     ``compute()`` returns a dict, ready for a logger:
@@ -317,10 +280,6 @@ class GroupAccuracy(Metric):
     average          0.667
     weighted_average 0.875
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
 
     correct: Tensor
     images: Tensor
@@ -370,10 +329,3 @@ def _checked_names(names: Sequence[str] | None, num_groups: int) -> tuple[str, .
             f"{list(names)}."
         )
     return tuple(names)
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A list state as one tensor: torchmetrics has joined it already after gathering from several processes."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else torch.zeros(0)

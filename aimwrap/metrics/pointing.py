@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._checks import check_choices
 from .._numerics import wide_dtype, without_autocast
 from .masks import object_weights
 
@@ -26,7 +27,7 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
         classes: (N,), the class to explain in each image, usually the predicted one.
 
     Returns:
-        (N, H, W), float32 at least, not clamped: negative values speak against the class.
+        (N, H, W), float32 at least, not clamped: negative values are evidence against the class.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -101,8 +102,7 @@ def energy_pointing_game(
     >>> energy_pointing_game(attribution, torch.tensor([[[1, 0], [1, 0]]]))
     tensor([0.7500])
     """
-    check_choice("negatives", negatives, get_args(Negatives))
-    check_choice("interpolation", interpolation, get_args(Interpolation))
+    check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
     _check_attribution(attribution)
     on_object = object_weights(object_mask, threshold, count=len(attribution))
     empty = on_object.sum(dim=(1, 2)) == 0
@@ -213,7 +213,7 @@ def pointing_game(
     >>> pointing_game(attribution, object_mask, tolerance=1), pointing_game(attribution, object_mask, tolerance=2)
     (tensor([0.]), tensor([1.]))
     """
-    check_choice("interpolation", interpolation, get_args(Interpolation))
+    check_choices(interpolation=(interpolation, Interpolation))
     _check_attribution(attribution)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be a radius of 0 or more pixels, got {tolerance}.")
@@ -256,12 +256,6 @@ def _cell_shares(length: int, cells: int) -> Tensor:
     pixel, cell = torch.arange(length)[None] * cells, torch.arange(cells)[:, None] * length  # starts, in 1/cells pixels
     overlap = torch.minimum(pixel + cells, cell + length) - torch.maximum(pixel, cell)
     return overlap.clamp(min=0) / length
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse what is not among the choices of a ``Literal``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def _check_attribution(attribution: Tensor) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..base import AIMBase
 from ..preprocessing import Preprocessing
-from .recipe import Model
 
 Metric = float | tuple[float, float, float]  # a value, or a value and its interval: (value, low, high)
 
@@ -32,21 +32,8 @@ _CAUTION = """\
 - Masking repairs what the classifier looks at, not what the backbone's features contain."""
 
 
-def model_card(model: Model, metrics: Mapping[str, Metric] | None, location: str) -> ModelCard:
-    """Write a model card.
-
-    Args:
-        model: the model.
-        metrics: by name, each a value or ``(value, low, high)``; NaN, which a metric of nothing is, shows as undefined.
-        location: where the card says to load the model from: a folder, or a repository's name.
-
-    Returns:
-        The card.
-
-    Raises:
-        TypeError: if a metric is neither a number nor three of them, or the metrics have no names.
-        ValueError: if a value is infinite or outside its interval.
-    """
+def model_card(model: AIMBase, metrics: Mapping[str, Metric] | None, location: str) -> ModelCard:
+    """Write a model card, see :meth:`Shareable.generate_model_card <aimwrap.AIM.generate_model_card>`."""
     measured = _metrics(metrics)  # first, so that wrong ones are refused before the model's cost is counted
     head = ModelCardData(
         library_name="aimwrap", pipeline_tag="image-classification", tags=["aim", "interpretability", "pytorch"]
@@ -75,8 +62,8 @@ def plain(text: str) -> str:
     return re.sub(r"(?i)([\\`*_{}\[\]<>#|&~$@]|:(?=/)|(?<=www)\.)", r"\\\1", one_line)
 
 
-def _snippet(model: Model, location: str) -> str:
-    named = model._recipe.backbone.named().name is not None
+def _snippet(model: AIMBase, location: str) -> str:
+    named = model._recipe.named() is not None
     call = f"AIM.from_pretrained({location!r}{'' if named else ', backbone=backbone'})"
     needed = "import torch" if model.preprocessing is None else "from PIL import Image"
     lines = [needed, "from aimwrap import AIM, explain", ""]
@@ -95,16 +82,16 @@ def _snippet(model: Model, location: str) -> str:
     return "\n".join(lines)
 
 
-def facts_of(model: Model) -> list[tuple[str, str]]:
-    """What a model is, in words, by name."""
-    stages = [
-        f"{stage!r}: {tap.node}, {tap.channels} channels, stride {tap.stride}, tau {tau:g}"
-        for stage, tap, tau in zip(model.stages, model.taps, model.tau, strict=True)
-    ]
+def facts_of(model: AIMBase) -> list[tuple[str, str]]:
+    """A model's properties in words, by name."""
+    named = model._recipe.named()
     facts = [
-        ("backbone", model._recipe.backbone.named().was),
+        ("backbone", model._recipe.was if named is None else named[0]),
         ("head", model.head),
-        *((f"stage {stage.split(':')[0]}", stage.split(": ", 1)[1]) for stage in stages),
+        *(
+            (f"stage {tap.stage!r}", f"{tap.node}, {tap.channels} channels, stride {tap.stride}, tau {tau:g}")
+            for tap, tau in zip(model.taps, model.tau, strict=True)
+        ),
         ("pooling", f"mean over {model.pooling} positions"),
         ("classes", listed_classes(model.num_classes, model.class_names)),
         ("images", _images(model)),
@@ -117,7 +104,7 @@ def facts_of(model: Model) -> list[tuple[str, str]]:
 
 
 def listed_classes(num_classes: int, names: Sequence[str] | None) -> str:
-    """How many classes there are, and the first ones' names.
+    """The number of classes, and the first names.
 
     >>> listed_classes(2, ("cat", "dog"))
     '2: cat, dog'
@@ -129,7 +116,7 @@ def listed_classes(num_classes: int, names: Sequence[str] | None) -> str:
 
 
 def prepared_as(images: Preprocessing) -> str:
-    """How images are prepared, in words.
+    """The preprocessing of images in words.
 
     >>> from aimwrap import Preprocessing
     >>> prepared_as(Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))
@@ -142,7 +129,7 @@ def prepared_as(images: Preprocessing) -> str:
     return f"{height} x {width}, {prepared}"
 
 
-def _images(model: Model) -> str:
+def _images(model: AIMBase) -> str:
     if model.preprocessing is None:
         return f"{model.in_channels} channels; their preprocessing is not recorded"
     return prepared_as(model.preprocessing)
@@ -160,11 +147,10 @@ def _metrics(metrics: Mapping[str, Metric] | None) -> str:
 def _formatted(name: str, metric: Metric) -> tuple[str, str]:
     """Value and interval as they are shown."""
     got = f"got {metric!r:.80}"
-    given = metric if isinstance(metric, tuple | list) else (metric,)
-    if isinstance(metric, tuple | list) and len(metric) != 3:
-        raise TypeError(f"metrics[{name!r}] must be a number or (value, low, high), {got}")
     try:
-        value, *interval = (_number(value) for value in given)
+        value, *interval = map(_number, metric if isinstance(metric, tuple | list) else (metric,))
+        if isinstance(metric, tuple | list) and len(interval) != 2:
+            raise ValueError(f"{len(metric)} values")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"metrics[{name!r}] must be a number or (value, low, high), {got}") from error
     if any(map(math.isinf, (value, *interval))):
@@ -178,7 +164,7 @@ def _formatted(name: str, metric: Metric) -> tuple[str, str]:
 
 
 def _number(value: Any) -> float:
-    """A number as a float, also one of numpy's or torch's; text and truth values are none."""
+    """A number as a float, also one of numpy's or torch's, but not text or a truth value."""
     plain = value.item() if hasattr(value, "item") else value
     if isinstance(plain, bool) or not isinstance(plain, Real):
         raise TypeError(f"{type(plain).__name__} is not a number")

@@ -15,12 +15,11 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from torch import nn
 
 from .._files import checksum, replacing
+from ..base import AIMBase
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
-from .config import CONFIG, WAY_OUT, WEIGHTS, dump_config, read_config
-from .rebuilding import check_head, checked_class_names, checked_preprocessing, config_of, rebuild
-from .recipe import Model
-from .weights import check_whole, load_weights, read_weights, write_weights
+from .files import CONFIG, WAY_OUT, WEIGHTS, check_whole, load_weights, read_config, read_weights, write_weights
+from .rebuilding import check_savable, config_of, rebuild
 
 Shared = TypeVar("Shared", bound="Shareable")
 _CARD = "README.md"
@@ -50,12 +49,12 @@ class Shareable:
     ) -> str | None:
         """Save the model into a folder: ``config.json``, ``model.safetensors`` and ``README.md``, a model card.
 
-        What is not saved: what is frozen, the training mode, and the backbone's classifier, which is not part of the
-        model. A model inside ``DistributedDataParallel`` is saved as ``wrapper.module``, by one process.
+        Not saved are what is frozen, the training mode, and the backbone's classifier, which is not part of the model.
+        A model inside ``DistributedDataParallel`` is saved as ``wrapper.module``, by one process.
 
         Args:
             save_directory: the folder; it is made if it is not there. A model that was saved there is replaced; a card
-                only while it has the line that says so. Links in it become files, and what they lead to stays.
+                only while it has the line that says so. Links in it become files; the files that they point to stay.
             metrics: what to show in the card, by name: a number each, or ``(value, low, high)``. NaN is shown as
                 undefined.
             class_names: assigned to ``model.class_names`` first, unless None.
@@ -89,18 +88,17 @@ class Shareable:
             raise TypeError(
                 f"save_pretrained: {', '.join(unused)} is used only for pushing; add push_to_hub=True, or remove it"
             )
-        model: Model = self
+        model = cast("AIMBase", self)
         check_whole(model)
         before = model.class_names, model.preprocessing
         folder = Path(save_directory).expanduser()
         try:
-            self._aim(class_names, preprocessing)
+            check_savable(model, class_names, preprocessing)
             card = model_card(model, metrics, ".")  # what is wrong shows before anything is written
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
                 write_weights(model, weights)
-                described = config_of(model, weights.stat().st_size, checksum(weights))
-                config.write_text(dump_config(described), encoding="utf-8")
+                config.write_text(config_of(model, weights.stat().st_size, checksum(weights)), encoding="utf-8")
                 _check_readable(config)
                 weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
         except BaseException:
@@ -166,29 +164,21 @@ class Shareable:
         if _is_folder(source):
             config_path, weights_path = (_local(Path(source).expanduser(), name) for name in (CONFIG, WEIGHTS))
         else:
+            hub = {"force_download": force_download, "token": token, "cache_dir": cache_dir, "revision": revision}
             config_path, weights_path = (
-                _downloaded(
-                    str(source),
-                    name,
-                    force_download=force_download,
-                    token=token,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                    revision=revision,
-                )
-                for name in (CONFIG, WEIGHTS)
+                _downloaded(str(source), name, local_files_only=local_files_only, **hub) for name in (CONFIG, WEIGHTS)
             )
         config = read_config(config_path)
-        weights = read_weights(weights_path, config)
+        weights = read_weights(weights_path, config["weights"])
         base = next(kind for kind in cls.__mro__ if Shareable in kind.__bases__)
         model = rebuild(cls, base, config, backbone, str(source))
         try:
-            load_weights(model, weights, config.channels_last, strict)
+            load_weights(model, weights, config["channels_last"], strict)
         except ValueError as error:
             raise ValueError(
-                f"{weights_path}: the weights do not fit {config.backbone_was} wrapped as {config.variant}: {error}. "
-                "If the backbone was changed after it was built, change one in the same way and pass it as backbone= "
-                "(--backbone); strict=False leaves out what only one of the two has"
+                f"{weights_path}: the weights do not fit {config['backbone_was']} wrapped as {config['variant']}: "
+                f"{error}. If the backbone was changed after it was built, change one in the same way and pass it as "
+                "backbone= (--backbone); strict=False leaves out what only one of the two has"
             ) from error
         model.eval()
         return cast("Shared", model if map_location is None else model.to(map_location))
@@ -218,11 +208,11 @@ class Shareable:
         Returns:
             The commit's address.
         """
-        model, hub = self._aim(), HfApi(token=token)
+        hub = HfApi(token=token)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, metrics=metrics)
             repository = hub.create_repo(repo_id, exist_ok=True, private=private)
-            model_card(model, metrics, repository.repo_id).save(Path(folder, _CARD))
+            self.generate_model_card(metrics, repository.repo_id).save(Path(folder, _CARD))
             commit = hub.upload_folder(
                 repo_id=repository.repo_id,
                 folder_path=folder,
@@ -242,41 +232,34 @@ class Shareable:
         Returns:
             The card; ``str(card)`` is its text.
         """
-        return model_card(self._aim(), metrics, location)
-
-    def _aim(self, class_names: Sequence[str] | None = None, preprocessing: Preprocessing | None = None) -> Model:
-        """The model itself, with the names and the preprocessing that it is to be saved with, checked."""
-        model: Model = self
-        check_head(model)
-        names = checked_class_names(model.class_names if class_names is None else class_names, model.num_classes)
-        images = checked_preprocessing(model.preprocessing if preprocessing is None else preprocessing)
-        model.class_names, model.preprocessing = names, images
-        return model
+        model = cast("AIMBase", self)
+        check_savable(model, None, None)
+        return model_card(model, metrics, location)
 
 
 def _check_keywords(given: Mapping[str, Any]) -> None:
     """Refuse arguments that neither saving nor pushing knows, and name what replaces them here."""
-    own, pushing = (
-        [p.name for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    saving, pushing = (
+        [name for name, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY]
         for method in (Shareable.save_pretrained, Shareable.push_to_hub)
     )
     for name in given:
         if name not in pushing:
-            meant = _ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys([*own, *pushing]))}"
+            meant = _ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys([*saving, *pushing]))}"
             raise TypeError(f"save_pretrained() got an unexpected keyword argument {name!r}; {meant}")
 
 
 def _check_readable(config: Path) -> None:
-    """What would be refused when it is loaded is not saved."""
+    """Refuse to save a config that would be refused when it is loaded."""
     try:
         read_config(config)
     except ValueError as error:
-        what = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
-        raise ValueError(f"the model cannot be saved as it is: {what}") from error
+        wrong = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
+        raise ValueError(f"the model cannot be saved as it is: {wrong}") from error
 
 
 def _is_folder(source: str | Path) -> bool:
-    """Whether something on this machine is meant: a ``Path``, what exists, or what is written like a path."""
+    """Whether this is a folder here and not a repository: a ``Path``, an existing path, or written like a path."""
     return isinstance(source, Path) or os.path.exists(source) or source.startswith((".", "/", "~")) or "\\" in source
 
 
@@ -287,10 +270,11 @@ def _local(folder: Path, name: str) -> Path:
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file; pass the folder that it is in, {str(folder.parent)!r}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; AIM.from_pretrained loads what model.save_pretrained wrote")
+        raise FileNotFoundError(f"{folder} is not a folder; pass one that model.save_pretrained wrote")
     here = ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5]) or "nothing"
     raise FileNotFoundError(
-        f"{folder} has no {name}, but {here}: it was not written by model.save_pretrained, or saving was interrupted"
+        f"{folder} has no {name}; it contains {here}. It was not written by model.save_pretrained, or saving was "
+        "interrupted"
     )
 
 

@@ -1,4 +1,4 @@
-"""From a model to a config, and from a config to a model that computes the same."""
+"""From a model to its config, and from a config to a model that computes the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import json
 import platform
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -13,123 +14,56 @@ import torch
 from torch import nn
 
 from ..backbones.create import find_builder
-from ..preprocessing import Preprocessing
+from ..base import AIMBase
+from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
-from .config import Config, TapRecord
-from .recipe import Model, decoded_json, without_weights
+from .files import FORMAT, Config
+from .recipe import encoded_json, without_weights
 
 
-def config_of(model: Model, size: int, sha256: str) -> Config:
-    """Describe a model.
-
-    Args:
-        model: the model.
-        size: of its weights file, in bytes.
-        sha256: of its weights file.
-
-    Returns:
-        The config.
-    """
-    recipe = model._recipe
-    backbone = recipe.backbone.named()
-    return Config(
-        variant=model.variant,
-        backbone=None if backbone.name is None else (backbone.name, decoded_json(json.loads(backbone.arguments))),
-        backbone_was=backbone.was,
-        arguments={
-            "stages": list(model.stages),
-            "tau": [float(area) for area in model.tau],
-            "num_classes": int(model.num_classes),
-            "head": model.head,
-            "width": int(recipe.width),
-            "mask_width": int(recipe.mask_width),
-            "mask_norm": recipe.mask_norm,
-            "logit_spread": _common(model, "logit_spread"),
-            "logit_range": _common(model, "logit_range"),
-            "labels_move_area": bool(model.labels_move_area),
-            "pooling": model.pooling,
-            "temperature": float(model.temperature),
-        },
-        image_shape=tuple(recipe.image_shape),
-        taps=tuple(_record(tap) for tap in model.taps),
-        classified=None if model.classified is None else _record(model.classified),
-        class_names=checked_class_names(model.class_names, model.num_classes),
-        preprocessing=checked_preprocessing(model.preprocessing),
-        dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
-        channels_last=tuple(part for part, module in model.named_children() if _is_channels_last(module)),
-        bytes=size,
-        sha256=sha256,
-        versions=_versions(),
-    )
+def config_of(model: AIMBase, size: int, sha256: str) -> str:
+    """The text of ``config.json`` for a model whose weights file has this size in bytes and this checksum."""
+    recipe, images = model._recipe, model.preprocessing
+    named = recipe.named()
+    content = FORMAT | {
+        "variant": model.variant,
+        "backbone": None if named is None else {"name": named[0], "arguments": json.loads(named[1])},
+        "backbone_was": recipe.was if named is None else named[0],
+        "aim": encoded_json(
+            {
+                "stages": list(model.stages),
+                "tau": [float(area) for area in model.tau],
+                "num_classes": int(model.num_classes),
+                "head": model.head,
+                "width": int(recipe.width),
+                "mask_width": int(recipe.mask_width),
+                "mask_norm": recipe.mask_norm,
+                "logit_spread": _common(model, "logit_spread"),
+                "logit_range": _common(model, "logit_range"),
+                "labels_move_area": bool(model.labels_move_area),
+                "pooling": model.pooling,
+                "temperature": float(model.temperature),
+            }
+        ),
+        "image_shape": recipe.image_shape,
+        "taps": [_recorded(tap) for tap in model.taps],
+        "classified": None if model.classified is None else _recorded(model.classified),
+        "class_names": model.class_names,
+        "preprocessing": None if images is None else images._asdict(),
+        "dtype": " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
+        "channels_last": [part for part, module in model.named_children() if _is_channels_last(module)],
+        "weights": {"bytes": size, "sha256": sha256},
+        "versions": _versions(),
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, where: str) -> Model:
-    """Build the model that a config describes, with fresh weights.
-
-    Args:
-        cls: AIM, or a class of it.
-        base: AIM.
-        config: checked values.
-        backbone: the backbone; if None, it is built by its name, which a registry must know, without weights.
-        where: the folder, for messages.
-
-    Returns:
-        The model.
+def check_savable(model: AIMBase, class_names: Sequence[str] | None, preprocessing: Preprocessing | None) -> None:
+    """Give a model the names and the preprocessing that it is to be saved with, unless None; then check what it has.
 
     Raises:
-        TypeError: if the backbone is not a module, or a subclass cannot be built with AIM's arguments.
-        ValueError: if the backbone is missing, cannot be built or wrapped, or has other taps than the saved model.
-    """
-    if backbone is not None and not isinstance(backbone, nn.Module):
-        raise TypeError(
-            f"backbone must be a module such as the model was built with, or None, got {type(backbone).__name__}"
-        )
-    given = config.arguments | {"example_input": torch.zeros(1, *config.image_shape)}
-    try:
-        inspect.signature(cls).bind(backbone, **given)
-    except TypeError as error:
-        raise _refused_by(cls, where, error) from error
-    source, by_name = _source(config, backbone, where)
-    arguments = given | by_name
-    try:
-        with torch.random.fork_rng(devices=[]):  # loading must not change the user's random numbers
-            model = cls(source, **arguments)
-    except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
-        if cls.__init__ is not base.__init__ and _takes(base, source, arguments):  # type: ignore[misc]  # compared only
-            raise _refused_by(cls, where, error) from error
-        what = "the backbone that was passed" if by_name == {} else f"{config.backbone_was}, built by its name,"
-        raise ValueError(
-            f"{where}: {what} cannot be wrapped as the saved model was ({config.backbone_was}): "
-            f"{type(error).__name__}: {error}. {_way_out(config)}"
-        ) from error
-    _check_taps(model, config, where)
-    model.variant = config.variant
-    model.class_names, model.preprocessing = config.class_names, config.preprocessing
-    return model
-
-
-def checked_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    """The names as a tuple.
-
-    Raises:
-        TypeError: if they are not strings.
-        ValueError: if there is not one for each class.
-    """
-    if names is None:
-        return None
-    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"class_names must be a list of strings, one per class in the logits' order, got {names!r:.80}")
-    if len(names) != num_classes:
-        raise ValueError(f"class_names must have one name per class: {num_classes} classes, {len(names)} name(s)")
-    return tuple(map(str, names))
-
-
-def check_head(model: Model) -> None:
-    """Refuse what no config describes: what was put in the place of the head's own parts.
-
-    Raises:
-        TypeError: if a classifier is not a linear layer.
-        ValueError: if one has another number of classes than the model.
+        TypeError: if these are of the wrong type, or a classifier is not a linear layer.
+        ValueError: if there is not one name for each class, or a classifier has another number of classes.
     """
     for name, part in (("classifier", model.classifier), *model.stage_classifiers.named_children()):
         if type(part) is not nn.Linear:
@@ -142,9 +76,68 @@ def check_head(model: Model) -> None:
                 f"the model's {name} gives {part.out_features} classes, and model.num_classes is {model.num_classes}; "
                 f"build the model again with AIM(backbone, num_classes={part.out_features})"
             )
+    names = model.class_names if class_names is None else class_names
+    if names is not None:
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+            raise TypeError(
+                f"class_names must be a list of strings, one per class in the logits' order, got {names!r:.80}"
+            )
+        if len(names) != model.num_classes:
+            raise ValueError(
+                f"class_names must have one name per class: {model.num_classes} classes, {len(names)} name(s)"
+            )
+        names = tuple(map(str, names))
+    images = checked_preprocessing(model.preprocessing if preprocessing is None else preprocessing)
+    model.class_names, model.preprocessing = names, images
 
 
-def _common(model: Model, name: str) -> float | None:
+def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, where: str) -> Any:
+    """Build the model that a config describes, with fresh weights.
+
+    Args:
+        cls: AIM, or a class of it.
+        base: AIM.
+        config: checked values.
+        backbone: the backbone; if None, it is built by its name, which a registry must know, without weights.
+        where: the folder, for messages.
+
+    Raises:
+        TypeError: if the backbone is not a module, or a subclass cannot be built with AIM's arguments.
+        ValueError: if the backbone is missing, cannot be built or wrapped, or has other taps than the saved model.
+    """
+    if backbone is not None and not isinstance(backbone, nn.Module):
+        raise TypeError(
+            f"backbone must be a module such as the model was built with, or None, got {type(backbone).__name__}"
+        )
+    was = config["backbone_was"]
+    try:
+        inspect.signature(cls).bind(backbone, example_input=None, **config["aim"])
+    except TypeError as error:
+        raise _refused_by(cls, where, error) from error
+    source, by_name = _source(config, backbone, where)
+    try:
+        given = config["aim"] | by_name | {"example_input": torch.zeros(1, *config["image_shape"])}
+        with torch.random.fork_rng(devices=[]):  # loading must not change the user's random numbers
+            model: AIMBase = cls(source, **given)
+    except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
+        if cls.__init__ is not base.__init__ and _takes(base, source, given):  # type: ignore[misc]  # compared only
+            raise _refused_by(cls, where, error) from error
+        what = "the backbone that was passed" if backbone is not None else f"{was}, built by its name,"
+        raise ValueError(
+            f"{where}: {what} cannot be wrapped as the saved model was ({was}): {type(error).__name__}: {error}. "
+            f"{_way_out(config)}"
+        ) from error
+    difference = _difference(model, config)
+    if difference is not None:
+        raise ValueError(
+            f"{where}: the backbone is not the one that was saved ({was}): {difference}. {_way_out(config)}"
+        )
+    model.variant, model.preprocessing = config["variant"], config["preprocessing"]
+    model.class_names = None if config["class_names"] is None else tuple(config["class_names"])
+    return model
+
+
+def _common(model: AIMBase, name: str) -> float | None:
     """A setting of the mask estimators, which may have been changed since they were built."""
     values = {getattr(estimator, name) for estimator in model.mask_estimators.values()}
     if len(values) > 1:
@@ -153,46 +146,21 @@ def _common(model: Model, name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def checked_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing | None:
-    """The preprocessing itself, as plain numbers and tuples.
-
-    Raises:
-        TypeError: if it is none, or its fields are not numbers.
-    """
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise TypeError(
-            "preprocessing must be an aimwrap.Preprocessing(image_size, mean, std, ...) or None, "
-            f"got {type(preprocessing).__name__}"
-        )
-    if preprocessing is None:
-        return None
-    try:
-        height, width = map(int, preprocessing.image_size)
-        mean, std = (tuple(float(value) for value in values) for values in (preprocessing.mean, preprocessing.std))
-        crop, squash = float(preprocessing.crop), bool(preprocessing.squash)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"preprocessing must have image_size (H, W), and one mean and one std per channel, got {preprocessing}"
-        ) from error
-    return Preprocessing((height, width), mean, std, preprocessing.interpolation, crop, squash)
-
-
 def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.Module | str, dict[str, Any]]:
-    """What to wrap, and the arguments to build it with if it is a name."""
+    """The backbone or its name, and the arguments to build it if it is a name."""
     if backbone is not None:
         return backbone, {}
-    if config.backbone is None:
+    if config["backbone"] is None:
         raise ValueError(
-            f"{where}: this model's backbone was {config.backbone_was}, a module that aimwrap cannot build by name; "
-            f"pass one of the same kind, its weights are overwritten: from_pretrained({where!r}, backbone=backbone); "
-            "on the command line, --backbone package.module:name"
+            f"{where}: this model's backbone was {config['backbone_was']}, which aimwrap cannot build by name. Pass a "
+            f"new backbone of the same kind, whose weights are replaced: from_pretrained({where!r}, backbone=...); on "
+            "the command line, --backbone package.module:name"
         )
-    name, arguments = config.backbone
     try:
-        library, model = find_builder(name)
+        library, model = find_builder(config["backbone"]["name"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}. {_way_out(config)}") from error
-    return f"{library}/{model}", {"backbone_kwargs": without_weights(library, arguments)}
+    return f"{library}/{model}", {"backbone_kwargs": without_weights(library, config["backbone"]["arguments"])}
 
 
 def _refused_by(cls: type, where: str, error: Exception) -> TypeError:
@@ -206,7 +174,7 @@ def _refused_by(cls: type, where: str, error: Exception) -> TypeError:
 
 
 def _takes(base: type, source: nn.Module | str, arguments: dict[str, Any]) -> bool:
-    """Whether AIM itself can be built with what a class of it could not."""
+    """Whether AIM itself can be built with the arguments that a subclass refused."""
     try:
         with torch.random.fork_rng(devices=[]):
             base(source, **arguments)
@@ -216,8 +184,8 @@ def _takes(base: type, source: nn.Module | str, arguments: dict[str, Any]) -> bo
 
 
 def _way_out(config: Config) -> str:
-    now = _versions()
-    others = [f"{name} {was}, here {now[name]}" for name, was in config.versions.items() if now.get(name, was) != was]
+    now, then = _versions(), config["versions"]
+    others = [f"{name} {was}, here {now[name]}" for name, was in then.items() if now.get(name, was) != was]
     saved = f"It was saved with {'; '.join(others)}. " if others else ""
     return (
         f"{saved}Build the backbone yourself and pass it: from_pretrained(..., backbone=backbone); on the "
@@ -225,28 +193,23 @@ def _way_out(config: Config) -> str:
     )
 
 
-def _check_taps(model: Model, config: Config, where: str) -> None:
-    pairs = [(_record(tap), then) for tap, then in zip(model.taps, config.taps, strict=False)]
-    if model.classified is not None and config.classified is not None:
-        pairs.append((_record(model.classified), config.classified))
-    differing = [(now, then) for now, then in pairs if now != then]
-    if len(model.taps) == len(config.taps) and (model.classified is None) == (config.classified is None):
-        if not differing:
-            return
-        (stage, node, channels, stride), then = differing[0]
-        difference = (
-            f"stage {then[0]!r} was {then[1]} with {then[2]} channels at stride {then[3]}, and is {node} with "
-            f"{channels} channels at stride {stride} (stage {stage!r})"
-        )
-    else:
-        difference = f"it has {len(model.taps)} taps, and the saved model had {len(config.taps)}"
-    raise ValueError(
-        f"{where}: the backbone is not the one that was saved ({config.backbone_was}): {difference}. {_way_out(config)}"
-    )
+def _difference(model: AIMBase, config: Config) -> str | None:
+    """How the tapped maps differ from the saved ones, if they do."""
+    now = [_recorded(tap) for tap in (*model.taps, *([model.classified] if model.classified else []))]
+    then = [*config["taps"], *([config["classified"]] if config["classified"] else [])]
+    if len(now) != len(then):
+        return f"it has {len(model.taps)} taps, and the saved model had {len(config['taps'])}"
+    for a, b in zip(now, then, strict=True):
+        if a != b:
+            return (
+                f"stage {b['stage']!r} was {b['node']} with {b['channels']} channels at stride {b['stride']}, and is "
+                f"{a['node']} with {a['channels']} channels at stride {a['stride']} (stage {a['stage']!r})"
+            )
+    return None
 
 
-def _record(tap: Tap) -> TapRecord:
-    return tap.stage, tap.node, tap.channels, tap.stride
+def _recorded(tap: Tap) -> dict[str, Any]:
+    return {"stage": tap.stage, "node": tap.node, "channels": tap.channels, "stride": tap.stride}
 
 
 def _is_channels_last(module: nn.Module) -> bool:
@@ -255,7 +218,6 @@ def _is_channels_last(module: nn.Module) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__
-
+    ours: str = import_module("aimwrap").__version__  # by name: it is imported already, and imports this module
     libraries = {name: version(name) for name in ("torch", "torchvision", "timm")}
-    return {"aimwrap": __version__, **libraries, "python": platform.python_version()}
+    return {"aimwrap": ours, **libraries, "python": platform.python_version()}

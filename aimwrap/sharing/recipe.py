@@ -1,4 +1,4 @@
-"""What a model was built with, in plain values: enough to build it again, and nothing of the user's is kept alive."""
+"""What a model was built with, in plain values: enough to build it again, without keeping the user's objects alive."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from torch import nn
 from .._wrappers import unwrap_compiled
 from ..backbones.create import create_backbone, find_builder
 
-Model = Any  # an AIM; naming the class here would import in a circle
-
-# What makes a builder fetch or read weights, or place them; the folder's own weights come in their stead.
+# What makes a builder fetch or read weights, or place them: the folder's own weights are used instead.
 _ABOUT_WEIGHTS = {
     "timm": {"pretrained", "checkpoint_path", "cache_dir", "device", "dtype"},
     "torchvision": {"weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"},
@@ -37,7 +35,7 @@ _OF_TORCH = set(vars(nn.Module()))
 
 
 class Likeness(NamedTuple):
-    """What a module was when it was wrapped, so that it can be recognised later without being kept.
+    """Marks of a module, taken when it was wrapped, to recognise it later without keeping it.
 
     Attributes:
         fingerprint: of all its modules' classes, plain values and shapes.
@@ -48,63 +46,39 @@ class Likeness(NamedTuple):
     candidates: tuple[tuple[str, str], ...]
 
 
-class BackboneRecord(NamedTuple):
-    """Where a backbone came from.
-
-    Attributes:
-        name: library and model, such as ``"timm/resnet18"``; None where it cannot be built by name.
-        arguments: of the builder, as JSON.
-        was: the same in words, or the module's class: for messages.
-        likeness: what a backbone that came as a module was like, so that :meth:`named` may find its name.
-    """
-
-    name: str | None
-    arguments: str
-    was: str
-    likeness: Likeness | None = None
-
-    def named(self) -> BackboneRecord:
-        """The record with the name and arguments that build the same module, if a library's do."""
-        found = None if self.likeness is None else recognise(self.likeness)
-        return self if found is None else BackboneRecord(*found, found[0])
-
-
 class Recipe(NamedTuple):
-    """Those arguments of :class:`~aimwrap.AIM` that it does not keep as attributes; they mean what they mean there.
+    """The arguments of :class:`~aimwrap.AIM` that it does not keep as attributes.
 
     Attributes:
-        backbone: where the backbone came from.
-        image_shape: (C, H, W) of the images that it was probed with.
+        was: the backbone's name, or its module's class: for messages.
+        builder: its name, such as ``"timm/resnet18"``, and the builder's arguments as JSON; None for a module.
+        likeness: what a backbone that came as a module was like.
+        image_shape: (C, H, W) of the images that the backbone was probed with.
         width: of the transforms.
         mask_width: of the mask estimators.
         mask_norm: of the mask estimators.
     """
 
-    backbone: BackboneRecord
+    was: str
+    builder: tuple[str, str] | None
+    likeness: Likeness | None
     image_shape: tuple[int, ...]
     width: int
     mask_width: int
     mask_norm: str
 
+    def named(self) -> tuple[str, str] | None:
+        """The name and arguments that build the same backbone, if a library's do."""
+        return self.builder if self.likeness is None else recognise(self.likeness)
 
-def backbone_record(
+
+def builder_of(
     backbone: nn.Module, name: str | None, arguments: Mapping[str, Any] | None, in_channels: int
-) -> BackboneRecord:
-    """Describe a backbone.
-
-    Args:
-        backbone: the module, as it came.
-        name: the name it was built by, if any.
-        arguments: what its builder was given.
-        in_channels: of its images.
-
-    Returns:
-        The record. A backbone whose arguments JSON cannot hold is one that cannot be built by name.
-    """
+) -> tuple[str, tuple[str, str] | None, Likeness | None]:
+    """The first three values of a recipe; a backbone whose arguments JSON cannot hold cannot be built by name."""
     if name is None:
         module = unwrap_compiled(backbone)
-        was = f"{type(module).__module__}.{type(module).__qualname__}"
-        return BackboneRecord(None, "{}", was, likeness(module, in_channels))
+        return f"{type(module).__module__}.{type(module).__qualname__}", None, likeness(module, in_channels)
     library, model = find_builder(name)
     kept = without_weights(library, arguments or {})
     if library == "torchvision":
@@ -116,8 +90,8 @@ def backbone_record(
         except TypeError:
             left.append(key)
     if left:
-        return BackboneRecord(None, "{}", f"{library}/{model} built with {', '.join(left)}, which JSON cannot hold")
-    return BackboneRecord(f"{library}/{model}", json.dumps(encoded), f"{library}/{model}")
+        return f"{library}/{model} built with {', '.join(left)}, which JSON cannot hold", None, None
+    return f"{library}/{model}", (f"{library}/{model}", json.dumps(encoded)), None
 
 
 def without_weights(library: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,14 +104,10 @@ def without_weights(library: str, arguments: Mapping[str, Any]) -> dict[str, Any
 
 
 def encoded_json(value: Any) -> Any:
-    """A value as JSON holds it, such that :func:`decoded_json` gives it back unchanged, tuples and infinity included.
+    """A value as JSON holds it, so that :func:`decoded_json` gives it back unchanged, tuples and infinity included.
 
-    Raises:
-        TypeError: if JSON cannot hold it.
-
-    Example:
-        >>> encoded_json({"sizes": (3, 9), "bound": math.inf})
-        {'sizes': {'tuple': [3, 9]}, 'bound': {'float': 'inf'}}
+    >>> encoded_json({"sizes": (3, 9), "bound": math.inf})
+    {'sizes': {'tuple': [3, 9]}, 'bound': {'float': 'inf'}}
     """
     if value is None or type(value) in (bool, int, str):
         return value
@@ -153,11 +123,7 @@ def encoded_json(value: Any) -> Any:
 
 
 def decoded_json(value: Any) -> Any:
-    """The inverse of :func:`encoded_json`.
-
-    Raises:
-        ValueError: if it cannot be undone.
-    """
+    """The inverse of :func:`encoded_json`; a ValueError for what that never writes."""
     if isinstance(value, list):
         return [decoded_json(item) for item in value]
     if not isinstance(value, dict):
@@ -177,29 +143,16 @@ def _is_tagged(value: Mapping[str, Any]) -> bool:
 
 
 def likeness(backbone: nn.Module, in_channels: int) -> Likeness:
-    """Take a module's fingerprint, and note who may have built it.
-
-    Args:
-        backbone: the module, before anything is done to it.
-        in_channels: of its images.
-
-    Returns:
-        The likeness, without candidates where no library has a class of that name.
-    """
+    """A module's fingerprint, before anything is done to it, and the builders that may have made it."""
     candidates = tuple(_of_timm(backbone, in_channels) or _of_torchvision(backbone))
     return Likeness(fingerprint(backbone) if candidates else "", candidates)
 
 
 @functools.lru_cache(maxsize=8)
 def recognise(found: Likeness) -> tuple[str, str] | None:
-    """Build the candidates, without memory for their weights, until one is the same.
+    """Build the candidates, without memory for their weights, until one is the same in every value.
 
-    Args:
-        found: what the module was like.
-
-    Returns:
-        Name and arguments as JSON; None if no candidate is the same in every value, so that a changed backbone is
-        never taken for the one in the library.
+    So a changed backbone is never taken for the one in the library.
     """
     for name, arguments in found.candidates:
         try:
@@ -214,14 +167,7 @@ def recognise(found: Likeness) -> tuple[str, str] | None:
 
 
 def implied_by_weights(backbone: nn.Module) -> dict[str, Any]:
-    """What torchvision's builders set, besides values, where weights are asked for.
-
-    Args:
-        backbone: of torchvision.
-
-    Returns:
-        Arguments of its builder.
-    """
+    """Arguments that torchvision's builders set themselves, where weights are asked for."""
     implied = {key: getattr(backbone, key) for key in _SET_BY_WEIGHTS if hasattr(backbone, key)}
     return implied | ({"init_weights": False} if "transform_input" in implied else {})
 
@@ -229,12 +175,8 @@ def implied_by_weights(backbone: nn.Module) -> dict[str, Any]:
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 of all that decides what a module computes, except the weights' values.
 
-    Args:
-        module: the module.
-
-    Returns:
-        The same string for modules with the same classes, plain attributes, shapes and numbers of hooks in the same
-        places; what it cannot look into, such as a function's closure, it takes by name.
+    It is the same for modules with the same classes, plain attributes, shapes and numbers of hooks in the same places.
+    What it cannot look into, such as a function's closure, counts by its name.
 
     Example:
         >>> fingerprint(nn.ReLU()) == fingerprint(nn.ReLU()) != fingerprint(nn.GELU())
@@ -271,22 +213,23 @@ def _described(value: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _of_timm(backbone: nn.Module, in_channels: int) -> Iterator[tuple[str, str]] | None:
+def _of_timm(backbone: nn.Module, in_channels: int) -> list[tuple[str, str]]:
     record = getattr(backbone, "pretrained_cfg", None) or getattr(backbone, "default_cfg", None)
     name = record.get("architecture") if isinstance(record, Mapping) else getattr(record, "architecture", None)
     classifier = getattr(backbone, "get_classifier", None)
     if not (isinstance(name, str) and timm.is_model(name) and callable(classifier)):
-        return None
+        return []
     arguments = {"num_classes": getattr(classifier(), "out_features", getattr(backbone, "num_classes", 0))}
     if in_channels != 3:
         arguments["in_chans"] = in_channels
     recorded = getattr(backbone, "_model_args", {})  # by newer versions of timm
     candidates = [arguments] if recorded == {} else [arguments, {**recorded, **arguments}]
-    return iter([(f"timm/{name}", json.dumps(given)) for given in candidates if _is_json(given)])
-
-
-def _is_json(arguments: Mapping[str, Any]) -> bool:
-    return all(value is None or isinstance(value, bool | int | float | str) for value in arguments.values())
+    plain = (type(None), bool, int, float, str)
+    return [
+        (f"timm/{name}", json.dumps(given))
+        for given in candidates
+        if all(isinstance(value, plain) for value in given.values())
+    ]
 
 
 def _of_torchvision(backbone: nn.Module) -> Iterator[tuple[str, str]]:

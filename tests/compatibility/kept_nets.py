@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aimwrap import AIM, AIMLoss
 from aimwrap.data import Built, Sample
 
 WEIGHTS = "model.safetensors"
@@ -49,6 +50,30 @@ def kept() -> KeptNet:
 def images(count: int = 4, side: int = 64) -> Tensor:
     """Inputs that every version of torch draws alike."""
     return torch.arange(count * 3 * side * side, dtype=torch.float64).mul(0.37).sin().float().view(count, 3, side, side)
+
+
+def trained_at_96(model: AIM) -> dict[str, Tensor]:
+    """What a saved model computes of images of 96 pixels, and what two training steps with noise make of it."""
+    labels = torch.arange(4)
+    features = model.forward_masks(model.forward_backbone(images(side=96)))
+    output = model.forward_head(features)
+    AIMLoss(model.tau)(output, labels).backward()
+    found = {"logits": output.logits, "fused": features.fused, "merged mask": features.merged_mask}
+    for stage in model.stages:
+        found[f"mask logits {stage}"] = features.mask_logits[stage]
+        found[f"mask {stage}"] = output.masks[stage]
+        found[f"stage logits {stage}"] = output.stage_logits[stage]
+    for name, parameter in model.mask_estimators.named_parameters():
+        found[f"gradient of {name}"] = parameter.grad
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        noisy = model.train()(images(side=96), noise_seeds=labels + 4 * step)
+        optimizer.zero_grad()
+        AIMLoss(model.tau)(noisy, labels).backward()
+        optimizer.step()
+        found |= {f"mask {stage} of step {step}": mask for stage, mask in noisy.masks.items()}
+    found["logits after training"] = model.eval()(images(side=96)).logits
+    return {name: value.detach().clone().contiguous() for name, value in found.items()}
 
 
 def digest_of(root: Path, split: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kept_nets import RUN, WEIGHTS, digest_of, images
+from kept_nets import RUN, WEIGHTS, digest_of, images, trained_at_96
 from lightning.fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -60,6 +60,16 @@ def make_model(folder: Path, head: str) -> AIM:
     masks = {f"mask {stage}": mask.contiguous() for stage, mask in output.masks.items()}
     save_file({"logits": output.logits.detach(), **masks}, folder / "recorded.safetensors")
     return model
+
+
+def make_at_96(folder: Path) -> None:
+    """Masks of several positions: at the other size the deepest mask has one, whose estimator learns nothing.
+
+    Added later, by the same commit, from the saved models: import make; make.make_at_96(make.HERE / "model")
+    """
+    torch.set_num_threads(1)
+    assert HERE not in Path(aimwrap.__file__).parents
+    save_file(trained_at_96(AIM.from_pretrained(folder)), folder / "recorded-96.safetensors")
 
 
 def make_second_look(folder: Path, first: AIM) -> None:
@@ -131,6 +141,8 @@ def main() -> None:
     first = make_model(HERE / "model", "feature-preserving")
     make_model(HERE / "model-paper", "paper")
     make_second_look(HERE / "model", first)
+    make_at_96(HERE / "model")
+    make_at_96(HERE / "model-paper")
     make_set(HERE / "set", Path(tempfile.mkdtemp()))
     os.chdir(HERE)
     make_runs()

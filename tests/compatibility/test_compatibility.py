@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_nets import RUN, WEIGHTS, digest_of, images
+from kept_nets import RUN, WEIGHTS, digest_of, images, trained_at_96
 from safetensors.torch import load_file
 
 from aimwrap import AIM, SecondLook
@@ -44,6 +44,19 @@ def test_saved_models_load(folder: str) -> None:
         output = model(images())
     masks = {f"mask {stage}": mask for stage, mask in output.masks.items()}
     assert_as_recorded({"logits": output.logits, **masks}, HERE / folder / "recorded.safetensors")
+
+
+@pytest.mark.parametrize("folder", ["model", "model-paper"])
+def test_masks_of_several_positions_and_their_training(folder: str) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as they were recorded: sums depend on how they are split
+    try:
+        found = trained_at_96(AIM.from_pretrained(HERE / folder))
+    finally:
+        torch.set_num_threads(threads)
+    assert found["mask logits 3"].shape == (4, 1, 3, 3)
+    assert found["gradient of stage_3.blocks.0.conv1.weight"].abs().max() > 0
+    assert_as_recorded(found, HERE / folder / "recorded-96.safetensors")
 
 
 def test_a_second_looks_parts_load() -> None:

@@ -18,8 +18,8 @@ from zoo import HeadConvNet, TinyNet
 
 from aimwrap import AIM
 from aimwrap._files import checksum
-from aimwrap.sharing import weights as weights_module
-from aimwrap.sharing.config import WAY_OUT, Config, dump_config, read_config
+from aimwrap.sharing import files
+from aimwrap.sharing.files import WAY_OUT, read_config
 from aimwrap.sharing.recipe import decoded_json, encoded_json
 
 TINY = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "num_classes": 7}
@@ -154,7 +154,7 @@ def test_a_zip_of_torch_save_is_no_safetensors(folder: Path) -> None:
 def test_missing_files(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(
-        FileNotFoundError, match=rf"has no {re.escape(name)}, but README\.md, .*: it was not written by"
+        FileNotFoundError, match=rf"has no {re.escape(name)}; it contains README\.md, .*\. It was not written by"
     ):
         load(folder)
 
@@ -244,46 +244,55 @@ def test_every_value_is_checked_or_of_no_consequence(saved_by_name: Path, tmp_pa
                 assert str(path) in str(error)
                 refused += 1
             else:
-                assert isinstance(config, Config) and json.loads(dump_config(config))
+                assert isinstance(config, dict) and json.loads(json.dumps(config))
     assert refused > 250
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"aim__width": "8"}, "'aim.width' must be a positive integer, got '8'"),
-        ({"aim__width": True}, "'aim.width' must be a positive integer, got True"),
-        ({"aim__tau": "0.25"}, r"'aim.tau' must be a list of numbers in \(0, 1\], got '0.25'; the file was d"),
-        ({"aim__stages": [[2], 3]}, "'aim.stages' must be a list of stage numbers and node names"),
-        ({"aim__logit_range": {"float": "nan"}}, "'aim.logit_range' must be a positive number or infinity, got nan"),
+        ({"aim__width": "8"}, "width must be a positive number, got '8'"),
+        ({"aim__width": True}, "width must be a positive number, got True"),
+        (
+            {"aim__tau": "0.25"},
+            r"tau must be a float, or a list of floats with one per stage, got '0.25'; the f",
+        ),
+        ({"aim__stages": [[2], 3]}, r"stages must be numbers or node names, got \[2\] of type list"),
+        ({"aim__logit_range": {"float": "nan"}}, r"logit_range must be a positive number \(.*\), got nan"),
         (
             {"aim__logit_range": {"float": "import os"}},
-            "in 'aim', {'float': import os} is not a value that aimwrap can read",
+            "{'float': import os} is not a value that aimwrap can read",
         ),
         (
             {"aim__device": "cuda"},
             "'aim.device' is not an argument that this aimwrap knows; a newer one may have saved it",
         ),
-        ({"aim__tau": [0.25, 2.0]}, r"'aim.tau' must be a list of numbers in \(0, 1\], got \[0.25, 2.0\]"),
-        ({"aim__tau": [0.25]}, r"'aim.tau' must have one value per stage, 2, got \[0.25\]"),
-        ({"aim__head": "newer"}, "'aim.head' must be one of 'paper', 'feature-preserving', got 'newer'"),
-        ({"aim__mask_norm": "newer"}, "'aim.mask_norm' must be one of 'layer', 'batch', 'none', got 'newer'"),
-        ({"aim__pooling": "newer"}, "'aim.pooling' must be one of 'active', 'all', got 'newer'"),
-        ({"aim__logit_spread": -1}, "'aim.logit_spread' must be a positive number or infinity, or null, got -1"),
-        ({"aim__temperature": 0}, "'aim.temperature' must be a positive number or infinity, got 0"),
-        ({"aim__stages": []}, r"'aim.stages' must be one stage or more, each of them once, got \[\]"),
-        ({"aim__stages": [3, 3]}, r"'aim.stages' must be one stage or more, each of them once, got \[3, 3\]"),
+        ({"aim__tau": [0.25, 2.0]}, r"tau must be in \(0, 1\], got \[0.25, 2.0\]"),
+        ({"aim__tau": [0.25]}, r"tau must be one float or one per stage: 2 stage\(s\), 1 value"),
+        ({"aim__head": "newer"}, "head must be one of 'paper', 'feature-preserving', got 'newer'"),
+        ({"aim__mask_norm": "newer"}, "mask_norm must be one of 'layer', 'batch', 'none', got 'newer'"),
+        ({"aim__pooling": "newer"}, "pooling must be one of 'active', 'all', got 'newer'"),
+        ({"aim__logit_spread": -1}, r"logit_spread must be a positive number \(.*\), got -1"),
+        ({"aim__temperature": 0}, "temperature must be a positive number, got 0"),
+        ({"aim__stages": []}, "stages is empty"),
+        ({"aim__stages": [3, 3]}, r"stages must not repeat, got \[3, 3\]"),
         ({"aim__stages": [1, 3]}, r"'taps' must be of the stages in 'aim.stages', \[1, 3\], got those of \[2, 3\]"),
         ({"taps": []}, r"'taps' must be of the stages in 'aim.stages', \[2, 3\], got those of \[\]"),
-        ({"classified": None}, "'classified' must be the final map that the 'feature-preserving' head selects from"),
-        ({"aim__head": "paper"}, r"'classified' must be null for the 'paper' head, got \('final map', 'block3', 20"),
+        (
+            {"classified": None},
+            "'classified' must be null for the 'paper' head only, got None for 'fea",
+        ),
+        (
+            {"aim__head": "paper"},
+            r"'classified' must be null for the 'paper' .*, got {'stage': 'final map', .*'block3'",
+        ),
         ({"class_names": ["a"]}, "'class_names' has 1 names for 7 classes"),
-        ({"class_names": "abcdefg"}, "'class_names' must be a list of strings, or null"),
+        ({"class_names": "abcdefg"}, "'class_names' must be a list, got 'abcdefg'"),
         ({"weights__sha256": "../../secret"}, "'weights.sha256' must be 64 hexadecimal digits"),
-        ({"preprocessing": {"image_size": [1, 1]}}, "'preprocessing.mean' is missing"),
-        ({"image_shape": [3, 224]}, "'image_shape' must be a list of 3 positive integers"),
+        ({"preprocessing": {"image_size": [1, 1]}}, "missing 2 required positional arguments: 'mean' and 'std'"),
+        ({"image_shape": [3, 224]}, "'image_shape' must be 3 positive integers"),
         ({"taps": [{"stage": 2}]}, "'taps.0.node' is missing"),
-        ({"backbone": "resnet18"}, "'backbone' must be an object, or null, got 'resnet18'"),
+        ({"backbone": "resnet18"}, "'backbone' must be an object, got 'resnet18'"),
     ],
 )
 def test_wrong_values_are_named(folder: Path, changes: dict[str, object], message: str) -> None:
@@ -340,7 +349,7 @@ def test_arguments_that_the_builder_refuses(saved_by_name: Path, tmp_path: Path)
 
 
 def test_a_backbone_that_was_a_module_must_be_passed(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"this model's backbone was zoo\.TinyNet, .*, backbone=backbone\)"):
+    with pytest.raises(ValueError, match=r"this model's backbone was zoo\.TinyNet, .*, backbone=\.\.\.\)"):
         AIM.from_pretrained(folder)
     with pytest.raises(TypeError, match=r"backbone must be a module such as the model was built with, .* got str"):
         AIM.from_pretrained(folder, backbone="resnet18")
@@ -439,7 +448,7 @@ def test_tensors_that_this_version_cannot_hold(folder: Path, monkeypatch: pytest
     def newer(path: Path) -> None:
         raise KeyError("F4")
 
-    monkeypatch.setattr(weights_module, "load_file", newer)
+    monkeypatch.setattr(files, "load_file", newer)
     with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
         load(folder)
 
