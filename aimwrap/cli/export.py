@@ -1,5 +1,6 @@
 """``aimwrap export`` on the command line."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
 import sys
@@ -7,13 +8,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from .._choices import ExportFormat
 from .help import closing
-from .options import AsJson, BackbonePath, ModelFolder, Quiet
+from .options import AsJson, BackbonePath, ModelFolder, Quiet, option
 from .outcomes import echo, exit_on_error, print_result
 
 if TYPE_CHECKING:
@@ -33,21 +32,14 @@ SUFFIXES: Mapping[ExportFormat, str] = {"onnx": ".onnx", "pt2": ".pt2", "aotindu
 
 def export(
     folder: ModelFolder,
-    file_format: Annotated[
-        ExportFormat,
-        typer.Option(
-            "--format", help="File format: ONNX, torch.export (pt2), or compiled for this machine (aotinductor)."
-        ),
-    ] = "onnx",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write.", show_default="model.onnx or model.pt2 in the model folder")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of square images, in pixels.", show_default="that of the model")
-    ] = None,
-    fixed_size: Annotated[
-        bool, typer.Option("--fixed-size", help="Export for one image size only, without trying to accept any size.")
-    ] = False,
+    file_format: ExportFormat = option(
+        "onnx", "File format: ONNX, torch.export (pt2), or compiled for this machine (aotinductor).", "--format"
+    ),
+    out: Path | None = option(None, "File to write.", show_default="model.onnx or model.pt2 in the model folder"),
+    image_size: int | None = option(None, "Side of square images, in pixels.", min=1, show_default="that of the model"),
+    fixed_size: bool = option(
+        False, "Export for one image size only, without trying to accept any size.", "--fixed-size"
+    ),
     backbone: BackbonePath = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

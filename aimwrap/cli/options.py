@@ -7,7 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -96,6 +96,17 @@ def parse_heads(text: str) -> list[Head]:
         raise typer.BadParameter(f"--heads must be among {', '.join(sorted(get_args(Head)))}; got {text!r}")
     return heads
 
+
+def options_in(panel: str | None) -> Callable[..., Any]:
+    """What declares the options of one panel of the help: default, help text, and names other than the parameter's."""
+
+    def option(default: Any, help: str, *names: str, **further: Any) -> Any:
+        return typer.Option(default, *names, help=help, rich_help_panel=panel, **further)
+
+    return option
+
+
+option = options_in(None)
 
 _OUTPUT = "Output"
 

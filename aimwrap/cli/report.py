@@ -1,5 +1,6 @@
 """``aimwrap report`` on the command line."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
 import os
@@ -7,12 +8,12 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .help import closing
-from .options import AsJson, BackbonePath, Data, ModelFolder, Quiet, ReaderArguments, Root, Workers
+from .options import AsJson, BackbonePath, Data, ModelFolder, Quiet, ReaderArguments, Root, Workers, option
 from .outcomes import GENERAL, echo, exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
@@ -42,38 +43,28 @@ def report(
     data: Data,
     root: Root,
     arguments: ReaderArguments = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Split to report on: train, val, test or all.", show_default="test, else val, else all"),
-    ] = None,
-    plain: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a plain model, to compare energy pointing and the results of verify with."),
-    ] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="Folder of a second model; the gallery starts where the two models differ most.")
-    ] = None,
-    backbone: BackbonePath = None,
-    out: Annotated[Path, typer.Option(help="HTML page to write; a JSON file of the same name is written too.")] = Path(
-        "report.html"
+    split: str | None = option(
+        None, "Split to report on: train, val, test or all.", show_default="test, else val, else all"
     ),
-    title: Annotated[
-        str | None, typer.Option(help="Title of the page.", show_default="names of the model and the data set")
-    ] = None,
-    limit: Annotated[
-        int,
-        typer.Option(min=1, help="Most images in the gallery: half are the worst, half are random. All are measured."),
-    ] = 1000,
-    verify_images: Annotated[
-        int,
-        typer.Option(min=1, help="Number of random images that verify checks the masks on; this takes the most time."),
-    ] = 256,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip verify.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")] = 32,
+    plain: Path | None = option(
+        None, "Folder of a plain model, to compare energy pointing and the results of verify with."
+    ),
+    compare: Path | None = option(
+        None, "Folder of a second model; the gallery starts where the two models differ most."
+    ),
+    backbone: BackbonePath = None,
+    out: Path = option(Path("report.html"), "HTML page to write; a JSON file of the same name is written too."),
+    title: str | None = option(None, "Title of the page.", show_default="names of the model and the data set"),
+    limit: int = option(
+        1000, "Most images in the gallery: half are the worst, half are random. All are measured.", min=1
+    ),
+    verify_images: int = option(
+        256, "Number of random images that verify checks the masks on; this takes the most time.", min=1
+    ),
+    no_verify: bool = option(False, "Skip verify.", "--no-verify"),
+    batch_size: int = option(32, "Number of images per forward pass.", min=1),
     workers: Workers = 2,
-    device: Annotated[
-        str | None, typer.Option(help="Device, such as cpu, cuda or cuda:1.", show_default="cuda if available")
-    ] = None,
+    device: str | None = option(None, "Device, such as cpu, cuda or cuda:1.", show_default="cuda if available"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
