@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..analysis.verification import verify
 from ..data.release import ReleaseDataset
+from ..model import AIM
 from ..preprocessing import Preprocessing
 from .content import Report, content_of
 from .measuring import evaluate
@@ -99,25 +100,12 @@ def build_report(
     found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
     control = next((subject for subject in subjects if subject.role == "plain"), None)
     found_notes += [*on_one_view(subjects), *(_note_on_control(subjects, control) if verify_images else ())]
-    evaluation = evaluate(
-        tuple(subjects),
-        images,
-        limit=limit,
-        batch_size=batch_size,
-        workers=workers,
-        to_verify=verify_images,
-        seed=seed,
-        progress=progress,
-    )
+    settings: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
+    evaluation = evaluate(subjects, images, limit=limit, verify_images=verify_images, workers=workers, **settings)
     verifications = [
-        _verified(
-            subject,
-            control,
-            evaluation.to_verify.get(subject.preprocessing, torch.zeros(0)),
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
+        None
+        if subject.aim is None or not verify_images
+        else _verified(subject.aim, subject.preprocessing, control, evaluation.to_verify(subject), **settings)
         for subject in subjects
     ]
     content = content_of(
@@ -200,16 +188,16 @@ def _cropped(preprocessing: Preprocessing) -> str:
     return f"{'squashed, ' if preprocessing.squash else ''}{preprocessing.crop:.4g}"
 
 
-def _verified(subject: Subject, plain: Subject | None, images: Tensor, **settings: Any) -> dict[str, Any] | None:
-    """The findings of :func:`~aimwrap.verify` as plain values; None for a plain model or without images.
+def _verified(
+    aim: AIM, prepared: Preprocessing, plain: Subject | None, images: Tensor, **settings: Any
+) -> dict[str, Any]:
+    """The findings of :func:`~aimwrap.verify` as plain values.
 
     ``images`` are (M, 3, H, W), prepared for the model. The class activation map of ``plain`` is the control.
     """
-    if subject.aim is None or not len(images):
-        return None
-    weight = next(subject.aim.parameters())
-    control = None if plain is None else _seen_by(plain, subject.preprocessing)
-    found = verify(subject.aim, images.to(weight.device, weight.dtype), control, **settings)
+    weight = next(aim.parameters())
+    control = None if plain is None else _seen_by(plain, prepared)
+    found = verify(aim, images.to(weight.device, weight.dtype), control, **settings)
     return {
         "images": len(images),
         "passed": found.passed,
