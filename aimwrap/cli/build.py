@@ -3,7 +3,9 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,18 +26,14 @@ def summary(release: Release) -> dict[str, Any]:
     from ..data.release import SPLITS
 
     groups: dict[str, dict[str, int]] = {}
+    pairs = list(product(range(len(release.classes)), range(len(release.places))))
     for split in SPLITS:
-        records = [record for record in release.records if record.split == split]
-        if records:
-            pairs = [(label, place) for label in range(len(release.classes)) for place in range(len(release.places))]
-            counts = {pair: 0 for pair in pairs}
-            for record in records:
-                assert record.place is not None
-                counts[record.label, record.place] += 1
+        counts = Counter((record.label, record.place) for record in release.records if record.split == split)
+        if counts:
             groups[split] = {
-                f"{release.classes[label]} on {release.places[place]}": count
-                for (label, place), count in counts.items()
-                if count or len(pairs) <= 16
+                f"{release.classes[label]} on {release.places[place]}": counts[label, place]
+                for label, place in pairs
+                if counts[label, place] or len(pairs) <= 16
             }
     return {
         "out": str(release.root),
@@ -237,8 +235,13 @@ def build(
         "recolour": True if recolour else None,
     }
     given: dict[str, Any] = {name: value for name, value in placed.items() if value is not None}
-    _check_combinations(given, in_place, permuted, keep_label_shares)
-
+    if in_place and given:
+        names = ("--no-mirror" if name == "mirror" else f"--{name.replace('_', '-')}" for name in given)
+        raise typer.BadParameter(
+            f"--in-place keeps the object and the image size as they are: leave out {', '.join(names)}"
+        )
+    if permuted and keep_label_shares:
+        raise typer.BadParameter("--keep-label-shares has no effect with --permuted, which keeps them anyway")
     with exit_on_error(OSError, ValueError, as_json=as_json, facts={"out": str(out)}), exit_on_interrupt(INTERRUPTED):
         from ..data.builder import InPlace, Placed
         from ..data.builder import build as build_set
@@ -262,19 +265,6 @@ def build(
             progress=not (quiet or as_json),
         )
     print_result(as_json, summary(release), format_summary(release))
-
-
-def _check_combinations(given: Mapping[str, Any], in_place: bool, permuted: bool, keep_label_shares: bool) -> None:
-    if in_place and given:
-        raise typer.BadParameter(
-            f"--in-place keeps the object and the image size as they are: leave out {_options(given)}"
-        )
-    if permuted and keep_label_shares:
-        raise typer.BadParameter("--keep-label-shares has no effect with --permuted, which keeps them anyway")
-
-
-def _options(given: Mapping[str, Any]) -> str:
-    return ", ".join("--no-mirror" if name == "mirror" else f"--{name.replace('_', '-')}" for name in given)
 
 
 def _listed(text: str | None) -> list[str] | None:

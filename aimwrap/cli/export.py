@@ -3,17 +3,14 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._choices import ExportFormat
 from .help import closing
-from .options import AsJson, BackbonePath, ModelFolder, Quiet, option
-from .outcomes import echo, exit_on_error, print_result
+from .options import AsJson, BackbonePath, ModelFolder, Quiet, imported_backbone, option
+from .outcomes import exit_on_error, print_result, warnings_printed
 
 if TYPE_CHECKING:
     from ..model import AIM
@@ -52,7 +49,7 @@ def export(
     kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
     facts: dict[str, Any] = {"path": str(path), "parity": []}
-    with exit_on_error(*kinds, as_json=as_json, facts=facts), _warnings_printed(quiet):
+    with exit_on_error(*kinds, as_json=as_json, facts=facts), warnings_printed(quiet):
         from ..export import ParityError, export_aotinductor, export_onnx, export_program
 
         write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[file_format]
@@ -66,11 +63,9 @@ def export(
 
 def _load(folder: Path, backbone: str | None) -> AIM:
     """The model of a folder, with the backbone at the path, if one is given."""
-    from ..backbones.inspection import import_backbone
     from ..model import AIM
 
-    sys.path.insert(0, "")  # custom backbones are usually in the current folder
-    model = AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
+    model = AIM.from_pretrained(folder, backbone=imported_backbone(backbone))
     if model.preprocessing is None:
         raise ValueError(
             f"{folder} does not contain the preprocessing of its model, and an exported file needs it. Save it in "
@@ -79,15 +74,3 @@ def _load(folder: Path, backbone: str | None) -> AIM:
             "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))"
         )
     return model
-
-
-@contextmanager
-def _warnings_printed(quiet: bool) -> Iterator[None]:
-    """Print warnings, unless quiet, as one line each, without their place in the code."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default", UserWarning)
-        try:
-            yield
-        finally:
-            for warning in [] if quiet else caught:
-                echo(f"warning: {warning.message}", err=True)
