@@ -162,10 +162,10 @@ def build(
         None, "Folder of object images with an alpha channel: a folder per class, or per split and class."
     ),
     opacity: Path | None = _source(
-        None, "Folder of masks (PNG, bright is object) with the names of the cut-outs, instead of alpha."
+        None, "Folder of PNG masks that are named like the cut-outs and bright where the object is, instead of alpha."
     ),
     cub: Path | None = _source(
-        None, "Folder of CUB_200_2011 with its segmentations, instead of --cutouts; keeps its test split."
+        None, "Folder of CUB_200_2011 with its segmentations, instead of --cutouts. Its test split is kept."
     ),
     water_or_land: bool = _label(
         False, "Use two labels, water birds and land birds, instead of CUB's 200 species.", "--water-or-land"
@@ -179,7 +179,7 @@ def build(
     ),
     tie: float | None = _label(
         None,
-        "Share of each label's training images on that label's place (spurious correlation).",
+        "Share of each label's training images that are on that label's place (spurious correlation).",
         min=0,
         max=1,
         show_default="0.95, or 1 with --permuted",
@@ -189,31 +189,43 @@ def build(
     ),
     seed: int = _drawn(0, "Random seed of the splits, the backgrounds and every image.", min=0),
     classes: str | None = _label(
-        None, "Classes to use, in the order of their numbers, such as landbird,waterbird.", show_default="all"
+        None,
+        "Classes to use, separated by commas, such as landbird,waterbird; the first one gets number 0.",
+        show_default="all",
     ),
     places: str | None = _label(
-        None, "Places to use; the first class is tied to the first place, and so on.", show_default="all"
+        None,
+        "Places to use, separated by commas; the first class is tied to the first place, and so on.",
+        show_default="all",
     ),
     train: int | None = _split(None, "Number of training images.", min=1, show_default="all cut-outs"),
     val: int | None = _split(None, "Number of validation images.", min=1, show_default="all cut-outs"),
     test: int | None = _split(None, "Number of test images.", min=1, show_default="all cut-outs"),
     test_share: float = _split(0.2, "Share of the cut-outs for the test split, if they have no splits.", min=0, max=1),
-    val_share: float = _split(0.2, "Share of the other cut-outs for validation, if they have no splits.", min=0, max=1),
-    keep_label_shares: bool = _split(
-        False, "Keep the label shares of the cut-outs in validation and test.", "--keep-label-shares"
+    val_share: float = _split(
+        0.2, "Share of the remaining cut-outs for the validation split, if they have no splits.", min=0, max=1
     ),
-    cutout_uses: int = _source(1, "Most images that show the same cut-out.", min=1),
-    background_uses: int = _source(1, "Most images that show the same background.", min=1),
+    keep_label_shares: bool = _split(
+        False,
+        "Give validation and test the same share of each label as the cut-outs have.",
+        "--keep-label-shares",
+    ),
+    cutout_uses: int = _source(1, "Largest number of images that show the same cut-out.", min=1),
+    background_uses: int = _source(1, "Largest number of images that show the same background.", min=1),
     in_place: bool = _drawn(
         False, "Keep the size of the cut-out's image and the object's position, as Waterbirds does.", "--in-place"
     ),
     image_size: int | None = _drawn(None, "Side of square images, in pixels.", min=1, show_default="224"),
     object_size: tuple[float, float] | None = _drawn(
-        None, "Smallest and largest share of the image's side for the object's longer side.", show_default="0.5 0.8"
+        None,
+        "Smallest and largest longer side of the object, as a share of the image's side.",
+        show_default="0.5 0.8",
     ),
     placement: Placement | None = _drawn(None, "Position of the object.", show_default="anywhere"),
     crop: tuple[float, float] | None = _drawn(
-        None, "Smallest and largest share of the background's shorter side for its crop.", show_default="0.5 1"
+        None,
+        "Smallest and largest crop of the background, as a share of its shorter side.",
+        show_default="0.5 1",
     ),
     no_mirror: bool = _drawn(False, "Never mirror objects or backgrounds.", "--no-mirror"),
     recolour: bool = _drawn(False, "Change hue and brightness of the backgrounds at random.", "--recolour"),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .._choices import COLUMNS, FileFormat
+from .._choices import COLUMNS, DATA_SETS, FileFormat
 from .build import EPILOG as BUILD
 from .build import INTERRUPTED, build
 from .help import Command, Group, closing
@@ -36,7 +36,7 @@ def doctor(
     ],
     kind: str | None = option(
         None,
-        "Kind of data set, by the names of aimwrap train.",
+        f"Kind of data set: {', '.join(DATA_SETS)}.",
         "--as",
         metavar="DATA",
         show_default="recognised from its files",
@@ -50,14 +50,16 @@ def doctor(
     ),
     class_list: Path | None = _elsewhere(None, "Text file with the classes of ImageNet-100."),
     annotations: Path | None = _elsewhere(None, "Folder of ImageNet's validation boxes, for ImageNet-100."),
-    masks: Path | None = _elsewhere(None, "Folder of object masks with the names of the images, for kind folder."),
+    masks: Path | None = _elsewhere(
+        None, "Folder of object masks that are named like their images, for the kind folder."
+    ),
     column: list[str] | None = _judged(
         None, "Column of a table, such as image=file; also label, place, group, split, mask. Repeatable."
     ),
     any_value_is_object: bool = _judged(
-        False, "In your own masks, every value except 0 is object.", "--any-value-is-object"
+        False, "Treat every mask value except 0 as object; only for your own masks.", "--any-value-is-object"
     ),
-    subset: bool = _judged(False, "The data set is a subset on purpose: do not compare counts.", "--subset"),
+    subset: bool = _judged(False, "Do not compare image counts: the data set is meant to be a subset.", "--subset"),
     quick: bool = _judged(False, "Read file headers only; damage and duplicates are not checked.", "--quick"),
     workers: int | None = option(None, "Number of threads that open files.", min=1, show_default="one per core"),
     as_json: AsJson = False,
@@ -122,11 +124,14 @@ DIGITS = closing(
 def digits(
     out: Annotated[Path, typer.Argument(help="Output folder: new, empty, or of an interrupted build.")],
     tie: float = option(
-        0.95, "Share of each label's images on that label's photograph (spurious correlation).", min=0.5, max=1
+        0.95,
+        "Share of each label's training images that are on that label's photograph (spurious correlation).",
+        min=0.5,
+        max=1,
     ),
-    seed: int = option(0, "Random seed of the digits and of how each is drawn.", min=0),
+    seed: int = option(0, "Random seed: which digits are used, and how each is drawn.", min=0),
     image_size: int = option(160, "Side of square images, in pixels.", min=32),
-    num_images: int = option(320, "Number of training images, and of test images; a multiple of 4.", min=4),
+    num_images: int = option(320, "Number of images in each split, train and test; a multiple of 4.", min=4),
     file_format: FileFormat = option("png", "Image format.", "--format"),
     workers: Workers = 2,
     as_json: AsJson = False,

@@ -24,7 +24,7 @@ EPILOG = closing(
 def demo(
     seeds: Seeds = "1",
     ties: str = option(
-        "0.95,1", "Shares of the training images on their label's background (ties), separated by commas."
+        "0.95,1", "Ties, separated by commas: the share of training images that are on their label's background."
     ),
     epochs: int = option(8, "Number of passes over the training images, for each variant.", min=1),
     tau: float = option(0.25, "Target share of the image that AIM's masks keep.", min=0.01, max=1.0),
@@ -35,9 +35,10 @@ def demo(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a plain CNN with the same CNN with AIM, on data whose background predicts the label.
+    """Train a CNN with and without AIM on images whose background predicts the label, and compare the two.
 
-    Trains both, prints a table per tie and writes an image of where they look. Downloads nothing. Needs the extra demo.
+    Prints a table of scores for each tie, and writes an image that shows where both models look. Downloads nothing.
+    Needs the extra demo.
     """
     seed_numbers, tie_shares, head_names = parse_seeds(seeds), parse_ties(ties), parse_heads(heads)
     with exit_on_error(ImportError, OSError, ValueError, as_json=as_json), exit_on_interrupt(_INTERRUPTED):

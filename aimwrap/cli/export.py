@@ -35,7 +35,9 @@ def export(
     out: Path | None = option(None, "File to write.", show_default="model.onnx or model.pt2 in the model folder"),
     image_size: int | None = option(None, "Side of square images, in pixels.", min=1, show_default="that of the model"),
     fixed_size: bool = option(
-        False, "Export for one image size only, without trying to accept any size.", "--fixed-size"
+        False,
+        "Export for one image size only; by default any size works where the backbone allows it.",
+        "--fixed-size",
     ),
     backbone: BackbonePath = None,
     as_json: AsJson = False,

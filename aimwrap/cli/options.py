@@ -140,7 +140,9 @@ BackboneName = Annotated[
 ]
 BackbonePath = Annotated[
     str | None,
-    typer.Option(help="Backbone as package.module:name, if the model folder cannot name it.", show_default=False),
+    typer.Option(
+        help="Backbone as package.module:name, for a model folder that does not name its backbone.", show_default=False
+    ),
 ]
 Data = Annotated[
     str,

@@ -54,28 +54,30 @@ def report(
         None, "Split to report on: train, val, test or all.", show_default="test, else val, else all"
     ),
     plain: Path | None = option(
-        None, "Folder of a plain model, to compare energy pointing and the results of verify with."
+        None, "Folder of a plain model to compare with: its energy pointing, and its results in verify."
     ),
     compare: Path | None = option(
-        None, "Folder of a second model; the gallery starts where the two models differ most."
+        None, "Folder of a second model; the gallery starts with the images on which the two models differ most."
     ),
     backbone: BackbonePath = None,
     out: Path = option(Path("report.html"), "HTML page to write; a JSON file of the same name is written too."),
     title: str | None = option(None, "Title of the page.", show_default="names of the model and the data set"),
     limit: int = option(
-        1000, "Most images in the gallery: half are the worst, half are random. All are measured.", min=1
+        1000,
+        "Largest number of images in the gallery: half of them the worst, half random. Scores use all images.",
+        min=1,
     ),
     verify_images: int = option(
-        256, "Number of random images that verify checks the masks on; this takes the most time.", min=1
+        256, "Number of random images on which verify checks the masks. This check takes the most time.", min=1
     ),
-    no_verify: bool = option(False, "Skip verify.", "--no-verify"),
+    no_verify: bool = option(False, "Do not check the masks with verify.", "--no-verify"),
     batch_size: int = option(32, "Number of images per forward pass.", min=1),
     workers: Workers = 2,
     device: str | None = option(None, "Device, such as cpu, cuda or cuda:1.", show_default="cuda if available"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write an HTML report on a model: scores, groups, mask health, verify, and a gallery of its masks.
+    """Write an HTML report on a model: scores, groups, checks of its masks, and a gallery of images with masks.
 
     The page is one file and needs no network. A JSON file next to it has the same content.
     """

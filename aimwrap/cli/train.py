@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
@@ -116,10 +117,10 @@ def _list_presets(asked: bool) -> None:
     if not asked:
         return
     for name, preset in PRESETS.items():
-        values = ", ".join(
+        values = (
             f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in preset.settings.items()
         )
-        typer.echo(f"{name} ({preset.source}): {preset.explained}\n    {values}\n")
+        typer.echo(f"{name} ({preset.source})\n{indent(preset.explained, '    ')}\n\n    {', '.join(values)}\n")
     raise typer.Exit
 
 
