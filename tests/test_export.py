@@ -435,7 +435,7 @@ def test_errors_at_the_boundary(tmp_path: Path, wrapped: Wrapped, monkeypatch: p
         with pytest.raises(RuntimeError, match=message):
             export(model, tmp_path / "model.pt2", preprocessing=PREPARATION)
     monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
-    with pytest.raises(ValueError, match=r"path must end in \.onnx for onnx, got"):
+    with pytest.raises(ValueError, match=r"path must end in \.onnx for the format onnx, got"):
         export_onnx(model, tmp_path / "model.pt2", preprocessing=PREPARATION)
     with pytest.raises(TypeError, match="model must be an AIM, got TinyNet"):
         export_program(TinyNet(), tmp_path / "model.pt2")

@@ -139,7 +139,7 @@ def check_outside(out: Path, folders: Sequence[Path | None]) -> None:
             out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve())
         ):
             raise typer.BadParameter(
-                f"{out} and {folder} are in each other, so built images would be taken for sources"
+                f"one of {out} and {folder} contains the other, so built images would be read as sources"
             )
 
 
@@ -218,13 +218,13 @@ def build(
     image_size: int | None = _drawn(None, "Side of square images, in pixels.", min=1, show_default="224"),
     object_size: tuple[float, float] | None = _drawn(
         None,
-        "Smallest and largest longer side of the object, as a share of the image's side.",
+        "Range of the object's longer side, as a share of the image's side: smallest and largest.",
         show_default="0.5 0.8",
     ),
     placement: Placement | None = _drawn(None, "Position of the object.", show_default="anywhere"),
     crop: tuple[float, float] | None = _drawn(
         None,
-        "Smallest and largest crop of the background, as a share of its shorter side.",
+        "Range of the background's crop, as a share of its shorter side: smallest and largest.",
         show_default="0.5 1",
     ),
     no_mirror: bool = _drawn(False, "Never mirror objects or backgrounds.", "--no-mirror"),

@@ -51,7 +51,7 @@ def doctor(
     class_list: Path | None = _elsewhere(None, "Text file with the classes of ImageNet-100."),
     annotations: Path | None = _elsewhere(None, "Folder of ImageNet's validation boxes, for ImageNet-100."),
     masks: Path | None = _elsewhere(
-        None, "Folder of object masks that are named like their images, for the kind folder."
+        None, "Folder of object masks that are named like their images; for the kind folder."
     ),
     column: list[str] | None = _judged(
         None, "Column of a table, such as image=file; also label, place, group, split, mask. Repeatable."
@@ -143,7 +143,7 @@ def digits(
     """
     if num_images % 4:
         raise typer.BadParameter(
-            f"--num-images must be a multiple of 4, one for each digit on each photograph; got {num_images}"
+            f"--num-images must be a multiple of 4, the number of pairs of digit and photograph; got {num_images}"
         )
     given = {"tie": tie, "seed": seed, "image_size": image_size}
     errors = exit_on_error(ImportError, OSError, ValueError, as_json=as_json, facts={"out": str(out)})

@@ -50,7 +50,7 @@ def in_options(text: str) -> str:
     '--hold-out must be 0 or more; --hold-out=0.2 holds out a fifth'
     """
     for name, option in _OPTIONS.items():
-        text = re.sub(rf"(?<![\w.(-]){name}(?= must| needs| is for|=[^\[ ])", option, text)
+        text = re.sub(rf"(?<![\w.(-]){name}(?= must| needs| is for|=[^\[ .])", option, text)
     return text
 
 

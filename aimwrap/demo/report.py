@@ -121,7 +121,7 @@ def check_picture(path: Path) -> None:
     if path.is_dir() or path.suffix[1:].lower() not in formats:
         endings = ", ".join(f".{ending}" for ending in sorted(formats))
         what = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}"
-        raise ValueError(f"output must be an image file, ending in one of {endings}, and {path} {what}")
+        raise ValueError(f"output must be an image file that ends in one of {endings}, and {path} {what}")
     path.parent.mkdir(parents=True, exist_ok=True)
 
 

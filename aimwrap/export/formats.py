@@ -279,7 +279,7 @@ def _export(
 ) -> Exported:
     path = Path(path)
     if path.suffix != writer.suffix:
-        raise ValueError(f"path must end in {writer.suffix} for {writer.format}, got {path}")
+        raise ValueError(f"path must end in {writer.suffix} for the format {writer.format}, got {path}")
     serving = ServingModel(model)
     if writer.format == "onnx":
         serving.cpu()
@@ -399,8 +399,8 @@ def _checked_size(
     least, probed = model._least_side, " x ".join(map(str, model._recipe.image_shape[1:]))
     if min(sides) < least:
         raise ValueError(
-            f"image_size must be at least {least} x {least}, one position of {model.variant}'s deepest map, got "
-            f"{height} x {width}; {probed} works"
+            f"image_size must be at least {least} x {least}, one position of {model.variant}'s deepest map, "
+            f"got {height} x {width}; {probed} works"
         )
     like = next(serving.parameters())
     try:

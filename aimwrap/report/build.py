@@ -129,8 +129,8 @@ def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
     if subject.num_classes != len(images.classes):
         raise ValueError(
             f"{subject.role} has {subject.num_classes} classes, and {images.release.name} {len(images.classes)}: "
-            f"{_some(images.classes)}. Give the model that was trained on these classes, or read the data set with all "
-            "of the model's (a table's classes=)"
+            f"{_some(images.classes)}. Use a model that was trained on these classes, or give the "
+            "model's classes to the data set, by classes= of a table"
         )
     names = subject.class_names
     if names is None:
@@ -140,8 +140,8 @@ def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
         if places.get(name, number) != number:
             raise ValueError(
                 f"{subject.role} calls class {number} {name!r}, which is class {places[name]} of the data set: "
-                f"its classes are {_some(names)}, and the data set's {_some(images.classes)}. Bring the data set's "
-                "classes into the model's order (a table's classes=, or the folders' names)"
+                f"the model's classes are {_some(names)}, and the data set's are {_some(images.classes)}. Put the data "
+                "set's classes into the model's order, by classes= of a table or by the names of the folders"
             )
     renamed = [(name, other) for name, other in zip(names, images.classes, strict=True) if name != other]
     if not renamed:
@@ -149,8 +149,8 @@ def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
     mine, other = renamed[0]
     rest = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
     return [
-        f"The {subject.role} was saved with other class names: what the data set calls {other!r} it calls {mine!r}"
-        f"{rest}. The data set's are shown."
+        f"The {subject.role} was saved with other class names: it calls {mine!r} what the data set calls {other!r}"
+        f"{rest}. The report shows the data set's names."
     ]
 
 

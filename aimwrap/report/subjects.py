@@ -75,7 +75,9 @@ class Subject:
             self.seen_by = self.pooled = PooledClassifier(plain, role)
             self.network = self.pooled.classifier
         elif role == "plain":
-            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other= (--compare)")
+            raise TypeError(
+                "plain must be a classifier without AIM, got an AIM; compare two AIMs by other= (--compare)"
+            )
         else:
             self.seen_by = self.network = model = self.aim
         found = preprocessing_of(model) or preprocessing

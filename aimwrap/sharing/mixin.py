@@ -287,10 +287,11 @@ def _local(folder: Path, name: str) -> Path:
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file; pass the folder that it is in, {str(folder.parent)!r}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; AIM.from_pretrained loads what model.save_pretrained wrote")
+        raise FileNotFoundError(f"{folder} is not a folder; pass one that model.save_pretrained wrote")
     here = ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5]) or "nothing"
     raise FileNotFoundError(
-        f"{folder} has no {name}, but {here}: it was not written by model.save_pretrained, or saving was interrupted"
+        f"{folder} has no {name}; it contains {here}. It was not written by model.save_pretrained, or saving was "
+        "interrupted"
     )
 
 

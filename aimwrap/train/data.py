@@ -271,7 +271,10 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
         count = round(settings.hold_out * len(members))
         out.update(members[torch.randperm(len(members), generator=generator)[:count]].tolist())
     if not out or len(out) == len(train):
-        raise ValueError(f"hold_out={settings.hold_out:g} of {len(train)} training images leaves a split empty")
+        raise ValueError(
+            f"hold_out={settings.hold_out:g} of {len(train)} training images leaves a split without "
+            "images; hold out another share"
+        )
     records = [record._replace(split="val") if number in out else record for number, record in enumerate(train.records)]
     others = [record for record in train.release.records if record.split != "train"]
     release = replace(train.release, records=(*records, *others))

@@ -153,7 +153,7 @@ def chosen_rule(asked: Selection | None, splits: Splits) -> Selection:
         return "last" if splits.val is None else "validation average"
     if asked != "last" and splits.val is None:
         raise ValueError(
-            f"selection={asked!r} needs a validation split, and {splits.train.release.name} has none; hold_out=0.2 "
+            f"the rule {asked!r} needs a validation split, and {splits.train.release.name} has none; hold_out=0.2 "
             "holds out a fifth of the training images, and selection='last' needs none"
         )
     return asked

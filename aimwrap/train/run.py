@@ -240,8 +240,8 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     if found is None:
         if side is None:
             raise ValueError(
-                f"image_size must be given: {settings.backbone} does not say which image size it was made for. Its "
-                "images are then normalised with ImageNet's mean and deviation"
+                f"image_size must be given: {settings.backbone} does not say which image size it was made for. With "
+                "it, images are normalised by ImageNet's mean and standard deviation"
             )
         found = Preprocessing((side, side), *_IMAGENET)
     model.preprocessing = found._replace(

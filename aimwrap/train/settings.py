@@ -222,21 +222,21 @@ class Settings:
         if self.ema == 1:
             raise ValueError("ema must be less than 1, got 1: the average would never change")
         if self.clip == 0:
-            raise ValueError("clip must be more than 0, got 0: all gradients would be 0; leave clip out for no limit")
+            raise ValueError("clip must be more than 0, got 0: all gradients would be 0; leave it out for no limit")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}; the "
-                "rates would never be reached"
+                "run would end before its learning rates are reached"
             )
         if self.accumulate > 1 and self.method == "aim" and self.area_per == "batch":
             raise ValueError(
-                f"area_per='batch' needs the areas of a whole batch at once, and accumulate={self.accumulate} computes "
-                "it in parts; take area_per='image', or accumulate=1"
+                f"area_per='batch' needs the areas of a complete batch at once, and accumulate={self.accumulate} "
+                "computes it in parts; use area_per='image' or accumulate=1"
             )
         if self.sync_batchnorm and self.frozen != "nothing":
             raise ValueError(
                 f"sync_batchnorm needs BatchNorm statistics that are updated, and frozen={self.frozen!r} keeps them "
-                "fixed; leave sync_batchnorm out"
+                "fixed; leave one of them out"
             )
 
     @property

@@ -398,11 +398,11 @@ def test_jpegs_keep_their_colours_sharp(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_else_is_refused(made: Made, tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="no build began it"):
+    with pytest.raises(FileExistsError, match="is not the output of a build"):
         made.build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match="no build began it"):
+    with pytest.raises(FileExistsError, match="is not the output of a build"):
         made.build(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "build.json").write_text("not JSON")
@@ -456,8 +456,8 @@ def test_unreadable_sources_are_all_named_and_the_rest_is_built(tmp_path: Path) 
         (waterbirds(), {"test_share": 1.0}, "test_share must be a share from 0 to below 1"),
         (waterbirds(num_images={"val": 4}), {"val_share": 0}, "val was asked for 4 images, but val_share is 0"),
         (waterbirds(), {"cutout_uses": 0}, "cutout_uses must be at least 1"),
-        (waterbirds(), {"classes": ["cat", "cow"]}, "classes must be different names from cat, dog, got cat, cow"),
-        (waterbirds(), {"places": []}, "places must be different names from beach, forest, got none"),
+        (waterbirds(), {"classes": ["cat", "cow"]}, "classes must name some of cat, dog, each once, got cat, cow"),
+        (waterbirds(), {"places": []}, "places must name some of beach, forest, each once, got none"),
         (waterbirds(), {"file_format": "gif"}, "file_format must be one of jpg, png, got 'gif'"),
         (waterbirds(), {"style": Placed(image_size=8)}, "image_size must be at least 16"),
         (waterbirds(), {"style": Placed(object_size=(0.9, 0.5))}, "object_size must be"),
@@ -520,7 +520,7 @@ def test_splits_of_the_source_are_kept(tmp_path: Path) -> None:
 
 def test_too_few_to_part(tmp_path: Path) -> None:
     made = Made(tmp_path, cutouts=2, backgrounds=9)
-    with pytest.raises(ValueError, match=r"too few cut-outs of label cat: 2 different ones, .* at least 3"):
+    with pytest.raises(ValueError, match=r"too few cut-outs of label cat: 2 different images, .* at least 3"):
         made.build(tmp_path / "out")
     made.build(tmp_path / "out", waterbirds(1.0, num_images={"test": 4}), val_share=0, cutout_uses=2)
     assert {row["split"] for row in table(tmp_path / "out")} == {"0", "2"}

@@ -50,7 +50,7 @@ def test_opacity_lies_under_the_same_names(tmp_path: Path) -> None:
 def test_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="cutouts must be a folder with a folder for each class"):
         cutouts_in(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="must have a folder for each place, with pictures in it, and has none"):
+    with pytest.raises(ValueError, match="must have a folder for each place, with images in it, and has none"):
         backgrounds_in(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"is a place and must have pictures \(\.bmp.*but empty has none"):
@@ -69,7 +69,7 @@ def test_a_place_of_several_folders(tmp_path: Path) -> None:
     make_backgrounds(tmp_path / "another", ("lake",), count=1)
     with pytest.raises(ValueError, match=r"would both be called water/lake/lake00.png; rename one of the two folders"):
         backgrounds_of({"water": [tmp_path / "lake", tmp_path / "another" / "lake"]})
-    with pytest.raises(FileNotFoundError, match=r"place 'sky' must be made of folders, but .*sky is not there"):
+    with pytest.raises(FileNotFoundError, match=r"place 'sky' needs a folder of photographs, and .*sky does not exist"):
         backgrounds_of({"sky": [tmp_path / "sky"]})
 
 

@@ -49,7 +49,7 @@ def test_a_report_reads_downward() -> None:
     text = str(an_examination(Check("counts", "ok", "9 images"), fault))
     assert text == (
         """Waterbirds (95 %) in data/birds
-  Taken for it because metadata.csv has the columns img_id and y.
+  Recognised because metadata.csv has the columns img_id and y.
 
          land bird, land  land bird, water  water bird, land  water bird, water    all
   train              900               100                50                150  1,200

@@ -105,7 +105,7 @@ def test_pictures_are_dark_where_the_mask_is_closed() -> None:
         (("--precision", "16-mixed"), "needs a GPU; on a CPU there are"),
         (("--plain", "--backbone", "tiny_nets:TinyNet.features"), "cannot be imported"),
         (("--stages", ""), "stages=[2, 3] is the paper's usual choice"),
-        (("--backbone", "json:dumps"), "'json:dumps' was found, and calling it without arguments fails: TypeError"),
+        (("--backbone", "json:dumps"), "'json:dumps' was found, but calling it without arguments fails: TypeError"),
         (("--accumulate", 9), "an image for each of --accumulate=9 parts"),
         (("--sync-batchnorm",), "--sync-batchnorm needs several processes with a GPU each"),
     ],
@@ -137,7 +137,7 @@ def test_what_fails_is_named(table: Path, tmp_path: Path, options: tuple[object,
         (("--plain", "--labels-move-area"), "--labels-move-area has no effect on a plain backbone"),
         (("--momentum", 0.5), "--momentum needs optimizer sgd, and it is adamw here"),
         (("--step-factor", 0.5), "--step-factor needs schedule step"),
-        (("--accumulate", 2, "--area-per", "batch"), "take --area-per='image', or --accumulate=1"),
+        (("--accumulate", 2, "--area-per", "batch"), "use --area-per='image' or --accumulate=1"),
         (("--sync-batchnorm", "--frozen", "backbone"), "and --frozen='backbone' keeps them fixed"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_made_is_named(table: Path, tmp_path: Path, monk
 def test_recipes_are_listed() -> None:
     found = run.invoke(app, ["train", "--presets"])
     assert found.exit_code == 0
-    assert "dfr-base (Kirichenko et al. 2023): The base model of DFR on Waterbirds" in found.output
+    assert "dfr-base (Kirichenko et al. 2023)\n    The base model of DFR on Waterbirds" in found.output
     assert "ours-birds (ours)" in found.output and "weight_decay 0.001" in found.output
 
 

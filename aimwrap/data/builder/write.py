@@ -217,7 +217,7 @@ def _check_folder(out: Path, manifest: Mapping[str, Any]) -> None:
         return
     if out.exists() and (not out.is_dir() or any(child.name != PARTIAL for child in out.iterdir())):
         raise FileExistsError(
-            f"{out} is there, and no build began it ({MANIFEST} is missing); build into a folder that is new or empty"
+            f"{out} exists and is not the output of a build (it has no {MANIFEST}); use a new or an empty folder"
         )
     out.mkdir(parents=True, exist_ok=True)
     _write_whole(out, MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())

@@ -164,7 +164,7 @@ def printable(text: str) -> str:
 
 def _head(examination: Examination) -> str:
     taken = f"{examination.release} in {examination.root}"
-    return f"{printable(taken)}\n{_wrapped(f'Taken for it because {examination.reason}.', '  ')}"
+    return f"{printable(taken)}\n{_wrapped(f'Recognised because {examination.reason}.', '  ')}"
 
 
 def _table(examination: Examination) -> str:

@@ -165,7 +165,7 @@ def read_pickle(path: Path) -> Any:
         ValueError: if it asks for anything else, is not a pickle, or is larger than 256 KiB. Nothing was run.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; pass the folder of the release that contains it as root")
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
     data = path.read_bytes() if path.stat().st_size <= LARGEST_PICKLE else None
     if data is None:
         raise ValueError(
