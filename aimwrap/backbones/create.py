@@ -51,5 +51,5 @@ def find_builder(name: str) -> tuple[str, str]:
     candidates = known[library] if library else [*known["timm"], *known["torchvision"]]
     close = difflib.get_close_matches(model, candidates, n=3, cutoff=0.5)
     where = f"{library} has no" if library else "neither timm nor torchvision has a"
-    hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "timm.list_models() lists what there is"
+    hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "timm.list_models() lists all names"
     raise ValueError(f"backbone: {where} model named {model!r}; {hint}")

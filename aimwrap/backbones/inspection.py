@@ -172,14 +172,14 @@ def import_backbone(path: str) -> nn.Module:
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
             f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, with a module that "
-            "Python can import from here"
+            "can be imported from the current folder"
         ) from error
     try:
         built = found() if callable(found) and not isinstance(found, nn.Module) else found
     except Exception as error:
         raise ValueError(
-            f"backbone: {path!r} was found, and calling it without arguments fails: {error!r}. Name a module, or a "
-            "function that builds one"
+            f"backbone: {path!r} was found, but calling it without arguments fails: {error!r}. Name an nn.Module, "
+            "or a function that builds one without arguments"
         ) from error
     if not isinstance(built, nn.Module):
         raise TypeError(f"backbone: {path!r} must be an nn.Module or build one without arguments, got {type(built)}")

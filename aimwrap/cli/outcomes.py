@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,10 +34,32 @@ def print_result(as_json: bool, values: Any, text: str) -> None:
     echo(json.dumps(values, indent=2) if as_json else text)
 
 
+_OPTIONS: dict[str, str] = {}  # of the command that runs, by the library's names
+
+
+def begin_command(options: Mapping[str, Sequence[str]]) -> None:
+    """Note the options of a command by its parameters, for its messages."""
+    _OPTIONS.clear()
+    dashed = {name: f"--{name.replace('_', '-')}" for name in options}
+    _OPTIONS.update({name: dashed[name] for name in options if dashed[name] in options[name]})
+
+
+def in_options(text: str) -> str:
+    """The library's message with its arguments as options, which the user can type.
+
+    >>> begin_command({"hold_out": ["--hold-out"]})
+    >>> in_options("hold_out must be 0 or more; hold_out=0.2 holds out a fifth")
+    '--hold-out must be 0 or more; --hold-out=0.2 holds out a fifth'
+    """
+    for name, option in _OPTIONS.items():
+        text = re.sub(rf"(?<![\w.(-]){name}(?= must| needs| is for|=[^\[ .])", option, text)
+    return text
+
+
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}; use another path, or fix its permissions"
-    return str(error)
+    return in_options(str(error))
 
 
 @contextmanager
@@ -57,6 +81,18 @@ def exit_on_error(*kinds: type[Exception], as_json: bool, facts: Mapping[str, An
         else:
             echo("\n".join(map(printable, _message(error).split("\n"))), err=True)
         raise typer.Exit(FAILED) from error
+
+
+@contextmanager
+def warnings_printed(quiet: bool) -> Iterator[None]:
+    """Print warnings, unless quiet, as one line each, without their place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in [] if quiet else caught:
+                echo(f"warning: {warning.message}", err=True)
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def read_csv(
         missing = [column for column in columns if column not in header]
         if missing:
             raise ValueError(
-                f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(missing)}; it has "
+                f"{path} must have the columns {', '.join(columns)}, but lacks {', '.join(missing)}; it has "
                 f"{', '.join(header)[:200] or 'none'}. {way_out}"
             )
         if len(set(header)) < len(header):
@@ -224,7 +224,7 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 @contextmanager
 def _table(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; pass the folder of the release that contains it as root")
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield file

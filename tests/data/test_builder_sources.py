@@ -69,7 +69,7 @@ def test_a_place_of_several_folders(tmp_path: Path) -> None:
     make_backgrounds(tmp_path / "another", ("lake",), count=1)
     with pytest.raises(ValueError, match=r"would both be called water/lake/lake00.png; rename one of the two folders"):
         backgrounds_of({"water": [tmp_path / "lake", tmp_path / "another" / "lake"]})
-    with pytest.raises(FileNotFoundError, match=r"place 'sky' must be made of folders, but .*sky is not there"):
+    with pytest.raises(FileNotFoundError, match=r"place 'sky' needs a folder of photographs, and .*sky does not exist"):
         backgrounds_of({"sky": [tmp_path / "sky"]})
 
 

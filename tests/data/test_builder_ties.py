@@ -188,7 +188,7 @@ def test_splits_of_the_source_are_kept(tmp_path: Path) -> None:
 
 def test_too_few_to_part(tmp_path: Path) -> None:
     made = Made(tmp_path, cutouts=2, backgrounds=9)
-    with pytest.raises(ValueError, match=r"too few cut-outs of label cat: 2 different ones, .* at least 3"):
+    with pytest.raises(ValueError, match=r"too few cut-outs of label cat: 2 different images, .* at least 3"):
         made.build(tmp_path / "out")
     made.build(tmp_path / "out", waterbirds(1.0, num_images={"test": 4}), val_share=0, cutout_uses=2)
     assert {row["split"] for row in table(tmp_path / "out")} == {"0", "2"}

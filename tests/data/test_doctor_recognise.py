@@ -105,7 +105,7 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "nothing", "does not exist"),
         (archive, "is a file; unpack it"),
-        (tmp_path / "empty", r"is not a data set that aimwrap knows; its folders are: inner.*--as.*waterbirds"),
+        (tmp_path / "empty", r"is not recognised as a data set.*its folders are: inner.*--as.*waterbirds"),
     ):
         with pytest.raises(NotRecognisedError, match=message):
             recognise(path, NOTHING)

@@ -340,7 +340,7 @@ class TestReadCSV:
         ("content", "message"),
         [
             ("", "lacks a; it has none"),
-            ("b,c\n1,2\n", "must have the columns a, and lacks a; it has b, c"),
+            ("b,c\n1,2\n", "must have the columns a, but lacks a; it has b, c"),
             ("a,a\n1,2\n", "has a column twice"),
             ("a,b\n1\n", "line 2: a row must have 2 values"),
             ("a,b\n1,2,3\n", "line 2: a row must have 2 values"),
@@ -356,7 +356,7 @@ class TestReadCSV:
             list(read_csv(write(tmp_path / "t.csv", content), ["a"]))
 
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"t\.csv is not there; pass the folder of the release"):
+        with pytest.raises(FileNotFoundError, match=r"t\.csv is not there; pass the folder of the data set"):
             list(read_csv(tmp_path / "t.csv", ["a"]))
 
     def test_callers_errors_stay_theirs(self, tmp_path: Path) -> None:

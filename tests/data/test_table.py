@@ -262,5 +262,5 @@ def test_a_columns_default_may_be_left_out(tmp_path: Path) -> None:
 
 def test_a_table_with_other_columns_says_how_to_name_them(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("file,species\na.jpg,cat\n")
-    with pytest.raises(ValueError, match=r"lacks image, label; .*\. Pass the names of these columns as image="):
+    with pytest.raises(ValueError, match=r"lacks image, label; .*\. Name its columns with image="):
         read_table(tmp_path / "mine.csv")

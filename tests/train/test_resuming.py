@@ -20,7 +20,7 @@ from lightning.fabric.plugins import MixedPrecision
 from aimwrap import AIM
 from aimwrap.train import Result, Settings, loop, run_training
 from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
-from aimwrap.train.run import Run, build_run
+from aimwrap.train.run import Run
 
 HERE = Path(__file__).parent
 
@@ -97,9 +97,7 @@ def test_the_scale_of_the_loss_begins_afresh_with_each_seed(
     own = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
     own.launch()
     scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0, "_growth_tracker": 3})  # the first seed's last
-    build_run(
-        settings_of(seed=1), tmp_path, own, workers=0, report=lambda line, seconds: None, quiet=True, tensorboard=False
-    )
+    Run(settings_of(seed=1), tmp_path, own)
     assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()
 
 

@@ -156,7 +156,7 @@ def _by_kind(
     unknown = [name for name in names if name not in kinds]
     if unknown or len({*names}) < len(names) or not names:
         raise ValueError(
-            f"{argument} must be different names from {', '.join(sorted({*kinds})[:10]) or 'none at all'}, got "
+            f"{argument} must name some of {', '.join(sorted({*kinds})[:10]) or 'none at all'}, each once, got "
             f"{', '.join(names) or 'none'}"
         )
     return {name: [source for source, kind in zip(sources, kinds, strict=True) if kind == name] for name in names}

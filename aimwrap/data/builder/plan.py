@@ -283,8 +283,8 @@ def _draw_splits(
         names = [name for name in dict.fromkeys(twins[source.name] for source in sources) if name not in split_of]
         if len(names) < len(shares):
             raise ValueError(
-                f"there are too few {what} {kind}: {len(names)} different ones, and there must be at least "
-                f"{len(shares)}, one for each of {', '.join(shares)}. Add some, or leave out a split with a share of 0"
+                f"there are too few {what} {kind}: {len(names)} different images, and at least {len(shares)} "
+                f"are needed, one for each of {', '.join(shares)}. Add some, or leave out a split with a share of 0"
             )
         divided = part_names(names, [share / total for share in shares.values()], rng)
         split_of |= {name: split for split, part in zip(shares, divided, strict=True) for name in part}

@@ -74,8 +74,8 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
         opacity_path = None if opacity is None else (opacity / name).with_suffix(".png")
         if opacity_path is not None and not opacity_path.is_file():
             raise FileNotFoundError(
-                f"opacity must hold a PNG for each cut-out under its name, but {opacity_path} is not there; it belongs "
-                f"to {path}"
+                f"opacity must contain a PNG of the same name for each cut-out, and {opacity_path} is not there; "
+                f"it belongs to {path}"
             )
         found.append(Cutout(name, path, class_name, opacity_path, split=split))
     return found
@@ -152,7 +152,7 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
     for place, folders in places.items():
         for folder in map(expand_path, folders):
             if not folder.is_dir():
-                raise FileNotFoundError(f"place {place!r} must be made of folders, but {folder} is not there")
+                raise FileNotFoundError(f"place {place!r} needs a folder of photographs, and {folder} does not exist")
             paths = sorted(folder / name for name in pictures_below(folder))
             if not paths:
                 raise ValueError(f"place {place!r} must have photographs ({ENDINGS}), but {folder} has none")

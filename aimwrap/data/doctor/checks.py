@@ -42,7 +42,7 @@ def check_counts(
     number = sum(row.images for row in counts)
     splits = " + ".join(f"{row.images:,} {row.split}" for row in counts)
     if expected is None:
-        return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), not compared with any others")
+        return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), not compared with official counts")
     found = {row.split: row for row in counts}
     empty = Count("", 0, (0,) * len(release.classes), (0,) * (len(release.classes) * len(release.places)))
     findings: list[Finding] = []
@@ -227,7 +227,7 @@ def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderList
     found = [path for path in pictures(listing, folders) if path not in named]
     findings = tuple(Finding(shown(path, release.root), "") for path in found)
     if not findings:
-        return Check("other files", "ok", "no image that the release does not name")
+        return Check("other files", "ok", "none that the data set does not list")
     several = "images are" if len(findings) > 1 else "image is"
     summary = f"{len(findings):,} {several} on disk that the release does not name; never read"
     return Check("other files", "warning", summary, findings)
@@ -249,7 +249,11 @@ def check_readable(looks: Mapping[Path, Look], root: Path, quick: bool) -> Check
     """Whether every file could be opened, and decoded to its end."""
     findings = tuple(Finding(shown(path, root), look.error) for path, look in looks.items() if look.error is not None)
     if findings:
-        again = "it is damaged, get it again" if len(findings) == 1 else "they are damaged, get them again"
+        again = (
+            "it is damaged, copy or download it again"
+            if len(findings) == 1
+            else "they are damaged, copy or download them again"
+        )
         summary = f"{len(findings):,} of {len(looks):,} files cannot be read: {again}"
         return Check("readable", "fault", summary, findings)
     how = "only headers were read; without --quick every file is decoded" if quick else "opened and decoded to the end"

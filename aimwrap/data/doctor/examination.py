@@ -100,8 +100,8 @@ def _found(path: Path, sources: Sources) -> Recognised:
     children = [folder.name for folder in subfolders(path)]
     there = ", ".join(children[:EXAMPLES]) + (", ..." if len(children) > EXAMPLES else "")
     raise NotRecognisedError(
-        f"{path} is not a data set that aimwrap knows; its folders are: {there or 'none'}. Pass the folder with the "
-        f"set's table or with its folders train and val or test, or name the set with --as: {', '.join(READERS)}"
+        f"{path} is not recognised as a data set; its folders are: {there or 'none'}. Pass the folder with "
+        f"the set's table or with its folders train and val or test, or name the set with --as: {', '.join(READERS)}"
     )
 
 
@@ -243,7 +243,9 @@ def _without_release(
     """Where the tables have faults, the images are checked too, so that users see both at once."""
     paths = pictures(FolderListing(), folders_below(found.root))
     readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
-    note = "The tables could not be read, so nothing was compared with them: fix them first, and examine again."
+    note = (
+        "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
+    )
     return Examination(
         path,
         found.name,

@@ -105,7 +105,9 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
             "read_table"
         )
     if not names:
-        raise FileNotFoundError(f"{folder} must have a folder per class, and has none; pass the folder above them")
+        raise FileNotFoundError(
+            f"{folder} must have a folder per class, and has none; pass the folder that contains them"
+        )
     return names
 
 

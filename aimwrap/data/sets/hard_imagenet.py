@@ -163,7 +163,7 @@ def read_pickle(path: Path) -> Any:
     No name in it is imported: those in ``MAKERS`` become plain values, and any other is refused.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; pass the folder of the release that contains it as root")
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
     data = path.read_bytes() if path.stat().st_size <= LARGEST_PICKLE else None
     if data is None:
         raise ValueError(

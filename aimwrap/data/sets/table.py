@@ -211,7 +211,7 @@ def read_table(
     """
     table = expand_path(table)
     root = table.parent if root is None else expand_path(root)
-    rows = list(read_csv(table, [image, label], "Pass the names of these columns as image= and label="))
+    rows = list(read_csv(table, [image, label], "Name its columns with image= and label="))
     if not rows:
         raise ValueError(f"{table} has no rows below its header; pass a table that lists images")
     header = tuple(rows[0].values)
