@@ -14,10 +14,9 @@ from .demo import EPILOG as DEMO
 from .demo import demo
 from .export import EPILOG as EXPORT
 from .export import export
-from .help import Command, Group
 from .inspect import EPILOG as INSPECT
 from .inspect import inspect
-from .outcomes import leave_quietly
+from .outcomes import Command, Group, leave_quietly
 from .report import EPILOG as REPORT
 from .report import report
 from .train import EPILOG as TRAIN

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._choices import FileFormat, Placement
-from .help import closing
 from .options import AsJson, Quiet, Workers, options_in
-from .outcomes import exit_on_error, exit_on_interrupt, print_result
+from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
     from ..data.builder import Background, Cutout, Tying

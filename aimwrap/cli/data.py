@@ -12,9 +12,8 @@ import typer
 from .._choices import COLUMNS, DATA_SETS, FileFormat
 from .build import EPILOG as BUILD
 from .build import INTERRUPTED, build
-from .help import Command, Group, closing
 from .options import AsJson, Quiet, Workers, check_data, complete_data, option, options_in
-from .outcomes import echo, exit_on_error, exit_on_interrupt, print_result
+from .outcomes import Command, Group, closing, echo, exit_on_error, exit_on_interrupt, print_result
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
 _elsewhere, _judged = options_in("Files in other folders"), options_in("Checks")

@@ -6,9 +6,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from .help import closing
 from .options import AsJson, Quiet, Seeds, option, parse_heads, parse_seeds, parse_ties
-from .outcomes import exit_on_error, exit_on_interrupt, print_result
+from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result
 
 EPILOG = closing(
     [

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._choices import ExportFormat
-from .help import closing
 from .options import AsJson, BackbonePath, ModelFolder, Quiet, imported_backbone, option
-from .outcomes import exit_on_error, print_result, warnings_printed
+from .outcomes import closing, exit_on_error, print_result, warnings_printed
 
 if TYPE_CHECKING:
     from ..model import AIM

@@ -8,9 +8,8 @@ import sys
 import typer
 
 from .._choices import Head
-from .help import closing
 from .options import AsJson, BackboneName, option
-from .outcomes import exit_on_error, print_result
+from .outcomes import closing, exit_on_error, print_result
 
 EPILOG = closing(
     ["aimwrap inspect convnext_tiny", "aimwrap inspect my_project.models:build --image-size 96"],

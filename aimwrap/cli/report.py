@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .help import closing
 from .options import (
     AsJson,
     BackbonePath,
@@ -23,7 +22,7 @@ from .options import (
     imported_backbone,
     option,
 )
-from .outcomes import echo, exit_on_error, print_result, warnings_printed
+from .outcomes import closing, echo, exit_on_error, print_result, warnings_printed
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,6 @@ import typer
 from .._files import replacing
 from ..train.presets import PRESETS
 from ..train.settings import MACHINES, PANELS, RESULT, Settings, kind_of
-from .help import closing
 from .options import (
     AsJson,
     Data,
@@ -32,7 +31,7 @@ from .options import (
     options_in,
     parse_seeds,
 )
-from .outcomes import exit_on_error, exit_on_interrupt, print_result
+from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
     from ..train import Result
@@ -130,7 +129,7 @@ def train(
     arguments: ReaderArguments = None,
     out: Path = option(Path("runs/train"), "Output folder; each seed gets a folder in it."),
     seeds: Seeds = "1",
-    preset: Literal[tuple(PRESETS)] | None = option(  # type: ignore[valid-type]
+    preset: Literal[tuple(PRESETS)] | None = option(  # type: ignore[valid-type]  # names that the table of presets has
         None, "Preset that replaces the defaults; --presets describes them.", show_default="no preset"
     ),
     presets: bool = option(
