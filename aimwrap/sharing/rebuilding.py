@@ -152,7 +152,7 @@ def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.
         return backbone, {}
     if config["backbone"] is None:
         raise ValueError(
-            f"{where}: this model's backbone was {config['backbone_was']}, which aimwrap cannot build by name. Pass a "
+            f"{where}: this model's backbone was {config['backbone_was']}. aimwrap cannot build that by name: pass a "
             f"new backbone of the same kind, whose weights are replaced: from_pretrained({where!r}, backbone=...); on "
             "the command line, --backbone package.module:name"
         )

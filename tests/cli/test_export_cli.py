@@ -130,7 +130,7 @@ class WithBias(TinyNet):
             r"image_size must be at least 32 x 32, .*'s deepest map, got 10 x 10; \S+ x \S+ works",
         ),
         ("named --out model.pt", r"path must end in \.pt2 for the format pt2, got"),
-        ("module", r"was zoo\.TinyNet, .*are overwritten: .*on the command line, --backbone package\.module:name$"),
+        ("module", r"was zoo\.TinyNet\. .*are replaced: .*on the command line, --backbone package\.module:name$"),
         (
             "module --backbone zoo:HeadConvNet",
             r"backbone yourself and pass it: .*, --backbone package\.module:name$",

@@ -349,7 +349,7 @@ def test_arguments_that_the_builder_refuses(saved_by_name: Path, tmp_path: Path)
 
 
 def test_a_backbone_that_was_a_module_must_be_passed(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"this model's backbone was zoo\.TinyNet, .*, backbone=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"this model's backbone was zoo\.TinyNet\. .*, backbone=\.\.\.\)"):
         AIM.from_pretrained(folder)
     with pytest.raises(TypeError, match=r"backbone must be a module such as the model was built with, .* got str"):
         AIM.from_pretrained(folder, backbone="resnet18")
