@@ -62,6 +62,15 @@ def numbered(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def printable(text: str) -> str:
+    r"""Escape characters that a terminal would obey or cannot show, and line ends; file names may have them.
+
+    >>> print(printable("a\x1b[2Jb\udcff.jpg"))
+    a\x1b[2Jb\udcff.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def table(rows: Iterable[Sequence[str]], align: str = "", indent: str = "") -> str:
     """Rows in columns of equal width, two spaces apart.
 

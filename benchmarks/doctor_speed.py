@@ -1,10 +1,10 @@
-"""How long the doctor takes for a set of Waterbirds' size: 11,788 small images with masks, boxes and tables.
+"""How long the doctor takes for a data set of Waterbirds' size: 11,788 small images with masks, boxes and tables.
 
     python benchmarks/doctor_speed.py                # makes the tree in a temporary folder, some 15 s
     python benchmarks/doctor_speed.py --images 2000  # the first ones only, to see that memory does not grow
 
 The tree has the official counts, so the doctor finds it healthy. The files were just written, so they come from memory;
-from a disk it takes as much longer as reading them does.
+from a disk, the time to read them is added.
 """
 
 import argparse
@@ -29,9 +29,9 @@ SPLITS = ("train", "val", "test")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, help="how many of the 11,788")
+    parser.add_argument("--images", type=int, help="number of images (default: all 11,788)")
     parser.add_argument("--workers", type=int, help="threads; by default one per core")
-    parser.add_argument("--quick", action="store_true", help="headers alone")
+    parser.add_argument("--quick", action="store_true", help="read only the headers of the images")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         number = make_waterbirds(Path(folder), options.images)
@@ -79,7 +79,7 @@ def make_waterbirds(parent: Path, at_most: int | None) -> int:
 
 
 def draw(image: Path, mask: Path, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A picture of some 100 pixels with its mask; gives the box."""
+    """An image of about 100 pixels with its mask; returns the box."""
     width, height = map(int, rng.integers(85, 120, 2))
     left, top = map(int, rng.integers(5, 30, 2))
     box = (left, top, left + 50, top + 45)

@@ -1,8 +1,8 @@
 """Do masks survive? AIM's head on frozen, cached features, over optimisers, learning rates, annealing and tau.
 
-    python benchmarks/mask_health.py                      # the whole grid, both heads: about 20 minutes
+    python benchmarks/mask_health.py                      # the complete grid, both heads: about 20 minutes
     python benchmarks/mask_health.py --head paper --part default
-    python benchmarks/mask_health.py --part grid --labels-move-area  # with the paper's gradient: some die
+    python benchmarks/mask_health.py --part grid --labels-move-area  # labels also move the area: some die
 
 A mask is healthy when its area in evaluation is within max(0.05, 0.4 tau) of tau and it differs between images. Data:
 the demo's digits on photographs, 95 % tie. Prints a row per run as it finishes and a Markdown table at the end; exits
@@ -128,11 +128,13 @@ def row(case: Case, result: Result) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--head", choices=["paper", "feature-preserving"], help="one head only")
+    parser.add_argument("--head", choices=["paper", "feature-preserving"], help="run only this head (default: both)")
     parser.add_argument(
         "--seeds", type=int, default=5, help="seeds of the default setting (AdamW 1e-3, 4 epochs, 0.25)"
     )
-    parser.add_argument("--labels-move-area", action="store_true", help="the paper's gradient on the area")
+    parser.add_argument(
+        "--labels-move-area", action="store_true", help="let the classification loss also change the areas"
+    )
     parser.add_argument("--part", choices=["default", "grid", "all"], default="all")
     return parser.parse_args()
 

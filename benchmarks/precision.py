@@ -5,8 +5,8 @@
 
 AIM on a frozen tf_efficientnet_lite0 with ImageNet weights learns the demo's digits on photographs (95 % tie); each
 precision then sees the same 240 test images. Prints a Markdown table: mean ± deviation over seeds. "near 0" is the
-share of positions whose mask logit is closer to 0 than half of all logits are moved by the precision, which can keep
-no such sign.
+share of positions whose mask logit is closer to 0 than the median change of all logits; the precision cannot keep
+the sign of such a logit.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/wrapping.py                       # ResNet-50 and ConvNeXt-T, five processes each
     python benchmarks/wrapping.py --models timm/swin_tiny_patch4_window7_224,vit_b_16 --repeats 3
 
-Each measurement is a process of its own: it wraps a tiny network, so that what torch imports on the way is not
+Each measurement runs in its own process: it wraps a tiny network, so that what torch imports on the way is not
 counted, builds the backbone, notes the peak memory, and then wraps it, or runs one image through it without or with
 gradients. Seconds are of the wrapping alone, with one thread. The head's own weights are in the wrapping's memory;
 they are printed next to it.
@@ -76,7 +76,9 @@ def peak() -> float:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="torchvision/resnet50,torchvision/convnext_tiny", help="names, by commas")
+    parser.add_argument(
+        "--models", default="torchvision/resnet50,torchvision/convnext_tiny", help="comma-separated names"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--measure", choices=["wrap", "forward", "training"], help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -24,7 +24,7 @@ def some_batches(sizes: tuple[int, ...] = (3, 2)) -> list[tuple[Tensor, Tensor, 
 def test_every_point_is_what_predict_says(head: str, wrapped: Wrapped) -> None:
     model = wrapped("tv_resnet18", head)
     batches = some_batches()
-    # Labels that the whole model gets right, so that accuracy moves with the area.
+    # Labels that the model without masks gets right, so that accuracy moves with the area.
     batches = [(images, model.predict(images, 0.5).logits.argmax(1), groups) for images, _, groups in batches]
     curve = area_curve(model, batches, areas=[0.5, 0.05])
     assert [point.asked for point in curve.points] == [0.05, 0.5] and curve.own.asked is None
@@ -51,7 +51,7 @@ def test_the_backbone_and_the_estimators_run_once_per_batch(wrapped: Wrapped) ->
     assert runs == ["backbone", "estimator"] * 2
 
 
-def test_a_whole_area_opens_everything_and_the_own_point_is_the_models(wrapped: Wrapped) -> None:
+def test_a_full_area_opens_everything_and_the_own_point_is_the_models(wrapped: Wrapped) -> None:
     model, batches = wrapped("tiny", "paper"), [batch[:2] for batch in some_batches()]
     curve = area_curve(model, batches, areas=[1.0])
     full = {stage: torch.ones(1, 1, 1, 1) for stage in model.stages}

@@ -40,7 +40,7 @@ def test_wrapped_by_name() -> None:
         ("resnet51", r"neither timm nor torchvision has a model named 'resnet51'; did you mean resnet5"),
         ("timm/shufflenet_v2_x0_5", r"backbone: timm has no model named 'shufflenet_v2_x0_5'"),
         ("torchvision/convnext_atto", r"torchvision has no model named 'convnext_atto'; did you mean convnext_"),
-        ("§§§", r"backbone: .* model named '§§§'; timm.list_models\(\) lists what there is"),
+        ("§§§", r"backbone: .* model named '§§§'; timm.list_models\(\) lists all names"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Compiled once: neither a moving tau nor the epochs compile anew, and the batch size at most once."""
+"""Compiled once: neither a moving tau nor new epochs compile again, and the batch size at most once."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator

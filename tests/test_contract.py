@@ -132,7 +132,7 @@ def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: Backb
         parameter.requires_grad_(False)
         parameter.grad = torch.ones_like(parameter)
     layers = [module for module in backbone.modules() if not list(module.children())]
-    for module in layers:  # hooks on what holds others are kept by another way of tapping (tests/taps/test_habits.py)
+    for module in layers:  # hooks on what holds others are kept by hooks (tests/taps/test_tapped_hooks.py)
         module.register_forward_hook(lambda *_: fired.append("forward"))
         module.register_forward_pre_hook(lambda *_: fired.append("pre"))
     before = snapshot(backbone)
@@ -143,13 +143,13 @@ def test_wrapping_leaves_the_users_model_as_it_was(name: str, backbone_of: Backb
 
 @pytest.mark.filterwarnings("ignore:stages=.* leaves out the deepest stage")
 @every_backbone
-def test_parameters_are_the_users_own_and_none_lies_behind_the_deepest_tap(name: str, backbone_of: BackboneOf) -> None:
+def test_parameters_are_the_users_own_and_none_is_after_the_deepest_tap(name: str, backbone_of: BackboneOf) -> None:
     backbone = copy.deepcopy(backbone_of(name))
     model = AIM(backbone, [2], head="paper")
     own = dict(backbone.named_parameters())
     shared = dict(model.backbone.named_parameters())
     assert shared and all(parameter is own[name] for name, parameter in shared.items())
-    # What is run is what gets a gradient: the backbone's parameters without a gradient are those behind the tap.
+    # What is run is what gets a gradient: the backbone's parameters without a gradient are those after the tap.
     model.train()(torch.randn(2, 3, 64, 64)).logits.sum().backward()
     assert {name for name, parameter in own.items() if parameter.grad is not None} == set(shared)
     assert len(shared) < len(own)
@@ -185,7 +185,7 @@ def test_tapped_maps_are_the_modules_own_outputs(name: str, backbone_of: Backbon
             torch.testing.assert_close(maps[str(tap.stage)], expected, rtol=0, atol=0)
 
 
-# Norms, further layers or a pooling grid stand between the final map and the classifier of these.
+# Norms, further layers or a pooling grid are between the final map and the classifier of these.
 LAYERS_BEHIND_POOLING = {
     "tv_convnext",
     "convnext_atto",
@@ -254,7 +254,7 @@ def test_backbones_checkpoint_loads_under_its_own_names(name: str, backbone_of: 
     model = copy.deepcopy(wrapped(name, "feature-preserving"))
     missing, unexpected = model.backbone.load_state_dict(checkpoint, strict=False)
     assert missing == []
-    assert len(unexpected) < len(checkpoint)  # what lies behind the deepest tap
+    assert len(unexpected) < len(checkpoint)  # the layers after the deepest tap
     assert all((value == 3).all() for value in model.backbone.state_dict().values())
 
 

@@ -87,7 +87,7 @@ def test_compiles_with_aot_autograd_in_train_and_eval(head: str) -> None:
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=1e-4)
 
 
-def test_moving_tau_compiles_nothing_anew() -> None:
+def test_moving_tau_compiles_nothing_again() -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     graphs = []

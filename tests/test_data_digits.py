@@ -20,7 +20,7 @@ def test_tie_is_exact_in_training(tie: float, expected: list[int]) -> None:
     assert torch.bincount(data.groups, minlength=4).tolist() == expected
 
 
-def test_test_groups_are_equal_and_every_digit_stands_on_both_places() -> None:
+def test_test_groups_are_equal_and_every_digit_is_on_both_places() -> None:
     data = DigitsOnPhotographs("test", tie=1.0, image_size=SMALL, num_images=80)
     assert torch.bincount(data.groups).tolist() == [20, 20, 20, 20]
     pairs = sorted(zip(data._digit_of_image, data.places.tolist(), strict=True))

@@ -9,24 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import BACKBONES, NUM_CLASSES, HeadConvNet, small_aim
+from zoo import BACKBONES, NUM_CLASSES, HeadConvNet, lively, lively_aim
 
 from aimwrap import AIM, Explanation, explain
 from aimwrap.attribution import LogitsView
 
 QUICK = ["tiny", "head_conv", "parameters", "resnet10t"]  # others: slow
-
-
-def aim(head: str = "paper", stages: tuple = (2, 3), **arguments: object) -> AIM:
-    model = small_aim(stages, head=head, width=8, mask_width=4, **arguments)
-    return lively(model).eval()
-
-
-def lively(model: AIM) -> AIM:
-    for module in (model.top_down, model.mask_estimators, model.stage_classifiers, model.classifier):
-        for parameter in module.parameters():
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
-    return model
 
 
 @functools.cache
@@ -95,7 +83,7 @@ def check_exact(model: AIM, head: str, size: tuple[int, int], seed: int) -> None
 
 def test_a_hand_computed_share() -> None:
     """Contribution of a position = classifier weights . fused features there / number of active positions."""
-    model, images = aim(stages=(1, 2, 3)), torch.randn(2, 3, 97, 61)
+    model, images = lively_aim(stages=(1, 2, 3)), torch.randn(2, 3, 97, 61)
     features = model.forward_masks(model.forward_backbone(images))
     got = explain(model, images, classes=[4])
     active = features.merged_mask.sum((2, 3))
@@ -106,7 +94,7 @@ def test_a_hand_computed_share() -> None:
 
 def test_a_stages_share_is_what_its_closing_takes_away() -> None:
     """With mean over all positions the shares do not depend on each other: close one stage, lose its share."""
-    model, images = aim(stages=(1, 2, 3), pooling="all"), torch.randn(2, 3, 97, 61)
+    model, images = lively_aim(stages=(1, 2, 3), pooling="all"), torch.randn(2, 3, 97, 61)
     got = explain(model, images)
     for closed in model.stages:
         without = model(images, {**got.masks, closed: torch.zeros(1, 1, 1, 1)}).logits
@@ -116,13 +104,13 @@ def test_a_stages_share_is_what_its_closing_takes_away() -> None:
 
 
 def test_the_feature_preserving_heads_finest_stage_brings_everything() -> None:
-    got = explain(aim("feature-preserving"), torch.randn(2, 3, 64, 64))
+    got = explain(lively_aim("feature-preserving"), torch.randn(2, 3, 64, 64))
     assert torch.equal(got.stage_contributions[2], got.contributions)
     assert (got.stage_contributions[3] == 0).all()
 
 
 def test_classes_are_chosen() -> None:
-    model, images = aim(), torch.randn(2, 3, 64, 64)
+    model, images = lively_aim(), torch.randn(2, 3, 64, 64)
     everything = explain(model, images)
     assert everything.contributions.shape[1] == NUM_CLASSES
     for classes in ([5, 0], torch.tensor([5, 0]), (5, 0)):
@@ -136,7 +124,7 @@ def test_classes_are_chosen() -> None:
 
 
 def test_empty_masks_leave_the_bias() -> None:
-    model = aim()
+    model = lively_aim()
     for estimator in model.mask_estimators.values():
         nn.init.constant_(estimator.how_much.bias, -1e4)
     got = explain(model, torch.randn(2, 3, 64, 64))
@@ -145,8 +133,8 @@ def test_empty_masks_leave_the_bias() -> None:
 
 
 def test_the_model_is_left_as_it_was() -> None:
-    model = aim().train()
-    model.backbone.eval()  # a frozen backbone's norms, as people keep them
+    model = lively_aim().train()
+    model.backbone.eval()  # a frozen backbone's norms, as users keep them
     modes = [module.training for module in model.modules()]
     generator, state = torch.get_rng_state(), copy.deepcopy(model.state_dict())
     got = explain(model, torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
@@ -157,7 +145,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_modes_come_back_after_an_error() -> None:
-    model = aim().train()
+    model = lively_aim().train()
     with pytest.raises(TypeError, match="images must be a float tensor"):
         explain(model, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert model.training
@@ -165,7 +153,7 @@ def test_modes_come_back_after_an_error() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_dtypes(dtype: torch.dtype) -> None:
-    got = explain(aim().to(dtype), torch.randn(2, 3, 64, 64, dtype=dtype))
+    got = explain(lively_aim().to(dtype), torch.randn(2, 3, 64, 64, dtype=dtype))
     assert got.contributions.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     tolerance = {torch.float64: 1e-12, torch.bfloat16: 0.05, torch.float16: 0.01}[dtype]
     scale = got.contributions.abs().sum((2, 3)) + got.bias.abs()
@@ -174,7 +162,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
 
 def test_autocast_does_not_round_the_shares() -> None:
     """The map may come in half precision; what is made of it does not."""
-    model, images = aim(pooling="all"), torch.randn(2, 3, 97, 97)
+    model, images = lively_aim(pooling="all"), torch.randn(2, 3, 97, 97)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = explain(model, images)
         fused = model.forward_masks(model.forward_backbone(images)).fused.float()
@@ -183,7 +171,7 @@ def test_autocast_does_not_round_the_shares() -> None:
 
 
 def test_wrappers_are_looked_through() -> None:
-    model, images = aim(), torch.randn(1, 3, 64, 64)
+    model, images = lively_aim(), torch.randn(1, 3, 64, 64)
     for outer in (nn.DataParallel(model), torch.compile(model, backend="eager"), LogitsView(model)):
         assert torch.equal(explain(outer, images).contributions, explain(model, images).contributions)
 
@@ -191,7 +179,7 @@ def test_wrappers_are_looked_through() -> None:
 def test_heatmap_of_the_predicted_class_is_the_class_activation_map() -> None:
     from aimwrap.metrics import class_activation_map
 
-    model, images = aim(pooling="all"), torch.randn(2, 3, 64, 64)
+    model, images = lively_aim(pooling="all"), torch.randn(2, 3, 64, 64)
     got: Explanation = explain(model, images)
     predicted = got.logits.argmax(1)
     fused = model.forward_masks(model.forward_backbone(images)).fused
@@ -202,19 +190,19 @@ def test_heatmap_of_the_predicted_class_is_the_class_activation_map() -> None:
 @pytest.mark.parametrize("classes", [[7], [-1], [0, 99]])
 def test_classes_that_do_not_exist(classes: list[int]) -> None:
     with pytest.raises(ValueError, match="classes must be between 0 and 6, got"):
-        explain(aim(), torch.randn(1, 3, 64, 64), classes)
+        explain(lively_aim(), torch.randn(1, 3, 64, 64), classes)
 
 
 @pytest.mark.parametrize("classes", [3, [0.5], [[1]], [True, False], [], "cat", {1, 2}])
 def test_classes_of_another_kind(classes: object) -> None:
     with pytest.raises(ValueError, match="classes must be a list of class numbers"):
-        explain(aim(), torch.randn(1, 3, 64, 64), classes)
+        explain(lively_aim(), torch.randn(1, 3, 64, 64), classes)
 
 
 def test_models_that_have_no_exact_explanation() -> None:
     with pytest.raises(TypeError, match=r"model must be an AIM, got HeadConvNet; wrap the backbone: AIM\("):
         explain(HeadConvNet(), torch.randn(1, 3, 64, 64))
-    model = aim()
+    model = lively_aim()
     model.classifier = nn.Sequential(nn.LayerNorm(8), model.classifier)
     with pytest.raises(TypeError, match=r"model\.classifier must be one nn.Linear, got Sequential"):
         explain(model, torch.randn(1, 3, 64, 64))
@@ -222,7 +210,7 @@ def test_models_that_have_no_exact_explanation() -> None:
 
 def test_parts_sum_to_the_fused_map() -> None:
     for head in ("paper", "feature-preserving"):
-        model = aim(head, (1, 2, 3))
+        model = lively_aim(head, (1, 2, 3))
         features = model.forward_masks(model.forward_backbone(torch.randn(2, 3, 97, 61)))
         parts = model.top_down.parts(list(features.masked.values()))
         torch.testing.assert_close(sum(parts), features.fused)

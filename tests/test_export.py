@@ -1,4 +1,4 @@
-"""What is exported computes what the model does, says so, and is not left behind where it does not."""
+"""An export computes what the model does and says so; otherwise no file is left."""
 
 import json
 import os

@@ -64,7 +64,7 @@ def test_programs_that_round_no_free_size_up_stay_as_they_are(pool: nn.Module, f
     assert without_rounding_up(program) is program
 
 
-def test_windows_that_could_begin_behind_the_image_are_left_alone() -> None:
+def test_windows_that_could_begin_after_the_image_are_left_alone() -> None:
     pool = nn.MaxPool2d(1, 2, ceil_mode=True)
     assert rounding(without_rounding_up(traced(pool, 17))) == [True]
 

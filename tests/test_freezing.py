@@ -55,7 +55,7 @@ def test_a_frozen_backbone_gives_its_evaluation_maps_while_the_head_trains() -> 
     torch.testing.assert_close(maps, expected, rtol=0, atol=0)
 
 
-def test_freezing_up_to_a_stage_trains_what_is_behind_it() -> None:
+def test_freezing_up_to_a_stage_trains_what_is_after_it() -> None:
     model = aim().freeze_backbone(up_to=2)
     before = state_of(model)
     train_a_step(model.eval().train())
@@ -142,7 +142,7 @@ def test_groups_are_checked() -> None:
 
 
 class DropsFunctionally(TinyNet):
-    """Dropout and drop path as functions, before and behind a stage."""
+    """Dropout and drop path as functions, before and after a stage."""
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.block1(self.block0(self.stem(x)))
@@ -159,7 +159,7 @@ def test_functions_of_a_frozen_part_stay_in_evaluation_mode_too(build: Callable[
     model = pickle.loads(pickle.dumps(model)) if copied else model
     first, second = model.train().forward_backbone(images), model.forward_backbone(images)
     assert torch.equal(first["1"], expected["1"]) and torch.equal(first["2"], expected["2"])
-    assert not torch.equal(first["3"], second["3"])  # what is behind it goes on training
+    assert not torch.equal(first["3"], second["3"])  # the layers after it are still in training mode
     model.unfreeze_backbone()
     assert not torch.equal(model.forward_backbone(images)["2"], model.forward_backbone(images)["2"])
 

@@ -180,7 +180,7 @@ def test_stage_logits_see_their_own_stage_only() -> None:
 
 
 def test_contributions_of_positions_sum_to_the_logits() -> None:
-    """Nothing non-linear stands between the fused map and the logits."""
+    """Nothing non-linear is between the fused map and the logits."""
     model = lively(aim()).eval()
     features = model.forward_masks(model.forward_backbone(torch.randn(2, 3, 64, 64)))
     shares = torch.einsum("ndhw,kd->nkhw", features.fused, model.classifier.weight)

@@ -93,7 +93,7 @@ def test_frozen_masks_are_off_tau_and_do_not_move() -> None:
     for epoch in range(3):
         for training in (True, False):
             health.update(output({2: random_masks(0.6), 3: random_masks(0.1)}), training=training)
-        assert symptoms(health) == [(2, "frozen" if epoch else "off tau")]  # stage 3 stands still where it should
+        assert symptoms(health) == [(2, "frozen" if epoch else "off tau")]  # stage 3 is at tau
     for training in (True, False):
         health.update(output({2: random_masks(0.6, seed=1), 3: random_masks(0.1)}), training=training)
     assert symptoms(health) == [(2, "off tau")]  # moved

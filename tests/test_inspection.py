@@ -34,7 +34,7 @@ def test_the_head_changes_the_cost() -> None:
     assert costs[0] == AIM(TinyNet(), [2, 3], head="paper").cost() != costs[1]
 
 
-def test_how_stages_were_found_is_told() -> None:
+def test_how_stages_were_found_is_shown() -> None:
     assert inspect_backbone(TinyNet()).found_by == "module boundaries"
     assert inspect_backbone(timm.create_model("resnet10t")).found_by == "timm's feature_info"
 

@@ -17,7 +17,7 @@ LN3 = math.log(3)
 def worked_example() -> tuple[AIMOutput, Tensor]:
     """Two images, two stages, two classes, labels 0 and 1.
 
-    Logits (ln 3, 0) give the probabilities 3/4 and 1/4; (0, 0) give 1/2 each. Hence the cross-entropies, averaged
+    Logits (ln 3, 0) give the probabilities 3/4 and 1/4; (0, 0) give 1/2 each. So the cross-entropies, averaged
     over the two images,
 
         stage 2: image 0 (ln 3, 0), label 0: ln 4/3; image 1 (0, 0), label 1: ln 2    -> (ln 4/3 + ln 2) / 2

@@ -218,7 +218,7 @@ def test_infinite_range_leaves_logits_free() -> None:
 
 @pytest.mark.parametrize("bias", [-18.0, 18.0])
 def test_a_mask_pushed_fully_open_can_still_close(bias: float) -> None:
-    """At the bound the sigmoid's slope is sigmoid(6) (1 - sigmoid(6)) = 2.5e-3, and it arrives whole."""
+    """At the bound the sigmoid's slope is sigmoid(6) (1 - sigmoid(6)) = 2.5e-3, and all of it arrives."""
     estimator = MaskEstimator(4, width=8)
     nn.init.constant_(estimator.how_much.bias, bias)
     logits = estimator(torch.randn(16, 4, 8, 8))

@@ -89,7 +89,7 @@ def test_autocast_with_extreme_logits_stays_finite(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @every_head
-def test_whole_model_in_another_dtype(head: str, dtype: torch.dtype) -> None:
+def test_complete_model_in_another_dtype(head: str, dtype: torch.dtype) -> None:
     model = aim(head).to(dtype).train()
     output = model(torch.randn(2, 3, 64, 64, dtype=dtype))
     AIMLoss(model.tau)(output, torch.tensor([0, 1])).backward()

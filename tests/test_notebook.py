@@ -1,4 +1,4 @@
-"""What notebooks show: the numbers of the result, in HTML that stands alone and lets no name run."""
+"""What notebooks show: the numbers of the result, in HTML that needs no other file and lets no name run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Shown(Protocol):
 
 
 class Page(HTMLParser):
-    """Reads a result's HTML: its cells by row, its pictures, and whether every tag is closed."""
+    """Reads a result's HTML: its cells by row, its images, and whether every tag is closed."""
 
     def __init__(self, shown: Shown) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def test_an_explanation_shows_its_numbers() -> None:
     assert len(page.rows) == 1 + 4 and "the first 4 of 5 images; 3 of 3 classes" in page.text
 
 
-def test_pictures_are_the_masks_and_the_contributions() -> None:
+def test_images_are_the_masks_and_the_contributions() -> None:
     mask, merged, *classes = Page(by_hand(images=1)).pictures
     assert opacities(mask) == opacities(merged) == [235, 0] and mask.size == (2, 1)
     assert [opacities(picture) for picture in classes] == [[64, 0], [255, 0], [255, 0]]  # on one scale
@@ -174,9 +174,9 @@ def test_an_interval_is_drawn_to_scale() -> None:
 def test_an_area_curve_ends_with_the_model_s_own_masks(worst: float | None) -> None:
     points = [AreaPoint(asked, 0.26, {2: 0.25}, 0.7, 0.6, 0.8, worst) for asked in (0.25, None)]
     page = Page(AreaCurve((points[0],), points[1], 80))
-    beside = [] if worst is None else ["0.400"]
-    assert page.rows[1] == ["0.25", "0.260", " 0.700 [0.600, 0.800]", *beside]
-    assert page.rows[2][0] == "the model's own" and len(page.rows[0]) == 3 + len(beside)
+    more = [] if worst is None else ["0.400"]
+    assert page.rows[1] == ["0.25", "0.260", " 0.700 [0.600, 0.800]", *more]
+    assert page.rows[2][0] == "the model's own" and len(page.rows[0]) == 3 + len(more)
     assert "Of 80 images." in page.text
 
 

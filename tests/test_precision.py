@@ -27,7 +27,7 @@ def same(got: dict, expected: dict) -> float:
 
 
 def trained(head: str, dtype: torch.dtype | None, steps: int = 40) -> tuple[AIM, list[float]]:
-    """A model after some steps, and its losses; under autocast if there is a dtype. A bright square tells the class.
+    """A model after some steps, and its losses; under autocast if there is a dtype. A bright square shows the class.
 
     Without autocast it is trained in double precision, so that it is the same one whatever the number of threads and
     the order in which they sum.
@@ -94,7 +94,7 @@ def test_a_mean_is_rounded_once_under_autocast(dtype: torch.dtype) -> None:
 
 
 @every_half
-def test_behind_its_stem_an_estimator_does_not_follow_autocast(dtype: torch.dtype) -> None:
+def test_after_its_stem_an_estimator_does_not_follow_autocast(dtype: torch.dtype) -> None:
     estimator = MaskEstimator(6, width=8)
     rounded = torch.randn(2, 8, 10, 10).to(dtype)
     estimator.stem.forward = lambda _: rounded

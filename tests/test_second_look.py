@@ -128,7 +128,7 @@ def test_its_classifier_begins_with_small_weights_and_its_arguments_are_shown(mo
     assert second.extra_repr() == "margin=1, least=0.3, fill=0.0"
 
 
-def test_it_reads_the_final_map_behind_the_last_stage(images: Tensor) -> None:
+def test_it_reads_the_final_map_after_the_last_stage(images: Tensor) -> None:
     second = SecondLook(AIM(HeadConvNet(), stages=[2, 3]))
     assert second.features(images).shape == (4, 40) and second(images).logits.shape == (4, 7)
 
@@ -207,7 +207,7 @@ def test_boxes_hold_what_is_kept_have_the_image_s_shape_and_lie_within_it() -> N
     torch.testing.assert_close((right - left) / 60, torch.full((50,), 9 / 60))  # no larger than needed
 
 
-def test_a_small_box_is_as_large_as_asked_and_an_empty_mask_keeps_nothing_of_the_whole_image() -> None:
+def test_a_small_box_is_as_large_as_asked_and_an_empty_mask_keeps_nothing_of_the_complete_image() -> None:
     kept = torch.zeros(2, 1, 20, 20)
     kept[0, 0, 19, 0] = 1
     assert boxes_around(kept, least=0.5).tolist() == [[0, 10, 10, 20], [0, 0, 20, 20]]
@@ -225,7 +225,7 @@ def test_an_empty_mask_says_the_same_of_every_image(model: AIM, images: Tensor) 
     assert torch.equal(output.logits, output.logits[:1].expand_as(output.logits))
 
 
-def test_enlarging_the_whole_image_changes_nothing_and_halves_are_interpolated() -> None:
+def test_enlarging_the_complete_image_changes_nothing_and_halves_are_interpolated() -> None:
     images = torch.randn(2, 3, 8, 12)
     whole = torch.tensor([[0.0, 0.0, 12.0, 8.0]]).repeat(2, 1)
     torch.testing.assert_close(enlarge(images, whole), images)

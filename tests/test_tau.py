@@ -29,7 +29,7 @@ def test_start_by_hand() -> None:
 
 
 @pytest.mark.parametrize("curve", ["linear", "cosine"])
-def test_no_annealing_stands_at_the_target(curve: str) -> None:
+def test_no_annealing_stays_at_the_target(curve: str) -> None:
     assert annealed_tau(0, 0.25, 0, curve=curve) == 0.25
 
 
@@ -53,7 +53,7 @@ def test_schedule_falls_from_start_to_target_and_holds(
 
 
 @pytest.mark.parametrize("unit", ["anneal_epochs", "anneal_steps"])
-def test_stands_at_one_before_any_step_and_at_the_target_after_four(unit: str) -> None:
+def test_is_one_before_any_step_and_at_the_target_after_four(unit: str) -> None:
     criterion = AIMLoss(tau=0.25)
     schedule = TauScheduler(criterion, **{unit: 4})
     seen = []

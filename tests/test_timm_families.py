@@ -1,6 +1,6 @@
 """A small model of every hierarchical family of timm does a real training step and a forward in evaluation.
 
-Families are timm's modules; a family is hierarchical when its record names several resolutions. The whole zoo is judged
+Families are timm's modules; a family is hierarchical when its record names several resolutions. All of timm is judged
 stage by stage in benchmarks/coverage; here models run, on values.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import BACKBONES, HeadConvNet, small_aim
+from zoo import BACKBONES, HeadConvNet, lively_aim
 
 from aimwrap import AIM, AIMOutput, MaskedFeatures, Verification, verify
 from aimwrap.analysis.intervals import wilson_interval
@@ -17,14 +17,6 @@ from aimwrap.analysis.survival import moved as moved_of
 from aimwrap.analysis.survival import other_images as other_images_of
 
 SIX = ["tv_resnet18", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050", "tv_densenet", "regnetx_002"]
-
-
-def aim(head: str = "paper", stages: tuple = (2, 3), **arguments: object) -> AIM:
-    model = small_aim(stages, head=head, width=8, mask_width=4, **arguments)
-    for module in (model.top_down, model.mask_estimators, model.stage_classifiers, model.classifier):
-        for parameter in module.parameters():
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def guarantees(model: nn.Module, images: Tensor | None = None, **arguments: object) -> Verification:
@@ -43,7 +35,7 @@ def test_honest_models_of_six_families_pass(name: str, head: str, wrapped: Calla
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_dtypes_pass(dtype: torch.dtype) -> None:
-    found = guarantees(aim().to(dtype), torch.randn(3, 3, 64, 64, dtype=dtype))
+    found = guarantees(lively_aim().to(dtype), torch.randn(3, 3, 64, 64, dtype=dtype))
     assert found.passed, str(found)
 
 
@@ -63,7 +55,7 @@ def unmask(model: AIM, stage: int) -> AIM:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_mask_that_is_not_applied_is_named(stage: int) -> None:
-    found = guarantees(unmask(aim(stages=(1, 2, 3)), stage))
+    found = guarantees(unmask(lively_aim(stages=(1, 2, 3)), stage))
     leak = next(check for check in found.failures if f"outside the mask of stage {stage} move" in check.name)
     assert "they reach the final logits" in leak.detail and f"the logits of stage {stage}" in leak.detail
     others = [check for check in found.checks if "move no logit" in check.name and check is not leak]
@@ -72,7 +64,7 @@ def test_a_mask_that_is_not_applied_is_named(stage: int) -> None:
 
 
 def test_an_unmasked_stage_also_adds_outside_the_merged_mask() -> None:
-    found = guarantees(unmask(aim(pooling="all"), 3))
+    found = guarantees(unmask(lively_aim(pooling="all"), 3))
     assert any("outside the merged mask" in check.detail for check in found.failures)
 
 
@@ -90,14 +82,14 @@ def test_a_norm_between_pooling_and_logits_is_named() -> None:
 
 
 def test_a_norm_inside_the_classifier_is_named() -> None:
-    model = aim()
+    model = lively_aim()
     model.classifier = nn.Sequential(nn.LayerNorm(8), model.classifier)
     [leak] = guarantees(model).failures
     assert "model.classifier must be one nn.Linear, got Sequential" in leak.detail
 
 
-def test_what_forward_adds_behind_the_head_is_seen() -> None:
-    """The promise is about what people call, not about its three steps."""
+def test_what_forward_adds_after_the_head_is_seen() -> None:
+    """The promise is about what users call, not about its three steps."""
 
     class Leaky(AIM):
         def forward(self, images: Tensor, masks: object = None) -> AIMOutput:
@@ -107,14 +99,14 @@ def test_what_forward_adds_behind_the_head_is_seen() -> None:
     [leak] = guarantees(Leaky(HeadConvNet(), [2, 3], width=8, mask_width=4)).failures
     assert leak.name == "contributions add up to the logits"
 
-    model = aim()
+    model = lively_aim()
     model.register_forward_hook(lambda *args: args[-1]._replace(logits=args[-1].logits.softmax(1)))
     assert [check.name for check in guarantees(model).failures] == ["contributions add up to the logits"]
 
 
 def test_a_small_leak_is_seen_and_rounding_is_not() -> None:
     for share, passed in ((1e-4, False), (1e-8, True)):
-        model = aim()
+        model = lively_aim()
         model.register_forward_hook(
             lambda *args, share=share: args[-1]._replace(logits=args[-1].logits * (1 + share) + share)
         )
@@ -135,14 +127,14 @@ def test_reduced_matmul_precision_is_no_leak() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        assert guarantees(aim()).passed
+        assert guarantees(lively_aim()).passed
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
 
 
 def test_a_fuse_that_adds_something_of_its_own_is_named() -> None:
-    model = aim()
+    model = lively_aim()
     honest = model.top_down.fuse
 
     def fuse(masked: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -155,7 +147,7 @@ def test_a_fuse_that_adds_something_of_its_own_is_named() -> None:
 
 
 def test_a_classifier_without_bias() -> None:
-    model = aim()
+    model = lively_aim()
     model.classifier = nn.Linear(8, 7, bias=False)
     assert guarantees(model).passed
 
@@ -165,14 +157,14 @@ def test_noise_left_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     honest = aimwrap.model.perturb
     monkeypatch.setattr(aimwrap.model, "perturb", lambda logits, **given: honest(logits, **given | {"training": True}))
-    found = guarantees(aim())
+    found = guarantees(lively_aim())
     [leak] = [check for check in found.failures if check.name == "evaluation is repeatable"]
     assert "the mask of stage 2 differs from run to run: noise is left on in eval()" in leak.detail
     assert all(check.passed for check in found.checks if "move no logit" in check.name)  # blamed on nothing else
 
 
 def test_dropout_left_on_is_named() -> None:
-    model = aim()
+    model = lively_aim()
     honest = model.forward_head
 
     def forward_head(self: AIM, features: MaskedFeatures) -> AIMOutput:
@@ -189,7 +181,7 @@ def test_a_soft_mask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import aimwrap.model
 
     monkeypatch.setattr(aimwrap.model, "straight_through", lambda logits, temperature: torch.sigmoid(logits))
-    assert any("the mask of stage 2 holds other values" in check.detail for check in guarantees(aim()).failures)
+    assert any("the mask of stage 2 holds other values" in check.detail for check in guarantees(lively_aim()).failures)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +195,7 @@ def test_a_soft_mask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_values_that_are_not_finite_are_named(spoil: Callable[[AIM], Tensor], named: str) -> None:
-    model = copy.deepcopy(aim())
+    model = copy.deepcopy(lively_aim())
     spoil(model).data.fill_(float("nan"))
     found = guarantees(model)
     assert named in next(check.detail for check in found.failures if check.name == "values are finite")
@@ -212,13 +204,13 @@ def test_values_that_are_not_finite_are_named(spoil: Callable[[AIM], Tensor], na
 def test_images_that_are_not_finite_are_named() -> None:
     images = torch.randn(2, 3, 64, 64)
     images[1, 0, 5, 5] = float("inf")
-    assert "the images are not" in str(guarantees(aim(), images))
+    assert "the images are not" in str(guarantees(lively_aim(), images))
 
 
 def test_a_leak_in_a_later_batch_is_seen() -> None:
     images = torch.randn(3, 3, 64, 64)
     images[2] = float("nan")
-    assert not guarantees(aim(), images, batch_size=1).passed
+    assert not guarantees(lively_aim(), images, batch_size=1).passed
 
 
 # ---- Pixels ---------------------------------------------------------------------------------------------------------
@@ -226,7 +218,7 @@ def test_a_leak_in_a_later_batch_is_seen() -> None:
 
 def test_every_filling_is_measured_with_its_controls() -> None:
     plain = HeadConvNet().eval()
-    found = verify(aim(), torch.randn(5, 3, 64, 64), plain, batch_size=2)
+    found = verify(lively_aim(), torch.randn(5, 3, 64, 64), plain, batch_size=2)
     fillings = {"mean colour", "blur", "another image"}
     keys = {(row.region, row.filling, row.masks) for row in found.survival}
     assert keys == {
@@ -239,7 +231,7 @@ def test_every_filling_is_measured_with_its_controls() -> None:
 
 @pytest.mark.parametrize(("bias", "said"), [(1e4, "the masks are open everywhere"), (-1e4, "the masks are empty")])
 def test_masks_of_which_nothing_can_be_learned_are_not_measured(bias: float, said: str) -> None:
-    model = aim()
+    model = lively_aim()
     for estimator in model.mask_estimators.values():
         nn.init.constant_(estimator.how_much.bias, bias)
     found = verify(model, torch.randn(4, 3, 64, 64))
@@ -249,7 +241,7 @@ def test_masks_of_which_nothing_can_be_learned_are_not_measured(bias: float, sai
 
 
 def test_models_that_are_not_finite_are_not_measured() -> None:
-    model = aim()
+    model = lively_aim()
     model.classifier.weight.data.fill_(float("nan"))
     found = verify(model, torch.randn(4, 3, 64, 64))
     assert found.survival == () and "the logits are not" in found.note
@@ -263,13 +255,13 @@ def test_survival_counts_predictions_that_stay() -> None:
         return torch.stack([means, -means], 1), torch.zeros(len(images), 4, 4)
 
     images = torch.ones(6, 3, 64, 64) * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])[:, None, None, None]
-    found = verify(aim(), images, plain)
+    found = verify(lively_aim(), images, plain)
     rates = {row.filling: row.rate for row in found.survival if row.region == "plain CAM"}
     assert rates["mean colour"] == rates["blur"] == 1
 
 
 def test_nothing_is_left_changed() -> None:
-    model = aim().train()
+    model = lively_aim().train()
     generator, modes = torch.get_rng_state(), [module.training for module in model.modules()]
     first, second = (verify(model, torch.ones(2, 3, 64, 64)) for _ in range(2))
     assert torch.equal(generator, torch.get_rng_state())
@@ -295,7 +287,7 @@ def replaced(images: Tensor, region: Tensor, filling: str, others: Tensor) -> Te
 
 def test_survival_replayed() -> None:
     """What verify counts, counted again by hand: regions, fillings, masks fixed and recomputed, final predictions."""
-    model, plain = aim(), HeadConvNet().eval()
+    model, plain = lively_aim(), HeadConvNet().eval()
     images = torch.randn(24, 3, 96, 96)
     with torch.no_grad():  # so that all classes are predicted, whatever this torch's first weights are
         model.classifier.bias.sub_(model(images).logits.mean(0))
@@ -330,13 +322,13 @@ def test_survival_replayed() -> None:
 
 
 def test_another_seed_draws_other_controls() -> None:
-    model, images = aim(), torch.randn(24, 3, 96, 96)
+    model, images = lively_aim(), torch.randn(24, 3, 96, 96)
     first, again, other = (verify(model, images, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first.survival != other.survival
 
 
-def test_a_moved_region_has_the_area_and_lies_elsewhere() -> None:
+def test_a_moved_region_has_the_area_and_is_elsewhere() -> None:
     region = torch.zeros(40, 1, 32, 40)
     for n in range(40):
         region[n, :, n % 5 + 1 : n % 5 + 8, 4:14] = 1  # each image its own, 7 x 10
@@ -364,9 +356,9 @@ def test_the_highest_pixels_are_as_many_as_the_region() -> None:
 def test_another_image_is_never_the_same_one() -> None:
     images = torch.arange(7.0)[:, None, None, None].expand(-1, 3, 4, 4)
     for seed in range(20):
-        strangers = torch.cat(other_images_of(images.split(3), torch.Generator().manual_seed(seed)))
-        assert (strangers != images).all()
-        assert sorted(strangers[:, 0, 0, 0].tolist()) == list(range(7))
+        others = torch.cat(other_images_of(images.split(3), torch.Generator().manual_seed(seed)))
+        assert (others != images).all()
+        assert sorted(others[:, 0, 0, 0].tolist()) == list(range(7))
     assert other_images_of((images[:1],), torch.Generator()) == (None,)
 
 
@@ -382,23 +374,23 @@ def test_wrong_input() -> None:
     with pytest.raises(TypeError, match="model must be an AIM, got HeadConvNet"):
         verify(HeadConvNet(), images)
     with pytest.raises(ValueError, match="images must hold at least one image, got none"):
-        verify(aim(), images[:0])
+        verify(lively_aim(), images[:0])
     with pytest.raises(TypeError, match=r"images must be a tensor .* got list; torch\.stack makes one"):
-        verify(aim(), [images[0]])
+        verify(lively_aim(), [images[0]])
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        verify(aim(), images, batch_size=0)
+        verify(lively_aim(), images, batch_size=0)
     with pytest.raises(TypeError, match=r"batch_size must be an int, got 2\.5"):
-        verify(aim(), images, batch_size=2.5)
+        verify(lively_aim(), images, batch_size=2.5)
     with pytest.raises(TypeError, match="plain must be a classifier, or a function, got str"):
-        verify(aim(), images, "resnet")
+        verify(lively_aim(), images, "resnet")
     with pytest.raises(ValueError, match=r"plain must return logits \(2, K\) and heatmaps \(2, h, w\), got Tensor"):
-        verify(aim(), images, lambda x: x)
+        verify(lively_aim(), images, lambda x: x)
     with pytest.raises(ValueError, match=r"got \[\(2, 7\), \(2, 1, 4, 4\)\]"):
-        verify(aim(), images, lambda x: (torch.zeros(2, 7), torch.zeros(2, 1, 4, 4)))
+        verify(lively_aim(), images, lambda x: (torch.zeros(2, 7), torch.zeros(2, 1, 4, 4)))
     with pytest.raises(ValueError, match="plain's heatmaps must be finite"):
-        verify(aim(), images, lambda x: (torch.zeros(2, 7), torch.full((2, 4, 4), float("nan"))))
+        verify(lively_aim(), images, lambda x: (torch.zeros(2, 7), torch.full((2, 4, 4), float("nan"))))
     with pytest.raises(TypeError, match="plain must be the classifier without AIM"):
-        verify(aim(), images, aim())
+        verify(lively_aim(), images, lively_aim())
     vgg = BACKBONES["tv_vgg11_bn"]().eval()
     with pytest.raises(ValueError, match="plain must end in an average over positions and one linear layer"):
-        verify(aim(), images, vgg)
+        verify(lively_aim(), images, vgg)

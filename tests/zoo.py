@@ -71,7 +71,7 @@ class HeadConvNet(TinyNet):
 
 
 class ParameterNet(TinyNet):
-    """Parameters of its own beside modules, as ConvNeXt's layer scale."""
+    """Parameters next to modules, such as ConvNeXt's layer scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,6 +261,10 @@ def lively(model: AIM) -> AIM:
         for parameter in module.parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))
     return model
+
+
+def lively_aim(head: str = "paper", stages: tuple = (2, 3), **arguments: object) -> AIM:
+    return lively(aim(head, stages, **arguments)).eval()
 
 
 def balanced(model: AIM, images: Tensor) -> AIM:

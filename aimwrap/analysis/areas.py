@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from . import html
 from .explanation import evaluating, unwrap
 from .intervals import wilson_interval
 
+Row = tuple[str, ...]
 AREAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
@@ -60,25 +61,22 @@ class AreaCurve:
     images: int
 
     def __str__(self) -> str:
-        grouped = self.own.worst_group is not None
-        rows = [("asked", "area", "accuracy", "", "worst group")[: 4 + grouped]]
-        for point in (*self.points, self.own):
-            asked = "own" if point.asked is None else f"{point.asked:.3g}"
-            row = (asked, f"{point.area:.3f}", f"{point.accuracy:.3f}", f"[{point.low:.3f}, {point.high:.3f}]")
-            rows.append(row if point.worst_group is None else (*row, f"{point.worst_group:.3f}"))
+        header = "asked", "area", "accuracy", ""
+        rows = self._rows(header, "own", lambda p: (f"{p.accuracy:.3f}", f"[{p.low:.3f}, {p.high:.3f}]"))
         return f"{table(rows)}\nof {self.images} images"
 
     def _repr_html_(self) -> str:
-        grouped = self.own.worst_group is not None
-
-        def row(point: AreaPoint) -> list[str]:
-            asked = "the model's own" if point.asked is None else f"{point.asked:.3g}"
-            found = [asked, f"{point.area:.3f}", html.interval(point.accuracy, point.low, point.high)]
-            return found + ([] if point.worst_group is None else [f"{point.worst_group:.3f}"])
-
-        header = ["area asked for", "of the merged mask", "accuracy, with 95 % interval"] + ["worst group"] * grouped
-        rows = map(row, (*self.points, self.own))
+        titles = ("area asked for", "of the merged mask", "accuracy, with 95 % interval")
+        header, *rows = self._rows(titles, "the model's own", lambda p: (html.interval(p.accuracy, p.low, p.high),))
         return html.block(html.table(header, rows), html.line(f"Of {self.images} images."))
+
+    def _rows(self, header: Row, own: str, accuracy: Callable[[AreaPoint], Row]) -> list[Row]:
+        rows = [header if self.own.worst_group is None else (*header, "worst group")]
+        for point in (*self.points, self.own):
+            asked = own if point.asked is None else f"{point.asked:.3g}"
+            group = () if point.worst_group is None else (f"{point.worst_group:.3f}",)
+            rows.append((asked, f"{point.area:.3f}", *accuracy(point), *group))
+        return rows
 
 
 @torch.no_grad()
@@ -123,9 +121,10 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
     with evaluating(aim):
         for batch in with_progress(batches, "areas"):
             images, *known = _check_batch(batch, bool(groups) if labels else None)
-            predictions = _predictions(aim, images.to(aim.classifier.weight.device), asked)
-            for tally, prediction in zip(tallies, predictions, strict=True):
-                tally.add(aim, prediction)
+            maps = aim.forward_backbone(images.to(aim.classifier.weight.device))
+            scores = aim._scores(maps)  # once for all areas
+            for area, tally in zip(asked, tallies, strict=True):
+                tally.add(aim, aim._decided(maps, scores, None if area is None else [area] * len(scores)))
             for values, kept in zip(known, (labels, groups), strict=False):
                 kept.append(values.cpu())
     if not sum(map(len, labels)):
@@ -133,14 +132,6 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
     truth, group_of = torch.cat(labels), torch.cat(groups) if groups else None
     points = [tally.point(area, truth, group_of) for area, tally in zip(asked, tallies, strict=True)]
     return AreaCurve(tuple(points[:-1]), points[-1], len(truth))
-
-
-def _predictions(aim: AIM, images: Tensor, asked: Sequence[float | None]) -> Iterable[Prediction]:
-    """One per area, from one run of backbone and estimators."""
-    maps = aim.forward_backbone(images)
-    scores = aim._scores(maps)
-    for area in asked:
-        yield aim._decided(maps, scores, None if area is None else [area] * len(scores))
 
 
 class _Tally:
@@ -161,16 +152,13 @@ class _Tally:
     def point(self, asked: float | None, labels: Tensor, groups: Tensor | None) -> AreaPoint:
         predicted = torch.cat(self.predicted)
         correct = int((predicted == labels).sum())
-        return AreaPoint(
-            asked,
-            torch.cat(self.merged).mean().item(),
-            {stage: torch.cat(areas).mean().item() for stage, areas in self.opened.items()},
-            correct / len(labels),
-            *wilson_interval(correct, len(labels)),
-            None
-            if groups is None
-            else worst(group_accuracies(predicted, labels, groups, int(groups.max()) + 1)).item(),
-        )
+        area = torch.cat(self.merged).mean().item()
+        by_stage = {stage: torch.cat(areas).mean().item() for stage, areas in self.opened.items()}
+        lowest = None
+        if groups is not None:
+            lowest = worst(group_accuracies(predicted, labels, groups, int(groups.max()) + 1)).item()
+        ends = wilson_interval(correct, len(labels))
+        return AreaPoint(asked, area, by_stage, correct / len(labels), *ends, lowest)
 
 
 def _area_of(mask: Tensor) -> Tensor:

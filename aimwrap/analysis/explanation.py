@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .._numerics import wide_dtype
+from .._numerics import wide_dtype, without_autocast
+from .._text import numbered
 from ..model import AIM
 from ..output import MaskedFeatures
 from ..taps import Stage
@@ -82,7 +83,7 @@ class Explanation(NamedTuple):
             rows.append(row)
         header = ["image", "prediction", *(f"mask of stage {stage}" for stage in masks), "merged mask"]
         header += [f"contributions {rank}" for rank in range(1, 1 + min(CLASSES, asked))]
-        first = f"the first {shown} of {images} images" if shown < images else f"{images} image{'s' * (images != 1)}"
+        first = f"the first {shown} of {images} images" if shown < images else numbered(images, "image")
         return html.block(
             html.line(
                 f"Explanation: {first}; {asked} of {num_classes} classes, the strongest {min(CLASSES, asked)} shown."
@@ -149,19 +150,11 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
 
 
 def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | None = None) -> Tensor:
-    """How much each position of a part of the classified map adds to the logits (eq. 5, before its sum).
+    """How much each position of a part (N, D, H, W) of the classified map adds to the logits (eq. 5, before its sum).
 
-    Args:
-        aim: the model.
-        part: of the classified map, (N, D, H, W).
-        features: what it is a part of.
-        classes: K class numbers; all of them if None.
-
-    Returns:
-        (N, K, H, W), float32 at least.
+    (N, K, H, W), float32 at least, for K class numbers, or for all classes.
     """
-    device = part.device.type  # the context only where needed: in an exported graph it is an operation of its own
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+    with without_autocast(part):
         weight = linear_classifier(aim).weight if classes is None else linear_classifier(aim).weight[classes]
         weight = weight.to(wide_dtype(part))
         # einsum's result has strides that tie an export's image size to its batch size.

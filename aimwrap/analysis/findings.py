@@ -77,17 +77,10 @@ class Verification:
         lines = [f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.detail}" for check in self.checks]
         if self.survival:
             lines += ["", f"Prediction survives when only a region's pixels are left (area {self.area:.2f}):"]
-            rows = (
-                (
-                    row.region,
-                    row.filling,
-                    f"masks {row.masks}",
-                    f"{row.rate:.3f}",
-                    f"[{row.low:.3f}, {row.high:.3f}]",
-                    f"of {row.images}",
-                )
-                for row in self.survival
-            )
+            rows = []
+            for region, filling, masks, rate, low, high, images in self.survival:
+                interval = f"[{low:.3f}, {high:.3f}]"
+                rows.append((region, filling, f"masks {masks}", f"{rate:.3f}", interval, f"of {images}"))
             lines.append(table(rows))
         if self.note:
             lines += ["", f"Pixels not measured: {self.note}"]

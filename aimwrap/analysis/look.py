@@ -128,11 +128,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    look: Look,
-    labels: Tensor,
-    object_masks: Tensor,
-    resolution: tuple[int, int],
-    known: Tensor | None = None,
+    look: Look, labels: Tensor, object_masks: Tensor, resolution: tuple[int, int], known: Tensor | None = None
 ) -> Measured:
     """Measure each image of a batch.
 
@@ -158,18 +154,8 @@ def measure(
             recall = mask_recall(look.merged_mask, object_masks)
     if known is not None:
         precision = precision.where(known, math.nan)
-    return Measured(
-        predicted,
-        predicted == labels,
-        probabilities.amax(1),
-        probabilities.gather(1, labels[:, None])[:, 0],
-        pointing,
-        matched,
-        precision,
-        recall,
-        area,
-        chance,
-    )
+    right, sure, of_label = predicted == labels, probabilities.amax(1), probabilities.gather(1, labels[:, None])[:, 0]
+    return Measured(predicted, right, sure, of_label, pointing, matched, precision, recall, area, chance)
 
 
 def joined(parts: Sequence[Measured]) -> Measured:

@@ -62,68 +62,74 @@ Explained = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to logits (
 PlainModel = nn.Module | Explained
 
 
+Key = tuple[str, str, str]  # of a row: region, filling and masks
+
+
 def measure(
-    aim: AIM,
+    model: AIM | SecondLook,
     batches: tuple[Tensor, ...],
     plain: Explained | None,
     generator: torch.Generator,
     progress: bool,
 ) -> tuple[tuple[Survival, ...], float, str]:
-    """The rows, the area that all regions share, and why there are no rows."""
-    survived: dict[tuple[str, str, str], list[bool]] = {}
+    """The rows, the area that all regions share, and why there are no rows, where all would say the same."""
+    survived: dict[Key, list[bool]] = {}
     areas: list[Tensor] = []
     shown = with_progress(batches, "replacing pixels") if progress else batches
     for images, other in zip(shown, other_images(batches, generator), strict=True):
-        features = aim.forward_masks(aim.forward_backbone(images))
-        predicted = aim.forward_head(features).logits.argmax(1)
-        region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
-        areas.append(region.mean((1, 2, 3)))
         fills = fillings(images, other)
-        for name, kept in (("merged mask", region), ("moved mask", moved(region, generator))):
-            for filling, pixels in fills.items():
-                maps = aim.forward_backbone(torch.where(kept > 0, images, pixels))
-                for how, given in (("fixed", features.masks), ("recomputed", None)):
-                    same = aim.forward_head(aim.forward_masks(maps, given)).logits.argmax(1) == predicted
-                    survived.setdefault((name, filling, how), []).extend(same.tolist())
-        if plain is not None:
-            logits, heatmap = _checked_plain(plain(images), len(images))
-            kept = highest(heatmap, region)
-            for filling, pixels in fills.items():
-                same = plain(torch.where(kept > 0, images, pixels))[0].argmax(1) == logits.argmax(1)
-                survived.setdefault(("plain CAM", filling, "none"), []).extend(same.tolist())
-    return summed_up(survived, areas)
-
-
-def measure_second_look(
-    second: SecondLook, batches: tuple[Tensor, ...], generator: torch.Generator, progress: bool
-) -> tuple[tuple[Survival, ...], float, str]:
-    """The same for a second look, with the masks recomputed: with fixed masks all predictions survive."""
-    survived: dict[tuple[str, str, str], list[bool]] = {}
-    areas = []
-    shown = with_progress(batches, "replacing pixels") if progress else batches
-    for images, other in zip(shown, other_images(batches, generator), strict=True):
-        output = second(images)
-        areas.append(output.kept.float().mean((1, 2, 3)))
-        for filling, pixels in fillings(images, other).items():
-            again = second(torch.where(output.kept > 0, images, pixels)).logits
-            same = again.argmax(1) == output.logits.argmax(1)
-            survived.setdefault(("kept pixels", filling, "recomputed"), []).extend(same.tolist())
-    return summed_up(survived, areas, f" once grown by margin={second.margin}")
-
-
-def summed_up(
-    survived: dict[tuple[str, str, str], list[bool]], areas: list[Tensor], margin: str = ""
-) -> tuple[tuple[Survival, ...], float, str]:
-    """Rows of region, filling and masks; the regions' area; and why there are no rows where there would be no news."""
+        if isinstance(model, SecondLook):
+            region, same = _of_second_look(model, images, fills)
+        else:
+            region, same = _of_aim(model, images, fills, plain, generator)
+        areas.append(region.float().mean((1, 2, 3)))
+        for key, values in same.items():
+            survived.setdefault(key, []).extend(values.tolist())
     area = torch.cat(areas).mean().item()
     if not 0.005 < area < 0.995:
-        state = "empty" if area < 0.5 else f"open everywhere{margin}"
+        grown = f" once grown by margin={model.margin}" if isinstance(model, SecondLook) else ""
+        state = "empty" if area < 0.5 else f"open everywhere{grown}"
         return (), area, f"the masks are {state}, so every row would say the same; see MaskHealth for the remedy"
     rows = tuple(
         Survival(*key, sum(same) / len(same), *wilson_interval(sum(same), len(same)), len(same))
         for key, same in survived.items()
     )
     return rows, area, ""
+
+
+def _of_aim(
+    aim: AIM, images: Tensor, fills: Mapping[str, Tensor], plain: Explained | None, generator: torch.Generator
+) -> tuple[Tensor, dict[Key, Tensor]]:
+    """The merged mask on the images, and which predictions stay the same."""
+    same: dict[Key, Tensor] = {}
+    features = aim.forward_masks(aim.forward_backbone(images))
+    predicted = aim.forward_head(features).logits.argmax(1)
+    region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
+    for name, kept in (("merged mask", region), ("moved mask", moved(region, generator))):
+        for filling, pixels in fills.items():
+            maps = aim.forward_backbone(torch.where(kept > 0, images, pixels))
+            for how, given in (("fixed", features.masks), ("recomputed", None)):
+                again = aim.forward_head(aim.forward_masks(maps, given)).logits
+                same[name, filling, how] = again.argmax(1) == predicted
+    if plain is not None:
+        logits, heatmap = _checked_plain(plain(images), len(images))
+        kept = highest(heatmap, region)
+        for filling, pixels in fills.items():
+            again = plain(torch.where(kept > 0, images, pixels))[0]
+            same["plain CAM", filling, "none"] = again.argmax(1) == logits.argmax(1)
+    return region, same
+
+
+def _of_second_look(
+    second: SecondLook, images: Tensor, fills: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[Key, Tensor]]:
+    """The same for kept pixels, with the masks recomputed: with fixed masks all predictions survive."""
+    output = second(images)
+    same: dict[Key, Tensor] = {}
+    for filling, pixels in fills.items():
+        again = second(torch.where(output.kept > 0, images, pixels)).logits
+        same["kept pixels", filling, "recomputed"] = again.argmax(1) == output.logits.argmax(1)
+    return output.kept, same
 
 
 _FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"

@@ -20,7 +20,7 @@ from ..taps import Stage
 from ..top_down import pool
 from .explanation import bias_of, evaluating, explain, inside, linear_classifier, unwrap
 from .findings import Check, Verification
-from .survival import PlainModel, measure, measure_second_look, plain_model
+from .survival import PlainModel, measure, plain_model
 
 # Of a logit's terms before they cancel, summed without sign.
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -80,21 +80,21 @@ def verify(
     generator = torch.Generator().manual_seed(seed)
     second = inside(model, SecondLook)
     if second is not None and plain is not None:
-        raise ValueError("plain is compared with AIM's own masks: verify(second.first, images, plain)")
+        raise ValueError("plain is compared with an AIM, not with a second look: verify(second.first, images, plain)")
     aim = unwrap(model) if second is None else second.first
     with evaluating(aim if second is None else second), kept_random_state():
         shown = with_progress(batches, "checking guarantees") if progress else batches
-        if second is None:
-            held = (*_merged(_checks_of_aim(model, aim, batch, generator) for batch in shown),)
-        else:
-            held = (*_merged(_checks_of_second_look(second, batch, generator) for batch in shown),)
-        if not measure_pixels:
-            return Verification(held, (), math.nan)
-        if not held[0].passed:
-            return Verification(held, (), math.nan, held[0].detail)
-        if second is not None:
-            return Verification(held, *measure_second_look(second, batches, generator, progress))
-        return Verification(held, *measure(aim, batches, plain_model(plain), generator, progress))
+        held = [
+            _checks_of_aim(model, aim, batch, generator)
+            if second is None
+            else _checks_of_second_look(second, batch, generator)
+            for batch in shown
+        ]
+        # A guarantee holds if it holds on every batch; the detail is that of the first batch on which it fails.
+        checks = tuple(next((c for c in same if not c.passed), same[0]) for same in zip(*held, strict=True))
+        if not measure_pixels or not checks[0].passed:
+            return Verification(checks, (), math.nan, checks[0].detail if measure_pixels else "")
+        return Verification(checks, *measure(second or aim, batches, plain_model(plain), generator, progress))
 
 
 def _checks_of_aim(model: nn.Module, aim: AIM, images: Tensor, generator: torch.Generator) -> list[Check]:
@@ -124,21 +124,11 @@ def _checks_of_second_look(second: SecondLook, images: Tensor, generator: torch.
         _finite(values, "both looks' logits are"),
         _repeatable(
             (output.kept, again.kept, "the kept pixels differ from run to run: noise is left on in the first look"),
-            (
-                output.logits,
-                again.logits,
-                "the same pixels are kept but logits differ: dropout is left on in eval()",
-            ),
+            (output.logits, again.logits, "the same pixels are kept but logits differ: dropout is left on in eval()"),
         ),
         _hidden_pixels_move_nothing(second, images, output, generator),
         _contributions_add_up(second, images, _logits_of(second, images)),
     ]
-
-
-def _merged(checks_by_batch: Iterable[list[Check]]) -> Iterator[Check]:
-    """A guarantee holds if it holds on every batch; the detail is that of the first batch on which it fails."""
-    for same in zip(*checks_by_batch, strict=True):
-        yield next((check for check in same if not check.passed), same[0])
 
 
 def _finite(values: Iterable[tuple[str, Tensor, str]], found: str) -> Check:

@@ -40,17 +40,7 @@ def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None)
 
 
 def find_builder(name: str) -> tuple[str, str]:
-    """Which library has a model of that name.
-
-    Args:
-        name: as for :func:`create_backbone`.
-
-    Returns:
-        ``"timm"`` or ``"torchvision"``, and the model's name there.
-
-    Raises:
-        ValueError: if neither has.
-    """
+    """Whether ``"timm"`` or ``"torchvision"`` has a model of that name, and its name there; a ValueError if neither."""
     library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
     if library != "torchvision" and timm.is_model(model):
         return "timm", model
@@ -61,5 +51,5 @@ def find_builder(name: str) -> tuple[str, str]:
     candidates = known[library] if library else [*known["timm"], *known["torchvision"]]
     close = difflib.get_close_matches(model, candidates, n=3, cutoff=0.5)
     where = f"{library} has no" if library else "neither timm nor torchvision has a"
-    hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "timm.list_models() lists what there is"
+    hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "timm.list_models() lists all names"
     raise ValueError(f"backbone: {where} model named {model!r}; {hint}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from ..taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
 from ..taps.stages import Stages
 from ..taps.tapping import HIGHEST_STAGE
 from ..top_down import Head
-from .create import create_backbone
+from .create import create_backbone, find_builder
 
 UNKNOWN_CLASSES = 1000  # for the cost, where the backbone has no classifier that says how many
 
@@ -141,21 +141,21 @@ def inspect_backbone(
         measured.parameters,
         measured.macs,
         models[-1].taps,
-        _found_by(found),
+        f"{found.found_by}; one resolution, so numbers count its {len(found.blocks)} blocks"
+        if _counts_blocks(found)
+        else found.found_by,
         head,
         {model.stages: model.cost() for model in models},
     )
 
 
-def _found_by(found: Stages) -> str:
-    if found.blocks and len(found.nodes) < 2:
-        return f"{found.found_by}; one resolution, so numbers count its {len(found.blocks)} blocks"
-    return found.found_by
+def _counts_blocks(found: Stages) -> bool:
+    return bool(found.blocks) and len(found.nodes) < 2
 
 
 def _choices(found: Stages) -> list[list[Stage]]:
     """Choices of stages, from the deepest alone to all of them; of blocks, three of them by thirds, and fewer."""
-    if found.blocks and len(found.nodes) < 2:
+    if _counts_blocks(found):
         count = len(found.blocks)
         indices = sorted({round(count * share / 3) - 1 for share in (1, 2, 3)} - {-1})
         stages: list[Stage] = [index if count - 1 > HIGHEST_STAGE else found.blocks[index].node for index in indices]
@@ -166,46 +166,36 @@ def _choices(found: Stages) -> list[list[Stage]]:
 
 def import_backbone(path: str) -> nn.Module:
     """The module ``package.module:name``, or what the function or class of that path builds without arguments."""
-    place, _, attribute = path.partition(":")
     try:
-        found = _attribute(place, attribute)
+        found = pkgutil.resolve_name(path)
     except Exception as error:  # of custom code, which may raise anything
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
-            f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, of something that Python "
-            "finds from here"
+            f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, with a module that "
+            "can be imported from the current folder"
         ) from error
     try:
         built = found() if callable(found) and not isinstance(found, nn.Module) else found
     except Exception as error:
         raise ValueError(
-            f"backbone: {path!r} was found, and calling it without arguments fails: {error!r}. Name a module, or a "
-            "function that builds one"
+            f"backbone: {path!r} was found, but calling it without arguments fails: {error!r}. Name an nn.Module, "
+            "or a function that builds one without arguments"
         ) from error
     if not isinstance(built, nn.Module):
         raise TypeError(f"backbone: {path!r} must be an nn.Module or build one without arguments, got {type(built)}")
     return built
 
 
-def _attribute(place: str, attribute: str) -> Any:
-    found: Any = importlib.import_module(place)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    return found
-
-
 def _line_that_builds(name: str) -> str:
-    library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
     if ":" in name:
         place, _, attribute = name.partition(":")
         first = attribute.partition(".")[0]
-        made = attribute if isinstance(_attribute(place, attribute), nn.Module) else f"{attribute}()"
+        made = attribute if isinstance(pkgutil.resolve_name(name), nn.Module) else f"{attribute}()"
         return f"from {place} import {first}; backbone = {made}"
-    import timm
-    import torchvision
-
-    if library != "torchvision" and timm.is_model(model):
+    try:
+        library, model = find_builder(name)
+    except ValueError:  # the name of a class
+        return f"backbone = {name}(...)"
+    if library == "timm":
         return f'backbone = timm.create_model("{model}", pretrained=True)'
-    if library != "timm" and model in torchvision.models.list_models(module=torchvision.models):
-        return f'backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'
-    return f"backbone = {name}(...)"
+    return f'backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'

@@ -97,13 +97,7 @@ class PlainClassifier(nn.Module):
 
 
 def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:
-    """Write ``model.safetensors`` with the backbone's weights under their own names, and ``plain.json``.
-
-    Args:
-        model: the model.
-        folder: to write into.
-        backbone: its name, as the settings have it.
-    """
+    """Write ``model.safetensors``, the backbone's weights under their own names, and ``plain.json`` with its name."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as path:
         write_weights(model.backbone, path)
@@ -133,7 +127,7 @@ def load_plain(folder: str | Path) -> PlainClassifier:
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {CONFIG}, so no plain run saved it; AIM.from_pretrained loads a run with AIM"
+            f"{folder} has no {CONFIG}: it was not saved by a plain run; AIM.from_pretrained loads a run with AIM"
         )
     described = _described(folder / CONFIG)
     name, num_classes = described["backbone"], described["num_classes"]
@@ -170,7 +164,7 @@ def _last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:
     ]
     if not linears or not linears[-1][0]:
         raise ValueError(
-            f"backbone: {type(backbone).__name__} does not end in a linear layer, so that it cannot be trained plain "
-            "for other classes; pass a function that builds it with its own classifier in an nn.Linear"
+            f"backbone: {type(backbone).__name__} does not end in a linear layer, so it cannot be trained plain for "
+            "other classes; pass a function that builds it with its own classifier in an nn.Linear"
         )
     return linears[-1]

@@ -15,7 +15,7 @@ from ..metrics import class_activation_map
 from ..model import AIM
 from ..taps import FINAL, tap_backbone
 
-_NEAR = 1e-3  # of the largest feature: rounding is far below it, and another way of pooling far above
+_NEAR = 1e-3  # of the largest feature: rounding is far below it, and other pooling far above
 
 
 class PooledClassifier:
@@ -55,7 +55,7 @@ class PooledClassifier:
         inner = unwrap(classifier)
         if isinstance(inner, AIM):
             raise TypeError(
-                f"{argument} must be the classifier without AIM, got an AIM; pass the backbone trained by itself"
+                f"{argument} must be the classifier without AIM, got an AIM; pass the network trained without it"
             )
         with evaluating(inner), torch.no_grad():
             try:

@@ -56,7 +56,7 @@ has the message as "error".
 
 Options are accepted with dashes and with underscores: --hold-out, --hold_out.
 
-Documentation: docs/ in the sources; make docs builds the pages.
+Documentation: the folder docs/ of the source code; make docs builds the pages.
 """
 
 app = typer.Typer(
@@ -86,10 +86,9 @@ def aimwrap(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and exit.")
     ] = False,
 ) -> None:
-    """Train CNN classifiers that decide from a few positions of their own feature maps, and see which ones.
+    """Train CNN classifiers that use only a few positions of their feature maps, and show which positions.
 
-    The masks of a model with AIM show these positions. The commands check a data set, train a model, show what it
-    does and export it.
+    The commands check a data set, train a model, report on it and export it.
     """
 
 

@@ -1,8 +1,11 @@
 """``aimwrap data build`` on the command line."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +13,7 @@ import typer
 
 from .._choices import FileFormat, Placement
 from .help import closing
-from .options import AsJson, Quiet, Workers
+from .options import AsJson, Quiet, Workers, options_in
 from .outcomes import exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
@@ -23,18 +26,14 @@ def summary(release: Release) -> dict[str, Any]:
     from ..data.release import SPLITS
 
     groups: dict[str, dict[str, int]] = {}
+    pairs = list(product(range(len(release.classes)), range(len(release.places))))
     for split in SPLITS:
-        records = [record for record in release.records if record.split == split]
-        if records:
-            pairs = [(label, place) for label in range(len(release.classes)) for place in range(len(release.places))]
-            counts = {pair: 0 for pair in pairs}
-            for record in records:
-                assert record.place is not None
-                counts[record.label, record.place] += 1
+        counts = Counter((record.label, record.place) for record in release.records if record.split == split)
+        if counts:
             groups[split] = {
-                f"{release.classes[label]} on {release.places[place]}": count
-                for (label, place), count in counts.items()
-                if count or len(pairs) <= 16
+                f"{release.classes[label]} on {release.places[place]}": counts[label, place]
+                for label, place in pairs
+                if counts[label, place] or len(pairs) <= 16
             }
     return {
         "out": str(release.root),
@@ -140,7 +139,7 @@ def check_outside(out: Path, folders: Sequence[Path | None]) -> None:
             out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve())
         ):
             raise typer.BadParameter(
-                f"{out} and {folder} are in each other, so built images would be taken for sources"
+                f"one of {out} and {folder} contains the other, so built images would be read as sources"
             )
 
 
@@ -154,189 +153,83 @@ EPILOG = closing(
     "the data set is incomplete; the error message says why",
 )
 INTERRUPTED = "Interrupted. Run the same command again: it keeps the finished images, and draws the others."
-SOURCES, LABELS, SPLITTING, DRAWING = "Sources", "Labels and places", "Splits", "How images are drawn"
+_source, _label, _split, _drawn = map(options_in, ("Sources", "Labels and places", "Splits", "How images are drawn"))
 
 
 def build(
     out: Annotated[Path, typer.Argument(help="Output folder: new, empty, or of an interrupted build.")],
-    cutouts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of object images with an alpha channel: a folder per class, or per split and class.",
-            rich_help_panel=SOURCES,
-        ),
-    ] = None,
-    opacity: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of masks (PNG, bright is object) with the names of the cut-outs, instead of alpha.",
-            rich_help_panel=SOURCES,
-        ),
-    ] = None,
-    cub: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of CUB_200_2011 with its segmentations, instead of --cutouts; keeps its test split.",
-            rich_help_panel=SOURCES,
-        ),
-    ] = None,
-    water_or_land: Annotated[
-        bool,
-        typer.Option(
-            "--water-or-land",
-            help="Use two labels, water birds and land birds, instead of CUB's 200 species.",
-            rich_help_panel=LABELS,
-        ),
-    ] = False,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with the columns class and label, to merge classes into labels.",
-            exists=True,
-            dir_okay=False,
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    backgrounds: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of photographs: a folder per place, or per split and place.", rich_help_panel=SOURCES
-        ),
-    ] = None,
-    place: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Place and folder of its photographs, as NAME=FOLDER, instead of --backgrounds. Repeatable.",
-            rich_help_panel=SOURCES,
-        ),
-    ] = None,
-    tie: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of each label's training images on that label's place (spurious correlation).",
-            show_default="0.95, or 1 with --permuted",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    permuted: Annotated[
-        bool,
-        typer.Option(
-            "--permuted",
-            help="In the test split, put every class on the place of another class, as TravelingBirds does.",
-            rich_help_panel=LABELS,
-        ),
-    ] = False,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Random seed of the splits, the backgrounds and every image.", rich_help_panel=DRAWING
-        ),
-    ] = 0,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Classes to use, in the order of their numbers, such as landbird,waterbird.",
-            show_default="all",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    places: Annotated[
-        str | None,
-        typer.Option(
-            help="Places to use; the first class is tied to the first place, and so on.",
-            show_default="all",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    train: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of training images.", show_default="all cut-outs", rich_help_panel=SPLITTING),
-    ] = None,
-    val: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of validation images.", show_default="all cut-outs", rich_help_panel=SPLITTING
-        ),
-    ] = None,
-    test: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of test images.", show_default="all cut-outs", rich_help_panel=SPLITTING),
-    ] = None,
-    test_share: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the cut-outs for the test split, if they have no splits.",
-            rich_help_panel=SPLITTING,
-        ),
-    ] = 0.2,
-    val_share: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the other cut-outs for validation, if they have no splits.",
-            rich_help_panel=SPLITTING,
-        ),
-    ] = 0.2,
-    keep_label_shares: Annotated[
-        bool,
-        typer.Option(
-            "--keep-label-shares",
-            help="Keep the label shares of the cut-outs in validation and test.",
-            rich_help_panel=SPLITTING,
-        ),
-    ] = False,
-    cutout_uses: Annotated[
-        int, typer.Option(min=1, help="Most images that show the same cut-out.", rich_help_panel=SOURCES)
-    ] = 1,
-    background_uses: Annotated[
-        int, typer.Option(min=1, help="Most images that show the same background.", rich_help_panel=SOURCES)
-    ] = 1,
-    in_place: Annotated[
-        bool,
-        typer.Option(
-            "--in-place",
-            help="Keep the size of the cut-out's image and the object's position, as Waterbirds does.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = False,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Side of square images, in pixels.", show_default="224", rich_help_panel=DRAWING),
-    ] = None,
-    object_size: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            help="Smallest and largest share of the image's side for the object's longer side.",
-            show_default="0.5 0.8",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
-    placement: Annotated[
-        Placement | None, typer.Option(help="Position of the object.", show_default="anywhere", rich_help_panel=DRAWING)
-    ] = None,
-    crop: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            help="Smallest and largest share of the background's shorter side for its crop.",
-            show_default="0.5 1",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
-    no_mirror: Annotated[
-        bool, typer.Option("--no-mirror", help="Never mirror objects or backgrounds.", rich_help_panel=DRAWING)
-    ] = False,
-    recolour: Annotated[
-        bool,
-        typer.Option(
-            "--recolour", help="Change hue and brightness of the backgrounds at random.", rich_help_panel=DRAWING
-        ),
-    ] = False,
-    file_format: Annotated[FileFormat, typer.Option("--format", help="Image format.", rich_help_panel=DRAWING)] = "jpg",
+    cutouts: Path | None = _source(
+        None, "Folder of object images with an alpha channel: a folder per class, or per split and class."
+    ),
+    opacity: Path | None = _source(
+        None, "Folder of PNG masks that are named like the cut-outs and bright where the object is, instead of alpha."
+    ),
+    cub: Path | None = _source(
+        None, "Folder of CUB_200_2011 with its segmentations, instead of --cutouts. Its test split is kept."
+    ),
+    water_or_land: bool = _label(
+        False, "Use two labels, water birds and land birds, instead of CUB's 200 species.", "--water-or-land"
+    ),
+    labels: Path | None = _label(
+        None, "CSV file with the columns class and label, to merge classes into labels.", exists=True, dir_okay=False
+    ),
+    backgrounds: Path | None = _source(None, "Folder of photographs: a folder per place, or per split and place."),
+    place: list[str] | None = _source(
+        None, "Place and folder of its photographs, as NAME=FOLDER, instead of --backgrounds. Repeatable."
+    ),
+    tie: float | None = _label(
+        None,
+        "Share of each label's training images that are on that label's place (spurious correlation).",
+        min=0,
+        max=1,
+        show_default="0.95, or 1 with --permuted",
+    ),
+    permuted: bool = _label(
+        False, "In the test split, put every class on the place of another class, as TravelingBirds does.", "--permuted"
+    ),
+    seed: int = _drawn(0, "Random seed of the splits, the backgrounds and every image.", min=0),
+    classes: str | None = _label(
+        None,
+        "Classes to use, separated by commas, such as landbird,waterbird; the first one gets number 0.",
+        show_default="all",
+    ),
+    places: str | None = _label(
+        None,
+        "Places to use, separated by commas; the first class is tied to the first place, and so on.",
+        show_default="all",
+    ),
+    train: int | None = _split(None, "Number of training images.", min=1, show_default="all cut-outs"),
+    val: int | None = _split(None, "Number of validation images.", min=1, show_default="all cut-outs"),
+    test: int | None = _split(None, "Number of test images.", min=1, show_default="all cut-outs"),
+    test_share: float = _split(0.2, "Share of the cut-outs for the test split, if they have no splits.", min=0, max=1),
+    val_share: float = _split(
+        0.2, "Share of the remaining cut-outs for the validation split, if they have no splits.", min=0, max=1
+    ),
+    keep_label_shares: bool = _split(
+        False,
+        "Give validation and test the same share of each label as the cut-outs have.",
+        "--keep-label-shares",
+    ),
+    cutout_uses: int = _source(1, "Largest number of images that show the same cut-out.", min=1),
+    background_uses: int = _source(1, "Largest number of images that show the same background.", min=1),
+    in_place: bool = _drawn(
+        False, "Keep the size of the cut-out's image and the object's position, as Waterbirds does.", "--in-place"
+    ),
+    image_size: int | None = _drawn(None, "Side of square images, in pixels.", min=1, show_default="224"),
+    object_size: tuple[float, float] | None = _drawn(
+        None,
+        "Range of the object's longer side, as a share of the image's side: smallest and largest.",
+        show_default="0.5 0.8",
+    ),
+    placement: Placement | None = _drawn(None, "Position of the object.", show_default="anywhere"),
+    crop: tuple[float, float] | None = _drawn(
+        None,
+        "Range of the background's crop, as a share of its shorter side: smallest and largest.",
+        show_default="0.5 1",
+    ),
+    no_mirror: bool = _drawn(False, "Never mirror objects or backgrounds.", "--no-mirror"),
+    recolour: bool = _drawn(False, "Change hue and brightness of the backgrounds at random.", "--recolour"),
+    file_format: FileFormat = _drawn("jpg", "Image format.", "--format"),
     workers: Workers = 2,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -354,8 +247,13 @@ def build(
         "recolour": True if recolour else None,
     }
     given: dict[str, Any] = {name: value for name, value in placed.items() if value is not None}
-    _check_combinations(given, in_place, permuted, keep_label_shares)
-
+    if in_place and given:
+        names = ("--no-mirror" if name == "mirror" else f"--{name.replace('_', '-')}" for name in given)
+        raise typer.BadParameter(
+            f"--in-place keeps the object and the image size as they are: leave out {', '.join(names)}"
+        )
+    if permuted and keep_label_shares:
+        raise typer.BadParameter("--keep-label-shares has no effect with --permuted, which keeps them anyway")
     with exit_on_error(OSError, ValueError, as_json=as_json, facts={"out": str(out)}), exit_on_interrupt(INTERRUPTED):
         from ..data.builder import InPlace, Placed
         from ..data.builder import build as build_set
@@ -379,19 +277,6 @@ def build(
             progress=not (quiet or as_json),
         )
     print_result(as_json, summary(release), format_summary(release))
-
-
-def _check_combinations(given: Mapping[str, Any], in_place: bool, permuted: bool, keep_label_shares: bool) -> None:
-    if in_place and given:
-        raise typer.BadParameter(
-            f"--in-place keeps the object and the image size as they are: leave out {_options(given)}"
-        )
-    if permuted and keep_label_shares:
-        raise typer.BadParameter("--keep-label-shares has no effect with --permuted, which keeps them anyway")
-
-
-def _options(given: Mapping[str, Any]) -> str:
-    return ", ".join("--no-mirror" if name == "mirror" else f"--{name.replace('_', '-')}" for name in given)
 
 
 def _listed(text: str | None) -> list[str] | None:

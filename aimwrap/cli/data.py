@@ -1,5 +1,6 @@
 """``aimwrap data`` on the command line: ``digits``, ``doctor`` and ``build``."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
 import json
@@ -8,15 +9,15 @@ from typing import Annotated
 
 import typer
 
-from .._choices import COLUMNS, FileFormat
+from .._choices import COLUMNS, DATA_SETS, FileFormat
 from .build import EPILOG as BUILD
 from .build import INTERRUPTED, build
 from .help import Command, Group, closing
-from .options import AsJson, Quiet, Workers, check_data, complete_data
+from .options import AsJson, Quiet, Workers, check_data, complete_data, option, options_in
 from .outcomes import echo, exit_on_error, exit_on_interrupt, print_result
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
-ELSEWHERE, JUDGED = "Files in other folders", "Checks"
+_elsewhere, _judged = options_in("Files in other folders"), options_in("Checks")
 
 DOCTOR = closing(
     [
@@ -33,72 +34,34 @@ def doctor(
     path: Annotated[
         Path, typer.Argument(help="Folder of the data set, its parent folder or a folder in it; or a CSV file.")
     ],
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--as",
-            metavar="DATA",
-            help="Kind of data set, by the names of aimwrap train.",
-            show_default="recognised from its files",
-            callback=check_data,
-            autocompletion=complete_data,
-        ),
-    ] = None,
-    cub: Annotated[
-        Path | None, typer.Option(help="Folder of CUB_200_2011, for data sets made from it.", rich_help_panel=ELSEWHERE)
-    ] = None,
-    segmentations: Annotated[
-        Path | None,
-        typer.Option(help="Folder of CUB's segmentations, if it is not in CUB's folder.", rich_help_panel=ELSEWHERE),
-    ] = None,
-    imagenet: Annotated[
-        Path | None,
-        typer.Option(
-            help="ImageNet folder with train/ and val/, which has the images of Hard-ImageNet.",
-            rich_help_panel=ELSEWHERE,
-        ),
-    ] = None,
-    class_list: Annotated[
-        Path | None, typer.Option(help="Text file with the classes of ImageNet-100.", rich_help_panel=ELSEWHERE)
-    ] = None,
-    annotations: Annotated[
-        Path | None,
-        typer.Option(help="Folder of ImageNet's validation boxes, for ImageNet-100.", rich_help_panel=ELSEWHERE),
-    ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of object masks with the names of the images, for kind folder.", rich_help_panel=ELSEWHERE
-        ),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Column of a table, such as image=file; also label, place, group, split, mask. Repeatable.",
-            rich_help_panel=JUDGED,
-        ),
-    ] = None,
-    any_value_is_object: Annotated[
-        bool,
-        typer.Option(
-            "--any-value-is-object", help="In your own masks, every value except 0 is object.", rich_help_panel=JUDGED
-        ),
-    ] = False,
-    subset: Annotated[
-        bool,
-        typer.Option(
-            "--subset", help="The data set is a subset on purpose: do not compare counts.", rich_help_panel=JUDGED
-        ),
-    ] = False,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Read file headers only; damage and duplicates are not checked.", rich_help_panel=JUDGED
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of threads that open files.", show_default="one per core")
-    ] = None,
+    kind: str | None = option(
+        None,
+        f"Kind of data set: {', '.join(DATA_SETS)}.",
+        "--as",
+        metavar="DATA",
+        show_default="recognised from its files",
+        callback=check_data,
+        autocompletion=complete_data,
+    ),
+    cub: Path | None = _elsewhere(None, "Folder of CUB_200_2011, for data sets made from it."),
+    segmentations: Path | None = _elsewhere(None, "Folder of CUB's segmentations, if it is not in CUB's folder."),
+    imagenet: Path | None = _elsewhere(
+        None, "ImageNet folder with train/ and val/, which has the images of Hard-ImageNet."
+    ),
+    class_list: Path | None = _elsewhere(None, "Text file with the classes of ImageNet-100."),
+    annotations: Path | None = _elsewhere(None, "Folder of ImageNet's validation boxes, for ImageNet-100."),
+    masks: Path | None = _elsewhere(
+        None, "Folder of object masks that are named like their images; for the kind folder."
+    ),
+    column: list[str] | None = _judged(
+        None, "Column of a table, such as image=file; also label, place, group, split, mask. Repeatable."
+    ),
+    any_value_is_object: bool = _judged(
+        False, "Treat every mask value except 0 as object; only for your own masks.", "--any-value-is-object"
+    ),
+    subset: bool = _judged(False, "Do not compare image counts: the data set is meant to be a subset.", "--subset"),
+    quick: bool = _judged(False, "Read file headers only; damage and duplicates are not checked.", "--quick"),
+    workers: int | None = option(None, "Number of threads that open files.", min=1, show_default="one per core"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -160,18 +123,16 @@ DIGITS = closing(
 
 def digits(
     out: Annotated[Path, typer.Argument(help="Output folder: new, empty, or of an interrupted build.")],
-    tie: Annotated[
-        float,
-        typer.Option(
-            min=0.5, max=1, help="Share of each label's images on that label's photograph (spurious correlation)."
-        ),
-    ] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the digits and of how each is drawn.")] = 0,
-    image_size: Annotated[int, typer.Option(min=32, help="Side of square images, in pixels.")] = 160,
-    num_images: Annotated[
-        int, typer.Option(min=4, help="Number of training images, and of test images; a multiple of 4.")
-    ] = 320,
-    file_format: Annotated[FileFormat, typer.Option("--format", help="Image format.")] = "png",
+    tie: float = option(
+        0.95,
+        "Share of each label's training images that are on that label's photograph (spurious correlation).",
+        min=0.5,
+        max=1,
+    ),
+    seed: int = option(0, "Random seed: which digits are used, and how each is drawn.", min=0),
+    image_size: int = option(160, "Side of square images, in pixels.", min=32),
+    num_images: int = option(320, "Number of images in each split, train and test; a multiple of 4.", min=4),
+    file_format: FileFormat = option("png", "Image format.", "--format"),
     workers: Workers = 2,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -182,12 +143,12 @@ def digits(
     """
     if num_images % 4:
         raise typer.BadParameter(
-            f"--num-images must be a multiple of 4, one for each digit on each photograph; got {num_images}"
+            f"--num-images must be a multiple of 4, the number of pairs of digit and photograph; got {num_images}"
         )
     given = {"tie": tie, "seed": seed, "image_size": image_size}
     errors = exit_on_error(ImportError, OSError, ValueError, as_json=as_json, facts={"out": str(out)})
     with errors, exit_on_interrupt(INTERRUPTED):
-        from ..data.builder.build import build_composed
+        from ..data.builder import build_composed
         from ..data.sets.digits import DigitsOnPhotographs
         from .build import format_summary, summary
 

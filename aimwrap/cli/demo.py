@@ -1,15 +1,13 @@
 """``aimwrap demo`` on the command line."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from .help import closing
-from .options import AsJson, Quiet, Seeds, parse_heads, parse_seeds, parse_ties
+from .options import AsJson, Quiet, Seeds, option, parse_heads, parse_seeds, parse_ties
 from .outcomes import exit_on_error, exit_on_interrupt, print_result
 
 EPILOG = closing(
@@ -25,26 +23,22 @@ EPILOG = closing(
 
 def demo(
     seeds: Seeds = "1",
-    ties: Annotated[
-        str,
-        typer.Option(help="Shares of the training images on their label's background (ties), separated by commas."),
-    ] = "0.95,1",
-    epochs: Annotated[
-        int, typer.Option(min=1, help="Number of passes over the training images, for each variant.")
-    ] = 8,
-    tau: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Target share of the image that AIM's masks keep.")
-    ] = 0.25,
-    heads: Annotated[
-        str, typer.Option(help="AIM heads to train: feature-preserving, paper, or both separated by a comma.")
-    ] = "feature-preserving",
-    out: Annotated[Path, typer.Option(help="Image file to write.")] = Path("demo.png"),
+    ties: str = option(
+        "0.95,1", "Ties, separated by commas: the share of training images that are on their label's background."
+    ),
+    epochs: int = option(8, "Number of passes over the training images, for each variant.", min=1),
+    tau: float = option(0.25, "Target share of the image that AIM's masks keep.", min=0.01, max=1.0),
+    heads: str = option(
+        "feature-preserving", "AIM heads to train: feature-preserving, paper, or both separated by a comma."
+    ),
+    out: Path = option(Path("demo.png"), "Image file to write."),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a plain CNN with the same CNN with AIM, on data whose background predicts the label.
+    """Train a CNN with and without AIM on images whose background predicts the label, and compare the two.
 
-    Trains both, prints a table per tie and writes an image of where they look. Downloads nothing. Needs the extra demo.
+    Prints a table of scores for each tie, and writes an image that shows where both models look. Downloads nothing.
+    Needs the extra demo.
     """
     seed_numbers, tie_shares, head_names = parse_seeds(seeds), parse_ties(ties), parse_heads(heads)
     with exit_on_error(ImportError, OSError, ValueError, as_json=as_json), exit_on_interrupt(_INTERRUPTED):

@@ -1,20 +1,16 @@
 """``aimwrap export`` on the command line."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from .._choices import ExportFormat
 from .help import closing
-from .options import AsJson, BackbonePath, ModelFolder, Quiet
-from .outcomes import echo, exit_on_error, print_result
+from .options import AsJson, BackbonePath, ModelFolder, Quiet, imported_backbone, option
+from .outcomes import exit_on_error, print_result, warnings_printed
 
 if TYPE_CHECKING:
     from ..model import AIM
@@ -33,21 +29,16 @@ SUFFIXES: Mapping[ExportFormat, str] = {"onnx": ".onnx", "pt2": ".pt2", "aotindu
 
 def export(
     folder: ModelFolder,
-    file_format: Annotated[
-        ExportFormat,
-        typer.Option(
-            "--format", help="File format: ONNX, torch.export (pt2), or compiled for this machine (aotinductor)."
-        ),
-    ] = "onnx",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write.", show_default="model.onnx or model.pt2 in the model folder")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of square images, in pixels.", show_default="that of the model")
-    ] = None,
-    fixed_size: Annotated[
-        bool, typer.Option("--fixed-size", help="Export for one image size only, without trying to accept any size.")
-    ] = False,
+    file_format: ExportFormat = option(
+        "onnx", "File format: ONNX, torch.export (pt2), or compiled for this machine (aotinductor).", "--format"
+    ),
+    out: Path | None = option(None, "File to write.", show_default="model.onnx or model.pt2 in the model folder"),
+    image_size: int | None = option(None, "Side of square images, in pixels.", min=1, show_default="that of the model"),
+    fixed_size: bool = option(
+        False,
+        "Export for one image size only; by default any size works where the backbone allows it.",
+        "--fixed-size",
+    ),
     backbone: BackbonePath = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -60,7 +51,7 @@ def export(
     kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
     facts: dict[str, Any] = {"path": str(path), "parity": []}
-    with exit_on_error(*kinds, as_json=as_json, facts=facts), _warnings_printed(quiet):
+    with exit_on_error(*kinds, as_json=as_json, facts=facts), warnings_printed(quiet):
         from ..export import ParityError, export_aotinductor, export_onnx, export_program
 
         write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[file_format]
@@ -74,11 +65,9 @@ def export(
 
 def _load(folder: Path, backbone: str | None) -> AIM:
     """The model of a folder, with the backbone at the path, if one is given."""
-    from ..backbones.inspection import import_backbone
     from ..model import AIM
 
-    sys.path.insert(0, "")  # custom backbones are usually in the current folder
-    model = AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone))
+    model = AIM.from_pretrained(folder, backbone=imported_backbone(backbone))
     if model.preprocessing is None:
         raise ValueError(
             f"{folder} does not contain the preprocessing of its model, and an exported file needs it. Save it in "
@@ -87,15 +76,3 @@ def _load(folder: Path, backbone: str | None) -> AIM:
             "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))"
         )
     return model
-
-
-@contextmanager
-def _warnings_printed(quiet: bool) -> Iterator[None]:
-    """Print warnings, unless quiet, as one line each, without their place in the code."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default", UserWarning)
-        try:
-            yield
-        finally:
-            for warning in [] if quiet else caught:
-                echo(f"warning: {warning.message}", err=True)

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .outcomes import GENERAL, exit_on_interrupt
+from .outcomes import GENERAL, begin_command, exit_on_interrupt, in_options
 
 
 def closing(examples: Sequence[str], done: str, failed: str) -> str:
@@ -36,7 +36,12 @@ class _VerbatimEpilog:
 
 
 class Command(_VerbatimEpilog, TyperCommand):
-    """A command."""
+    """A command, whose messages name its options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        begin_command({parameter.name or "": parameter.opts for parameter in self.params})
+        return super().invoke(ctx)
 
 
 class Group(_VerbatimEpilog, TyperGroup):
@@ -52,5 +57,5 @@ class Group(_VerbatimEpilog, TyperGroup):
             with exit_on_interrupt(GENERAL):
                 return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # added by typer's own validation
+            error.message = in_options(error.message.removeprefix("Value error, "))  # added by typer's own validation
             raise

@@ -1,15 +1,15 @@
 """``aimwrap inspect`` on the command line."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import typer
 
 from .._choices import Head
 from .help import closing
-from .options import AsJson, BackboneName
+from .options import AsJson, BackboneName, option
 from .outcomes import exit_on_error, print_result
 
 EPILOG = closing(
@@ -21,13 +21,11 @@ EPILOG = closing(
 
 def inspect(
     backbone: BackboneName,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of square images, in pixels.", show_default="that of the backbone")
-    ] = None,
-    channels: Annotated[
-        int | None, typer.Option(min=1, help="Number of image channels; needs --image-size.", show_default="3")
-    ] = None,
-    head: Annotated[Head, typer.Option(help="AIM head.")] = "feature-preserving",
+    image_size: int | None = option(
+        None, "Side of square images, in pixels.", min=1, show_default="that of the backbone"
+    ),
+    channels: int | None = option(None, "Number of image channels; needs --image-size.", min=1, show_default="3"),
+    head: Head = option("feature-preserving", "AIM head."),
     as_json: AsJson = False,
 ) -> None:
     """Show a backbone's stages, how they were found, the cost of AIM on them, and two lines of code to use it.

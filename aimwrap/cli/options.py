@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from .._choices import DATA_SETS, Head
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # The function after the decorator that registers a model; torchvision has another decorator in between.
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:(?!def ).*\n)*?def (\w+)", re.MULTILINE)
@@ -47,6 +51,14 @@ def check_data(value: str | None) -> str | None:
 def complete_data(incomplete: str) -> list[str]:
     """Names of data sets that begin so."""
     return [name for name in DATA_SETS if name.startswith(incomplete)]
+
+
+def imported_backbone(path: str | None) -> nn.Module | None:
+    """The backbone at the path of ``--backbone``, if one is given."""
+    from ..backbones.inspection import import_backbone
+
+    sys.path.insert(0, "")  # custom backbones are usually in the current folder
+    return None if path is None else import_backbone(path)
 
 
 def _listed(text: str, convert: Callable[[str], float]) -> list[float]:
@@ -97,6 +109,17 @@ def parse_heads(text: str) -> list[Head]:
     return heads
 
 
+def options_in(panel: str | None) -> Callable[..., Any]:
+    """What declares the options of one panel of the help: default, help text, and names other than the parameter's."""
+
+    def option(default: Any, help: str, *names: str, **further: Any) -> Any:
+        return typer.Option(default, *names, help=help, rich_help_panel=panel, **further)
+
+    return option
+
+
+option = options_in(None)
+
 _OUTPUT = "Output"
 
 AsJson = Annotated[
@@ -117,7 +140,9 @@ BackboneName = Annotated[
 ]
 BackbonePath = Annotated[
     str | None,
-    typer.Option(help="Backbone as package.module:name, if the model folder cannot name it.", show_default=False),
+    typer.Option(
+        help="Backbone as package.module:name, for a model folder that does not name its backbone.", show_default=False
+    ),
 ]
 Data = Annotated[
     str,

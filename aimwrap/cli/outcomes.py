@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import typer
+
+from .._text import printable
 
 FAILED, INTERRUPTED = 1, 130
 GENERAL = "Interrupted. Nothing was kept: run the command again to start over."
@@ -30,19 +34,32 @@ def print_result(as_json: bool, values: Any, text: str) -> None:
     echo(json.dumps(values, indent=2) if as_json else text)
 
 
+_OPTIONS: dict[str, str] = {}  # of the command that runs, by the library's names
+
+
+def begin_command(options: Mapping[str, Sequence[str]]) -> None:
+    """Note the options of a command by its parameters, for its messages."""
+    _OPTIONS.clear()
+    dashed = {name: f"--{name.replace('_', '-')}" for name in options}
+    _OPTIONS.update({name: dashed[name] for name in options if dashed[name] in options[name]})
+
+
+def in_options(text: str) -> str:
+    """The library's message with its arguments as options, which the user can type.
+
+    >>> begin_command({"hold_out": ["--hold-out"]})
+    >>> in_options("hold_out must be 0 or more; hold_out=0.2 holds out a fifth")
+    '--hold-out must be 0 or more; --hold-out=0.2 holds out a fifth'
+    """
+    for name, option in _OPTIONS.items():
+        text = re.sub(rf"(?<![\w.(-]){name}(?= must| needs| is for|=[^\[ .])", option, text)
+    return text
+
+
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}; use another path, or fix its permissions"
-    return str(error)
-
-
-def printable(text: str) -> str:
-    r"""Replace control characters, which a file name may contain and a terminal would obey.
-
-    >>> printable("set \x1b[2J")
-    'set \\x1b[2J'
-    """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return in_options(str(error))
 
 
 @contextmanager
@@ -62,8 +79,20 @@ def exit_on_error(*kinds: type[Exception], as_json: bool, facts: Mapping[str, An
         if as_json:
             echo(json.dumps({**(facts or {}), "error": _message(error)}, indent=2))
         else:
-            echo(printable(_message(error)), err=True)
+            echo("\n".join(map(printable, _message(error).split("\n"))), err=True)
         raise typer.Exit(FAILED) from error
+
+
+@contextmanager
+def warnings_printed(quiet: bool) -> Iterator[None]:
+    """Print warnings, unless quiet, as one line each, without their place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in [] if quiet else caught:
+                echo(f"warning: {warning.message}", err=True)
 
 
 @contextmanager

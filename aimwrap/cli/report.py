@@ -1,26 +1,34 @@
 """``aimwrap report`` on the command line."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
 import os
 import shlex
-import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from .help import closing
-from .options import AsJson, BackbonePath, Data, ModelFolder, Quiet, ReaderArguments, Root, Workers
-from .outcomes import GENERAL, echo, exit_on_error, exit_on_interrupt, print_result
+from .options import (
+    AsJson,
+    BackbonePath,
+    Data,
+    ModelFolder,
+    Quiet,
+    ReaderArguments,
+    Root,
+    Workers,
+    imported_backbone,
+    option,
+)
+from .outcomes import echo, exit_on_error, print_result, warnings_printed
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..data import ReleaseDataset
-    from ..report import Report
-    from ..report.subjects import Role
 
 
 EPILOG = closing(
@@ -42,71 +50,64 @@ def report(
     data: Data,
     root: Root,
     arguments: ReaderArguments = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Split to report on: train, val, test or all.", show_default="test, else val, else all"),
-    ] = None,
-    plain: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a plain model, to compare energy pointing and the results of verify with."),
-    ] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="Folder of a second model; the gallery starts where the two models differ most.")
-    ] = None,
-    backbone: BackbonePath = None,
-    out: Annotated[Path, typer.Option(help="HTML page to write; a JSON file of the same name is written too.")] = Path(
-        "report.html"
+    split: str | None = option(
+        None, "Split to report on: train, val, test or all.", show_default="test, else val, else all"
     ),
-    title: Annotated[
-        str | None, typer.Option(help="Title of the page.", show_default="names of the model and the data set")
-    ] = None,
-    limit: Annotated[
-        int,
-        typer.Option(min=1, help="Most images in the gallery: half are the worst, half are random. All are measured."),
-    ] = 1000,
-    verify_images: Annotated[
-        int,
-        typer.Option(min=1, help="Number of random images that verify checks the masks on; this takes the most time."),
-    ] = 256,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip verify.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")] = 32,
+    plain: Path | None = option(
+        None, "Folder of a plain model to compare with: its energy pointing, and its results in verify."
+    ),
+    compare: Path | None = option(
+        None, "Folder of a second model; the gallery starts with the images on which the two models differ most."
+    ),
+    backbone: BackbonePath = None,
+    out: Path = option(Path("report.html"), "HTML page to write; a JSON file of the same name is written too."),
+    title: str | None = option(None, "Title of the page.", show_default="names of the model and the data set"),
+    limit: int = option(
+        1000,
+        "Largest number of images in the gallery: half of them the worst, half random. Scores use all images.",
+        min=1,
+    ),
+    verify_images: int = option(
+        256, "Number of random images on which verify checks the masks. This check takes the most time.", min=1
+    ),
+    no_verify: bool = option(False, "Do not check the masks with verify.", "--no-verify"),
+    batch_size: int = option(32, "Number of images per forward pass.", min=1),
     workers: Workers = 2,
-    device: Annotated[
-        str | None, typer.Option(help="Device, such as cpu, cuda or cuda:1.", show_default="cuda if available")
-    ] = None,
+    device: str | None = option(None, "Device, such as cpu, cuda or cuda:1.", show_default="cuda if available"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write an HTML report on a model: scores, groups, mask health, verify, and a gallery of its masks.
+    """Write an HTML report on a model: scores, groups, checks of its masks, and a gallery of images with masks.
 
     The page is one file and needs no network. A JSON file next to it has the same content.
     """
-    sys.path.insert(0, "")  # custom backbones are usually in the current folder
-    options: dict[str, Any] = {
-        "title": title,
-        "limit": limit,
-        "verify_images": 0 if no_verify else verify_images,
-        "batch_size": batch_size,
-        "workers": workers,
-        "progress": not (quiet or as_json),
-        "command": command_of(context),
-    }
     kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
-    with (
-        exit_on_error(*kinds, as_json=as_json, facts={"path": str(out)}),
-        exit_on_interrupt(GENERAL),
-        warnings.catch_warnings(record=True) as caught,
-    ):
-        warnings.simplefilter("default", UserWarning)
+    with exit_on_error(*kinds, as_json=as_json, facts={"path": str(out)}), warnings_printed(quiet):
         _check_out(out)
+        from ..report import build_report
+
         images, notes = read_split(data, root, arguments or [], split)
-        folders: dict[Role, Path | None] = {"model": model, "other": compare, "plain": plain}
-        models = {role: _loaded(path, backbone, device) for role, path in folders.items() if path is not None}
-        found = _built(models, folders, images, root, notes, options)
+        found = build_report(
+            _loaded(model, backbone, device),
+            images,
+            other=None if compare is None else _loaded(compare, backbone, device),
+            plain=None if plain is None else _loaded(plain, backbone, device),
+            name=str(model),
+            other_name=str(compare),
+            plain_name=str(plain),
+            title=title,
+            root=root,
+            command=command_of(context),
+            notes=tuple(notes),
+            limit=limit,
+            verify_images=0 if no_verify else verify_images,
+            batch_size=batch_size,
+            workers=workers,
+            progress=not (quiet or as_json),
+        )
         written = found.write(out)
-    for line in [*(str(warning.message) for warning in caught), *found.content["notes"]]:
-        if not quiet:
-            echo(f"warning: {line}", err=True)
+    for line in [] if quiet else found.content["notes"]:
+        echo(f"warning: {line}", err=True)
     text = f"{found}\n\n{_size(written.page)} and {_size(written.numbers)}"
     print_result(as_json, {"path": str(out), **found.headline}, text)
 
@@ -142,68 +143,38 @@ def _check_out(out: Path) -> None:
         raise PermissionError(f"--out must be in a folder that can be written to, and {out.parent} cannot")
 
 
-def _built(
-    models: dict[Role, nn.Module],
-    folders: dict[Role, Path | None],
-    images: ReleaseDataset,
-    root: str,
-    notes: list[str],
-    options: dict[str, Any],
-) -> Report:
-    from ..report import build_report
-
-    names = {role: None if folder is None else str(folder) for role, folder in folders.items()}
-    return build_report(
-        models["model"],
-        images,
-        other=models.get("other"),
-        plain=models.get("plain"),
-        name=names["model"],
-        other_name=names["other"],
-        plain_name=names["plain"],
-        root=root,
-        notes=tuple(notes),
-        **options,
-    )
-
-
 def read_split(name: str, root: str, arguments: list[str], split: str | None) -> tuple[ReleaseDataset, list[str]]:
     """The images of the split, by default the best one for a result; and notes on that choice."""
     from ..data import ReleaseDataset
     from ..data.registry import parse_reader_arguments, read_by_name
 
     everything = read_by_name(name, root, None, parse_reader_arguments(arguments))
-    if split == "all":
-        return everything, []
-    if split is not None:
-        return ReleaseDataset(everything.release, split), []
-    if "test" in everything.splits:
-        return ReleaseDataset(everything.release, "test"), []
-    if "val" in everything.splits:
-        note = (
-            "There is no test split, so these are validation images: scores of a model that was selected on them are "
-            "too high."
-        )
-        return ReleaseDataset(everything.release, "val"), [note]
-    note = (
-        "There is neither a test nor a validation split, so these are all images: scores of a model that was trained "
-        "on them are too high."
-    )
-    return everything, [note]
+    notes = []
+    if split is None:
+        split = next((name for name in ("test", "val") if name in everything.splits), "all")
+        notes = [f"{_WITHOUT[split]} are too high."] if split in _WITHOUT else []
+    return everything if split == "all" else ReleaseDataset(everything.release, split), notes
+
+
+_WITHOUT = {
+    "val": "There is no test split, so these are validation images: scores of a model that was selected on them",
+    "all": "There is neither a test nor a validation split, so these are all images: scores of a model that was "
+    "trained on them",
+}
 
 
 def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module:
     """The model of a folder, with AIM or plain, on the device."""
     import torch
 
-    from ..backbones.inspection import import_backbone
     from ..backbones.plain import CONFIG, load_plain
     from ..model import AIM
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    custom = imported_backbone(backbone)
     if (folder / CONFIG).is_file():
         return load_plain(folder).to(place)
-    return AIM.from_pretrained(folder, backbone=None if backbone is None else import_backbone(backbone)).to(place)
+    return AIM.from_pretrained(folder, backbone=custom).to(place)
 
 
 def _size(path: Path) -> str:

@@ -1,5 +1,6 @@
 """``aimwrap train`` on the command line: an option for each setting of a run, and those of the machine."""
 
+# ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
 import inspect
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -18,7 +20,18 @@ from .._files import replacing
 from ..train.presets import PRESETS
 from ..train.settings import MACHINES, PANELS, RESULT, Settings, kind_of
 from .help import closing
-from .options import AsJson, Data, Quiet, ReaderArguments, Root, Seeds, complete_backbone, parse_seeds
+from .options import (
+    AsJson,
+    Data,
+    Quiet,
+    ReaderArguments,
+    Root,
+    Seeds,
+    complete_backbone,
+    option,
+    options_in,
+    parse_seeds,
+)
 from .outcomes import exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
@@ -34,6 +47,7 @@ EPILOG = closing(
     "training is done; each seed's folder has its model and its result",
     "training failed; the error message says why",
 )
+_result, _machine = options_in(RESULT), options_in(MACHINES)
 _PROCESS = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
 
 
@@ -103,10 +117,10 @@ def _list_presets(asked: bool) -> None:
     if not asked:
         return
     for name, preset in PRESETS.items():
-        values = ", ".join(
+        values = (
             f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in preset.settings.items()
         )
-        typer.echo(f"{name} ({preset.source}): {preset.explained}\n    {values}\n")
+        typer.echo(f"{name} ({preset.source})\n{indent(preset.explained, '    ')}\n\n    {', '.join(values)}\n")
     raise typer.Exit
 
 
@@ -114,41 +128,23 @@ def train(
     data: Data,
     root: Root,
     arguments: ReaderArguments = None,
-    out: Annotated[Path, typer.Option(help="Output folder; each seed gets a folder in it.")] = Path("runs/train"),
+    out: Path = option(Path("runs/train"), "Output folder; each seed gets a folder in it."),
     seeds: Seeds = "1",
-    preset: Annotated[
-        Literal[tuple(PRESETS)] | None,  # type: ignore[valid-type]  # names that the table of presets has
-        typer.Option(help="Preset that replaces the defaults; --presets describes them.", show_default="no preset"),
-    ] = None,
-    presets: Annotated[
-        bool, typer.Option("--presets", is_eager=True, callback=_list_presets, help="Describe the presets, and exit.")
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write curves and masks for TensorBoard.", rich_help_panel=RESULT)
-    ] = False,
-    accelerator: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.", rich_help_panel=MACHINES)
-    ] = "auto",
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Number of GPUs, or of processes on a CPU, per machine.",
-            show_default="all GPUs, or 1 process",
-            rich_help_panel=MACHINES,
-        ),
-    ] = None,
-    nodes: Annotated[
-        int, typer.Option(min=1, help="Number of machines, unless torchrun or SLURM sets it.", rich_help_panel=MACHINES)
-    ] = 1,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Number of processes that read images, per training process; 0 reads in the training process.",
-            rich_help_panel=MACHINES,
-        ),
-    ] = 2,
+    preset: Literal[tuple(PRESETS)] | None = option(  # type: ignore[valid-type]
+        None, "Preset that replaces the defaults; --presets describes them.", show_default="no preset"
+    ),
+    presets: bool = option(
+        False, "Describe the presets, and exit.", "--presets", is_eager=True, callback=_list_presets
+    ),
+    tensorboard: bool = _result(False, "Write curves and masks for TensorBoard.", "--tensorboard"),
+    accelerator: Literal["auto", "cpu", "cuda"] = _machine("auto", "Device to train on."),
+    devices: int | None = _machine(
+        None, "Number of GPUs, or of processes on a CPU, per machine.", min=1, show_default="all GPUs, or 1 process"
+    ),
+    nodes: int = _machine(1, "Number of machines, unless torchrun or SLURM sets it.", min=1),
+    workers: int = _machine(
+        2, "Number of processes that read images, per training process; 0 reads in the training process.", min=0
+    ),
     as_json: AsJson = False,
     quiet: Quiet = False,
     **options: Any,

@@ -1,4 +1,4 @@
-"""Reading from disk without trust: paths that stay inside, images that are complete, tables with their columns."""
+"""Reading from disk without trust: paths below their folder, complete images, tables with their columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import stat
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -29,11 +28,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
 def expand_path(path: str | os.PathLike[str]) -> Path:
-    """A path as users write it: ``~`` is the home folder, and ``.`` and ``..`` are spelt out.
-
-    Left as they are, these two have no name that a release could be recognised by, and nothing would be found next to
-    them.
-    """
+    """A path as users write it: ``~`` is the home folder, and ``.`` and ``..``, which have no name, are replaced."""
     given = Path(path).expanduser()
     if ".." not in given.parts:
         return given if given.name else given.absolute()
@@ -42,11 +37,7 @@ def expand_path(path: str | os.PathLike[str]) -> Path:
 
 
 def require_folder(path: str | os.PathLike[str], argument: str = "root") -> Path:
-    """The folder that an argument names, with ``~`` for the home folder.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-    """
+    """The folder that an argument names, with ``~`` for the home folder; FileNotFoundError if it is not there."""
     found = expand_path(path)
     if not found.is_dir():
         what = "is a file: unpack it first, if it is an archive" if found.exists() else "does not exist"
@@ -55,11 +46,7 @@ def require_folder(path: str | os.PathLike[str], argument: str = "root") -> Path
 
 
 def safe_join(root: Path, relative: str, where: str) -> Path:
-    """The path of a file that a table names, which must be below the root.
-
-    Raises:
-        ValueError: if the path is absolute or climbs out.
-    """
+    """The path of a file that a table names; ValueError if it is not below the root."""
     parts = relative.split("/")
     if parts[0] == "" or ".." in parts or relative[1:2] == ":" or "\\" in relative or "\0" in relative:
         raise ValueError(
@@ -70,14 +57,10 @@ def safe_join(root: Path, relative: str, where: str) -> Path:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read a complete image as RGB, with its pixels as on disk.
+    """Read an image as RGB, with its pixels as on disk; ValueError if it is not complete.
 
-    A camera's note in the file that the picture is to be turned (EXIF orientation) is not followed: torchvision's and
-    the releases' own loaders do not follow it, and masks and boxes count the pixels as they are on disk.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is not an image, not complete, or larger than any photograph.
+    EXIF orientation is ignored, as in torchvision's and the releases' own loaders: masks and boxes count the pixels on
+    disk.
     """
     picture = _decode(path)
     return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
@@ -87,17 +70,12 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     """Read a mask of the object.
 
     Args:
-        path: of a picture in which the object is bright; only its brightness counts if it has several channels.
+        path: of an image in which the object is bright; only its brightness counts if it has several channels.
         any_value: whether every value above zero means the object, as in Hard-ImageNet; else the value's share of 255
             is how much of the pixel the object covers, as CUB's segmentations are used.
 
     Returns:
         (1, H, W) float32 in [0, 1].
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is not an image, not complete, or larger than any photograph, or if it has zeros and ones
-            where ones would be next to nothing.
     """
     picture = _decode(path)
     if any_value:
@@ -107,19 +85,14 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     brightness = np.asarray(_converted(_flattened(picture, path), "L", path))
     if brightness.max() == 1:
         raise ValueError(
-            f"{path} has no value above 1 of 255: it was saved with ones for the object, where 255 is expected. "
-            "Multiply its values by 255, or get the file again"
+            f"{path} has no value above 1 of 255: it was saved with 1 for the object, where 255 is expected. Multiply "
+            "its values by 255, or get the file again"
         )
     return torch.from_numpy(brightness / np.float32(255))[None]
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture, from its header.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is not an image.
-    """
+    """(H, W) of an image, from its header."""
     with _opened(path) as picture:
         return picture.height, picture.width
 
@@ -128,34 +101,27 @@ def _decode(path: Path) -> Image.Image:
     with _opened(path) as picture:
         if picture.width * picture.height > LARGEST_IMAGE:
             raise ValueError(
-                f"{path} says that it has {picture.width} x {picture.height} pixels, more than any photograph of "
+                f"{path} has, by its header, {picture.width} x {picture.height} pixels, more than any photograph of "
                 "these sets; it was not decoded, since it would fill the memory. Get the file again"
             )
         try:
             picture.load()
         except DAMAGED as error:
             raise ValueError(
-                f"{path} is not complete: {error}. The file was cut off or damaged on its way; get it again "
-                "(aimwrap data doctor FOLDER lists all that are)"
+                f"{path} is not complete: {error}. The file was cut off or damaged; get it again (aimwrap data doctor "
+                "FOLDER lists all such files)"
             ) from error
         return picture  # its file is closed, and its pixels are in memory
 
 
-class _NoFileError(Exception):
-    """The path leads to what is neither a file nor a folder."""
-
-
 def _opened(path: Path) -> Image.Image:
-    try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise _NoFileError
-        return Image.open(path, formats=FORMATS)
-    except _NoFileError as error:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise ValueError(
-            f"{path} must be a file, and is a pipe, a socket or a device, which might be waited for without end; it "
-            "was not opened. Get the file again"
-        ) from error
+            f"{path} must be a file, and is a pipe, a socket or a device; it was not opened, since reading it might "
+            "never end. Get the file again"
+        )
+    try:
+        return Image.open(path, formats=FORMATS)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or elsewhere (aimwrap data doctor FOLDER lists "
@@ -163,14 +129,14 @@ def _opened(path: Path) -> Image.Image:
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
-            f"{path} says that it has more pixels than any photograph of these sets ({error}); it was not decoded, "
+            f"{path} has, by its header, more pixels than any photograph of these sets ({error}); it was not decoded, "
             "since it would fill the memory. Get the file again"
         ) from error
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(
-                f"{path} cannot be opened: {error.strerror}. Its content was not checked: fix its permissions, or see "
-                "what the system lacks"
+                f"{path} cannot be opened: {error.strerror}. Its content was not checked: fix its permissions, or the "
+                "cause of this error"
             ) from error
         raise ValueError(
             f"{path} is not an image that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
@@ -179,20 +145,20 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _flattened(picture: Image.Image, path: Path) -> Image.Image:
-    """Pictures with 16 bits or a palette with transparency, which ``convert`` alone would clip or warn about."""
+    """Of images with 16 bits or a palette with transparency, which ``convert`` would clip or warn about."""
     if picture.mode == "P" and "transparency" in picture.info:
         return picture.convert("RGBA")
     return _eight_bit(picture, path) if picture.mode == "F" or picture.mode.startswith("I") else picture
 
 
 def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
-    """Of 65,535: nothing in the file says what else its brightest value would be."""
+    """White is 65,535: no file says which other value it would be."""
     values = np.asarray(picture).astype(np.float64)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535 or 0 < values.max() <= 255:
         raise ValueError(
             f"{path} has pixels of {'fractions' if picture.mode == 'F' else 'more than 8 bits'}, from "
-            f"{values.min():g} to {values.max():g}, and nothing says which value is white; 65535 of 16 bits would be "
-            "read. Save it with 8 bits, 255 for white"
+            f"{values.min():g} to {values.max():g}, and nothing says which value is white; only 16 bits with 65535 "
+            "for white can be read. Save it with 8 bits, 255 for white"
         )
     return Image.fromarray((values / 257).round().astype(np.uint8))
 
@@ -207,33 +173,23 @@ def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
 
 
 class Row(NamedTuple):
-    """A line of a table.
+    """A line of a table."""
 
-    Attributes:
-        where: file and line, for messages.
-        values: by column.
-    """
-
-    where: str
-    values: dict[str, str]
+    where: str  # file and line, for messages
+    values: dict[str, str]  # by column
 
 
 def read_csv(
     path: Path, columns: Sequence[str], way_out: str = "This is another table, or was changed: get the release again"
 ) -> Iterator[Row]:
-    """Read a table with a header.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is not such text, a column is missing or there twice, or a row has too few or too many values.
-    """
+    """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values."""
     with _table(path) as file:
         reader = csv.DictReader(file, strict=True)
         header = list(reader.fieldnames or [])
         missing = [column for column in columns if column not in header]
         if missing:
             raise ValueError(
-                f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(missing)}; it has "
+                f"{path} must have the columns {', '.join(columns)}, but lacks {', '.join(missing)}; it has "
                 f"{', '.join(header)[:200] or 'none'}. {way_out}"
             )
         if len(set(header)) < len(header):
@@ -250,12 +206,7 @@ def read_csv(
 
 
 def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Read a table without a header, whose values have spaces between them, as CUB's.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is not such a text, or a row has too few or too many values.
-    """
+    """Read a table without a header, whose values have spaces between them, as CUB's."""
     with _table(path) as file:
         for number, line in enumerate(file, start=1):
             values = line.split()
@@ -273,52 +224,39 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 @contextmanager
 def _table(path: Path) -> Iterator[TextIO]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; pass the folder of the release that contains it as root")
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield file
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not UTF-8 text ({error}): it is damaged, or was saved by a spreadsheet in another "
-            "encoding. Get "
-            "the file again, or save it as UTF-8"
+            f"{path} is not UTF-8 text ({error}): it is damaged, or was saved by a spreadsheet in another encoding. "
+            "Get the file again, or save it as UTF-8"
         ) from error
     except csv.Error as error:
         raise ValueError(f"{path} is not a table of comma-separated values: {error}. Get the file again") from error
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """Read a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}. Get the file again") from error
 
 
-def integer(row: Row, column: str, allowed: range) -> int:
-    """A row's number.
-
-    Raises:
-        ValueError: if it is not an integer, or not among those allowed.
-    """
+def integer(row: Row, column: str, allowed: range, way_out: str = "Get the file again") -> int:
+    """A row's number; ValueError if it is not an integer that is allowed."""
     text = row.values[column].strip()
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
     if number is None or number not in allowed:
         among = f"{allowed.start} to {allowed.stop - 1}"
-        raise ValueError(f"{row.where}: {column} must be an integer from {among}, got {text!r:.40}. Get the file again")
+        raise ValueError(f"{row.where}: {column} must be an integer from {among}, got {text!r:.40}. {way_out}")
     return number
 
 
 def parse_float(row: Row, column: str) -> float:
-    """A row's number, with or without a fraction.
-
-    Raises:
-        ValueError: if it is none, or not finite.
-    """
+    """A row's number, with or without a fraction; ValueError if it is not finite."""
     text = row.values[column].strip()
     try:
         number = float(text)
@@ -330,25 +268,16 @@ def parse_float(row: Row, column: str) -> float:
 
 
 class Listing(NamedTuple):
-    """Content of a folder, without its subfolders.
-
-    Attributes:
-        folders: names of its folders, sorted.
-        pictures: names of its pictures, sorted: files that end as pictures do, in any case.
-    """
+    """Sorted names in a folder."""
 
     folders: list[str]
-    pictures: list[str]
+    pictures: list[str]  # files with the suffix of an image, in any case
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
     """List a folder; hidden entries, what macOS adds to archives, and files that are not images are left out.
 
-    Links count as what they point to; a link to nothing counts as the file that it names, so that opening it says
-    that it is missing.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
+    Links count as their target; a link to nothing counts as a file, so that opening it reports the missing file.
     """
     folders, pictures = [], []
     try:
@@ -356,25 +285,21 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
             for entry in entries:
                 if entry.name.startswith((".", "__MACOSX")):
                     continue
-                if is_folder(entry):
+                if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # a link to itself is none
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(IMG_EXTENSIONS):
                     pictures.append(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
+        nearest = next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
         raise FileNotFoundError(
-            f"{meaning} must be a folder, and {folder} is none; see what is in {_nearest(folder)}, and pass where "
-            "the release was unpacked"
+            f"{meaning} must be a folder, and {folder} is not one; look into {nearest}, and pass the folder where the "
+            "release was unpacked"
         ) from error
     return Listing(sorted(folders), sorted(pictures))
 
 
 def pictures_below(folder: Path) -> list[str]:
-    """List a folder with all below it.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if a link leads back, so that the listing would not end.
-    """
+    """List a folder with all below it; ValueError if a link leads back, so that the listing would not end."""
     found: list[tuple[str, list[str]]] = []
     waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
     while waiting:
@@ -388,38 +313,18 @@ def pictures_below(folder: Path) -> list[str]:
                 really = below.resolve()
                 if any(each.is_relative_to(really) for each in above):
                     raise ValueError(
-                        f"{below} is a link to a folder above it, or that led to it, so listing it would never end; "
-                        "remove it"
+                        f"{below} is a link that leads back to a folder above, so listing would never end; remove it"
                     )
             waiting.append((f"{prefix}{name}/", (*above, really)))
-    return [prefix + name for prefix, names in sorted(found, key=_without_slash) for name in names]
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one; a link to itself is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _without_slash(part: tuple[str, list[str]]) -> str:
-    return part[0].removesuffix("/")
-
-
-def _nearest(folder: Path) -> Path:
-    """The deepest folder above that is there."""
-    return next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
+    found.sort(key=lambda part: part[0].removesuffix("/"))
+    return [prefix + name for prefix, names in found for name in names]
 
 
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|bmp|gif|webp|tiff?|ppm)", re.IGNORECASE)  # a.jpg, and a.jpg.part, too
 
 
 class FolderListing:
-    """Files of folders, each folder read once, when it is first asked about.
-
-    Asking a folder for its names is some hundred times quicker than asking for each file, above all over a network.
-    """
+    """Files of folders. Each folder is read once, a hundred times quicker than one file at a time over a network."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, int]] = {}
@@ -427,44 +332,25 @@ class FolderListing:
     def files(self, folder: Path) -> dict[str, int]:
         """Names and sizes in bytes of a folder's files; none if it cannot be read."""
         if folder not in self._folders:
-            self._folders[folder] = dict(_files(folder))
+            try:
+                entries = list(os.scandir(folder))
+            except OSError:
+                entries = []
+            # isfile is also False for a link in a circle, or without permission
+            self._folders[folder] = {each.name: each.stat().st_size for each in entries if os.path.isfile(each)}
         return self._folders[folder]
 
     def has(self, path: Path) -> bool:
         """Whether a file is there, by exactly this name, letter case included."""
         return path.name in self.files(path.parent)
 
-    def size(self, path: Path) -> int | None:
-        """Of a file, in bytes; None if it is not there."""
-        return self.files(path.parent).get(path.name)
-
-    def near_miss(self, path: Path) -> str | None:
-        """A file that differs from a missing one in letter case or in its suffix only."""
-        stem = path.stem.lower()
-        return next((name for name in sorted(self.files(path.parent)) if Path(name).stem.lower() == stem), None)
-
-
-def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                try:
-                    if entry.is_file():
-                        yield entry.name, entry.stat().st_size
-                except OSError:  # a link in a circle, or one without permission
-                    continue
-    except OSError:
-        return
-
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders of a folder, sorted, hidden ones left out; none if it cannot be read."""
+    """The folders of :func:`list_folder` with their paths; none if it cannot be read."""
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry)]
+        return [folder / name for name in list_folder(folder).folders]
     except OSError:
         return []
-    return [folder / name for name in sorted(names)]
 
 
 def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]:
@@ -496,7 +382,7 @@ def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
 def first_line(path: Path) -> str:
     """Of a text file, cut after some thousand characters; empty if it cannot be read."""
     try:
-        if not path.is_file():  # what waits for a writer, such as a pipe, would be waited for
+        if not path.is_file():  # such as a pipe, from which reading might never end
             return ""
         with path.open("rb") as file:
             return file.readline(1 << 14).decode("utf-8-sig", "replace").strip()

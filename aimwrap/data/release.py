@@ -1,4 +1,4 @@
-"""What a release on disk says of its images, and the data set that reads them."""
+"""The images of a release on disk, and the data set that reads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Record(NamedTuple):
-    """What is known of an image before it is opened.
+    """What is known about an image before it is opened.
 
     Attributes:
         id: the release's own name or number of it.
@@ -31,7 +31,7 @@ class Record(NamedTuple):
         place: number of the background's kind, or None.
         mask_path: of the object's mask, or None.
         boxes: around the objects, or None.
-        size: (H, W) that the release says the picture has, or None; another one is an error when it is opened.
+        size: (H, W) of the image by the release, or None; another size is an error when it is opened.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Release:
-    """All that a release's own tables and folders say, of every split; no image was opened.
+    """All that a release's own tables and folders say about every split; no image was opened.
 
     Attributes:
         name: of the release, for readers.
@@ -75,7 +75,7 @@ class ReleaseDataset(Dataset[Sample]):
         split: ``"train"``, ``"val"`` or ``"test"``; None takes all.
         transform: called with the complete :class:`Sample`, so that mask and boxes move with the image:
             :func:`~aimwrap.data.eval_transform`, :func:`~aimwrap.data.train_transform`, or one of
-            ``torchvision.transforms.v2``; a transform of images alone in :func:`~aimwrap.data.image_only`. Without one
+            ``torchvision.transforms.v2``; a transform of only images in :func:`~aimwrap.data.image_only`. Without one
             the image stays a ``PIL.Image``, as in torchvision.
 
     Attributes:
@@ -143,8 +143,8 @@ def read_sample(record: Record, release: Release) -> Sample:
     size = (image.height, image.width)
     if record.size not in (None, size):
         raise ValueError(
-            f"{record.path} has {size[0]} x {size[1]} pixels (H x W), and the release says {record.size[0]} x "
-            f"{record.size[1]}: it was resized, or is another image, so its boxes would miss. Get the original"
+            f"{record.path} has {size[0]} x {size[1]} pixels (H x W), and {record.size[0]} x {record.size[1]} in the "
+            "release: it was resized, or is another image, so its boxes would not fit. Get the original"
         )
     mask, boxes = None, None
     if record.mask_path is not None:
@@ -156,7 +156,12 @@ def read_sample(record: Record, release: Release) -> Sample:
             )
         mask = tv_tensors.Mask(mask)
     if record.boxes is not None:
-        _check_boxes(record.boxes, record, size)
+        if not are_inside(record.boxes, size):
+            raise ValueError(
+                f"the boxes of image {record.id}, {[list(box) for box in record.boxes]}, are not inside its {size[1]} "
+                f"x {size[0]} pixels (W x H), {record.path}: they are another image's, or the table is in another "
+                "order. Get the table of boxes again"
+            )
         corners = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
     place = record.place
@@ -164,17 +169,12 @@ def read_sample(record: Record, release: Release) -> Sample:
     return Sample(image, record.label, group, place, mask, boxes, str(record.path), record.id)
 
 
-def _check_boxes(boxes: Sequence[Box], record: Record, size: tuple[int, int]) -> None:
-    """Boxes are inside of their image, up to a pixel of rounding; those of other images mostly are not."""
+def are_inside(boxes: Sequence[Box], size: tuple[int, int]) -> bool:
+    """Whether boxes are inside their image of (H, W), up to a pixel of rounding; another image's mostly are not."""
     height, width = size
-    if not all(
+    return all(
         -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 for left, top, right, bottom in boxes
-    ):
-        raise ValueError(
-            f"the boxes of image {record.id}, {[list(box) for box in boxes]}, are not inside of its "
-            f"{width} x {height} pixels (W x H), {record.path}: they are another image's, or the table is in another "
-            "order. Get the table of boxes again"
-        )
+    )
 
 
 def _known(values: Sequence[int | None]) -> Tensor | None:

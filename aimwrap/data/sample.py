@@ -1,4 +1,4 @@
-"""One image with what is known about it, and many of them as a batch."""
+"""One image with what is known about it, and a batch of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples side by side, from :func:`collate`.
+    """Samples stacked by :func:`collate`.
 
     Attributes:
         image: (N, 3, H, W).
@@ -83,7 +83,7 @@ def group_number(label: Any, place: Any, num_places: int) -> Any:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples side by side: the ``collate_fn`` of a ``DataLoader``, whose own does not know None.
+    """Stack samples: the ``collate_fn`` of a ``DataLoader``, whose own does not know None.
 
     Args:
         samples: with images and masks of one size, so after a transform.
@@ -101,19 +101,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     (torch.Size([2, 3, 4, 4]), [1, 1], None)
     """
     if not samples:
-        raise ValueError("samples must be at least one sample, got none")
+        raise ValueError("samples must have at least one sample, got none")
     images, labels, groups, places, masks, boxes, paths, ids = zip(*samples, strict=True)
     for image, path in zip(images, paths, strict=True):
         if not isinstance(image, Tensor):
             raise TypeError(
-                f"images must be tensors to be put side by side, got {type(image).__name__}; give the data set a "
+                f"images must be tensors to be stacked, got {type(image).__name__}; give the data set a "
                 "transform that ends in a tensor, such as transform=aimwrap.data.eval_transform(preprocessing)"
             )
         if image.shape != images[0].shape:
             raise ValueError(
                 f"the images of a batch must have one size, got {tuple(images[0].shape)} for {paths[0]} and "
-                f"{tuple(image.shape)} for {path}; give the data set a transform that resizes "
-                "to one, such as transform=aimwrap.data.eval_transform(preprocessing)"
+                f"{tuple(image.shape)} for {path}; give the data set a transform that resizes them, "
+                "such as transform=aimwrap.data.eval_transform(preprocessing)"
             )
     for mask, path in zip(masks, paths, strict=True):
         if mask is not None and mask.shape[-2:] != images[0].shape[-2:]:
@@ -139,7 +139,7 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def own_place(label: int, num_places: int, shift: int = 0) -> int:
-    """The place that a label is tied to: the one of its own number, counted around if there are fewer places.
+    """The place that a label is tied to: the one with the same number, modulo the number of places.
 
     >>> [own_place(label, 3) for label in range(4)], [own_place(label, 3, shift=1) for label in range(3)]
     ([0, 1, 2, 0], [1, 2, 0])
@@ -150,11 +150,11 @@ def own_place(label: int, num_places: int, shift: int = 0) -> int:
 def images_per_group(
     images_per_label: Sequence[int], tie: float, num_places: int, shift: int = 0
 ) -> tuple[tuple[int, ...], ...]:
-    """How many images of each label stand on each place.
+    """How many images of each label are on each place.
 
-    ``round(tie * n)`` of a label's n images stand on its own place; Python rounds a half to the even neighbour. The
+    ``round(tie * n)`` of a label's n images are on its own place; Python rounds a half to the even neighbour. The
     others are spread over the other places as evenly as can be: where they do not divide, the places that follow the
-    own one get one more. So the share is exactly the tie wherever ``tie * n`` is whole, and never half an image off.
+    own one get one more. So the share is exactly the tie wherever ``tie * n`` is an integer, else within half an image.
 
     >>> images_per_group([100, 40], 0.95, num_places=2)
     ((95, 5), (2, 38))

@@ -1,4 +1,4 @@
-"""Transforms of whole samples: the object mask and the boxes go where the image goes.
+"""Transforms of complete samples: the object mask and the boxes move with the image.
 
 Geometry comes first and moves image, mask and boxes with one draw for all three, by transforms of
 ``torchvision.transforms.v2``; colours and normalisation then change the image alone. The mask is filtered as the image
@@ -60,14 +60,14 @@ class SampleTransform:
         """Transform a sample.
 
         Args:
-            sample: as :class:`~aimwrap.data.ReleaseDataset` reads it, or with tensors of your own.
+            sample: as :class:`~aimwrap.data.ReleaseDataset` reads it, or with your own tensors.
 
         Returns:
             The sample with its new image, mask (float32, in [0, 1]) and boxes (float32; those that were cropped away
             are gone). What is None stays None, and label, group, place, path and id stay as they are.
 
         Raises:
-            TypeError: if it is given anything but a sample.
+            TypeError: if it is given anything other than a sample.
             ValueError: if mask or boxes are of another size than the image.
         """
         if not isinstance(sample, Sample):
@@ -80,7 +80,9 @@ class SampleTransform:
             for step in self.geometry:
                 image = step(image)
         else:
-            image, mask, boxes = self._move(_as_image(image), mask, boxes)
+            # v2 would not move a plain tensor next to a tv_tensors.Image
+            image = tv_tensors.Image(image) if isinstance(image, Tensor) else image
+            image, mask, boxes = self._move(image, mask, boxes)
         for step in self.pixels:
             image = step(image)
         return sample._replace(image=image, object_mask=mask, boxes=boxes)
@@ -220,12 +222,12 @@ def no_augmentation(preprocessing: Preprocessing) -> Augmentation:
 
 
 def train_transform(preprocessing: Preprocessing, recipe: Recipe = crop_and_flip) -> SampleTransform:
-    """Prepare samples for training: augmented, at the model's own size and normalisation.
+    """Prepare samples for training: augmented, at the model's size and normalisation.
 
     Args:
         preprocessing: the backbone's, ``model.preprocessing`` or :func:`~aimwrap.preprocessing_of`.
         recipe: what is augmented: :func:`crop_and_flip`, :func:`jitter_crop_and_flip`, :func:`trivial_augment`,
-            :func:`no_augmentation`, or a function of your own from a preprocessing to an :class:`Augmentation`.
+            :func:`no_augmentation`, or your own function from a preprocessing to an :class:`Augmentation`.
 
     Returns:
         A transform of samples to image (3, H, W) float32, normalised, object mask (1, H, W) and boxes. It draws from
@@ -241,7 +243,7 @@ def train_transform(preprocessing: Preprocessing, recipe: Recipe = crop_and_flip
 
 
 def image_only(transform: Callable[[Any], Any]) -> Callable[[Sample], Sample]:
-    """Make a transform of images one of samples, without mask and boxes: for torchvision's first version or timm's own.
+    """Make a transform of images one of samples, without mask and boxes: for torchvision's first version or timm's.
 
     Such a transform cannot say where it moved the pixels, so mask and boxes would no longer be on the object: they are
     set to None.
@@ -267,19 +269,7 @@ def _transform_image(transform: Callable[[Any], Any], sample: Sample) -> Sample:
 
 
 def transformed(sample: Sample, transform: Callable[[Sample], Sample]) -> Sample:
-    """Apply a user's transform to a sample, and see to it that mask and boxes went along.
-
-    Args:
-        sample: as it is on disk.
-        transform: the user's.
-
-    Returns:
-        The transform's sample.
-
-    Raises:
-        TypeError: if the transform does not take a sample, or does not return one.
-        ValueError: if mask or boxes are of another size than the image.
-    """
+    """Apply a user's transform to a sample; ValueError if mask or boxes then have another size than the image."""
     try:
         result = transform(sample)
     except (TypeError, AttributeError) as error:
@@ -298,7 +288,7 @@ def transformed(sample: Sample, transform: Callable[[Sample], Sample]) -> Sample
 _WHAT_TRANSFORMS_TAKE = (
     "It is given the complete sample, so that the object mask moves with the image: use "
     "aimwrap.data.eval_transform(preprocessing), train_transform(preprocessing) or transforms of "
-    "torchvision.transforms.v2. One of images alone, as timm's and torchvision's first version, works as "
+    "torchvision.transforms.v2. Wrap a transform of only images, such as timm's, in "
     "aimwrap.data.image_only(transform), which drops mask and boxes"
 )
 
@@ -309,11 +299,6 @@ def _random_crop_and_flip(
     method = InterpolationMode(preprocessing.interpolation)
     crop = v2.RandomResizedCrop(preprocessing.image_size, scale=scale, ratio=(3 / 4, 4 / 3), interpolation=method)
     return crop, v2.RandomHorizontalFlip()
-
-
-def _as_image(image: Any) -> Any:
-    """A plain tensor next to a ``tv_tensors.Image`` is not an image to v2: it would not be moved."""
-    return tv_tensors.Image(image) if isinstance(image, Tensor) else image
 
 
 def _as_boxes(boxes: Tensor, size: Sequence[int]) -> tv_tensors.BoundingBoxes:
@@ -331,18 +316,15 @@ def _with_area(boxes: tv_tensors.BoundingBoxes) -> tv_tensors.BoundingBoxes:
 
 
 def _check_sizes(image: Any, mask: Any, boxes: Any) -> None:
-    if isinstance(image, Image.Image):
-        size: tuple[int, ...] = (image.height, image.width)
-    elif isinstance(image, Tensor):
-        size = tuple(image.shape[-2:])
-    else:
+    if not isinstance(image, Image.Image | Tensor):
         return
+    size = tuple(v2.functional.get_size(image))
     for what, other in (
         ("object_mask", None if mask is None else tuple(mask.shape[-2:])),
         ("boxes", getattr(boxes, "canvas_size", None)),
     ):
         if other is not None and tuple(other) != size:
             raise ValueError(
-                f"{what} must be of the image's size, {size} (H, W), got {tuple(other)}: the transform moved the image "
-                f"and left {what} where it was, or the sample came so. {_WHAT_TRANSFORMS_TAKE}"
+                f"{what} must be of the image's size, {size} (H, W), got {tuple(other)}: the transform changed the "
+                f"image and not {what}, or the sample was like this before. {_WHAT_TRANSFORMS_TAKE}"
             )

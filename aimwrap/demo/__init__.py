@@ -17,17 +17,7 @@ from torch import nn
 from ..top_down import Head
 from .backbone import load_pretrained_backbone
 from .report import Run, Scores, check_picture, draw_demo, format_report, format_table, score
-from .training import (
-    PLAIN,
-    Outcome,
-    Settings,
-    Split,
-    aim_name,
-    load_splits,
-    train_aim_frozen,
-    train_linear_probe,
-    train_plain,
-)
+from .training import PLAIN, Settings, aim_name, load_splits, train_aim_frozen, train_linear_probe, train_plain
 
 __all__ = ["Run", "Scores", "Settings", "format_report", "format_table", "run_demo"]
 
@@ -64,7 +54,9 @@ def run_demo(
     for tie in ties:
         for seed in seeds:
             splits = load_splits(tie, seed, settings)
-            outcomes = train_variants(splits, seed, settings, heads, make_backbone)
+            outcomes = [train(make_backbone(), splits, settings, seed) for train in (train_plain, train_linear_probe)]
+            for head in heads:
+                outcomes += train_aim_frozen(make_backbone(), splits, settings, seed, head)
             test = splits[1]
             chance = test.object_masks.mean().item()
             runs += [Run(tie, seed, outcome.variant, score(outcome, test), chance) for outcome in outcomes]
@@ -73,20 +65,3 @@ def run_demo(
                 figure = draw_demo(test, by_name, PLAIN, aim_name(heads[0]), tie, seed, settings)
                 figure.savefig(output)
     return runs
-
-
-def train_variants(
-    splits: tuple[Split, Split],
-    seed: int,
-    settings: Settings,
-    heads: Sequence[Head],
-    make_backbone: Callable[[], nn.Module],
-) -> list[Outcome]:
-    """Train all variants with one budget."""
-    outcomes = [
-        train_plain(make_backbone(), splits, settings, seed),
-        train_linear_probe(make_backbone(), splits, settings, seed),
-    ]
-    for head in heads:
-        outcomes += train_aim_frozen(make_backbone(), splits, settings, seed, head)
-    return outcomes

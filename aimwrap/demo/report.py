@@ -91,19 +91,10 @@ def format_table(runs: Sequence[Run], settings: Settings) -> str:
         f"Chance of pointing: {chance:.3f}.",
         "",
     ]
-    header = ["variant", "accuracy", "worst group", "pointing", "at 32 px", "active area", "seconds"]
-    rows = [header]
+    rows = [["variant", "accuracy", "worst group", "pointing", "at 32 px", "active area", "seconds"]]
     for variant in dict.fromkeys(run.variant for run in runs):
-        columns = zip(*(run.scores for run in runs if run.variant == variant), strict=True)
-        rows.append(
-            [
-                variant,
-                *(
-                    _cell(values, 0 if name == "seconds" else 3)
-                    for name, values in zip(header[1:], columns, strict=True)
-                ),
-            ]
-        )
+        *shares, seconds = zip(*(run.scores for run in runs if run.variant == variant), strict=True)
+        rows.append([variant, *(_cell(values, 3) for values in shares), _cell(seconds, 0)])
     header_line, _, body = table(rows, "<>").partition("\n")
     rule = "  ".join("-" * max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join([*lines, header_line, rule, body])
@@ -120,9 +111,6 @@ STRIDES = {2: 16, 3: 32}
 def check_picture(path: Path) -> None:
     """Check before any training that the figure can be written there, and make its folder.
 
-    Args:
-        path: of the figure.
-
     Raises:
         OSError: if its folder cannot be made.
         ValueError: if it is a folder, or its format is not one that matplotlib writes.
@@ -133,24 +121,14 @@ def check_picture(path: Path) -> None:
     if path.is_dir() or path.suffix[1:].lower() not in formats:
         endings = ", ".join(f".{ending}" for ending in sorted(formats))
         what = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}"
-        raise ValueError(f"output must be an image file, ending in one of {endings}, and {path} {what}")
+        raise ValueError(f"output must be an image file that ends in one of {endings}, and {path} {what}")
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def draw_demo(
     test: Split, outcomes: Mapping[str, Outcome], plain: str, aim: str, tie: float, seed: int, settings: Settings
 ) -> Figure:
-    """Draw one row per group: image, each stage's mask, merged mask, heatmaps of plain and of AIM.
-
-    Args:
-        test: the test set, with images normalised.
-        outcomes: by variant.
-        plain: name of the variant without masks.
-        aim: name of the one with masks.
-        tie: shown in the title.
-        seed: shown in the title.
-        settings: for tau.
-    """
+    """Draw one row per group: image, each stage's mask, merged mask, heatmaps of plain and of AIM; then the words."""
     groups = 2 * test.labels + test.places
     chosen = [int((groups == group).nonzero()[0, 0]) for group in range(4)]  # the first of each: not picked
     columns = ["test image", *(f"mask, stage {stage}\n(stride {STRIDES[stage]})" for stage in STAGES)]

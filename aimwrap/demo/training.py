@@ -108,28 +108,20 @@ def batch_order(num_images: int, settings: Settings, seed: int) -> list[list[Ten
 def train(
     loss_of_batch: Callable[[Tensor], Tensor],
     optimizer: Optimizer,
-    epochs: list[list[Tensor]],
+    num_images: int,
     name: str,
-    quiet: bool,
-    after_epoch: Callable[[], None] | None = None,
+    settings: Settings,
+    seed: int,
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
-    """The loop that every variant goes through.
-
-    Args:
-        loss_of_batch: from the indices of a batch (B,) to its loss, a scalar.
-        optimizer: holds the variant's parameters.
-        epochs: from :func:`batch_order`.
-        name: shown with the progress.
-        quiet: no progress.
-        after_epoch: called at the end of each, such as a schedule's ``step``.
-    """
-    for batches in epochs if quiet else with_progress(epochs, name, "epoch"):
+    """The loop that every variant goes through; ``loss_of_batch`` is given the indices of a batch (B,)."""
+    epochs = batch_order(num_images, settings, seed)
+    for batches in epochs if settings.quiet else with_progress(epochs, name, "epoch"):
         for batch in batches:
             optimizer.zero_grad()
             loss_of_batch(batch).backward()
             optimizer.step()
-        if after_epoch is not None:
-            after_epoch()
+        after_epoch()
 
 
 @torch.no_grad()
@@ -142,22 +134,19 @@ def train_plain(backbone: nn.Module, splits: tuple[Split, Split], settings: Sett
     """Fine-tune the complete network with a new classifier, as one usually would."""
     started = time.perf_counter()
     torch.manual_seed(seed)
-    train_split, test_split = splits
+    images, labels, *_ = splits[0]
     classifier = nn.Linear(backbone.num_features, 2)  # type: ignore[arg-type]
-    optimizer = AdamW(
-        [
-            {"params": backbone.parameters(), "lr": settings.backbone_learning_rate},
-            {"params": classifier.parameters(), "lr": settings.learning_rate},
-        ]
-    )
+    groups = [
+        {"params": backbone.parameters(), "lr": settings.backbone_learning_rate},
+        {"params": classifier.parameters(), "lr": settings.learning_rate},
+    ]
 
     def loss_of_batch(batch: Tensor) -> Tensor:
-        maps: Tensor = backbone.forward_features(train_split.images[batch])  # type: ignore[operator]
-        return F.cross_entropy(classifier(maps.mean(dim=(2, 3))), train_split.labels[batch])
+        maps: Tensor = backbone.forward_features(images[batch])  # type: ignore[operator]
+        return F.cross_entropy(classifier(maps.mean(dim=(2, 3))), labels[batch])
 
-    order = batch_order(len(train_split.labels), settings, seed)
-    train(loss_of_batch, optimizer, order, PLAIN, settings.quiet)
-    look = look_at_map(final_maps(backbone, test_split.images), classifier)
+    train(loss_of_batch, AdamW(groups), len(labels), PLAIN, settings, seed)
+    look = look_at_map(final_maps(backbone, splits[1].images), classifier)
     return Outcome(PLAIN, look, time.perf_counter() - started)
 
 
@@ -165,17 +154,16 @@ def train_linear_probe(backbone: nn.Module, splits: tuple[Split, Split], setting
     """Train only a linear layer, on the frozen network's own pooled final map."""
     started = time.perf_counter()
     torch.manual_seed(seed)
-    train_split, test_split = splits
-    pooled = final_maps(backbone, train_split.images).mean(dim=(2, 3))
+    images, labels, *_ = splits[0]
+    pooled = final_maps(backbone, images).mean(dim=(2, 3))
     classifier = nn.Linear(pooled.shape[1], 2)
     optimizer = AdamW(classifier.parameters(), settings.learning_rate)
 
     def loss_of_batch(batch: Tensor) -> Tensor:
-        return F.cross_entropy(classifier(pooled[batch]), train_split.labels[batch])
+        return F.cross_entropy(classifier(pooled[batch]), labels[batch])
 
-    order = batch_order(len(train_split.labels), settings, seed)
-    train(loss_of_batch, optimizer, order, PROBE, settings.quiet)
-    look = look_at_map(final_maps(backbone, test_split.images), classifier)
+    train(loss_of_batch, optimizer, len(labels), PROBE, settings, seed)
+    look = look_at_map(final_maps(backbone, splits[1].images), classifier)
     return Outcome(PROBE, look, time.perf_counter() - started)
 
 
@@ -198,8 +186,7 @@ def train_aim_frozen(
         model = AIM(backbone, STAGES, settings.tau, num_classes=2, head=head)
         name = aim_name(head, held_open=masks is not None)
         criterion = AIMLoss(tau=model.tau)
-        anneal_epochs = max(1, round(settings.anneal_share * settings.epochs))
-        schedule = TauScheduler(criterion, anneal_epochs=anneal_epochs)
+        schedule = TauScheduler(criterion, max(1, round(settings.anneal_share * settings.epochs)))
         optimizer = AdamW(new_parameters(model), settings.learning_rate)
         model.train()
 
@@ -208,8 +195,7 @@ def train_aim_frozen(
             output = model.forward_head(model.forward_masks(maps, masks))  # noqa: B023
             return criterion(output, labels[batch])  # type: ignore[no-any-return] # noqa: B023
 
-        order = batch_order(len(labels), settings, seed)
-        train(loss_of_batch, optimizer, order, name, settings.quiet, schedule.step)
+        train(loss_of_batch, optimizer, len(labels), name, settings, seed, schedule.step)
         with torch.no_grad():
             look = look_at(model, model.eval().forward_masks(test_maps, masks))
         outcomes.append(Outcome(name, look, time.perf_counter() - started))

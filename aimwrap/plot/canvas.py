@@ -28,17 +28,35 @@ CHARACTER, BOLD = 0.57, 0.66  # mean width of a character, by the size of the fo
 FINEST_GRID = 32  # positions a side; finer ones would be all lines
 
 
-def new_figure(width: float, height: float, constrained: bool = False) -> Figure:
-    """A white figure in inches that pyplot does not know, so that no one has to close it."""
+def framed_figure(
+    width: float,
+    height: float,
+    title: str,
+    explanation: str,
+    left: float = 0.1,
+    right: float = 0.1,
+    constrained: bool = True,
+) -> Figure:
+    """A white figure that pyplot does not know, so that no one has to close it, with a title and an explanation.
+
+    Both are wrapped: the title on top, the explanation at the bottom between ``left`` and ``right``, which are inches
+    like ``width``, and like ``height``, the room between the two texts.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise ImportError('drawing needs matplotlib: pip install "aimwrap[plot]"') from error
+    title, explanation = wrap(title, width - 0.2, TITLE, BOLD), wrap(explanation, width - left - right, TEXT)
+    height += text_height(title, TITLE) + text_height(explanation, TEXT)
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08) if constrained else None
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
+    top, bottom = (None, None) if constrained else (1 - 0.1 / height, 0.1 / height)
+    figure.suptitle(title, y=top, va="top", fontsize=TITLE, fontweight="bold")
+    style = {"ha": "left", "va": "bottom", "fontsize": TEXT, "linespacing": LINE_SPACING}
+    figure.supxlabel(explanation, x=left / width, y=bottom, **style)
     return figure
 
 
@@ -58,15 +76,6 @@ def text_height(text: str, size: float) -> float:
 def text_width(text: str, size: float) -> float:
     """Of the longest line, in inches, as :func:`wrap` estimates it."""
     return max(map(len, text.split("\n"))) * size * CHARACTER / 72
-
-
-def write_frame(figure: Figure, title: str, explanation: str, left: float = 0.1) -> None:
-    """Write a wrapped title on top and a wrapped explanation at the bottom, which begins at ``left`` inches."""
-    width, height = figure.get_size_inches()
-    top, bottom = (1 - 0.1 / height, 0.1 / height) if figure.get_layout_engine() is None else (None, None)
-    figure.suptitle(title, y=top, va="top", fontsize=TITLE, fontweight="bold")
-    style = {"ha": "left", "va": "bottom", "fontsize": TEXT, "linespacing": LINE_SPACING}
-    figure.supxlabel(explanation, x=left / width, y=bottom, **style)
 
 
 def draw_image(axes: Axes, image: Tensor) -> None:

@@ -79,7 +79,13 @@ def plot_heatmaps(
                 f"object_masks must be as large as the images, {size_of(images)}, got {size_of(object_masks)}: crop "
                 "and resize them together."
             )
-    shown = _scores(heatmaps, object_masks, resolution, scores, count)
+    shown: list[Tensor] = []
+    if scores is not None:
+        if len(scores) != 2:
+            raise ValueError(f"scores must be a pair, of the plain model and of AIM, got {len(scores)} of them.")
+        shown = [scores_of(f"scores[{model}]", values, count) for model, values in enumerate(scores)]
+    elif object_masks is not None:
+        shown = [energy_pointing_game(maps, object_masks, resolution=resolution) for maps in heatmaps]
     truth = classes_of("labels", labels, count, class_names)
     said = [classes_of("predictions", classes, count, class_names) for classes in predictions or (None, None)]
     row_titles = titles_of("row_titles", row_titles, [f"image {i + 1}" for i in range(count)])
@@ -89,34 +95,12 @@ def plot_heatmaps(
         for i, row in enumerate(rows):
             verdict, highlight = _verdict(said[model][i] if said[model] else None, truth[i] if truth else None)
             score = _score_line(measure, float(shown[model][i]), float(shown[other][i])) if shown else ""
-            panel = Panel(
-                image=images[i],
-                heatmap=heatmaps[model][i],
-                object_mask=None if object_masks is None else object_masks[i],
-                caption="\n".join(line for line in (verdict, score) if line),
-                highlight=highlight,
-            )
-            row.append(panel)
+            caption = "\n".join(line for line in (verdict, score) if line)
+            outlined = None if object_masks is None else object_masks[i]
+            row.append(Panel(images[i], None, heatmaps[model][i], outlined, caption, highlight))
     columns = ["image", *(f"{name}\n({size_of(maps)})" for name, maps in zip(names, heatmaps, strict=True))]
     explanation = " ".join(_sentences(heatmaps, object_masks, resolution, scores is not None, measure))
     return plot_panels(rows, columns, row_titles, title, explanation)
-
-
-def _scores(
-    heatmaps: tuple[Tensor, Tensor],
-    object_masks: Tensor | None,
-    resolution: tuple[int, int] | None,
-    scores: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None,
-    count: int,
-) -> list[Tensor]:
-    """(N,) of either model: as given, or from the object masks; empty where there is neither."""
-    if scores is not None:
-        if len(scores) != 2:
-            raise ValueError(f"scores must be a pair, of the plain model and of AIM, got {len(scores)} of them.")
-        return [scores_of(f"scores[{model}]", values, count) for model, values in enumerate(scores)]
-    if object_masks is None:
-        return []
-    return [energy_pointing_game(maps, object_masks, resolution=resolution) for maps in heatmaps]
 
 
 def _verdict(prediction: str | None, label: str | None) -> tuple[str, str]:

@@ -142,7 +142,18 @@ def plot_mask_evolution(
     )
     areas = {_name_of(stage): [float(mask.mean()) for mask in masks] for stage, masks in history.items()}
     figure = plot_panels(rows, columns, titles, title, explanation, room_below=CURVE_HEIGHT + ABOVE_CURVE + 0.2)
-    _draw_areas(figure, _axes_below(figure, len(columns)), epochs, areas, tau_by_epoch)
+    axes = _axes_below(figure, len(columns))
+    x = range(len(epochs))
+    if tau_by_epoch is not None:
+        tau = [float(value) for value in tau_by_epoch]
+        axes.plot(x, tau, color="0.8", linewidth=6, solid_capstyle="round", label="tau")
+    for number, (name, area) in enumerate(areas.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(x, area, label=name, color=colour, marker=marker, linewidth=1.4, markersize=4.5)
+    axes.set_xticks(x, [str(epoch) for epoch in epochs], fontsize=SMALL)
+    corner = LEFT / figure.get_size_inches()[0], axes.get_position().y1
+    style = {"ncols": len(areas) + 1, "borderaxespad": 0.3, "fontsize": SMALL, "frameon": False}
+    figure.legend(loc="lower left", bbox_to_anchor=corner, **style)
     return figure
 
 
@@ -165,42 +176,22 @@ def _mask_panel(image: Tensor, mask: Tensor) -> Panel:
 
 
 def _axes_below(figure: Figure, columns: int) -> Axes:
-    """Axes in the room below the grid, as wide as its columns except the first."""
+    """Axes for mean areas in the room below the grid, as wide as its columns except the first."""
     first, last = (figure.axes[column].get_position() for column in (min(1, columns - 1), columns - 1))
     lowest = figure.axes[-1].get_position().y0
     height = float(figure.get_size_inches()[1])
-    axes = figure.add_axes(
-        (first.x0, lowest - (CURVE_HEIGHT + ABOVE_CURVE) / height, last.x1 - first.x0, CURVE_HEIGHT / height)
-    )
+    bottom = lowest - (CURVE_HEIGHT + ABOVE_CURVE) / height
+    axes = figure.add_axes((first.x0, bottom, last.x1 - first.x0, CURVE_HEIGHT / height))
     steps = columns - 2
     half = steps * first.width / 2 / (last.x0 - first.x0) if steps else 0.5  # a column, in epochs
     axes.set_xlim(-half, steps + half)  # a point is under the middle of its column
-    return axes
-
-
-def _draw_areas(
-    figure: Figure,
-    axes: Axes,
-    epochs: Sequence[int | str],
-    areas: Mapping[str, Sequence[float]],
-    tau: Sequence[float] | None,
-) -> None:
-    x = range(len(epochs))
-    if tau is not None:
-        axes.plot(x, [float(value) for value in tau], color="0.8", linewidth=6, solid_capstyle="round", label="tau")
-    for number, (name, area) in enumerate(areas.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        axes.plot(x, area, label=name, color=colour, marker=marker, linewidth=1.4, markersize=4.5)
     axes.set_ylim(-0.03, 1.05)
     axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"], fontsize=SMALL)
-    axes.set_xticks(x, [str(epoch) for epoch in epochs], fontsize=SMALL)
     axes.set_xlabel("epoch", fontsize=TEXT, labelpad=2)
     axes.set_ylabel("mean area", fontsize=TEXT)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    corner = LEFT / figure.get_size_inches()[0], axes.get_position().y1
-    style = {"ncols": len(areas) + 1, "borderaxespad": 0.3, "fontsize": SMALL, "frameon": False}
-    figure.legend(loc="lower left", bbox_to_anchor=corner, **style)
+    return axes
 
 
 def _check_history(
@@ -212,7 +203,7 @@ def _check_history(
     if isinstance(masks_by_epoch, Mapping) or not masks_by_epoch:
         raise ValueError(
             "masks_by_epoch must be a list of (epoch, masks) with at least one epoch, got "
-            f"{masks_by_epoch.__class__.__name__} of {len(masks_by_epoch)}: of a dict, list(masks_by_epoch.items())."
+            f"{masks_by_epoch.__class__.__name__} of {len(masks_by_epoch)}: list(the_dict.items()) makes one."
         )
     history: dict[Stage, list[Tensor]] = {}
     known: list[Stage] = []
@@ -239,7 +230,7 @@ def _masks_of(name: str, masks: Mapping[Stage, Tensor], count: int) -> dict[Stag
     if not isinstance(masks, Mapping) or not masks:
         raise ValueError(
             f"{name} must be a dict from stage to mask with at least one stage, got "
-            f"{'an empty one' if isinstance(masks, Mapping) else type(masks).__name__}: output.masks is one."
+            f"{'an empty one' if isinstance(masks, Mapping) else type(masks).__name__}: for instance output.masks."
         )
     return {stage: mask_of(f"{name}[{stage!r}]", mask, count) for stage, mask in masks.items()}
 

@@ -11,20 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .canvas import (
-    BOLD,
-    SMALL,
-    TEXT,
-    TITLE,
-    draw_heatmap,
-    draw_image,
-    draw_mask,
-    draw_masked_image,
-    new_figure,
-    text_height,
-    wrap,
-    write_frame,
-)
+from . import canvas
+from .canvas import SMALL, TEXT, TITLE, framed_figure, text_height, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,13 +60,13 @@ class Panel:
     def draw(self, axes: Axes) -> None:
         """Draw what is given."""
         if self.image is not None and self.heatmap is not None:
-            draw_heatmap(axes, self.image, self.heatmap, self.object_mask)
+            canvas.draw_heatmap(axes, self.image, self.heatmap, self.object_mask)
         elif self.image is not None and self.mask is not None:
-            draw_masked_image(axes, self.image, self.mask)
+            canvas.draw_masked_image(axes, self.image, self.mask)
         elif self.image is not None:
-            draw_image(axes, self.image)
+            canvas.draw_image(axes, self.image)
         elif self.mask is not None:
-            draw_mask(axes, self.mask)
+            canvas.draw_mask(axes, self.mask)
         axes.tick_params(length=0, labelbottom=False, labelleft=False)
         axes.set_xlabel(self.caption, fontsize=SMALL, color=self.highlight, labelpad=4)
 
@@ -120,17 +108,17 @@ def plot_panels(
     tall = side * shape[0] / shape[1]
     width = LEFT + columns * side + (columns - 1) * BETWEEN + RIGHT
 
-    title = wrap(title, width - 0.2, TITLE, BOLD)
-    text = wrap(explanation, width - LEFT - RIGHT, TEXT)
     column_titles = [wrap(column_title, side, COLUMN_TITLE) for column_title in column_titles]
     row_titles = [wrap(row_title, tall, TEXT) for row_title in row_titles]
     rows = [[replace(panel, caption=wrap(panel.caption, side, SMALL)) for panel in row] for row in rows]
 
-    head = 0.1 + text_height(title, TITLE) + max(text_height(t, COLUMN_TITLE) for t in column_titles) + 0.15
-    foot = 0.1 + text_height(text, TEXT) + room_below + 0.1
+    head, foot = 0.25 + max(text_height(t, COLUMN_TITLE) for t in column_titles), 0.2 + room_below
     below = 0.14 + max(text_height(panel.caption or " ", SMALL) for row in rows for panel in row)
     height = head + len(rows) * (tall + below) + foot
-    figure = new_figure(width, height)
+    figure = framed_figure(width, height, title, explanation, LEFT, RIGHT, constrained=False)
+    head += text_height(figure.get_suptitle(), TITLE)
+    foot += text_height(figure.get_supxlabel(), TEXT)
+    height = figure.get_size_inches()[1]
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, row, row_title in zip(grid, rows, row_titles, strict=True):
         for axes, panel in zip(axes_row, row, strict=True):
@@ -146,5 +134,4 @@ def plot_panels(
         wspace=BETWEEN / side,
         hspace=below / tall,
     )
-    write_frame(figure, title, text, LEFT)
     return figure

@@ -7,21 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .canvas import (
-    BOLD,
-    COLOURS,
-    GREY,
-    INK,
-    MARKERS,
-    SMALL,
-    TEXT,
-    TITLE,
-    new_figure,
-    text_height,
-    text_width,
-    wrap,
-    write_frame,
-)
+from .canvas import COLOURS, GREY, INK, MARKERS, SMALL, TEXT, framed_figure, text_height, text_width, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,10 +104,8 @@ def plot_results(
     tall = max(ROW, *(text_height(label, TEXT) for label in labels)) * len(methods) + 0.1
     tall += 0.55 + max(text_height(title, TEXT + 1) for title in titles.values())
     width = 0.7 + max(text_width(label, TEXT) for label in labels) + len(grid[0]) * (PANEL + 0.15)
-    title = wrap(title, width - 0.2, TITLE, BOLD)
-    explanation = wrap(_explain_results(checked, baseline, interval, chance), width - 0.2, TEXT)
-    height = 0.3 + text_height(title, TITLE) + len(grid) * tall + text_height(explanation, TEXT)
-    figure = new_figure(width, height, constrained=True)
+    explanation = _explain_results(checked, baseline, interval, chance)
+    figure = framed_figure(width, 0.3 + len(grid) * tall, title, explanation)
     for row_of_axes, panels in zip(figure.subplots(len(grid), len(grid[0]), squeeze=False), grid, strict=True):
         for j, (axes, panel) in enumerate(zip(row_of_axes, panels, strict=True)):
             if panel is None:
@@ -129,12 +113,15 @@ def plot_results(
                 continue
             level = (chance or {}).get(_measure(panel))
             shared = [row for other, rows in checked.items() for row in rows if _measure(other) == _measure(panel)]
-            _draw_panel(axes, checked[panel], methods, baseline, level, _limits(shared, level))
+            values = [value for row in shared for value in (row.value, row.low, row.high, *row.seeds)]
+            values += [] if level is None else [level]
+            low, high = min(values), max(values)
+            margin = 0.12 * (high - low) or 0.05 * abs(high) or 0.5  # for the numbers at the ends of the axis
+            _draw_panel(axes, checked[panel], methods, baseline, level, (low - margin, high + margin))
             axes.set_title(titles[panel], fontsize=TEXT + 1)
             axes.set_yticks(range(len(methods)), labels if j == 0 else [""] * len(methods), fontsize=TEXT)
             if j == 0 and isinstance(panel, tuple):
                 axes.set_ylabel(wrap(panel[0], tall, TEXT + 1), fontsize=TEXT + 1)
-    write_frame(figure, title, explanation)
     return figure
 
 
@@ -176,10 +163,7 @@ def plot_area_curves(
     names = [wrap(name, KEY, TEXT) for name in named]
     key = 0.0 if "" in named else 0.6 + max(text_width(name, TEXT) for name in names)
     width = len(panels) * CURVES[0] + 0.8 + key
-    title = wrap(title, width - 0.2, TITLE, BOLD)
-    explanation = wrap(_explain_curves(named, len(panels) > 1, chance), width - 0.2, TEXT)
-    height = 1.1 + text_height(title, TITLE) + CURVES[1] + text_height(explanation, TEXT)
-    figure = new_figure(width, height, constrained=True)
+    figure = framed_figure(width, 1.1 + CURVES[1], title, _explain_curves(named, len(panels) > 1, chance))
     for axes, (name, value_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(name, fontsize=TEXT + 1)
         for index, curve in enumerate(named.values()):
@@ -190,7 +174,6 @@ def plot_area_curves(
     if key:
         lines = [line for line in figure.axes[0].get_lines() if line.get_gid() == "curve"]
         figure.legend(lines, names, loc="outside right upper", fontsize=TEXT, frameon=False, labelspacing=0.7)
-    write_frame(figure, title, explanation)
     return figure
 
 
@@ -208,11 +191,10 @@ def _draw_panel(
     for row in rows:
         y, is_baseline = methods.index(row.name), row.name == baseline
         colour = INK if is_baseline else COLOURS[methods.index(row.name) % len(COLOURS)]
+        face, marker = ("white", "s") if is_baseline else (colour, "o")
         if is_baseline:
             axes.axvline(row.value, color=colour, linestyle="--", linewidth=0.9, alpha=0.7, zorder=1)
         axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt", zorder=2)
-        face = "white" if is_baseline else colour
-        marker = "s" if is_baseline else "o"
         axes.plot([row.value], [y], marker=marker, color=colour, markerfacecolor=face, markersize=6.5, zorder=4)
         seeds = [y + 0.24] * len(row.seeds)
         axes.scatter(list(row.seeds), seeds, s=11, color=colour, alpha=0.4, linewidths=0, zorder=3)
@@ -227,15 +209,6 @@ def _draw_panel(
     axes.grid(axis="x", color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _limits(rows: Sequence[Result], level: float | None) -> tuple[float, float]:
-    """Of an axis, with room for the numbers at its ends."""
-    values = [value for row in rows for value in (row.value, row.low, row.high, *row.seeds)]
-    values += [] if level is None else [level]
-    low, high = min(values), max(values)
-    margin = 0.12 * (high - low) or 0.05 * abs(high) or 0.5
-    return low - margin, high + margin
 
 
 def _explain_results(

@@ -8,21 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .canvas import (
-    BOLD,
-    COLOURS,
-    GREY,
-    INK,
-    MARKERS,
-    SMALL,
-    TEXT,
-    TITLE,
-    new_figure,
-    text_height,
-    text_width,
-    wrap,
-    write_frame,
-)
+from .._text import numbered
+from .canvas import COLOURS, GREY, INK, MARKERS, SMALL, TEXT, framed_figure, text_height, text_width, wrap
 from .inputs import pair_of, plain, scores_of
 
 if TYPE_CHECKING:
@@ -86,35 +73,28 @@ def plot_scatter(
 
     width = LEFT + SIDE + LEGEND
     higher = int((y > x).sum())
-    default = f"{names[1]} scores higher in {higher:,} of {_images(len(x))} ({higher / len(x):.1%})"
-    title = wrap(default if title is None else title, width - 0.2, TITLE, BOLD)
+    default = f"{names[1]} scores higher in {higher:,} of {numbered(len(x), 'image')} ({higher / len(x):.1%})"
     labels = [wrap(f"{measure}, {name}", SIDE, TEXT + 1) for name in names]
-    explanation = wrap(" ".join(_sentences(x, y, len(first) - len(x), level, measure, names)), width - LEFT - 0.1, TEXT)
+    explanation = " ".join(_sentences(x, y, len(first) - len(x), level, measure, names))
     key = 0.8 + sum(text_height(entry, SMALL) + 0.08 for entry in legend.values())
     square = max(SIDE + 0.4 + text_height(labels[0], TEXT + 1), key)
-    height = text_height(title, TITLE) + square + text_height(explanation, TEXT) + 0.5
-    figure = new_figure(width, height, constrained=True)
+    figure = framed_figure(width, square + 0.5, default if title is None else title, explanation, LEFT)
     axes = figure.subplots()
     axes.set_anchor("N")
     _draw_frame(axes, x, y, names, level)
     axes.set_xlabel(labels[0], fontsize=TEXT + 1)
     axes.set_ylabel(labels[1], fontsize=TEXT + 1)
+    size = 44 if len(x) <= 100 else 26 if len(x) <= 1000 else 12
     for group, entry in legend.items():
-        _draw_group(axes, x[group_of == group], y[group_of == group], group, entry, len(x))
+        members = group_of == group
+        colour, marker = COLOURS[group % len(COLOURS)], MARKERS[group % len(MARKERS)]
+        drawn = axes.scatter(x[members].numpy(), y[members].numpy(), s=size, marker=marker, color=colour, alpha=0.65)
+        drawn.set(edgecolor="white", linewidth=0.4)
+        axes.scatter([], [], s=40, marker=marker, color=colour, label=entry)
     star = axes.scatter([float(x.mean())], [float(y.mean())], s=150, marker="*", label="mean of all", zorder=4)
     star.set(facecolor="white", edgecolor="black", linewidth=1.2)
     figure.legend(loc="outside right upper", fontsize=SMALL, frameon=False, labelspacing=0.7)
-    write_frame(figure, title, explanation, LEFT)
     return figure
-
-
-def _draw_group(axes: Axes, x: Tensor, y: Tensor, group: int, label: str, count: int) -> None:
-    """One marker per image, the smaller the more images there are in all."""
-    colour, marker = COLOURS[group % len(COLOURS)], MARKERS[group % len(MARKERS)]
-    size = 44 if count <= 100 else 26 if count <= 1000 else 12
-    drawn = axes.scatter(x.numpy(), y.numpy(), s=size, marker=marker, color=colour, alpha=0.65)
-    drawn.set(edgecolor="white", linewidth=0.4)
-    axes.scatter([], [], s=40, marker=marker, color=colour, label=label)
 
 
 def _legend_entry(group: int, group_of: Tensor, names: Sequence[str], higher: Tensor) -> str:
@@ -151,15 +131,15 @@ def _sentences(
 ) -> list[str]:
     higher, equal = int((y > x).sum()), int((y == x).sum())
     sentences = [
-        f"One marker per image. Above the dashed line {names[1]} scores higher ({_images(higher)}), below it "
-        f"{names[0]} ({_images(len(x) - higher - equal)})"
-        + (f", on it both are equal ({_images(equal)})." if equal else "."),
+        f"One marker per image. Above the dashed line {names[1]} scores higher ({numbered(higher, 'image')}), below it "
+        f"{names[0]} ({numbered(len(x) - higher - equal, 'image')})"
+        + (f", on it both are equal ({numbered(equal, 'image')})." if equal else "."),
         f"Mean {measure}: {names[0]} {float(x.mean()):.2f}, {names[1]} {float(y.mean()):.2f} (star).",
     ]
     if level is not None:
         sentences.append(f"Dotted: chance level, {level:.2f}.")
     if dropped:
-        sentences.append(f"Left out: {_images(dropped)} without a score in at least one of the two (NaN).")
+        sentences.append(f"Left out: {numbered(dropped, 'image')} without a score in at least one of the two (NaN).")
     return sentences
 
 
@@ -199,7 +179,3 @@ def _check_chance(chance: float | Tensor, both: Tensor) -> float:
     if not abs(level) < float("inf"):
         raise ValueError(f"chance must be finite for every image that has both scores, got {level:g}.")
     return level
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image" + ("" if count == 1 else "s")

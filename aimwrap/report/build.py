@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..analysis.verification import verify
 from ..data.release import ReleaseDataset
+from ..model import AIM
 from ..preprocessing import Preprocessing
 from .content import Report, content_of
 from .measuring import evaluate
@@ -99,25 +100,12 @@ def build_report(
     found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
     control = next((subject for subject in subjects if subject.role == "plain"), None)
     found_notes += [*on_one_view(subjects), *(_note_on_control(subjects, control) if verify_images else ())]
-    evaluation = evaluate(
-        tuple(subjects),
-        images,
-        limit=limit,
-        batch_size=batch_size,
-        workers=workers,
-        to_verify=verify_images,
-        seed=seed,
-        progress=progress,
-    )
+    settings: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
+    evaluation = evaluate(subjects, images, limit=limit, verify_images=verify_images, workers=workers, **settings)
     verifications = [
-        _verified(
-            subject,
-            control,
-            evaluation.to_verify.get(subject.preprocessing, torch.zeros(0)),
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
+        None
+        if subject.aim is None or not verify_images
+        else _verified(subject.aim, subject.preprocessing, control, evaluation.to_verify(subject), **settings)
         for subject in subjects
     ]
     content = content_of(
@@ -141,8 +129,8 @@ def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
     if subject.num_classes != len(images.classes):
         raise ValueError(
             f"{subject.role} has {subject.num_classes} classes, and {images.release.name} {len(images.classes)}: "
-            f"{_some(images.classes)}. Give the model that was trained on these classes, or read the data set with all "
-            "of the model's (a table's classes=)"
+            f"{_some(images.classes)}. Use a model that was trained on these classes, or give the "
+            "model's classes to the data set, by classes= of a table"
         )
     names = subject.class_names
     if names is None:
@@ -152,8 +140,8 @@ def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
         if places.get(name, number) != number:
             raise ValueError(
                 f"{subject.role} calls class {number} {name!r}, which is class {places[name]} of the data set: "
-                f"its classes are {_some(names)}, and the data set's {_some(images.classes)}. Bring the data set's "
-                "classes into the model's order (a table's classes=, or the folders' names)"
+                f"the model's classes are {_some(names)}, and the data set's are {_some(images.classes)}. Put the data "
+                "set's classes into the model's order, by classes= of a table or by the names of the folders"
             )
     renamed = [(name, other) for name, other in zip(names, images.classes, strict=True) if name != other]
     if not renamed:
@@ -161,8 +149,8 @@ def check_classes(subject: Subject, images: ReleaseDataset) -> list[str]:
     mine, other = renamed[0]
     rest = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
     return [
-        f"The {subject.role} was saved with other class names: what the data set calls {other!r} it calls {mine!r}"
-        f"{rest}. The data set's are shown."
+        f"The {subject.role} was saved with other class names: it calls {mine!r} what the data set calls {other!r}"
+        f"{rest}. The report shows the data set's names."
     ]
 
 
@@ -200,16 +188,16 @@ def _cropped(preprocessing: Preprocessing) -> str:
     return f"{'squashed, ' if preprocessing.squash else ''}{preprocessing.crop:.4g}"
 
 
-def _verified(subject: Subject, plain: Subject | None, images: Tensor, **settings: Any) -> dict[str, Any] | None:
-    """The findings of :func:`~aimwrap.verify` as plain values; None for a plain model or without images.
+def _verified(
+    aim: AIM, prepared: Preprocessing, plain: Subject | None, images: Tensor, **settings: Any
+) -> dict[str, Any]:
+    """The findings of :func:`~aimwrap.verify` as plain values.
 
     ``images`` are (M, 3, H, W), prepared for the model. The class activation map of ``plain`` is the control.
     """
-    if subject.aim is None or not len(images):
-        return None
-    weight = next(subject.aim.parameters())
-    control = None if plain is None else _seen_by(plain, subject.preprocessing)
-    found = verify(subject.aim, images.to(weight.device, weight.dtype), control, **settings)
+    weight = next(aim.parameters())
+    control = None if plain is None else _seen_by(plain, prepared)
+    found = verify(aim, images.to(weight.device, weight.dtype), control, **settings)
     return {
         "images": len(images),
         "passed": found.passed,

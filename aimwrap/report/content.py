@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._files import replacing
 from ..data.release import ReleaseDataset, groups_of
 from ..health import MaskFinding
-from .measuring import Evaluation, Groups, differences, group_rows, scores_of
+from .measuring import Evaluation, Groups, Seen, differences, group_rows, scores_of
 from .subjects import card_of
 
 FORMAT = 1
@@ -117,34 +118,33 @@ def content_of(
     from .. import __version__
 
     groups, objects = groups_in(images), objects_in(images)
-    subjects = evaluation.subjects
-    split = images.split or "all"
+    shown = evaluation.cards.shown()
     return {
         "format": FORMAT,
-        "title": title or f"{subjects[0].name} on {images.release.name}",
+        "title": title or f"{evaluation.subjects[0].name} on {images.release.name}",
         "created": date.today().isoformat(),
         "aimwrap": __version__,
         "command": command,
         "data": {
             "name": images.release.name,
             "root": root,
-            "split": split,
+            "split": images.split or "all",
             "images": len(images),
-            "shown": len(evaluation.cards),
+            "shown": len(shown),
             "chosen": _chosen(evaluation),
             "classes": list(images.classes),
             "groups": list(groups.names) if groups.are_places else None,
             "objects_known": objects is not None,
             "objects": objects,
         },
-        "image_size": list(subjects[0].preprocessing.image_size),
+        "image_size": list(evaluation.subjects[0].preprocessing.image_size),
         "notes": list(notes),
         "models": [
-            _model(evaluation, number, groups, objects, verification)
-            for number, verification in enumerate(verifications)
+            {**_model(seen, groups, images.labels, objects, evaluation.coarsest), "verification": verification}
+            for seen, verification in zip(evaluation.seen, verifications, strict=True)
         ],
         "differences": _differences(evaluation, groups),
-        "images": [card for _, card in evaluation.cards],
+        "images": [card for _, card in shown],
     }
 
 
@@ -166,14 +166,9 @@ def objects_in(images: ReleaseDataset) -> str | None:
 
 
 def _model(
-    evaluation: Evaluation, number: int, groups: Groups, objects: str | None, verification: dict[str, Any] | None
+    seen: Seen, groups: Groups, labels: Tensor, objects: str | None, coarsest: tuple[int, int]
 ) -> dict[str, Any]:
-    subject, masks = evaluation.subjects[number], evaluation.masks[number]
-    measured, labels = evaluation.measured[number], evaluation.labels
-    coarsest = min(rows for rows, _ in evaluation.grids), min(columns for _, columns in evaluation.grids)
-    findings = masks.findings()
-    aim = subject.aim
-    taus = () if aim is None else aim.tau
+    subject, aim, measured, findings = seen.subject, seen.subject.aim, seen.measured, seen.findings()
     return {
         "name": subject.name,
         "role": subject.role,
@@ -181,15 +176,14 @@ def _model(
         "variant": subject.variant,
         "head": None if aim is None else aim.head,
         "stages": [
-            {"stage": str(stage), "grid": list(masks.grids[stage]), "tau": tau, "area": round(masks.area(stage), 6)}
-            for stage, tau in zip(subject.stages, taus, strict=True)
+            {"stage": str(stage), "grid": list(seen.mask_grids[stage]), "tau": tau, "area": round(seen.area(stage), 6)}
+            for stage, tau in zip(subject.stages, () if aim is None else aim.tau, strict=True)
         ],
-        "grid": list(evaluation.grids[number]),
+        "grid": list(seen.grid),
         "card": card_of(subject),
         "scores": [score.as_dict() for score in scores_of(measured, groups, labels, objects, coarsest)],
         "groups": group_rows(measured, labels, groups),
         "health": None if findings is None else [_finding(found) for found in findings],
-        "verification": verification,
     }
 
 
@@ -199,17 +193,17 @@ def _finding(found: MaskFinding) -> dict[str, str | None]:
 
 
 def _differences(evaluation: Evaluation, groups: Groups) -> list[dict[str, Any]] | None:
-    by_role = {s.role: measured for s, measured in zip(evaluation.subjects, evaluation.measured, strict=True)}
+    by_role = {seen.subject.role: seen.measured for seen in evaluation.seen}
     if "other" not in by_role:
         return None
-    found = differences(by_role["model"], by_role["other"], evaluation.labels, groups)
+    found = differences(by_role["model"], by_role["other"], evaluation.images.labels, groups)
     return [score.as_dict() for score in found]
 
 
 def _chosen(evaluation: Evaluation) -> str | None:
-    if evaluation.drawn is None:
+    if evaluation.cards.counts is None:
         return None
-    worst, drawn = evaluation.drawn
+    worst, drawn = evaluation.cards.counts
     compared = any(subject.role == "other" for subject in evaluation.subjects)
     extreme = "on which the two models differ most" if compared else "on which it is least sure of the label"
     return f"the {worst} {extreme}, and {drawn} drawn at random from the others"

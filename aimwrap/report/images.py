@@ -51,38 +51,27 @@ def as_url(jpeg: bytes) -> str:
 
 
 class View(NamedTuple):
-    """One model's view of an image (3, H, W), normalised, and the object's mask (H, W), None where it is unknown."""
+    """One model's view of an image (3, H, W), normalised, and the object's mask (H, W): zero where it is not ``known``.
+
+    Of a batch, each has a dimension in front.
+    """
 
     image: Tensor
-    object_mask: Tensor | None
-
-
-class PreparedImage(NamedTuple):
-    """An image for every model: number in the data set, label, group, one view per preprocessing, a thumbnail."""
-
-    number: int
-    label: int
-    group: int
-    views: tuple[View, ...]
-    jpeg: bytes
-
-
-class ViewBatch(NamedTuple):
-    """One model's view of several images (N, 3, H, W); masks (N, H, W) are zero where ``known`` (N,) is False."""
-
-    images: Tensor
-    object_masks: Tensor
+    object_mask: Tensor
     known: Tensor
 
 
-class PreparedBatch(NamedTuple):
-    """Several images for every model: (N,) numbers, labels and groups, one view per preprocessing, N thumbnails."""
+class PreparedImage(NamedTuple):
+    """An image for every model: number in the data set, label, group, one view per preprocessing, a JPEG thumbnail.
 
-    indices: Tensor
-    labels: Tensor
-    groups: Tensor
-    views: tuple[ViewBatch, ...]
-    jpegs: tuple[bytes, ...]
+    Of a batch, the tensors are (N,), and the thumbnails a list.
+    """
+
+    number: Tensor
+    label: Tensor
+    group: Tensor
+    views: Sequence[View]
+    jpeg: Any
 
 
 class PreparedImages(Dataset[PreparedImage]):
@@ -103,65 +92,33 @@ class PreparedImages(Dataset[PreparedImage]):
         """Read and prepare an image."""
         sample = read_sample(self._images.records[index], self._images.release)
         cropped = [crop(sample) for crop, _ in self._steps]
-        views = tuple(
-            View(_through(normalise, seen.image), _object_mask(seen))
-            for seen, (_, normalise) in zip(cropped, self._steps, strict=True)
-        )
-        group = int(self._groups[index])
-        return PreparedImage(index, sample.label, group, views, thumbnail(cropped[0].image, self._side))
+        views = [_view(seen, normalise) for seen, (_, normalise) in zip(cropped, self._steps, strict=True)]
+        number, label, group = map(torch.as_tensor, (index, sample.label, self._groups[index]))
+        return PreparedImage(number, label, group, views, thumbnail(cropped[0].image, self._side))
 
 
-class PreparedBatches:
-    """The images in their order, several at once."""
-
-    def __init__(self, images: PreparedImages, batch_size: int, workers: int) -> None:
-        own = torch.Generator()  # else torch's own would move
-        self._loader: DataLoader[PreparedImage] = DataLoader(
-            images, batch_size, num_workers=workers, collate_fn=_together, generator=own
-        )
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[PreparedBatch]:
-        """Read batch after batch; an error in a worker reads as it would without workers."""
-        try:
-            yield from self._loader
-        except (OSError, ValueError) as error:
-            before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
-            if not before.startswith("Caught "):
-                raise
-            raise type(error)(said.strip()) from None
+def prepared_batches(images: PreparedImages, batch_size: int, workers: int) -> Iterator[PreparedImage]:
+    """The images in their order, several at once; an error in a worker reads as it would without workers."""
+    own = torch.Generator()  # else torch's own would move
+    try:
+        yield from DataLoader(images, batch_size, num_workers=workers, generator=own)
+    except (OSError, ValueError) as error:
+        before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
+        if not before.startswith("Caught "):
+            raise
+        raise type(error)(said.strip()) from None
 
 
-def _together(images: Sequence[PreparedImage]) -> PreparedBatch:
-    indices, labels, groups = (torch.tensor([image[part] for image in images]) for part in range(3))
-    views = zip(*(image.views for image in images), strict=True)
-    return PreparedBatch(indices, labels, groups, tuple(map(_view_batch, views)), tuple(i.jpeg for i in images))
-
-
-def _view_batch(views: Sequence[View]) -> ViewBatch:
-    images = torch.stack([view.image for view in views])
-    nothing = images.new_zeros(images.shape[-2:])
-    masks = [nothing if view.object_mask is None else view.object_mask for view in views]
-    known = torch.tensor([view.object_mask is not None for view in views])
-    return ViewBatch(images, torch.stack(masks), known)
-
-
-def _object_mask(sample: Sample) -> Tensor | None:
-    """The object's mask, or the union of its boxes where there is no mask."""
-    if sample.object_mask is not None:
-        mask: Tensor = sample.object_mask.as_subclass(Tensor)[0]
-        return mask
-    if sample.boxes is None:
-        return None
-    height, width = sample.boxes.canvas_size
-    return boxes_to_masks([sample.boxes.as_subclass(Tensor)], (height, width))[0].float()
-
-
-def _through(steps: Sequence[Any], image: Any) -> Tensor:
-    for step in steps:
+def _view(sample: Sample, normalise: Sequence[Any]) -> View:
+    """A cropped image, normalised, with the object's mask, or the union of its boxes where there is no mask."""
+    image = sample.image
+    for step in normalise:
         image = step(image)
-    tensor: Tensor = image
-    return tensor
+    mask = image.new_zeros(image.shape[-2:])
+    if sample.object_mask is not None:
+        mask = sample.object_mask[0]
+    elif sample.boxes is not None:
+        height, width = sample.boxes.canvas_size
+        mask = boxes_to_masks([sample.boxes.as_subclass(Tensor)], (height, width))[0].float()
+    known = torch.tensor(sample.object_mask is not None or sample.boxes is not None)
+    return View(image.as_subclass(Tensor), mask.as_subclass(Tensor), known)

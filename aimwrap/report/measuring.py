@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,40 +17,42 @@ from .._text import with_progress
 from ..analysis.explanation import evaluating
 from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
 from ..analysis.look import Look, Measured, joined, measure
-from ..data.release import Record, ReleaseDataset, groups_of
+from ..data.release import Record, ReleaseDataset
 from ..health import MaskFinding, MaskHealth
-from ..metrics import (
-    average_accuracy,
-    group_accuracies,
-    weighted_average_accuracy,
-)
+from ..metrics import average_accuracy, group_accuracies, weighted_average_accuracy
 from ..metrics.groups import count_by_group, train_shares, worst
 from ..preprocessing import Preprocessing
 from ..taps import Stage
 from .cards import Badness, Card, Cards, packed_contributions, packed_mask
-from .images import PreparedBatch, PreparedBatches, PreparedImages, as_url, thumbnail_side
+from .images import PreparedImage, PreparedImages, as_url, prepared_batches, thumbnail_side
 from .subjects import Subject
 
 
-class Masks:
-    """A model's masks over all images: their areas, and what :class:`~aimwrap.MaskHealth` says.
-
-    Args:
-        subject: the model.
-    """
+class Seen:
+    """What one model did on the images so far: its numbers per image, its masks' areas, and their health."""
 
     def __init__(self, subject: Subject) -> None:
-        self._health = None if subject.aim is None else MaskHealth(subject.aim.tau)
+        self.subject = subject
+        self.grid = (0, 0)  # rows and columns of its map, and of its masks
+        self.mask_grids: dict[Stage, tuple[int, int]] = {}
+        self._measured: list[Measured] = []
         self._areas: dict[Stage, list[Tensor]] = {stage: [] for stage in subject.stages}
-        self.grids: dict[Stage, tuple[int, int]] = {}
+        self._health = None if subject.aim is None else MaskHealth(subject.aim.tau)
 
-    def add(self, look: Look) -> None:
-        """Look at a batch."""
+    def add(self, look: Look, measured: Measured) -> None:
+        """Add a batch."""
+        self._measured.append(measured)
+        self.grid = look.heatmap.shape[1], look.heatmap.shape[2]
         for stage, mask in look.output.masks.items():
             self._areas[stage].append(mask.float().mean((1, 2, 3)).cpu())
-            self.grids[stage] = (mask.shape[2], mask.shape[3])
+            self.mask_grids[stage] = (mask.shape[2], mask.shape[3])
         if self._health is not None:
             self._health.update(look.output, training=False)
+
+    @property
+    def measured(self) -> Measured:
+        """Its numbers per image."""
+        return joined(self._measured)
 
     def area(self, stage: Stage) -> float:
         """Mean area of a stage's mask."""
@@ -110,11 +112,8 @@ class Score(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, with the name that is shown."""
-        numbers = {name: None if value is None else round(value, 6) for name, value in self._numbers()}
-        return {"key": self.key, "name": NAMES[self.key], **numbers, "n": self.n, "explained": self.explained}
-
-    def _numbers(self) -> list[tuple[str, float | None]]:
-        return [("value", self.value), ("low", self.low), ("high", self.high)]
+        found = {name: round(value, 6) if isinstance(value, float) else value for name, value in self._asdict().items()}
+        return {"key": self.key, "name": NAMES[self.key], **found}
 
 
 def scores_of(
@@ -126,8 +125,8 @@ def scores_of(
         measured: its numbers per image.
         groups: of the images.
         labels: of the images.
-        objects: what is known of objects, in words; None for nothing.
-        grid: (rows, columns) at which ``energy_pointing_matched`` compares.
+        objects: which objects are known, in words; None for none.
+        grid: (rows, columns) of the map on which ``energy_pointing_matched`` compares.
     """
     unknown = "Undefined: the data set has neither masks nor boxes of the objects."
     masks = "Undefined: a plain model has no masks." if measured.area.isnan().all() else unknown
@@ -146,12 +145,7 @@ def scores_of(
         _weighted_average(measured, labels, groups),
         _mean("energy_pointing", measured.energy_pointing, pointing, unknown),
         _mean("energy_pointing_matched", measured.energy_pointing_matched, matched, unknown),
-        _mean(
-            "chance",
-            measured.chance,
-            "Share of the image that the object covers.",
-            unknown,
-        ),
+        _mean("chance", measured.chance, "Share of the image that the object covers.", unknown),
         _mean("mask_precision", measured.mask_precision, f"Share of the merged mask that is on {known}.", masks),
         _mean("mask_recall", measured.mask_recall, f"Share of {known} that the merged mask covers.", masks),
         _mean("area", measured.area, "Share of the positions that the decision may use.", masks),
@@ -159,14 +153,7 @@ def scores_of(
 
 
 def differences(model: Measured, other: Measured, labels: Tensor, groups: Groups) -> list[Score]:
-    """One model minus another, paired over the images; only what is defined for both.
-
-    Args:
-        model: its numbers per image.
-        other: of the same images.
-        labels: of the images.
-        groups: of the images.
-    """
+    """One model minus another, paired over the same images; only what is defined for both."""
     right = torch.stack([model.right.double(), other.right.double()], 1)
     found = [_mean("average", right[:, 0] - right[:, 1], _PAIRED, "")]
     accuracies = [group_accuracies(m.predicted, labels, groups.numbers, len(groups.names)) for m in (model, other)]
@@ -193,7 +180,6 @@ def differences(model: Measured, other: Measured, labels: Tensor, groups: Groups
 def group_rows(measured: Measured, labels: Tensor, groups: Groups) -> list[dict[str, Any]]:
     """Accuracy by group, with Wilson's interval; None where a group has no images."""
     correct, counts = count_by_group(measured.predicted, labels, groups.numbers, len(groups.names))
-    accuracies = group_accuracies(measured.predicted, labels, groups.numbers, len(groups.names))
     rows = []
     for number, name in enumerate(groups.names):
         images = int(counts[number])
@@ -203,7 +189,7 @@ def group_rows(measured: Measured, labels: Tensor, groups: Groups) -> list[dict[
                 "name": name,
                 "images": images,
                 "train_images": None if groups.train_counts is None else int(groups.train_counts[number]),
-                "accuracy": round(float(accuracies[number]), 6) if images else None,
+                "accuracy": round(float(correct[number] / images), 6) if images else None,
                 "low": low,
                 "high": high,
             }
@@ -222,15 +208,14 @@ def _average(measured: Measured, labels: Tensor) -> Score:
 
 def _worst_group(measured: Measured, labels: Tensor, groups: Groups) -> Score:
     correct, counts = count_by_group(measured.predicted, labels, groups.numbers, len(groups.names))
-    accuracies = group_accuracies(measured.predicted, labels, groups.numbers, len(groups.names))
-    value = float(worst(accuracies))
-    number = int(accuracies.nan_to_num(nan=math.inf).argmin())
+    number = int((correct / counts).nan_to_num(nan=math.inf).argmin())
     low, high = wilson_interval(int(correct[number]), int(counts[number]))
     kind = "group" if groups.are_places else "class (the data set knows no groups)"
     explained = (
         f"Accuracy of the {kind} that does worst: {groups.names[number]}. The interval is that one's own, and does not "
         "count that the worst was picked."
     )
+    value = float(correct[number] / counts[number])
     return Score("worst_group", value, low, high, int(counts[number]), explained)
 
 
@@ -280,142 +265,65 @@ def _shares(groups: Groups, labels: Tensor) -> Tensor | None:
     return None if bool(((counts > 0) & (here == 0)).any()) else train_shares(counts, len(groups.names))
 
 
-@dataclass(frozen=True)
 class Evaluation:
-    """What the models did on the images.
+    """What the models did on the images: numbers of each, cards of some, and pixels of a few.
 
     Attributes:
-        subjects: the models.
-        measured: each one's numbers per image.
-        masks: each one's masks.
-        grids: (rows, columns) of each one's map.
-        labels: (N,).
-        groups: (N,), or the labels.
-        cards: the images that the gallery shows, in its order, by index.
-        drawn: how many of them are the worst and how many are drawn at random; None where all are shown.
-        to_verify: by preprocessing, images (M, 3, H, W) for :func:`~aimwrap.verify`.
+        seen: by model, the one that is reported on first.
+        images: the split.
+        cards: those that the gallery shows.
     """
-
-    subjects: tuple[Subject, ...]
-    measured: tuple[Measured, ...]
-    masks: tuple[Masks, ...]
-    grids: tuple[tuple[int, int], ...]
-    labels: Tensor
-    groups: Tensor
-    cards: list[tuple[int, Card]]
-    drawn: tuple[int, int] | None
-    to_verify: dict[Preprocessing, Tensor]
-
-
-@torch.no_grad()
-def evaluate(
-    subjects: tuple[Subject, ...],
-    images: ReleaseDataset,
-    *,
-    limit: int,
-    batch_size: int,
-    workers: int,
-    to_verify: int,
-    seed: int,
-    progress: bool,
-) -> Evaluation:
-    """Run the models on all images, and keep numbers of each, cards of some, and pixels of a few.
-
-    Args:
-        subjects: the models, the one that is reported on first.
-        images: a split of a release; its transform is not used.
-        limit: how many images the gallery shows at most.
-        batch_size: images per forward pass.
-        workers: processes that read images.
-        to_verify: how many images' pixels to keep, drawn at random.
-        seed: of what is drawn.
-        progress: whether to show a bar.
-
-    Returns:
-        What was found.
-
-    Raises:
-        FileNotFoundError: if an image is not there.
-        ValueError: if an image is damaged, or a model's logits or maps are not finite.
-    """
-    preprocessings = list(dict.fromkeys(subject.preprocessing for subject in subjects))
-    side = thumbnail_side(min(limit, len(images)))
-    batches = PreparedBatches(PreparedImages(images, preprocessings, side), batch_size, workers)
-    gathering = _Gathering(subjects, images, preprocessings, Cards(len(images), limit, seed), side, to_verify, seed)
-    with ExitStack() as modes:
-        for subject in subjects:
-            modes.enter_context(evaluating(subject.network))
-        for batch in with_progress(batches, "evaluating") if progress else batches:
-            gathering.add(batch)
-    return gathering.found()
-
-
-class _Gathering:
-    """What is kept while the images go by."""
 
     def __init__(
-        self,
-        subjects: tuple[Subject, ...],
-        images: ReleaseDataset,
-        preprocessings: list[Preprocessing],
-        cards: Cards,
-        side: int,
-        to_verify: int,
-        seed: int,
+        self, subjects: Sequence[Subject], images: ReleaseDataset, limit: int, verify_images: int, seed: int
     ) -> None:
-        self._subjects, self._images, self._preprocessings = subjects, images, preprocessings
-        self._cards, self._object_side = cards, max(1, round(0.4 * side))
-        self._masks = tuple(Masks(subject) for subject in subjects)
-        self._measured: list[list[Measured]] = [[] for _ in subjects]
-        self._grids: tuple[tuple[int, int], ...] = ()
+        self.subjects, self.images = subjects, images
+        self.seen = [Seen(subject) for subject in subjects]
+        self.cards = Cards(len(images), limit, seed)
+        self.preprocessings = list(dict.fromkeys(subject.preprocessing for subject in subjects))
+        self.side = thumbnail_side(min(limit, len(images)))
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed + 1))
         self._verified = torch.zeros(len(images), dtype=torch.bool)
-        self._verified[order[:to_verify]] = True
+        self._verified[order[:verify_images]] = True
         self._pixels: dict[Preprocessing, list[Tensor]] = {s.preprocessing: [] for s in subjects if s.aim is not None}
 
-    def add(self, batch: PreparedBatch) -> None:
+    @property
+    def coarsest(self) -> tuple[int, int]:
+        """Rows and columns of the coarsest map."""
+        return min(seen.grid[0] for seen in self.seen), min(seen.grid[1] for seen in self.seen)
+
+    def to_verify(self, subject: Subject) -> Tensor:
+        """Images (M, 3, H, W) for :func:`~aimwrap.verify`, prepared for an AIM."""
+        return torch.cat(self._pixels[subject.preprocessing])
+
+    def add(self, batch: PreparedImage) -> None:
         """Run the models on a batch."""
-        views = dict(zip(self._preprocessings, batch.views, strict=True))
-        looks = [subject.look(views[subject.preprocessing].images).cpu() for subject in self._subjects]
-        self._grids = tuple((look.heatmap.shape[1], look.heatmap.shape[2]) for look in looks)
-        coarsest = min(rows for rows, _ in self._grids), min(columns for _, columns in self._grids)
+        views = dict(zip(self.preprocessings, batch.views, strict=True))
+        looks = [subject.look(views[subject.preprocessing].image).cpu() for subject in self.subjects]
+        grids = [(look.heatmap.shape[1], look.heatmap.shape[2]) for look in looks]
+        coarsest = min(rows for rows, _ in grids), min(columns for _, columns in grids)
         measured = []
-        for number, (subject, look) in enumerate(zip(self._subjects, looks, strict=True)):
-            if not bool(look.output.logits.isfinite().all()):
+        for seen, look in zip(self.seen, looks, strict=True):
+            if not bool(look.logits.isfinite().all()):
                 raise ValueError("model: its logits are not finite: training diverged, so there is nothing to report")
-            view = views[subject.preprocessing]
-            measured.append(measure(look, batch.labels, view.object_masks, coarsest, view.known))
-            self._measured[number].append(measured[-1])
-            self._masks[number].add(look)
+            view = views[seen.subject.preprocessing]
+            measured.append(measure(look, batch.label, view.object_mask, coarsest, view.known))
+            seen.add(look, measured[-1])
         for preprocessing, kept in self._pixels.items():
-            kept.append(views[preprocessing].images[self._verified[batch.indices]])
-        badness = _badness(self._subjects, measured)
-        for position, index in enumerate(batch.indices.tolist()):
-            self._cards.add(index, badness[position], partial(self._card, batch, looks, measured, position))
+            kept.append(views[preprocessing].image[self._verified[batch.number]])
+        badness = _badness(self.subjects, measured)
+        for position, index in enumerate(batch.number.tolist()):
+            self.cards.add(index, badness[position], partial(self._card, batch, looks, measured, position))
 
-    def found(self) -> Evaluation:
-        """All that was kept."""
-        return Evaluation(
-            self._subjects,
-            tuple(map(joined, self._measured)),
-            self._masks,
-            self._grids,
-            self._images.labels,
-            groups_of(self._images),
-            self._cards.shown(),
-            self._cards.counts,
-            {preprocessing: torch.cat(kept) for preprocessing, kept in self._pixels.items()},
-        )
-
-    def _card(self, batch: PreparedBatch, looks: list[Look], measured: list[Measured], position: int) -> Card:
-        record = self._images.records[int(batch.indices[position])]
+    def _card(self, batch: PreparedImage, looks: list[Look], measured: list[Measured], position: int) -> Card:
+        record = self.images.records[int(batch.number[position])]
         view = batch.views[0]
         return {
-            "id": shown_id(record, self._images.release.root),
+            "id": shown_id(record, self.images.release.root),
             "label": record.label,
-            "group": None if self._images.groups is None else int(batch.groups[position]),
-            "thumbnail": as_url(batch.jpegs[position]),
-            "object": self._object(view.object_masks[position]) if view.known[position] else None,
+            "group": None if self.images.groups is None else int(batch.group[position]),
+            "thumbnail": as_url(batch.jpeg[position]),
+            "object": self._object(view.object_mask[position]) if view.known[position] else None,
             "by_model": [
                 {**_numbers(numbers, position), **_overlays(look, position)}
                 for look, numbers in zip(looks, measured, strict=True)
@@ -423,10 +331,39 @@ class _Gathering:
         }
 
     def _object(self, mask: Tensor) -> Card:
-        shrink = min(1.0, self._object_side / max(mask.shape))
+        shrink = min(1.0, max(1, round(0.4 * self.side)) / max(mask.shape))
         grid = [max(1, round(length * shrink)) for length in mask.shape]
         covered = F.interpolate((mask > 0.5).float()[None, None], size=grid, mode="area")[0, 0]
         return {"grid": grid, "bits": packed_mask(covered)}
+
+
+@torch.no_grad()
+def evaluate(
+    subjects: Sequence[Subject],
+    images: ReleaseDataset,
+    *,
+    limit: int,
+    verify_images: int,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    progress: bool,
+) -> Evaluation:
+    """Run the models on all images; the arguments are those of :func:`~aimwrap.report.build_report`.
+
+    Raises:
+        FileNotFoundError: if an image is not there.
+        ValueError: if an image is damaged, or a model's logits or maps are not finite.
+    """
+    found = Evaluation(subjects, images, limit, verify_images, seed)
+    loader = prepared_batches(PreparedImages(images, found.preprocessings, found.side), batch_size, workers)
+    count = -(-len(images) // batch_size)
+    with ExitStack() as modes:
+        for subject in subjects:
+            modes.enter_context(evaluating(subject.network))
+        for batch in with_progress(loader, "evaluating", total=count) if progress else loader:
+            found.add(batch)
+    return found
 
 
 def shown_id(record: Record, root: Path) -> str:
@@ -450,7 +387,7 @@ def rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
 
 
-def _badness(subjects: tuple[Subject, ...], measured: list[Measured]) -> list[Badness]:
+def _badness(subjects: Sequence[Subject], measured: list[Measured]) -> list[Badness]:
     """How early each image is shown: by what is lost on the label, or by where two models differ."""
     roles = [subject.role for subject in subjects]
     model = measured[roles.index("model")]

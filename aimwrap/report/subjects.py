@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -47,13 +47,15 @@ class Subject:
         preprocessing: for a model that does not say how its images are prepared.
 
     Attributes:
-        model: the module that is run.
+        seen_by: what :func:`~aimwrap.analysis.look.look` takes for it: an AIM, or a plain network as a
+            :class:`~aimwrap.backbones.pooled.PooledClassifier`.
         aim: the AIM, or None.
         pooled: the plain network with its class activation map; None for an AIM.
-        role, name: as given, with the name made out.
-        preprocessing: its own, or what was given.
+        network: the AIM, or the plain network itself.
+        role, name: as given, with the name filled in.
+        preprocessing: its own, or the given one.
         num_classes: K.
-        class_names: what it calls its classes, where it says so.
+        class_names: its names of the classes, if it has them.
 
     Raises:
         TypeError: if an AIM is to be the plain one.
@@ -65,18 +67,20 @@ class Subject:
     ) -> None:
         self.role: Role = role
         self.aim = inside(model, AIM)
-        if role == "plain" and self.aim is not None:
-            raise TypeError("plain must be a classifier without AIM, got an AIM; compare two by other= (--compare)")
-        self._seen_by: AIM | PooledClassifier
+        self.pooled: PooledClassifier | None = None
+        self.seen_by: AIM | PooledClassifier
+        self.network: nn.Module
         if self.aim is None:
-            self._seen_by = PooledClassifier(model.backbone if isinstance(model, PlainClassifier) else model, role)
+            plain = model.backbone if isinstance(model, PlainClassifier) else model
+            self.seen_by = self.pooled = PooledClassifier(plain, role)
+            self.network = self.pooled.classifier
+        elif role == "plain":
+            raise TypeError(
+                "plain must be a classifier without AIM, got an AIM; compare two AIMs by other= (--compare)"
+            )
         else:
-            self._seen_by = self.aim
-        self.pooled = self._seen_by if isinstance(self._seen_by, PooledClassifier) else None
-        self.model: nn.Module = model if self.aim is None else self.aim
-        described: Any = self.model if hasattr(self.model, "preprocessing") else None
-        own = preprocessing_of(model) if described is None else described.preprocessing
-        found = own or preprocessing
+            self.seen_by = self.network = model = self.aim
+        found = preprocessing_of(model) or preprocessing
         if found is None:
             raise ValueError(
                 f"{role} does not say how its images are prepared: pass preprocessing=aimwrap.Preprocessing(image_size="
@@ -84,15 +88,10 @@ class Subject:
                 "trained with, or assign them to model.preprocessing"
             )
         self.preprocessing: Preprocessing = found
-        names = getattr(self.model, "class_names", None)
+        names = getattr(model, "class_names", None)
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
-        self.num_classes: int = self._seen_by.num_classes
+        self.num_classes: int = self.seen_by.num_classes
         self.name = name or self.variant
-
-    @property
-    def network(self) -> nn.Module:
-        """The AIM, or the plain network itself."""
-        return self._seen_by if isinstance(self._seen_by, AIM) else self._seen_by.classifier
 
     @property
     def variant(self) -> str:
@@ -105,10 +104,6 @@ class Subject:
         return self.aim.stages if self.aim is not None else ()
 
     def look(self, images: Tensor) -> Look:
-        """Classify and explain a batch.
-
-        Args:
-            images: (N, 3, H, W) as it takes them, on any device.
-        """
+        """Classify and explain a batch of images (N, 3, H, W), as it takes them, on any device."""
         weight = next(self.network.parameters())
-        return look(self._seen_by, images.to(weight.device, weight.dtype))
+        return look(self.seen_by, images.to(weight.device, weight.dtype))

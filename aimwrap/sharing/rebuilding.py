@@ -153,8 +153,8 @@ def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.
     if config["backbone"] is None:
         raise ValueError(
             f"{where}: this model's backbone was {config['backbone_was']}. aimwrap cannot build that by name: pass a "
-            f"new backbone of the same kind, whose weights are replaced: from_pretrained({where!r}, backbone=...); on "
-            "the command line, --backbone package.module:name"
+            f"new backbone of the same kind, whose weights are replaced: from_pretrained({where!r}, backbone=...); "
+            "on the command line, --backbone package.module:name"
         )
     try:
         library, model = find_builder(config["backbone"]["name"])

@@ -3,7 +3,7 @@
 ``tap_backbone`` (:mod:`.tapping`) checks whether the model can be copied (:mod:`.copies`), runs a copy on fake tensors
 (:mod:`.probe`), turns stage numbers into nodes (:mod:`.stages`) and looks for a program that computes their outputs
 (:mod:`.extraction`): torchvision's graph utilities (:mod:`.graph`), or the backbone's own code (:mod:`.usage`) with
-hooks (:mod:`.hooks`) or timm's intermediates (:mod:`.intermediates`). The program is compared with the model
+hooks (:mod:`.hooks`) or timm's ``forward_intermediates``. The program is compared with the model
 (:mod:`.equivalence`). A :class:`TappedBackbone` (:mod:`.backbone`) runs it and returns the outputs as maps
 (:mod:`.layout`). The user's model is only read.
 """

@@ -73,7 +73,7 @@ class TappedBackbone(nn.Module):
         """Stop training everything, or what one map depends on; such modules stay in evaluation mode.
 
         Args:
-            up_to: name of a map, or None for the whole backbone.
+            up_to: name of a map, or None for all of the backbone.
         """
         modules = dict(self.named_modules(remove_duplicate=False))
         parameters = dict(self.named_parameters(remove_duplicate=False))

@@ -79,16 +79,10 @@ def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 def twin_of(
     module: nn.Module, own_buffers: bool = False, own_parameters: bool = False, with_hooks: bool = False
 ) -> nn.Module:
-    """Copy a module's structure around the very same tensors.
+    """Copy a module's structure around the very same tensors, with its training flags.
 
-    Args:
-        module: the module; it is only read.
-        own_buffers: copy the buffers and plain tensor attributes, so that running the twin cannot move the original's.
-        own_parameters: copy the parameters, too, for forwards that write into them.
-        with_hooks: keep hooks that were added to its forwards and backwards.
-
-    Returns:
-        The copy, with the training flags of the original. Its parameters are the original's, if not asked otherwise.
+    ``own_buffers`` copies the buffers and plain tensor attributes, so that running the twin cannot move the original's;
+    ``own_parameters`` the parameters, for forwards that write into them; ``with_hooks`` keeps hooks that were added.
     """
 
     def kept(value: Tensor) -> Tensor:
@@ -202,7 +196,7 @@ def _works_by(hook: object, modules: set[nn.Module]) -> bool:
 
 
 def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Let copies have the original's own attributes where there is no way of copying them."""
+    """Let copies have the original's own attributes that cannot be copied."""
     for submodule in module.modules():
         for name, value in vars(submodule).items():
             if name not in nn.Module().__dict__:
@@ -212,7 +206,7 @@ def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> Non
                     if any(isinstance(held, nn.Module) for held in getattr(value, "__dict__", {}).values()):
                         raise ValueError(
                             f"the backbone's attribute {name!r} cannot be copied ({error}) and holds a module, which "
-                            f"copies would share; give {type(value).__name__} a __deepcopy__, or the module as argument"
+                            f"copies would share; define {type(value).__name__}.__deepcopy__, or pass the module to it"
                         ) from error
                     memo[id(value)] = value
 
@@ -227,7 +221,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         A module that can be copied, run on the copies' own modules, and tapped.
 
     Raises:
-        TypeError: if it is no ``nn.Module``, or one that is scripted or wrapped for several devices.
+        TypeError: if it is not an ``nn.Module``, or one that is scripted or wrapped for several devices.
         ValueError: if a part of it has no shape yet, or holds on to modules that a copy would share with it.
     """
     if not isinstance(model, nn.Module):
@@ -239,41 +233,30 @@ def unwrapped(model: nn.Module) -> nn.Module:
     source = unwrap_compiled(model)
     modules = set(source.modules())
     for name, module in source.named_modules():
-        _refuse_scripted(name, module)
-        _refuse_without_shape(name, module)
-        _refuse_functions_that_hold_modules(name, module, modules)
-        _refuse_replaced_forward(name, module)
+        _refuse(name, module, modules)
     return source
 
 
-def _refuse_scripted(name: str, module: nn.Module) -> None:
+def _refuse(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
+    """Raise if one of the modules cannot be copied."""
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
-            f"the backbone's part {name!r} is a scripted module, which cannot be tapped; replace it by the "
-            "module that it was scripted from"
+            f"the backbone's part {name!r} is a scripted module, which cannot be tapped; use the module "
+            "that it was scripted from instead"
         )
-
-
-def _refuse_without_shape(name: str, module: nn.Module) -> None:
     for key, tensor in (*module._parameters.items(), *module._buffers.items()):
         if tensor is not None and is_lazy(tensor):
             raise ValueError(
-                f"{joined(name, key)!r} has no shape yet, as {type(module).__name__} gets its own from the first "
-                "batch; run the backbone once, on images as it takes them, before wrapping it"
+                f"{joined(name, key)!r} has no shape yet: {type(module).__name__} takes it from the first batch; "
+                "run the backbone once, on images as it takes them, before wrapping it"
             )
-
-
-def _refuse_functions_that_hold_modules(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
     for key, value in vars(module).items():
         torchs_own = key == "forward" or key.startswith("_compiled")  # forwards have a refusal of their own
         if isinstance(value, FunctionType) and not torchs_own and any(held in modules for held in _modules_in(value)):
             raise ValueError(
                 f"{joined(name, key)!r} is a function that holds on to a module of the backbone, which every copy "
-                "would still use; write it as a method, or hand the module to it as an argument"
+                "would still use; write it as a method, or pass the module to it as an argument"
             )
-
-
-def _refuse_replaced_forward(name: str, module: nn.Module) -> None:
     forward = vars(module).get("forward")
     if isinstance(forward, FunctionType) and not hasattr(module, "_orig_mod"):  # except what torch.compile wraps
         function = "function" if forward.__name__ == "<lambda>" else forward.__name__

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,16 +27,15 @@ def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[
     """Layouts and shapes from a fake run in evaluation, which a fake run in training has to agree with."""
     outputs, trained = fake_runs(program, measured, False, True)
     layouts: dict[str, Layout] = {}
+    shapes: dict[str, Shape] = {}
     for name, output in outputs.items():
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        layout = measured.layout(shape) if shape is not None else None
-        if layout is None:
-            came = type(output).__name__ if shape is None else shape
+        came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        layout = measured.layout(came) if isinstance(came, tuple) else None
+        if layout is None or isinstance(came, str):
             raise GraphError(
                 f"stages: node {labels[name]!r} gives {came}, not a (N, C, H, W) map or its tokens; name another node"
             )
-        layouts[name] = layout
-    shapes = {name: map_shape(tuple(outputs[name].shape), layouts[name]) for name in outputs}
+        layouts[name], shapes[name] = layout, map_shape(came, layout)
     for name, output in trained.items():
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
         if shape[1:] != tuple(outputs[name].shape)[1:]:
@@ -85,14 +83,8 @@ def check_values(
 ) -> None:
     """Compare the outputs with the model's own forward, once, on the backbone's parameters and made-up images.
 
-    Args:
-        model: the backbone; it is only read.
-        measured: its probe.
-        program: computes the outputs.
-        layouts: how each becomes a map.
-        labels: what to call their nodes.
-        module_outputs: taps whose value is exactly the output of one module.
-        next_reader: the module that consumes each numbered tap, None after the last.
+    ``module_outputs`` are taps whose value is exactly the output of one module; ``next_reader`` is the module that
+    consumes each numbered tap, None after the last.
 
     Raises:
         GraphError: if an output is not what its module returns.
@@ -161,21 +153,23 @@ def _own_maps(
     returned: dict[str, Tensor] = {}
     received: dict[str, Tensor] = {}
 
-    def keep(into: dict[str, Tensor], sites: dict[str, CallSite], node: str, calls: list[None], value: Any) -> None:
-        maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
-        for name, place in sites.items():
-            if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
-                into[name] = maps[0].clone()
-        calls.append(None)
+    def keep(into: dict[str, Tensor], sites: dict[str, CallSite], node: str) -> Callable[..., None]:
+        calls: list[None] = []
+
+        def hook(module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
+            value = output[0] if output else arguments[0] if arguments and isinstance(arguments[0], Tensor) else ()
+            maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
+            for name, place in sites.items():
+                if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
+                    into[name] = maps[0].clone()
+            calls.append(None)
+
+        return hook
 
     for node in {place.node for place in modules.values()}:
-        returns = partial(keep, returned, modules, node, [])
-        twin.get_submodule(node).register_forward_hook(lambda m, a, output, returns=returns: returns(output))
+        twin.get_submodule(node).register_forward_hook(keep(returned, modules, node))
     for node in {place.node for place in readers.values()}:
-        receives = partial(keep, received, readers, node, [])
-        twin.get_submodule(node).register_forward_pre_hook(
-            lambda m, a, receives=receives: receives(a[0] if a and isinstance(a[0], Tensor) else ())
-        )
+        twin.get_submodule(node).register_forward_pre_hook(keep(received, readers, node))
     twin(images)
     return returned, received
 
@@ -198,10 +192,10 @@ def check_training(model: nn.Module, measured: Probe, program: GraphProgram, sit
         return  # it cannot be trained on fake tensors, so nothing can be said
     differing = own.reached ^ traced.reached
     if differing:
-        raise GraphError(f"gradients through the graph do not reach what the model's do: {sorted(differing)[:4]}")
+        raise GraphError(f"gradients of the graph and of the model reach other parameters: {sorted(differing)[:4]}")
     idle = traced.held - traced.reached if len(modules) == len(program.nodes) else set()
     if idle:
-        raise GraphError(f"no gradient reaches what the graph uses: {sorted(idle)[:4]}")
+        raise GraphError(f"the graph uses parameters that no gradient reaches: {sorted(idle)[:4]}")
     lost = own.updated - traced.updated  # the graph may go on to deeper maps than these
     if lost:
         raise GraphError(f"the graph does not update what the model updates in training: {sorted(lost)[:4]}")
@@ -216,19 +210,12 @@ def _alike(value: Tensor, other: Tensor) -> bool:
 
 
 class Training(NamedTuple):
-    """What one step of training would touch.
+    """What one step of training would touch, by name; ``held`` are the parameters that the program uses."""
 
-    Attributes:
-        reached: names of the parameters that a gradient reaches.
-        held: names of the parameters that the program uses.
-        updated: names of the buffers and parameters that the forward changes.
-        custom_backward: the class of a backward written in Python, or None.
-    """
-
-    reached: set[str]
+    reached: set[str]  # by a gradient
     held: set[str]
-    updated: set[str]
-    custom_backward: str | None
+    updated: set[str]  # buffers and parameters
+    custom_backward: str | None  # the class of a backward written in Python
 
 
 def training_of(

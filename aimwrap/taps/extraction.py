@@ -10,62 +10,44 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from .backbone import Program
 from .copies import switched, traceable_shadow_of
 from .equivalence import GraphError, check_training, check_values, fake_runs, measure
 from .graph import GraphNames, GraphProgram
 from .hooks import HookProgram, is_called_otherwise, safe_watch_for
-from .intermediates import LAST, IntermediatesProgram
-from .layout import Layout, Shape, map_shape
+from .layout import Layout, Shape
 from .probe import CallSite, Probe
-from .stages import Intermediate, Target
+from .stages import Intermediate, Target, map_size
+from .usage import LAST, IntermediatesProgram
 
 FINAL = "final map"  # its name among the stages' maps; no node can have it
+# Flags of timm, transformers, torchvision and OpenMMLab.
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient", "use_checkpoint", "with_cp")
+_GENERATORS = {"Random", "Generator", "RandomState"}  # of Python; of torch and NumPy; of NumPy
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """A program and what it gives.
-
-    Attributes:
-        program: computes the outputs.
-        layouts: how each becomes a map.
-        shapes: of the maps, (1, C, H, W), for one of the probed images.
-        labels: what to call the nodes.
-        positions: the order in which it makes them; two outputs may be the same tensor.
-    """
+    """A program and what it gives, by the name of the output."""
 
     program: Program
     layouts: dict[str, Layout]
-    shapes: dict[str, Shape]
-    labels: dict[str, str]
-    positions: dict[str, int]
+    shapes: dict[str, Shape]  # of the maps, (1, C, H, W), for one of the probed images
+    labels: dict[str, str]  # what to call the nodes
+    positions: dict[str, int]  # the order in which it makes them; two outputs may be the same tensor
 
     @property
     def order(self) -> list[str]:
         """The outputs' names in the order in which a forward makes them."""
         return sorted(self.positions, key=lambda name: (self.positions[name], name == FINAL))
 
-    def is_after(self, name: str, other: str) -> bool:
-        """Whether one output is made later than another."""
-        return self.positions[name] > self.positions[other]
 
-
-@dataclass(frozen=True)
-class _Request:
-    """Whose outputs are wanted.
-
-    Attributes:
-        model: the backbone; it is only read.
-        measured: its probe.
-        sites: the call sites, by the name of the output.
-        by_number: outputs that the user asked for by number: a functional activation directly after them is included.
-        next_reader: the module that consumes each output that the rule found, None after the last.
-    """
+class _Request(NamedTuple):
+    """Whose outputs are wanted; ``next_reader`` is the module that consumes each output that the rule found."""
 
     model: nn.Module
     measured: Probe
@@ -87,7 +69,7 @@ def extract(
     ``readers`` are the modules that read the outputs found by the rule: all functions between the two are included.
 
     Raises:
-        ValueError: if a target is not a map, or neither way of extraction gives it.
+        ValueError: if a target is not a map, or neither a graph nor hooks give it.
     """
     own = {name: target for name, target in targets.items() if isinstance(target, Intermediate)}
     if own:
@@ -156,14 +138,12 @@ def _by_hooks(request: _Request) -> Extraction:
     }
     layouts, shapes = measure(program, measured, labels)
     check_values(model, measured, program, layouts, labels, {}, request.next_reader)
-    calls = list(measured.root.calls())
-    # Calls are listed as they begin; the innermost one that ends last is where an output is made.
-    ends = {id(call): max(calls.index(inner) for inner in call.calls()) for call in calls}
-    positions = {}
+    calls, positions = list(measured.root.calls()), {}
     for name, watch in watches.items():
         call = measured.call_at(watch.place)
         assert call is not None
-        positions[name] = ends[id(call)]
+        # Calls are listed as they begin; the innermost one that ends last is where an output is made.
+        positions[name] = max(calls.index(inner) for inner in call.calls())
     return Extraction(program, layouts, shapes, labels, positions)
 
 
@@ -176,26 +156,20 @@ def _last_map_between(
     if shape is None or len(shape) != 4 or shape[2] * shape[3] == 1:
         return None
     called = {other.name for other in measured.root.calls()}
-    train, evaluated = names.functions_between(place, reader, called)
     chosen = []
-    for mode, candidates in ((True, train), (False, evaluated)):
+    for mode in (True, False):
+        candidates = names.functions_between(mode, place, reader, called)
         if not candidates:
             return None
         pairs = {n: (n if mode else names.train[0], n if not mode else names.eval[0]) for n in candidates}
         program = GraphProgram.traced(model, traceable_shadow_of(model, measured.mode), pairs)
         (outputs,) = fake_runs(program, measured, mode)
-        same = [n for n in candidates if _is_map_of_size(outputs[n], shape[2:], measured)]
+        maps = [n for n in candidates if getattr(outputs[n], "ndim", 0) == 4]
+        same = [n for n in maps if map_size(outputs[n], measured) == shape[2:]]
         if not same:
             return None
         chosen.append(same[-1])
     return chosen[0], chosen[1]
-
-
-def _is_map_of_size(output: Any, size: Shape, measured: Probe) -> bool:
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        return False
-    layout = measured.layout(tuple(output.shape))
-    return layout is not None and map_shape(tuple(output.shape), layout)[2:] == size
 
 
 def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermediate]) -> Extraction:
@@ -209,34 +183,15 @@ def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermed
 
 def _what_a_graph_would_lose(model: nn.Module, measured: Probe) -> str | None:
     """What the model does in addition to computing its maps, or None."""
-    if _checkpoints(model):
-        return "its gradient checkpointing"
-    if any(is_called_otherwise(module) for module in model.modules() if any(True for _ in module.children())):
+    modules = list(model.modules())
+    if any(getattr(module, flag, False) is True for module in modules for flag in _CHECKPOINTING):
+        return "its gradient checkpointing"  # it would store what is to be computed again
+    if any(is_called_otherwise(module) for module in modules if any(True for _ in module.children())):
         return "the hooks on its modules, or a custom __call__"  # it would call only their forward
-    if _has_generators(model):
+    if any(type(value).__name__ in _GENERATORS for module in modules for value in vars(module).values()):
         return "its own random numbers"  # the graph would repeat the first ones
-    if _switches_itself(measured):
-        return "its own train()"  # for example, to keep BatchNorm frozen
-    return None
-
-
-def _checkpoints(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on, by the flags of timm, transformers, torchvision and OpenMMLab.
-
-    A graph would store what is to be computed again.
-    """
-    flags = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient", "use_checkpoint", "with_cp")
-    return any(getattr(module, flag, False) is True for module in model.modules() for flag in flags)
-
-
-def _has_generators(model: nn.Module) -> bool:
-    kinds = {"Random", "Generator", "RandomState"}  # of Python; of torch and NumPy; of NumPy
-    values = (value for module in model.modules() for value in vars(module).values())
-    return any(type(value).__name__ in kinds for value in values)
-
-
-def _switches_itself(measured: Probe) -> bool:
-    """Whether the model's own ``train`` leaves modules as they are."""
     modes = (True, False)  # evaluation last: the shadow goes on being used
     flags = [(m.training, mode) for mode in modes for m in switched(measured.shadow, mode).modules()]
-    return any(flag is not mode for flag, mode in flags)
+    if any(flag is not mode for flag, mode in flags):
+        return "its own train()"  # for example, to keep BatchNorm frozen
+    return None

@@ -41,6 +41,7 @@ _LEAVE_THE_MAP = frozenset(
 
 _BELONG_TO_A_STAGE = ACTIVATIONS | MAKE_ANOTHER_MAP | _LEAVE_THE_MAP
 
+MOST_NAMES = 24  # that an error lists
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
 
@@ -89,12 +90,10 @@ class GraphNames:
         return (train, evaluated), name if inside else f"{name} + {evaluated}"
 
     def functions_between(
-        self, place: CallSite, reader: CallSite | None, called: set[str]
-    ) -> tuple[list[str], list[str]]:
-        """The functions, in train and in eval mode, that run between a module and the next at its level."""
-        return self._between(self.train, place, reader, called), self._between(self.eval, place, reader, called)
-
-    def _between(self, names: list[str], place: CallSite, reader: CallSite | None, called: set[str]) -> list[str]:
+        self, training: bool, place: CallSite, reader: CallSite | None, called: set[str]
+    ) -> list[str]:
+        """The functions, in train or in eval mode, that run between a module and the next at its level."""
+        names = self.train if training else self.eval
         begin = names.index(self._last_of(names, place, False)) + 1
         end = len(names)
         if reader is None:  # heads follow: only what directly follows belongs to the stage
@@ -111,8 +110,10 @@ class GraphNames:
         repeated = place.calls > 1
         positions = [i for i, name in enumerate(names) if _is_under(name, place.node, repeated)]
         if not positions:
+            known = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in self.eval))  # two levels of names
+            more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
             raise ValueError(
-                f"the backbone has no node {place.node!r}; it has {_abridged(_module_names(self.eval))}. "
+                f"the backbone has no node {place.node!r}; it has {', '.join(known[:MOST_NAMES])}{more}. "
                 "torchvision.models.feature_extraction.get_graph_node_names(backbone) lists every node"
             )
         position = positions[-1]
@@ -120,22 +121,16 @@ class GraphNames:
             position = positions[len(positions) // place.calls * (place.call + 1) - 1]
         if following_activation and position + 1 < len(names):
             follower = names[position + 1]
-            if re.sub(r"_\d+$", "", follower) in ACTIVATIONS:
+            if _function_of(follower) in ACTIVATIONS and "." not in follower:
                 position += 1
         return names[position]
 
 
 class GraphProgram:
-    """Tapped outputs by two graphs, one for training and one for evaluation, as Python functions.
+    """Tapped outputs by two graphs, by ``training``, as Python functions that return their nodes' values by node name.
 
     They are rebuilt from plain data when pickled or copied: torch would pickle a graph's code and trace that again,
-    which opens what had to be kept in one piece.
-
-    Args:
-        architecture: the backbone's class.
-        nodes: for each name of an output, its exact node in the train and in the eval graph.
-        graphs: by ``training``, each returning its nodes' values by node name.
-        constants: tensors that a forward itself makes, by the names that the graphs know them by.
+    which opens what had to be kept in one piece. ``constants`` are tensors that a forward itself makes.
     """
 
     def __init__(
@@ -402,7 +397,7 @@ def _renew_constants(graph: fx.Graph, model: nn.Module, shadow: nn.Module) -> No
 
 def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
     """Clone a tapped map that a later node overwrites in place (the sum before a ResNet block's last ReLU)."""
-    output = next(node for node in graph.nodes if node.op == "output")
+    output = _output_of(graph)
     for tapped in output.all_input_nodes:
         if _is_overwritten(tapped, shadow):
             with graph.inserting_after(tapped):
@@ -467,13 +462,3 @@ def _is_under(name: str, node: str, repeated: bool) -> bool:
     """Whether a graph node belongs to a module; those of a leaf's second and later calls are ``leaf_1`` and so on."""
     numbered = repeated and re.fullmatch(re.escape(node) + r"_\d+", name) is not None
     return name == node or name.startswith(node + ".") or numbered
-
-
-def _module_names(names: list[str]) -> list[str]:
-    """The first two levels of the names, in order, once each."""
-    return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
-
-
-def _abridged(names: list[str], limit: int = 24) -> str:
-    shown = ", ".join(names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
@@ -29,13 +30,7 @@ _READS_ONLY = frozenset({"__get__", "dim", "size", "is_contiguous"})
 
 
 class Activation(NamedTuple):
-    """A function of ``torch.nn.functional`` with its other arguments.
-
-    Attributes:
-        name: of the function.
-        arguments: those after the input.
-        keywords: except ``inplace``.
-    """
+    """A function of ``torch.nn.functional`` with its arguments after the input, except ``inplace``."""
 
     name: str
     arguments: tuple[Any, ...] = ()
@@ -48,19 +43,12 @@ class Activation(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """The output that a hook waits for.
-
-    Attributes:
-        place: the module and the call of it.
-        key: where in the output the map is, or None if the output is the map.
-        activation: the function that directly follows and belongs to it, or None.
-        overwritten: whether something later overwrites it in place, so that it has to be copied.
-    """
+    """The output that a hook waits for."""
 
     place: CallSite
-    key: Key | None = None
-    activation: Activation | None = None
-    overwritten: bool = False
+    key: Key | None = None  # where in the output the map is; None if the output is the map
+    activation: Activation | None = None  # the function that directly follows and belongs to it
+    overwritten: bool = False  # whether something later overwrites it in place, so that it has to be copied
 
 
 class HookProgram(OwnCodeProgram):
@@ -69,23 +57,15 @@ class HookProgram(OwnCodeProgram):
     The hooks and their results are plain objects inside the twin, so that copies and pickles get their own.
     """
 
-    def __init__(self, architecture: str, watches: dict[str, Watch]) -> None:
-        super().__init__(architecture)
-        self.watches = watches
-        self.catch = _Catch(watches)
+    wanted: Mapping[str, Watch]
 
-    @property
-    def names(self) -> list[str]:
-        """Of the outputs."""
-        return list(self.watches)
-
-    def only(self, *names: str) -> HookProgram:
-        """A program, not settled anywhere, for some of the outputs."""
-        return HookProgram(self.architecture, {name: self.watches[name] for name in names})
+    def __init__(self, architecture: str, wanted: Mapping[str, Watch]) -> None:
+        super().__init__(architecture, wanted)
+        self.catch = _Catch(wanted)
 
     def prepared(self, twin: nn.Module) -> nn.Module:
         """Put the hooks on."""
-        for node in {watch.place.node for watch in self.watches.values()}:
+        for node in {watch.place.node for watch in self.wanted.values()}:
             twin.get_submodule(node).register_forward_hook(_Hook(self.catch, node))
         return twin
 
@@ -93,16 +73,16 @@ class HookProgram(OwnCodeProgram):
         """Run the twin until every output has been seen."""
         # Not a call where it would be the same: torch.export would look for the twin among the host's modules.
         run = self.source if is_called_otherwise(self.source) else self.source.forward
-        found = self.catch.start().found
+        found = self.catch.start()
         try:
             with suppress(Seen):
                 run(images)
         finally:
             self.catch.end()
-        missing = [self.watches[name].place.node for name in self.watches if name not in found]
+        missing = [watch.place.node for name, watch in self.wanted.items() if name not in found]
         if missing:
             raise RuntimeError(f"the backbone's forward did not call {missing}; wrap it in the mode that it is used in")
-        for name, watch in self.watches.items():
+        for name, watch in self.wanted.items():
             if watch.activation is not None:
                 found[name] = watch.activation(found[name])
         return found
@@ -118,28 +98,19 @@ class Seen(BaseException):
     """Every output has been seen. Not an Exception, so that no handler in a forward stops it."""
 
 
-class _Run(NamedTuple):
-    """One forward: how often each module was called, and what was found."""
-
-    calls: dict[str, int]
-    found: dict[str, Tensor]
-
-
 class _Catch:
-    """What the hooks of one twin fill during one forward; several threads may run one at a time each.
+    """What the hooks of one twin fill during one forward; several threads may run one at a time each."""
 
-    Attributes:
-        watches: what to wait for.
-        runs: by thread. Between forwards there is none: a result that stayed would keep a graph's memory alive.
-    """
-
-    def __init__(self, watches: dict[str, Watch]) -> None:
+    def __init__(self, watches: Mapping[str, Watch]) -> None:
         self.watches = watches
-        self.runs: dict[int, _Run] = {}
+        # By thread, how often each module was called and what was found. Between forwards there is none: a result that
+        # stayed would keep a graph's memory alive.
+        self.runs: dict[int, tuple[dict[str, int], dict[str, Tensor]]] = {}
 
-    def start(self) -> _Run:
-        run = self.runs[_thread()] = _Run({}, {})
-        return run
+    def start(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        self.runs[_thread()] = {}, found
+        return found
 
     def end(self) -> None:
         self.runs.pop(_thread(), None)
@@ -148,13 +119,14 @@ class _Catch:
         run = self.runs.get(_thread())
         if run is None:  # not in a forward of ours, such as where checkpointing repeats a part of it
             return
-        call = run.calls.get(node, 0)
-        run.calls[node] = call + 1
+        calls, found = run
+        call = calls.get(node, 0)
+        calls[node] = call + 1
         for name, watch in self.watches.items():
             if watch.place.node == node and watch.place.call == call:
                 tensor = output if watch.key is None else tensors_in(output)[watch.key]
-                run.found[name] = tensor.clone() if watch.overwritten else tensor
-        if len(run.found) == len(self.watches):
+                found[name] = tensor.clone() if watch.overwritten else tensor
+        if len(found) == len(self.watches):
             raise Seen
 
 
@@ -205,8 +177,8 @@ def safe_watch_for(place: CallSite, measured: Probe, following_activation: bool)
     overwritten = overwritten or _followed(watch, measured, training=True)[1]
     if following_activation and function.name.strip("_") in MAKE_ANOTHER_MAP:
         raise ValueError(
-            f"the function {function.name!r} makes another map of that of {place.node!r}, and only a graph could tap "
-            "it; write it as a module, or name the modules that are to be tapped"
+            f"the function {function.name!r} makes another map of that of {place.node!r}, and hooks "
+            "cannot tap it; write the function as a module, or name the modules to tap"
         )
     activation = function._replace(name=function.name.rstrip("_"))
     belongs = following_activation and function.name in ACTIVATIONS

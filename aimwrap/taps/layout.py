@@ -59,9 +59,9 @@ class Layout(NamedTuple):
             if grid[0] * grid[1] == tokens:
                 return grid[0], grid[1]
         raise ValueError(
-            f"the backbone makes {tokens} tokens of images of {size[0]} x {size[1]}, which is not a grid like the "
-            f"{self.grid[0]} x {self.grid[1]} of {self.image_size[0]} x {self.image_size[1]}; resize the images to "
-            "that size, or wrap the backbone with example_input= of this one"
+            f"the backbone makes {tokens} tokens of images of {size[0]} x {size[1]}: they do not fill a grid, as those "
+            f"of {self.image_size[0]} x {self.image_size[1]} fill {self.grid[0]} x {self.grid[1]}; resize the images "
+            "to the latter size, or wrap the backbone with example_input= of this one"
         )
 
 

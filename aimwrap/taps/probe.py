@@ -53,7 +53,7 @@ class Call:
     input_shape: Shape | None = None
     output_shape: Shape | None = None
     channels_last: bool = False  # whether the output itself is (N, H, W, C)
-    container: str | None = None  # the type of an output that is no tensor but holds some
+    container: str | None = None  # the type of an output that is not a tensor but holds some
     contained: dict[Key, Shape] = field(default_factory=dict)  # what it holds, by index or name
     children: list[Call] = field(default_factory=list)
 
@@ -88,13 +88,13 @@ class Call:
 
 @dataclass
 class Probe:
-    """What one forward of the whole backbone showed.
+    """What one forward of the complete backbone showed.
 
     Attributes:
         shadow: the fake-tensor copy, in eval mode.
         mode: the fake mode its tensors live in.
         image_shape: (N, C, H, W) of the images it was fed.
-        root: the call of the whole model.
+        root: the call of the model itself.
         parameters: number of parameters, classifier included.
         macs: multiply-accumulates for one image, classifier included.
         writes_parameters: whether the forward changes parameters in evaluation, too.
@@ -117,16 +117,15 @@ class Probe:
     def grids(self) -> set[tuple[int, int]]:
         """(height, width) of every map that was seen: what tokens may be laid out on."""
         shapes = {call.output_shape for call in self.root.calls() if call.output_shape is not None}
-        return {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1 and self._fits(shape)}
+        maps = {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1}
+        height, width = self.image_shape[2:]
+        ratios = {size: (height / size[0], width / size[1]) for size in maps}
+        return {s for s, (h, w) in ratios.items() if min(h, w) >= 1 and abs(math.log2(h / w)) <= STRIDE_TOLERANCE}
 
     def is_even(self) -> bool:
         """Whether every map's stride is near a power of two."""
         octaves = [math.log2(self.image_shape[2] / height) for height, _ in self.grids]
         return all(abs(octave - round(octave)) <= STRIDE_TOLERANCE for octave in octaves)
-
-    def _fits(self, shape: Shape) -> bool:
-        ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
-        return min(ratios) >= 1 and abs(math.log2(ratios[0] / ratios[1])) <= STRIDE_TOLERANCE
 
     def place(self, call: Call) -> CallSite:
         """The call site of a recorded call."""
@@ -203,7 +202,8 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
                 "or replace it, for example by torch.where"
             ) from error
         except Exception as error:  # a user's forward may raise anything, and the next size may work
-            failures.append(f"{tuple(image_shape)}: {type(error).__name__}: {_first_line(error)}")
+            reason = str(error).strip().partition("\n")[0]
+            failures.append(f"{tuple(image_shape)}: {type(error).__name__}: {reason}")
             continue
         found = Probe(shadow, mode, image_shape, root, parameters, counter.get_total_flops() // 2, writes.any())
         if uneven is not None:
@@ -356,8 +356,3 @@ def tensors_in(output: object) -> dict[Key, Tensor]:
     else:
         items = ()
     return {key: value for key, value in items if isinstance(value, Tensor)}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else ""

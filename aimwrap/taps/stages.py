@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .copies import quiet_fakes, switched, twin_of
-from .intermediates import LAST, call_intermediates
 from .layout import STRIDE_TOLERANCE, Shape, map_shape
 from .probe import Call, CallSite, Probe, tensors_in
+from .usage import LAST, call_intermediates
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -31,7 +31,7 @@ class Intermediate(NamedTuple):
     """One of the maps that a timm model's own ``forward_intermediates`` returns.
 
     Attributes:
-        position: its index among them; :data:`~.whole.LAST` means the final features.
+        position: its index among them; :data:`~.usage.LAST` means the final features.
         node: the module that timm's record names for it.
     """
 
@@ -174,7 +174,7 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
     names = [m if modules.count(m) == 1 else f"{m} (intermediate {i})" for i, m in enumerate(modules)]
     own = [Intermediate(index, name) for index, name in enumerate(names)]
     # Of the final features only tokens and maps can be selected from; a class token alone has read the last map.
-    last = Intermediate(LAST, "final features") if _fills(final, shapes[-1], probe) else own[-1]
+    last = Intermediate(LAST, "final features") if map_size(final, probe) == shapes[-1][2:] else own[-1]
     found_by = "timm's forward_intermediates"
     if len({shape[2:] for shape in shapes}) == 1:
         blocks = _blocks(probe)
@@ -189,12 +189,10 @@ def _by_intermediates(model: nn.Module, probe: Probe, ruled: Stages) -> Stages |
     return Stages(nodes, last, before, found_by=found_by, candidates=_candidates(probe), final_node=final_node)
 
 
-def _fills(final: object, deepest: Shape, probe: Probe) -> bool:
-    """Whether final features are a map of the deepest intermediate's size."""
-    if not isinstance(final, Tensor):
-        return False
-    layout = probe.layout(tuple(final.shape))
-    return layout is not None and map_shape(tuple(final.shape), layout)[2:] == deepest[2:]
+def map_size(output: object, probe: Probe) -> Shape | None:
+    """(H, W) of the map that an output is, or that its tokens make; None if it is neither."""
+    layout = probe.layout(tuple(output.shape)) if isinstance(output, Tensor) else None
+    return None if layout is None or not isinstance(output, Tensor) else map_shape(tuple(output.shape), layout)[2:]
 
 
 def _blocks(probe: Probe) -> list[Call]:
@@ -229,7 +227,7 @@ def _last_alike(probe: Probe, block: Call) -> CallSite:
 def _candidates(probe: Probe) -> tuple[str, ...]:
     """For each size of map, the outermost module that last gives one, or its tokens: what a user may name."""
     by_size: dict[tuple[int, int], str] = {}
-    for call in _outermost(probe.root, probe):
+    for call in (call for child in probe.root.children for call in _expand(child)):
         shape = call.output_shape if call.only_map is None else call.contained[call.only_map]
         layout = probe.layout(shape) if shape is not None else None
         if shape is not None and layout is not None:
@@ -237,16 +235,6 @@ def _candidates(probe: Probe) -> tuple[str, ...]:
             if height * width > 1:
                 by_size[height, width] = call.name
     return tuple(by_size.values())
-
-
-def _outermost(call: Call, probe: Probe) -> Iterator[Call]:
-    spans = call.doublings
-    opened = call.name == "" or call.output_shape is None or spans is None or spans >= 2
-    if call.children and opened and not _is_token_body(call) and not _returns_maps_in_a_container(call):
-        for child in call.children:
-            yield from _outermost(child, probe)
-    elif call.name:
-        yield call
 
 
 def _by_module_boundaries(probe: Probe) -> Stages:
@@ -316,9 +304,8 @@ def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
 
 
 def _next_place(call: Call, counted: list[Call], probe: Probe) -> CallSite | None:
-    index = next(i for i, other in enumerate(counted) if other is call)
-    following = [c for c in counted[index + 1 :] if not isinstance(c.module, _DO_NOTHING)]
-    return probe.place(following[0]) if following else None
+    following = counted[next(i for i, other in enumerate(counted) if other is call) + 1 :]
+    return next((probe.place(c) for c in following if not isinstance(c.module, _DO_NOTHING)), None)
 
 
 def _returns_maps_in_a_container(call: Call) -> bool:
@@ -358,7 +345,7 @@ def _is_token_body(call: Call) -> bool:
 
 
 def _level(shape: Shape | None, probe: Probe) -> int | None:
-    """log2 of a map's stride, or None where the shape is no (N, C, H, W) map at a power of two."""
+    """log2 of a map's stride, or None where the shape is not an (N, C, H, W) map at a power of two."""
     if shape is None or len(shape) != 4:
         return None
     octaves = [math.log2(image / side) for image, side in zip(probe.image_shape[2:], shape[2:], strict=True)]
@@ -440,15 +427,13 @@ def _without_do_nothing(calls: list[Call]) -> list[Call]:
 
 def _is_head_expansion(call: Call) -> bool:
     convolutions = [module for module in call.module.modules() if isinstance(module, nn.Conv2d)]
-    widening = all(conv.stride == (1, 1) and (conv.kernel_size == (1, 1) or _multiplies(conv)) for conv in convolutions)
-    if not convolutions or not widening or call.input_shape is None or call.output_shape is None:
+    if not convolutions or call.input_shape is None or call.output_shape is None:
         return False
+    for conv in convolutions:
+        several = conv.groups == conv.in_channels < conv.out_channels  # of each channel: FastViT widens its last map so
+        if conv.stride != (1, 1) or not (conv.kernel_size == (1, 1) or several):
+            return False
     return call.output_shape[1] > call.input_shape[1]
-
-
-def _multiplies(conv: nn.Conv2d) -> bool:
-    """A depthwise convolution that makes several channels of each: FastViT widens its last map so."""
-    return conv.groups == conv.in_channels < conv.out_channels
 
 
 def _last_weighted(probe: Probe) -> nn.Module | None:

@@ -51,7 +51,7 @@ class TappedModel:
         paper_stage_offset: by how much the paper's stage count is ahead of ours on this backbone.
         deepest_stage: the number of the deepest stage found, or None.
         parameters: of the backbone, classifier included.
-        macs: of the whole backbone for one probed image, classifier included.
+        macs: of the complete backbone for one probed image, classifier included.
     """
 
     backbone: TappedBackbone
@@ -93,7 +93,8 @@ def tap_backbone(
         targets[FINAL] = _final_target(found, targets, type(model).__name__)
     by_number = frozenset(name for name in targets if name not in stages)
     extraction = extract(model, measured, targets, by_number, found.readers)
-    later = [name for name in extraction.order if final and extraction.is_after(name, FINAL)]
+    made = extraction.positions
+    later = [name for name in extraction.order if final and made[name] > made[FINAL]]
     if later and all(name in by_number for name in later):
         targets[FINAL] = targets[later[-1]]  # a record knows better what the last map is
         extraction = extract(model, measured, targets, by_number, found.readers)
@@ -118,24 +119,18 @@ def tap_backbone(
     )
 
 
-def _under_its_first_name(name: str, model: nn.Module) -> str:
-    """A module with several names is recorded under the first."""
-    known = dict(model.named_modules(remove_duplicate=False))
-    first = next((first for first, module in model.named_modules() if module is known.get(name)), name)
-    return first or name
-
-
 def _targets(stages: Sequence[Stage], found: Stages, model: nn.Module) -> dict[Stage, Target]:
     """Whose outputs the user means, by number or by name."""
     architecture = type(model).__name__
     numbers = [stage for stage in stages if isinstance(stage, int)]
     counts_blocks = bool(found.blocks) and any(number > HIGHEST_STAGE for number in numbers)
+    known = dict(model.named_modules(remove_duplicate=False))
+    first = {module: name for name, module in model.named_modules()}
+    number = _block if counts_blocks else _stage
     targets = {
-        stage: CallSite(_under_its_first_name(stage, model))
+        stage: CallSite(first.get(known.get(stage)) or stage)  # a module with several names is recorded under the first
         if isinstance(stage, str)
-        else _block(stage, found, architecture)
-        if counts_blocks
-        else _stage(stage, found, architecture)
+        else number(stage, found, architecture)
         for stage in stages
     }
     if any(isinstance(target, Intermediate) for target in targets.values()) and len(numbers) < len(stages):
@@ -155,7 +150,9 @@ def _block(number: int, found: Stages, architecture: str) -> Target:
 
 
 def _stage(stage: int, found: Stages, architecture: str) -> Target:
-    by_name = f"name its nodes instead, for example stages={_example(found) or ['a node', 'another']}"
+    named = [target.node for _, target in sorted(found.nodes.items()) if isinstance(target, CallSite)]
+    example = (list(found.candidates) or named)[-2:]
+    by_name = f"name its nodes instead, for example stages={example or ['a node', 'another']}"
     if found.blocks and stage not in found.nodes:
         count = len(found.blocks)
         chosen = sorted({(count - 1) // 2, count - 1})
@@ -182,11 +179,6 @@ def _stage(stage: int, found: Stages, architecture: str) -> Target:
             f"or {by_name}"
         )
     return found.nodes[stage]
-
-
-def _example(found: Stages) -> list[str]:
-    names = list(found.candidates) or [t.node for _, t in sorted(found.nodes.items()) if isinstance(t, CallSite)]
-    return names[-2:]
 
 
 def _final_target(found: Stages, targets: dict[str, Target], architecture: str) -> Target:

@@ -1,14 +1,16 @@
-"""A program that runs the backbone's own code, and which parts of the backbone its outputs use.
+"""Programs that run the backbone's own code, and which parts of the backbone their outputs use.
 
-For backbones that cannot be traced, or that return intermediates themselves. The program runs on a copy of the modules
-with the same parameters (:func:`.copies.twin_of`), so the user's model is not changed. Modules and parameters that the
-tapped outputs do not use are removed from the copy: an optimiser does not see them, and DistributedDataParallel does
-not wait for their gradients.
+For backbones that cannot be traced (:mod:`.hooks`), or that return intermediates themselves. The program runs on a copy
+of the modules with the same parameters (:func:`.copies.twin_of`), so the user's model is not changed. Modules and
+parameters that the tapped outputs do not use are removed from the copy: an optimiser does not see them, and
+DistributedDataParallel does not wait for their gradients.
 """
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
@@ -22,23 +24,17 @@ from .copies import joined, quiet_fakes, shadow_of, switched, twin_of
 from .layout import Shape
 from .probe import fake_images
 
+LAST = -1  # the index of the final features of forward_intermediates among the intermediates
+
 
 class Usage(NamedTuple):
-    """What a program's outputs depend on, in either mode.
+    """What a program's outputs depend on, in either mode, by name."""
 
-    Attributes:
-        entered: names of the modules that are called.
-        used: names of the parameters that are used.
-        reached: names of those among them that a gradient reaches.
-        cut_off: names of the outputs that carry no gradient in training.
-        finished: names of the modules whose calls had ended when the last output was seen.
-    """
-
-    entered: set[str]
-    used: set[str]
-    reached: set[str]
-    cut_off: set[str]
-    finished: set[str]
+    entered: set[str]  # modules that are called
+    used: set[str]  # parameters
+    reached: set[str]  # those among them that a gradient reaches
+    cut_off: set[str]  # outputs that carry no gradient in training
+    finished: set[str]  # modules whose calls had ended when the last output was seen
 
 
 class OwnCodeProgram:
@@ -46,6 +42,7 @@ class OwnCodeProgram:
 
     Attributes:
         architecture: the backbone's class.
+        wanted: by the name of each output, where the subclass finds it.
         source: the twin, once settled on a host, with which it shares its dicts of modules, parameters and buffers.
         usage: what the outputs depend on, once measured.
         image_shape: of the images it was measured with.
@@ -53,8 +50,9 @@ class OwnCodeProgram:
 
     source: nn.Module
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, wanted: Mapping[str, Any]) -> None:
         self.architecture = architecture
+        self.wanted = wanted
         self.usage: Usage | None = None
         self.image_shape: Shape | None = None
 
@@ -66,18 +64,13 @@ class OwnCodeProgram:
         """Make the twin ready to be run by :meth:`outputs`."""
         return twin
 
-    @property
-    def names(self) -> list[str]:
-        """Of the outputs."""
-        raise NotImplementedError
-
     def only(self, *names: str) -> OwnCodeProgram:
         """A program, not settled anywhere, for some of the outputs."""
-        raise NotImplementedError
+        return type(self)(self.architecture, {name: self.wanted[name] for name in names})
 
     def settled(self, host: nn.Module, model: nn.Module) -> OwnCodeProgram:
         """Give the host the parts of a twin of the model that the outputs depend on."""
-        program = self.only(*self.names)
+        program = self.only(*self.wanted)
         program.usage, program.image_shape = self.usage, self.image_shape
         program.source = program.prepared(twin_of(model, with_hooks=True))
         if self.usage is not None:
@@ -119,6 +112,42 @@ class OwnCodeProgram:
             )
 
 
+class IntermediatesProgram(OwnCodeProgram):
+    """Tapped outputs by timm's ``forward_intermediates``, which reshapes tokens to maps.
+
+    For each name of an output ``wanted`` has its index among the intermediates, or :data:`LAST`.
+    """
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the twin's ``forward_intermediates``."""
+        indices = sorted({index for index in self.wanted.values() if index != LAST})
+        final, maps = call_intermediates(self.source, images, indices, with_final=LAST in self.wanted.values())
+        return {n: final if i == LAST else maps[indices.index(i)] for n, i in self.wanted.items()}
+
+
+def call_intermediates(
+    model: nn.Module, images: Tensor, indices: list[int] | None, with_final: bool
+) -> tuple[Any, list[Tensor]]:
+    """Call a timm model's ``forward_intermediates``, whose arguments vary a little among models.
+
+    Returns:
+        The final features, None unless asked for, and the intermediates as (N, C, H, W) maps.
+    """
+    asked = {
+        "indices": 1 if indices == [] else indices,  # none of the maps, but these models want at least one
+        "output_fmt": "NCHW",
+        "stop_early": True,
+        "intermediates_only": not with_final,
+    }
+    function: Callable[..., Any] = getattr(model, "forward_intermediates")  # noqa: B009  (not every module has one)
+    known = inspect.signature(function).parameters
+    result = function(images, **{key: value for key, value in asked.items() if key in known})
+    if not with_final and "intermediates_only" in known:
+        return None, list(result)
+    final, maps = result
+    return final if with_final else None, list(maps)
+
+
 class Removed(nn.Module):
     """In place of a part of the backbone that the tapped outputs did not need when it was wrapped."""
 
@@ -138,7 +167,7 @@ def _usage_of(program: OwnCodeProgram, model: nn.Module, image_shape: Shape) -> 
     usage = Usage(set(), set(), set(), set(), set())
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for training in (True, False):
-        run = program.only(*program.names)
+        run = program.only(*program.wanted)
         run.source = switched(run.prepared(shadow_of(model, mode)), training)
         parameters = {n: p for n, p in run.source.named_parameters(remove_duplicate=False) if p.is_floating_point()}
         for parameter in parameters.values():
@@ -152,7 +181,11 @@ def _usage_of(program: OwnCodeProgram, model: nn.Module, image_shape: Shape) -> 
         with whatever, torch.enable_grad(), quiet_fakes(), mode:
             with _Uses(parameters, usage.used):
                 outputs = run.outputs(fake_images(run.source, mode, (2, *image_shape[1:])))
-            usage.reached.update(_reached(list(outputs.values()), parameters, usage.entered))
+            try:
+                usage.reached.update(gradients_reach(list(outputs.values()), parameters))
+            except RuntimeError:  # no gradient, or an operation without one: take the parameters of what was called
+                called = usage.entered | {""}
+                usage.reached.update(name for name in parameters if name.rpartition(".")[0] in called)
             lost = {name for name, output in outputs.items() if not output.requires_grad}
             usage.cut_off.update(lost if training and parameters else ())
     return usage
@@ -173,14 +206,6 @@ class _Uses(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _reached(outputs: list[Tensor], parameters: dict[str, nn.Parameter], entered: set[str]) -> set[str]:
-    """The parameters that a gradient from the outputs reaches, or those of what was called where none can be taken."""
-    try:
-        return gradients_reach(outputs, parameters)
-    except RuntimeError:  # no gradient, or an operation without one
-        return {name for name in parameters if name.rpartition(".")[0] in entered | {""}}
-
-
 def gradients_reach(outputs: list[Tensor], parameters: dict[str, nn.Parameter]) -> set[str]:
     """The names of the parameters that a gradient from the outputs reaches."""
     total = torch.stack([output.float().sum() for output in outputs]).sum()
@@ -193,7 +218,8 @@ def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
 
     Those that are used, but never reached by a gradient, become buffers, so that nothing waits for their gradients.
     """
-    kept = {name[:end] for name in usage.entered | usage.used | usage.reached for end in (*_dots(name), len(name))}
+    needed = usage.entered | usage.used | usage.reached
+    kept = {".".join(name.split(".")[:end]) for name in needed for end in range(1, name.count(".") + 2)}
     for name, module in list(twin.named_modules(remove_duplicate=False)):
         for key, parameter in list(module._parameters.items()):
             full = joined(name, key)
@@ -203,14 +229,7 @@ def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
                     del module._parameters[key]
                     module.register_buffer(key, parameter.detach())
         for key, child in list(module._modules.items()):
-            listed = isinstance(child, nn.ModuleList | nn.ModuleDict)  # may be looked through; what it holds goes
-            if child is not None and not listed and joined(name, key) not in kept and _has_parameters(child):
+            if child is None or isinstance(child, nn.ModuleList | nn.ModuleDict):
+                continue  # lists may be looked through; what they hold goes
+            if joined(name, key) not in kept and any(True for _ in child.parameters()):
                 module._modules[key] = Removed()
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
-
-
-def _dots(name: str) -> list[int]:
-    return [position for position, letter in enumerate(name) if letter == "."]

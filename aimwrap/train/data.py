@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -30,6 +29,7 @@ from ..data import (
 from ..data.registry import read_by_name
 from ..data.release import Record, groups_of
 from ..preprocessing import Preprocessing
+from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
 
 # The purposes of random numbers, which `mixed` takes after the run's seed.
@@ -161,23 +161,11 @@ class SeededImages(Dataset[tuple[Sample, int]]):
 
     def __getitem__(self, draw: Draw) -> tuple[Sample, int]:
         """Read and augment an image."""
-        with _generators_at(draw.seed):
+        with unmoved_generators():
+            torch.default_generator.manual_seed(draw.seed)  # the CPU's alone: workers must not touch a GPU
+            random.seed(draw.seed)
+            np.random.seed(draw.seed % 2**32)
             return self.images[draw.image], draw.seed
-
-
-@contextmanager
-def _generators_at(seed: int) -> Iterator[None]:
-    """Torch's, Python's and NumPy's generators at a seed, and afterwards as they were."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    torch.default_generator.manual_seed(seed)  # the CPU's alone: workers must not touch a GPU
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
 
 
 def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> Iterable[SeededBatch]:
@@ -283,7 +271,10 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
         count = round(settings.hold_out * len(members))
         out.update(members[torch.randperm(len(members), generator=generator)[:count]].tolist())
     if not out or len(out) == len(train):
-        raise ValueError(f"hold_out={settings.hold_out:g} of {len(train)} training images leaves a split empty")
+        raise ValueError(
+            f"hold_out={settings.hold_out:g} of {len(train)} training images leaves a split without "
+            "images; hold out another share"
+        )
     records = [record._replace(split="val") if number in out else record for number, record in enumerate(train.records)]
     others = [record for record in train.release.records if record.split != "train"]
     release = replace(train.release, records=(*records, *others))

@@ -152,7 +152,7 @@ def launched_fabric(
         raise ValueError(f"accelerator must be auto, cpu or cuda, got {accelerator!r}")
     gpus = torch.cuda.device_count()
     if accelerator == "cuda" and not gpus:
-        raise ValueError("accelerator='cuda' needs a GPU that this torch can use, and it finds none; 'cpu' needs none")
+        raise ValueError("accelerator='cuda' needs a GPU that this torch can use, and it finds none; use 'cpu' instead")
     if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
         raise ValueError("precision='16-mixed' needs a GPU; on a CPU there are '32-true' and 'bf16-mixed'")
     launch = launch_of(os.environ, devices, nodes)

@@ -69,7 +69,8 @@ def evaluate(
         groups = labels if batch.group is None else batch.group.to(device)
         with fabric.autocast():
             seen = look(subject, pixels) if subject is not None and known else None
-            output = model(pixels) if seen is None else seen.output
+            # AIM's look has its own logits; those that a plain network's map adds up to are rounded otherwise.
+            output = seen.output if seen is not None and isinstance(model, AIM) else model(pixels)
         accuracy.update(output.logits, labels, groups)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
@@ -152,7 +153,7 @@ def chosen_rule(asked: Selection | None, splits: Splits) -> Selection:
         return "last" if splits.val is None else "validation average"
     if asked != "last" and splits.val is None:
         raise ValueError(
-            f"selection={asked!r} needs a validation split, and {splits.train.release.name} has none; hold_out=0.2 "
+            f"the rule {asked!r} needs a validation split, and {splits.train.release.name} has none; hold_out=0.2 "
             "holds out a fifth of the training images, and selection='last' needs none"
         )
     return asked

@@ -23,7 +23,7 @@ import aimwrap
 from .._files import is_unfinished, remove_unfinished, replacing
 from .._text import with_progress
 from ..backbones.plain import save_plain
-from ..data import Batch, ReleaseDataset
+from ..data import ReleaseDataset
 from ..health import MaskHealth
 from ..model import AIM
 from .checkpoints import (
@@ -38,7 +38,7 @@ from .checkpoints import (
 from .data import SeededBatch
 from .distributed import share_buffers
 from .evaluation import evaluate
-from .run import Report, Result, Run, build_run
+from .run import Report, Result, Run
 from .settings import Settings, differences
 from .tensorboard import check_tensorboard, log_to_tensorboard
 
@@ -94,7 +94,7 @@ def run_training(
     if (folder / RESULT).is_file():
         say(f"{folder} is trained already; its result is in {RESULT}")
         return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
-    run = build_run(settings, folder, fabric, workers=workers, report=report, quiet=quiet, tensorboard=tensorboard)
+    run = Run(settings, folder, fabric, workers=workers, report=report, quiet=quiet, tensorboard=tensorboard)
     fabric.barrier()  # no process writes before all have checked the folder
     if fabric.is_global_zero:
         _begin(run)
@@ -215,9 +215,8 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     if run.schedule is not None:
         line["tau"] = run.schedule.tau
         run.schedule.step()
-    if run.validation_batches is not None:
-        assert run.splits.val is not None
-        line["validation"] = _scores(run, run.splits.val, run.validation_batches, run.health)
+    if run.splits.val is not None:
+        line["validation"] = _scores(run, run.splits.val, run.health)
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]
     keep_if_best(run, epoch, line.get("validation"))
@@ -227,16 +226,15 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     return line
 
 
-def _scores(
-    run: Run, images: ReleaseDataset, batches: Iterable[Batch], health: MaskHealth | None = None
-) -> dict[str, Any]:
+def _scores(run: Run, images: ReleaseDataset, health: MaskHealth | None = None) -> dict[str, Any]:
+    batches = run.batches_of(images)
     return evaluate(run.evaluated, images, batches, run.splits, run.fabric, health, run.activation_maps)
 
 
 def _finish(run: Run) -> Result:
     """Test the selected weights and save them; the file of the result comes last, and marks the run as done."""
     epoch = load_best(run)
-    scores = _scores(run, run.splits.test, run.test_batches)
+    scores = _scores(run, run.splits.test)
     history = run.progress.history
     result = Result(
         run.variant,

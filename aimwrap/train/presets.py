@@ -7,6 +7,7 @@ start from are those that the backbone's library has now, which need not be the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import cleandoc
 from typing import Any, NamedTuple
 
 Overrides = Mapping[str, Any]
@@ -63,7 +64,7 @@ def gals_vanilla() -> Overrides:
     """The plain baseline of GALS on Waterbirds (Petryk et al. 2022; ``configs/waterbirds_95_vanilla.yaml``).
 
     ResNet-50, SGD, the backbone at ten times the classifier's rate, 200 epochs. They select by the validation's
-    class-balanced accuracy, which is none of the rules here; the average is taken in its place.
+    class-balanced accuracy, which is not among the rules here; the average accuracy is used instead.
     """
     rates = {"lr": 1e-2, "head_lr": 1e-3, "weight_decay": 1e-5, "batch_size": 96, "epochs": 200}
     images = {
@@ -90,7 +91,7 @@ def pip_net_convnext() -> Overrides:
     """The rates of PIP-Net on CUB with ConvNeXt-T (Nauta et al. 2023; ``util/args.py``), around AIM.
 
     AdamW without weight decay, the backbone at 5e-4 and the classifier at 5e-2, cosine, 60 epochs, TrivialAugment.
-    Their first ten epochs, which train prototypes without labels, have nothing here that they would train.
+    Their first ten epochs train prototypes without labels. AIM has no prototypes, so they are left out.
     """
     rates = {"optimizer": "adamw", "schedule": "cosine", "lr": 5e-4, "head_lr": 5e-2, "weight_decay": 0.0}
     images = {"augmentation": "trivial-augment", "image_size": 224, "batch_size": 64, "epochs": 60}
@@ -98,10 +99,10 @@ def pip_net_convnext() -> Overrides:
 
 
 def ours_birds() -> Overrides:
-    """Ours, for Waterbirds, CUB and TravelingBirds; a starting point, tuned on none of them.
+    """Ours, for Waterbirds, CUB and TravelingBirds: a starting point that was not tuned on any of them.
 
-    A slow backbone with its norms' statistics kept, new modules at a hundred times its rate: what the study on Stamps
-    found to matter most. Tau falls in the first third of 50 epochs.
+    A low learning rate for the backbone, whose norms keep their statistics, and a hundred times that rate for new
+    layers: this mattered most in the study on Stamps. Tau falls in the first third of 50 epochs.
     """
     rates = {"optimizer": "adamw", "schedule": "cosine", "lr": 1e-5, "head_lr": 1e-3, "weight_decay": 0.05}
     images = {"augmentation": "crop-and-flip", "batch_size": 64, "epochs": 50, "warmup_epochs": 5.0}
@@ -121,7 +122,7 @@ def ours_frozen() -> Overrides:
 
 
 def _preset(source: str, recipe: Callable[[], Overrides]) -> Preset:
-    return Preset(source, recipe(), (recipe.__doc__ or "").strip())
+    return Preset(source, recipe(), cleandoc((recipe.__doc__ or "").replace("``", "")))
 
 
 PRESETS: Mapping[str, Preset] = {

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
-from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -30,8 +29,6 @@ from ..tau import TauScheduler
 from .data import (
     OF_PROCESS,
     BatchOrder,
-    SeededBatch,
-    Splits,
     evaluation_loader,
     mixed,
     prepared,
@@ -41,7 +38,7 @@ from .data import (
 )
 from .distributed import mean_over_processes, synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
-from .settings import Selection, Settings
+from .settings import Settings
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where the backbone has none
 
@@ -122,113 +119,88 @@ class Progress:
         self.sums = torch.tensor(state["sums"] if rank == 0 else [0.0] * 3, dtype=torch.float64)
 
 
-@dataclass
 class Run:
-    """All parts of a run, and its progress."""
+    """All parts of a run that has done nothing yet, and its progress.
 
-    settings: Settings
-    folder: Path
-    fabric: Fabric  # device, precision and processes
-    report: Report  # is called with each epoch's line of the log, and its seconds
-    splits: Splits
-    rule: Selection  # which epoch's weights are kept
-    variant: str  # the model, in words
-    network: AIM | PlainClassifier  # the model itself
-    model: _FabricModule  # the same inside the wrappers of Fabric and DistributedDataParallel, which training calls
-    average: AveragedModel | None  # of the weights
-    criterion: AIMLoss | PlainLoss
-    optimizer: Optimizer
-    order: BatchOrder
-    batches: Iterable[SeededBatch]  # this process's, in that order
-    validation_batches: Iterable[Batch] | None
-    test_batches: Iterable[Batch]
-    schedule: TauScheduler | None = None  # None for a plain run, as health
-    health: MaskHealth | None = None
-    activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
-    lacks: str | None = None  # the measure that the results lack, and the reason
-    progress: Progress = field(default_factory=Progress)
-    quiet: bool = False  # no progress bars
-    tensorboard: bool = False
+    The arguments are those of :func:`~aimwrap.train.run_training`.
+
+    Raises:
+        ValueError: if the settings do not fit the data set, the backbone or the number of processes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        fabric: Fabric,
+        *,
+        workers: int = 0,
+        report: Report = lambda line, seconds: None,
+        quiet: bool = True,
+        tensorboard: bool = False,
+    ) -> None:
+        self.settings, self.folder, self.fabric = settings, folder, fabric
+        self.report, self.quiet, self.tensorboard = report, quiet, tensorboard
+        self.progress = Progress()
+        seed_generators(settings.seed)  # the same new layers in every process
+        splits = read_splits(settings)
+        self.rule = chosen_rule(settings.selection, splits)  # which epoch's weights are kept
+        self.network = network = build_model(settings, len(splits.classes))
+        self.variant = variant_of(settings, network)
+        network.class_names = splits.classes
+        if settings.sync_batchnorm:
+            synchronise_batch_norms(network, fabric)
+        if settings.precision == "64-true":
+            network.double()  # here, since the moving average is a copy
+        assert network.preprocessing is not None
+        self.splits = splits = prepared(splits, settings, network.preprocessing)
+        rank, processes = fabric.global_rank, fabric.world_size
+        self.order = BatchOrder(
+            len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
+        )
+        self.criterion: AIMLoss | PlainLoss = PlainLoss()
+        self.schedule: TauScheduler | None = None  # of a plain run, as health
+        self.health: MaskHealth | None = None
+        if isinstance(network, AIM):
+            self.criterion = criterion = AIMLoss(
+                network.tau,
+                mask_weight=settings.mask_weight,
+                area_per=settings.area_per,
+                batch_mean=mean_over_processes,
+            ).to(fabric.device)
+            self.schedule, self.health = TauScheduler(criterion, settings.epochs_to_anneal), MaskHealth(criterion)
+        self.average: AveragedModel | None = None  # of the weights
+        if settings.ema is not None:
+            self.average = AveragedModel(network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        compiled: nn.Module = cast("nn.Module", torch.compile(network)) if settings.compile else network
+        precision = fabric.strategy.precision
+        if precision.state_dict():  # float16's scale of the loss, which the seed before this one has changed
+            precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
+        # The network inside the wrappers of Fabric and DistributedDataParallel, which training calls.
+        self.model, self.optimizer = fabric.setup(compiled, build_optimizer(settings, network))
+        seed_generators(mixed(settings.seed, OF_PROCESS, rank))  # from here on each process draws its own dropout
+
+        self.workers, self.pin = workers, fabric.device.type == "cuda"
+        self.batches = training_loader(splits.train, self.order, workers, self.pin)  # this process's, in that order
+        self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
+        lacking = lacking_objects(splits.test)
+        if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
+            try:
+                self.activation_maps = PooledClassifier(self.evaluated.backbone, "the model")
+            except ValueError as error:
+                lacking = str(error) if objects_are_known(splits.test) else lacking
+        # The measure that the results lack, and the reason.
+        self.lacks = None if lacking is None else f"energy pointing is left out: {lacking}"
 
     @property
     def evaluated(self) -> AIM | PlainClassifier:
         """The model to validate, test and save: the average of the weights if there is one, else the network."""
         return self.network if self.average is None else cast("AIM | PlainClassifier", self.average.module)
 
-
-def build_run(
-    settings: Settings,
-    folder: Path,
-    fabric: Fabric,
-    *,
-    workers: int,
-    report: Report,
-    quiet: bool,
-    tensorboard: bool,
-) -> Run:
-    """Build a run that has done nothing yet; the arguments are those of :func:`~aimwrap.train.run_training`.
-
-    Raises:
-        ValueError: if the settings do not fit the data set, the backbone or the number of processes.
-    """
-    seed_generators(settings.seed)  # the same new layers in every process
-    splits = read_splits(settings)
-    rule = chosen_rule(settings.selection, splits)
-    network = build_model(settings, len(splits.classes))
-    network.class_names = splits.classes
-    if settings.sync_batchnorm:
-        synchronise_batch_norms(network, fabric)
-    if settings.precision == "64-true":
-        network.double()  # here, since the moving average is a copy
-    assert network.preprocessing is not None
-    splits = prepared(splits, settings, network.preprocessing)
-    rank, processes = fabric.global_rank, fabric.world_size
-    order = BatchOrder(
-        len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
-    )
-    criterion: AIMLoss | PlainLoss = PlainLoss()
-    if isinstance(network, AIM):
-        criterion = AIMLoss(
-            network.tau,
-            mask_weight=settings.mask_weight,
-            area_per=settings.area_per,
-            batch_mean=mean_over_processes,
-        ).to(fabric.device)
-    average = None
-    if settings.ema is not None:
-        average = AveragedModel(network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-    compiled: nn.Module = cast("nn.Module", torch.compile(network)) if settings.compile else network
-    precision = fabric.strategy.precision
-    if precision.state_dict():  # float16's scale of the loss, which the seed before this one has changed
-        precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
-    model, optimizer = fabric.setup(compiled, build_optimizer(settings, network))
-    seed_generators(mixed(settings.seed, OF_PROCESS, rank))  # from here on each process draws its own dropout
-
-    pin = fabric.device.type == "cuda"
-    batches = training_loader(splits.train, order, workers, pin)
-
-    def batches_of(images: ReleaseDataset) -> Iterable[Batch]:
-        return evaluation_loader(images, settings.batch_size, rank, processes, workers, pin)
-
-    validation_batches = None if splits.val is None else batches_of(splits.val)
-    test_batches = batches_of(splits.test)
-    variant = variant_of(settings, network)
-    # fmt: off
-    run = Run(
-        settings, folder, fabric, report, splits, rule, variant, network, model, average, criterion, optimizer, order,
-        batches, validation_batches, test_batches, quiet=quiet, tensorboard=tensorboard,
-    )
-    # fmt: on
-    if isinstance(criterion, AIMLoss):
-        run.schedule, run.health = TauScheduler(criterion, settings.epochs_to_anneal), MaskHealth(criterion)
-    lacking = lacking_objects(splits.test)
-    if isinstance(run.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
-        try:
-            run.activation_maps = PooledClassifier(run.evaluated.backbone, "the model")
-        except ValueError as error:
-            lacking = str(error) if objects_are_known(splits.test) else lacking
-    run.lacks = None if lacking is None else f"energy pointing is left out: {lacking}"
-    return run
+    def batches_of(self, images: ReleaseDataset) -> Iterable[Batch]:
+        """This process's part of a split, to evaluate on."""
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        return evaluation_loader(images, self.settings.batch_size, rank, processes, self.workers, self.pin)
 
 
 def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
@@ -268,8 +240,8 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     if found is None:
         if side is None:
             raise ValueError(
-                f"image_size must be given: {settings.backbone} does not say which image size it was made for. Its "
-                "images are then normalised with ImageNet's mean and deviation"
+                f"image_size must be given: {settings.backbone} does not say which image size it was made for. With "
+                "it, images are normalised by ImageNet's mean and standard deviation"
             )
         found = Preprocessing((side, side), *_IMAGENET)
     model.preprocessing = found._replace(

@@ -133,7 +133,7 @@ class Settings:
         False, "Let the classification loss change the total mask area too, as in the paper", MASKS, needs=_AIM
     )
     area_per: AreaPer = setting(
-        "image", "Whether the area loss is per image, or per batch over all processes", MASKS, needs=_AIM
+        "image", "Compute the area loss per image, or per batch over all processes", MASKS, needs=_AIM
     )
     mask_weight: float = setting(6.0, "Weight of the area loss (lambda in the paper)", MASKS, needs=_AIM)
     anneal_share: float = setting(
@@ -143,9 +143,7 @@ class Settings:
     seed: int = setting(0, "Seed of every random number of the run", MODEL)
     epochs: int = setting(20, "Number of passes over the training images", OPTIMIZER, least=1)
     batch_size: int = setting(64, "Images per optimizer step, summed over all processes", OPTIMIZER, least=1)
-    accumulate: int = setting(
-        1, "Number of parts that each step is computed in, to use less memory", OPTIMIZER, least=1
-    )
+    accumulate: int = setting(1, "Number of parts to split each step into, to use less memory", OPTIMIZER, least=1)
     sync_batchnorm: bool = setting(False, "Compute BatchNorm statistics over the images of all GPUs", OPTIMIZER)
     optimizer: OptimizerName = setting("adamw", "Optimizer", OPTIMIZER)
     lr: float = setting(1e-5, "Learning rate of the backbone", OPTIMIZER)
@@ -159,9 +157,15 @@ class Settings:
     warmup_epochs: float = setting(0.0, "Length of the linear warm-up, in epochs", OPTIMIZER)
     step_epochs: int = setting(20, "Epochs between two steps of the step schedule", OPTIMIZER, least=1, needs=_STEP)
     step_factor: float = setting(
-        0.1, "Factor of the learning rates at each step of the step schedule", OPTIMIZER, most=1, needs=_STEP
+        0.1,
+        "Factor that multiplies the learning rates at each step of the step schedule",
+        OPTIMIZER,
+        most=1,
+        needs=_STEP,
     )
-    clip: float | None = setting(None, "Largest norm of all gradients together", OPTIMIZER, shown="no limit")
+    clip: float | None = setting(
+        None, "Largest norm of the gradient; a larger one is scaled down", OPTIMIZER, shown="no limit"
+    )
     ema: float | None = setting(
         None,
         "Decay per step of a moving average of the weights, such as 0.999; the average is evaluated and saved",
@@ -185,10 +189,12 @@ class Settings:
         least=0.1,
         most=1,
     )
-    squash: bool = setting(False, "Squash images to squares before the central crop, and ignore proportions", IMAGES)
+    squash: bool = setting(
+        False, "Resize images to squares before the central crop, which changes their proportions", IMAGES
+    )
     selection: Selection | None = setting(
         None,
-        "Rule for the epoch whose weights are kept: the best one on the validation split, or the last",
+        "Epoch whose weights are kept: the best on the validation split, by worst group or average, or the last",
         RESULT,
         shown="average with a validation split, else last",
         words={"worst-group": "validation worst group", "average": "validation average", "last": "last"},
@@ -216,21 +222,21 @@ class Settings:
         if self.ema == 1:
             raise ValueError("ema must be less than 1, got 1: the average would never change")
         if self.clip == 0:
-            raise ValueError("clip must be more than 0, got 0: all gradients would be 0; leave clip out for no limit")
+            raise ValueError("clip must be more than 0, got 0: all gradients would be 0; leave it out for no limit")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}; the "
-                "rates would never be reached"
+                "run would end before its learning rates are reached"
             )
         if self.accumulate > 1 and self.method == "aim" and self.area_per == "batch":
             raise ValueError(
-                f"area_per='batch' needs the areas of a whole batch at once, and accumulate={self.accumulate} computes "
-                "it in parts; take area_per='image', or accumulate=1"
+                f"area_per='batch' needs the areas of a complete batch at once, and accumulate={self.accumulate} "
+                "computes it in parts; use area_per='image' or accumulate=1"
             )
         if self.sync_batchnorm and self.frozen != "nothing":
             raise ValueError(
                 f"sync_batchnorm needs BatchNorm statistics that are updated, and frozen={self.frozen!r} keeps them "
-                "fixed; leave sync_batchnorm out"
+                "fixed; leave one of them out"
             )
 
     @property

@@ -6,7 +6,7 @@
 
 Everything runs on the meta device, without memory or values. torchvision's stages are compared with a table written by
 hand (table.py). timm's are compared with the tensors of its own ``features_only=True`` at their reductions: not by
-shape, which neighbouring blocks share, but by fingerprint, the whole computation that led to a tensor
+shape, which neighbouring blocks share, but by fingerprint: the complete computation that led to a tensor
 (fingerprints.py). Each timm model is judged twice: as users get it, and by the module-boundary rule alone, with
 timm's knowledge switched off.
 
@@ -231,7 +231,7 @@ def compared(
             blocks = all(str(key) in strides for key, _, _ in reference)
             same = [(m, s) for key, m, s in reference if (str(key) == name if blocks else near(key, stride))]
             if not same:
-                continue  # timm tells nothing of this resolution
+                continue  # timm says nothing about this resolution
             their_mark, their_shape = same[-1]
             my_mark, my_shape = mine[name]
             how = relation(my_mark, their_mark) or conventions_of.get(name)

@@ -28,7 +28,7 @@ FOUR = [
     (r"googlenet", ["conv3", "inception3b", "inception4e", "inception5b"]),
     (r"inception_v3", ["Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"]),
     (r"alexnet", ["features.1", "features.4", "features.11", "features.12"]),
-    # The last one behind the norm and the permutation to (N, C, H, W), which is what is pooled.
+    # The last one after the norm and the permutation to (N, C, H, W), which is what is pooled.
     (r"swin_.*", ["features.1", "features.3", "features.5", "permute"]),
     (r"squeezenet1_0", ["features.5", "features.10", "features.12"]),  # its deepest stride is 16
     (r"squeezenet1_1", ["features.4", "features.7", "features.12"]),
@@ -48,7 +48,7 @@ INSIDE = "timm taps inside the block that halves, before its shortcut is added"
 BY_HAND = [
     (r"inception_v4", "0", "timm taps features.3, 73 x 73 at 299 px; features.4, 71 x 71, is the last at stride 4"),
     (r"(legacy_)?xception\d*p?", "0123", INSIDE),
-    # Norms that are several operations with the map in each, which no fingerprint tells from a branch.
+    # Norms that are several operations with the map in each, which a fingerprint cannot separate from a branch.
     (r"resnetv2_50d_(evos|frn)", "3", "ours behind a norm"),
     (r"regnetz_\w+_evos", "3", "timm's behind a head expansion and its norm"),
     (r"mobilenetv3_large_150d", "3", "timm's behind a head expansion of two layers"),

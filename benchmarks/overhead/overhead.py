@@ -247,8 +247,8 @@ def main() -> None:
 def parse_arguments() -> Options:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=PARTS, default="table")
-    parser.add_argument("--models", default=MODELS, help="torchvision's names, by commas")
-    parser.add_argument("--batches", default="1,8,32", help="by commas")
+    parser.add_argument("--models", default=MODELS, help="torchvision's names, comma-separated")
+    parser.add_argument("--batches", default="1,8,32", help="batch sizes, comma-separated")
     parser.add_argument("--head", default="feature-preserving", choices=["feature-preserving", "paper"])
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,9 +1,9 @@
 """Means over seeds, with intervals by bootstrap over the test cut-outs of each seed.
 
 Images of one animal are not independent, so animals are drawn again and not images: within each seed and label,
-cut-outs are drawn with replacement, every measure is computed anew, and seeds are averaged. Two variants are compared
-on the same draws. The intervals speak for other cut-outs. They are too narrow in that seeds draw independently though
-they share cut-outs, and say nothing about training anew; that seeds differ is shown apart, as a deviation.
+cut-outs are drawn with replacement, every measure is computed again, and seeds are averaged. Two variants are compared
+on the same draws. The intervals are about other cut-outs. They are too narrow, because seeds are drawn independently
+although they share cut-outs. They say nothing about another training; the deviation over the seeds shows that.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Section 6.1: the same estimators, no top-down pathway; a stage's binary mask multiplies its output, and the sparse map
 proceeds. The paper saw accuracy fall and masks stay fully open. It trained the backbone; with a frozen one, as here,
-later layers read zeros that they have never seen. The last mask is applied behind the head convolution, whose
+later layers read zeros that they have never seen. The last mask is applied after the head convolution, whose
 BatchNorm would otherwise put constants where the mask is closed.
 """
 
@@ -35,7 +35,7 @@ class BottomUpFeatures(NamedTuple):
 
 
 class BottomUp(nn.Module):
-    """timm's tf_efficientnet_lite0 with masks behind stages 2 and 3.
+    """timm's tf_efficientnet_lite0 with masks after stages 2 and 3.
 
     Args:
         backbone: it is used, not copied.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dataset import Stamps
 
-from aimwrap.data.builder.build import build_composed
+from aimwrap.data.builder import build_composed
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

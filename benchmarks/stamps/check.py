@@ -1,12 +1,12 @@
-"""Look at Stamps, and check that colour alone does not give the place away.
+"""Look at Stamps, and check that colour alone does not show the place.
 
     python benchmarks/stamps/check.py                    # the colour check, three seeds: about a minute
-    python benchmarks/stamps/check.py --network          # and how well a pretrained network tells the places apart
+    python benchmarks/stamps/check.py --network          # and how well a pretrained network predicts the places
     python benchmarks/stamps/check.py --sheet sheet.png  # 24 images of training and test, with the masks' outlines
 
 The check predicts the place from backgrounds without animals, untied, half of them on either place: fitted on the
 training split, scored on the test split, whose photographs are others. 0.5 is chance. *same photographs* is scored by
-cross-validation within the training split: there a classifier can know the photographs by heart.
+cross-validation within the training split: there a classifier can memorise the photographs.
 """
 
 from __future__ import annotations
@@ -117,12 +117,12 @@ def draw_sheet(arguments: argparse.Namespace) -> Image.Image:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=DOWNLOADS, help="where fetch.py put the pictures")
-    parser.add_argument("--seeds", type=int, default=3, help="of the check")
+    parser.add_argument("--folder", type=Path, default=DOWNLOADS, help="folder where fetch.py put the images")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the check")
     parser.add_argument("--images", type=int, default=600, help="backgrounds per split and seed, a multiple of 4")
     parser.add_argument("--network", action="store_true", help="score tf_efficientnet_lite0's features as well")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet instead")
-    parser.add_argument("--tie", type=float, default=0.95, help="of the contact sheet's training images")
+    parser.add_argument("--tie", type=float, default=0.95, help="tie of the contact sheet's training images")
     parser.add_argument("--sheet-seed", type=int, default=0, help="the contact sheet's seed")
     return parser.parse_args()
 

@@ -44,7 +44,7 @@ class StampSample(NamedTuple):
         label: 0 bird, 1 mammal.
         place: 0 water or sky, 1 land or plants.
         object_mask: (1, H, W) float32, 1 where the animal's alpha is at least one half, else 0.
-        cutout: which animal picture: its row in ``cutouts.csv``, from 0.
+        cutout: the animal's image: its row in ``cutouts.csv``, from 0.
     """
 
     image: Tensor
@@ -59,12 +59,12 @@ class Stamps(Dataset[StampSample]):
 
     In training the place is *tied* to the label: a share ``tie`` of each label's images shows birds on water or sky and
     mammals on land or plants, the rest the other place. In the test it is untied: all four pairs are equally
-    frequent, and each cut-out stands on either place equally often. ``group`` is ``2 * label + place``: groups 0 and 3
+    frequent, and each cut-out is on both places equally often. ``group`` is ``2 * label + place``: groups 0 and 3
     are the usual pairs, 1 and 2 contradict the tie.
 
     The seed draws which 60 % of the animals and of the photographs are trained on; the test has only the others, so it
     shows no animal and no background pixel of the training. It also draws every image: a square crop of the photograph,
-    of its whole shorter side down to 15 % of it, perhaps mirrored, turned to any hue and moved to a random
+    of its complete shorter side down to 15 % of it, perhaps mirrored, turned to any hue and moved to a random
     brightness and colourfulness; on it the cut-out, its longer side 0.5 to 0.8 of the image's, anywhere, perhaps
     mirrored, in its own colours.
 
@@ -77,19 +77,19 @@ class Stamps(Dataset[StampSample]):
         image_size: side of the square images, in pixels.
         num_images: how many; a multiple of 2 in training and of 4 in the test. By default 1,200 and 400.
         object_size: smallest and largest longer side of the cut-out, as shares of the image's side.
-        placement: where the cut-out stands: ``"anywhere"`` inside the image, in its ``"centre"``, or at an ``"edge"``,
+        placement: where the cut-out is: ``"anywhere"`` inside the image, in its ``"centre"``, or at an ``"edge"``,
             with a quarter to a half of it outside; the object mask then is of the part inside.
-        folder: where ``fetch.py`` put the pictures.
+        folder: where ``fetch.py`` put the images.
         sources: other lists than the two in this folder.
 
     Attributes:
-        labels: (len,) int64, in the order of the images; likewise ``places``, ``groups``, ``cutouts`` (rows of
+        labels: (len,) int64, in the order of the images; also ``places``, ``groups``, ``cutouts`` (rows of
             ``cutouts.csv``) and ``photographs`` (rows of ``photographs.csv``).
         label_names, place_names: what the numbers are.
 
     Raises:
-        ValueError: for an argument outside the ranges above, or a picture that differs from the lists.
-        FileNotFoundError: for pictures that were not fetched.
+        ValueError: for an argument outside the ranges above, or an image that differs from the lists.
+        FileNotFoundError: for images that were not fetched.
     """
 
     label_names = ("bird", "mammal")
@@ -256,7 +256,7 @@ def _compose(
         shuffled = rng.permutation(cutouts)
         for place, photographs in enumerate(members[1]):
             count = sizes[label][place]
-            # the test takes the cut-outs in one order for both places, so that each stands on either equally often
+            # the test takes the cut-outs in one order for both places, so that each is on both equally often
             in_group = np.resize(shuffled if split == "test" else rng.permutation(cutouts), count)
             behind = evenly(photographs, count, rng)
             groups.append(np.stack([np.full(count, label), np.full(count, place), in_group, behind], axis=1))

@@ -1,4 +1,4 @@
-"""Fetch the pictures of Stamps from five Debian packages (about 325 MB; 20 MB of it are kept).
+"""Fetch the images of Stamps from five Debian packages (about 325 MB; 20 MB of it are kept).
 
     python benchmarks/stamps/fetch.py                 # into benchmarks/stamps/downloads
     python benchmarks/stamps/fetch.py --to FOLDER
@@ -21,7 +21,7 @@ from sources import DOWNLOADS, PACKAGES, Sources, faults, path_of, read_sources
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=Path, default=DOWNLOADS, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("--to", type=Path, default=DOWNLOADS, metavar="FOLDER", help="folder for the images")
     folder = parser.parse_args().to.resolve()
     sources = read_sources()
     for number, package in enumerate(PACKAGES, 1):

@@ -1,9 +1,9 @@
-"""Draw the documentation's gallery: test images that a rule picks, with masks, merged mask and contributions.
+"""Draw the documentation's gallery: test images that a rule chooses, with masks, merged mask and contributions.
 
     python benchmarks/stamps/gallery.py  # some minutes; writes docs/assets/gallery-*.jpg
 
-AIM is trained as in the study: a frozen backbone, the feature-preserving head, a 100 % tie, tau 0.1. Nobody picks an
-image: a rule does, and it stands in the title.
+AIM is trained as in the study: a frozen backbone, the feature-preserving head, a 100 % tie, tau 0.1. No image is
+chosen by hand: a rule chooses them, and it is the title.
 """
 
 from __future__ import annotations

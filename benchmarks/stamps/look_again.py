@@ -1,8 +1,8 @@
 """A second look through AIM's masks, its control, and how they are trained: on pixels, with the first look held fixed.
 
 AIM is trained as in the headline; its merged mask, grown by one position, is cut out of each image and enlarged, and a
-linear layer on the frozen backbone's average of that is trained anew, with the linear probe's own search. The control
-does the same with as many positions of the linear probe's class-activation map: what enlarging alone does.
+linear layer on the frozen backbone's average features is trained again, with the linear probe's own search. The control
+does the same with as many positions of the linear probe's class-activation map: it shows the effect of enlarging alone.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def pixels_again(config: Config, data: tuple[Data, Data], backbone: nn.Module) -
     second = SecondLook(first_look(config, data, backbone), margin=MARGIN)
     second.classifier = outcome.model.classifier
     said = all_of([look(second, images) for images in data[1].images.split(50)])
-    assert (said.logits.argmax(1) == outcome.look.logits.argmax(1)).float().mean() > 0.99  # but for the order of sums
+    assert (said.logits.argmax(1) == outcome.look.logits.argmax(1)).float().mean() > 0.99  # rounding alone differs
     return outcome._replace(look=said, model=second)
 
 

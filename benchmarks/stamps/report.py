@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def shown_records() -> list[Run]:
-    """The runs behind the headline's table and figures."""
+    """The runs of the headline's table and figures."""
     return [record for part in SHOWN_PARTS for record in read_results(results_of(part))]
 
 
@@ -109,11 +109,11 @@ def headline(records: Sequence[Run], search: Sequence[Run]) -> str:
     for tie in TIES:
         for name, runs in headline_rows(records, search, tie):
             masked = "precision" in runs[0]["images"]
-            cells = [interval(estimate(runs, m)) for m in ("accuracy", "worst_group", "pointing", "pointing_matched")]
+            cells = [interval(estimate(runs, m)) for m in ("accuracy", "worst_group", "pointing")]
             cells.append(f"{mean(runs, 'area'):.2f}" if masked else "1")
             cells += [interval(estimate(runs, m)) if masked else "" for m in ("precision", "recall")]
             rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *cells])
-    header = ["tie", "", "accuracy", "worst group", "pointing", "pointing at 5 × 5", "area"]
+    header = ["tie", "", "accuracy", "worst group", "pointing", "area"]
     return markdown([*header, "mask precision", "mask recall"], rows)
 
 
@@ -123,13 +123,13 @@ def gains(records: Sequence[Run], search: Sequence[Run]) -> str:
         plain = best_of(search, "plain", tie)
         for name, runs in headline_rows(records, search, tie)[1:]:
             rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *gain_cells(runs, plain)])
-    return markdown(["tie", "minus the best linear probe", "accuracy", "worst group", "pointing at 5 × 5"], rows)
+    return markdown(["tie", "minus the best linear probe", "accuracy", "worst group", "pointing"], rows)
 
 
 def gain_cells(runs: Sequence[Run], others: Sequence[Run]) -> list[str]:
     """Differences by measure, with interval and the number of seeds that gain."""
     cells = []
-    for measure in ("accuracy", "worst_group", "pointing_matched"):
+    for measure in ("accuracy", "worst_group", "pointing"):
         gain = difference(runs, others, measure)
         wins = sum(value > 0 for value in gain.seeds)
         ends = f"[{gain.low:+.3f},{NO_BREAK}{gain.high:+.3f}]"
@@ -153,7 +153,7 @@ def control(records: Sequence[Run], search: Sequence[Run]) -> str:
                 setting = f"{config['head']} head, tau {tau:g}, {length}"
                 both = [paired[run["config"]["seed"]] for run in held_open if run["config"]["seed"] in paired]
                 rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{setting}{few(both)}", *gain_cells(both, held_open)])
-    header = ["tie", "AIM minus masks held open", "accuracy", "worst group", "pointing at 5 × 5"]
+    header = ["tie", "AIM minus masks held open", "accuracy", "worst group", "pointing"]
     return markdown(header, rows)
 
 
@@ -172,7 +172,7 @@ def fine_tuned_gains(records: Sequence[Run], search: Sequence[Run]) -> str:
             if paired:
                 rows.append([*setting, f"{name}{few(paired)}", *gain_cells(paired, others)])
     rows.sort(key=lambda row: (not row[0].startswith("95"), row[1]))
-    header = ["tie", "backbone's rate, BatchNorm", "AIM minus", "accuracy", "worst group", "pointing at 5 × 5"]
+    header = ["tie", "backbone's rate, BatchNorm", "AIM minus", "accuracy", "worst group", "pointing"]
     return markdown(header, rows)
 
 
@@ -184,10 +184,10 @@ def search_table(search: Sequence[Run]) -> str:
         for tie in TIES:
             for runs in by_setting(search, lambda c, m=method, t=tie: (c["method"], c["tie"]) == (m, t)).values():
                 config = runs[0]["config"]
-                cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing_matched")]
+                cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing")]
                 setting = [str(config["epochs"]), f"{config['learning_rate']:g}"]
                 rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *setting, *cells])
-    return markdown(["tie", "", "epochs", "learning rate", "accuracy", "worst group", "pointing at 5 × 5"], rows)
+    return markdown(["tie", "", "epochs", "learning rate", "accuracy", "worst group", "pointing"], rows)
 
 
 def rivals(records: Sequence[Run], table_1: Sequence[Run], headline: Sequence[Run], search: Sequence[Run]) -> str:
@@ -219,11 +219,11 @@ def rivals(records: Sequence[Run], table_1: Sequence[Run], headline: Sequence[Ru
     for tie, name, runs in [*((tie, f"{name} | none", runs) for tie, name, runs in without), *knowing]:
         if runs:
             method, known = name.split(" | ")
-            measures = ("accuracy", "worst_group", "pointing_matched")
+            measures = ("accuracy", "worst_group", "pointing")
             cells = [interval(estimate(runs, measure)) for measure in measures]
             rows.append([tie, f"{method}{few(runs)}", known, *cells])
     rows.sort(key=lambda row: not row[0].startswith("95"))
-    return markdown(["tie", "", "groups known of", "accuracy", "worst group", "pointing at 5 × 5"], rows)
+    return markdown(["tie", "", "groups that must be known", "accuracy", "worst group", "pointing"], rows)
 
 
 def survival(records: Sequence[Run]) -> str:
@@ -251,13 +251,13 @@ def ablations(records: Sequence[Run], reference: Sequence[Run]) -> str:
     rows = [ablation_row(f"none: the row to compare with{few(base)}", base)] if base else []
     for runs in by_setting(records, lambda c: True).values():
         rows.append(ablation_row(f"{describe(runs[0]['config'])}{few(runs)}", runs))
-    return markdown(["change", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
+    return markdown(["change", "accuracy", "worst group", "pointing", "area", "mask precision"], rows)
 
 
 def ablation_row(name: str, runs: Sequence[Run]) -> list[str]:
     return [
         name,
-        *(deviation(runs, m) for m in ("accuracy", "worst_group", "pointing_matched", "area", "precision")),
+        *(deviation(runs, m) for m in ("accuracy", "worst_group", "pointing", "area", "precision")),
     ]
 
 
@@ -274,7 +274,7 @@ def second_look(records: Sequence[Run], search: Sequence[Run]) -> str:
         for name, runs in ((f"{setting}, one look", partner), (f"{setting}, second look", twice)):
             if runs:
                 rows.append(ablation_row(f"{name}{few(runs)}", runs))
-    return markdown(["", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
+    return markdown(["", "accuracy", "worst group", "pointing", "area", "mask precision"], rows)
 
 
 def look_again(records: Sequence[Run], search: Sequence[Run]) -> str:
@@ -291,7 +291,7 @@ def look_again(records: Sequence[Run], search: Sequence[Run]) -> str:
             cells = gain_cells(runs, [run for run in plain if run["config"]["seed"] in seeds])
             cells += [f"{mean(runs, measure):.2f}" for measure in ("kept_area", "kept_precision", "kept_recall")]
             rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *cells])
-    header = ["tie", "minus the best linear probe", "accuracy", "worst group", "pointing at 5 × 5"]
+    header = ["tie", "minus the best linear probe", "accuracy", "worst group", "pointing"]
     return markdown([*header, "pixels kept", "of them animal", "of the animal kept"], rows)
 
 
@@ -307,11 +307,11 @@ def pixels_again(records: Sequence[Run]) -> str:
 
 
 def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
-    """Masks inside the backbone, beside AIM with the same tau and seeds."""
+    """Masks inside the backbone, next to AIM with the same tau and seeds."""
     rows = []
     for runs in by_setting(records, lambda c: True).values():
         config = runs[0]["config"]
-        moved = ", the paper's gradient" if config["labels_move_area"] else ""
+        moved = ", `labels_move_area=True`" if config["labels_move_area"] else ""
         rows.append(ablation_row(f"bottom-up, tau {config['tau']:g}{moved}{few(runs)}", runs))
     seeds = {run["config"]["seed"] for run in records}
     for tau in sorted({run["config"]["tau"] for run in records}, reverse=True):
@@ -319,11 +319,11 @@ def bottom_up(records: Sequence[Run], reference: Sequence[Run]) -> str:
         same = [run for run in top_down if run["config"]["seed"] in seeds]
         if same:
             rows.append(ablation_row(f"**AIM**, tau {tau:g}{few(same)}", same))
-    return markdown(["", "accuracy", "worst group", "pointing at 5 × 5", "area", "mask precision"], rows)
+    return markdown(["", "accuracy", "worst group", "pointing", "area", "mask precision"], rows)
 
 
 def centre_bias(records: Sequence[Run]) -> str:
-    """Trained on centred animals, tested by where they stand."""
+    """Trained on centred animals, tested by where the animals are."""
     rows = []
     for runs in by_setting(records, lambda c: True).values():
         config = runs[0]["config"]
@@ -331,11 +331,11 @@ def centre_bias(records: Sequence[Run]) -> str:
         setting = f"{names[config['method']]}, {config['epochs']} epochs at {config['learning_rate']:g}"
         for placement in dict.fromkeys(run["placement"] for run in runs):
             there = [run for run in runs if run["placement"] == placement]
-            cells = [deviation(there, measure) for measure in ("accuracy", "pointing_matched")]
+            cells = [deviation(there, measure) for measure in ("accuracy", "pointing")]
             chance = f"{mean(there, 'chance'):.3f}"
             precision = deviation(there, "precision") if config["method"] == "aim" else ""
             rows.append([f"{setting}{few(there)}", placement, *cells, chance, precision])
-    return markdown(["", "animals stand", "accuracy", "pointing at 5 × 5", "its chance", "mask precision"], rows)
+    return markdown(["", "animals are", "accuracy", "pointing", "its chance", "mask precision"], rows)
 
 
 def fine_tuned(records: Sequence[Run]) -> str:
@@ -345,12 +345,12 @@ def fine_tuned(records: Sequence[Run]) -> str:
     for runs in by_setting(records, lambda c: True).values():
         config = runs[0]["config"]
         name = f"{names[config['method']]}{few(runs)}"
-        cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing_matched")]
+        cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "pointing")]
         cells += [deviation(runs, m) if m in runs[0] else "" for m in ("area", "precision")]
         setting = [f"{100 * config['tie']:.0f}{NO_BREAK}%", f"{config['backbone_rate']:g}", config["norms"]]
         rows.append([*setting, name, *cells])
     rows.sort(key=lambda row: (not row[0].startswith("95"), float(row[1]), row[2]))
-    header = ["tie", "backbone's rate", "BatchNorm", "", "accuracy", "worst group", "pointing at 5 × 5", "area"]
+    header = ["tie", "backbone's rate", "BatchNorm", "", "accuracy", "worst group", "pointing", "area"]
     return markdown([*header, "mask precision"], rows)
 
 
@@ -365,7 +365,7 @@ def describe(config: dict[str, Any]) -> str:
 
 
 def pick(records: Sequence[Run], **wanted: Any) -> list[Run]:
-    """The runs whose config has these values, by seed; None stands for any."""
+    """The runs whose config has these values, by seed; None means any value."""
     given = {name: value for name, value in wanted.items() if value is not None}
     chosen = [run for run in records if all(run["config"][name] == value for name, value in given.items())]
     return sorted(chosen, key=lambda run: run["config"]["seed"])
@@ -444,7 +444,7 @@ def draw(records: Sequence[Run], search: Sequence[Run]) -> None:
 
 def draw_results(records: Sequence[Run], search: Sequence[Run]) -> Figure:
     """Every headline row as a dot with its interval."""
-    measures = {"accuracy": "accuracy", "worst_group": "worst group", "pointing_matched": "pointing at 5 × 5"}
+    measures = {"accuracy": "accuracy", "worst_group": "worst group", "pointing": "pointing"}
     panels: dict[tuple[str, str], list[Result]] = {}
     baseline = HEADLINE[0][0]
     for tie in TIES:
@@ -452,7 +452,7 @@ def draw_results(records: Sequence[Run], search: Sequence[Run]) -> Figure:
             rows = panels.setdefault((f"{100 * tie:.0f} % tie", shown), [])
             for name, runs in headline_rows(records, search, tie):
                 rows.append(Result(name.replace("*", ""), *estimate(runs, measure)))
-    chance = {"pointing at 5 × 5": statistics.mean(run["chance"] for run in records)}
+    chance = {"pointing": statistics.mean(run["chance"] for run in records)}
     return plot_results(
         panels,
         baseline=baseline,
@@ -463,20 +463,17 @@ def draw_results(records: Sequence[Run], search: Sequence[Run]) -> Figure:
 
 
 def draw_scatter(records: Sequence[Run], search: Sequence[Run]) -> Figure:
-    """Energy pointing of every test image at a 100 % tie, on the plain network's grid, all seeds together."""
+    """Energy pointing of every test image at a 100 % tie, all seeds together."""
     plain = {run["config"]["seed"]: run["images"] for run in best_of(search, "plain", 1.0)}
     aim = {run["config"]["seed"]: run["images"] for run in pick(records, tie=1.0, **SHOWN)}
     seeds = sorted(plain.keys() & aim.keys())
     assert all(plain[seed]["cutout"] == aim[seed]["cutout"] for seed in seeds)
     return plot_scatter(
-        *(
-            [math.nan if x is None else x for seed in seeds for x in run[seed]["pointing_matched"]]
-            for run in (plain, aim)
-        ),
+        *([math.nan if x is None else x for seed in seeds for x in run[seed]["pointing"]] for run in (plain, aim)),
         groups=[group for seed in seeds for group in plain[seed]["group"]],
         group_names=["bird on water", "bird on land", "mammal on water", "mammal on land"],
         chance=statistics.mean(run["chance"] for run in pick(records, tie=1.0, **SHOWN)),
-        measure="energy pointing at 5 × 5",
+        measure="energy pointing",
         names=("linear probe", "AIM"),
     )
 

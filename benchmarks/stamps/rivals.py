@@ -1,16 +1,16 @@
-"""Other ways out of a tied background, on the same images and features as AIM, each from the study's `Config`.
+"""Other methods against a tied background, on the same images and features as AIM, each from the study's `Config`.
 
 | method | knows the groups of | source |
 |---|---|---|
 | balanced sampling | the training images | Idrissi et al., CLeaR 2022 (SUBG and RWG): every group drawn equally often |
 | group DRO | the training images | Sagawa et al., ICLR 2020 |
 | MaskTune | none | Taghanaki et al., NeurIPS 2022 |
-| DFR | untied images beside the training | Kirichenko et al., ICLR 2023 |
-| AIM with DFR | untied images beside the training | DFR's last layer on AIM's masked features |
+| DFR | also untied images | Kirichenko et al., ICLR 2023 |
+| AIM with DFR | also untied images | DFR's last layer on AIM's masked features |
 
-The untied images are of the training's own animals and photographs, all four groups equally often, since Stamps has no
-others to give away; they are data that plain and AIM never see. At a 100 % tie two groups have no training image, so
-balanced sampling and group DRO know nothing there that plain training does not.
+The untied images show the training's own animals and photographs, all four groups equally often, because Stamps has no
+others to spare. Plain training and AIM never see them. At a 100 % tie two groups have no training image, so balanced
+sampling and group DRO then know nothing that plain training does not know.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def masktune(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Ou
 
 
 def dfr(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
-    """Train plainly, then the last layer anew on untied images."""
+    """Train plainly, then the last layer again on untied images."""
     if config.backbone_rate:
         train_plain(config, data, backbone)
     untied = untied_images(config.seed, None if config.backbone_rate else backbone)
@@ -123,7 +123,7 @@ def dfr(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome
 
 
 def aim_with_dfr(config: Config, data: tuple[Data, Data], backbone: nn.Module) -> Outcome:
-    """Train AIM, then its last layer anew on untied images, seen through its masks."""
+    """Train AIM, then its last layer again on untied images, seen through its masks."""
     untied = untied_images(config.seed, None if config.backbone_rate else backbone)
     aim = replace(config, method="aim")
     model = train(aim, data, backbone).model

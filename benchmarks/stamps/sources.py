@@ -1,6 +1,6 @@
 """The files of Stamps: which cut-outs and photographs, from which Debian packages, and what they must contain.
 
-The lists are ``cutouts.csv`` and ``photographs.csv`` beside this file; every picture in them was looked at.
+The lists are ``cutouts.csv`` and ``photographs.csv`` next to this file; we looked at every image in them.
 """
 
 from __future__ import annotations

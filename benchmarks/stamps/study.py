@@ -1,6 +1,6 @@
 """Run the study: every variant with every seed, one JSON line per run, resuming where it stopped.
 
-    python benchmarks/stamps/fetch.py                              # once: the pictures
+    python benchmarks/stamps/fetch.py                              # once: the images
     python benchmarks/stamps/study.py headline                     # the frozen backbone: about an hour on one core
     python benchmarks/stamps/study.py aim-search
     python benchmarks/stamps/study.py control-search
@@ -17,8 +17,8 @@
     python benchmarks/stamps/centre_bias.py
     python benchmarks/stamps/report.py                             # tables and figures from the results
 
-Runs go seed by seed, since each seed has its own images. Results are appended to results/<part>.jsonl beside this file;
-a run that stands there is not repeated.
+Runs go seed by seed, since each seed has its own images. Results are appended to results/<part>.jsonl here;
+a run that is already there is not repeated.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--seeds", type=numbers(int), default=[0, 1, 2, 3, 4], help="0,1,2 (default: 0 to 4)")
     parser.add_argument("--ties", type=numbers(float), help="0.95,1 (default: as the part needs)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; run two processes with other seeds instead")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of this process")
     return parser.parse_args()
 
 

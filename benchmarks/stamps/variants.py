@@ -1,7 +1,7 @@
 """What the study trains: plain networks, controls and AIM in all its settings, each from one `Config`.
 
 The backbone is timm's tf_efficientnet_lite0 with ImageNet weights. Its BatchNorm keeps those statistics in every
-variant, unless a config says otherwise, and a frozen backbone stays in evaluation mode: estimating them anew on 1,200
+variant, unless a config says otherwise, and a frozen backbone stays in evaluation mode: estimating them again on 1,200
 images costs plain training dozens of points.
 """
 
@@ -75,7 +75,7 @@ class Config:
 
     @property
     def key(self) -> dict[str, Any]:
-        """As it stands in the results."""
+        """As it is in the results."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
@@ -132,7 +132,7 @@ def load_split(
 
 
 def without_background(data: Data, backbone: nn.Module) -> Data:
-    """The true object on grey, in training and test: nobody has this mask in practice."""
+    """The true object on grey, in training and test: in practice this mask is not known."""
     images = data.images * data.object_masks  # normalised, 0 is mid-grey
     with torch.no_grad():
         final = torch.cat([backbone.forward_features(batch) for batch in images.split(50)])

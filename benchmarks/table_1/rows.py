@@ -1,4 +1,4 @@
-"""The table's rows: the plain backbone, and AIM by the stage where its top-down path ceases and its area."""
+"""The table's rows: the plain backbone, and AIM by the stage where its top-down path ends, and by its area."""
 
 from __future__ import annotations
 

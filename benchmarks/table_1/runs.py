@@ -1,4 +1,4 @@
-"""One run per cell and seed, each in a folder of its own, and a JSON line of each that is done."""
+"""One run per cell and seed, each in its own folder, and a JSON line for each finished run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """Where a run stands in the table.
+    """The place of a run in the table.
 
     Attributes:
         column: the data set's name.
@@ -77,7 +77,7 @@ def read_records(out: Path) -> list[Record]:
 
 
 def cell_of(record: Record) -> Cell:
-    """Where a line's run stands."""
+    """The place of a line's run in the table."""
     return Cell(**{name: record[name] for name in Cell._fields})
 
 
@@ -102,6 +102,6 @@ def do(cell: Cell, settings: Settings, out: Path, fabric: Fabric, workers: int, 
     result = run_training(settings, out / cell.folder, fabric, workers=workers, report=report, say=say)
     if fabric.is_global_zero:
         record = {**result._asdict(), **cell._asdict(), "settings": settings.to_json()}
-        with replacing(out / RESULTS) as path:  # whole or not at all
+        with replacing(out / RESULTS) as path:  # complete or not at all
             path.write_text("".join(f"{json.dumps(line)}\n" for line in (*read_records(out), record)), encoding="utf-8")
     fabric.barrier()

@@ -4,7 +4,7 @@
         --data stamps-95 data/stamps95 --seeds 5 --out runs/table_1
     python benchmarks/table_1/table_1.py --out runs/table_1 --report
 
-Killed, it goes on when the same command is given again; what is done is not repeated.
+If it is interrupted, the same command continues; finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _jobs(arguments: argparse.Namespace) -> list[tuple[Cell, Settings]]:
-    """All runs, seed by seed, so that a table with few seeds is whole early."""
+    """All runs, seed by seed, so that a table with few seeds is complete early."""
     return [
         cell_and_settings(
             column_of(name),
@@ -117,12 +117,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rows", default=",".join(TABLE_1), help="plain, or STAGE-PERCENT by the paper's count")
     parser.add_argument("--backbone", nargs="+", default=[PAPERS_BACKBONE], help="names, or package.module:function")
-    parser.add_argument("--head", choices=get_args(Head), default="paper", help="of AIM; default: the paper's")
-    parser.add_argument("--seeds", type=_seeds, default="3", help="how many, or which: 0,3,7")
-    parser.add_argument("--preset", help="a recipe in place of each column's own; aimwrap train --presets lists them")
+    parser.add_argument("--head", choices=get_args(Head), default="paper", help="AIM's head (default: paper)")
+    parser.add_argument("--seeds", type=_seeds, default="3", help="number of seeds, or a list such as 0,3,7")
+    parser.add_argument("--preset", help="one preset for all columns; aimwrap train --presets lists them")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings, such as epochs=30")
-    parser.add_argument("--out", type=Path, default=Path("runs/table_1"), help="where the runs and the table are")
-    parser.add_argument("--report", action="store_true", help="write the table of what is there, and run nothing")
+    parser.add_argument("--out", type=Path, default=Path("runs/table_1"), help="folder of the runs and the table")
+    parser.add_argument("--report", action="store_true", help="write the table of the finished runs, and run nothing")
     parser.add_argument("--devices", type=int, help="GPUs, or processes on a CPU; default: all GPUs")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")

@@ -1,4 +1,4 @@
-"""From the runs' lines to Markdown tables, a figure, and a list of what is missing, the paper's numbers beside ours."""
+"""From the lines of the runs: Markdown tables with the paper's numbers, a figure, and a list of missing runs."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ def test_any_layer_can_be_explained(images: Tensor) -> None:
 
 
 class _Activated(TinyNet):
-    """One activation of another kind, behind guided ones."""
+    """One activation of another kind, after guided ones."""
 
     def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -342,7 +342,7 @@ def test_what_would_not_be_guided_is_refused_or_said(
 
 
 def test_captum_spoils_a_branch_that_reads_a_relus_input(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why it is refused; when this fails, captum has mended it."""
+    """Why it is refused; if this fails, captum has fixed it."""
     model, classes = _ReadTwice().eval(), torch.zeros(3, dtype=torch.long)
     expected = guided_gradient(model, images, classes, monkeypatch).sum(1)
     with pytest.warns(UserWarning, match="another branch reads"):

@@ -1,4 +1,4 @@
-"""The judge of the coverage table: it tells a stage from its neighbours, and calls nothing right that is not."""
+"""The judge of the coverage table: it separates a stage from its neighbours, and calls nothing right that is wrong."""
 
 import csv
 import sys

@@ -62,7 +62,7 @@ def test_the_last_layer_ignores_what_is_untied() -> None:
 
 
 def test_masktune_hides_what_the_map_is_brightest_on() -> None:
-    """Images with one pixel that tells the label, which a copy of the network no longer sees in the last epoch."""
+    """Images with one pixel that shows the label, which a copy of the network no longer sees in the last epoch."""
 
     class Pixels(torch.nn.Module):
         num_features = 1

@@ -1,4 +1,4 @@
-"""The Stamps benchmark on pictures made here: what it promises about splits, ties, masks, randomness and files."""
+"""The Stamps benchmark on images made here: what it promises about splits, ties, masks, randomness and files."""
 
 import hashlib
 import os
@@ -82,15 +82,15 @@ def test_tie_is_exact_in_training(made: Made, tie: float, expected: list[int]) -
         ("test", 0.95, 3, "5941fefc6410a27f"),
     ],
 )
-def test_what_stands_where_stays(made: Made, split: str, tie: float, seed: int, expected: str) -> None:
-    """Published figures stand on it."""
+def test_objects_and_places_stay(made: Made, split: str, tie: float, seed: int, expected: str) -> None:
+    """Published numbers depend on it."""
     data = made.stamps(split, tie, seed)
     columns = torch.stack([data.labels, data.places, data.cutouts, data.photographs])
     assert hashlib.sha256(columns.numpy().tobytes()).hexdigest()[:16] == expected
 
 
 @pytest.mark.parametrize("num_images", [8, 40, 100])
-def test_test_groups_are_equal_and_every_cutout_stands_on_both_places(made: Made, num_images: int) -> None:
+def test_test_groups_are_equal_and_every_cutout_is_on_both_places(made: Made, num_images: int) -> None:
     data = made.stamps("test", tie=1.0, num_images=num_images)
     assert torch.bincount(data.groups).tolist() == [num_images // 4] * 4
     on_place = [torch.bincount(data.cutouts[data.places == place], minlength=12) for place in (0, 1)]
@@ -185,7 +185,7 @@ def test_backgrounds_come_in_every_hue_brightness_and_scale(made: Made, tmp_path
     colourfulness = means.std(dim=1)
     assert colourfulness.max() > 2 * colourfulness.quantile(0.2)
     uniform = torch.stack([data.background(index).std(dim=(1, 2)).max() < 0.01 for index in range(len(data))])
-    assert 0.1 < uniform.float().mean() < 0.9  # small crops lie within one half, large ones never do
+    assert 0.1 < uniform.float().mean() < 0.9  # small crops are within one half, large ones never do
 
 
 def test_images_depend_on_seed_and_index_alone(made: Made) -> None:

@@ -30,7 +30,7 @@ def test_values_by_hand() -> None:
     assert estimate(runs, "pointing").mean == pytest.approx((7 / 16 + 5 / 16) / 2)
 
 
-def test_a_draw_repeats_whole_cutouts_within_their_label() -> None:
+def test_a_draw_repeats_complete_cutouts_within_their_label() -> None:
     weights = _weights(np.array(CUTOUTS), np.array(GROUPS), 0)
     assert weights.shape == (1 + DRAWS, 8)
     assert (weights[0] == 1).all()
@@ -63,7 +63,7 @@ def test_the_draws_depend_on_the_seed_only() -> None:
     assert (_draws_of(one, "worst_group") == _draws_of(one, "worst_group")).all()
 
 
-def test_settings_are_told_apart_by_everything_but_the_seed() -> None:
+def test_settings_differ_by_everything_except_the_seed() -> None:
     runs = [run(s, [1], [0], [0], rate=rate) for s in (1, 0) for rate in (0.1, 0.2)]
     settings = list(by_setting(runs, lambda config: True).values())
     assert [[r["config"]["seed"] for r in each] for each in settings] == [[0, 1], [0, 1]]

@@ -1,4 +1,4 @@
-"""The study's second look is the library's, its control sees as much, and its heatmap lies where it belongs."""
+"""The study's second look is the library's, its control sees as much, and its heatmap is in the correct place."""
 
 import copy
 import sys

@@ -101,7 +101,7 @@ def line(text: str, column: str, begins: str) -> str:
     return next(row for row in part.splitlines() if row.startswith(begins)).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_ours_stand_beside_the_paper_s_and_what_is_missing_is_named() -> None:
+def test_our_numbers_are_next_to_the_paper_s_and_missing_ones_are_named() -> None:
     records = [
         record("waterbirds-95", "plain", 0, 0.5),
         record("waterbirds-95", "plain", 1, 0.6),
@@ -133,7 +133,7 @@ def test_ours_stand_beside_the_paper_s_and_what_is_missing_is_named() -> None:
     assert "EPG of convnext_tiny, AIM [2, 25%], paper head (no object masks" in tables.write_tables(only)
 
 
-def test_the_paper_s_table_is_whole() -> None:
+def test_the_paper_s_table_is_complete() -> None:
     paper = tables.read_paper()
     assert len(paper) == 50 and {column for column, _, _ in paper} == {column.name for column in PAPER}
     assert paper["waterbirds-100", "plain", "accuracy"] == (39.6, 5.4)

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, version, exit codes, completion, and how commands end."""
+"""The complete command line: help, version, exit codes, completion, and how commands end."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_help_and_completion_do_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_help_in_a_pipe_has_no_colours_and_whole_boxes() -> None:
+def test_help_in_a_pipe_has_no_colours_and_complete_boxes() -> None:
     piped = command("train", "--help", COLUMNS="80", GITHUB_ACTIONS="", FORCE_COLOR="", PY_COLORS="")
     lines = piped.stdout.splitlines()
     assert "\x1b" not in piped.stdout and not piped.stderr

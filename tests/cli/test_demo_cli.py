@@ -82,10 +82,10 @@ def test_errors(asked: dict[str, object], arguments: str, message: str) -> None:
     assert not asked
 
 
-def test_the_picture_s_place_is_seen_before_the_training(tmp_path: Path) -> None:
+def test_the_image_s_path_is_checked_before_the_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, message in (
-        (tmp_path, "output must be an image file, ending in one of ."),
+        (tmp_path, "output must be an image file that ends in one of ."),
         (tmp_path / "demo.gif2", "ends in '.gif2'"),
         (tmp_path / "file" / "demo.png", "use another path"),
     ):

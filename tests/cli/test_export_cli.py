@@ -127,7 +127,7 @@ class WithBias(TinyNet):
     [
         (
             "named --image-size 10",
-            r"image_size must be at least 32 x 32, .*'s deepest map, got 10 x 10; \S+ x \S+ works",
+            r"--image-size must be at least 32 x 32, .*'s deepest map, got 10 x 10; \S+ x \S+ works",
         ),
         ("named --out model.pt", r"path must end in \.pt2 for the format pt2, got"),
         ("module", r"was zoo\.TinyNet\. .*are replaced: .*on the command line, --backbone package\.module:name$"),

@@ -1,9 +1,17 @@
 """Small cut-outs and backgrounds, each a colour of its own, to build sets of."""
 
+import csv
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from aimwrap.data.builder import Placed, Tying, backgrounds_in, build, cutouts_in, waterbirds
+from aimwrap.data.release import Release
+
+SMALL = Placed(image_size=32)
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -42,3 +50,28 @@ def make_backgrounds(
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Made:
+    """A folder of sources, and builds of it."""
+
+    def __init__(self, root: Path, cutouts: int = 25, backgrounds: int = 40) -> None:
+        self.root = root
+        make_cutouts(root / "cutouts", count=cutouts)
+        make_backgrounds(root / "backgrounds", count=backgrounds)
+
+    def build(self, out: Path, tyings: dict[str, Tying] | None = None, **arguments: Any) -> Release:
+        arguments = {"style": SMALL, "progress": False, **arguments}
+        tyings = waterbirds(0.9) if tyings is None else tyings
+        return build(
+            out, cutouts_in(self.root / "cutouts"), backgrounds_in(self.root / "backgrounds"), tyings, **arguments
+        )
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "metadata.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def groups(out: Path, split: int) -> dict[tuple[int, int], int]:
+    return Counter((int(row["y"]), int(row["place"])) for row in table(out) if int(row["split"]) == split)

@@ -44,7 +44,7 @@ OBJECT = """
 
 
 def picture(path: Path, size: tuple[int, int] = (20, 16), mode: str = "RGB", seed: int = 0) -> Path:
-    """A small photograph-like picture, ``size`` as (W, H)."""
+    """A small photograph-like image, ``size`` as (W, H)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).convert(mode).save(path, "JPEG" if path.suffix.lower() in (".jpeg", ".jpg") else None)
@@ -61,7 +61,7 @@ def mask(path: Path, size: tuple[int, int] = (20, 16), value: int = 255, mode: s
 
 
 def bomb(path: Path) -> None:
-    """A picture of a few bytes that says it has 400 million pixels."""
+    """An image of a few bytes that says it has 400 million pixels."""
     parts = [
         (b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"0")),
@@ -133,7 +133,7 @@ WRONG_BREEDS = {0: 0, 1: 1, 5: 2, 25: 5, 50: 10}  # by per cent of noise, how ma
 
 
 def imagewoof(folder: Path, name: str = "imagewoof2-160") -> Path:
-    """All ten breeds with a training and a validation picture each; one of either is of ImageNet's validation set."""
+    """All ten breeds with a training and a validation image each; one of either is of ImageNet's validation set."""
     from aimwrap.data.sets.imagewoof import WNIDS
 
     root = folder / name
@@ -173,7 +173,7 @@ def class_folders(folder: Path, splits: tuple[str, ...] = ("train", "val")) -> P
 
 
 def class_masks(folder: Path, root: Path) -> Path:
-    """Masks beside :func:`class_folders`, as PNGs."""
+    """Masks next to :func:`class_folders`, as PNGs."""
     masks = folder / "masks"
     for path in root.rglob("*"):
         if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"):
@@ -190,7 +190,7 @@ TABLE = """img_id,img_filename,y,split,place,place_filename
 
 
 def table(folder: Path, text: str = TABLE, name: str = "metadata.csv") -> Path:
-    """A table in Waterbirds' layout with its pictures."""
+    """A table in Waterbirds' layout with its images."""
     for relative in ("001.A/one.jpg", "001.A/two.jpg", "002.B/three.jpg", "002.B/four.JPG"):
         picture(folder / relative)
     path = folder / name

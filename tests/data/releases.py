@@ -7,12 +7,14 @@ bright where the mask is 1.
 import csv
 import json
 import random
+import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SPECIES = (
@@ -91,9 +93,9 @@ def make_cub(
     shuffle_boxes: bool = False,
     pictures: bool = True,
 ) -> Path:
-    """``CUB_200_2011`` in the parent, with segmentations inside of it, ``"beside"`` it, or none.
+    """``CUB_200_2011`` in the parent, with segmentations in it, ``"beside"`` it, or none.
 
-    Without pictures there are the tables and folders alone.
+    Without images there are only the tables and folders.
     """
     cub = parent / "CUB_200_2011"
     birds = photographs(images_per_species)
@@ -152,7 +154,7 @@ def make_waterbirds(
     columns: Sequence[str] = COLUMNS,
     pictures: bool = True,
 ) -> Path:
-    """The release's folder in the parent; ``rows`` and ``columns`` replace the table's, and not the pictures."""
+    """The release's folder in the parent; ``rows`` and ``columns`` replace the table's, and not the images."""
     home = parent / name
     table = waterbirds_rows(tie, version, images_per_species)
     make_folders(home)
@@ -183,6 +185,45 @@ def make_traveling_birds(parent: Path, images_per_species: int = IMAGES_PER_SPEC
 def write_places(path: Path, places: Mapping[str, object]) -> None:
     """Species and numbers of Places365's classes."""
     path.write_text(json.dumps(dict(places), sort_keys=True, indent=4), encoding="utf-8")
+
+
+Breaking = Callable[[Path], object]
+
+
+def change(name: str, old: str | bytes, new: str | bytes) -> Breaking:
+    """Replace the first such text in a file of a tree."""
+    before, after = (text.encode() if isinstance(text, str) else text for text in (old, new))
+
+    def breaking(root: Path) -> None:
+        content = (root / name).read_bytes()
+        assert before in content
+        (root / name).write_bytes(content.replace(before, after, 1))
+
+    return breaking
+
+
+def remove(name: str) -> Breaking:
+    """Remove a file or a folder of a tree."""
+    return lambda root: shutil.rmtree(root / name) if (root / name).is_dir() else (root / name).unlink()
+
+
+def write(name: str, content: str | bytes) -> Breaking:
+    """Write another content to a file of a tree."""
+    return lambda root: (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def recode(name: str, encoding: str) -> Breaking:
+    """Write a file of a tree in another encoding."""
+    return lambda root: (root / name).write_bytes((root / name).read_text().encode(encoding))
+
+
+def assert_refused(read: Callable[[], object], root: Path, broken: tuple[Breaking, type[Exception], str]) -> None:
+    """A healthy tree is read; broken, it is refused with this error and message."""
+    breaking, error, message = broken
+    read()
+    breaking(root)
+    with pytest.raises(error, match=message):
+        read()
 
 
 def cut_off(path: Path, share: float = 0.6) -> None:

@@ -1,4 +1,4 @@
-"""How one image is made: what each setting of a style does, and which pictures are taken as cut-outs."""
+"""How one image is made: what each setting of a style does, and which images can be cut-outs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def scene_with(scene: Scene, path: Path, **more: object) -> Scene:
     return scene
 
 
-def test_opacity_of_a_second_picture(scene: Scene, tmp_path: Path) -> None:
+def test_opacity_of_a_second_image(scene: Scene, tmp_path: Path) -> None:
     """Its brightness is the opacity, or with ``any_value`` whatever is not black is the object."""
     image = save(tmp_path / "i.png", np.full((20, 20, 3), 200))
     faint = np.zeros((20, 20, 3))  # several channels, as some of CUB's

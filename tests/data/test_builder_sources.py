@@ -9,7 +9,7 @@ from builder_sources import cutout, make_backgrounds, make_cutouts, save
 from aimwrap.data.builder import backgrounds_in, backgrounds_of, cutouts_in, relabelled, water_or_land
 
 
-def test_classes_are_folders_and_pictures_may_lie_deeper(tmp_path: Path) -> None:
+def test_classes_are_folders_and_images_may_be_in_subfolders(tmp_path: Path) -> None:
     make_cutouts(tmp_path, count=2)
     save(tmp_path / "cat" / "more" / "UPPER.PNG", cutout(1, 1))
     (tmp_path / "cat" / "._cat00.png").write_bytes(b"what macOS leaves")
@@ -36,7 +36,7 @@ def test_splits_above_the_classes(tmp_path: Path) -> None:
         backgrounds_in(tmp_path)
 
 
-def test_opacity_lies_under_the_same_names(tmp_path: Path) -> None:
+def test_opacity_has_the_same_names(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / "images" / "cat" / f"{name}.jpg", np.zeros((8, 8, 3)))
         save(tmp_path / "masks" / "cat" / f"{name}.png", np.zeros((8, 8)))
@@ -50,15 +50,15 @@ def test_opacity_lies_under_the_same_names(tmp_path: Path) -> None:
 def test_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="cutouts must be a folder with a folder for each class"):
         cutouts_in(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="must have a folder for each place, with pictures in it, and has none"):
+    with pytest.raises(ValueError, match="must have a folder for each place, with images in it, and has none"):
         backgrounds_in(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"is a place and must have pictures \(\.bmp.*but empty has none"):
+    with pytest.raises(ValueError, match=r"is a place and must have images \(\.bmp.*but empty has none"):
         backgrounds_in(tmp_path)
 
 
 def test_a_place_of_several_folders(tmp_path: Path) -> None:
-    """As Places has them: ocean and lake for water; the names say which folder a picture is of."""
+    """As Places has them: ocean and lake for water; the names say which folder an image is from."""
     make_backgrounds(tmp_path, ("ocean", "lake", "forest"), count=1)
     found = backgrounds_of({"land": [tmp_path / "forest"], "water": [tmp_path / "ocean", tmp_path / "lake"]})
     assert [(source.name, source.place) for source in found] == [
@@ -69,7 +69,7 @@ def test_a_place_of_several_folders(tmp_path: Path) -> None:
     make_backgrounds(tmp_path / "another", ("lake",), count=1)
     with pytest.raises(ValueError, match=r"would both be called water/lake/lake00.png; rename one of the two folders"):
         backgrounds_of({"water": [tmp_path / "lake", tmp_path / "another" / "lake"]})
-    with pytest.raises(FileNotFoundError, match=r"place 'sky' must be made of folders, but .*sky is not there"):
+    with pytest.raises(FileNotFoundError, match=r"place 'sky' needs a folder of photographs, and .*sky does not exist"):
         backgrounds_of({"sky": [tmp_path / "sky"]})
 
 
@@ -85,7 +85,7 @@ def test_classes_are_merged_into_labels(tmp_path: Path) -> None:
         relabelled(cutouts_in(tmp_path), {"cat": "cat"})
 
 
-def test_water_birds_are_told_by_whole_words() -> None:
+def test_water_birds_are_recognised_by_complete_words() -> None:
     """The three land birds in whose names Waterbirds' script finds a "tern" are land birds here."""
     land = ("021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee")
     water = (
@@ -117,5 +117,5 @@ def test_links_are_followed_and_the_home_folder_may_be_written_short(
     assert names == ["cat/cat00.png", "cat/more/dog00.png", "dog/dog00.png"]
     assert [len(backgrounds_in("~/far")), len(backgrounds_of({"water": ["~/far/ocean"]}))] == [1, 1]
     (tmp_path / "cutouts" / "dog" / "back").symlink_to(tmp_path / "cutouts" / "cat")
-    with pytest.raises(ValueError, match="listing it would never end"):
+    with pytest.raises(ValueError, match="listing would never end"):
         cutouts_in(tmp_path / "cutouts")

@@ -1,4 +1,4 @@
-"""Reading built sets back, whole and broken."""
+"""Reading built data sets, complete and broken."""
 
 from __future__ import annotations
 

@@ -10,11 +10,16 @@ from releases import (
     IMAGES_PER_SPECIES,
     MASK_MODES,
     SPECIES,
+    assert_refused,
+    change,
     cut_off,
     make_bomb,
     make_cub,
     paint_mask,
     photographs,
+    recode,
+    remove,
+    write,
     write_table,
 )
 from torchvision import tv_tensors
@@ -34,7 +39,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
-    """Tables and folders without pictures, to be broken."""
+    """Tables and folders without images, to be broken."""
     return make_cub(tmp_path, pictures=False)
 
 
@@ -163,28 +168,19 @@ class TestSegmentations:
         with pytest.raises(FileNotFoundError, match=f"lack 1 of 6 species, the first of them {SPECIES[3]}"):
             read_cub(tables)
 
-    def test_anothers_beside_are_not_taken(self, tmp_path: Path) -> None:
+    def test_another_s_next_to_it_are_not_taken(self, tmp_path: Path) -> None:
         cub = make_cub(tmp_path, segmentations=None, pictures=False)
         (tmp_path / "segmentations" / "ADE20K").mkdir(parents=True)
         assert read_cub(cub).records[0].mask_path is None
 
 
-def change(name: str, old: str, new: str):
-    def breaking(cub: Path) -> None:
-        text = (cub / name).read_text()
-        assert old in text
-        (cub / name).write_text(text.replace(old, new, 1))
-
-    return breaking
-
-
 FIRST = f"1 {BIRDS[0].name}\n"
 BOX = "1 5.0 4.0 15.0 13.0\n"
 BROKEN_TABLES = {
-    "images.txt missing": (lambda cub: (cub / "images.txt").unlink(), FileNotFoundError, "neither images.txt nor"),
-    "images missing": (lambda cub: shutil.rmtree(cub / "images"), FileNotFoundError, "CUB's images must be a folder"),
+    "images.txt missing": (remove("images.txt"), FileNotFoundError, "neither images.txt nor"),
+    "images missing": (remove("images"), FileNotFoundError, "CUB's images must be a folder"),
     **{
-        f"{name} missing": (lambda cub, name=name: (cub / name).unlink(), FileNotFoundError, f"{name} is not there")
+        f"{name} missing": (remove(name), FileNotFoundError, f"{name} is not there")
         for name in ("classes.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
     },
     "too few columns": (
@@ -205,7 +201,7 @@ BROKEN_TABLES = {
     ),
     "class out of range": (change("image_class_labels.txt", "1 1\n", "1 7\n"), ValueError, "from 1 to 6, got '7'"),
     "class from zero": (change("image_class_labels.txt", "1 1\n", "1 0\n"), ValueError, "from 1 to 6, got '0'"),
-    "another class": (change("image_class_labels.txt", "1 1\n", "1 2\n"), ValueError, "said to be of class 2"),
+    "another class": (change("image_class_labels.txt", "1 1\n", "1 2\n"), ValueError, "image 1 has class 2"),
     "id twice": (change("images.txt", "2 ", "1 "), ValueError, "id 1 is there twice"),
     "box id twice": (
         change("bounding_boxes.txt", "\n2 ", "\n1 "),
@@ -218,7 +214,7 @@ BROKEN_TABLES = {
         ValueError,
         "is there twice, with different ids",
     ),
-    "no boxes": (lambda cub: (cub / "bounding_boxes.txt").write_text(""), ValueError, "is empty"),
+    "no boxes": (write("bounding_boxes.txt", ""), ValueError, "is empty"),
     "rows cut off": (
         lambda cub: cut_off(cub / "bounding_boxes.txt"),
         ValueError,
@@ -229,25 +225,17 @@ BROKEN_TABLES = {
     "box of nan": (change("bounding_boxes.txt", BOX, "1 nan 4.0 15 13\n"), ValueError, "x must be a number, got 'nan'"),
     "gap in classes": (change("classes.txt", "6 200", "7 200"), ValueError, "from 1 to 6, without gaps"),
     "not UTF-8": (
-        lambda cub: (cub / "images.txt").write_bytes((cub / "images.txt").read_bytes() + b"\xff\xfe\n"),
+        change("images.txt", FIRST, FIRST.encode() + b"\xff\xfe\n"),
         ValueError,
         "images.txt is not UTF-8 text",
     ),
-    "UTF-16": (
-        lambda cub: (cub / "classes.txt").write_text((cub / "classes.txt").read_text(), encoding="utf-16"),
-        ValueError,
-        "classes.txt is not UTF-8 text",
-    ),
+    "UTF-16": (recode("classes.txt", "utf-16"), ValueError, "classes.txt is not UTF-8 text"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN_TABLES)
 def test_broken_tables_are_refused(tables: Path, name: str) -> None:
-    breaking, error, message = BROKEN_TABLES[name]
-    read_cub(tables)
-    breaking(tables)
-    with pytest.raises(error, match=message):
-        read_cub(tables)
+    assert_refused(lambda: read_cub(tables), tables, BROKEN_TABLES[name])
 
 
 @pytest.mark.parametrize("path", ["../x.jpg", "/etc/x.jpg", "C:/x.jpg", "a/..\\..\\x.jpg", "a/../../x.jpg"])
@@ -274,7 +262,7 @@ def test_roots_that_are_none(tmp_path: Path, root: str) -> None:
 
 
 class TestBrokenPictures:
-    """The tables are whole, so reading them works; the sample is refused, and the others are read."""
+    """The tables are complete, so reading them works; the sample is refused, and the others are read."""
 
     @pytest.fixture
     def broken(self, tree: Path, tmp_path: Path) -> Path:
@@ -335,10 +323,10 @@ class TestBrokenPictures:
         """As happens where boxes were joined by row: another image's box need not fit."""
         box = f"3 {' '.join(map(str, map(float, BIRDS[2].box)))}\n"
         change("bounding_boxes.txt", box, "3 30.0 3.0 25.0 10.0\n")(broken)
-        self.refused(broken, ValueError, "are not inside of its")
+        self.refused(broken, ValueError, "are not inside its")
 
 
-def test_reads_no_picture(tables: Path) -> None:
-    """Tables and folders are enough: not one picture is there."""
+def test_reads_no_image(tables: Path) -> None:
+    """Tables and folders are enough: there is no image."""
     assert len(read_cub(tables).records) == len(BIRDS)
     assert torch.equal(CUB200(tables, None).labels, torch.tensor([bird.label - 1 for bird in BIRDS]))

@@ -43,7 +43,9 @@ def test_build_prints_the_groups_and_goes_on(sources: Path, tmp_path: Path) -> N
     again = build(*arguments, "--train", 20, "-q")
     assert again.exit_code == 0 and contents(out) == before
     other = build(*arguments, "--train", 18, "-q")
-    assert other.exit_code == 1 and "was built otherwise" in other.output and "num_images train" in other.output
+    assert (
+        other.exit_code == 1 and "was built with other arguments" in other.output and "num_images train" in other.output
+    )
     assert Built(out)[0].image.size == (32, 32)
 
 
@@ -79,9 +81,9 @@ def test_permuted_in_place_with_places_and_labels(sources: Path, tmp_path: Path)
         (["--format", "gif"], 2, "'gif' is not one of 'jpg', 'png'"),
         (["--train", 400], 1, "too few cut-outs of label cat in train"),
         (["--labels", "no.csv"], 2, "'no.csv' does not exist"),
-        (["--test-share", 1], 1, "test_share must be a share from 0 to below 1"),
-        (["--object-size", 5, 9], 1, "object_size must be (smallest, largest)"),
-        (["--opacity", "nowhere"], 1, "opacity must hold a PNG for each cut-out"),
+        (["--test-share", 1], 1, "--test-share must be a share from 0 to below 1"),
+        (["--object-size", 5, 9], 1, "--object-size must be (smallest, largest)"),
+        (["--opacity", "nowhere"], 1, "--opacity must contain a PNG of the same name for each cut-out"),
     ],
 )
 def test_errors(sources: Path, tmp_path: Path, arguments: list[object], code: int, message: str) -> None:
@@ -99,7 +101,7 @@ def test_errors_as_json(sources: Path, tmp_path: Path) -> None:
 def test_out_must_not_lie_among_the_sources(sources: Path) -> None:
     for out in (sources / "cutouts" / "out", sources):
         found = build(out, *given(sources))
-        assert found.exit_code == 2 and "built images would be taken for sources" in " ".join(
+        assert found.exit_code == 2 and "built images would be read as sources" in " ".join(
             found.output.replace("│", " ").split()
         )
 

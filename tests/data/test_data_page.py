@@ -68,7 +68,7 @@ def test_every_set_is_trained_on(
     assert saved.class_names is not None and len(saved.class_names) == saved.classifier.out_features
 
 
-def test_a_set_beside_a_release_is_not_taken_for_it(in_a_folder_with_all_sets: Path) -> None:
+def test_a_set_next_to_a_release_is_not_taken_for_it(in_a_folder_with_all_sets: Path) -> None:
     shutil.copytree("data/mine/train/cat", "data/plain/cat")
     assert examine("data/plain").kind == "folder"
     assert examine("data/CUB_fixed/train", cub="data/CUB_200_2011").kind == "traveling-birds"

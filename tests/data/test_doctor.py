@@ -20,7 +20,7 @@ WATERBIRDS = "waterbird_complete95_forest2water2"
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CUB, Waterbirds and TravelingBirds beside each other."""
+    """CUB, Waterbirds and TravelingBirds next to each other."""
     parent = tmp_path_factory.mktemp("healthy")
     make_cub(parent)
     make_waterbirds(parent)
@@ -69,7 +69,7 @@ def test_counts_by_split_and_group(healthy: Path) -> None:
     ]
 
 
-def test_a_part_of_a_release_is_told_unless_it_is_one_on_purpose(healthy: Path) -> None:
+def test_a_part_of_a_release_is_reported_unless_it_is_one_on_purpose(healthy: Path) -> None:
     found = examine(healthy / WATERBIRDS)
     assert findings(found) == {
         "fault counts": [
@@ -241,7 +241,7 @@ def replace(path: Path, old: str, new: str) -> None:
         (without_a_column, "fault tables", 1, "lacks split"),
         (unknown_split, "fault tables", 1, "split must be an integer from 0 to 2, got '3'"),
         (path_that_climbs_out, "fault tables", 1, "'../../secret.jpg' must be a path below"),
-        (box_outside, "fault boxes", 1, "box (500, 4, 515, 17) is not inside of its 41 x 33 pixels"),
+        (box_outside, "fault boxes", 1, "box (500, 4, 515, 17) is not inside its 41 x 33 pixels"),
         (group_without_test_images, "warning groups", 1, "test, land bird on water: no images"),
     ],
 )
@@ -288,10 +288,10 @@ def test_headers_alone(trees: Path) -> None:
     resized_mask(trees)
     found = examine(trees / WATERBIRDS, official=False, quick=True)
     assert findings(found).keys() == {"fault sizes"}
-    assert "headers alone" in str(found)
+    assert "only headers" in str(found)
 
 
-def test_without_masks_people_hear_how_to_get_them(tmp_path: Path) -> None:
+def test_without_masks_the_message_says_how_to_get_them(tmp_path: Path) -> None:
     cub = make_cub(tmp_path, segmentations=None)
     found = examine(cub, official=False)
     assert findings(found).keys() == {"warning object masks"}

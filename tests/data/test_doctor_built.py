@@ -54,10 +54,10 @@ def test_a_changed_table_is_found(built: Path, tmp_path: Path, pattern: str, new
     assert faults(examine(home))["counts"].startswith(named)
 
 
-def test_a_build_that_was_killed_is_told(built: Path, tmp_path: Path) -> None:
+def test_a_build_that_was_killed_is_reported(built: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(built / "tied", tmp_path / "tied"))
     (home / "metadata.csv").unlink()
-    assert "Give the same command again, and it goes on" in faults(examine(home))["tables"]
+    assert "Run the same command again to continue" in faults(examine(home))["tables"]
 
 
 def test_a_manifest_that_was_edited_is_no_accident_of_the_doctor(built: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ FULLY_TIED: Groups = {"train": FULLY_TIED_TRAIN, "val": (461, 460, 139, 139), "t
 
 
 def waterbirds(groups: Groups, towhees: int = 1) -> Release:
-    """Images of these groups; one water bird of the test is a Towhee, which tells the version of the labels."""
+    """Images of these groups; one water bird of the test is a Towhee, which shows the version of the labels."""
     records = [
         Record(f"{split}{group}.{number}", Path(f"1.Gull_{group}/{split}{number}.jpg"), group // 2, split, group % 2)
         for split, counts in groups.items()
@@ -91,7 +91,7 @@ def test_corrected_labels_and_other_ties_are_held_against_the_sizes_alone() -> N
 def test_nothing_to_hold_against() -> None:
     release = waterbirds({"train": (1, 0, 0, 1), "test": (1, 1, 1, 1)})
     check = check_counts(count(release), release, None, "")
-    assert (check.mark, check.summary) == ("ok", "6 images (2 train + 4 test), not compared with any others")
+    assert (check.mark, check.summary) == ("ok", "6 images (2 train + 4 test), not compared with official counts")
     cub = check_counts(count(release), release, CUB200.expected(release), "the official release")
     assert [finding.subject for finding in cub.findings] == ["train", "test"]
 

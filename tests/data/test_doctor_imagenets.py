@@ -79,7 +79,7 @@ def test_official_numbers(tmp_path: Path) -> None:
 
 
 def folders_of_different_pictures(tmp_path: Path) -> Path:
-    """``class_folders``, where pictures of one name are the same, with other pixels in each."""
+    """``class_folders``, where images of one name are the same, with other pixels in each."""
     root = class_folders(tmp_path)
     for number, path in enumerate(
         sorted(path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"))
@@ -147,7 +147,7 @@ def test_faults_of_imagenet100(tmp_path: Path) -> None:
     root, _, annotations = imagenet100(tmp_path)
     picture(root / "val" / "n01558993" / "ILSVRC2012_val_00000010.JPEG", size=(50, 50))
     seen = findings(examine_hundred(tmp_path))
-    assert "50 x 50 pixels (W x H), and the release says 20 x 16" in seen["fault sizes"][0]
+    assert "50 x 50 pixels (W x H), and 20 x 16 in the release" in seen["fault sizes"][0]
     write_annotation(next(annotations.rglob("*.xml")).parent, "ILSVRC2012_val_00000010", [("n13037406", (1, 1, 2, 2))])
     assert findings(examine_hundred(tmp_path)).keys() == {"fault tables"}
 
@@ -179,11 +179,11 @@ def test_a_table_by_its_own_name_and_columns(tmp_path: Path) -> None:
     assert found.kind == "table" and found.exit_code == 0, findings(found)
     assert (len(found.classes), len(found.places)) == (2, 2)
     assert "fault tables" in findings(examine(path, columns={"image": "file"}))
-    with pytest.raises(ValueError, match=r"columns must be of image, .*; got 'picture'"):
+    with pytest.raises(ValueError, match=r"columns must be among image, .*; got 'picture'"):
         examine(path, columns={"picture": "img_filename"})
-    with pytest.raises(ValueError, match="is a table, and --as says 'cub'"):
+    with pytest.raises(ValueError, match="is a table, and --as is 'cub'"):
         examine(path, "cub")
-    with pytest.raises(ValueError, match="has its own columns; leave --column out"):
+    with pytest.raises(ValueError, match="its columns are fixed: leave --column out"):
         examine(tmp_path, columns={"image": "img_filename"})
 
 
@@ -198,7 +198,7 @@ def test_the_next_command_says_what_was_said(tmp_path: Path) -> None:
     root = folders_of_different_pictures(tmp_path)
     masks = class_masks(tmp_path, root)
     mask(masks / "train" / "cat" / "a.png", size=(8, 8))
-    again = f"aimwrap data doctor {root} --masks {masks} --any-value-is-object   # again, once it is repaired"
+    again = f"aimwrap data doctor {root} --masks {masks} --any-value-is-object   # again, after it is fixed"
     assert examine(root, masks=masks, any_value_is_object=True).next_lines == (again,)
     (masks / "train" / "cat" / "a.png").unlink()
     assert examine(root, masks=masks, any_value_is_object=True).next_lines == (again,)

@@ -1,4 +1,4 @@
-"""What a folder is taken for, and what people hear where that cannot be told."""
+"""How a folder is recognised, and the messages where it is not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_set_has_its_own_class_and_title() -> None:
     assert len({kind.title for kind in READERS.values()}) == len(set(READERS.values())) == len(READERS) == 9
 
 
-def test_birds_are_told_from_the_folder_the_one_above_and_one_below(tmp_path: Path) -> None:
+def test_birds_are_recognised_from_the_folder_the_one_above_and_one_below(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     cub = make_cub(tmp_path / "a", pictures=False)
     for path in (cub, cub.parent, cub / "images"):
@@ -32,13 +32,13 @@ def test_birds_are_told_from_the_folder_the_one_above_and_one_below(tmp_path: Pa
 
 
 @pytest.mark.parametrize("lost", ["images.txt", "train_test_split.txt"])
-def test_a_release_is_told_though_a_table_is_lost(tmp_path: Path, lost: str) -> None:
+def test_a_release_is_recognised_without_one_of_its_tables(tmp_path: Path, lost: str) -> None:
     cub = make_cub(tmp_path, pictures=False)
     (cub / lost).unlink()
     assert recognise(cub.rename(tmp_path / "renamed"), NOTHING).name == "cub"
 
 
-def test_a_release_is_told_by_its_name_though_its_table_is_damaged(tmp_path: Path) -> None:
+def test_a_release_with_a_damaged_table_is_recognised_by_its_name(tmp_path: Path) -> None:
     home = make_waterbirds(tmp_path, pictures=False)
     (home / "metadata.csv").write_bytes(b"\x00\xff")
     assert recognise(home, NOTHING).reason == "it is called waterbird_complete95_forest2water2"
@@ -48,7 +48,7 @@ def test_traveling_birds_need_cubs_split(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     root = make_traveling_birds(tmp_path / "data", pictures=False)
     with pytest.raises(
-        NotRecognisedError, match=r"taken for TravelingBirds, because it has CUB_fixed.*pass --cub FOLDER"
+        NotRecognisedError, match=r"recognised as TravelingBirds, because it has CUB_fixed.*pass --cub FOLDER"
     ):
         recognise(root, NOTHING)
     cub = make_cub(tmp_path, pictures=False)
@@ -105,7 +105,7 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "nothing", "does not exist"),
         (archive, "is a file; unpack it"),
-        (tmp_path / "empty", r"looks like no data set.*its folders are: inner.*--as.*waterbirds"),
+        (tmp_path / "empty", r"is not recognised as a data set.*its folders are: inner.*--as.*waterbirds"),
     ):
         with pytest.raises(NotRecognisedError, match=message):
             recognise(path, NOTHING)
@@ -116,10 +116,10 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
 def test_said_to_be(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "one.jpg")
     found = recognise(tmp_path, NOTHING, "imagewoof")
-    assert (found.name, found.root, found.reason) == ("imagewoof", tmp_path, "--as imagewoof says so")
+    assert (found.name, found.root, found.reason) == ("imagewoof", tmp_path, "of --as imagewoof")
 
 
-def test_a_set_beside_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> None:
+def test_a_set_next_to_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> None:
     """The folder above has CUB_fixed, and it is not what was asked about."""
     make_cub(tmp_path)
     make_traveling_birds(tmp_path)

@@ -1,4 +1,4 @@
-"""What people and programs get to see."""
+"""The report as text and for programs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_report_reads_downward() -> None:
     text = str(an_examination(Check("counts", "ok", "9 images"), fault))
     assert text == (
         """Waterbirds (95 %) in data/birds
-  Taken for it because metadata.csv has the columns img_id and y.
+  Recognised because metadata.csv has the columns img_id and y.
 
          land bird, land  land bird, water  water bird, land  water bird, water    all
   train              900               100                50                150  1,200
@@ -60,10 +60,10 @@ def test_a_report_reads_downward() -> None:
              a.jpg: is not complete
              a.jpg: is not complete
 
-Known traps of this release
+Known pitfalls of this release
   - A trap that is known.
 
-1 check found faults: repair them before training.
+1 check found faults: fix them before training.
 
 Next
   aimwrap inspect convnext_tiny"""
@@ -73,8 +73,8 @@ Next
 def test_the_last_line_says_how_it_is() -> None:
     for mark, words in (
         ("ok", "Healthy."),
-        ("warning", "No faults; 1 check deserves a look."),
-        ("fault", "repair them"),
+        ("warning", "No faults; 1 check has a warning."),
+        ("fault", "fix them"),
     ):
         found = an_examination(Check("boxes", mark, "text"))  # type: ignore[arg-type]
         assert words in str(found)

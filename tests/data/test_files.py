@@ -1,4 +1,4 @@
-"""Reading without trust: paths, pictures of all kinds, tables."""
+"""Reading without trust: paths, images of all kinds, tables."""
 
 import os
 import random
@@ -72,9 +72,9 @@ class TestInside:
 
 class TestWritten:
     def test_home_and_plain_paths(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HOME", "/somebody")
+        monkeypatch.setenv("HOME", "/home/user")
         assert [expand_path(path) for path in ("~/x", "x/y/", Path("/x"))] == [
-            Path("/somebody/x"),
+            Path("/home/user/x"),
             Path("x/y"),
             Path("/x"),
         ]
@@ -147,7 +147,7 @@ class TestOpenImage:
         assert np.array_equal(np.asarray(open_image(tmp_path / "x.png"))[..., 1], 255 * (RAMP > 100))
 
     def test_orientation_is_not_followed(self, tmp_path: Path) -> None:
-        """Torchvision's loader does not follow it, and masks and boxes count the pixels as they lie."""
+        """Torchvision's loader does not follow it, and masks and boxes count the pixels on disk."""
         picture = Image.fromarray(np.stack([RAMP] * 3, -1))
         exif = Image.Exif()
         exif[0x0112] = 6  # to be turned by a quarter
@@ -173,7 +173,7 @@ class TestOpenImage:
 
     @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.gif", "x.webp", "x.tif"])
     def test_cut_off_anywhere(self, tmp_path: Path, name: str) -> None:
-        """A file cut off is refused, or was whole but for what does not matter; another picture never comes."""
+        """A file that was cut off is refused, or read without what does not matter; never as another image."""
         rng = np.random.default_rng(0)
         Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(tmp_path / name)
         whole, content = open_image(tmp_path / name), (tmp_path / name).read_bytes()
@@ -189,7 +189,7 @@ class TestOpenImage:
 
     @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.gif", "x.webp", "x.tif", "x.bmp", "x.jp2", "x.tga", "x.ppm"])
     def test_damaged_bytes_raise_nothing_else(self, tmp_path: Path, name: str) -> None:
-        """Whatever a decoder stumbles over, what comes is our error with the path, or a picture."""
+        """If a decoder fails, the result is our error with the path; otherwise it is an image."""
         rng = random.Random(0)
         PICTURES["RGB"][1].save(tmp_path / name)
         content = (tmp_path / name).read_bytes()
@@ -212,8 +212,8 @@ class TestOpenImage:
             with pytest.raises(ValueError, match=r"more pixels than|more than any photograph"):
                 opening(tmp_path / "x.png")
 
-    def test_bombs_where_pillow_is_told_to_let_them_pass(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As scripts for large scans do, for the whole process."""
+    def test_bombs_where_pillow_is_set_to_let_them_pass(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As scripts for large scans do, for the complete process."""
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
         make_bomb(tmp_path / "x.png", 10_001)
         with pytest.raises(ValueError, match="10001 x 10001 pixels, more than any photograph"):
@@ -340,7 +340,7 @@ class TestReadCSV:
         ("content", "message"),
         [
             ("", "lacks a; it has none"),
-            ("b,c\n1,2\n", "must have the columns a, and lacks a; it has b, c"),
+            ("b,c\n1,2\n", "must have the columns a, but lacks a; it has b, c"),
             ("a,a\n1,2\n", "has a column twice"),
             ("a,b\n1\n", "line 2: a row must have 2 values"),
             ("a,b\n1,2,3\n", "line 2: a row must have 2 values"),
@@ -356,11 +356,11 @@ class TestReadCSV:
             list(read_csv(write(tmp_path / "t.csv", content), ["a"]))
 
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"t\.csv is not there; pass the folder of the release"):
+        with pytest.raises(FileNotFoundError, match=r"t\.csv is not there; pass the folder of the data set"):
             list(read_csv(tmp_path / "t.csv", ["a"]))
 
     def test_callers_errors_stay_theirs(self, tmp_path: Path) -> None:
-        """The table's own errors are reworded; those of whoever reads it are not."""
+        """The table's own errors are reworded; those of the code that reads it are not."""
         with pytest.raises(UnicodeDecodeError):
             for _ in read_csv(write(tmp_path / "t.csv", "a\n1\n2\n"), ["a"]):
                 b"\xff".decode()

@@ -1,4 +1,4 @@
-"""Folders of classes are read as torchvision's ImageFolder reads them, with masks beside them."""
+"""Folders of classes are read as torchvision's ImageFolder reads them, with masks next to them."""
 
 import shutil
 from pathlib import Path
@@ -134,12 +134,12 @@ BROKEN = {
     "empty class": (
         lambda root, masks: (root / "val" / "emu").mkdir(),
         FileNotFoundError,
-        "emu has no picture, so its class would be empty; remove the folder",
+        "emu has no image, so its class would be empty; remove the folder",
     ),
     "class of other files": (
         lambda root, masks: [(root / "val" / "emu").mkdir(), (root / "val" / "emu" / "a.gif.txt").write_text("")],
         FileNotFoundError,
-        "emu has no picture",
+        "emu has no image",
     ),
     "empty split": (
         lambda root, masks: [shutil.rmtree(root / "val"), (root / "val").mkdir()],
@@ -161,11 +161,11 @@ BROKEN = {
         ValueError,
         "two folders of the split val, val and validation",
     ),
-    "loop": (loop, ValueError, "is a link to a folder above it"),
+    "loop": (loop, ValueError, "is a link that leads back"),
     "lacking mask": (
         lambda root, masks: (masks / "val" / "cat" / "a.png").unlink(),
         FileNotFoundError,
-        r"lacks the masks of 1 of 8 pictures, such as that of cat/a\.png",
+        r"lacks the masks of 1 of 8 images, such as that of cat/a\.png",
     ),
     "two masks": (
         lambda root, masks: mask(masks / "val" / "cat" / "a.bmp"),
@@ -175,7 +175,7 @@ BROKEN = {
     "pictures of one name": (
         lambda root, masks: picture(root / "val" / "cat" / "a.jpg"),
         ValueError,
-        "2 pictures named cat/a up to their ends, which would share one mask",
+        "2 images named cat/a without their suffixes, which would share one mask",
     ),
     "masks of something else": (
         lambda root, masks: [shutil.rmtree(masks), picture(masks / "x" / "1.png")],
@@ -196,10 +196,10 @@ def test_broken_variants_have_their_own_errors(name: str, tmp_path: Path) -> Non
         read_folder(root, masks=masks)
 
 
-def test_pictures_outside_of_classes_are_refused(tmp_path: Path) -> None:
+def test_images_outside_of_classes_are_refused(tmp_path: Path) -> None:
     root = class_folders(tmp_path, ())
     picture(root / "1.jpg")
-    with pytest.raises(ValueError, match=r"1 pictures next to its folders of classes, such as 1\.jpg"):
+    with pytest.raises(ValueError, match=r"1 images next to its folders of classes, such as 1\.jpg"):
         read_folder(root)
 
 
@@ -223,5 +223,5 @@ def test_links_that_lead_in_a_circle_are_refused(links: tuple[str, ...], tmp_pat
     if links == ("cat/x",):
         assert len(LabelledFolder(tmp_path / "pets")) == 3, "a link to a folder that leads nowhere else is followed"
     else:
-        with pytest.raises(ValueError, match="link to a folder above it, or that led to it"):
+        with pytest.raises(ValueError, match="link that leads back to a folder above"):
             LabelledFolder(tmp_path / "pets")

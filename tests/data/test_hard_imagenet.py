@@ -1,4 +1,4 @@
-"""Hard-ImageNet in its official layout, and each way in which people have it broken."""
+"""Hard-ImageNet in its official layout, and each way in which copies are broken."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from imagenet_releases import HARD_WNIDS, bomb, hard_imagenet, mask, picture, wr
 from aimwrap.data import HardImageNet, read_hard_imagenet
 
 
-def test_masks_find_their_pictures_and_labels_follow_the_list(tmp_path: Path) -> None:
+def test_masks_find_their_images_and_labels_follow_the_list(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     release = read_hard_imagenet(root, imagenet)
     assert release.classes == ("class 537", "class 770", "class 655")
@@ -88,7 +88,7 @@ def test_validation_alone_is_enough(tmp_path: Path) -> None:
         HardImageNet(root, imagenet=imagenet)
 
 
-def test_masks_and_pictures_may_end_differently(tmp_path: Path) -> None:
+def test_masks_and_images_may_have_other_suffixes(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     name = "n03218198_n03218198_1"
     (root / "train" / f"{name}.JPEG").rename(root / "train" / f"{name}.png")
@@ -98,11 +98,11 @@ def test_masks_and_pictures_may_end_differently(tmp_path: Path) -> None:
     assert sample.path.endswith("n03218198_1.jpg") and float(sample.object_mask.sum()) == 160
 
 
-def test_a_missing_picture_is_noted_and_named_when_opened(tmp_path: Path) -> None:
+def test_a_missing_image_is_noted_and_named_when_opened(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     (imagenet / "train" / "n03218198" / "n03218198_2.JPEG").unlink()
     dataset = HardImageNet(root, imagenet=imagenet)
-    assert any("1 of 6 pictures of train are missing" in note for note in dataset.release.notes)
+    assert any("1 of 6 images of train are missing" in note for note in dataset.release.notes)
     with pytest.raises(FileNotFoundError, match=r"n03218198_2\.JPEG is not there"):
         dataset[1]
 
@@ -130,7 +130,7 @@ BROKEN = {
     "empty masks": (
         lambda root, imagenet: [path.unlink() for path in (root / "val").iterdir()],
         FileNotFoundError,
-        "must be full of masks",
+        "must have masks named",
     ),
     "flat val": (sort_out, ValueError, "are there unsorted.*torchvision.datasets.ImageNet"),
     "lacking class": (
@@ -148,11 +148,15 @@ BROKEN = {
         FileNotFoundError,
         "its folders are flat",
     ),
-    "two classes in a name": (rename("train", FIRST, "n03218198_n03770439_1.JPEG"), ValueError, "must be named as"),
-    "no class": (rename("train", FIRST, "n03218198_1.JPEG"), ValueError, "must be named as its picture"),
-    "other name": (rename("train", FIRST, "mask 1.JPEG"), ValueError, "must be named as its picture"),
-    "train mask in val": (rename("val", VAL, FIRST), ValueError, "a mask of val must be named"),
-    "val mask in train": (rename("train", FIRST, VAL), ValueError, "a mask of train must be named"),
+    "two classes in a name": (
+        rename("train", FIRST, "n03218198_n03770439_1.JPEG"),
+        ValueError,
+        "must have the name of",
+    ),
+    "no class": (rename("train", FIRST, "n03218198_1.JPEG"), ValueError, "must have the name of its image"),
+    "other name": (rename("train", FIRST, "mask 1.JPEG"), ValueError, "must have the name of its image"),
+    "train mask in val": (rename("val", VAL, FIRST), ValueError, "a mask of val must have the name"),
+    "val mask in train": (rename("train", FIRST, VAL), ValueError, "a mask of train must have the name"),
     "two masks": (
         lambda root, imagenet: mask(root / "train" / FIRST.replace("JPEG", "png")),
         ValueError,
@@ -171,7 +175,7 @@ BROKEN = {
     "class not listed": (
         lambda root, imagenet: write_pickle(root / "meta" / "hard_imagenet_idx.pkl", [537, 770]),
         ValueError,
-        "n03770439, too, which .* does not list",
+        "masks of n03770439, which .* does not list",
     ),
     "list of text": (
         lambda root, imagenet: write_pickle(root / "meta" / "hard_imagenet_idx.pkl", ["537"]),
@@ -255,7 +259,7 @@ def test_damaged_files_are_named_when_opened(tmp_path: Path) -> None:
         dataset[5]
 
 
-def test_cmyk_and_grey_pictures_come_as_rgb(tmp_path: Path) -> None:
+def test_cmyk_and_grey_images_come_as_rgb(tmp_path: Path) -> None:
     root, imagenet = hard_imagenet(tmp_path)
     dataset = HardImageNet(root, imagenet=imagenet)
     for index, mode in enumerate(["CMYK", "L"]):

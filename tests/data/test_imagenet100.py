@@ -1,4 +1,4 @@
-"""ImageNet-100 from a whole ImageNet and from a tree of its own, with labels as ImageFolder has them."""
+"""ImageNet-100 from a complete ImageNet and from its own folder, with labels as ImageFolder has them."""
 
 import shutil
 from pathlib import Path
@@ -65,11 +65,11 @@ def test_validation_alone_is_enough(tmp_path: Path) -> None:
     assert any("The split train is left out" in note for note in release.notes)
 
 
-def test_a_resized_picture_is_refused_with_boxes(tmp_path: Path) -> None:
+def test_a_resized_image_is_refused_with_boxes(tmp_path: Path) -> None:
     root, class_list, annotations = imagenet100(tmp_path)
     val = ImageNet100(root, "val", class_list=class_list, annotations=annotations)
     picture(val.records[0].path, size=(40, 32))
-    with pytest.raises(ValueError, match=r"32 x 40 pixels .* the release says 16 x 20"):
+    with pytest.raises(ValueError, match=r"32 x 40 pixels .* and 16 x 20 in the release"):
         val[0]
     assert ImageNet100(root, "val", class_list=class_list)[0].image.size == (40, 32)
 
@@ -104,27 +104,31 @@ BROKEN = {
     "empty class": (
         lambda r, c, a: [path.unlink() for path in (r / "train" / CLASSES[0]).iterdir()],
         FileNotFoundError,
-        "n01558993 has no picture",
+        "n01558993 has no image",
     ),
     "class full of other files": (
         lambda r, c, a: [path.rename(path.with_suffix(".tar")) for path in (r / "train" / CLASSES[0]).iterdir()],
         FileNotFoundError,
-        "n01558993 has no picture",
+        "n01558993 has no image",
     ),
     "picture in the wrong class": (
         lambda r, c, a: (r / "train" / CLASSES[0] / f"{CLASSES[0]}_2.JPEG").rename(
             r / "train" / CLASSES[1] / f"{CLASSES[0]}_2.JPEG"
         ),
         ValueError,
-        "is in the folder of n02869837 and is named as a picture of n01558993",
+        "is in the folder of n02869837 and is named as an image of n01558993",
     ),
     "no annotations": (lambda r, c, a: shutil.rmtree(a), FileNotFoundError, "annotations must be the folder"),
     "lacking annotation": (
         lambda r, c, a: (boxes_folder(a) / "ILSVRC2012_val_00000012.xml").unlink(),
         FileNotFoundError,
-        r"lacks the annotations of 1 of 3 validation pictures, such as ILSVRC2012_val_00000012\.xml",
+        r"lacks the annotations of 1 of 3 validation images, such as ILSVRC2012_val_00000012\.xml",
     ),
-    "shuffled annotations": (shuffle, ValueError, "annotates ILSVRC2012_val_00000011, and not ILSVRC2012_val_00000010"),
+    "shuffled annotations": (
+        shuffle,
+        ValueError,
+        "annotation of ILSVRC2012_val_00000011, and not of ILSVRC2012_val_00000010",
+    ),
     "boxes of another class": (
         lambda r, c, a: write_annotation(boxes_folder(a), "ILSVRC2012_val_00000010", [(OTHER, (1, 1, 2, 2))]),
         ValueError,
@@ -162,7 +166,7 @@ def test_flat_validation_is_explained(tmp_path: Path) -> None:
     root, class_list, _ = imagenet100(tmp_path)
     shutil.rmtree(root / "val")
     picture(root / "val" / "ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(ValueError, match=r"1 pictures are there unsorted.*LOC_val_solution\.csv"):
+    with pytest.raises(ValueError, match=r"1 images are there unsorted.*LOC_val_solution\.csv"):
         read_imagenet100(root, class_list)
 
 

@@ -1,4 +1,4 @@
-"""ImageWoof's layout, its noisy labels, and which of its pictures pretrained networks have seen."""
+"""ImageWoof's layout, its noisy labels, and which of its images pretrained networks have seen."""
 
 import csv
 import shutil
@@ -15,7 +15,7 @@ from aimwrap.data.sets.imagewoof import BREEDS, WNIDS
 @pytest.mark.parametrize("table", [True, False])
 def test_labels_are_those_of_image_folder(table: bool, tmp_path: Path) -> None:
     root = imagewoof(tmp_path)
-    (root / "train" / WNIDS[0] / "._hidden.JPEG").unlink()  # ImageFolder takes it for a picture
+    (root / "train" / WNIDS[0] / "._hidden.JPEG").unlink()  # ImageFolder reads it as an image
     if not table:
         (root / "noisy_imagewoof.csv").unlink()
     release = read_imagewoof(root)
@@ -23,8 +23,8 @@ def test_labels_are_those_of_image_folder(table: bool, tmp_path: Path) -> None:
         samples = [(str(record.path), record.label) for record in release.records if record.split == split]
         assert samples == ImageFolder(root / split).samples
     assert release.classes == tuple(BREEDS.values()) and list(WNIDS) == sorted(WNIDS)
-    assert any("not known whether pictures are missing" in note for note in release.notes) is not table
-    assert any("has 9025 training and 3929 validation pictures" in note for note in release.notes)
+    assert any("not known whether images are missing" in note for note in release.notes) is not table
+    assert any("has 9025 training and 3929 validation images" in note for note in release.notes)
 
 
 @pytest.mark.parametrize("name", ["imagewoof2", "imagewoof2-320", "imagewoof2-160", "dogs"])
@@ -45,7 +45,7 @@ def test_several_sizes_need_a_choice(tmp_path: Path) -> None:
         read_imagewoof(tmp_path)
 
 
-def test_seen_pictures_are_known_by_their_names(tmp_path: Path) -> None:
+def test_seen_images_are_known_by_their_names(tmp_path: Path) -> None:
     root = imagewoof(tmp_path)
     val = ImageWoof(root, "val")
     expected = [not Path(sample.path).name.startswith("ILSVRC") for sample in val]
@@ -54,10 +54,10 @@ def test_seen_pictures_are_known_by_their_names(tmp_path: Path) -> None:
     assert [record.id for record in unseen.records] == ["ILSVRC2012_val_00000042"]
     assert not unseen.seen_in_pretraining.any() and unseen[0].label == 4
     assert [record.id for record in ImageWoof(root, unseen_only=True).records] == ["ILSVRC2012_val_00000041"]
-    assert any("1 validation pictures are few" in note and "58.8 points" in note for note in unseen.release.notes)
+    assert any("1 validation images are few" in note and "58.8 points" in note for note in unseen.release.notes)
     note = next(note for note in val.release.notes if "pretrained" in note)
-    assert "trained on 9 of the 10 validation pictures, and not on the other 1" in note
-    assert "1 of the 20 training pictures are of ImageNet's validation set" in note
+    assert "trained on 9 of the 10 validation images, and not on the other 1" in note
+    assert "1 of the 20 training images are of ImageNet's validation set" in note
 
 
 def test_nothing_unseen_is_an_error(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_nothing_unseen_is_an_error(tmp_path: Path) -> None:
     (root / "noisy_imagewoof.csv").unlink()
     for path in root.rglob("ILSVRC*"):
         path.rename(path.with_name(f"{path.parent.name}_1.JPEG"))
-    with pytest.raises(ValueError, match="unseen_only=True leaves no picture"):
+    with pytest.raises(ValueError, match="unseen_only=True leaves no image"):
         read_imagewoof(root, unseen_only=True)
 
 
@@ -83,13 +83,13 @@ def test_noise_changes_training_labels_alone(share: int, tmp_path: Path) -> None
     assert int((train.labels != ImageWoof(root).labels).sum()) == WRONG_BREEDS[share]
 
 
-def test_a_listed_picture_that_is_missing_is_named_when_opened(tmp_path: Path) -> None:
+def test_a_listed_image_that_is_missing_is_named_when_opened(tmp_path: Path) -> None:
     root = imagewoof(tmp_path)
     (root / "val" / WNIDS[3] / f"{WNIDS[3]}_7.JPEG").rename(root / "val" / WNIDS[3] / "ILSVRC2012_val_00000043.JPEG")
-    with pytest.raises(ValueError, match=r"00000043.JPEG and 0 more pictures are not in"):
+    with pytest.raises(ValueError, match=r"00000043.JPEG and 0 more images are not in"):
         read_imagewoof(root)
     (root / "val" / WNIDS[3] / "ILSVRC2012_val_00000043.JPEG").unlink()
-    with pytest.raises(FileNotFoundError, match="n02089973 has no picture"):
+    with pytest.raises(FileNotFoundError, match="n02089973 has no image"):
         read_imagewoof(root)
     (root / "train" / WNIDS[3] / f"{WNIDS[3]}_3.JPEG").unlink()
     picture(root / "val" / WNIDS[3] / f"{WNIDS[3]}_7.JPEG")
@@ -131,7 +131,7 @@ BROKEN = {
     "wrong breed": (
         lambda root: (root / first).rename(root / "train" / WNIDS[1] / f"{WNIDS[0]}_3.JPEG"),
         ValueError,
-        "is in the folder of n02087394 and is named as a picture of n02086240",
+        "is in the folder of n02087394 and is named as an image of n02086240",
     ),
     "renamed": (
         lambda root: (root / first).rename((root / first).with_name("0.jpg")),

@@ -44,7 +44,7 @@ READERS = [with_hard_imagenet, with_imagenet100, with_imagewoof, with_folder, wi
 
 
 @pytest.mark.parametrize("make", READERS)
-def test_no_picture_is_opened_before_it_is_asked_for(
+def test_no_image_is_opened_before_it_is_asked_for(
     make: Callable[[Path], Callable[[str], ReleaseDataset]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = make(tmp_path)

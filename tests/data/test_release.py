@@ -17,7 +17,7 @@ from aimwrap.data.release import read_sample
 
 
 def half_transform(sample: Sample) -> Sample:
-    """A transform that can be pickled, of the whole sample: mirrored, 16 x 20, float."""
+    """A transform that can be pickled, of the complete sample: mirrored, 16 x 20, float."""
     picture, mask, boxes = sample.image, sample.object_mask, sample.boxes
     chain = v2.Compose(
         [v2.ToImage(), v2.RandomHorizontalFlip(p=1), v2.Resize((16, 20), antialias=True), v2.ToDtype(torch.float32)]
@@ -28,7 +28,7 @@ def half_transform(sample: Sample) -> Sample:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Waterbirds with CUB beside it; read only."""
+    """Waterbirds with CUB next to it; read only."""
     parent = tmp_path_factory.mktemp("release")
     make_cub(parent)
     return make_waterbirds(parent)
@@ -66,7 +66,7 @@ class TestReleaseDataset:
         with pytest.raises(ValueError, match=r"split must be among 'train', 'val', 'test' for Waterbirds .*, got "):
             Waterbirds(home, split)
 
-    def test_transform_sees_the_whole_sample(self, home: Path) -> None:
+    def test_transform_sees_the_complete_sample(self, home: Path) -> None:
         plain, moved = Waterbirds(home)[3], Waterbirds(home, transform=half_transform)[3]
         left, top, right, bottom = moved.boxes[0].tolist()
         inside = moved.image[:, round(top) + 1 : round(bottom) - 1, round(left) + 1 : round(right) - 1]
@@ -123,7 +123,7 @@ class TestReadSample:
             boxes = read_sample(record, release_of(picture.parent)).boxes
             assert boxes.tolist() == [[1, 1, 2, 2], list(box)] and boxes.canvas_size == (6, 8)
         else:
-            with pytest.raises(ValueError, match=r"the boxes of image 7, .* are not inside of its 8 x 6 pixels \(W x"):
+            with pytest.raises(ValueError, match=r"the boxes of image 7, .* are not inside its 8 x 6 pixels \(W x"):
                 read_sample(record, release_of(picture.parent))
 
     def test_no_boxes_are_known_boxes(self, picture: Path) -> None:

@@ -60,9 +60,7 @@ class TestCollate:
         assert batch.group.tolist() == [0] and batch.place.tolist() == [0]
 
     def test_pictures_need_a_transform(self) -> None:
-        with pytest.raises(
-            TypeError, match="images must be tensors to be put side by side, got Image; give the data set"
-        ):
+        with pytest.raises(TypeError, match="images must be tensors to be stacked, got Image; give the data set"):
             collate([make_sample(0, image=Image.new("RGB", (6, 4)))])
 
     def test_sizes_must_be_one(self) -> None:
@@ -72,7 +70,7 @@ class TestCollate:
             collate([make_sample(0), make_sample(1, image=torch.zeros(3, 6, 4))])
 
     def test_masks_are_as_large_as_the_images(self) -> None:
-        """A transform of the image alone leaves the mask behind; side by side that would be another object's place."""
+        """A transform of only the image does not move the mask, which would then be off the object."""
         with pytest.raises(ValueError, match=r"object_mask of 1.jpg .* \(1, 8, 8\).*\(3, 4, 6\)"):
             collate([make_sample(0), make_sample(1, object_mask=torch.zeros(1, 8, 8))])
         with pytest.raises(ValueError, match=r"object_mask of 0.jpg"):

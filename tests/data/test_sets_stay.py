@@ -1,9 +1,9 @@
-"""Published figures stand on Stamps and on the digits: no label and no pixel of them may move.
+"""Published figures are based on Stamps and on the digits: no label and no pixel of them may move.
 
-Labels and places are compared exactly. Pixels are compared with pictures that the code drew when the figures were
+Labels and places are compared exactly. Pixels are compared with images that the code drew when the figures were
 published, by two levels of 255, since other processors and other versions of Pillow round otherwise:
 
-    python tests/data/test_sets_stay.py    # draws the pictures anew, for whoever means to move pixels
+    python tests/data/test_sets_stay.py    # draws the images again, to change pixels on purpose
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def draw_digits() -> np.ndarray:
 
 
 def draw_stamps() -> np.ndarray:
-    """As ``benchmarks/stamps`` draws, of pictures made here: eight images above their masks."""
+    """As ``benchmarks/stamps`` draws, from images made here: eight images above their masks."""
     rows, columns = np.mgrid[:150, :200].astype(np.float32)
     waves = [127 + 120 * np.sin(columns / 9 + rows / 14), 127 + 120 * np.cos(rows / 7), columns]
     photograph = Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))

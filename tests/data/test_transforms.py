@@ -105,7 +105,7 @@ def test_the_mask_is_the_painted_object_pixel_by_pixel(
     assert moved.object_mask.shape[1:] == moved.image.shape[1:] == preprocessing.image_size
     assert moved.object_mask.dtype == moved.image.dtype == torch.float32
     assert moved.object_mask.min() >= 0 and moved.object_mask.max() <= 1
-    # Pillow cuts what bicubic filters overshoot after each axis, torch behind both: up to 0.1 at corners.
+    # Pillow cuts what bicubic filters overshoot after each axis, torch after both: up to 0.1 at corners.
     torch.testing.assert_close(moved.object_mask[0].as_subclass(Tensor), brightness(moved.image), rtol=0, atol=0.2)
 
 
@@ -332,7 +332,7 @@ def test_no_augmentation_is_evaluation() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_one_seed_gives_one_image_also_behind_a_pickle(recipe: Callable[[Preprocessing], Augmentation]) -> None:
+def test_one_seed_gives_one_image_also_after_a_pickle(recipe: Callable[[Preprocessing], Augmentation]) -> None:
     sample, transform = painted((150, 97), (20, 30, 70, 80)), train_transform(PREPROCESSINGS[1], recipe)
     torch.manual_seed(3)
     first = transform(sample)

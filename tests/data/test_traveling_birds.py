@@ -1,11 +1,20 @@
 """TravelingBirds as it is on disk: split by CUB, whatever its folders hold."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from releases import SPECIES, make_cub, make_traveling_birds, photographs, write_places
+from releases import (
+    SPECIES,
+    Breaking,
+    assert_refused,
+    make_cub,
+    make_traveling_birds,
+    photographs,
+    remove,
+    write,
+    write_places,
+)
 from test_cub import assert_mask_on_bird
 
 from aimwrap.data import TravelingBirds, read_traveling_birds
@@ -16,7 +25,7 @@ BACKGROUND = {"train": 60, "test": 100}  # of CUB_fixed
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All variants with CUB beside them; read only."""
+    """All variants with CUB next to them; read only."""
     parent = tmp_path_factory.mktemp("traveling")
     make_cub(parent, "beside")
     return make_traveling_birds(parent)
@@ -24,7 +33,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
-    """The same without pictures, to be broken."""
+    """The same without images, to be broken."""
     make_cub(tmp_path, pictures=False)
     return make_traveling_birds(tmp_path, pictures=False)
 
@@ -56,7 +65,7 @@ class TestFixed:
             assert [int(record.id) for record in data.records] == [bird.id for bird in BIRDS]
             assert all(record.path.is_relative_to(tree / "CUB_fixed" / split) for record in data.records)
         assert "all birds in both splits" in data.release.name
-        assert any("tests on the birds that it trains on" in note for note in data.release.notes)
+        assert any("tests on the birds of the training" in note for note in data.release.notes)
         assert not any("no bird of the test is trained on" in note for note in data.release.notes)
 
     def test_places_travel(self, tree: Path) -> None:
@@ -101,7 +110,9 @@ class TestFinding:
     def test_cub_elsewhere(self, tmp_path: Path) -> None:
         make_traveling_birds(tmp_path / "a", pictures=False)
         make_cub(tmp_path / "b" / "c", pictures=False)
-        with pytest.raises(FileNotFoundError, match=r"cub must be the folder CUB_200_2011 .*There is none next to"):
+        with pytest.raises(
+            FileNotFoundError, match=r"cub must be the folder CUB_200_2011: .*There is no such folder next to"
+        ):
             read_traveling_birds(tmp_path / "a")
         for cub in (tmp_path / "b" / "c", tmp_path / "b" / "c" / "CUB_200_2011"):
             record = read_traveling_birds(tmp_path / "a", cub=cub).records[0]
@@ -115,7 +126,7 @@ class TestFinding:
         if root == "CUB_black":
             (tables / "CUB_black" / "train").mkdir()
             (tables / "CUB_black" / "test").mkdir()
-        with pytest.raises(FileNotFoundError, match=f"variant='{variant}' is in the folder CUB_{variant}, and"):
+        with pytest.raises(FileNotFoundError, match=f"variant='{variant}' needs the folder CUB_{variant}, and"):
             read_traveling_birds(tables / root, variant)
 
     def test_those_that_there_are_are_named(self, tables: Path) -> None:
@@ -144,68 +155,40 @@ class TestFinding:
 
 
 IDS = dict(zip(SPECIES, range(6), strict=True))
-BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
-    "no test folder": (
-        lambda fixed: shutil.rmtree(fixed / "test"),
-        FileNotFoundError,
-        "folder of images must be a folder",
-    ),
+NO_PLACES = "must give the number of a place to each of CUB's 6"
+
+
+def places(name: str, values: dict[str, object]) -> Breaking:
+    return lambda fixed: write_places(fixed / name, values)
+
+
+BROKEN: dict[str, tuple[Breaking, type[Exception], str]] = {
+    "no test folder": (remove("test"), FileNotFoundError, "folder of images must be a folder"),
     "a species missing": (
-        lambda fixed: (fixed / "test" / SPECIES[2]).rmdir(),
+        remove(f"test/{SPECIES[2]}"),
         FileNotFoundError,
         f"test lacks 1 of 6 species, the first of them {SPECIES[2]}",
     ),
     "one table of places": (
-        lambda fixed: (fixed / "test_places.json").unlink(),
+        remove("test_places.json"),
         FileNotFoundError,
-        "test_places.json is not there, and its twin is",
+        "test_places.json is not there, and the other of the two tables is",
     ),
-    "places cut off": (
-        lambda fixed: (fixed / "train_places.json").write_text('{"001'),
-        ValueError,
-        "train_places.json is not JSON",
-    ),
-    "places not UTF-8": (lambda fixed: (fixed / "train_places.json").write_bytes(b"\xff"), ValueError, "is not JSON"),
-    "places too deep": (
-        lambda fixed: (fixed / "train_places.json").write_text("[" * 200_000),
-        ValueError,
-        "is not JSON",
-    ),
-    "places are a list": (
-        lambda fixed: (fixed / "train_places.json").write_text("[1, 2]"),
-        ValueError,
-        "must give the number of a place to each",
-    ),
-    "places by name": (
-        lambda fixed: write_places(fixed / "train_places.json", {**IDS, SPECIES[0]: "/a/abbey"}),
-        ValueError,
-        "must give the number of a place to each",
-    ),
-    "places by truth": (
-        lambda fixed: write_places(fixed / "train_places.json", {**IDS, SPECIES[0]: True}),
-        ValueError,
-        "must give the number of a place to each",
-    ),
-    "a species without place": (
-        lambda fixed: write_places(fixed / "test_places.json", {SPECIES[0]: 1}),
-        ValueError,
-        "must give the number of a place to each of CUB's 6",
-    ),
-    "a species too many": (
-        lambda fixed: write_places(fixed / "test_places.json", {**IDS, "201.Dodo": 9}),
-        ValueError,
-        "must give the number of a place to each of CUB's 6",
-    ),
+    "places cut off": (write("train_places.json", '{"001'), ValueError, "train_places.json is not JSON"),
+    "places not UTF-8": (write("train_places.json", b"\xff"), ValueError, "is not JSON"),
+    "places too deep": (write("train_places.json", "[" * 200_000), ValueError, "is not JSON"),
+    "places are a list": (write("train_places.json", "[1, 2]"), ValueError, NO_PLACES),
+    "places by name": (places("train_places.json", {**IDS, SPECIES[0]: "/a/abbey"}), ValueError, NO_PLACES),
+    "places by truth": (places("train_places.json", {**IDS, SPECIES[0]: True}), ValueError, NO_PLACES),
+    "a species without place": (places("test_places.json", {SPECIES[0]: 1}), ValueError, NO_PLACES),
+    "a species too many": (places("test_places.json", {**IDS, "201.Dodo": 9}), ValueError, NO_PLACES),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_trees_are_refused(tables: Path, name: str) -> None:
-    breaking, error, message = BROKEN[name]
-    read_traveling_birds(tables)
-    breaking(tables / "CUB_fixed")
-    with pytest.raises(error, match=message):
-        read_traveling_birds(tables / "CUB_fixed" if name != "no test folder" else tables)
+    root = tables if name == "no test folder" else tables / "CUB_fixed"
+    assert_refused(lambda: read_traveling_birds(root), tables / "CUB_fixed", BROKEN[name])
 
 
 def test_missing_image_is_refused_when_it_is_read(tables: Path) -> None:

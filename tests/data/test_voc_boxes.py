@@ -14,7 +14,7 @@ STEM = "ILSVRC2012_val_00000001"
     ("written", "edges"),
     [
         ((1, 1, 1, 1), (0, 0, 1, 1)),  # the first pixel alone
-        ((1, 1, 20, 16), (0, 0, 20, 16)),  # the whole picture
+        ((1, 1, 20, 16), (0, 0, 20, 16)),  # the complete image
         ((5, 6, 7, 9), (4, 5, 7, 9)),
         ((0, 0, 21, 17), (0, 0, 20, 16)),  # a pixel beyond the rim
     ],
@@ -44,8 +44,8 @@ BROKEN = {
     "unknown encoding": ('<?xml version="1.0" encoding="utf-99"?>' + WHOLE, "not a complete XML"),
     "no size": (WHOLE.replace("width", "breadth"), "must have a size/width"),
     "no name": (WHOLE.replace(STEM, " "), "must have a filename"),
-    "size in words": (WHOLE.replace(">20<", ">twenty<"), "size/width must be a whole number"),
-    "negative size": (WHOLE.replace(">20<", ">-20<"), "size/width must be a whole number"),
+    "size in words": (WHOLE.replace(">20<", ">twenty<"), "size/width must be a number of pixels"),
+    "negative size": (WHOLE.replace(">20<", ">-20<"), "size/width must be a number of pixels"),
 }
 
 
@@ -70,7 +70,7 @@ def test_a_bomb_is_found_in_any_encoding(encoding: str, tmp_path: Path) -> None:
     "box", [(0, 0, 0, 0), (5, 5, 4, 9), (5, 5, 9, 4), (1, 1, 22, 16), (1, 1, 20, 18), (21, 3, 21, 9), (3, 17, 9, 17)]
 )
 def test_boxes_outside_are_refused(box: tuple[int, int, int, int], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not inside of the picture's 20 x 16 pixels"):
+    with pytest.raises(ValueError, match="is not inside the image's 20 x 16 pixels"):
         read_annotation(write_annotation(tmp_path, STEM, [("n01558993", box)]))
 
 

@@ -11,12 +11,18 @@ from releases import (
     MISLABELLED,
     SPECIES,
     WATER,
+    Breaking,
+    assert_refused,
+    change,
     cut_off,
     make_cub,
     make_traveling_birds,
     make_waterbirds,
     photographs,
+    recode,
+    remove,
     waterbirds_rows,
+    write,
     write_table,
 )
 from test_cub import assert_mask_on_bird
@@ -31,7 +37,7 @@ Rows = list[list[object]]
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A healthy 95 % folder's parent, CUB beside it; read only."""
+    """A healthy 95 % folder's parent, with CUB next to it; read only."""
     parent = tmp_path_factory.mktemp("waterbirds")
     make_cub(parent)
     make_waterbirds(parent)
@@ -71,7 +77,7 @@ class TestHealthy:
         assert note in data.release.notes
 
     def test_mixed_case_place_filename_is_not_opened(self, tree: Path) -> None:
-        """It starts with a slash and names a file of Places that people need not have."""
+        """It starts with a slash and names a file of Places that need not be there."""
         table = (tree / "waterbird_complete95_forest2water2" / "metadata.csv").read_text()
         assert ",/b/bamboo_forest/1.jpg" in table and ",/o/ocean/1.jpg" in table
 
@@ -85,7 +91,7 @@ class TestHealthy:
         (tmp_path / "waterbirds" / "metadata_waterbirds.csv").write_text("id,filename,split,y,a\n")
         assert read_waterbirds(tmp_path).root == home
 
-    def test_folders_of_other_sets_beside(self, tmp_path: Path) -> None:
+    def test_folders_of_other_sets_next_to_it(self, tmp_path: Path) -> None:
         home = make_waterbirds(tmp_path, pictures=False)
         (tmp_path / "celebA").mkdir()
         (tmp_path / "celebA" / "metadata.csv").write_text("id,filename\n")
@@ -164,7 +170,7 @@ class TestVersions:
         assert data.version == version and f"{version} labels" in data.release.name
         notes = " ".join(data.release.notes)
         assert f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee" in notes
-        assert ("are labelled water birds, which they are not" in notes) == (version == "original")
+        assert ("are labelled water birds, though they are land birds" in notes) == (version == "original")
         assert ("judged without the three species" in notes) == (version == "corrected")
         by_species = {record.path.parent.name: record.label for record in read_waterbirds(home).records}
         water = {*WATER, *MISLABELLED} if version == "original" else {*WATER}
@@ -243,7 +249,7 @@ BROKEN_ROWS: dict[str, tuple[Callable[[Rows], object], str]] = {
     "labels swapped": (swap(2, 4, -1), "Black_footed_Albatross has y=0 here and y=1 above"),
     "labels inverted": (
         lambda rows: [row.__setitem__(2, 1 - row[2]) for row in rows],
-        "are land birds .* the wrong way round",
+        "as land birds .* labels are inverted",
     ),
     "climbs out": (put("img_filename", "../../etc/passwd.jpg"), "must be a path below .* without '..'"),
     "climbs out in the middle": (put("img_filename", f"{SPECIES[0]}/../../x.jpg"), "must be a path below"),
@@ -269,57 +275,54 @@ def test_broken_rows_are_refused(tmp_path: Path, name: str) -> None:
         read_waterbirds(make_waterbirds(tmp_path, "broken", rows=rows, pictures=False))
 
 
-def replaced(old: bytes, new: bytes) -> Callable[[Path], object]:
-    return lambda table: table.write_bytes(table.read_bytes().replace(old, new, 1))
-
-
-BROKEN_TABLES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
-    "missing": (
-        lambda table: table.unlink(),
+TABLE = "metadata.csv"
+BROKEN_TABLES: dict[str, tuple[Breaking, type[Exception], str]] = {
+    "missing": (remove(TABLE), FileNotFoundError, "root must be the folder with Waterbirds' metadata.csv"),
+    "a folder": (
+        lambda home: (remove(TABLE)(home), (home / TABLE).mkdir()),
         FileNotFoundError,
-        "root must be the folder with Waterbirds' metadata.csv",
+        "root must be the folder with",
     ),
-    "a folder": (lambda table: (table.unlink(), table.mkdir()), FileNotFoundError, "root must be the folder with"),
-    "empty": (lambda table: table.write_text(""), ValueError, "lacks img_id, .*it has none"),
+    "empty": (write(TABLE, ""), ValueError, "lacks img_id, .*it has none"),
     "renamed column": (
-        replaced(b",place,", b",a,"),
+        change(TABLE, ",place,", ",a,"),
         ValueError,
         "lacks place; it has img_id, img_filename, y, split, a",
     ),
     "SubpopBench's columns": (
-        replaced(b"img_id,img_filename", b"id,filename"),
+        change(TABLE, "img_id,img_filename", "id,filename"),
         ValueError,
         "lacks img_id, img_filename",
     ),
-    "column twice": (replaced(b"place_filename", b"y"), ValueError, "has a column twice"),
-    "no header": (replaced(",".join(COLUMNS).encode() + b"\r\n", b""), ValueError, "must have the columns"),
-    "semicolons": (lambda table: table.write_bytes(table.read_bytes().replace(b",", b";")), ValueError, "lacks img_id"),
-    "cut off": (cut_off, ValueError, "a row must have 6 values|must be"),
-    "stray quote": (replaced(b"/b/bamboo", b'"/b/bamboo'), ValueError, "stray quotation mark|not a table of comma"),
+    "column twice": (change(TABLE, "place_filename", "y"), ValueError, "has a column twice"),
+    "no header": (change(TABLE, ",".join(COLUMNS) + "\r\n", ""), ValueError, "must have the columns"),
+    "semicolons": (
+        lambda home: (home / TABLE).write_bytes((home / TABLE).read_bytes().replace(b",", b";")),
+        ValueError,
+        "lacks img_id",
+    ),
+    "cut off": (lambda home: cut_off(home / TABLE), ValueError, "a row must have 6 values|must be"),
+    "stray quote": (
+        change(TABLE, "/b/bamboo", '"/b/bamboo'),
+        ValueError,
+        "stray quotation mark|not a table of comma",
+    ),
     "quotes in two rows": (
-        lambda table: (replaced(b",/b/", b',"/b/')(table), replaced(b"1.jpg\r\n96", b'1.jpg"\r\n96')(table)),
+        lambda home: (change(TABLE, ",/b/", ',"/b/')(home), change(TABLE, "1.jpg\r\n96", '1.jpg"\r\n96')(home)),
         ValueError,
         "a stray quotation mark joins",
     ),
-    "Latin 1": (replaced(b"/b/bamboo", "/b/bambús".encode("latin-1")), ValueError, "is not UTF-8 text"),
-    "UTF-16": (
-        lambda table: table.write_bytes(table.read_text().encode("utf-16")),
-        ValueError,
-        "metadata.csv is not UTF-8 text",
-    ),
-    "zipped": (lambda table: table.write_bytes(b"PK\x03\x04\x14\x00\x08\xff\xfe\x00"), ValueError, "is not UTF-8 text"),
-    "bytes of a disk": (lambda table: table.write_bytes(bytes(4096)), ValueError, "lacks img_id|not a table of comma"),
+    "Latin 1": (change(TABLE, "/b/bamboo", "/b/bambús".encode("latin-1")), ValueError, "is not UTF-8 text"),
+    "UTF-16": (recode(TABLE, "utf-16"), ValueError, "metadata.csv is not UTF-8 text"),
+    "zipped": (write(TABLE, b"PK\x03\x04\x14\x00\x08\xff\xfe\x00"), ValueError, "is not UTF-8 text"),
+    "bytes of a disk": (write(TABLE, bytes(4096)), ValueError, "lacks img_id|not a table of comma"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN_TABLES)
 def test_broken_tables_are_refused(tmp_path: Path, name: str) -> None:
-    breaking, error, message = BROKEN_TABLES[name]
     home = make_waterbirds(tmp_path, pictures=False)
-    read_waterbirds(home)
-    breaking(home / "metadata.csv")
-    with pytest.raises(error, match=message):
-        read_waterbirds(home)
+    assert_refused(lambda: read_waterbirds(home), home, BROKEN_TABLES[name])
 
 
 def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
@@ -358,7 +361,7 @@ class TestCUB:
                 assert record.mask_path.parts[-3:] == ("segmentations", *Path(bird.name).with_suffix(".png").parts)
 
     @pytest.mark.parametrize("place", ["waterbirds/waterbird_complete95_forest2water2", "waterbirds", "."])
-    def test_found_beside(self, home: Path, tmp_path: Path, place: str) -> None:
+    def test_found_next_to_it(self, home: Path, tmp_path: Path, place: str) -> None:
         cub = make_cub(tmp_path / place, pictures=False)
         record = read_waterbirds(home).records[0]
         assert record.boxes is not None and record.mask_path.is_relative_to(cub)
@@ -406,7 +409,7 @@ class TestCUB:
             read_waterbirds(make_waterbirds(tmp_path, rows=rows, pictures=False), cub=cub)
 
     def test_cub_beside_other_birds_is_let_be(self, tmp_path: Path) -> None:
-        """A set that was built of other pictures may lie beside CUB; only a given CUB must be its own."""
+        """A set that was built of other images may be next to CUB; only a given CUB must be its own."""
         cub = make_cub(tmp_path, pictures=False)
         rows = [[number, f"duck/{number}.png", 1, number % 3, 1, ""] for number in range(1, 9)]
         home = make_waterbirds(tmp_path, rows=rows, pictures=False)
@@ -452,7 +455,7 @@ def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [".", "../{}", "{}/..", "{}/"])
-def test_what_lies_beside_is_found_from_wherever_one_stands(
+def test_neighbours_are_found_from_any_current_folder(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_cub(tmp_path, "beside")

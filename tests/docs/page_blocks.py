@@ -1,4 +1,4 @@
-"""The code blocks of a page, the marks beside them, and the commands in them."""
+"""The code blocks of a page, the marks next to them, and the commands in them."""
 
 import re
 import shlex
@@ -16,12 +16,12 @@ INCLUDED = re.compile(r'^--8<-- "(?P<path>[^"]+)"$')
 
 
 class Block(NamedTuple):
-    """A block of code as it stands in a page's source.
+    """A block of code as it is in a page's source.
 
     Attributes:
         page: the page's path from the root of the project.
         line: where it begins, from 1.
-        language: the word behind the fence.
+        language: the word after the fence.
         code: without the indentation of its fence.
         reason: why it is not run, where the line above says so: ``<!-- not run: the reason -->``.
     """

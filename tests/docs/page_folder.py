@@ -1,4 +1,4 @@
-"""What the documentation's commands find in the folder where a reader stands: data, a module, a saved model."""
+"""What the documentation's commands find in the reader's current folder: data, a module, a saved model."""
 
 import shutil
 import sys

@@ -1,7 +1,7 @@
 """Every code block of every page runs, from top to bottom, as a reader would paste it; or says why it does not.
 
 A block that cannot run here has a line above it, `<!-- not run: the reason -->`. Commands of other programs are not run
-for the reasons in `OTHERS`; whatever else stands in a block has to work, in a folder with miniatures of all data sets.
+for the reasons in `OTHERS`; everything else in a block has to work, in a folder with miniatures of all data sets.
 """
 
 import ast

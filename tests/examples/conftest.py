@@ -1,4 +1,4 @@
-"""What the tests of the examples share: a tiny folder of images, and a run that tells what the example made."""
+"""What the tests of the examples share: a tiny folder of images, and a run that returns what the example made."""
 
 import os
 import runpy
@@ -71,7 +71,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """Two classes of noise, four pictures each for training and three for the validation."""
+    """Two classes of noise, four images each for training and three for the validation."""
     return write_images(tmp_path / "data", {"train": 4, "val": 3})
 
 

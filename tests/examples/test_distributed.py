@@ -30,7 +30,7 @@ LEAVE = {
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torchrun tells a process that has no other."""
+    """The variables that torchrun sets for a single process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -73,7 +73,7 @@ def test_lightning_in_two_processes(image_folder: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state for the whole process."""
+    """Accelerate keeps its state for the complete process."""
     from accelerate.state import AcceleratorState
 
     yield

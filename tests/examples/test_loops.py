@@ -89,7 +89,7 @@ def test_a_backbone_of_ones_own(image_folder: Path, tmp_path: Path, run: Run, ma
     made.check_trained()
     (model,) = made.models
     assert [(tap.node, tap.stride) for tap in model.taps] == [("body.1", 8), ("body.2", 16)]
-    assert "body.1" in printed.split("epoch")[0]  # what inspect_backbone told
+    assert "body.1" in printed.split("epoch")[0]  # what inspect_backbone printed
     assert re.search(r"epoch 1: accuracy [\d.]+, active area body.1 [\d.]+, body.2 [\d.]+", printed)
     net = runpy.run_path(str(EXAMPLES / "custom_backbone.py"))["MyNet"](2)
     saved = AIM.from_pretrained(tmp_path / "aim", backbone=net)

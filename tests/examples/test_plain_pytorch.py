@@ -11,7 +11,7 @@ from tiny import SMALL, SMALL_BACKBONE
 
 @pytest.mark.filterwarnings("ignore::aimwrap.MaskHealthWarning")  # two epochs on noise
 def test_plain_pytorch_example_runs(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
-    """As it stands, but for a small backbone without downloaded weights, fewer epochs and no worker processes."""
+    """Unchanged, except for a small backbone without downloaded weights, fewer epochs and no worker processes."""
     epochs = {"EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1"}
     printed = run("train_plain_pytorch.py", image_folder, changes=SMALL | SMALL_BACKBONE | epochs)
     made.check_trained()

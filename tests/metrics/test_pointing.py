@@ -139,7 +139,7 @@ def test_coarser_mask_gets_the_average_of_what_it_covers() -> None:
     assert scores.tolist() == [0.5]
 
 
-def test_nearest_takes_the_cell_that_a_pixels_centre_lies_in() -> None:
+def test_nearest_takes_the_cell_that_a_pixels_centre_is_in() -> None:
     attribution = torch.tensor([[[1.0, 0.0, 0.0]]])  # cells of 5 / 3 pixels: pixel centres 0.5 and 1.5 in the first
     object_mask = torch.tensor([[[0, 1, 0, 0, 0]]])
     assert energy_pointing_game(attribution, object_mask, interpolation="nearest").tolist() == [0.5]

@@ -254,7 +254,7 @@ def test_chance_per_image_is_averaged_over_the_images_shown() -> None:
     assert "chance level, 0.10" in explanation(figure)
 
 
-def test_evolution_shows_epochs_as_columns_and_the_area_beside_tau() -> None:
+def test_evolution_shows_epochs_as_columns_and_the_area_next_to_tau() -> None:
     history = [(0, {2: mask_with(1), 3: mask_with(1, 2)}), (7, {2: mask_with(0.25), 3: mask_with(0.5, 2)})]
     figure = plot_mask_evolution(torch.rand(1, 3, 16, 16), history, [1.0, 0.3])
     *panels, curve = figure.axes

@@ -1,7 +1,7 @@
 """Synthetic content of a report: small scenes with an object, and two or three models that look at them.
 
 Deterministic, and consistent with itself: scores and table rows are worked out from the masks and contributions that
-lie beside them, so that a page can be checked against numbers that it did not make.
+are next to them, so that a page can be checked against numbers that it did not make.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A set of small pictures with labels, places and masks, as a table: bright squares on tinted grounds; and a net."""
+"""A set of small images with labels, places and masks, as a table: bright squares on tinted grounds; and a net."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLACES = ("land", "water")
 
 
 def make_pictures(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
-    """Write pictures of 60 x 48 pixels, and the table that lists them; returns the table's path."""
+    """Write images of 60 x 48 pixels, and the table that lists them; returns the table's path."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -41,5 +41,5 @@ def make_pictures(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
 
 
 def tiny() -> TinyNet:
-    """For the pictures' two classes; commands import it as ``pictures:tiny``."""
+    """For the two classes of the images; commands import it as ``pictures:tiny``."""
     return TinyNet(num_classes=2)

@@ -1,4 +1,4 @@
-"""A whole report of tiny models, against what a loop over single images finds."""
+"""A complete report of tiny models, compared with a loop over single images."""
 
 import base64
 import io
@@ -147,7 +147,7 @@ def test_models_are_compared_at_the_coarsest_ones_grid(
     assert own[0] != own[1]  # one is enlarged to the object's pixels, and the other not
 
 
-def test_the_content_is_whole(report: Report) -> None:
+def test_the_content_is_complete(report: Report) -> None:
     content = json.loads(json.dumps(report.content, allow_nan=False))
     ours, plain = content["models"]
     assert (ours["name"], ours["role"], ours["kind"]) == ("ours", "model", "aim")
@@ -169,7 +169,7 @@ def test_nothing_of_the_users_is_changed(models: tuple[AIM, TinyNet], report: Re
     assert models[0].preprocessing is None and images.transform is None
 
 
-def test_no_path_of_the_machine_is_told(report: Report, images: ReleaseDataset) -> None:
+def test_no_path_of_the_machine_is_shown(report: Report, images: ReleaseDataset) -> None:
     assert str(images.release.root.parent) not in json.dumps(report.content)
 
 
@@ -268,7 +268,9 @@ def test_models_that_cannot_be_reported_on(images: ReleaseDataset, models: tuple
 
     with pytest.raises(ValueError, match="plain must end in an average over positions and one linear layer"):
         build_report(models[0], images, plain=Mlp(), **SILENT)
-    with pytest.raises(TypeError, match="plain must be a classifier without AIM, got an AIM; compare two by other="):
+    with pytest.raises(
+        TypeError, match="plain must be a classifier without AIM, got an AIM; compare two AIMs by other="
+    ):
         build_report(models[0], images, plain=models[0], **SILENT)
     broken = TinyNet(2)
     nn.init.constant_(broken.fc.weight, math.nan)
@@ -277,7 +279,7 @@ def test_models_that_cannot_be_reported_on(images: ReleaseDataset, models: tuple
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damaged_pictures_are_named(tmp_path: Path, models: tuple[AIM, TinyNet], workers: int) -> None:
+def test_damaged_images_are_named(tmp_path: Path, models: tuple[AIM, TinyNet], workers: int) -> None:
     table = make_pictures(tmp_path, {"test": 4})
     (tmp_path / "test02.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"test02\.png") as caught:
@@ -285,7 +287,7 @@ def test_damaged_pictures_are_named(tmp_path: Path, models: tuple[AIM, TinyNet],
     assert "Traceback" not in str(caught.value)
 
 
-def test_files_are_whole_and_need_an_end(report: Report, tmp_path: Path) -> None:
+def test_files_are_complete_and_need_an_end(report: Report, tmp_path: Path) -> None:
     written = report.write(tmp_path / "new" / "report.html")
     numbers = json.loads(written.numbers.read_text())
     assert "thumbnail" not in numbers["images"][0]

@@ -23,7 +23,7 @@ run = CliRunner()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a table of pictures, ``birds/birds.csv``, and the models ``aim`` and ``plain``."""
+    """With a table of images, ``birds/birds.csv``, and the models ``aim`` and ``plain``."""
     folder = tmp_path_factory.mktemp("report")
     make_pictures(folder / "birds")
     torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_splits(tmp_path: Path, counts: dict[str, int], split: str | None, used:
         (("--split", "tset"), "split must be among 'train', 'test' for birds, got 'tset'"),
         (("--out", "page.pdf"), "--out must end in .html, got 'page.pdf'"),
         (("--compare", "nowhere"), "nowhere"),
-        (("--plain", "{folder}/aim"), "plain must be a classifier without AIM, got an AIM; compare two by other="),
+        (("--plain", "{folder}/aim"), "plain must be a classifier without AIM, got an AIM; compare two AIMs by other="),
         (("--device", "tpu9"), "tpu9"),
         (("shape=round",), "the data set table takes no argument 'shape'; it takes root, image, label"),
         (("round",), "an argument of the reader must be NAME=VALUE"),

@@ -28,17 +28,19 @@ def test_classes_that_fit(names: tuple[str, ...] | None) -> None:
 
 def test_renamed_classes_are_noted() -> None:
     (note,) = check_classes(subject(("felis", "dog", "vulpes")), IMAGES)
-    assert "what the data set calls 'cat' it calls 'felis', and 1 more. The data set's are shown." in note
+    assert "it calls 'felis' what the data set calls 'cat', and 1 more. The report shows the data set's names." in note
 
 
 @pytest.mark.parametrize("names", [("dog", "cat", "fox"), ("cat", "fox", "wolf")])
 def test_classes_in_another_order_are_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"model calls class \d '\w+', which is class \d of the data set: its classes"):
+    with pytest.raises(
+        ValueError, match=r"model calls class \d '\w+', which is class \d of the data set: the model.s classes"
+    ):
         check_classes(subject(names), IMAGES)
 
 
 def test_another_number_of_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"other has 7 classes, and animals 3: cat, dog, fox\. Give the model"):
+    with pytest.raises(ValueError, match=r"other has 7 classes, and animals 3: cat, dog, fox\. Use a model"):
         check_classes(subject(classes=7, role="other"), IMAGES)
 
 

@@ -205,7 +205,7 @@ def test_differences_say_whether_they_may_be_chance() -> None:
         assert f"The interval {said}" in Read(render(content)).text
 
 
-def test_findings_and_failed_checks_are_told() -> None:
+def test_findings_and_failed_checks_are_shown() -> None:
     content = make_content(4)
     assert "Healthy" in Read(render(content)).text
     finding = {"stage": "3", "symptom": "all on", "message": "the mask of stage 3 is all on: anneal for longer"}
@@ -278,7 +278,7 @@ def test_scores_stand_side_by_side_and_carry_the_chance_level() -> None:
     assert entries["average"]["difference"] in content["differences"] and entries["mask_recall"]["difference"] is None
 
 
-def test_what_a_score_means_is_told_by_a_model_that_has_it() -> None:
+def test_what_a_score_means_is_read_from_a_model_that_has_it() -> None:
     content = make_content(6, compare=True)
     first, second = ({score["key"]: score for score in model["scores"]} for model in content["models"][:2])
     first["area"] |= {"value": None, "low": None, "high": None, "n": 0, "explained": "A plain model has no masks."}

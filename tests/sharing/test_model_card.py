@@ -73,7 +73,7 @@ def test_metrics_with_and_without_intervals(model: AIM) -> None:
 
 
 def test_a_metric_of_nothing_is_undefined(model: AIM) -> None:
-    """The energy pointing game of images without objects is NaN; nobody's save shall fail for it."""
+    """The energy pointing game of images without objects is NaN; saving must not fail because of it."""
     card = model.generate_model_card({"pointing": torch.nan, "worst group": (0.5, numpy.nan, math.nan)})
     assert rows(card, "Metrics") == ["| pointing | undefined |  |", "| worst group | 0.5 | undefined |"]
     assert "None were given." in model.generate_model_card({}).text
@@ -163,7 +163,7 @@ def test_its_code_runs(
     assert re.fullmatch(r"bird \d" if prepared else r"\d", capsys.readouterr().out.strip())
 
 
-def test_a_card_is_replaced_until_somebody_makes_it_their_own(tmp_path: Path) -> None:
+def test_a_card_is_replaced_until_a_user_takes_it_over(tmp_path: Path) -> None:
     model, card = aim(), tmp_path / "README.md"
     model.save_pretrained(tmp_path, metrics={"accuracy": 0.1})
     model.save_pretrained(tmp_path, metrics={"accuracy": 0.2})

@@ -365,7 +365,7 @@ class Wider(TinyNet):
         self.block3[0] = nn.Conv2d(24, 20, 3, stride=2, padding=1, bias=False)
 
 
-def test_a_wrong_backbone_is_told_what_differs(folder: Path) -> None:
+def test_a_wrong_backbone_error_says_what_differs(folder: Path) -> None:
     message = (
         r"is not the one that was saved \(zoo\.TinyNet\): stage 2 was block2 with 16 channels at stride 16, and is"
     )

@@ -154,7 +154,7 @@ def test_torchvisions_weights_leave_their_preprocessing_and_nothing_else(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
-def test_what_torchvisions_weights_change_besides_values_comes_back(
+def test_what_torchvisions_weights_change_in_addition_to_values_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With weights, GoogLeNet shifts its images; without them it would not, and its logits would differ silently."""
@@ -450,7 +450,7 @@ def test_a_save_that_is_interrupted_between_the_files_is_noticed(tmp_path: Path)
 
 
 class Hub:
-    """Stands in for the Hub: keeps what is uploaded in a folder."""
+    """Replaces the Hub: keeps the uploaded files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -520,7 +520,7 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def saved_by_format_1() -> AIM:
-    """What wrote the folder beside this file; never write it again, make a new one for a new format version."""
+    """Wrote the folder next to this file. Never write it again: make a new one for a new format version."""
     torch.manual_seed(0)
     model = lived_in(aim(HeadConvNet(), tau=[0.25, 0.5], mask_width=2, logit_range=math.inf))
     model.class_names = tuple("abcdefg")

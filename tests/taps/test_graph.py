@@ -32,12 +32,12 @@ def tapped(model: nn.Module, *stages: int | str) -> TappedBackbone:
     return tap_backbone(model, list(stages)).backbone
 
 
-def test_what_lies_behind_the_deepest_tap_is_gone() -> None:
+def test_what_comes_after_the_deepest_tap_is_gone() -> None:
     names = {name for name, _ in tapped(HeadConvNet(), "block1").named_parameters()}
     assert {name.split(".")[0] for name in names} == {"stem", "block0", "block1"}
 
 
-def test_behind_the_tap_is_not_run() -> None:
+def test_what_comes_after_the_tap_is_not_run() -> None:
     model = TinyNet()
     ran: list[str] = []
     for name in ("block2", "fc"):
@@ -149,7 +149,7 @@ def test_each_call_of_a_module_has_its_own_node(node: str, call: int) -> None:
 
 
 def test_a_pool_shared_by_all_stages() -> None:
-    """The tutorial CNN: a stage is the last map at its stride, so the activated convolution behind a pool."""
+    """The tutorial CNN: a stage is the last map at its stride, so the activated convolution after a pool."""
 
     class SharedPool(nn.Module):
         def __init__(self) -> None:
@@ -415,7 +415,7 @@ def test_no_graph_overwrites_a_parameter() -> None:
 
 
 class Neutral(TinyNet):
-    """Assigns to a parameter what it is already, so that nobody sees whether it was overwritten."""
+    """Assigns to a parameter what it is already, so that no value shows whether it was overwritten."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -451,7 +451,7 @@ class Accumulating(TinyNet):
 
 
 @pytest.mark.parametrize("how", [None, *WAYS_OF_COPYING])
-def test_what_a_forward_makes_and_adds_to_is_made_anew_every_time(how: str | None) -> None:
+def test_what_a_forward_makes_and_adds_to_is_made_again_every_time(how: str | None) -> None:
     model = Accumulating().eval()
     backbone = tapped(model, 3) if how is None else copied(tapped(model, 3), how)
     assert isinstance(backbone.tapped_program, GraphProgram)

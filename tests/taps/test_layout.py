@@ -1,4 +1,4 @@
-"""Outputs become maps: channels last, and tokens behind class and register tokens."""
+"""Outputs become maps: channels last, and tokens after class and register tokens."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ IMAGES = (1, 3, 224, 224)
         ((1, 50, 8), {(14, 14), (7, 7)}, Layout("tokens", 1, (7, 7), (224, 224))),
         ((1, 728, 8), {(27, 27)}, None),  # one token too few
         ((1, 300, 8), {(14, 14)}, None),  # 104 tokens too many
-        ((1, 196, 8), (), None),  # no map was seen that says how tokens lie
+        ((1, 196, 8), (), None),  # no map was seen that says how tokens are arranged
         ((1, 8), {(14, 14)}, None),
         ((), {(14, 14)}, None),
     ],
@@ -30,7 +30,7 @@ def test_layout_by_shape(shape: tuple[int, ...], grids: set[tuple[int, int]], ex
     assert layout_of(shape, IMAGES, grids) == expected
 
 
-def test_tokens_become_a_map_in_raster_order_without_what_stands_before_them() -> None:
+def test_tokens_become_a_map_in_raster_order_without_the_tokens_before_them() -> None:
     grid = torch.arange(6.0).view(2, 3)
     tokens = torch.cat([torch.full((4, 2), -1.0), grid.flatten()[:, None].expand(6, 2)])[None]
     layout = layout_of((1, 10, 2), (1, 3, 32, 48), {(2, 3)})

@@ -16,7 +16,7 @@ from zoo import WAYS_OF_COPYING, Branching, TinyNet, copied, small_twins
 from aimwrap import AIM, AIMLoss
 from aimwrap.taps import TappedBackbone, tap_backbone
 from aimwrap.taps.hooks import HookProgram
-from aimwrap.taps.intermediates import IntermediatesProgram
+from aimwrap.taps.usage import IntermediatesProgram
 
 
 def program_of(backbone: TappedBackbone) -> type:
@@ -47,7 +47,7 @@ def test_hooks_give_the_modules_own_maps_in_both_modes() -> None:
         assert torch.equal(maps["2"], expected["block2"]) and torch.equal(maps["final map"], expected["block3"])
 
 
-def test_behind_the_last_hook_nothing_runs_and_no_parameter_is_left() -> None:
+def test_after_the_last_hook_nothing_runs_and_no_parameter_is_left() -> None:
     model = Branching()
     backbone = tap_backbone(model, [1]).backbone
     assert {name.split(".")[0] for name, _ in backbone.named_parameters()} == {"stem", "block0", "block1"}
@@ -112,7 +112,7 @@ def test_freezing_by_hooks_and_by_intermediates() -> None:
 
 
 class OverwrittenBehind(Branching):
-    """What a module returns is changed in place by the function behind it."""
+    """What a module returns is changed in place by the function after it."""
 
     def features(self, x: Tensor) -> Tensor:
         x = self.block2(self.block1(self.block0(self.stem(x))))
@@ -138,7 +138,7 @@ class ActivatedBehind(Branching):
         del self.block3
 
 
-def test_a_functional_activation_behind_a_hooked_stage_belongs_to_it() -> None:
+def test_a_functional_activation_after_a_hooked_stage_belongs_to_it() -> None:
     model = ActivatedBehind().eval()
     images = torch.randn(1, 3, 64, 64)
     by_number, by_name = tap_backbone(model, [3], final=True), tap_backbone(model, ["last"])
@@ -330,7 +330,7 @@ def test_torchvisions_vits_train_for_a_step_by_block_index(name: str) -> None:
 
 
 def test_a_graph_that_gives_other_values_than_the_module_is_not_used() -> None:
-    """The map is the module's output; its last graph node is a number made on the way."""
+    """The map is the module's output; its last graph node is a number made in between."""
 
     class Reports(nn.Module):
         def __init__(self) -> None:
@@ -423,7 +423,7 @@ def test_what_hooked_backbones_cost_is_counted() -> None:
 
 
 class ByHalves(Branching):
-    """Shrinks large images first: another way through the forward than when it was wrapped."""
+    """Shrinks large images first: another path through the forward than when it was wrapped."""
 
     def __init__(self) -> None:
         super().__init__()

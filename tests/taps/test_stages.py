@@ -39,7 +39,7 @@ TABLE: dict[str, list[tuple[str, int]]] = {
     ],
     "shufflenet_v2_x1_0": [("maxpool", 24), ("stage2", 116), ("stage3", 232), ("stage4", 464)],
 }
-DEAR = {"densenet121", "mobilenet_v2", "regnet_y_400mf"}  # the contract has these families, small
+SLOW_FAMILIES = {"densenet121", "mobilenet_v2", "regnet_y_400mf"}  # the contract has these families, small
 
 
 def build(name: str) -> nn.Module:
@@ -49,7 +49,7 @@ def build(name: str) -> nn.Module:
         return torchvision.models.get_model(name)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in DEAR else ()) for n in TABLE])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW_FAMILIES else ()) for n in TABLE])
 def test_torchvision_table(name: str) -> None:
     tapped = tap(build(name), [0, 1, 2, 3])
     assert [(tap.node, tap.channels) for tap in tapped.taps] == TABLE[name]
@@ -235,7 +235,7 @@ def test_networks_for_small_images_have_their_stages_in_order_and_their_own_stri
 
 
 class Pair(nn.Module):
-    """A stage that returns its map beside something else."""
+    """A stage that returns its map with something else."""
 
     def __init__(self, as_dict: bool) -> None:
         super().__init__()
@@ -506,7 +506,7 @@ def test_functions_between_modules_belong_to_the_stage(kind: str, training: bool
     assert tapped.taps[0].channels == (32 if kind == "cat" else 16)
 
 
-def test_a_branch_beside_the_trunk_is_not_the_stage() -> None:
+def test_a_branch_next_to_the_trunk_is_not_the_stage() -> None:
     class Auxiliary(TinyNet):
         def __init__(self) -> None:
             super().__init__()
@@ -614,16 +614,16 @@ class BesideTheTrunk(TinyNet):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.beside = kind, nn.Conv2d(20, 1, 1)
+        self.kind, self.extra = kind, nn.Conv2d(20, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         x = self.features(x)
         logits = self.fc(x.mean((2, 3)))
         if self.kind == "attention pooling":
-            weights = self.beside(x).flatten(2).softmax(-1)
+            weights = self.extra(x).flatten(2).softmax(-1)
             return self.fc((x.flatten(2) * weights).sum(-1))
         if self.kind == "two tasks":
-            return {"mask": self.beside(x), "logits": logits}
+            return {"mask": self.extra(x), "logits": logits}
         return {"logits": logits, "maps": torch.einsum("bchw,kc->bkhw", x, self.fc.weight)}
 
 
@@ -661,7 +661,7 @@ class Leaky(TinyNet):
         return F.elu(self.block3(self.block2_activated(x)), 0.7)
 
 
-@pytest.mark.parametrize("where", ["between", "behind"])
+@pytest.mark.parametrize("where", ["between", "after"])
 @pytest.mark.parametrize("by_hooks", [False, True])
 def test_functional_activations_keep_their_arguments(where: str, by_hooks: bool) -> None:
     model, images = Leaky(by_hooks).eval(), torch.rand(1, 3, 64, 64)

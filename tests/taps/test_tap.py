@@ -57,7 +57,7 @@ def test_graph_nodes_that_are_no_modules_can_be_named() -> None:
     assert torch.equal(tapped.backbone(images)["mul"], model.features(images))
 
 
-def test_a_tapped_map_is_not_overwritten_by_the_in_place_operation_behind_it() -> None:
+def test_a_tapped_map_is_not_overwritten_by_the_in_place_operation_after_it() -> None:
     """ResNet's layer4.1.add is the sum before the last activation, which works in place."""
     model = torchvision.models.resnet18(num_classes=3).eval()
     images = torch.rand(1, 3, 64, 64)
@@ -81,7 +81,7 @@ def test_one_node_as_number_and_as_name() -> None:
     assert torch.equal(maps["3"], maps["block3"])
 
 
-def test_final_map_lies_behind_the_deepest_stage() -> None:
+def test_final_map_is_after_the_deepest_stage() -> None:
     tapped = tap_backbone(HeadConvNet(), [2, 3], final=True)
     assert tapped.final is not None
     assert (tapped.final.node, tapped.final.channels, tapped.final.stride) == ("head_conv", 40, 32)
@@ -176,8 +176,8 @@ def test_a_named_channels_last_node_becomes_channels_first() -> None:
     [
         ((1, 14, 14, 384), True),
         ((1, 384, 14, 14), False),
-        ((1, 14, 14, 14), False),  # both fit: as it stands
-        ((1, 28, 28, 24), True),  # 24 is 28 but for a rounding
+        ((1, 14, 14, 14), False),  # both fit: as it is
+        ((1, 28, 28, 24), True),  # 24 is 28 except for a rounding
         ((1, 24, 28, 28), False),
         ((1, 24, 27, 27), False),
         ((1, 197, 768), False),
@@ -229,7 +229,7 @@ def test_refusals_leave_the_model_alone() -> None:
     assert [module.training for module in model.modules()] == flags
 
 
-def test_a_tapped_map_is_not_overwritten_behind_an_identity() -> None:
+def test_a_tapped_map_is_not_overwritten_after_an_identity() -> None:
     """Timm's ResNet has an Identity between bn1 and the ReLU that works in place."""
     model = timm.create_model("resnet18").eval()
     outputs: list[torch.Tensor] = []
@@ -252,7 +252,7 @@ class OddStrides(TinyNet):
 
 
 class Decoder(TinyNet):
-    """Classifies a map that was upsampled behind the deepest one."""
+    """Classifies a map that was upsampled after the deepest one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ def one_step(sharded: bool) -> dict[str, Any]:
     model = AIM(tiny(), [2, 3], 0.25, width=16, mask_width=8).train()
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 1, 0])
     if sharded:
-        # What is called as a whole: a traced backbone calls its layers, and not the blocks around them.
+        # What is called as one module: a traced backbone calls its layers, and not the blocks around them.
         for part in (model.backbone, *model.mask_estimators.values()):
             fully_shard(part)
         fully_shard(model)

@@ -35,7 +35,7 @@ def test_an_epoch_is_every_image_once_in_even_batches(images: int, size: int, se
 
 
 @given(st.integers(8, 60), st.integers(8, 20), st.integers(1, 4), st.integers(0, 2))
-def test_processes_share_each_batch_and_begin_where_they_are_told(
+def test_processes_share_each_batch_and_begin_where_they_should(
     images: int, size: int, processes: int, first: int
 ) -> None:
     joint = batches_of(images, size, 0, 3)

@@ -20,7 +20,7 @@ from aimwrap.train import distributed as launching
 from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
 from aimwrap.train.data import evaluation_loader, prepared, read_splits
 from aimwrap.train.evaluation import evaluate
-from aimwrap.train.run import build_run
+from aimwrap.train.run import Run
 
 # 22 images in batches of at most 5 are 5 steps of 5, 5, 4, 4 and 4: two processes share 5 as 3 and 2. 20 steps in all.
 # A mask is a sign, and at higher rates rounding turns one in some step; in double precision it does not.
@@ -120,8 +120,7 @@ def test_each_process_drops_out_its_own(
     for rank in (0, 1):
         with monkeypatch.context() as patch:
             patch.setattr(Fabric, "global_rank", rank)
-            parts = {"workers": 0, "report": lambda line, seconds: None, "quiet": True, "tensorboard": False}
-            run = build_run(settings_of(backbone="tiny_nets:tiny", reader={"mask": None}), tmp_path, fabric, **parts)
+            run = Run(settings_of(backbone="tiny_nets:tiny", reader={"mask": None}), tmp_path, fabric)
         built.append(run.network.state_dict())
         drawn.append(torch.rand(4))
     assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])

@@ -20,7 +20,7 @@ from lightning.fabric.plugins import MixedPrecision
 from aimwrap import AIM
 from aimwrap.train import Result, Settings, loop, run_training
 from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
-from aimwrap.train.run import Run, build_run
+from aimwrap.train.run import Run
 
 HERE = Path(__file__).parent
 
@@ -97,9 +97,7 @@ def test_the_scale_of_the_loss_begins_afresh_with_each_seed(
     own = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
     own.launch()
     scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0, "_growth_tracker": 3})  # the first seed's last
-    build_run(
-        settings_of(seed=1), tmp_path, own, workers=0, report=lambda line, seconds: None, quiet=True, tensorboard=False
-    )
+    Run(settings_of(seed=1), tmp_path, own)
     assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()
 
 
@@ -147,7 +145,7 @@ def test_killed_while_saving_or_at_the_end(
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
-def test_killed_before_its_last_line_the_log_is_whole_afterwards(
+def test_killed_before_its_last_line_the_log_is_complete_afterwards(
     settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the last epoch's checkpoint, and no epoch is left to write it."""

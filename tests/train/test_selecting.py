@@ -32,7 +32,7 @@ def saved(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def newest(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights behind the last step, under the backbone's own names."""
+    """The weights after the last step, under the backbone's own names."""
     found = read_checkpoint(checkpoints_in(checkpoint_folder(folder))[-1]).part("model")
     return {name.removeprefix("backbone."): tensor for name, tensor in found.items()}
 
@@ -54,7 +54,7 @@ def test_the_best_epoch_s_weights_are_kept(
     averages: tuple[float | None, ...],
     best: int,
 ) -> None:
-    """Also where the run is killed behind it and goes on."""
+    """Also if the run is killed after it and continued."""
     run_training(settings_of(**STEADY, epochs=best, selection="last"), tmp_path / "until", fabric, workers=0)
     settings = settings_of(**STEADY, epochs=4)
     with monkeypatch.context() as patch:

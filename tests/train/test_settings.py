@@ -109,7 +109,7 @@ def test_held_out_images_are_of_every_group_and_drawn_by_the_seed(
     expected = {group: round(0.4 * count) for group, count in enumerate(whole.train_counts.tolist())}
     assert torch.bincount(groups_of(splits.val), minlength=4).tolist() == list(expected.values())
     assert [r.id for r in again.val.records] == [r.id for r in splits.val.records] != [r.id for r in other.val.records]
-    assert whole.fingerprint == splits.fingerprint  # of what lies on the disk
+    assert whole.fingerprint == splits.fingerprint  # of the files on the disk
 
 
 def test_rules(settings_of: Callable[..., Settings], table: Path, tmp_path: Path) -> None:

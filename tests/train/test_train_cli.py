@@ -88,7 +88,7 @@ def test_plain_for_tensorboard(table: Path, tmp_path: Path, mask: str) -> None:
     assert ("validation/energy_pointing" in events.Tags()["scalars"]) == (mask == "mask")
 
 
-def test_pictures_are_dark_where_the_mask_is_closed() -> None:
+def test_images_are_dark_where_the_mask_is_closed() -> None:
     images = torch.zeros(1, 3, 4, 4)  # the mean, 0.5
     masks = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     shown = seen_through(images, masks, Preprocessing((4, 4), (0.5,) * 3, (0.2,) * 3))
@@ -105,9 +105,9 @@ def test_pictures_are_dark_where_the_mask_is_closed() -> None:
         (("--precision", "16-mixed"), "needs a GPU; on a CPU there are"),
         (("--plain", "--backbone", "tiny_nets:TinyNet.features"), "cannot be imported"),
         (("--stages", ""), "stages=[2, 3] is the paper's usual choice"),
-        (("--backbone", "json:dumps"), "'json:dumps' was found, and calling it without arguments fails: TypeError"),
-        (("--accumulate", 9), "an image for each of accumulate=9 parts"),
-        (("--sync-batchnorm",), "sync_batchnorm needs several processes with a GPU each"),
+        (("--backbone", "json:dumps"), "'json:dumps' was found, but calling it without arguments fails: TypeError"),
+        (("--accumulate", 9), "an image for each of --accumulate=9 parts"),
+        (("--sync-batchnorm",), "--sync-batchnorm needs several processes with a GPU each"),
     ],
 )
 def test_what_fails_is_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
@@ -121,24 +121,24 @@ def test_what_fails_is_named(table: Path, tmp_path: Path, options: tuple[object,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--epochs", 0), "epochs must be 1 or more"),
-        (("--head-lr", -1), "head_lr must be 0 or more"),
+        (("--epochs", 0), "--epochs must be 1 or more"),
+        (("--head-lr", -1), "--head-lr must be 0 or more"),
         (("--preset", "sgd"), "'sgd' is not one of 'group-dro-erm', 'dfr-base'"),
-        (("--tau", "a,b"), "tau must be one number or one per stage"),
+        (("--tau", "a,b"), "--tau must be one number or one per stage"),
         (("--selection", "best"), "'best' is not one of 'worst-group', 'average', 'last'"),
-        (("--warmup-epochs", 5), "warmup_epochs must be less than epochs, which is 2"),
+        (("--warmup-epochs", 5), "--warmup-epochs must be less than epochs, which is 2"),
         (("--seeds", "none"), "--seeds must be a count"),
         (("mask",), "must be NAME=VALUE"),
         (("--accelerator", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
-        (("--ema", 1), "ema must be less than 1"),
-        (("--clip", 0), "clip must be more than 0"),
+        (("--ema", 1), "--ema must be less than 1"),
+        (("--clip", 0), "--clip must be more than 0"),
         (("--plain", "--tau", 0.3), "--tau has no effect on a plain backbone (--plain); leave it out"),
         (("--preset", "dfr-base", "--mask-lr", 0.1), "--mask-lr has no effect on a plain backbone"),
         (("--plain", "--labels-move-area"), "--labels-move-area has no effect on a plain backbone"),
         (("--momentum", 0.5), "--momentum needs optimizer sgd, and it is adamw here"),
         (("--step-factor", 0.5), "--step-factor needs schedule step"),
-        (("--accumulate", 2, "--area-per", "batch"), "take area_per='image', or accumulate=1"),
-        (("--sync-batchnorm", "--frozen", "backbone"), "and frozen='backbone' keeps them fixed"),
+        (("--accumulate", 2, "--area-per", "batch"), "use --area-per='image' or --accumulate=1"),
+        (("--sync-batchnorm", "--frozen", "backbone"), "and --frozen='backbone' keeps them fixed"),
     ],
 )
 def test_wrong_options_are_named(table: Path, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_made_is_named(table: Path, tmp_path: Path, monk
 def test_recipes_are_listed() -> None:
     found = run.invoke(app, ["train", "--presets"])
     assert found.exit_code == 0
-    assert "dfr-base (Kirichenko et al. 2023): The base model of DFR on Waterbirds" in found.output
+    assert "dfr-base (Kirichenko et al. 2023)\n    The base model of DFR on Waterbirds" in found.output
     assert "ours-birds (ours)" in found.output and "weight_decay 0.001" in found.output
 
 

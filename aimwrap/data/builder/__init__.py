@@ -5,7 +5,7 @@
 ...     build("out", cutouts_in("cutouts"), backgrounds_in("places"), waterbirds(tie=0.95), seed=0, workers=2)
 """
 
-from .build import build, build_composed
+from .building import build, build_composed
 from .draw import InPlace, Placed
 from .plan import Tying, travelingbirds, waterbirds
 from .sources import (

@@ -25,17 +25,8 @@ def crop_square(
 ) -> np.ndarray:
     """A random square of a photograph, perhaps mirrored. Every scale is equally likely.
 
-    No crop is smaller than half the image, or it would be a blur that reveals the photograph by its size.
-
-    Args:
-        photograph: RGB.
-        image_size: side of the image in pixels.
-        crop: smallest and largest side of the square, as shares of the photograph's shorter side.
-        rng: draws.
-        mirror: whether every second one is mirrored.
-
-    Returns:
-        (image_size, image_size, 3) float32 in [0, 1].
+    No crop is smaller than half the image, or it would be a blur that reveals the photograph by its size. ``crop`` is
+    its smallest and largest side, as shares of the photograph's shorter side; the result is float32 in [0, 1].
     """
     shorter = min(photograph.size)
     largest = crop[1] * shorter
@@ -48,31 +39,11 @@ def crop_square(
     return resized[:, ::-1] if mirrored else resized
 
 
-def fit_behind(photograph: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """As much of the middle of a photograph as has the shape of a picture, resized to it, as Waterbirds was made.
-
-    Args:
-        photograph: RGB.
-        size: width and height of the picture.
-
-    Returns:
-        (height, width, 3) float32 in [0, 1].
-    """
-    return np.asarray(ImageOps.fit(photograph, size, Image.Resampling.LANCZOS), np.float32) / 255
-
-
 def jitter_colour(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Turn the hue by any angle and move mean brightness and colourfulness to drawn values.
 
     Jitter around a photograph's own brightness and saturation would leave most skies lighter than most woods; values
     drawn afresh do not. Brightness moves by a power, which keeps black and white, and beyond its limit by an offset.
-
-    Args:
-        image: (H, W, 3) float32 in [0, 1].
-        rng: draws.
-
-    Returns:
-        Likewise.
     """
     brightness, colourfulness, angle = rng.uniform(*BRIGHTNESS), rng.uniform(*COLOURFULNESS), rng.uniform(0, 2 * np.pi)
     luma = image @ _TO_YIQ[0]
@@ -105,18 +76,7 @@ MASK_THRESHOLD = 0.5  # of the opacity: where the object begins
 
 
 def crop_to_object(picture: Image.Image, where: str) -> Image.Image:
-    """Crop a cut-out to where its opacity says that the object is.
-
-    Args:
-        picture: RGBA.
-        where: its name, for the message.
-
-    Returns:
-        RGBa: colours multiplied by the opacity, for clean rims when it is resized.
-
-    Raises:
-        ValueError: if it is transparent all over.
-    """
+    """Crop a cut-out, RGBA, to its object; RGBa, colours multiplied by the opacity, is resized with clean rims."""
     box = picture.getchannel("A").point(lambda alpha: 255 * (alpha >= 255 * MASK_THRESHOLD)).getbbox()
     if box is None:
         raise ValueError(
@@ -134,19 +94,10 @@ def place_object(
     *,
     mirror: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resize, perhaps mirror and place a cut-out.
-
-    Args:
-        cutout: from :func:`crop_to_object`.
-        image_size: side of the square image in pixels.
-        object_size: smallest and largest longer side of the object, as shares of the image's side.
-        placement: ``"anywhere"`` inside the image, in its ``"centre"``, or at an ``"edge"``, with a quarter to a half
-            of it outside.
-        rng: draws.
-        mirror: whether every second one is mirrored.
+    """Resize, perhaps mirror and place a cut-out from :func:`crop_to_object`; the arguments are those of ``Placed``.
 
     Returns:
-        Colours multiplied by the opacity (H, W, 3), and the opacity (H, W, 1), float32 in [0, 1], of the whole image.
+        Colours multiplied by the opacity (H, W, 3), and the opacity (H, W, 1), float32 in [0, 1].
     """
     longer = rng.uniform(*object_size) * image_size
     scale = longer / max(cutout.size)
@@ -159,10 +110,10 @@ def place_object(
         left, top = (image_size - width) // 2, (image_size - height) // 2
     elif placement == "edge":
         left, top = _at_an_edge(left, top, width, height, image_size, rng)
-    whole = np.zeros((image_size, image_size, 4), np.float32)
-    inside = whole[max(top, 0) : top + height, max(left, 0) : left + width]
+    canvas = np.zeros((image_size, image_size, 4), np.float32)
+    inside = canvas[max(top, 0) : top + height, max(left, 0) : left + width]
     inside[:] = pixels[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
-    return whole[..., :3], whole[..., 3:]
+    return canvas[..., :3], canvas[..., 3:]
 
 
 def _at_an_edge(left: int, top: int, width: int, height: int, image_size: int, rng: Generator) -> tuple[int, int]:
@@ -174,16 +125,7 @@ def _at_an_edge(left: int, top: int, width: int, height: int, image_size: int, r
 
 
 def paste(colour: np.ndarray, opacity: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Lay an object over a background.
-
-    Args:
-        colour: (H, W, 3), multiplied by the opacity.
-        opacity: (H, W, 1).
-        background: (H, W, 3), all in [0, 1].
-
-    Returns:
-        (H, W, 3) in [0, 1].
-    """
+    """Lay an object, its colours multiplied by its opacity, over a background."""
     pasted: np.ndarray = np.clip(colour + (1 - opacity) * background, 0, 1)
     return pasted
 
@@ -192,15 +134,10 @@ LONGEST_SIDE = 1600  # of a photograph that is kept in memory: no crop needs mor
 
 
 class Drawn(NamedTuple):
-    """An image and where its object is.
+    """An image and where its object is."""
 
-    Attributes:
-        image: (H, W, 3) uint8, RGB.
-        object_mask: (H, W) uint8, how much of the pixel the object covers, of 255.
-    """
-
-    image: np.ndarray
-    object_mask: np.ndarray
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    object_mask: np.ndarray  # (H, W) uint8, how much of the pixel the object covers, of 255
 
 
 class Placed(NamedTuple):
@@ -240,7 +177,7 @@ class Placed(NamedTuple):
             raise ValueError(f"placement must be one of {among}, got {self.placement!r}")
 
     def draw(self, cutout: Cutout, background: Background, rng: Generator) -> Drawn:
-        """Make an image, see :func:`draw`."""
+        """Make an image."""
         backdrop = crop_square(_open_background(background.path), self.image_size, self.crop, rng, mirror=self.mirror)
         if self.recolour:
             backdrop = jitter_colour(backdrop, rng)
@@ -251,22 +188,20 @@ class Placed(NamedTuple):
 
 
 class InPlace(NamedTuple):
-    """The object stays where it is in its own picture, whose size the image gets, and the background is fitted to it.
+    """The object stays where it is in its own image, whose size the new image gets; the background is fitted to it.
 
-    So Waterbirds and TravelingBirds were made of CUB: the middle of the photograph, as much of it as has the picture's
-    shape, is resized to the picture.
+    Waterbirds and TravelingBirds were made of CUB in this way: the middle of the photograph, as much of it as has the
+    image's shape, is resized to the image.
     """
 
-    def check(self) -> None:
-        """Nothing can be wrong."""
-
     def draw(self, cutout: Cutout, background: Background, rng: Generator) -> Drawn:
-        """Make an image, see :func:`draw`; nothing is random about it."""
+        """Make an image; nothing in it is random."""
         picture = _open_cutout(cutout)
         crop_to_object(picture, str(cutout.path))  # refuses what is transparent all over
         pixels = np.asarray(picture, np.float32) / 255
         colour, opacity = pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]
-        return _eight_bit(colour, opacity, fit_behind(_open_background(background.path), picture.size))
+        photograph = ImageOps.fit(_open_background(background.path), picture.size, Image.Resampling.LANCZOS)
+        return _eight_bit(colour, opacity, np.asarray(photograph, np.float32) / 255)
 
 
 Style = Placed | InPlace
@@ -291,13 +226,12 @@ def _open_object(cutout: Cutout) -> Image.Image:
 
 
 def forget_pictures() -> None:
-    """Let go of the sources that were opened last."""
+    """Empty the caches of opened sources."""
     _open_background.cache_clear()
     _open_object.cache_clear()
 
 
 def _open_cutout(cutout: Cutout) -> Image.Image:
-    """RGBA."""
     picture = open_image(cutout.path)
     if cutout.opacity_path is None:
         with Image.open(cutout.path, formats=FORMATS) as file:
@@ -311,7 +245,7 @@ def _open_cutout(cutout: Cutout) -> Image.Image:
     if opacity.shape != (picture.height, picture.width):
         raise ValueError(
             f"{cutout.opacity_path} has {opacity.shape[1]} x {opacity.shape[0]} pixels (W x H), and {cutout.path} "
-            f"{picture.width} x {picture.height}: they do not belong together"
+            f"{picture.width} x {picture.height}: they do not belong together. Replace one of them"
         )
     picture.putalpha(Image.fromarray((opacity * 255).round().astype(np.uint8)))
     return picture

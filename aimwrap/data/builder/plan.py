@@ -1,4 +1,4 @@
-"""A random generator for each image, so that an image depends on seed, stream and index alone."""
+"""Which image shows which cut-out on which background, by split, with a random generator for each image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sources import Background, Cutout
 
 
 def generator_of(seed: int, stream: int, index: int = -1) -> Generator:
-    """A generator of its own for each image, and one for what concerns all images of a stream.
+    """An independent generator for each image, and one (-1) for all images of a stream.
 
     >>> float(generator_of(0, 1, 7).random()) == float(generator_of(0, 1, 7).random())
     True
@@ -30,17 +30,14 @@ Name = TypeVar("Name")
 
 
 def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -> list[list[Name]]:
-    """Part names at random by shares, each part at least one name if there are as many names as parts.
-
-    Raises:
-        ValueError: if there are fewer names than shares.
+    """Divide names at random by shares; each part gets at least one name.
 
     >>> import numpy as np
     >>> [len(part) for part in part_names("abcdefghij", (0.6, 0.2, 0.2), np.random.default_rng(0))]
     [6, 2, 2]
     """
     if len(names) < len(shares):
-        raise ValueError(f"each of {len(shares)} parts needs at least one name, got {len(names)}; add sources")
+        raise ValueError(f"each of {len(shares)} parts needs at least one name, got {len(names)} in all; add sources")
     shuffled = [names[i] for i in rng.permutation(len(names))]
     parts, start = [], 0
     for number, share in enumerate(shares):
@@ -53,11 +50,7 @@ def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -
 
 
 def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
-    """Find files with the same content, which belong into the same split.
-
-    Raises:
-        OSError: if a file cannot be read. One that is not there is like no other: whoever draws it will say so.
-    """
+    """By name, the first name with the same file content: both belong into one split. Missing files are found later."""
     by_size: dict[int, list[str]] = {}
     twins = {name: name for name in paths}
     for name, path in paths.items():
@@ -113,13 +106,8 @@ def waterbirds(
     >>> waterbirds(0.9)["train"].tie, waterbirds(0.9)["test"].tie
     (0.9, None)
     """
-    numbers = _numbers(num_images)
     untied = Tying(None, equal_labels=not keep_label_shares)
-    return {
-        "train": Tying(tie, num_images=numbers.get("train")),
-        "val": untied._replace(num_images=numbers.get("val")),
-        "test": untied._replace(num_images=numbers.get("test")),
-    }
+    return _numbered({"train": Tying(tie), "val": untied, "test": untied}, num_images)
 
 
 def travelingbirds(
@@ -127,7 +115,7 @@ def travelingbirds(
 ) -> dict[str, Tying]:
     """The ties of a set like TravelingBirds (Koh et al., ICML 2020): in the test every class has another's background.
 
-    The validation is tied as the training is: who picks a model by it knows nothing of the test.
+    Validation is tied as training is, so a model that is chosen by it was not chosen by the test.
 
     Args:
         tie: share of each class's images on the class's own place.
@@ -138,27 +126,22 @@ def travelingbirds(
         By split.
 
     Raises:
-        ValueError: if the shift is none.
+        ValueError: if the shift is below 1.
 
     >>> travelingbirds()["val"].shift, travelingbirds()["test"].shift
     (0, 1)
     """
     if shift < 1:
         raise ValueError(f"shift must be at least 1, so that the test has other places than the training, got {shift}")
-    numbers = _numbers(num_images)
-    return {
-        "train": Tying(tie, num_images=numbers.get("train")),
-        "val": Tying(tie, num_images=numbers.get("val")),
-        "test": Tying(tie, shift, num_images=numbers.get("test")),
-    }
+    return _numbered({"train": Tying(tie), "val": Tying(tie), "test": Tying(tie, shift)}, num_images)
 
 
-def _numbers(num_images: Mapping[str, int] | None) -> Mapping[str, int]:
+def _numbered(tyings: Mapping[str, Tying], num_images: Mapping[str, int] | None) -> dict[str, Tying]:
     numbers = num_images or {}
     unknown = [split for split in numbers if split not in SPLITS]
     if unknown:
         raise ValueError(f"num_images must name splits, 'train', 'val' or 'test', got {', '.join(map(repr, unknown))}")
-    return numbers
+    return {split: tying._replace(num_images=numbers.get(split)) for split, tying in tyings.items()}
 
 
 SOURCES_STREAM = len(SPLITS)  # of random numbers; the splits' own are their numbers
@@ -182,19 +165,10 @@ class Tying(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """What an image of a set shows.
-
-    Attributes:
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        number: in its split, from 0.
-        label: number of the class.
-        place: number of the background's kind.
-        cutout: what is pasted.
-        background: what it is pasted on.
-    """
+    """The plan of one image."""
 
     split: str
-    number: int
+    number: int  # in its split, from 0
     label: int
     place: int
     cutout: Cutout
@@ -212,23 +186,13 @@ def plan_shots(
     cutout_uses: int = 1,
     background_uses: int = 1,
 ) -> list[Shot]:
-    """Part the sources into splits and deal them out.
+    """Divide the sources into splits, and deal them to images.
 
-    Args:
-        cutouts: by label, in the order of the labels' numbers.
-        backgrounds: by place, in the order of the places' numbers.
-        tyings: of each split.
-        seed: draws everything.
-        test_share: share of the sources that the test gets, if they have no splits of their own.
-        val_share: share of the others that the validation gets, if they have none of their own.
-        cutout_uses: how many images may show the same cut-out.
-        background_uses: how many images may show the same background.
-
-    Raises:
-        ValueError: if there are too few cut-outs or backgrounds.
+    Cut-outs are by label, and backgrounds by place, in the order of their numbers; see
+    :func:`aimwrap.data.builder.build` for the other arguments.
     """
-    _check_names(cutouts)
-    _check_names(backgrounds)
+    for sources in (cutouts, backgrounds):
+        _check_names([source for kind in sources.values() for source in kind])
     shares = {"train": (1 - test_share) * (1 - val_share), "val": (1 - test_share) * val_share, "test": test_share}
     shares = {split: share for split, share in shares.items() if split in tyings and share > 0}
     rng = generator_of(seed, SOURCES_STREAM)
@@ -265,12 +229,12 @@ def _part_sources(
     everything = [source for sources in kinds.values() for source in sources]
     own = {source.split for source in everything}
     if None in own and len(own) > 1:
-        raise ValueError(f"all {what.split()[0]} must have a split, or none of them; here only some have one")
+        raise ValueError(f"all {what.split()[0]} must have a split, or none; add it to the others")
     missing = [split for split in shares if split not in own and split != "val"]
     if None not in own and missing:
         raise ValueError(
-            f"the {what.split()[0]} have splits of their own, {', '.join(sorted(map(str, own)))}, so they must have "
-            f"{', '.join(missing)}, too; add it, or merge them into folders without splits"
+            f"the {what.split()[0]} have their own splits, {', '.join(sorted(map(str, own)))}, so they must also have "
+            f"the split {', '.join(missing)}; add it, or move them into folders without splits"
         )
     kinds = kinds if None in own else _in_one_split(kinds)
     drawn = dict(shares) if None in own else {}
@@ -292,7 +256,7 @@ def _part_sources(
 
 
 def _in_one_split(kinds: Mapping[str, Sequence[Source]]) -> dict[str, list[Source]]:
-    """Of files with the same bytes in several of their own splits those of the last one: the test is kept apart."""
+    """Without files of earlier splits whose bytes are also in a later one: the test is kept apart."""
     everything = [source for sources in kinds.values() for source in sources]
     twins = twins_of({source.name: source.path for source in everything})
     last: dict[str, int] = {}
@@ -311,7 +275,7 @@ def _draw_splits(
     rng: Generator,
     what: str,
 ) -> None:
-    """Part by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
+    """Divide by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
     total = sum(shares.values())
     twins = twins_of({source.name: source.path for sources in kinds.values() for source in sources})
     split_of: dict[str, str] = {}
@@ -319,8 +283,8 @@ def _draw_splits(
         names = [name for name in dict.fromkeys(twins[source.name] for source in sources) if name not in split_of]
         if len(names) < len(shares):
             raise ValueError(
-                f"there are too few {what} {kind}: {len(names)} different ones, and there must be at least "
-                f"{len(shares)}, one for each of {', '.join(shares)}. Add some, or leave out a split with a share of 0"
+                f"there are too few {what} {kind}: {len(names)} different images, and at least {len(shares)} "
+                f"are needed, one for each of {', '.join(shares)}. Add some, or leave out a split with a share of 0"
             )
         divided = part_names(names, [share / total for share in shares.values()], rng)
         split_of |= {name: split for split, part in zip(shares, divided, strict=True) for name in part}
@@ -328,9 +292,9 @@ def _draw_splits(
             parts[split_of[twins[source.name]]][kind].append(source)
 
 
-def _check_names(kinds: Mapping[str, Sequence[Source]]) -> None:
+def _check_names(sources: Sequence[Cutout | Background]) -> None:
     paths: dict[str, Path] = {}
-    for source in (source for sources in kinds.values() for source in sources):
+    for source in sources:
         if source.name in paths:
             raise ValueError(f"{paths[source.name]} and {source.path} have the same name, {source.name}; rename one")
         paths[source.name] = source.path

@@ -16,15 +16,15 @@ ENDINGS = ", ".join(sorted(IMG_EXTENSIONS))
 
 
 class Cutout(NamedTuple):
-    """An object and which pixels of its picture it covers.
+    """An object and which pixels of its image it covers.
 
     Attributes:
-        name: of the picture, with ``/`` between its parts; no two cut-outs have the same.
-        path: of the picture.
+        name: of the image, with ``/`` between its parts; no two cut-outs have the same.
+        path: of the image.
         class_name: what it shows.
-        opacity_path: of a second picture, bright where the object is, as CUB's segmentations; None if the picture has
+        opacity_path: of a second image, bright where the object is, as CUB's segmentations; None if the image has
             an alpha channel.
-        any_value: whether every value of the second picture above zero means the object.
+        any_value: whether every value of the second image above zero means the object.
         split: ``"train"``, ``"val"`` or ``"test"`` if the source has one, else None.
     """
 
@@ -37,11 +37,11 @@ class Cutout(NamedTuple):
 
 
 class Background(NamedTuple):
-    """A photograph to stand on.
+    """A photograph to paste on.
 
     Attributes:
-        name: of the picture, with ``/`` between its parts; no two backgrounds have the same.
-        path: of the picture.
+        name: of the image, with ``/`` between its parts; no two backgrounds have the same.
+        path: of the image.
         place: name of its kind.
         split: as a cut-out's.
     """
@@ -56,16 +56,16 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
     """Find cut-outs in a folder for each class, perhaps in folders ``train``, ``val`` and ``test`` above them.
 
     Args:
-        folder: ``<class>/.../<picture>`` or ``<split>/<class>/.../<picture>``; the pictures have an alpha channel
+        folder: ``<class>/.../<image>`` or ``<split>/<class>/.../<image>``; the images have an alpha channel
             unless ``opacity`` is given.
-        opacity: a folder with a PNG for each picture under the same name, bright where the object is.
+        opacity: a folder with a PNG for each image under the same name, bright where the object is.
 
     Returns:
         The cut-outs, sorted by name.
 
     Raises:
-        FileNotFoundError: if a folder or a picture of the opacity is not there.
-        ValueError: if there is no class, or one without pictures.
+        FileNotFoundError: if a folder or an image of the opacity is not there.
+        ValueError: if there is no class, or one without images.
     """
     folder, opacity = expand_path(folder), None if opacity is None else expand_path(opacity)
     found = []
@@ -74,8 +74,8 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
         opacity_path = None if opacity is None else (opacity / name).with_suffix(".png")
         if opacity_path is not None and not opacity_path.is_file():
             raise FileNotFoundError(
-                f"opacity must hold a PNG for each cut-out under its name, but {opacity_path} is not there; it belongs "
-                f"to {path}"
+                f"opacity must contain a PNG of the same name for each cut-out, and {opacity_path} is not there; "
+                f"it belongs to {path}"
             )
         found.append(Cutout(name, path, class_name, opacity_path, split=split))
     return found
@@ -102,7 +102,9 @@ def cutouts_of(release: Release) -> list[Cutout]:
         )
     return [
         Cutout(
-            _name(record.path, release.root),
+            record.path.relative_to(release.root).as_posix()
+            if record.path.is_relative_to(release.root)
+            else record.path.name,
             record.path,
             release.classes[record.label],
             record.mask_path,
@@ -150,8 +152,8 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
     for place, folders in places.items():
         for folder in map(expand_path, folders):
             if not folder.is_dir():
-                raise FileNotFoundError(f"place {place!r} must be made of folders, but {folder} is not there")
-            paths = _pictures(folder)
+                raise FileNotFoundError(f"place {place!r} needs a folder of photographs, and {folder} does not exist")
+            paths = sorted(folder / name for name in pictures_below(folder))
             if not paths:
                 raise ValueError(f"place {place!r} must have photographs ({ENDINGS}), but {folder} has none")
             for path in paths:
@@ -182,7 +184,7 @@ def relabelled(cutouts: Sequence[Cutout], labels: Mapping[str, str]) -> list[Cut
     if without:
         raise ValueError(
             f"labels must have a label for each class of the cut-outs, and has none for {', '.join(without[:5])}"
-            f"{' and others' if len(without) > 5 else ''}"
+            f"{' and others' if len(without) > 5 else ''}. Add them"
         )
     return [cutout._replace(class_name=labels[cutout.class_name]) for cutout in cutouts]
 
@@ -207,7 +209,7 @@ def water_or_land(class_name: str) -> str:
 
 
 def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[str | None, str, Path]]:
-    """(split, class or place, path) of every picture, sorted."""
+    """(split, class or place, path) of every image, sorted."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{argument} must be a folder with a folder for each {kind}, but {folder} is not there")
     top = list_folder(folder).folders
@@ -224,22 +226,13 @@ def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[
     for split, parent in parents:
         kinds = list_folder(parent).folders
         if not kinds:
-            raise ValueError(f"{parent} must have a folder for each {kind}, with pictures in it, and has none")
+            raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has none")
         for name in kinds:
-            paths = _pictures(parent / name)
+            paths = sorted(parent / name / path for path in pictures_below(parent / name))
             if not paths:
                 raise ValueError(
-                    f"each folder in {parent} is a {kind} and must have pictures ({ENDINGS}), but {name} has none: "
+                    f"each folder in {parent} is a {kind} and must have images ({ENDINGS}), but {name} has none: "
                     "remove it, or fill it"
                 )
             for path in paths:
                 yield split, name, path
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Below a folder, sorted."""
-    return sorted(folder / name for name in pictures_below(folder))
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

@@ -1,4 +1,4 @@
-"""How many images there are, against how many there should be, and how the groups are tied."""
+"""The doctor's checks: counts and groups, missing and unnamed files, sizes, masks, boxes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+from torchvision.ops import box_iou
+
 from ..._text import numbered
 from ..io import FolderListing, pictures
-from ..release import SPLITS, Box, Record, Release
+from ..release import SPLITS, Box, Record, Release, are_inside
 from ..sample import group_number
 from ..sets import Expected
 from .report import Check, Count, Finding, Mark
@@ -39,18 +42,15 @@ def check_counts(
     number = sum(row.images for row in counts)
     splits = " + ".join(f"{row.images:,} {row.split}" for row in counts)
     if expected is None:
-        return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), not compared with any others")
+        return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), not compared with official counts")
     found = {row.split: row for row in counts}
     empty = Count("", 0, (0,) * len(release.classes), (0,) * (len(release.classes) * len(release.places)))
-    findings = [
-        finding
-        for split in SPLITS
-        for finding in _differences(
-            split, found.get(split, empty), expected.get(split, Expected(0)), release, authority
-        )
-    ]
+    findings: list[Finding] = []
+    for split in SPLITS:
+        there, official = found.get(split, empty), expected.get(split, Expected(0))
+        findings += _differences(split, there, official, release, authority)
     if findings:
-        summary = f"not those of {authority}: get the set again; if you took a part on purpose, pass --subset"
+        summary = f"not those of {authority}: get the set again; if this is a part of it on purpose, pass --subset"
         return Check("counts", "fault", summary, tuple(findings))
     return Check("counts", "ok", f"{numbered(number, 'image')} ({splits}), as {authority} has them")
 
@@ -70,7 +70,9 @@ def _differences(split: str, found: Count, expected: Expected, release: Release,
         ]
     if expected.balanced and found.groups is not None:
         findings += [
-            Finding(f"{split}, {name}", f"{' and '.join(map(str, row))} images on the places, which must be as many")
+            Finding(
+                f"{split}, {name}", f"{' and '.join(map(str, row))} images on the places; these numbers must be equal"
+            )
             for name, row in zip(release.classes, _rows(found.groups, len(release.places)), strict=True)
             if max(row) - min(row) > 1
         ]
@@ -80,10 +82,8 @@ def _differences(split: str, found: Count, expected: Expected, release: Release,
 def check_labels(counts: Sequence[Count], release: Release, num_classes: int | None) -> Check:
     """Whether there are as many classes as there should be, each with images in every split."""
     if num_classes not in (None, len(release.classes)):
-        there = len(release.classes)
-        return Check(
-            "labels", "fault", f"{numbered(there, 'class', 'classes')}, and the official release has {num_classes:,}"
-        )
+        there = numbered(len(release.classes), "class", "classes")
+        return Check("labels", "fault", f"{there}, and the official release has {num_classes:,}")
     findings = [
         Finding(f"{row.split}, {name}", "no images")
         for row in counts
@@ -105,7 +105,7 @@ def check_groups(counts: Sequence[Count], release: Release) -> Check:
         for name, row in zip(release.classes, _rows(train or (), len(release.places)), strict=False)
         if sum(row)
     ]
-    said = "in training " + ", ".join(ties[:2]) + (f", and {len(ties) - 2} more" if len(ties) > 2 else "")
+    ties_text = "in training " + ", ".join(ties[:2]) + (f", and {len(ties) - 2} more" if len(ties) > 2 else "")
     findings = tuple(
         Finding(f"{row.split}, {name}", "no images, so its accuracy is not known")
         for row in counts
@@ -114,8 +114,8 @@ def check_groups(counts: Sequence[Count], release: Release) -> Check:
         if not number
     )
     if findings:
-        return Check("groups", "warning", f"{said}; some have no images to be tested on", findings)
-    return Check("groups", "ok", said)
+        return Check("groups", "warning", f"{ties_text}; some have no images to be tested on", findings)
+    return Check("groups", "ok", ties_text)
 
 
 def _untied(row: Count, num_places: int) -> bool:
@@ -134,7 +134,7 @@ def _group_names(release: Release) -> list[str]:
 
 def worth_a_digest(paths: Sequence[Path], listing: FolderListing) -> list[bool]:
     """For each file whether another has as many bytes: files of different sizes differ."""
-    sizes = [listing.size(path) for path in paths]
+    sizes = [listing.files(path.parent).get(path.name) for path in paths]
     times = Counter(sizes)
     return [times[size] > 1 for size in sizes]
 
@@ -150,12 +150,8 @@ def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) 
     if not findings:
         return Check("duplicates", "ok", "no file's content is in two splits or under two labels")
     contents = "content is" if len(findings) == 1 else "contents are"
-    return Check(
-        "duplicates",
-        mark,
-        f"{len(findings):,} {contents} in two splits or under two labels: scores on them are not scores on new images",
-        tuple(findings),
-    )
+    summary = f"{len(findings):,} {contents} in two splits or under two labels: scores on them are not on new images"
+    return Check("duplicates", mark, summary, tuple(findings))
 
 
 def _is_a_leak(records: Sequence[Record]) -> bool:
@@ -192,7 +188,7 @@ def check_images_there(release: Release, listing: FolderListing) -> Check:
         f"{len(missing):,} of {len(times):,} missing: get the release again, or unpack it again" if missing else "",
         f"files or ids that are named more than once: {len(twice) + len(shared):,}" if twice or shared else "",
     ]
-    return Check("images", "fault", "; ".join(part for part in parts if part), findings)
+    return Check("images", "fault", "; ".join(filter(None, parts)), findings)
 
 
 def check_masks_there(release: Release, listing: FolderListing, where_to_get: str) -> Check:
@@ -208,9 +204,8 @@ def check_masks_there(release: Release, listing: FolderListing, where_to_get: st
         return Check("object masks", "fault", f"{len(missing):,} of {len(paths):,} missing", tuple(missing))
     if without and where_to_get:
         findings = tuple(Finding(shown(record.path, release.root), "has no object mask") for record in without)
-        return Check(
-            "object masks", "warning", f"{len(without):,} of {len(release.records):,} images without one", findings
-        )
+        summary = f"{len(without):,} of {len(release.records):,} images without one"
+        return Check("object masks", "warning", summary, findings)
     return Check("object masks", "ok", f"all {len(paths):,} are there")
 
 
@@ -219,10 +214,11 @@ def _missing(paths: Iterable[Path], root: Path, listing: FolderListing) -> list[
 
 
 def _hint(path: Path, listing: FolderListing) -> str:
-    near = listing.near_miss(path)
+    names = sorted(listing.files(path.parent))
+    near = next((name for name in names if Path(name).stem.lower() == path.stem.lower()), None)
     if near is not None:
         return f"missing; there is {near}, which differs in letter case or suffix: rename it"
-    return "missing" if listing.files(path.parent) else "missing, with its complete folder"
+    return "missing" if names else "missing, with its complete folder"
 
 
 def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderListing) -> Check:
@@ -231,22 +227,15 @@ def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderList
     found = [path for path in pictures(listing, folders) if path not in named]
     findings = tuple(Finding(shown(path, release.root), "") for path in found)
     if not findings:
-        return Check("other files", "ok", "no image that the release does not name")
+        return Check("other files", "ok", "none that the data set does not list")
     several = "images are" if len(findings) > 1 else "image is"
-    return Check(
-        "other files",
-        "warning",
-        f"{len(findings):,} {several} there which the release does not name, and which are never read",
-        findings,
-    )
+    summary = f"{len(findings):,} {several} on disk that the release does not name; never read"
+    return Check("other files", "warning", summary, findings)
 
 
 def shown(path: Path, root: Path) -> str:
     """A path as findings have it: below the root without the root."""
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return path.as_posix()
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 FAINT = 0.1  # a mask that is nowhere brighter was written with 0 and 1 where 0 and 255 are meant
@@ -260,32 +249,36 @@ def check_readable(looks: Mapping[Path, Look], root: Path, quick: bool) -> Check
     """Whether every file could be opened, and decoded to its end."""
     findings = tuple(Finding(shown(path, root), look.error) for path, look in looks.items() if look.error is not None)
     if findings:
-        again = "it is damaged, get it again" if len(findings) == 1 else "they are damaged, get them again"
+        again = (
+            "it is damaged, copy or download it again"
+            if len(findings) == 1
+            else "they are damaged, copy or download them again"
+        )
         summary = f"{len(findings):,} of {len(looks):,} files cannot be read: {again}"
         return Check("readable", "fault", summary, findings)
-    how = "headers alone were read; without --quick every file is decoded" if quick else "opened and decoded to the end"
+    how = "only headers were read; without --quick every file is decoded" if quick else "opened and decoded to the end"
     return Check("readable", "ok", f"{numbered(len(looks), 'file')}, {how}")
 
 
 def check_sizes(seen: Sequence[Seen], root: Path) -> Check:
-    """Whether images have the sizes that the release says, and masks have their images' sizes."""
+    """Whether images have the sizes of the release, and masks have their images' sizes."""
     resized, apart, shorter = [], [], []
     for record, image, mask in seen:
         if image.size is None:
             continue
         shorter.append(min(image.size))
         if record.size not in (None, image.size):
-            message = f"{_by(image.size)} pixels (W x H), and the release says {_by(record.size)}"
+            message = f"{_by(image.size)} pixels (W x H), and {_by(record.size)} in the release"
             resized.append(Finding(shown(record.path, root), message))
         if record.mask_path is not None and mask is not None and mask.size not in (None, image.size):
             message = f"{_by(mask.size)} pixels (W x H), and its image {_by(image.size)}"
             apart.append(Finding(shown(record.mask_path, root), message))
     if resized or apart:
         parts = [
-            f"images of another size than the release says: {len(resized):,}" if resized else "",
+            f"images of another size than in the release: {len(resized):,}" if resized else "",
             f"masks of another size than their images: {len(apart):,}" if apart else "",
         ]
-        summary = f"{'; '.join(part for part in parts if part)}. They were resized, or are another release's"
+        summary = f"{'; '.join(filter(None, parts))}. They were resized, or are another release's"
         return Check("sizes", "fault", summary, (*resized, *apart))
     sides = f"shorter sides from {min(shorter)} to {max(shorter)} pixels" if shorter else "none is known"
     fit = ", and every mask has its image's size" if any(mask is not None for _, _, mask in seen) else ""
@@ -323,60 +316,40 @@ def check_mask_contents(seen: Sequence[Seen], root: Path, empty_is_usual: bool) 
 
 
 def check_boxes(seen: Sequence[Seen], release: Release) -> Check:
-    """Whether boxes are inside their images and around their masks; those of other images do not."""
+    """Whether boxes are inside their images and around their masks."""
     outside, apart, compared = [], [], 0
     for record, image, look in seen:
         if record.boxes is None or image.size is None:
             continue
         name = shown(record.path, release.root)
-        if not all(_lies_inside(box, image.size) for box in record.boxes):
-            outside.append(Finding(name, f"box {_rounded(record.boxes)} is not inside of its {_by(image.size)} pixels"))
+        if not are_inside(record.boxes, image.size):
+            outside.append(Finding(name, f"box {_rounded(record.boxes)} is not inside its {_by(image.size)} pixels"))
         elif len(record.boxes) == 1 and (mask_box := _box_of(look, image.size)) is not None:
             compared += 1
-            overlap = box_overlap(record.boxes[0], mask_box)
+            overlap = float(box_iou(torch.tensor(record.boxes), torch.tensor([mask_box])))
             if overlap < LOW_OVERLAP:
                 message = f"box {_rounded(record.boxes)} and mask {_rounded([mask_box])} overlap by {overlap:.2f}"
                 apart.append(Finding(name, message))
     findings = (*outside, *apart)
     if not findings:
         around = f", and around {compared:,} masks" if compared else ""
-        return Check("boxes", "ok", f"inside of their images{around}")
+        return Check("boxes", "ok", f"inside their images{around}")
     many = len(apart) > MANY_LOW * compared
-    mark: Mark = "fault" if outside or many else "warning"
-    if mark == "fault":
+    if outside or many:
         summary = (
-            f"not in their image: {len(outside):,}; not around their mask: {len(apart):,}. They are other images', "
-            "as in a table that was sorted: get it again"
+            f"not in their image: {len(outside):,}; not around their mask: {len(apart):,}. They are other "
+            "images', as in a table that was sorted: get it again"
         )
-    else:
-        summary = f"overlap with their mask's box below {LOW_OVERLAP}: {len(apart):,} of {compared:,}; look at them"
-    return Check("boxes", mark, summary, findings)
+        return Check("boxes", "fault", summary, findings)
+    summary = f"overlap with their mask's box below {LOW_OVERLAP}: {len(apart):,} of {compared:,}; look at them"
+    return Check("boxes", "warning", summary, findings)
 
 
 def _box_of(look: Look | None, size: tuple[int, int]) -> Box | None:
-    """Around a mask that can be compared; those that are at fault themselves have been found before."""
+    """Around a mask without a fault of its own, which an earlier check reports."""
     if look is None or look.mask is None or look.size != size or look.mask.share == 1:
         return None
     return look.mask.box
-
-
-def _lies_inside(box: Box, size: tuple[int, int]) -> bool:
-    """To a pixel of rounding, as the reader has it."""
-    (left, top, right, bottom), (height, width) = box, size
-    return -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1
-
-
-def box_overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes.
-
-    >>> box_overlap((0, 0, 4, 4), (2, 0, 6, 4))  # 8 of 24
-    0.3333333333333333
-    """
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return shared / (sum(areas) - shared)
 
 
 def _rounded(boxes: Sequence[Box]) -> str:

@@ -37,21 +37,15 @@ EXAMPLES = 10  # of folders that a message names
 
 
 class NotRecognisedError(ValueError):
-    """The folder is not there, looks like no known set or like several, or another folder is needed too."""
+    """The folder is not there, has no known set or several, or another folder is needed too."""
 
 
 class Recognised(NamedTuple):
-    """A folder and what it was taken for.
+    """A folder and the data set that it was recognised as."""
 
-    Attributes:
-        name: of the data set, as ``--as`` takes it.
-        root: the folder: the given one, one in it, or the one above.
-        reason: why, as a sentence after "because".
-    """
-
-    name: str
-    root: Path
-    reason: str
+    name: str  # of the data set, as ``--as`` takes it
+    root: Path  # the given folder, one in it, or the one above
+    reason: str  # a sentence after "because"
 
     @property
     def kind(self) -> type[DatasetOnDisk]:
@@ -60,14 +54,10 @@ class Recognised(NamedTuple):
 
 
 def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognised:
-    """Find out which data set is in a folder.
-
-    Raises:
-        NotRecognisedError: if there is no such folder, no set fits, it has several sets, or it needs more sources.
-    """
+    """Find out which data set is in a folder."""
     if sources.table is not None:
         if name not in (None, "table"):
-            raise NotRecognisedError(f"{path} is a table, and --as says {name!r}; leave --as out, or pass a folder")
+            raise NotRecognisedError(f"{path} is a table, and --as is {name!r}; leave --as out, or pass a folder")
         return Recognised("table", sources.table.parent, "it is a CSV file")
     if not path.is_dir():
         is_file = "is a file; unpack it, if it is an archive, and pass the folder, or pass a table (.csv)"
@@ -76,12 +66,14 @@ def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognis
     found = _chosen(path, sources, name) if name is not None else _found(path, sources)
     if sources.columns and found.name != "table":
         raise NotRecognisedError(
-            f"{path} was taken for {found.kind.title}, because {found.reason}, which has its own columns; leave "
+            f"{path} was recognised as {found.kind.title}, because {found.reason}; its columns are fixed: leave "
             "--column out, or pass the table itself (.csv)"
         )
     lacking = found.kind.missing_source(found.root, sources)
     if lacking is not None:
-        raise NotRecognisedError(f"{found.root} was taken for {found.kind.title}, because {found.reason}. {lacking}")
+        raise NotRecognisedError(
+            f"{found.root} was recognised as {found.kind.title}, because {found.reason}. {lacking}"
+        )
     return found
 
 
@@ -91,7 +83,7 @@ def _chosen(path: Path, sources: Sources, name: str) -> Recognised:
     fitting = [each for folder in (path, *subfolders(path)) for each in _first_that_fits([name], folder, sources)]
     if fitting and (len(fitting) == 1 or fitting[0].root == path):
         return fitting[0]
-    return Recognised(name, path, f"--as {name} says so")
+    return Recognised(name, path, f"of --as {name}")
 
 
 def _found(path: Path, sources: Sources) -> Recognised:
@@ -108,7 +100,7 @@ def _found(path: Path, sources: Sources) -> Recognised:
     children = [folder.name for folder in subfolders(path)]
     there = ", ".join(children[:EXAMPLES]) + (", ..." if len(children) > EXAMPLES else "")
     raise NotRecognisedError(
-        f"{path} looks like no data set that is known here; its folders are: {there or 'none'}. Pass the folder with "
+        f"{path} is not recognised as a data set; its folders are: {there or 'none'}. Pass the folder with "
         f"the set's table or with its folders train and val or test, or name the set with --as: {', '.join(READERS)}"
     )
 
@@ -133,14 +125,7 @@ def _first_that_fits(names: Sequence[str], folder: Path, sources: Sources) -> li
 
 
 class Options(NamedTuple):
-    """How to examine.
-
-    Attributes:
-        official: whether the counts are to be the official release's.
-        quick: whether files are opened for their headers alone.
-        workers: threads that open files; None takes one per core.
-        progress: whether there is a progress bar.
-    """
+    """The arguments of :func:`examine` on how to examine."""
 
     official: bool = True
     quick: bool = False
@@ -172,7 +157,7 @@ def examine(
 
     Args:
         path: the set's folder, its parent, or a folder in it; or a table, a CSV file.
-        kind: what to take it for, such as ``"waterbirds"``; None looks what it is.
+        kind: which data set it is, such as ``"waterbirds"``; None recognises it.
         cub: the folder ``CUB_200_2011``, or the one above, for sets that are made of CUB's birds.
         segmentations: CUB's segmentations, if they are elsewhere.
         imagenet: an ImageNet tree, for Hard-ImageNet.
@@ -183,8 +168,8 @@ def examine(
             ``image``, ``label``, ``place``, ``group``, ``split_column`` and ``mask``.
         any_value_is_object: for your own masks, whether every value above zero means the object.
         official: whether the counts are to be the official release's; False for a part of it.
-        quick: whether files are opened for their headers alone, which finds missing files and wrong sizes, and
-            neither damaged ones nor duplicates.
+        quick: whether only headers are read, which finds missing files and wrong sizes, and neither damaged
+            files nor duplicates.
         workers: threads that open files; None takes one per core.
         progress: whether there is a progress bar (extra ``cli``).
 
@@ -199,16 +184,19 @@ def examine(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be a positive number of threads, or None for one per core; got {workers}")
     here = expand_path(path)
+    unknown = [name for name in columns or () if name not in COLUMNS]
+    if unknown:
+        raise ValueError(f"columns must be among {', '.join(COLUMNS)}; got {unknown[0]!r}")
     sources = Sources(
-        cub=_expanded(cub),
-        segmentations=_expanded(segmentations),
-        imagenet=_expanded(imagenet),
-        class_list=_expanded(class_list),
-        annotations=_expanded(annotations),
-        masks=_expanded(masks),
+        _expanded(cub),
+        _expanded(segmentations),
+        _expanded(imagenet),
+        _expanded(class_list),
+        _expanded(annotations),
+        _expanded(masks),
+        any_value_is_object,
         table=here if here.suffix.lower() == ".csv" and here.is_file() else None,
-        columns=_checked_columns(columns or {}),
-        any_value_is_object=any_value_is_object,
+        columns=columns or {},
     )
     options = Options(official, quick, workers, progress)
     found = recognise(here, sources, kind)
@@ -239,21 +227,14 @@ def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else expand_path(path)
 
 
-def _checked_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
-    unknown = [name for name in columns if name not in COLUMNS]
-    if unknown:
-        raise ValueError(f"columns must be of {', '.join(COLUMNS)}; got {unknown[0]!r}")
-    return columns
-
-
 def _read(found: Recognised, sources: Sources) -> Release | Check:
-    """What the tables and folders say, or what is wrong with them."""
+    """The release, or the fault of its tables."""
     try:
         kind, root = found.kind, found.root
         release = kind.read(kind.path(root, sources), **kind.arguments(root, sources))
     except (OSError, ValueError) as error:
         return Check("tables", "fault", str(error))
-    return release if release.records else Check("tables", "fault", "they name no image at all")
+    return release if release.records else Check("tables", "fault", "they list no image")
 
 
 def _without_release(
@@ -262,7 +243,9 @@ def _without_release(
     """Where the tables have faults, the images are checked too, so that users see both at once."""
     paths = pictures(FolderListing(), folders_below(found.root))
     readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
-    note = "The tables could not be read, so nothing was compared with them: repair them first, and examine again."
+    note = (
+        "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
+    )
     return Examination(
         path,
         found.name,
@@ -334,9 +317,9 @@ def _look_at_images(paths: list[Path], digests: list[bool], options: Options) ->
 
 def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
     if not healthy:
-        return (f"{again}   # again, once it is repaired",)
+        return (f"{again}   # again, after it is fixed",)
     return (
-        "aimwrap inspect convnext_tiny   # what masks on a backbone cost, and the lines that train it",
+        "aimwrap inspect convnext_tiny   # the cost of masks on a backbone, and the lines that train it",
         f"python -c {shlex.quote(_python(found, sources) + '; print(len(train), train[0])')}",
     )
 

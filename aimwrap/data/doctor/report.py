@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..._text import table
+from ..._text import printable, table
 
 EXAMPLES = 10  # of a check's findings; --json has all
 WIDTH = 110
@@ -63,18 +63,18 @@ class Examination(NamedTuple):
     """What the doctor found; ``print`` shows it.
 
     Attributes:
-        path: that was asked about.
-        kind: what it was taken for, as ``--as`` names it.
-        release: its name for readers.
+        path: as given.
+        kind: what it was recognised as, by its name for ``--as``.
+        release: the release's full name.
         root: the folder that was examined.
-        reason: why it was taken for that.
+        reason: why it was recognised as that.
         classes: names, by label; empty where the tables could not be read.
         places: names, by number of place; empty without places.
         counts: of each split.
         checks: that were made, in order.
         notes: common mistakes with this release, healthy or not.
         next_lines: what to run now.
-        quick: whether files were opened for their headers alone.
+        quick: whether only the files' headers were read.
     """
 
     path: Path
@@ -132,17 +132,13 @@ class Examination(NamedTuple):
 Paint = Callable[[str, Mark], str]
 
 
-def _plain(text: str, mark: Mark) -> str:
-    return text
-
-
-def report(examination: Examination, paint: Paint = _plain) -> str:
-    """Lay an examination out."""
+def report(examination: Examination, paint: Paint = lambda text, mark: text) -> str:
+    """An examination as text."""
     blocks = [
         _head(examination),
         _table(examination),
         "\n".join(_check(check, paint) for check in examination.checks),
-        _paragraphs("Known traps of this release", examination.notes),
+        _paragraphs("Known pitfalls of this release", examination.notes),
         _verdict(examination, paint),
         "\n".join(["Next", *(f"  {printable(line)}" for line in examination.next_lines)])
         if examination.next_lines
@@ -151,46 +147,27 @@ def report(examination: Examination, paint: Paint = _plain) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def printable(text: str) -> str:
-    r"""Escape what a terminal would obey or could not show.
-
-    >>> print(printable("a\x1b[2Jb\udcff.jpg"))
-    a\x1b[2Jb\udcff.jpg
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
 def _head(examination: Examination) -> str:
     taken = f"{examination.release} in {examination.root}"
-    return f"{printable(taken)}\n{_wrapped(f'Taken for it because {examination.reason}.', '  ')}"
+    return f"{printable(taken)}\n{_wrapped(f'Recognised because {examination.reason}.', '  ')}"
 
 
 def _table(examination: Examination) -> str:
-    """Images by split and by group, or by label; in all alone where there are too many of them for a line."""
+    """Images by split and by group, or by label; only their sum where a line would be too long."""
     rows = examination.counts
     if not rows:
         return ""
-    header, *cells = _cells(examination, rows)
-    whole = _aligned([header, *cells])
-    if len(whole.partition("\n")[0]) <= WIDTH:
-        return whole
-    return _aligned([[row[0], row[-1]] for row in (header, *cells)])
-
-
-def _cells(examination: Examination, rows: tuple[Count, ...]) -> list[list[str]]:
     grouped = all(row.groups is not None for row in rows)
     names = [f"{label}, {place}" for label in examination.classes for place in examination.places]
     header = ["", *map(printable, names if grouped else examination.classes), "all"]
-    return [header] + [
+    cells = [header] + [
         [row.split, *(f"{number:,}" for number in (row.groups if grouped else row.labels) or ()), f"{row.images:,}"]
         for row in rows
     ]
-
-
-def _aligned(cells: list[list[str]]) -> str:
-    return table(cells, "<>", "  ")
+    complete = table(cells, "<>", "  ")
+    if len(complete.partition("\n")[0]) <= WIDTH:
+        return complete
+    return table([[row[0], row[-1]] for row in cells], "<>", "  ")
 
 
 def _check(check: Check, paint: Paint) -> str:
@@ -214,10 +191,10 @@ def _paragraphs(title: str, sentences: tuple[str, ...]) -> str:
 def _verdict(examination: Examination, paint: Paint) -> str:
     faults, warnings = len(examination.faults), len(examination.warnings)
     if faults:
-        text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: repair them before training."
+        text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: fix them before training."
         return paint(text, "fault")
     if warnings:
-        text = f"No faults; {warnings} {'check deserves' if warnings == 1 else 'checks deserve'} a look."
+        text = f"No faults; {warnings} {'check has a warning' if warnings == 1 else 'checks have warnings'}."
         return paint(text, "warning")
     return paint("Healthy.", "ok")
 

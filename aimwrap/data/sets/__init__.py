@@ -12,23 +12,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from ..io import folders_below
 from ..release import Release, ReleaseDataset
 
 
 class Sources(NamedTuple):
-    """Files and folders outside of the set's folder, as the user gave them.
+    """Files and folders outside of the set's folder, as :func:`aimwrap.data.examine` takes them.
 
-    Attributes:
-        cub: the folder ``CUB_200_2011`` or its parent, for sets that are made of CUB's birds.
-        segmentations: CUB's segmentations.
-        imagenet: an ImageNet tree, for Hard-ImageNet.
-        class_list: of ImageNet-100.
-        annotations: ImageNet's validation boxes, for ImageNet-100.
-        masks: for a folder per class, a folder with the same names.
-        any_value_is_object: for your own masks, whether every value above zero means the object.
-        table: the CSV file, for images listed in a table; None looks for it.
-        columns: of the table, where they differ from the defaults of :func:`~aimwrap.data.read_table`: its arguments
-            ``image``, ``label``, ``place``, ``group``, ``split_column`` and ``mask``.
+    ``table`` is the CSV file, for images listed in a table; None looks for it.
     """
 
     cub: Path | None = None
@@ -43,19 +34,12 @@ class Sources(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """Counts of one split of the official release; None where they are not known.
-
-    Attributes:
-        images: of the split.
-        labels: by label.
-        groups: by group.
-        balanced: whether each label has the same number of images on every place, up to one.
-    """
+    """Counts of one split of the official release; None where they are not known."""
 
     images: int | None
     labels: tuple[int, ...] | None = None
     groups: tuple[int, ...] | None = None
-    balanced: bool = False
+    balanced: bool = False  # whether each label has the same number of images on every place, up to one
 
 
 class DatasetOnDisk(ReleaseDataset):
@@ -73,6 +57,7 @@ class DatasetOnDisk(ReleaseDataset):
         where_masks: how to get masks; empty if the set never has any.
         some_masks_are_empty: whether the official release has empty masks.
         duplicates: mark for the same file in two splits; a warning where the official release has some.
+        owns_folder: whether every image below its folder should be one of the release.
     """
 
     read: ClassVar[Callable[..., Release]]
@@ -83,6 +68,7 @@ class DatasetOnDisk(ReleaseDataset):
     where_masks: ClassVar[str] = ""
     some_masks_are_empty: ClassVar[bool] = False
     duplicates: ClassVar[Literal["warning", "fault"]] = "fault"
+    owns_folder: ClassVar[bool] = True
     __signature__: ClassVar[Signature]
 
     def __init_subclass__(cls) -> None:
@@ -133,4 +119,4 @@ class DatasetOnDisk(ReleaseDataset):
     @classmethod
     def own_folders(cls, release: Release) -> Iterable[Path]:
         """Folders in which every image should be one of the release."""
-        return ()
+        return folders_below(release.root) if cls.owns_folder else ()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..io import expand_path, folders_below, integer, read_csv, read_json, safe_join
+from ..io import expand_path, integer, read_csv, read_json, safe_join
 from ..release import SPLITS, Record, Release
 from ..sample import images_per_group
 from . import DatasetOnDisk, Expected, Sources
@@ -25,7 +25,7 @@ def read_built(root: Path | str) -> Release:
         All splits, with object masks.
 
     Raises:
-        FileNotFoundError: if it is not there or was not built to its end.
+        FileNotFoundError: if it is not there or is not complete.
         ValueError: if the table is damaged.
     """
     root = expand_path(root)
@@ -34,8 +34,8 @@ def read_built(root: Path | str) -> Release:
         raise FileNotFoundError(f"{manifest_path} is not there; pass the folder that aimwrap data build wrote, as root")
     if not (root / "metadata.csv").is_file():
         raise FileNotFoundError(
-            f"{root} was not built to its end: metadata.csv, which is written last, is not there. Give the same "
-            "command again, and it goes on"
+            f"{root} is not complete: metadata.csv, which is written last, is not there. Run the same command "
+            "again to continue"
         )
     classes, places = _names(manifest_path)
     records, seen = [], set()
@@ -100,11 +100,6 @@ class Built(DatasetOnDisk):
             }
         except (AttributeError, KeyError, TypeError, ValueError):  # edited by hand; the reader needs only the names
             return None
-
-    @classmethod
-    def own_folders(cls, release: Release) -> Iterable[Path]:
-        """All of them."""
-        return folders_below(release.root)
 
 
 def _groups(release: Release, split: str, tying: Mapping[str, Any], found: Counter[tuple[str, int]]) -> tuple[int, ...]:

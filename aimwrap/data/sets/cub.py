@@ -1,4 +1,4 @@
-"""CUB-200-2011: photographs of 200 species of birds, and the segmentations that come apart from them."""
+"""CUB-200-2011: photographs of 200 species of birds, and their segmentations, a separate archive."""
 
 from __future__ import annotations
 
@@ -18,15 +18,10 @@ def find_segmentations(
     species: Iterable[str],
     object_masks: bool | None,
 ) -> Path | None:
-    """The folder with a folder of masks for every species.
-
-    Raises:
-        FileNotFoundError: if it was given or demanded and is not there, or is incomplete.
-        ValueError: if it was given and none are wanted.
-    """
+    """The folder with a folder of masks for every species; None if it is not there and was not demanded."""
     if object_masks is False:
         if segmentations is not None:
-            raise ValueError("segmentations were given and object_masks=False does without; leave one of the two out")
+            raise ValueError("segmentations cannot be used with object_masks=False; leave one of the two out")
         return None
     if segmentations is not None:
         given = require_folder(segmentations, "segmentations")
@@ -42,12 +37,12 @@ def find_segmentations(
         if len(missing) < len(expected):
             raise FileNotFoundError(
                 f"the segmentations in {candidate} lack {len(missing)} of {len(expected)} species, the first of them "
-                f"{missing[0]}; unpack segmentations.tgz again, or pass object_masks=False to do without masks"
+                f"{missing[0]}; unpack segmentations.tgz again, or pass object_masks=False to go without masks"
             )
     if object_masks or segmentations is not None:
         raise FileNotFoundError(
-            f"CUB's segmentations are not in {' nor in '.join(map(str, candidates))}; they come apart from the images: "
-            "get segmentations.tgz (CaltechDATA), and pass segmentations=FOLDER if it is unpacked elsewhere"
+            f"CUB's segmentations are not in {' nor in '.join(map(str, candidates))}; they are a separate "
+            "archive: get segmentations.tgz (CaltechDATA), and pass segmentations=FOLDER if it is unpacked elsewhere"
         )
     return None
 
@@ -59,9 +54,9 @@ def mask_of(segmentations: Path, name: str) -> Path:
 
 
 def masks_note(segmentations: Path | None) -> str:
-    """What the notes say of the masks."""
+    """The note on the masks."""
     if segmentations is None:
-        return "Without CUB's segmentations, which come apart from the images, there are no object masks."
+        return "Without CUB's segmentations, a separate archive, there are no object masks."
     return (
         f"Object masks are CUB's segmentations in {segmentations}. They are soft: a value is how much of the pixel the "
         "bird covers, so results depend on the threshold (0.5 here, where one is needed)."
@@ -77,23 +72,14 @@ SPLIT_SIZES = {"train": 5994, "test": 5794}  # of the official release
 
 
 class Bird(NamedTuple):
-    """What CUB's tables say of an image.
+    """An image in CUB's tables."""
 
-    Attributes:
-        id: CUB's number of it, from 1.
-        name: the species' folder and the file, as in ``001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg``.
-        label: number of the species, from 0, in the order of ``classes.txt``.
-        split: ``"train"`` or ``"test"``.
-        box: around the bird.
-        where: file and line that name it, for messages.
-    """
-
-    id: int
-    name: str
-    label: int
+    id: int  # from 1
+    name: str  # as in ``001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg``
+    label: int  # from 0, in the order of ``classes.txt``
     split: str
     box: Box
-    where: str
+    where: str  # file and line that name it, for messages
 
 
 def read_cub(
@@ -146,11 +132,7 @@ def read_cub(
 
 
 def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:
-    """The folder with CUB's tables: the given one, or ``CUB_200_2011`` in it.
-
-    Raises:
-        FileNotFoundError: if neither has them.
-    """
+    """The folder with CUB's tables: the given one, or ``CUB_200_2011`` in it."""
     given = require_folder(root, argument)
     for candidate in (given, given / "CUB_200_2011"):
         if (candidate / "images.txt").is_file():
@@ -161,7 +143,7 @@ def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:
     )
 
 
-def cub_beside(home: Path) -> Path | None:
+def cub_next_to(home: Path) -> Path | None:
     """``CUB_200_2011`` in a folder that was made of its birds, next to it, or one further up."""
     here = home.absolute()
     folders = (parent / "CUB_200_2011" for parent in (here, here.parent, here.parent.parent))
@@ -169,12 +151,7 @@ def cub_beside(home: Path) -> Path | None:
 
 
 def read_birds(cub: Path) -> tuple[tuple[str, ...], dict[int, Bird]]:
-    """Join CUB's five tables by their ids; the order of their rows means nothing.
-
-    Raises:
-        FileNotFoundError: if a table is not there.
-        ValueError: if a table is damaged, or they do not fit each other.
-    """
+    """Join CUB's five tables by their ids; the order of their rows means nothing."""
     names = _by_id(cub / "images.txt", ("id", "name"))
     classes = _classes(cub / "classes.txt")
     labels = _for_each(cub / "image_class_labels.txt", ("id", "class"), names)
@@ -187,8 +164,8 @@ def read_birds(cub: Path) -> tuple[tuple[str, ...], dict[int, Bird]]:
         species = name.rpartition("/")[0]
         if species != classes[label]:
             raise ValueError(
-                f"{labels[id].where}: image {id} is said to be of class {label + 1}, {classes[label]}, and its file, "
-                f"{name}, to be of {species}: the tables are in another order or of different releases. Get them again"
+                f"{labels[id].where}: image {id} has class {label + 1}, {classes[label]}, and its file, {name}, is of "
+                f"{species}: the tables are in different orders or of different releases. Get them again"
             )
         if name in seen:
             raise ValueError(f"{row.where}: {name} is there twice, with different ids. Get the table again")
@@ -216,7 +193,7 @@ def _for_each(path: Path, columns: Sequence[str], names: dict[int, Row]) -> dict
         missing, unknown = sorted(names.keys() - rows.keys()), sorted(rows.keys() - names.keys())
         raise ValueError(
             f"{path} must have one row for each id in images.txt; it lacks {len(missing)} (such as {missing[:3]}) and "
-            f"has {len(unknown)} that images.txt does not know (such as {unknown[:3]}): they are of different "
+            f"has {len(unknown)} that images.txt does not have (such as {unknown[:3]}): they are of different "
             "releases, or one was cut off. Get both again"
         )
     return rows

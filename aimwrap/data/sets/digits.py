@@ -1,4 +1,4 @@
-"""Handwritten digits pasted on photographs: a small set whose background gives the label away, with exact object masks.
+"""Handwritten digits pasted on photographs: a small set whose background shows the label, with exact object masks.
 
 Everything comes from the scikit-learn package (extra ``demo``), so nothing is downloaded.
 """
@@ -18,11 +18,10 @@ from torch.utils.data import Dataset
 from ..builder.plan import deal, generator_of
 from ..sample import group_number, images_per_group
 
-__all__ = ["DigitSample", "DigitsOnPhotographs"]
-
 NUM_TRAIN_DIGITS = 1197  # of scikit-learn's 1,797; the other 600 are only ever tested on
 STROKE_THRESHOLD = 0.4  # of the enlarged 8x8 digit's full ink: where a stroke begins
 MAX_TILT_DEGREES = 12.0
+STREAMS = {"train": 1, "test": 0}  # of random numbers
 
 
 class DigitSample(NamedTuple):
@@ -49,8 +48,8 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
     each digit appears on either photograph, so all four groups are equally large. A model that looks at the background
     is right in training and wrong on half of the test.
 
-    What is real: the digits (written by people, 8 x 8 pixels) and the photographs. What is synthetic: putting one on
-    the other, the digit's enlargement, colour, outline, tilt, size and position, and above all the tie.
+    The digits (handwritten, 8 x 8 pixels) and the photographs are real. The rest is synthetic: the pasting, the digit's
+    enlargement, colour, outline, tilt, size and position, and above all the tie.
 
     Training and test share no digit (the first 1,197 of scikit-learn's are for training, the last 600 for the test,
     whatever the seed) and no pixel of a photograph (training crops come from the left half, test crops from the right).
@@ -106,7 +105,7 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         self.digit_size = digit_size
         self.label_names = tuple(" or ".join(map(str, digits)) for digits in classes)
         self._digits, digit_values, self._photographs = _load_sources(split)
-        rng = generator_of(seed, _stream(split))
+        rng = generator_of(seed, STREAMS[split])
         chosen = _choose_digits(digit_values, classes, split, num_images, rng)
         rows = deal(chosen, images_per_group([num_images // 2] * 2, 0.5 if split == "test" else tie, num_places=2))
         rows = rows[rng.permutation(num_images)]
@@ -122,13 +121,12 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         """Draw image ``index``: the same pixels every time."""
         if not 0 <= index < len(self):
             raise IndexError(f"index must be in 0..{len(self) - 1}, got {index}.")
-        rng = generator_of(self.seed, _stream(self.split), index)
+        rng = generator_of(self.seed, STREAMS[self.split], index)
         label, place = int(self.labels[index]), int(self.places[index])
         background = _crop_photograph(self._photographs[place], self.image_size, rng)
         strokes, body = _draw_digit(self._digits[self._digit_of_image[index]], self.image_size, self.digit_size, rng)
         fill, outline = _draw_colours(rng)
-        image = torch.lerp(background, outline, body)
-        image = torch.lerp(image, fill, strokes)
+        image = torch.lerp(torch.lerp(background, outline, body), fill, strokes)
         return DigitSample(image, label, place, (body >= 0.5).float())
 
     def source_names(self, index: int) -> tuple[str, str]:
@@ -138,10 +136,8 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
 
     def stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All images at once, for sets this small."""
-        samples = [self[index] for index in range(len(self))]
-        images = torch.stack([sample.image for sample in samples])
-        object_masks = torch.stack([sample.object_mask for sample in samples])
-        return images, self.labels, self.places, object_masks
+        images, _, _, object_masks = zip(*(self[index] for index in range(len(self))), strict=True)
+        return torch.stack(images), self.labels, self.places, torch.stack(object_masks)
 
 
 def _check_arguments(
@@ -181,11 +177,6 @@ def _load_sources(split: str) -> tuple[Tensor, np.ndarray, list[Tensor]]:
         half = photograph[:, :middle] if split == "train" else photograph[:, middle:]
         halves.append(torch.from_numpy(half.copy()).permute(2, 0, 1).float() / 255)
     return torch.from_numpy(digits.images[part]).float() / 16, digits.target[part], halves
-
-
-def _stream(split: str) -> int:
-    """Of random numbers."""
-    return 1 if split == "train" else 0
 
 
 def _choose_digits(

@@ -1,12 +1,12 @@
-"""Pictures in a folder per class, as torchvision's ``ImageFolder`` reads them, with masks in a parallel folder."""
+"""Images in a folder per class, as torchvision's ``ImageFolder`` reads them, with masks in a parallel folder."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..io import FolderListing, expand_path, folders_below, list_folder, pictures, pictures_below, subfolders
+from ..io import FolderListing, expand_path, list_folder, pictures, pictures_below, subfolders
 from ..release import SPLITS, Record, Release
 from . import DatasetOnDisk, Sources
 
@@ -17,27 +17,27 @@ SPLIT_FOLDERS: Mapping[str, str] = {
 
 
 def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_is_object: bool = False) -> Release:
-    """Read pictures in a folder per class: ``root/class/*.jpg``, or ``root/train/class/*.jpg`` and so on.
+    """Read images in a folder per class: ``root/class/*.jpg``, or ``root/train/class/*.jpg`` and so on.
 
     Classes are the sorted names of the folders, of all splits together; where every split has every class, labels are
     those of ``ImageFolder`` on each split. Folders in a class's folder belong to the class. Hidden entries and files
-    that are not images by their ends (``.jpg``, ``.PNG`` and so on) are left out.
+    that are not images by their suffixes (``.jpg``, ``.PNG`` and so on) are left out.
 
     Args:
         root: a folder with a folder per class; or one with a folder per split, each with a folder per class. Splits
             are called train, val (valid, validation) and test, in any case; without them all is ``"train"``.
-        masks: a folder with the same folders and file names as ``root``, up to the file names' ends. Splits that
-            have no folder in it have no masks; in one that has, every picture must have its mask.
+        masks: a folder with the same folders and file names as ``root``, except for the suffixes. Splits without
+            a folder in it have no masks; in the others every image must have its mask.
         any_value_is_object: whether every value of a mask above zero means the object, such as in masks of zeros and
             ones; else the value's share of 255 is how much of the pixel the object covers.
 
     Returns:
-        All pictures, by split, class and name.
+        All images, by split, class and name.
 
     Raises:
-        FileNotFoundError: if a folder is missing, a class has no picture, or a picture lacks its mask.
+        FileNotFoundError: if a folder is missing, a class has no image, or an image lacks its mask.
         ValueError: if folders of splits and classes are mixed, images are outside of classes, or a mask could be
-            that of two pictures.
+            that of two images.
     """
     root = expand_path(root)
     mask_root = None if masks is None else expand_path(masks)
@@ -100,12 +100,14 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
 def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[str]:
     if pictures:
         raise ValueError(
-            f"{folder} has {len(pictures)} pictures next to its folders of classes, such as {pictures[0]}, "
-            "which belong "
-            "to no class; move them into one, or out of the folder. Pictures with a table of labels are for read_table"
+            f"{folder} has {len(pictures)} images next to its folders of classes, such as {pictures[0]}, "
+            "which belong to no class; move them into one, or out of the folder. Images with a table of labels are for "
+            "read_table"
         )
     if not names:
-        raise FileNotFoundError(f"{folder} must have a folder per class, and has none; pass the folder above them")
+        raise FileNotFoundError(
+            f"{folder} must have a folder per class, and has none; pass the folder that contains them"
+        )
     return names
 
 
@@ -113,14 +115,14 @@ def _class_pictures(folder: Path) -> list[str]:
     relatives = pictures_below(folder)
     if not relatives:
         raise FileNotFoundError(
-            f"{folder} has no picture, so its class would be empty; remove the folder, or put its pictures there "
+            f"{folder} has no image, so its class would be empty; remove the folder, or put its images there "
             "(files that end in .jpg, .jpeg, .png, .webp and so on)"
         )
     return relatives
 
 
 def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> dict[str, Path]:
-    """Masks by the pictures' names up to their ends."""
+    """Masks by the images' names without suffix."""
     found: dict[str, Path] = {}
     for relative in pictures_below(mask_folder):
         stem = _stem(relative)
@@ -133,14 +135,14 @@ def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> 
     stem, count = Counter(map(_stem, names)).most_common(1)[0]
     if count > 1:
         raise ValueError(
-            f"{folder} has {count} pictures named {stem} up to their ends, which would share one mask; rename all but "
-            "one, and their masks"
+            f"{folder} has {count} images named {stem} without their suffixes, which would share one mask; rename all "
+            "except one, and their masks"
         )
     lacking = [name for name in names if _stem(name) not in found]
     if lacking:
         raise FileNotFoundError(
-            f"{mask_folder} lacks the masks of {len(lacking)} of {len(names)} pictures, such as that of {lacking[0]}; "
-            "a mask has the same folder and name as its picture, up to the end (.png). Add them, or pass masks=None"
+            f"{mask_folder} lacks the masks of {len(lacking)} of {len(names)} images, such as that of {lacking[0]}; a "
+            "mask has the same folder and name as its image, except for the suffix (.png). Add them, or pass masks=None"
         )
     return found
 
@@ -177,8 +179,3 @@ class LabelledFolder(DatasetOnDisk):
             if grandchild is not None:
                 return f"its folders hold folders of images, such as {child.name}/{grandchild.name}"
         return None
-
-    @classmethod
-    def own_folders(cls, release: Release) -> Iterable[Path]:
-        """All of them."""
-        return folders_below(release.root)

@@ -1,7 +1,7 @@
 """Hard-ImageNet: masks of the objects of fifteen ImageNet classes whose surroundings give them away.
 
-Moayeri, Singla, Feizi: Hard ImageNet, NeurIPS 2022 (data sets and benchmarks). The release is masks alone, in flat
-folders; the pictures are ImageNet's.
+Moayeri, Singla, Feizi: Hard ImageNet, NeurIPS 2022 (data sets and benchmarks). The release has only masks, in flat
+folders; the images are ImageNet's.
 """
 
 from __future__ import annotations
@@ -158,14 +158,12 @@ for _code, _keys in {
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a pickle of numbers, strings and containers of them; no other name in it is imported or called.
+    """Read a pickle of numbers, strings and containers of them; ValueError if it asks for anything else.
 
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it asks for anything else, is not a pickle, or is larger than 256 KiB. Nothing was run.
+    No name in it is imported: those in ``MAKERS`` become plain values, and any other is refused.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; pass the folder of the release that contains it as root")
+        raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
     data = path.read_bytes() if path.stat().st_size <= LARGEST_PICKLE else None
     if data is None:
         raise ValueError(
@@ -200,11 +198,11 @@ STEMS = {"train": TRAIN_STEM, "val": VAL_STEM}
 class _Mask(NamedTuple):
     path: Path
     wnid: str
-    stem: str  # of the picture in ImageNet
+    stem: str  # of the image in ImageNet
 
 
 def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
-    """Read Hard-ImageNet's masks with the pictures of an ImageNet tree.
+    """Read Hard-ImageNet's masks with the images of an ImageNet tree.
 
     The label is the class's position in the release's own list of classes, ``meta/hard_imagenet_idx.pkl``, which is
     read without running anything in it; where ``meta`` is missing, its position in the sorted WordNet numbers of the
@@ -215,11 +213,11 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         imagenet: a folder with ``train/<wnid>/`` and ``val/<wnid>/``; one of them is enough for its split.
 
     Returns:
-        The splits, train and val, that have masks and pictures. A picture that is missing is found when it is opened.
+        The splits, train and val, that have masks and images. An image that is missing is found when it is opened.
 
     Raises:
         FileNotFoundError: if a folder, a class, or one of the two lists in ``meta`` is missing.
-        ValueError: if a mask's name says no picture, ImageNet's ``val`` is not sorted by class, or a list holds
+        ValueError: if a mask's name has no image, ImageNet's ``val`` is not sorted by class, or a list holds
             anything but numbers and names.
     """
     root = _release_folder(expand_path(root))
@@ -228,8 +226,8 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
     usable = [split for split in SPLITS if split in masks and split in pictures]
     if not usable:
         raise FileNotFoundError(
-            f"{root} has masks of {' and '.join(masks)}, and {imagenet} pictures of {' and '.join(pictures)} alone; "
-            "the masks of a split need the pictures of the same split"
+            f"{root} has masks of {' and '.join(masks)}, and {imagenet} only images of {' and '.join(pictures)}; "
+            "the masks of a split need the images of the same split"
         )
     found = sorted({mask.wnid for split in masks.values() for mask in split})
     wnids, classes, notes = _classes(root / "meta", found)
@@ -240,7 +238,7 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         lacking = [path for path, there in paths if not there]
         if lacking:
             notes.append(
-                f"{len(lacking)} of {len(paths)} pictures of {split} are missing from ImageNet, such as {lacking[0]}."
+                f"{len(lacking)} of {len(paths)} images of {split} are missing from ImageNet, such as {lacking[0]}."
             )
         records += [
             Record(mask.stem, path, label[mask.wnid], split, mask_path=mask.path)
@@ -261,17 +259,17 @@ def _release_folder(root: Path) -> Path:
         if any((folder / split).is_dir() for split in SPLITS):
             return folder
     raise FileNotFoundError(
-        f"root must be the folder hardImageNet, with train/ or val/ full of masks in it, or the one above, and {root} "
+        f"root must be the folder hardImageNet, with masks in train/ or val/ in it, or the one above, and {root} "
         "is neither; unpack hardImageNet.zip and pass its folder"
     )
 
 
 def _masks(folder: Path, split: str) -> list[_Mask]:
-    """What the names in a flat folder say, in their order."""
+    """The masks in a flat folder, by their names."""
     listing = list_folder(folder)
     if not listing.pictures:
         raise FileNotFoundError(
-            f"{folder} must be full of masks named <wnid>_<ImageNet's file name>, and has none; unpack "
+            f"{folder} must have masks named <wnid>_<ImageNet's file name>, and has none; unpack "
             "hardImageNet.zip again, as it is: its folders are flat"
         )
     masks: dict[str, _Mask] = {}
@@ -282,8 +280,8 @@ def _masks(folder: Path, split: str) -> list[_Mask]:
         if not WNID.fullmatch(wnid) or named is None or (split == "train" and named[1] != wnid):
             example = "n02105641_n02105641_123.JPEG" if split == "train" else "n02105641_ILSVRC2012_val_00000123.JPEG"
             raise ValueError(
-                f"{folder / name}: a mask of {split} must be named as its picture is, after the class's WordNet "
-                f"number, such as {example}; so named, it belongs to no picture. Get the release again"
+                f"{folder / name}: a mask of {split} must have the name of its image after the class's WordNet "
+                f"number, such as {example}; by this name it belongs to no image. Get the release again"
             )
         if stem in masks:
             raise ValueError(
@@ -294,12 +292,12 @@ def _masks(folder: Path, split: str) -> list[_Mask]:
 
 
 def _picture_paths(folder: Path, masks: list[_Mask]) -> list[tuple[Path, bool]]:
-    """Each mask's picture, and whether it is there."""
+    """Each mask's image, and whether it is there."""
     wnids = sorted({mask.wnid for mask in masks})
     lacking = sorted(set(wnids) - set(wnid_folders(folder)))
     if lacking:
         raise FileNotFoundError(
-            f"{folder} lacks the classes {', '.join(lacking)}, of which there are masks; imagenet must have all "
+            f"{folder} lacks the classes {', '.join(lacking)}, which have masks; imagenet must have all "
             f"{len(wnids)} of Hard-ImageNet's"
         )
     names = {wnid: {name.rpartition(".")[0]: name for name in list_folder(folder / wnid).pictures} for wnid in wnids}
@@ -310,14 +308,10 @@ def _picture_paths(folder: Path, masks: list[_Mask]) -> list[tuple[Path, bool]]:
 
 
 def _classes(meta: Path, found: list[str]) -> tuple[list[str], tuple[str, ...], list[str]]:
-    """WordNet numbers and names by label, and what is to be said of them."""
+    """WordNet numbers and names by label, and notes on them."""
     positions, numbers = meta / "hard_imagenet_idx.pkl", meta / "idx_to_wnid.pkl"
     if not positions.exists() and not numbers.exists():
-        few = (
-            ""
-            if len(found) == NUM_CLASSES
-            else f" The release has {NUM_CLASSES}: other labels than in the complete one."
-        )
+        few = f" The complete release has {NUM_CLASSES}, and other labels." if len(found) != NUM_CLASSES else ""
         note = (
             f"Labels count the {len(found)} sorted WordNet numbers of the masks, since {meta} has no list of the "
             f"classes; the authors' labels are positions in their list.{few}"
@@ -329,8 +323,8 @@ def _classes(meta: Path, found: list[str]) -> tuple[list[str], tuple[str, ...], 
     others = sorted(set(found) - set(wnids))
     if others:
         raise ValueError(
-            f"the masks are of {', '.join(others)}, too, which {positions} does not list; masks and list are of "
-            "different releases. Get both again"
+            f"there are masks of {', '.join(others)}, which {positions} does not list; masks and list are of different "
+            "releases. Get both again"
         )
     order = "the same as" if wnids == sorted(wnids) else "another than"
     notes = [f"Labels are positions in {positions.name}, {order} the order of the WordNet numbers."]

@@ -28,11 +28,7 @@ BELOW = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where train and val are i
 
 
 def split_folders(root: Path, argument: str) -> dict[str, Path]:
-    """Find ``train`` and ``val``.
-
-    Raises:
-        FileNotFoundError: if neither is there.
-    """
+    """Find ``train`` and ``val``, at least one of them."""
     for below in BELOW:
         found = {split: root / below / split for split in SPLITS if (root / below / split).is_dir()}
         if found:
@@ -45,20 +41,15 @@ def split_folders(root: Path, argument: str) -> dict[str, Path]:
 
 
 def wnid_folders(folder: Path) -> list[str]:
-    """The WordNet numbers that have a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the images are there unsorted.
-    """
+    """The WordNet numbers that have a folder, at least one."""
     listing = list_folder(folder)
     found = [name for name in listing.folders if WNID.fullmatch(name)]
     if not found and any(VAL_STEM.match(name) for name in listing.pictures):
         raise ValueError(
-            f"{folder} must have a folder per WordNet number (n01440764/...), and its {len(listing.pictures)} pictures "
+            f"{folder} must have a folder per WordNet number (n01440764/...), and its {len(listing.pictures)} images "
             "are there unsorted, as in ImageNet's archive. Put each into the folder of its class: "
             "torchvision.datasets.ImageNet(FOLDER, split='val') does so, where FOLDER holds ILSVRC2012_img_val.tar and "
-            "ILSVRC2012_devkit_t12.tar.gz; in Kaggle's copy LOC_val_solution.csv names each picture's class"
+            "ILSVRC2012_devkit_t12.tar.gz; in Kaggle's copy LOC_val_solution.csv names each image's class"
         )
     if not found:
         raise FileNotFoundError(
@@ -69,62 +60,46 @@ def wnid_folders(folder: Path) -> list[str]:
 
 
 def class_pictures(folder: Path) -> list[str]:
-    """The pictures of one class, none of which says that it is another's.
-
-    Raises:
-        FileNotFoundError: if the folder is not there, or has no picture.
-        ValueError: if a picture's name has another class's number.
-    """
+    """The images of one class, at least one; ValueError if a name has another class's number."""
     pictures = list_folder(folder).pictures
     if not pictures:
         raise FileNotFoundError(
-            f"{folder} has no picture, so its class would have none; unpack its archive again, or remove the folder "
+            f"{folder} has no image, so its class would have none; unpack its archive again, or remove the folder "
             "if the class is meant to be left out"
         )
     for name in pictures:
         named = TRAIN_STEM.match(name)
         if named is not None and named[1] != folder.name:
             raise ValueError(
-                f"{folder / name} is in the folder of {folder.name} and is named as a picture of {named[1]}; its "
+                f"{folder / name} is in the folder of {folder.name} and is named as an image of {named[1]}; its "
                 "label would be wrong. Move it to its class, or get the release again"
             )
     return pictures
 
 
-LARGEST_ANNOTATION = 1 << 20  # bytes; a picture with a hundred objects takes 30 KiB
+LARGEST_ANNOTATION = 1 << 20  # bytes; an image with a hundred objects takes 30 KiB
 
 
 class Annotation(NamedTuple):
-    """What an annotation file says of its picture.
+    """The content of an annotation file."""
 
-    Attributes:
-        stem: of the picture's file name.
-        size: (H, W) of the picture that the boxes were drawn on.
-        boxes: class name and box of each object; left, top, right and bottom are the box's edges in pixels from the
-            picture's upper left corner.
-    """
-
-    stem: str
-    size: tuple[int, int]
-    boxes: tuple[tuple[str, Box], ...]
+    stem: str  # of the image's file name
+    size: tuple[int, int]  # (H, W) of the image that the boxes were drawn on
+    boxes: tuple[tuple[str, Box], ...]  # with the class name of each
 
 
 def read_annotation(path: Path) -> Annotation:
     """Read one annotation file.
 
     The file counts pixels from 1, and the last pixel belongs to the box: a box of the single first pixel is
-    ``1 1 1 1`` there and (0, 0, 1, 1) here.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is not a complete annotation, a box is outside of its image, or it declares a document type,
-            which annotations have no use for and attacks do.
+    ``1 1 1 1`` there and (0, 0, 1, 1) here. A document type, which annotations never have and attacks do, is a
+    ValueError.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; unpack the archive of the annotations again")
     if path.stat().st_size > LARGEST_ANNOTATION:
         raise ValueError(
-            f"{path} must be an annotation of one picture, at most {LARGEST_ANNOTATION} bytes, and has "
+            f"{path} must be an annotation of one image, at most {LARGEST_ANNOTATION} bytes, and has "
             f"{path.stat().st_size}; it was not read. Get it again"
         )
     root = _parse(path)
@@ -133,29 +108,25 @@ def read_annotation(path: Path) -> Annotation:
     return Annotation(_text(root, "filename", path).removesuffix(".JPEG"), size, tuple(boxes))
 
 
-class _DocumentTypeError(Exception):
-    """The file declares a document type."""
-
-
-def _refuse(*_: object) -> None:
-    raise _DocumentTypeError
-
-
 def _parse(path: Path) -> ElementTree.Element:
-    """Expat by hand, since ElementTree would follow a document type's entities first and ask later."""
+    """Use Expat directly, since ElementTree would expand a document type's entities before it could be refused."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(
+            f"{path} declares a document type, with which a small file can fill the memory or read other files; "
+            "annotations have none, so it is damaged or hostile, and was not read further. Get it again"
+        )
+
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = _refuse
+    parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(path.read_bytes(), True)
-    except _DocumentTypeError as error:
-        raise ValueError(
-            f"{path} declares a document type, with which a small file can fill the memory or read other files; "
-            "annotations have none, so it is damaged or hostile, and was not read further. Get it again"
-        ) from error
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
     except (expat.ExpatError, LookupError, ValueError) as error:
         raise ValueError(
             f"{path} is not a complete XML file: {error}. It was cut off or damaged; get it again"
@@ -173,9 +144,7 @@ def _text(element: ElementTree.Element, name: str, path: Path) -> str:
 def _whole(element: ElementTree.Element, name: str, path: Path) -> int:
     text = _text(element, name, path)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ValueError(
-            f"{path}: {name} must be a whole number of pixels, got {text!r:.40}. Get the annotations again"
-        )
+        raise ValueError(f"{path}: {name} must be a number of pixels, got {text!r:.40}. Get the annotations again")
     return int(text)
 
 
@@ -187,8 +156,8 @@ def _box(item: ElementTree.Element, size: tuple[int, int], path: Path) -> Box:
     left, top, right, bottom = max(first_x - 1, 0), max(first_y - 1, 0), min(last_x, width), min(last_y, height)
     if not (left < right >= last_x - 1 and top < bottom >= last_y - 1):
         raise ValueError(
-            f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) is not inside of the "
-            f"picture's {width} x {height} pixels (W x H). Get the annotations again, or correct this one"
+            f"{path}: the box {first_x} {first_y} {last_x} {last_y} (xmin ymin xmax ymax) is not inside the "
+            f"image's {width} x {height} pixels (W x H). Get the annotations again, or correct this one"
         )
     return float(left), float(top), float(right), float(bottom)
 
@@ -209,7 +178,7 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
     Args:
         root: a folder with ``train/<wnid>/`` and ``val/<wnid>/``, or one of them: all of ImageNet, or a tree of these
             classes alone. Other classes are left out.
-        class_list: path of a text file of WordNet numbers, one a line.
+        class_list: path of a text file of WordNet numbers, one on each line.
         annotations: folder of ImageNet's validation boxes: ``Annotations/CLS-LOC/val``, or one above it. The
             validation samples then have the boxes of their own class.
 
@@ -217,9 +186,9 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
         The splits that are there.
 
     Raises:
-        FileNotFoundError: if a folder, the list, or an annotation is missing, or a class has no folder or no picture.
+        FileNotFoundError: if a folder, the list, or an annotation is missing, or a class has no folder or no image.
         ValueError: if the list has other than WordNet numbers or one twice, images are in the wrong place, or an
-            annotation is damaged or another picture's.
+            annotation is damaged or another image's.
     """
     root = expand_path(root)
     listed, notes = _read_class_list(expand_path(class_list))
@@ -246,29 +215,28 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
 
 
 def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
-    """The WordNet numbers in the list's order, and what is to be said of it."""
+    """The WordNet numbers in the list's order, and notes on it."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"class_list must be a text file of WordNet numbers, one a line, such as imagenet100.txt of the code of "
-            f"Contrastive Multiview Coding, and {path} is not a file"
+            "class_list must be a text file of WordNet numbers, one on each line, such as imagenet100.txt of the code "
+            f"of Contrastive Multiview Coding, and {path} is not a file. Pass the path of such a file"
         )
     if path.stat().st_size > LARGEST_LIST:
-        raise ValueError(f"class_list must be a text file of WordNet numbers, one a line; {path} is too long for one")
+        raise ValueError(
+            f"class_list must be a text file of WordNet numbers, one on each line; {path} is too long for one"
+        )
     text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     others = [line for line in lines if not WNID.fullmatch(line)]
     if others or not lines:
         found = f"{len(others)} other lines, such as {others[0]!r:.60}" if others else "no line"
-        raise ValueError(f"{path} must hold WordNet numbers (n02869837), one a line, and has {found}")
+        raise ValueError(f"{path} must hold WordNet numbers (n02869837), one on each line, and has {found}")
     repeated = sorted({line for line in lines if lines.count(line) > 1})
     if repeated:
         raise ValueError(f"{path} lists {', '.join(repeated)} more than once; every class must be there once")
-    order = (
-        f"Labels are positions in the sorted WordNet numbers, as ImageFolder has them: 0 is {min(lines)}, and not "
-        f"{lines[0]}, the first in {path.name}."
-        if lines[0] != min(lines)
-        else "Labels are positions in the sorted WordNet numbers, as ImageFolder has them."
-    )
+    order = "Labels are positions in the sorted WordNet numbers, as ImageFolder has them."
+    if lines[0] != min(lines):
+        order = f"{order[:-1]}: 0 is {min(lines)}, and not {lines[0]}, the first in {path.name}."
     return lines, [_recognise(lines, path), order]
 
 
@@ -276,7 +244,7 @@ def _recognise(wnids: list[str], path: Path) -> str:
     # of the lines, not of the file, so that line ends of Windows do not hide the list
     md5 = hashlib.md5("".join(f"{wnid}\n" for wnid in wnids).encode(), usedforsecurity=False).hexdigest()
     if md5 == CMC_LIST_MD5:
-        return f"{path.name} is the list of Contrastive Multiview Coding (MD5 {md5}), the one that most works use."
+        return f"{path.name} is the list of Contrastive Multiview Coding (MD5 {md5}), which most works use."
     few = "" if len(wnids) == NUM_CLASSES else f" It has {len(wnids)} classes, not {NUM_CLASSES}."
     return (
         f"{path.name} is not the list of Contrastive Multiview Coding (MD5 {md5}, not {CMC_LIST_MD5}): accuracies "
@@ -291,7 +259,7 @@ def _with_boxes(records: list[Record], wnids: list[str], annotations: Path) -> l
     lacking = [record.id for record in validation if not (folder / f"{record.id}.xml").is_file()]
     if lacking:
         raise FileNotFoundError(
-            f"{folder} lacks the annotations of {len(lacking)} of {len(validation)} validation pictures, such as "
+            f"{folder} lacks the annotations of {len(lacking)} of {len(validation)} validation images, such as "
             f"{lacking[0]}.xml; unpack the archive of the annotations again, or pass annotations=None to go without"
         )
     return [
@@ -304,15 +272,15 @@ def _with_own_boxes(record: Record, wnid: str, path: Path) -> Record:
     annotation = read_annotation(path)
     if annotation.stem not in (record.id, "%s"):  # as some of ImageNet's training annotations have it
         raise ValueError(
-            f"{path} says that it annotates {annotation.stem}, and not {record.id}: the annotations were renamed or "
+            f"{path} is the annotation of {annotation.stem}, and not of {record.id}: the annotations were renamed or "
             "shuffled. Get them again"
         )
     boxes: list[Box] = [box for name, box in annotation.boxes if name == wnid]
     if not boxes:
         named = ", ".join(sorted({name for name, _ in annotation.boxes})) or "nothing"
         raise ValueError(
-            f"{path} has boxes of {named}, and none of {wnid}, in whose folder the picture is, {record.path}: the "
-            "validation pictures were sorted into wrong folders, or the annotations are another set's"
+            f"{path} has boxes of {named}, and none of {wnid}, in whose folder the image is, {record.path}: the "
+            "validation images were sorted into wrong folders, or the annotations are another set's"
         )
     return record._replace(boxes=tuple(boxes), size=annotation.size)
 
@@ -339,6 +307,7 @@ class ImageNet100(DatasetOnDisk):
     title = "ImageNet-100"
     num_classes = NUM_CLASSES
     duplicates = "warning"
+    owns_folder = False
 
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..io import Row, expand_path, folders_below, list_folder, read_csv, safe_join
+from ..io import Row, expand_path, list_folder, read_csv, safe_join
 from ..release import Record, Release
 from . import DatasetOnDisk, Expected, Sources
 from .imagenet100 import IMAGENET_STEM, SPLITS, TRAIN_STEM, class_pictures, wnids_below
@@ -45,16 +45,16 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
         root: ``imagewoof2``, ``imagewoof2-320`` or ``imagewoof2-160``, or the folder above one of them.
         noisy_labels: how many per cent of the training labels are wrong, as ``noisy_imagewoof.csv`` has them.
             Validation labels are always right.
-        unseen_only: whether to leave out pictures of ImageNet's training set, which networks that are pretrained on
-            ImageNet have seen: see :func:`seen_in_pretraining`. Of the 3,929 validation pictures few remain.
+        unseen_only: whether to leave out images of ImageNet's training set, which networks that are pretrained on
+            ImageNet have seen: see :func:`seen_in_pretraining`. Of the 3,929 validation images few remain.
 
     Returns:
         Both splits. Where ``noisy_imagewoof.csv`` is next to them, an image that it lists and that is missing is
         found when it is opened.
 
     Raises:
-        FileNotFoundError: if a folder is missing, a class has no picture, or the table is needed and missing.
-        ValueError: if there are other classes or pictures than the release's, or the table contradicts the folders.
+        FileNotFoundError: if a folder is missing, a class has no image, or the table is needed and missing.
+        ValueError: if there are other classes or images than the release's, or the table contradicts the folders.
     """
     if noisy_labels not in get_args(NoisyLabels):
         raise ValueError(
@@ -66,7 +66,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
     if (root / TABLE).exists() or noisy_labels:
         records = _with_table(records, root, noisy_labels)
     else:
-        notes.append(f"{root} has no {TABLE}, so it is not known whether pictures are missing.")
+        notes.append(f"{root} has no {TABLE}, so it is not known whether images are missing.")
     if noisy_labels:
         notes.append(f"Training labels have {noisy_labels} % noise (column noisy_labels_{noisy_labels} of {TABLE}).")
     notes += _count_notes(records)
@@ -77,7 +77,7 @@ def read_imagewoof(root: str | Path, *, noisy_labels: NoisyLabels = 0, unseen_on
 
 
 def seen_in_pretraining(record: Record) -> bool:
-    """Whether a network that is pretrained on ImageNet was trained on the picture.
+    """Whether a network that is pretrained on ImageNet was trained on the image.
 
     The file's name shows it: ``n02086240_123.JPEG`` is of ImageNet's training set, ``ILSVRC2012_val_00000123.JPEG`` of
     its validation set.
@@ -96,7 +96,7 @@ def _release_folder(root: Path) -> Path:
         return root
     found = [name for name in FOLDERS if (root / name).is_dir()]
     if len(found) > 1:
-        raise ValueError(f"{root} holds {' and '.join(found)}, the same pictures in several sizes; pass one as root")
+        raise ValueError(f"{root} holds {' and '.join(found)}, the same images in several sizes; pass one as root")
     if not found:
         raise FileNotFoundError(
             "root must be imagewoof2, imagewoof2-320 or imagewoof2-160, with train/ and val/ in it, or the folder "
@@ -120,14 +120,14 @@ def _split_records(root: Path, split: str) -> list[Record]:
     unknown = [path for path in paths if not IMAGENET_STEM.fullmatch(path.stem)]
     if unknown:
         raise ValueError(
-            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), or it is not known "
-            f"whether pretrained networks have seen it, and {len(unknown)} pictures are not. Get the release again"
+            f"{unknown[0]} must be named as in ImageNet (n02086240_123 or ILSVRC2012_val_00000123), since the name "
+            f"shows whether pretrained networks have seen it; {len(unknown)} images are not. Get the release again"
         )
     return [Record(path.stem, path, WNIDS.index(path.parent.name), split) for path in paths]
 
 
 def _with_table(records: list[Record], root: Path, noisy_labels: int) -> list[Record]:
-    """The table's pictures in the order of the folders, with its labels."""
+    """The table's images in the order of the folders, with its labels."""
     column = f"noisy_labels_{noisy_labels}"
     listed: dict[Path, Record] = {}
     for row in read_csv(root / TABLE, ["path", "noisy_labels_0", column, "is_valid"]):
@@ -138,8 +138,8 @@ def _with_table(records: list[Record], root: Path, noisy_labels: int) -> list[Re
     others = [record.path for record in records if record.path not in listed]
     if others:
         raise ValueError(
-            f"{others[0]} and {len(others) - 1} more pictures are not in {root / TABLE}, which lists the "
-            "release's; this is another version, or pictures were added. Get the release again, or use read_folder"
+            f"{others[0]} and {len(others) - 1} more images are not in {root / TABLE}, which lists the "
+            "release's; this is another version, or images were added. Get the release again, or use read_folder"
         )
     return sorted(listed.values(), key=lambda record: (SPLITS.index(record.split), record.path))
 
@@ -153,7 +153,7 @@ def _table_record(row: Row, root: Path, column: str) -> Record:
     clean, noisy = row.values["noisy_labels_0"], row.values[column]
     if split not in SPLITS or "/" in name or not IMAGENET_STEM.fullmatch(Path(name).stem):
         raise ValueError(
-            f"{row.where}: path must be train/ or val/, a WordNet number and a picture of ImageNet, got "
+            f"{row.where}: path must be train/ or val/, a WordNet number and an image of ImageNet, got "
             f"{relative!r:.80}. Get the release again"
         )
     if is_valid != split:
@@ -172,14 +172,14 @@ def _table_record(row: Row, root: Path, column: str) -> Record:
 def _unseen_note(records: list[Record], root: Path) -> str:
     if not records:
         raise ValueError(
-            f"unseen_only=True leaves no picture of {root}: all are named as ImageNet's training pictures. Pass "
+            f"unseen_only=True leaves no image of {root}: all are named as ImageNet's training images. Pass "
             "unseen_only=False, or get the release again"
         )
     count = sum(record.split == "val" for record in records)
     error = 100 * 1.96 * math.sqrt(0.9 * 0.1 / max(count, 1))
     return (
-        f"Pictures of ImageNet's training set were left out (unseen_only=True). {count} validation pictures are few: "
-        f"an accuracy of 90 % measured on them is known to {error:.1f} points either way (95 % interval)."
+        f"Images of ImageNet's training set were left out (unseen_only=True). {count} validation images are few: "
+        f"the 95 % interval of an accuracy of 90 % on them is {error:.1f} points to each side."
     )
 
 
@@ -187,14 +187,14 @@ def _count_notes(records: list[Record]) -> list[str]:
     counts = Counter(record.split for record in records)
     seen = Counter(record.split for record in records if seen_in_pretraining(record))
     notes = [
-        f"Networks pretrained on ImageNet were trained on {seen['val']} of the {counts['val']} validation pictures, "
+        f"Networks pretrained on ImageNet were trained on {seen['val']} of the {counts['val']} validation images, "
         f"and not on the other {counts['val'] - seen['val']} (seen_in_pretraining; unseen_only=True keeps these). "
-        f"{counts['train'] - seen['train']} of the {counts['train']} training pictures are of ImageNet's validation "
+        f"{counts['train'] - seen['train']} of the {counts['train']} training images are of ImageNet's validation "
         "set."
     ]
     if dict(counts) != COUNTS:
         notes.append(
-            f"The release of December 2019 has {COUNTS['train']} training and {COUNTS['val']} validation pictures; "
+            f"The release of December 2019 has {COUNTS['train']} training and {COUNTS['val']} validation images; "
             f"here are {counts['train']} and {counts['val']}. The older one is split differently."
         )
     return notes
@@ -231,8 +231,3 @@ class ImageWoof(DatasetOnDisk):
     def expected(cls, release: Release) -> Mapping[str, Expected]:
         """Of the release of December 2019."""
         return {split: Expected(size) for split, size in COUNTS.items()}
-
-    @classmethod
-    def own_folders(cls, release: Release) -> Iterable[Path]:
-        """All of them."""
-        return folders_below(release.root)

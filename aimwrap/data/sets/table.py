@@ -1,15 +1,15 @@
-"""Pictures that a table lists, with label and, where known, place, group, split, mask or boxes."""
+"""Images that a table lists, with label and, where known, place, group, split, mask or boxes."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..io import FolderListing, Row, expand_path, first_line, folders_below, read_csv, safe_join
+from ..io import FolderListing, Row, expand_path, first_line, integer, read_csv, safe_join
 from ..release import SPLITS, Box, Record, Release
 from ..sample import group_number
 from . import DatasetOnDisk, Sources
@@ -18,28 +18,18 @@ from . import DatasetOnDisk, Sources
 def number_places(
     rows: Sequence[Row], place: str | None, group: str | None, labels: Numbered, names: Sequence[str] | None
 ) -> Numbered | None:
-    """Number the places, and compare the groups with labels and places.
-
-    Args:
-        rows: of the table.
-        place: column of the places, or None.
-        group: column of the groups, or None.
-        labels: of the rows.
-        names: of the places, if known.
-
-    Raises:
-        ValueError: if a group is not ``label * num_places + place``, or the places do not follow from the groups.
-    """
+    """Number the places, and check that every group is ``label * num_places + place``."""
     if place is None and group is None:
         if names is not None:
             raise ValueError(
-                "places= names the places of a column, and the table has none of places or groups; pass place= with "
-                "its name, or places=None"
+                "places= gives names to a column of places, and the table has neither this column nor one of groups; "
+                "pass place= with the column's name, or places=None"
             )
         return None
     if group is None:
         return number_column(rows, str(place), names, "places")
-    groups = [_whole(row, group) for row in rows]
+    way_out = "Pass group=None to leave the column out"
+    groups = [integer(row, group, range(10**9), way_out) for row in rows]
     found = (
         _places_of_groups(rows, group, groups, labels, names)
         if place is None
@@ -50,8 +40,8 @@ def number_places(
         if number != expected:
             raise ValueError(
                 f"{row.where}: {group} must be label * {len(found.names)} + place = {expected} for label {label} and "
-                f"place {position}, got {number}: the table numbers its groups otherwise (place * num_labels + label, "
-                "for one). Pass group=None to have them numbered here"
+                f"place {position}, got {number}: the table numbers its groups in another way, such as place * "
+                "num_labels + label. Pass group=None to have them numbered here"
             )
     return found
 
@@ -59,7 +49,7 @@ def number_places(
 def _places_of_groups(
     rows: Sequence[Row], column: str, groups: list[int], labels: Numbered, names: Sequence[str] | None
 ) -> Numbered:
-    """The places that ``label * num_places + place`` leaves, if only one number of places fits."""
+    """The places by ``label * num_places + place``, if only one number of places fits."""
     counts = range(1, max(groups) + 2) if names is None else [len(names)]
     pairs = set(zip(groups, labels.numbers, strict=True))
     fitting = [count for count in counts if all(number // count == label for number, label in pairs)]
@@ -75,44 +65,22 @@ def _places_of_groups(
     return Numbered([number % count for number in groups], found)
 
 
-def _whole(row: Row, column: str) -> int:
-    text = row.values[column].strip()
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ValueError(
-            f"{row.where}: {column} must be the group's number, got {text!r:.40}; pass group=None to leave the column "
-            "out"
-        )
-    return int(text)
-
-
 WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")  # pandas writes 3.0 where another row has no value
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
 
 
 class Numbered(NamedTuple):
-    """A column as numbers.
+    """A column as numbers."""
 
-    Attributes:
-        numbers: of each row.
-        names: by number.
-    """
-
-    numbers: list[int]
-    names: tuple[str, ...]
+    numbers: list[int]  # of each row
+    names: tuple[str, ...]  # by number
 
 
 def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None, argument: str) -> Numbered:
-    """Number a column's values.
+    """Number a column's values; ``argument`` is the caller's name of ``names``, for messages.
 
-    Args:
-        rows: of the table.
-        column: name of the column.
-        names: what the numbers mean, if known. Values are looked up among them, and else are numbers below their
-            count. Without them, names are numbered in sorted order, and numbers have to count from 0 without gaps.
-        argument: what the caller calls ``names``, for messages.
-
-    Raises:
-        ValueError: if a value is empty, not among the names, or numbers have gaps or are mixed with names.
+    Values are looked up among ``names``, or are numbers below their count. Without ``names``, names are numbered in
+    sorted order, and numbers must count from 0 without gaps.
 
     >>> number_column([Row("line 2", {"y": "dog"}), Row("line 3", {"y": "cat"})], "y", None, "classes")
     Numbered(numbers=[1, 0], names=('cat', 'dog'))
@@ -137,15 +105,14 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
         raise ValueError(
             f"{column} has numbers from {min(numbers)} to {max(numbers)} and lacks {lacking[0]}; numbers must count "
             f"from 0 without gaps. Pass {argument}= with a name for each number from 0, or, where the table counts "
-            "from 1, "
-            f'its numbers as names: {argument}=["1", "2", ...]'
+            f'from 1, its numbers as names: {argument}=["1", "2", ...]'
         )
     return Numbered(numbers, tuple(str(number) for number in range(max(numbers) + 1)))
 
 
 def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[str], argument: str) -> Numbered:
     if isinstance(names, str) or len(set(names)) < len(names) or not names:
-        raise ValueError(f"{argument} must be names without repetition, got {names!r:.80}")
+        raise ValueError(f"{argument} must be different names, got {names!r:.80}")
     number = {name: position for position, name in enumerate(names)}
     numbers = []
     by_name = any(value in number for value in values)
@@ -165,7 +132,7 @@ def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[
 
 
 def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: str) -> None:
-    """Names that are numbers in part are a damaged column, or measurements."""
+    """Names of which some are numbers are a damaged column, or measurements."""
     numeric = next((value for value in values if NUMBER.fullmatch(value)), None)
     if numeric is None:
         return
@@ -173,8 +140,8 @@ def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: 
         (row, value) for row, value in zip(rows, values, strict=True) if not WHOLE_NUMBER.fullmatch(value)
     )
     raise ValueError(
-        f"{row.where}: {column} must hold whole numbers from 0, or only names, and has {value!r:.40} here and "
-        f"{numeric!r:.40} elsewhere. Repair the table, or pass {argument}= with all values as names"
+        f"{row.where}: {column} must have integers from 0, or only names, and has {value!r:.40} here and "
+        f"{numeric!r:.40} elsewhere. Fix the table, or pass {argument}= with all values as names"
     )
 
 
@@ -203,7 +170,7 @@ def read_table(
     splits: Mapping[str, str] = SPLIT_VALUES,
     any_value_is_object: bool = False,
 ) -> Release:
-    """Read a CSV table of pictures with a header.
+    """Read a CSV table of images with a header.
 
     The arguments from ``image`` to ``box`` are names of columns. The image's and the label's must be there. Of the
     others a column with the name that is the default may be lacking, any other name must be there, and None leaves
@@ -219,15 +186,15 @@ def read_table(
     Args:
         table: path of the file.
         root: folder with images and masks; the table's own by default.
-        image: column of the pictures' paths, relative to ``root``.
+        image: column of the images' paths, relative to ``root``.
         label: column of the class.
         place: column of the background's kind.
         group: column of the group; it must be ``label * num_places + place`` and is checked. Without a column of
             places, they are worked out from it.
         split_column: column of the split. Without one, all is ``"train"``.
         mask: column of the masks' paths, relative to ``root``; empty where there is none.
-        box: columns of a box's edges in pixels; all empty where there is none. Rows of one image that differ in
-            nothing but the box are one image with several boxes.
+        box: columns of a box's edges in pixels; all empty where there is none. Rows of one image that differ only
+            in the box are one image with several boxes.
         classes: names of the classes, by label.
         places: names of the places, by number.
         splits: what the values in the column of the split mean, in lower case: ``"train"``, ``"val"`` or ``"test"``. By
@@ -236,17 +203,17 @@ def read_table(
             is how much of the pixel the object covers.
 
     Returns:
-        All rows' pictures, in the table's order.
+        All rows' images, in the table's order.
 
     Raises:
         FileNotFoundError: if the table is not there.
-        ValueError: if a column is missing or a value is none of those above.
+        ValueError: if a column is missing or a value is not as above.
     """
     table = expand_path(table)
     root = table.parent if root is None else expand_path(root)
-    rows = list(read_csv(table, [image, label], "Say how they are called, by image= and label="))
+    rows = list(read_csv(table, [image, label], "Name its columns with image= and label="))
     if not rows:
-        raise ValueError(f"{table} has no rows below its header; pass a table that lists pictures")
+        raise ValueError(f"{table} has no rows below its header; pass a table that lists images")
     header = tuple(rows[0].values)
     place, group = _column(table, header, place, "place"), _column(table, header, group, "group")
     split, mask = _column(table, header, split_column, "split"), _column(table, header, mask, "mask")
@@ -302,7 +269,7 @@ def _box_columns(
         return None
     raise ValueError(
         f"box={box!r} must be four columns of {table}, and {', '.join(lacking)} is not among {', '.join(header)}; pass "
-        "those of left, top, right and bottom, or None to go without"
+        "the columns of left, top, right and bottom, or None to go without"
     )
 
 
@@ -338,13 +305,13 @@ def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
         raise ValueError(
             f"{row.where}: {', '.join(columns)} must be the edges of a box in pixels, left < right and top < bottom, "
             f"or all empty, got {', '.join(repr(text) for text in texts):.80}. Where a table has x, y, width and "
-            "height, add them up first"
+            "height, right is x + width and bottom is y + height: write these first"
         )
     return ((left, top, right, bottom),)
 
 
 def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
-    """Rows of one image that differ in nothing but their box as one record."""
+    """Rows of one image that differ only in their box as one record."""
     joined: dict[Path, Record] = {}
     for record, row in zip(records, rows, strict=True):
         earlier = joined.setdefault(record.path, record)
@@ -352,8 +319,8 @@ def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
             continue
         if earlier.boxes is None or record.boxes is None or earlier._replace(boxes=record.boxes) != record:
             raise ValueError(
-                f"{row.where}: {record.id} is there a second time, and not with another box alone; an image that is in "
-                "two splits or classes spoils what is measured. Remove one of the rows"
+                f"{row.where}: {record.id} is there a second time, and differs in more than its box; an image in two "
+                "splits or classes makes results wrong. Remove one of the rows"
             )
         joined[record.path] = earlier._replace(boxes=earlier.boxes + record.boxes)
     return list(joined.values())
@@ -393,11 +360,6 @@ class LabelledTable(DatasetOnDisk):
     def arguments(cls, root: Path, sources: Sources) -> dict[str, Any]:
         """With the columns that the user named."""
         return {**sources.columns, **super().arguments(root, sources._replace(masks=None))}
-
-    @classmethod
-    def own_folders(cls, release: Release) -> Iterable[Path]:
-        """All of them."""
-        return folders_below(release.root)
 
 
 def _needed(sources: Sources) -> list[str]:

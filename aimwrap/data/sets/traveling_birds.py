@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from ..io import read_json, require_folder, safe_join
 from ..release import Record, Release
 from . import DatasetOnDisk, Expected, Sources
-from .cub import CUB200, GET_SEGMENTATIONS, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+from .cub import CUB200, GET_SEGMENTATIONS, cub_next_to, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Variant = Literal["fixed", "black", "random"]
 SplitBy = Literal["cub", "all"]
@@ -30,11 +30,11 @@ def read_traveling_birds(
 
     Args:
         root: the folder with ``CUB_fixed``, ``CUB_black`` and ``CUB_random``, or one of them.
-        variant: of the backgrounds. ``"fixed"`` is TravelingBirds proper: each species has a background of its own,
+        variant: of the backgrounds. ``"fixed"`` is TravelingBirds proper: each species has its own background,
             and in the test that of another species. ``"black"`` has none, ``"random"`` a random one for each image.
         split_by: ``"cub"`` takes CUB's training images from the folder ``train`` and its test images from ``test``.
             ``"all"`` takes all birds from both, so that a network is tested on birds that it was trained on, on other
-            backgrounds: only to compare with numbers that were got like this.
+            backgrounds: only to compare with numbers that were measured in the same way.
         cub: the folder ``CUB_200_2011`` or its parent, for split, masks and boxes; None looks next to ``root``.
         segmentations: the folder ``segmentations``, if it is neither in CUB's folder nor next to it.
         object_masks: True demands them, False does without, None takes them if they are there.
@@ -45,7 +45,7 @@ def read_traveling_birds(
 
     Raises:
         FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
-        ValueError: if a table is damaged, or an argument is none of those allowed.
+        ValueError: if a table is damaged, or an argument is not among those allowed.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be 'fixed', 'black' or 'random', got {variant!r}")
@@ -54,7 +54,7 @@ def read_traveling_birds(
     if split_by == "all" and variant != "fixed":
         raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
     home = _find_variant(require_folder(root), variant)
-    cub_home = find_cub(cub, "cub") if cub is not None else _found_beside(home)
+    cub_home = find_cub(cub, "cub") if cub is not None else _cub_for(home)
     classes, birds = read_birds(cub_home)
     masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
     sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
@@ -66,7 +66,7 @@ def read_traveling_birds(
         for bird in birds.values():
             if split_by == "all" or bird.split == split:
                 path = safe_join(source, bird.name, bird.where)
-                place = None if places is None else places.of(split, bird.label)
+                place = None if places is None else places.numbers[split][bird.label]
                 mask_path = None if masks is None else mask_of(masks, bird.name)
                 records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
     name = f"TravelingBirds ({home.name}{', all birds in both splits' if split_by == 'all' else ''})"
@@ -75,20 +75,10 @@ def read_traveling_birds(
 
 
 class _Places(NamedTuple):
-    """The kind of background of each species, as numbers from 0.
-
-    Attributes:
-        names: by number.
-        train: numbers, by label.
-        test: numbers, by label.
-    """
+    """The background's kind of each species: names by number, and numbers by split and label."""
 
     names: tuple[str, ...]
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-
-    def of(self, split: str, label: int) -> int:
-        return (self.train if split == "train" else self.test)[label]
+    numbers: dict[str, list[int]]
 
 
 def _find_variant(root: Path, variant: str) -> Path:
@@ -102,17 +92,17 @@ def _find_variant(root: Path, variant: str) -> Path:
         return root
     there = [other for other in VARIANTS if (root / f"CUB_{other}").is_dir()]
     raise FileNotFoundError(
-        f"variant={variant!r} is in the folder {name}, and {root} neither is it nor has it"
+        f"variant={variant!r} needs the folder {name}, and {root} is not this folder and does not have it"
         + (f"; it has variant {' and '.join(map(repr, there))}" if there else "")
     )
 
 
-def _found_beside(home: Path) -> Path:
-    found = cub_beside(home)
+def _cub_for(home: Path) -> Path:
+    found = cub_next_to(home)
     if found is None:
         raise FileNotFoundError(
-            f"cub must be the folder CUB_200_2011 (with train_test_split.txt), since {home} alone does not say which "
-            "birds are for the test: its folders hold all of them. There is none next to it"
+            f"cub must be the folder CUB_200_2011: {home} does not say which birds are for the test (its folders have "
+            "all of them), and CUB's train_test_split.txt does. There is no such folder next to it"
         )
     return found
 
@@ -136,12 +126,12 @@ def _read_places(home: Path, classes: Sequence[str]) -> _Places | None:
     ids = list(dict.fromkeys([*train, *test]))  # in the order of the species, so that place p is label p's own
     names = tuple(f"Places365 class {id}" for id in ids)
     number = {id: position for position, id in enumerate(ids)}
-    return _Places(names, tuple(number[id] for id in train), tuple(number[id] for id in test))
+    return _Places(names, {"train": [number[id] for id in train], "test": [number[id] for id in test]})
 
 
 def _read_place_ids(table: Path, classes: Sequence[str]) -> list[int]:
     if not table.is_file():
-        raise FileNotFoundError(f"{table} is not there, and its twin is; get the release again")
+        raise FileNotFoundError(f"{table} is not there, and the other of the two tables is; get the release again")
     places = read_json(table)
     is_number = isinstance(places, dict) and all(type(value) is int for value in places.values())
     if not is_number or places.keys() != set(classes):
@@ -156,15 +146,15 @@ def _notes(variant: Variant, split_by: SplitBy, places: bool) -> list[str]:
     notes = []
     if variant == "fixed":
         notes.append(
-            "The folders train and test hold all birds each, and differ in the backgrounds alone: a folder reader on "
+            "Each of the folders train and test has all birds, and only their backgrounds differ: a folder reader on "
             "train also trains on the test's birds."
         )
     if split_by == "cub":
         notes.append("The split is CUB's (train_test_split.txt), so no bird of the test is trained on.")
     else:
         notes.append(
-            "split_by='all' tests on the birds that it trains on, so these numbers can be compared only with others "
-            "that were got like this; say so where you report them."
+            "split_by='all' tests on the birds of the training, so these numbers can be compared only with others that "
+            "were measured in the same way; mention it where you report them."
         )
     if places:
         notes.append("Place p is the background on which species p is trained; in the test each has another's.")
@@ -183,13 +173,14 @@ class TravelingBirds(DatasetOnDisk):
 
     Raises:
         FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
-        ValueError: if a table is damaged, or an argument is none of those allowed.
+        ValueError: if a table is damaged, or an argument is not among those allowed.
     """
 
     read = staticmethod(read_traveling_birds)
     title = "TravelingBirds"
     num_classes = 200
     where_masks = GET_SEGMENTATIONS
+    owns_folder = False
 
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:
@@ -212,7 +203,7 @@ class TravelingBirds(DatasetOnDisk):
     @classmethod
     def missing_source(cls, root: Path, sources: Sources) -> str | None:
         """CUB, for the split."""
-        if sources.cub is not None or cub_beside(_variant_folder(root)) is not None:
+        if sources.cub is not None or cub_next_to(_variant_folder(root)) is not None:
             return None
         return (
             "TravelingBirds does not say which birds are for the test, CUB does (train_test_split.txt), and there is "

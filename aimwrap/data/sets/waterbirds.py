@@ -6,12 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from ..io import first_line, folders_below, integer, read_csv, require_folder, safe_join
+from ..io import Row, first_line, folders_below, integer, read_csv, require_folder, safe_join
 from ..release import SPLITS, Record, Release
 from . import DatasetOnDisk, Expected, Sources
-from .cub import GET_SEGMENTATIONS, Bird, cub_beside, find_cub, find_segmentations, mask_of, masks_note, read_birds
+from .cub import GET_SEGMENTATIONS, Bird, cub_next_to, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Version = Literal["original", "corrected"]
 
@@ -30,17 +30,7 @@ NUM_IMAGES = 11_788  # of every official release, CUB's
 
 
 def version_of(records: Iterable[Record]) -> Version | None:
-    """Which labels these are, by the three land birds that the original has as water birds.
-
-    Args:
-        records: of every image, in folders by species.
-
-    Returns:
-        The version, or None if none of the three species is there.
-
-    Raises:
-        ValueError: if some of the three are land birds and some are water birds.
-    """
+    """Which labels these are, by the three land birds that the original has as water birds; None without the three."""
     labels: dict[str, set[int]] = {}
     for record in records:
         species = _species(record)
@@ -57,44 +47,34 @@ def version_of(records: Iterable[Record]) -> Version | None:
 
 
 def tie_of(records: Iterable[Record]) -> float:
-    """The share of the training images on their label's own place (land birds on land, water on water).
+    """The share of the training images on their label's own place (land birds on land, water on water), or NaN.
 
     Images of the three species whose labels differ between versions are left out where there are others: a corrected
     label does not move a bird that was pasted on water.
-
-    Args:
-        records: of every image.
-
-    Returns:
-        The share, 0.5 for no tie to 1 for a perfect one; NaN without training images.
     """
     train = [record for record in records if record.split == "train"]
     certain = [record for record in train if _species(record) not in MISLABELLED] or train
     return sum(record.label == record.place for record in certain) / len(certain) if certain else float("nan")
 
 
-def check_labels(rows: Iterable[tuple[Record, str]]) -> None:
-    """All images of a species have one label, and gulls are water birds: else columns or rows were mixed up.
-
-    Raises:
-        ValueError: if it is not so.
-    """
+def check_labels(rows: Iterable[tuple[Row, Record]]) -> None:
+    """All images of a species have one label, and gulls are water birds: else columns or rows were mixed up."""
     label_of: dict[str, int] = {}
-    for record, where in rows:
+    for row, record in rows:
         species = _species(record)
         if species is None or species in MISLABELLED:
             continue
         known = label_of.setdefault(species, record.label)
         if known != record.label:
             raise ValueError(
-                f"{where}: {species} has y={record.label} here and y={known} above, and a species has one label; the "
-                "rows or columns of the table were mixed up. Get it again"
+                f"{row.where}: {species} has y={record.label} here and y={known} above, and a species has one label; "
+                "the rows or columns of the table were mixed up. Get it again"
             )
     wrong = [name for name, label in label_of.items() if name.rpartition("_")[2] in WATER_BIRDS and label == 0]
     if wrong:
         raise ValueError(
-            f"the table says that {', '.join(wrong[:3])} are land birds (y=0): its labels are the wrong way round, or "
-            "columns were mixed up. Get it again"
+            f"the table has {', '.join(wrong[:3])} as land birds (y=0): its labels are inverted, or columns were mixed "
+            "up. Get it again"
         )
 
 
@@ -124,7 +104,7 @@ def percent(share: float) -> str:
 
 
 def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
-    """What the notes say of tie, version and groups."""
+    """The notes on tie, version and groups."""
     counts = {split: [0] * 4 for split in SPLITS}
     for (split, label, place), number in Counter((r.split, r.label, r.place or 0) for r in records).items():
         counts[split][2 * label + place] = number
@@ -138,7 +118,11 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
             f"of {land} land birds are on land and {counts['train'][3]} of {water} water birds on water."
         )
     if version is not None:
-        wrong = "are labelled water birds, which they are not" if version == "original" else "are labelled land birds"
+        wrong = (
+            "are labelled water birds, though they are land birds"
+            if version == "original"
+            else "are labelled land birds"
+        )
         notes.append(
             f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee {wrong}. "
             "Results with the other labels cannot be compared."
@@ -161,12 +145,6 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
         "groups by their share of the training set."
     )
     return notes
-
-
-class _Row(NamedTuple):
-    where: str
-    name: str
-    record: Record
 
 
 def read_waterbirds(
@@ -197,36 +175,36 @@ def read_waterbirds(
         raise ValueError(f"version must be 'original', 'corrected' or None, got {version!r}")
     home = find_waterbirds(root)
     rows = _read_rows(home)
-    records = [row.record for row in rows]
-    found = version_of(records)
+    found = version_of(record for _, record in rows)
     if version is not None and found != version:
         raise ValueError(
             f"version={version!r} was asked for, and {home / 'metadata.csv'} has {described(found)}. Leave version "
             "out to take what is there, or get the other copy; results of the two cannot be compared"
         )
-    cub_home = find_cub(cub, "cub") if cub is not None else cub_beside(home)
+    cub_home = find_cub(cub, "cub") if cub is not None else cub_next_to(home)
     birds = {} if cub_home is None else read_birds(cub_home)[1]
-    if cub is None and not {row.name for row in rows} & {bird.name for bird in birds.values()}:
+    names = [row.values["img_filename"] for row, _ in rows]
+    if cub is None and not {*names} & {bird.name for bird in birds.values()}:
         cub_home, birds = None, {}  # a set of other birds that happens to be next to CUB
     if cub_home is not None:
         _check_ids(rows, birds, cub_home)
     homes = [home] if cub_home is None else [cub_home, home]
     folders = [folder for here in homes for folder in (here, here.absolute().parent)]
-    species = {row.name.rpartition("/")[0] for row in rows}
+    species = {name.rpartition("/")[0] for name in names}
     masks = find_segmentations(segmentations, folders, species, object_masks)
     joined = tuple(
-        row.record._replace(
-            mask_path=None if masks is None else mask_of(masks, row.name),
-            boxes=(birds[int(row.record.id)].box,) if birds else None,
+        record._replace(
+            mask_path=None if masks is None else mask_of(masks, name),
+            boxes=(birds[int(record.id)].box,) if birds else None,
         )
-        for row in rows
+        for name, (_, record) in zip(names, rows, strict=True)
     )
     notes = notes_on(joined, found)
     moved = sum((record.split == "test") != (birds[int(record.id)].split == "test") for record in joined if birds)
     if moved:
         notes.append(
-            f"{moved} images are in the test here and in the training of CUB, or the other way round; Waterbirds keeps "
-            "CUB's test, so this is another division, or the column was changed."
+            f"{moved} images are in the test here and in the training of CUB, or the reverse; Waterbirds keeps CUB's "
+            "test, so this is another division, or the column was changed."
         )
     notes.append(masks_note(masks))
     classes, places = ("land bird", "water bird"), ("land", "water")
@@ -234,12 +212,7 @@ def read_waterbirds(
 
 
 def find_waterbirds(root: str | os.PathLike[str]) -> Path:
-    """The folder with ``metadata.csv``: the given one, or the only one in it (or in ``waterbirds`` in it).
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if there are several.
-    """
+    """The folder with ``metadata.csv``: the given one, or the only one in it (or in ``waterbirds`` in it)."""
     given = require_folder(root)
     if (given / "metadata.csv").is_file():
         return given
@@ -258,7 +231,7 @@ def find_waterbirds(root: str | os.PathLike[str]) -> Path:
     return named[0].parent
 
 
-def _read_rows(home: Path) -> list[_Row]:
+def _read_rows(home: Path) -> list[tuple[Row, Record]]:
     table = home / "metadata.csv"
     rows, ids, names = [], set(), set()
     for row in read_csv(table, ("img_id", "img_filename", "y", "split", "place")):
@@ -269,21 +242,21 @@ def _read_rows(home: Path) -> list[_Row]:
             raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Get it again")
         ids.add(id)
         names.add(name)
-        rows.append(_Row(row.where, name, Record(str(id), safe_join(home, name, row.where), label, split, place)))
+        rows.append((row, Record(str(id), safe_join(home, name, row.where), label, split, place)))
     if not rows:
         raise ValueError(f"{table} has a header and no images. Get the file again")
-    check_labels([(row.record, row.where) for row in rows])
+    check_labels(rows)
     return rows
 
 
-def _check_ids(rows: Sequence[_Row], birds: Mapping[int, Bird], cub: Path) -> None:
-    """Boxes are joined by id: others join by row, which is right only while no table is sorted."""
-    for row in rows:
-        bird = birds.get(int(row.record.id))
-        if bird is None or bird.name != row.name:
+def _check_ids(rows: Iterable[tuple[Row, Record]], birds: Mapping[int, Bird], cub: Path) -> None:
+    """Boxes are joined by id; joining by row would be right only while no table is sorted."""
+    for row, record in rows:
+        bird, name = birds.get(int(record.id)), row.values["img_filename"]
+        if bird is None or bird.name != name:
             known = "does not know this id" if bird is None else f"has {bird.name} under this id"
             raise ValueError(
-                f"{row.where}: img_id {row.record.id} is {row.name}, and {cub / 'images.txt'} {known}: they are of "
+                f"{row.where}: img_id {record.id} is {name}, and {cub / 'images.txt'} {known}: they are of "
                 "different releases, or ids were mixed up. Get both again, or pass another folder as cub"
             )
 
@@ -329,7 +302,7 @@ class Waterbirds(DatasetOnDisk):
 
     @classmethod
     def expected(cls, release: Release) -> Mapping[str, Expected]:
-        """The official counts: by group at 95 %, by label at 100 %, and the sizes alone for other ties or labels."""
+        """The official counts: by group at 95 %, by label at 100 %, and only the sizes for other ties or labels."""
         sizes = {split: sum(groups) for split, groups in OFFICIAL_COUNTS.items()}
         tie = tie_of(release.records)
         if version_of(release.records) != "original":

@@ -27,7 +27,7 @@ def state(page: Any) -> dict[str, str]:
 
 
 def settle(page: Any) -> None:
-    """Wait until what was asked for is painted: those who watch what is in sight are told once a frame."""
+    """Wait until everything requested is painted: observers of the visible part are called once a frame."""
     frame = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
     page.evaluate(f"{frame}.then(() => {frame}).then(() => {frame})")
 

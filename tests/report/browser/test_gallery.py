@@ -48,7 +48,7 @@ def test_sorts(open_report: Open, sort: str) -> None:
     assert values == sorted(values, reverse=True)
 
 
-def test_sorts_by_name_as_people_count(open_report: Open) -> None:
+def test_sorts_numbers_in_names_by_value(open_report: Open) -> None:
     content = make_content(3)
     for image, name in zip(content["images"], ("image 10", "image 9", "image 1"), strict=True):
         image["id"] = name

@@ -77,7 +77,7 @@ def test_all_overlays_lie_side_by_side_with_the_numbers(open_report: Open) -> No
             assert seen[key] is None or f"{100 * seen[key]:.1f}%" in numbers_said
 
 
-def test_click_beside_it_and_its_button_close_it(open_report: Open) -> None:
+def test_click_next_to_it_and_its_button_close_it(open_report: Open) -> None:
     page = open_report()
     page.click(".card .open")
     page.mouse.click(5, 450)
@@ -118,7 +118,7 @@ def test_arrow_keys_walk_over_the_cards_as_they_lie(open_report: Open) -> None:
     assert focused_card(page) == 19
 
 
-def test_keys_do_nothing_while_somebody_types(open_report: Open) -> None:
+def test_keys_do_nothing_while_the_user_types(open_report: Open) -> None:
     page = open_report()
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "choice-text"

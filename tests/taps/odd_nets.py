@@ -1,0 +1,324 @@
+"""Networks that do more than compute maps: hooks, a custom ``train``, random numbers, caches, locks, odd forwards."""
+
+import random
+import threading
+import warnings
+
+import numpy as np
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo import Branching, TinyNet, conv_block
+
+IMAGES = torch.rand(2, 3, 64, 64)
+
+
+def last_map(model: nn.Module) -> Tensor:
+    """Of a model's own forward, its hooks included."""
+    seen: list[Tensor] = []
+    handle = model.block3.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    model(IMAGES)
+    handle.remove()
+    return seen[0]
+
+
+class KeepsNormsFrozen(TinyNet):
+    """As detection backbones are written."""
+
+    def train(self, mode: bool = True) -> "KeepsNormsFrozen":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+class SkipsAtRandom(TinyNet):
+    """Skips a block now and then, by the generator of Python or of NumPy."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by = by
+        self.skipped = conv_block(12, 12, stride=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        draw = random.random() if self.by == "Python" else np.random.rand()
+        if not self.training or draw < 0.5:
+            x = self.skipped(x)
+        return self.block3(self.block2(x))
+
+
+class CustomNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, 1e-5)
+
+
+class DropsInPlace(Branching):
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(self.block0(self.stem(x))))
+        return self.block3(F.dropout(x, 0.5, self.training, inplace=True))
+
+
+class Checkpointed(Branching):
+    gradient_checkpointing = True
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(self.block0(self.stem(x))))
+        if not self.training:
+            return self.block3(x)
+        return torch.utils.checkpoint.checkpoint(self.block3, x, use_reentrant=True)
+
+
+class Locked(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def features(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return super().features(x)
+
+
+class KeepsActivations(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.activations: list[Tensor] = []
+
+    def features(self, x: Tensor) -> Tensor:
+        self.activations.clear()
+        for block in (self.stem, self.block0, self.block1, self.block2, self.block3):
+            x = block(x)
+            self.activations.append(x)
+        return x
+
+
+class HoldsLocked(TinyNet):
+    """A part of it cannot be copied, and all others can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Locked()
+
+    def features(self, x: Tensor) -> Tensor:
+        with self.inner.lock:
+            return super().features(x)
+
+
+def with_scripted_part() -> nn.Module:
+    model = TinyNet()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch call it deprecated
+        model.block1 = torch.jit.script(model.block1)
+    return model
+
+
+def with_lazy_part() -> nn.Module:
+    model = TinyNet()
+    model.block1[0] = nn.LazyConv2d(12, 3, stride=2, padding=1)
+    return model
+
+
+def with_lazy_statistics() -> nn.Module:
+    model = TinyNet()
+    model.block1[1] = nn.LazyBatchNorm2d(affine=False)
+    return model
+
+
+def with_another_forward() -> nn.Module:
+    model = TinyNet()
+    model.forward = lambda x: model.fc(model.features(x).mean((2, 3)))
+    return model
+
+
+CACHE: dict[tuple[int, ...], Tensor] = {}
+
+
+class CachesOutside(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        size = tuple(int(side) for side in x.shape[2:])
+        if size not in CACHE:
+            CACHE[size] = torch.linspace(0, 1, size[0] * size[1]).view(1, 1, *size)
+        return self.block3(self.block2(x + CACHE[size]))
+
+
+class Inserted(TinyNet):
+    """Any layer after block1."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.block3(self.block2(self.layer(self.block1(self.block0(self.stem(x))))))
+
+
+class SkipsByTorchsNumbers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5 if self.training and torch.rand(1).item() < 0.5 else x
+
+
+class ScalesByTorchsNumbers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand(1) if self.training else x
+
+
+class SkipsByItsGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = random.Random(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5 if self.training and self.generator.random() < 0.5 else x
+
+
+class ScalesByItsGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand(1, generator=self.generator) if self.training else x
+
+
+class ScalesByADistribution(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.distributions.Beta(0.5, 0.5).sample((len(x), 1, 1, 1)) if self.training else x
+
+
+class WarmsUp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.step += 1
+        return x * min(1.0, 0.1 + self.step / 50)
+
+
+class ClampsItsWeight(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.weight.clamp_(-0.01, 0.01)
+        return super().forward(x)
+
+
+class KeepsANorm(nn.Conv2d):
+    """As EEGNet writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.1)
+        return super().forward(x)
+
+
+class BeginsWithData(nn.Module):
+    """ActNorm: the first batch sets its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.begun = nn.Parameter(torch.zeros(12, 1, 1)), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.begun:
+            self.shift.data.copy_(-x.mean((0, 2, 3))[:, None, None].detach())
+            self.begun = True
+        return x + self.shift
+
+
+class TrainReturnsNothing(TinyNet):
+    """As OpenMMLab's backbones do."""
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
+        self.stem.eval()
+        for parameter in self.stem.parameters():
+            parameter.requires_grad_(False)
+
+
+class AlwaysTrains(TinyNet):
+    """Dropout that stays on in evaluation, for its uncertainty."""
+
+    def train(self, mode: bool = True) -> "AlwaysTrains":
+        return super().train(True)
+
+
+class WithoutGradientsInEvaluation(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training):
+            return super().forward(x)
+
+
+class NormalisesWhenCalled(TinyNet):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__((x - 0.5) / 0.2)
+
+
+class DropsInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.conv(x) if x.shape[2] > 1 else x, 0.5, self.training)
+
+
+class DetachesItsStem(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        return self.block3(self.block2(self.block1(self.block0(self.stem(x)).detach())))
+
+
+class HooksATensor(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        if self.training:
+            x.register_hook(lambda gradient: gradient * 0.1)
+        return self.block3(self.block2(x))
+
+
+class LooksAtItsHead(Branching):
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x.to(self.fc.weight.dtype))
+
+
+class KeepsByItsOwnHook(TinyNet):
+    """Features of block1 reach block3 by a hook that the model puts on itself, which has a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(16))
+        self.kept: dict[str, Tensor] = {}
+        self.block2.register_forward_hook(self.amplify)
+        self.block1.register_forward_hook(self.keep)
+        self.lateral = nn.Conv2d(12, 16, 1, stride=2)
+
+    def keep(self, module: nn.Module, arguments: object, output: Tensor) -> None:
+        self.kept["block1"] = output
+
+    def amplify(self, module: nn.Module, arguments: object, output: Tensor) -> Tensor:
+        return output * self.gain[:, None, None]
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(self.block0(self.stem(x))))
+        return self.block3(torch.maximum(x, self.lateral(self.kept["block1"])))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Helper:
+    def __init__(self, module: nn.Module) -> None:
+        self.lock, self.module = threading.Lock(), module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return self.module(x)

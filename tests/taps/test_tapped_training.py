@@ -1,0 +1,163 @@
+"""A tapped backbone trains as the model itself: modes, random numbers, statistics, gradients, freezing."""
+
+import copy
+import functools
+import random
+
+import numpy as np
+import pytest
+import torch
+from odd_nets import (
+    IMAGES,
+    AlwaysTrains,
+    BeginsWithData,
+    Checkpointed,
+    ClampsItsWeight,
+    CustomNorm,
+    DetachesItsStem,
+    DropsInside,
+    HooksATensor,
+    Inserted,
+    KeepsANorm,
+    KeepsByItsOwnHook,
+    KeepsNormsFrozen,
+    LooksAtItsHead,
+    ScalesByADistribution,
+    ScalesByItsGenerator,
+    ScalesByTorchsNumbers,
+    SkipsAtRandom,
+    SkipsByItsGenerator,
+    SkipsByTorchsNumbers,
+    TrainReturnsNothing,
+    WarmsUp,
+    WithoutGradientsInEvaluation,
+    last_map,
+)
+from torch import nn
+from zoo import TinyNet
+
+from aimwrap import AIM, AIMLoss
+from aimwrap.taps import tap_backbone
+from aimwrap.taps.graph import GraphProgram
+
+TRAINED_LAYERS = [
+    SkipsByTorchsNumbers,
+    ScalesByTorchsNumbers,
+    SkipsByItsGenerator,
+    ScalesByItsGenerator,
+    ScalesByADistribution,
+    WarmsUp,
+    functools.partial(ClampsItsWeight, 12, 12, 1),
+    functools.partial(KeepsANorm, 12, 12, 1),
+    BeginsWithData,
+    functools.partial(nn.BatchNorm2d, 12, momentum=None),
+]
+
+
+def test_a_custom_train_is_followed() -> None:
+    model = AIM(KeepsNormsFrozen(), [2, 3], mask_width=8)
+    for twin in (model, copy.deepcopy(model)):
+        twin.train()
+        assert twin.backbone.training and twin.backbone.get_submodule("block1.0").training
+        assert not any(m.training for m in twin.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+        before = {name: buffer.clone() for name, buffer in twin.backbone.named_buffers()}
+        twin(IMAGES)
+        assert all(torch.equal(buffer, before[name]) for name, buffer in twin.backbone.named_buffers())
+        twin.eval()
+        assert not any(module.training for module in twin.modules())
+
+
+@pytest.mark.parametrize("by", ["Python", "NumPy"])
+def test_random_numbers_of_python_and_numpy_are_drawn_in_each_forward(by: str) -> None:
+    random.seed(0)
+    np.random.seed(0)
+    states = random.getstate(), np.random.get_state()[2]
+    model = SkipsAtRandom(by)
+    backbone = tap_backbone(model, [2, 3]).backbone.train()
+    assert (random.getstate(), np.random.get_state()[2]) == states
+    calls: list[None] = []
+    backbone.get_submodule("skipped.0").register_forward_hook(lambda *_: calls.append(None))
+    for _ in range(20):
+        backbone(IMAGES)
+    assert 3 < len(calls) < 17
+    with pytest.raises(ValueError, match="draws random numbers in its forward"):
+        tap_backbone(model, ["add", "block3"])  # a node of a graph, and nothing else
+
+
+def test_custom_norms_keep_frozen_statistics() -> None:
+    backbone = TinyNet()
+    for block in (backbone.stem, backbone.block0, backbone.block2):
+        block[1] = CustomNorm(block[1].num_features)
+    model = AIM(backbone, [2, 3], mask_width=8).freeze_norm_statistics().train()
+    assert type(model.backbone.tapped_program) is GraphProgram
+    before = {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
+    model(IMAGES)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.backbone.named_buffers())
+    model.unfreeze_backbone()(IMAGES)
+    assert not torch.equal(model.backbone.get_buffer("block2.1.running_mean"), before["block2.1.running_mean"])
+
+
+def test_a_deepest_map_without_a_gradient_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"no gradient leaves the maps of \['3'\].*use_reentrant=False"):
+        tap_backbone(Checkpointed(), [2, 3])
+
+
+@pytest.mark.parametrize("build", TRAINED_LAYERS)
+def test_training_step_by_step_is_the_models_own(build: type[nn.Module]) -> None:
+    """Over several steps, and wrapping changed nothing: no weight, counter or generator."""
+    torch.manual_seed(3)
+    model = Inserted(build())
+    twin, state = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    before = torch.get_rng_state()
+    backbone = tap_backbone(model, [2, 3]).backbone.train()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    twin.train()
+    for step in range(8):
+        torch.manual_seed(step)
+        ours = backbone(IMAGES)["3"]
+        torch.manual_seed(step)
+        torch.testing.assert_close(ours, twin.features(IMAGES))
+    own = twin.state_dict()
+    for name, value in {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}.items():
+        torch.testing.assert_close(value, own[name])
+
+
+def test_a_train_that_freezes_does_so_in_training_only() -> None:
+    backbone = TrainReturnsNothing()
+    model = AIM(backbone, [2, 3], mask_width=8)
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    model.train()
+    assert not any(parameter.requires_grad for parameter in backbone.stem.parameters())
+    assert not model.backbone.get_submodule("stem.1").training
+
+
+def test_dropout_that_stays_on_in_evaluation_does() -> None:
+    model = AIM(AlwaysTrains(dropout=0.5), [2, 3], mask_width=8).eval()
+    assert not model.training and model.backbone.get_submodule("block2.3").training
+    assert not torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_map_without_a_gradient_in_evaluation_is_not_warned_of() -> None:
+    tap_backbone(WithoutGradientsInEvaluation(), [2, 3])
+
+
+def test_freezing_reaches_functions_of_hooked_modules() -> None:
+    model = AIM(Inserted(DropsInside()), [2, 3], mask_width=8).freeze_backbone(up_to=2).train()
+    assert torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+    assert model.backbone.get_submodule("block3").training and model.backbone.training
+    model.unfreeze_backbone()
+    assert not torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+
+
+@pytest.mark.filterwarnings("ignore:.*is tapped through a graph")
+@pytest.mark.parametrize("net", [DetachesItsStem, HooksATensor, LooksAtItsHead, KeepsByItsOwnHook])
+def test_trained_parameters_are_those_that_a_gradient_reaches(net: type[TinyNet]) -> None:
+    backbone = net()
+    model = AIM(backbone, ["block2", "block3"], mask_width=8).train()
+    AIMLoss(model.tau)(model(IMAGES), torch.tensor([0, 1])).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    model.eval()
+    torch.testing.assert_close(model.forward_backbone(IMAGES)["block3"], last_map(backbone.eval()))
+    assert net is not KeepsByItsOwnHook or "gain" in dict(model.backbone.named_parameters())
