@@ -58,10 +58,11 @@ class Layout(NamedTuple):
         ):
             if grid[0] * grid[1] == tokens:
                 return grid[0], grid[1]
+        height, width = self.image_size
         raise ValueError(
-            f"the backbone makes {tokens} tokens of images of {size[0]} x {size[1]}: they do not fill a grid, as those "
-            f"of {self.image_size[0]} x {self.image_size[1]} fill {self.grid[0]} x {self.grid[1]}; resize the images "
-            "to the latter size, or wrap the backbone with example_input= of this one"
+            f"the backbone makes {tokens} tokens of images of {size[0]} x {size[1]}, which do not fill a grid like the "
+            f"{self.grid[0]} x {self.grid[1]} of {height} x {width}; resize the images to {height} x {width}, or wrap "
+            f"the backbone with example_input= of {size[0]} x {size[1]}"
         )
 
 
