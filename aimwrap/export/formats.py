@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from timm.layers import Conv2dSame
@@ -25,6 +25,9 @@ from ..taps.hooks import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
 from .pooling import without_rounding_up
 from .serving import ServingModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 OLDEST_TORCH: dict[Format, tuple[int, int]] = {  # where the library's own lower bound is not enough
     "onnx": (2, 7),  # before, the converter fails
@@ -76,6 +79,17 @@ class Exported(NamedTuple):
         )
 
 
+class Options(TypedDict, total=False):
+    """The keywords of all three exports, as :func:`export_onnx` describes them."""
+
+    image_size: int | tuple[int, int] | None
+    dynamic_size: bool
+    class_names: Sequence[str] | None
+    preprocessing: Any
+    images: Tensor | None
+    tolerance: float
+
+
 def export_onnx(
     model: nn.Module,
     path: str | Path,
@@ -118,7 +132,7 @@ def export_onnx(
     return _export(_Onnx(), model, path, *options)
 
 
-def export_program(model: nn.Module, path: str | Path, **options: Any) -> Exported:
+def export_program(model: nn.Module, path: str | Path, **options: Unpack[Options]) -> Exported:
     """Write a ``torch.export`` program, which ``torch.export.load(path).module()`` runs without this library.
 
     The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. Arguments
@@ -128,7 +142,7 @@ def export_program(model: nn.Module, path: str | Path, **options: Any) -> Export
     return _export(_Program(), model, path, **options)
 
 
-def export_aotinductor(model: nn.Module, path: str | Path, **options: Any) -> Exported:
+def export_aotinductor(model: nn.Module, path: str | Path, **options: Unpack[Options]) -> Exported:
     """Compile the model ahead of time, for this kind of machine and for the model's device.
 
     ``torch._inductor.aoti_load_package(path)`` runs it, and its ``get_metadata()`` gives the metadata. It takes a C++

@@ -93,7 +93,9 @@ def plot_scatter(
         axes.scatter([], [], s=40, marker=marker, color=colour, label=entry)
     star = axes.scatter([float(x.mean())], [float(y.mean())], s=150, marker="*", label="mean of all", zorder=4)
     star.set(facecolor="white", edgecolor="black", linewidth=1.2)
-    figure.legend(loc="outside right upper", fontsize=SMALL, frameon=False, labelspacing=0.7)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=SMALL, frameon=False, labelspacing=0.7, borderaxespad=0
+    )
     return figure
 
 
