@@ -1,6 +1,6 @@
 """A class for each data set: its reader, how the doctor recognises its folder, and the counts of the official release.
 
-A new set is a file with such a class here, and a line in ``registry.py``.
+A new set is a file with such a class here, and a line in ``DATA_SETS`` of ``aimwrap/_choices.py``.
 """
 
 from __future__ import annotations
