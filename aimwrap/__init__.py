@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ._choices import PAPER as PAPER
     from .analysis.areas import AreaCurve as AreaCurve
     from .analysis.areas import AreaPoint as AreaPoint
     from .analysis.areas import area_curve as area_curve
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 else:
     # Imported when asked for: importing torch takes seconds, and the command line's help and completion do not need it.
     _HOMES = {
+        "_choices": ("PAPER",),
         "analysis.areas": ("AreaCurve", "AreaPoint", "area_curve"),
         "analysis.explanation": ("Explanation", "explain"),
         "analysis.findings": ("Check", "Survival", "Verification"),

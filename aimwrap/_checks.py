@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ._choices import Head, MaskNorm, Pooling
+from ._choices import Head, MaskContext, MaskNorm, MaskPadding, Pooling
 from .taps import Stage, TappedModel
 
 
@@ -28,10 +28,13 @@ def check_arguments(
     labels_move_area: bool,
     pooling: str,
     temperature: float,
+    mask_padding: str = "replicate",  # as in models that were saved before it was an argument
+    mask_context: str = "normalised",
 ) -> dict[Stage, float]:
     """AIM's arguments, as far as they can be checked without a backbone; returns each stage's declared area."""
     area_of = areas_by_stage(stages, tau)
     check_choices(head=(head, Head), mask_norm=(mask_norm, MaskNorm), pooling=(pooling, Pooling))
+    check_choices(mask_padding=(mask_padding, MaskPadding), mask_context=(mask_context, MaskContext))
     check_positive(width=width, mask_width=mask_width, temperature=temperature)
     check_logit_bounds(logit_spread, logit_range)
     if num_classes is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from torch import nn
 
+from ._choices import DEPARTURES, PAPER
 from ._wrappers import unwrap_compiled
 from .taps import Stage, Tap, TappedBackbone, TappedModel, count_macs
 
@@ -79,6 +80,22 @@ class AIMBase(nn.Module):
     def stages(self) -> tuple[Stage, ...]:
         """The stages as the user named them, shallow to deep."""
         return tuple(tap.stage for tap in self.taps)
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What this model does otherwise than the paper, in a few words each; empty with :data:`~aimwrap.PAPER`.
+
+        Example:
+            >>> import torchvision
+            >>> from aimwrap import AIM, PAPER
+            >>> AIM(torchvision.models.resnet18(), **PAPER | {"pooling": "active"}).departures
+            ('mean over open positions',)
+        """
+        own: dict[str, Any] = {"head": self.head, "pooling": self.pooling, "labels_move_area": self.labels_move_area}
+        for estimator in self.mask_estimators.values():
+            own |= {"logit_spread": estimator.logit_spread, "logit_range": estimator.logit_range}
+            own |= {"mask_padding": estimator.padding, "mask_context": estimator.context}
+        return tuple(name for argument, name in DEPARTURES.items() if own[argument] != PAPER[argument])
 
     @property
     def _least_side(self) -> int:
@@ -236,9 +253,10 @@ class AIMBase(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The variant, the taps and the cost."""
+        """The variant, what differs from the paper, the taps and the cost."""
         title = f"{self.variant}, {self.head} head, {self.num_classes} classes, mean over {self.pooling} positions"
         lines = [title + (", labels move the area" if self.labels_move_area else "")]
+        lines.append(f"not as in the paper: {', '.join(self.departures) or 'nothing'}")
         for tap, area in zip(self.taps, self.tau, strict=True):
             lines.append(f"stage {tap.stage!r}: {_described(tap)}, tau {area:g}")
         if self.classified is not None:

@@ -88,9 +88,10 @@ class AIMLoss(nn.Module):
         tau: area that the masks are pulled towards, in (0, 1]: a float for all stages or one per stage, shallow to
             deep. There is no default; pass ``model.tau``.
         mask_weight: the paper's lambda, 6 in all its experiments.
-        stage_weight: weight of each stage classifier's loss.
+        stage_weight: weight of each stage classifier's loss: a float for all stages or one per stage, shallow to deep.
         final_weight: weight of the final classifier's loss. Eq. 7 as printed sums over stages only; the final
-            prediction (eq. 5) has to be trained by something, so its loss is included.
+            prediction (eq. 5) has to be trained by something, so its loss is included. Where eq. 7 is read so that the
+            final classifier is that of the last stage, the finest has weight 0: ``stage_weight=[0, 1]``.
         area_per: r per ``"image"`` or per ``"batch"``, see :func:`active_area_loss`.
         batch_mean: what averages the areas with ``area_per="batch"``. Where several processes share a batch,
             :func:`aimwrap.train.mean_over_processes` takes all of its images; per image there is nothing to share.
@@ -119,19 +120,21 @@ class AIMLoss(nn.Module):
         tau: float | Sequence[float],
         *,
         mask_weight: float = 6.0,
-        stage_weight: float = 1.0,
+        stage_weight: float | Sequence[float] = 1.0,
         final_weight: float = 1.0,
         area_per: AreaPer = "image",
         batch_mean: Callable[[Tensor], Tensor] = torch.mean,
         classification_loss: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_not_negative(mask_weight=mask_weight, stage_weight=stage_weight, final_weight=final_weight)
+        self.stage_weight = stage_weight if isinstance(stage_weight, int | float) else tuple(stage_weight)
+        per_stage = self.stage_weight if isinstance(self.stage_weight, tuple) else (self.stage_weight,)
+        for weight in per_stage:
+            check_not_negative(mask_weight=mask_weight, stage_weight=weight, final_weight=final_weight)
         check_choices(area_per=(area_per, AreaPer))
         check_classification_loss(classification_loss)
         self.target_tau = check_tau(tau)
         self.mask_weight = mask_weight
-        self.stage_weight = stage_weight
         self.final_weight = final_weight
         self.area_per: AreaPer = area_per
         self.batch_mean = batch_mean
@@ -168,11 +171,22 @@ class AIMLoss(nn.Module):
         final = self._classification(output.logits, target)
         total = (  # eq. 7
             self.mask_weight * torch.stack(list(areas.values())).sum()
-            + self.stage_weight * torch.stack(list(stages.values())).sum()
+            + self._weighted(torch.stack(list(stages.values())))
             + self.final_weight * final
         )
         measured = {stage: active_area(mask.detach()).mean() for stage, mask in output.masks.items()}
         return AIMLossComponents(total, final, stages, areas, measured)
+
+    def _weighted(self, losses: Tensor) -> Tensor:
+        """The sum of the stages' classification losses, (L,), with one weight for all or one per stage."""
+        if not isinstance(self.stage_weight, tuple):
+            return self.stage_weight * losses.sum()
+        if len(self.stage_weight) != len(losses):
+            raise ValueError(
+                f"stage_weight must be one float or one per stage, shallow to deep: this loss has "
+                f"{len(self.stage_weight)} weight(s), the output has {len(losses)} stage(s)"
+            )
+        return (losses.new_tensor(self.stage_weight) * losses).sum()
 
     def _classification(self, logits: Tensor, target: Tensor) -> Tensor:
         """In float32 at least, as under CUDA's autocast; CPU's does not do that."""
@@ -181,7 +195,8 @@ class AIMLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments of eq. 7."""
+        weights = list(self.stage_weight) if isinstance(self.stage_weight, tuple) else f"{self.stage_weight:g}"
         return (
-            f"tau={self.target_tau}, mask_weight={self.mask_weight:g}, stage_weight={self.stage_weight:g}, "
+            f"tau={self.target_tau}, mask_weight={self.mask_weight:g}, stage_weight={weights}, "
             f"final_weight={self.final_weight:g}, area_per={self.area_per!r}"
         )

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import check_choices, check_logit_bounds
+from ._choices import MaskContext as MaskContext
 from ._choices import MaskNorm as MaskNorm
+from ._choices import MaskPadding as MaskPadding
 from ._numerics import wide_dtype, without_autocast
 from .resizing import resize_to
 
 
 class ProjectedConv3x3(nn.Conv2d):
-    """A 3x3 convolution of several maps, each resized to the first and concatenated, with replicated borders.
+    """A 3x3 convolution of several maps, each resized to the first and concatenated.
 
     Each of the nine kernel positions is a 1x1 convolution, and that commutes with resizing and padding. So every map is
     projected at its own size, and only the few projected channels are resized, padded and shifted: wide maps are never
@@ -24,10 +26,11 @@ class ProjectedConv3x3(nn.Conv2d):
     Args:
         in_channels: C, of all maps together.
         out_channels: D.
+        padding: what is outside the border.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
+    def __init__(self, in_channels: int, out_channels: int, padding: MaskPadding = "replicate") -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding)
 
     def forward(self, features: Tensor, *deeper: Tensor) -> Tensor:
         """Convolve (N, C_1, H, W), (N, C_2, h, w), ... to (N, D, H, W)."""
@@ -43,34 +46,37 @@ class ProjectedConv3x3(nn.Conv2d):
         projected = projected.to(wide_dtype(projected))  # half precision rounds the nine summands, not each sum
         assert self.bias is not None
         convolved = self.bias.to(projected.dtype)[:, None, None]
-        for k, part in enumerate(with_replicated_border(projected).chunk(9, dim=1)):
+        for k, part in enumerate(with_border(projected, self.padding_mode).chunk(9, dim=1)):
             row, column = divmod(k, 3)
             convolved = convolved + part[..., row : row + height, column : column + width]
         return convolved.to(self.weight.dtype)
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with replicated borders, (N, C, H, W) to (N, D, H, W).
+    """A 3x3 convolution, (N, C, H, W) to (N, D, H, W).
 
     Args:
         in_channels: C.
         out_channels: D.
+        padding: what is outside the border.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="replicate")
+    def __init__(self, in_channels: int, out_channels: int, padding: MaskPadding = "replicate") -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        return F.conv2d(with_replicated_border(x), self.weight, self.bias)
+        return F.conv2d(with_border(x, self.padding_mode), self.weight, self.bias)
 
 
-def with_replicated_border(x: Tensor) -> Tensor:
-    """Repeat a map's first and last row and column: (N, C, H, W) to (N, C, H + 2, W + 2).
+def with_border(x: Tensor, padding: str) -> Tensor:
+    """Zeros around a map, or its first and last row and column again: (N, C, H, W) to (N, C, H + 2, W + 2).
 
     ``F.pad(mode="replicate")`` is twice as fast, but torch 2.15 cannot compile its gradient for CPUs: compiled code
     concatenates.
     """
+    if padding == "zeros":
+        return F.pad(x, (1, 1, 1, 1))
     if not torch.compiler.is_compiling():
         return F.pad(x, (1, 1, 1, 1), mode="replicate")
     x = torch.cat([x[..., :1, :], x, x[..., -1:, :]], dim=-2)
@@ -83,13 +89,14 @@ class ResidualBlock(nn.Module):
     Args:
         channels: C.
         norm: normalisation after each convolution.
+        padding: of the convolutions.
     """
 
-    def __init__(self, channels: int, norm: MaskNorm) -> None:
+    def __init__(self, channels: int, norm: MaskNorm, padding: MaskPadding) -> None:
         super().__init__()
-        self.conv1 = Conv3x3(channels, channels)
+        self.conv1 = Conv3x3(channels, channels, padding)
         self.norm1 = _norm(norm, channels)
-        self.conv2 = Conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels, padding)
         self.norm2 = _norm(norm, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,16 +112,17 @@ class MaskEstimator(nn.Module):
     and a 1x1 convolution of both to one channel. That convolution is written as the sum of two: ``where`` reads the
     identity and ranks the positions, ``how_much`` reads the average and says how open the image is.
 
-    Five things are ours, because without them masks die (docs: "Why masks die"):
+    The defaults differ from the paper in five things, because without them masks die (docs: "Why masks die"). The
+    arguments in brackets, as :data:`~aimwrap.PAPER` has them, undo all but the first, about which the paper is silent:
 
     - a norm after each convolution;
-    - no zero padding: its border is the first thing that a mask on a small map sees;
-    - ``where`` is standardised over each image's positions. Otherwise all logits of an image move together, and a
-      training mask has the target area by noise alone and is all off in evaluation;
-    - ``how_much`` reads a normalised average and does not train what is below it: the area loss pulls at all logits at
-      once, hard enough that hidden units die;
+    - no zero padding (``padding="zeros"``): its border is the first thing that a mask on a small map sees;
+    - ``where`` is standardised over each image's positions (``logit_spread=None``). Otherwise all logits of an image
+      move together, and a training mask has the target area by noise alone and is all off in evaluation;
+    - ``how_much`` reads a normalised average and does not train what is below it (``context="raw"``): the area loss
+      pulls at all logits at once, hard enough that hidden units die;
     - logits are kept in ``[-logit_range, logit_range]`` and the gradient goes through, so that a mask pushed fully open
-      while tau was near 1 can close again.
+      while tau was near 1 can close again (``logit_range=math.inf``).
 
     Args:
         in_channels: C of the map, or of all maps together.
@@ -122,6 +130,9 @@ class MaskEstimator(nn.Module):
         norm: ``"layer"`` (over channels), ``"batch"`` or ``"none"``, about which the paper says nothing.
         logit_spread: standard deviation of an image's logits over its positions; ``None`` leaves them free.
         logit_range: bound on the logits' size; ``math.inf`` leaves them free.
+        padding: outside the border, ``"replicate"`` repeats the map's edge and ``"zeros"`` is the paper's.
+        context: ``how_much`` reads the global average ``"normalised"`` and without gradient, or ``"raw"`` as in the
+            paper.
 
     Raises:
         ValueError: if an argument is not one of those, or not positive.
@@ -141,15 +152,19 @@ class MaskEstimator(nn.Module):
         norm: MaskNorm = "layer",
         logit_spread: float | None = 4.0,
         logit_range: float = 6.0,
+        padding: MaskPadding = "replicate",
+        context: MaskContext = "normalised",
     ) -> None:
         super().__init__()
-        check_choices(mask_norm=(norm, MaskNorm))
+        check_choices(
+            mask_norm=(norm, MaskNorm), mask_padding=(padding, MaskPadding), mask_context=(context, MaskContext)
+        )
         check_logit_bounds(logit_spread, logit_range)
-        self.logit_spread = logit_spread
-        self.logit_range = logit_range
-        self.stem = ProjectedConv3x3(in_channels, width)
+        self.logit_spread, self.logit_range = logit_spread, logit_range
+        self.padding, self.context = padding, context
+        self.stem = ProjectedConv3x3(in_channels, width, padding)
         self.stem_norm = _norm(norm, width)
-        self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(3)))
+        self.blocks = nn.Sequential(*(ResidualBlock(width, norm, padding) for _ in range(3)))
         self.where = nn.Conv2d(width, 1, 1, bias=False)
         self.how_much = nn.Linear(width, 1)
         self.apply(_initialise)
@@ -177,8 +192,10 @@ class MaskEstimator(nn.Module):
             where = self.where(local)  # one logit per position, standardised over each image
             if self.logit_spread is not None:
                 where = self.logit_spread * F.layer_norm(where, where.shape[-2:])
-            context = reduce(local, "n c h w -> n c", "mean").detach()
-            how_much = self.how_much(F.layer_norm(context, context.shape[-1:]))  # one logit per image
+            context = reduce(local, "n c h w -> n c", "mean")
+            if self.context == "normalised":
+                context = F.layer_norm(context.detach(), context.shape[-1:])
+            how_much = self.how_much(context)  # one logit per image
             scores: Tensor = where + rearrange(how_much, "n 1 -> n 1 1 1")  # the last 1x1 convolution, eq. 1
         return scores
 

@@ -21,7 +21,7 @@ from ._checks import (
 from .backbones.create import create_backbone
 from .base import AIMBase, architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
-from .mask_estimator import MaskEstimator, MaskNorm
+from .mask_estimator import MaskContext, MaskEstimator, MaskNorm, MaskPadding
 from .output import AIMOutput, MaskedFeatures, Prediction
 from .preprocessing import preprocessing_of
 from .sharing import Shareable
@@ -54,6 +54,8 @@ class AIM(AIMBase, Shareable):
         width: D, the transforms' common width (paper head only).
         mask_width: hidden channels of the mask estimators.
         mask_norm: norm inside the mask estimators: ``"layer"``, ``"batch"`` or ``"none"``.
+        mask_padding: outside the border of their maps: ``"replicate"`` repeats the edge, ``"zeros"`` is the paper's.
+        mask_context: the global average that they read: ``"normalised"`` without gradient, or ``"raw"``, the paper's.
         logit_spread: standard deviation of an image's mask logits over its positions; ``None`` leaves them free, as the
             paper does, but then masks die easily.
         logit_range: bound on the mask logits' absolute value, so that no mask gets stuck; ``math.inf`` for none.
@@ -100,6 +102,8 @@ class AIM(AIMBase, Shareable):
         width: int = 256,
         mask_width: int = 32,
         mask_norm: MaskNorm = "layer",
+        mask_padding: MaskPadding = "replicate",
+        mask_context: MaskContext = "normalised",
         logit_spread: float | None = 4.0,
         logit_range: float = 6.0,
         labels_move_area: bool = False,
@@ -118,6 +122,8 @@ class AIM(AIMBase, Shareable):
             width=width,
             mask_width=mask_width,
             mask_norm=mask_norm,
+            mask_padding=mask_padding,
+            mask_context=mask_context,
             logit_spread=logit_spread,
             logit_range=logit_range,
             labels_move_area=labels_move_area,
@@ -156,7 +162,9 @@ class AIM(AIMBase, Shareable):
         )
         self.mask_estimators = nn.ModuleDict(
             {
-                _key(tap.stage): MaskEstimator(evidence, mask_width, mask_norm, logit_spread, logit_range)
+                _key(tap.stage): MaskEstimator(
+                    evidence, mask_width, mask_norm, logit_spread, logit_range, mask_padding, mask_context
+                )
                 for tap, evidence in zip(self.taps, self.top_down.evidence_channels, strict=True)
             }
         )

@@ -88,6 +88,7 @@ def facts_of(model: AIMBase) -> list[tuple[str, str]]:
     facts = [
         ("backbone", model._recipe.was if named is None else named[0]),
         ("head", model.head),
+        ("not as in the paper", ", ".join(model.departures) or "nothing"),
         *(
             (f"stage {tap.stage!r}", f"{tap.node}, {tap.channels} channels, stride {tap.stride}, tau {tau:g}")
             for tap, tau in zip(model.taps, model.tau, strict=True)

@@ -40,6 +40,8 @@ def config_of(model: AIMBase, size: int, sha256: str) -> str:
                 "mask_norm": recipe.mask_norm,
                 "logit_spread": _common(model, "logit_spread"),
                 "logit_range": _common(model, "logit_range"),
+                "mask_padding": _common(model, "padding"),
+                "mask_context": _common(model, "context"),
                 "labels_move_area": bool(model.labels_move_area),
                 "pooling": model.pooling,
                 "temperature": float(model.temperature),
@@ -137,13 +139,13 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
     return model
 
 
-def _common(model: AIMBase, name: str) -> float | None:
+def _common(model: AIMBase, name: str) -> float | str | None:
     """A setting of the mask estimators, which may have been changed since they were built."""
     values = {getattr(estimator, name) for estimator in model.mask_estimators.values()}
     if len(values) > 1:
         raise ValueError(f"{name} differs between the mask estimators ({values}), and a config holds one for all")
     (value,) = values
-    return None if value is None else float(value)
+    return float(value) if isinstance(value, int | float) else value
 
 
 def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.Module | str, dict[str, Any]]:
