@@ -230,7 +230,7 @@ def test_scatter_counts_what_is_above_and_what_is_left_out() -> None:
     assert figure.get_suptitle() == "AIM scores higher in 2 of 4 images (50.0%)"
     assert "AIM scores higher (2 images), below it plain (1 image), on it both are equal (1 image)" in text
     assert "plain 0.30, AIM 0.50" in text and "Left out: 2 images" in text and "chance level, 0.25" in text
-    legend = [entry.get_text() for entry in figure.legends[0].get_texts()]
+    legend = [entry.get_text() for entry in figure.axes[0].get_legend().get_texts()]
     assert legend == ["equal scores", "chance level, 0.25", "land\n2 of 2 higher", "sea\n0 of 2 higher", "mean of all"]
 
 
@@ -431,7 +431,7 @@ IMAGES, MASK, MAPS = torch.rand(2, 3, 8, 8), torch.ones(2, 1, 2, 2), torch.rand(
         (lambda: plot_scatter([0.1], [0.1], chance=torch.rand(3)), r"chance must be one number or \(1,\)"),
         (lambda: plot_scatter([0.1], [0.1], chance=math.nan), "chance must be finite"),
         (lambda: plot_mask_evolution(IMAGES, []), "at least one epoch"),
-        (lambda: plot_mask_evolution(IMAGES, {0: MASK}), r"list\(masks_by_epoch.items\(\)\)"),
+        (lambda: plot_mask_evolution(IMAGES, {0: MASK}), r"list\(the_dict.items\(\)\)"),
         (lambda: plot_mask_evolution(IMAGES, [(0, {2: MASK}), (1, {3: MASK})]), r"same stages.*\[3\] at epoch 1"),
         (lambda: plot_mask_evolution(IMAGES, [(4, {2: MASK[:1]})]), r"masks_by_epoch \(epoch 4\)\[2\] must be"),
         (lambda: plot_mask_evolution(IMAGES, [(0, {2: MASK})], stages=[3]), r"stages must be some of \[2\]"),

@@ -83,7 +83,7 @@ def test_a_run_stopped_between_parts_goes_on_at_the_step(
 
 def test_an_area_per_batch_is_refused(settings_of: Callable[..., Settings]) -> None:
     with pytest.raises(
-        ValueError, match=r"area_per='batch' needs the areas of a whole batch at once, and accumulate=2"
+        ValueError, match=r"area_per='batch' needs the areas of a complete batch at once, and accumulate=2"
     ):
         settings_of(accumulate=2, area_per="batch")
     assert settings_of(accumulate=2, area_per="batch", method="plain").accumulate == 2  # no areas
