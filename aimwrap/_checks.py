@@ -28,8 +28,8 @@ def check_arguments(
     labels_move_area: bool,
     pooling: str,
     temperature: float,
-    mask_padding: str = "replicate",  # as in models that were saved before it was an argument
-    mask_context: str = "normalised",
+    mask_padding: str,
+    mask_context: str,
 ) -> dict[Stage, float]:
     """AIM's arguments, as far as they can be checked without a backbone; returns each stage's declared area."""
     area_of = areas_by_stage(stages, tau)

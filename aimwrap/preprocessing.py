@@ -159,7 +159,7 @@ def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
         crop = float(given.crop)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"preprocessing must have image_size (H, W), and one mean and one std per channel, got {given}"
+            f"preprocessing must have image_size (H, W), whole numbers, and a mean and a std per channel, got {given}"
         ) from error
     names = [method.value for method in InterpolationMode]
     fits = {

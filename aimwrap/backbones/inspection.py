@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pkgutil
+import functools
+import importlib
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -167,7 +168,7 @@ def _choices(found: Stages) -> list[list[Stage]]:
 def import_backbone(path: str) -> nn.Module:
     """The module ``package.module:name``, or what the function or class of that path builds without arguments."""
     try:
-        found = pkgutil.resolve_name(path)
+        found = _named(path)
     except Exception as error:  # of custom code, which may raise anything
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
@@ -186,11 +187,17 @@ def import_backbone(path: str) -> nn.Module:
     return built
 
 
+def _named(path: str) -> Any:
+    """What ``package.module:name`` names; ``pkgutil.resolve_name`` refuses files such as ``my-net.py``."""
+    place, _, attribute = path.partition(":")
+    return functools.reduce(getattr, attribute.split("."), importlib.import_module(place))
+
+
 def _line_that_builds(name: str) -> str:
     if ":" in name:
         place, _, attribute = name.partition(":")
         first = attribute.partition(".")[0]
-        made = attribute if isinstance(pkgutil.resolve_name(name), nn.Module) else f"{attribute}()"
+        made = attribute if isinstance(_named(name), nn.Module) else f"{attribute}()"
         return f"from {place} import {first}; backbone = {made}"
     try:
         library, model = find_builder(name)

@@ -161,7 +161,8 @@ def build(
         None, "Folder of object images with an alpha channel: a folder per class, or per split and class."
     ),
     opacity: Path | None = _source(
-        None, "Folder of PNG masks that are named like the cut-outs and bright where the object is, instead of alpha."
+        None,
+        "Folder of PNG masks, bright where the object is, named like the cut-outs; instead of alpha channels.",
     ),
     cub: Path | None = _source(
         None, "Folder of CUB_200_2011 with its segmentations, instead of --cutouts. Its test split is kept."
@@ -184,7 +185,9 @@ def build(
         show_default="0.95, or 1 with --permuted",
     ),
     permuted: bool = _label(
-        False, "In the test split, put every class on the place of another class, as TravelingBirds does.", "--permuted"
+        False,
+        "In the test split, show every class on another class's background, as TravelingBirds does.",
+        "--permuted",
     ),
     seed: int = _drawn(0, "Random seed of the splits, the backgrounds and every image.", min=0),
     classes: str | None = _label(
@@ -206,7 +209,7 @@ def build(
     ),
     keep_label_shares: bool = _split(
         False,
-        "Give validation and test the same share of each label as the cut-outs have.",
+        "In validation and test, use each label as often as in the cut-outs.",
         "--keep-label-shares",
     ),
     cutout_uses: int = _source(1, "Largest number of images that show the same cut-out.", min=1),
@@ -217,13 +220,13 @@ def build(
     image_size: int | None = _drawn(None, "Side of square images, in pixels.", min=1, show_default="224"),
     object_size: tuple[float, float] | None = _drawn(
         None,
-        "Range of the object's longer side, as a share of the image's side: smallest and largest.",
+        "Smallest and largest length of the object's longer side, as shares of the image's side.",
         show_default="0.5 0.8",
     ),
     placement: Placement | None = _drawn(None, "Position of the object.", show_default="anywhere"),
     crop: tuple[float, float] | None = _drawn(
         None,
-        "Range of the background's crop, as a share of its shorter side: smallest and largest.",
+        "Smallest and largest crop of the background, as shares of its shorter side.",
         show_default="0.5 1",
     ),
     no_mirror: bool = _drawn(False, "Never mirror objects or backgrounds.", "--no-mirror"),

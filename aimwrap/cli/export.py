@@ -35,7 +35,7 @@ def export(
     image_size: int | None = option(None, "Side of square images, in pixels.", min=1, show_default="that of the model"),
     fixed_size: bool = option(
         False,
-        "Export for one image size only; by default any size works where the backbone allows it.",
+        "Export for one image size only; without it, the file takes any size if the backbone allows it.",
         "--fixed-size",
     ),
     backbone: BackbonePath = None,

@@ -131,7 +131,7 @@ Quiet = Annotated[
     typer.Option("--quiet", "-q", help="Print the result only: no progress, no warnings.", rich_help_panel=_OUTPUT),
 ]
 Seeds = Annotated[str, typer.Option(help="Number of seeds (5 means 0 to 4), or a list of seeds such as 0,3,7.")]
-Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes; 0 works in the main process.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes; with 0, the main process works.")]
 BackboneName = Annotated[
     str,
     typer.Argument(
@@ -156,8 +156,6 @@ Data = Annotated[
 Root = Annotated[str, typer.Argument(metavar="ROOT", help="Folder of the data set; for table the CSV file.")]
 ReaderArguments = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="NAME=VALUE", help="Further arguments of the data set's reader, such as cub=data/CUB_200_2011."
-    ),
+    typer.Argument(metavar="NAME=VALUE", help="Options of this kind of data set, such as cub=data/CUB_200_2011."),
 ]
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model, as saved by aimwrap train.")]

@@ -45,16 +45,24 @@ def begin_command(options: Mapping[str, Sequence[str]]) -> None:
     _OPTIONS.update({name: dashed[name] for name in options if dashed[name] in options[name]})
 
 
+_CALL = re.compile(r"(\w\((?:[^()]|\([^()]*\))*\))")  # Python code, which stays as it is
+
+
 def in_options(text: str) -> str:
     """The library's message with its arguments as options, which the user can type.
 
     >>> begin_command({"hold_out": ["--hold-out"]})
     >>> in_options("hold_out must be 0 or more; hold_out=0.2 holds out a fifth")
     '--hold-out must be 0 or more; --hold-out=0.2 holds out a fifth'
+    >>> in_options("runs/hold_out=0.2/a is a file; f(x, hold_out=1); pass hold_out=None")
+    'runs/hold_out=0.2/a is a file; f(x, hold_out=1); leave --hold-out out'
     """
+    parts = _CALL.split(text)
     for name, option in _OPTIONS.items():
-        text = re.sub(rf"(?<![\w.(-]){name}(?= must| needs| is for|=[^\[ .])", option, text)
-    return text
+        argument = rf"(?<![\w./\\=,(-]){name}(?=(?: and [\w-]+)? must| needs| is for|=(?!\S*[/\\])[^\[ .])"
+        for i in range(0, len(parts), 2):
+            parts[i] = re.sub(argument, option, re.sub(rf"\bpass {name}=None", f"leave {option} out", parts[i]))
+    return "".join(parts)
 
 
 def _message(error: Exception) -> str:

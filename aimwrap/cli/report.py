@@ -53,7 +53,7 @@ def report(
         None, "Split to report on: train, val, test or all.", show_default="test, else val, else all"
     ),
     plain: Path | None = option(
-        None, "Folder of a plain model to compare with: its energy pointing, and its results in verify."
+        None, "Folder of a plain model, whose energy pointing and results in verify are shown next to those of AIM."
     ),
     compare: Path | None = option(
         None, "Folder of a second model; the gallery starts with the images on which the two models differ most."
@@ -63,13 +63,13 @@ def report(
     title: str | None = option(None, "Title of the page.", show_default="names of the model and the data set"),
     limit: int = option(
         1000,
-        "Largest number of images in the gallery: half of them the worst, half random. Scores use all images.",
+        "Largest number of images in the gallery: half of them are the worst, half are random. Scores use all images.",
         min=1,
     ),
     verify_images: int = option(
         256, "Number of random images on which verify checks the masks. This check takes the most time.", min=1
     ),
-    no_verify: bool = option(False, "Do not check the masks with verify.", "--no-verify"),
+    no_verify: bool = option(False, "Skip the check of the masks (verify).", "--no-verify"),
     batch_size: int = option(32, "Number of images per forward pass.", min=1),
     workers: Workers = 2,
     device: str | None = option(None, "Device, such as cpu, cuda or cuda:1.", show_default="cuda if available"),
@@ -170,8 +170,9 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     from ..model import AIM
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    custom = imported_backbone(backbone)
-    if (folder / CONFIG).is_file():
+    is_plain = (folder / CONFIG).is_file()
+    custom = imported_backbone(None if is_plain else backbone)  # also opens the current folder to imports
+    if is_plain:
         return load_plain(folder).to(place)
     return AIM.from_pretrained(folder, backbone=custom).to(place)
 

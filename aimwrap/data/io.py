@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -336,8 +336,12 @@ class FolderListing:
                 entries = list(os.scandir(folder))
             except OSError:
                 entries = []
-            # isfile is also False for a link in a circle, or without permission
-            self._folders[folder] = {each.name: each.stat().st_size for each in entries if os.path.isfile(each)}
+            found: dict[str, int] = {}
+            for each in entries:
+                with suppress(OSError):  # a link in a circle, one without permission, or a file that has gone
+                    if each.is_file():
+                        found[each.name] = each.stat().st_size
+            self._folders[folder] = found
         return self._folders[folder]
 
     def has(self, path: Path) -> bool:

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import Conv2dSame
@@ -25,9 +25,6 @@ from ..taps.hooks import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
 from .pooling import without_rounding_up
 from .serving import ServingModel
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 OLDEST_TORCH: dict[Format, tuple[int, int]] = {  # where the library's own lower bound is not enough
     "onnx": (2, 7),  # before, the converter fails
@@ -79,17 +76,6 @@ class Exported(NamedTuple):
         )
 
 
-class Options(TypedDict, total=False):
-    """The keywords of all three exports, as :func:`export_onnx` describes them."""
-
-    image_size: int | tuple[int, int] | None
-    dynamic_size: bool
-    class_names: Sequence[str] | None
-    preprocessing: Any
-    images: Tensor | None
-    tolerance: float
-
-
 def export_onnx(
     model: nn.Module,
     path: str | Path,
@@ -128,29 +114,46 @@ def export_onnx(
         TypeError: if the model is not an AIM.
         ValueError: if an argument does not fit, or the model cannot be exported.
     """
-    options = (image_size, dynamic_size, class_names, preprocessing, images, tolerance)
-    return _export(_Onnx(), model, path, *options)
+    return _export(_Onnx(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
 
 
-def export_program(model: nn.Module, path: str | Path, **options: Unpack[Options]) -> Exported:
+def export_program(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = True,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+    images: Tensor | None = None,
+    tolerance: float = 1e-3,
+) -> Exported:
     """Write a ``torch.export`` program, which ``torch.export.load(path).module()`` runs without this library.
 
-    The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. Arguments
-    (``options`` are its keywords), returns and errors as for :func:`export_onnx`; the path ends in ``.pt2``, and no
-    extra is needed.
+    The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. Arguments,
+    returns and errors as for :func:`export_onnx`; the path ends in ``.pt2``, and no extra is needed.
     """
-    return _export(_Program(), model, path, **options)
+    return _export(_Program(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
 
 
-def export_aotinductor(model: nn.Module, path: str | Path, **options: Unpack[Options]) -> Exported:
+def export_aotinductor(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = True,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+    images: Tensor | None = None,
+    tolerance: float = 1e-3,
+) -> Exported:
     """Compile the model ahead of time, for this kind of machine and for the model's device.
 
     ``torch._inductor.aoti_load_package(path)`` runs it, and its ``get_metadata()`` gives the metadata. It takes a C++
-    compiler and a minute or more; ``dynamic_size=False`` takes less. Arguments (``options`` are its keywords), returns
-    and errors as for :func:`export_onnx`; the path ends in ``.pt2``. No extra is needed, and a missing compiler is a
-    RuntimeError.
+    compiler and a minute or more; ``dynamic_size=False`` takes less. Arguments, returns and errors as for
+    :func:`export_onnx`; the path ends in ``.pt2``. No extra is needed, and a missing compiler is a RuntimeError.
     """
-    return _export(_AotInductor(), model, path, **options)
+    return _export(_AotInductor(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
 
 
 class _Onnx:
@@ -254,14 +257,14 @@ def _export(
     writer: _Onnx | _Program | _AotInductor,
     model: nn.Module,
     path: str | Path,
-    image_size: int | tuple[int, int] | None = None,
-    dynamic_size: bool = True,
-    class_names: Sequence[str] | None = None,
-    preprocessing: Any = None,
-    images: Tensor | None = None,
-    tolerance: float = 1e-3,
+    image_size: int | tuple[int, int] | None,
+    dynamic_size: bool,
+    class_names: Sequence[str] | None,
+    preprocessing: Any,
+    images: Tensor | None,
+    tolerance: float,
 ) -> Exported:
-    """All three exports; the defaults are those of :func:`export_onnx`."""
+    """All three exports."""
     path = Path(path)
     if path.suffix != writer.suffix:
         raise ValueError(f"path must end in {writer.suffix} for the format {writer.format}, got {path}")

@@ -90,17 +90,20 @@ class EnergyPointingGame(_PerImage):
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
         super().__init__("scores", "chances", **kwargs)
         check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
-        self.threshold, self.empty_object, self.zero_energy = threshold, empty_object, zero_energy
-        self.options: dict[str, Any] = {
-            "negatives": negatives,
-            "threshold": threshold,
-            "resolution": resolution,
-            "interpolation": interpolation,
-        }
+        self.negatives, self.threshold, self.resolution = negatives, threshold, resolution
+        self.empty_object, self.zero_energy, self.interpolation = empty_object, zero_energy, interpolation
 
     def update(self, attribution: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
-        self.scores.append(energy_pointing_game(attribution, object_mask, **self.options))
+        scores = energy_pointing_game(
+            attribution,
+            object_mask,
+            negatives=self.negatives,
+            threshold=self.threshold,
+            resolution=self.resolution,
+            interpolation=self.interpolation,
+        )
+        self.scores.append(scores)
         self.chances.append(chance_level(object_mask, threshold=self.threshold))
 
     def compute(self) -> dict[str, Tensor]:
@@ -162,16 +165,19 @@ class PointingGame(_PerImage):
     ) -> None:
         super().__init__("hits", "no_object", **kwargs)  # NaN in hits: a constant map where the object is not empty
         check_choices(interpolation=(interpolation, Interpolation))
-        self.threshold, self.empty_object, self.constant_map = threshold, empty_object, constant_map
-        self.options: dict[str, Any] = {
-            "tolerance": tolerance,
-            "threshold": threshold,
-            "interpolation": interpolation,
-        }
+        self.tolerance, self.threshold, self.interpolation = tolerance, threshold, interpolation
+        self.empty_object, self.constant_map = empty_object, constant_map
 
     def update(self, attribution: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
-        self.hits.append(pointing_game(attribution, object_mask, **self.options))
+        hits = pointing_game(
+            attribution,
+            object_mask,
+            tolerance=self.tolerance,
+            threshold=self.threshold,
+            interpolation=self.interpolation,
+        )
+        self.hits.append(hits)
         self.no_object.append((chance_level(object_mask, threshold=self.threshold) == 0).float())
 
     def compute(self) -> dict[str, Tensor]:

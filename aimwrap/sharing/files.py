@@ -29,7 +29,8 @@ _LARGEST = 64 * 2**20  # bytes: the names of a million classes
 
 Config = dict[str, Any]  # the values of config.json, checked; "preprocessing" is a Preprocessing
 
-# What config.json must hold. int is a positive integer, object anything, [x] a list of x, and (x,) is x or null.
+# What config.json must hold. int is positive, float any number, object anything, [x] a list of x, (x,) is x or null.
+_IMAGES = {"image_size": [int], "mean": [float], "std": [float], "interpolation": str, "crop": float, "squash": bool}
 _TAP = {"stage": object, "node": str, "channels": int, "stride": int}
 _CONTENT = {
     "aim": dict,  # AIM's arguments, except the backbone
@@ -40,13 +41,23 @@ _CONTENT = {
     "taps": [_TAP],  # shallow to deep
     "classified": (_TAP,),
     "class_names": ([str],),
-    "preprocessing": (dict,),
+    "preprocessing": (_IMAGES,),
     "dtype": str,  # to read: the weights file decides
     "channels_last": [str],  # top-level parts of the model whose weights have this memory format
     "weights": {"bytes": int, "sha256": str},
     "versions": dict,  # of what the model was saved with
 }
-_EXPECTED: dict[type, str] = {str: "a string", int: "a positive integer", dict: "an object", list: "a list"}
+_ARGUMENTS = {
+    **dict.fromkeys(("num_classes", "width", "mask_width"), int),
+    **dict.fromkeys(("head", "mask_norm", "mask_padding", "mask_context", "pooling"), str),
+    **{"stages": [object], "tau": [float], "temperature": float, "labels_move_area": bool},
+    **{"logit_spread": (float,), "logit_range": float},
+}
+_SINCE = {"mask_padding": "replicate", "mask_context": "normalised"}  # newer arguments, with what older models have
+_EXPECTED: dict[type, str] = {
+    **{str: "a string", int: "a positive integer", float: "a number", bool: "true or false"},
+    **{dict: "an object", list: "a list"},
+}
 
 
 def read_config(path: Path) -> Config:
@@ -59,17 +70,17 @@ def read_config(path: Path) -> Config:
     _check_format(content, path)
     try:
         config: Config = _checked(content, _CONTENT, "")
-        config["aim"] = decoded_json(config["aim"])
+        config["aim"] = _SINCE | _checked(decoded_json(config["aim"]), dict, "aim")
         if config["backbone"] is not None:
-            config["backbone"]["arguments"] = decoded_json(config["backbone"]["arguments"])
+            arguments = decoded_json(config["backbone"]["arguments"])
+            config["backbone"]["arguments"] = _checked(arguments, dict, "backbone.arguments")
         if config["preprocessing"] is not None:
-            known = {name: value for name, value in config["preprocessing"].items() if name in Preprocessing._fields}
-            config["preprocessing"] = checked_preprocessing(Preprocessing(**known))
+            config["preprocessing"] = checked_preprocessing(Preprocessing(**config["preprocessing"]))
         unknown = config["aim"].keys() - inspect.signature(check_arguments).parameters.keys()
         if not unknown:
-            check_arguments(**config["aim"])
+            check_arguments(**_checked(config["aim"], _ARGUMENTS, "aim"))
             _check_agreement(config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}{WAY_OUT}") from error
     if unknown:
         raise ValueError(
@@ -102,7 +113,8 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
     if isinstance(kind, tuple):
         return None if value is None else _checked(value, kind[0], where)
     outer: Any = kind if isinstance(kind, type) else type(kind)
-    if type(value) is not outer or (outer is int and value < 1):
+    fits = type(value) in (int, float) if outer is float else type(value) is outer
+    if not fits or (outer is int and value < 1):
         raise ValueError(f"{where!r} must be {_EXPECTED[outer]}, got {value!r:.80}")
     if isinstance(kind, list):
         return [_checked(item, kind[0], f"{where}.{index}") for index, item in enumerate(value)]

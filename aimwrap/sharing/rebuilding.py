@@ -18,7 +18,7 @@ from ..base import AIMBase
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
 from .files import FORMAT, Config
-from .recipe import encoded_json, without_weights
+from .recipe import decoded_json, encoded_json, without_weights
 
 
 def config_of(model: AIMBase, size: int, sha256: str) -> str:
@@ -27,7 +27,9 @@ def config_of(model: AIMBase, size: int, sha256: str) -> str:
     named = recipe.named()
     content = FORMAT | {
         "variant": model.variant,
-        "backbone": None if named is None else {"name": named[0], "arguments": json.loads(named[1])},
+        "backbone": None
+        if named is None
+        else {"name": named[0], "arguments": encoded_json(decoded_json(json.loads(named[1])))},
         "backbone_was": recipe.was if named is None else named[0],
         "aim": encoded_json(
             {

@@ -122,8 +122,8 @@ class BatchOrder(Sampler[list[Draw]]):
             raise ValueError(
                 f"batch_size must leave every process an image{of_parts}: batches of {num_images} images at "
                 f"batch_size={batch_size} have {smallest} at least, and there "
-                f"{'is 1 process' if processes == 1 else f'are {processes} processes'}. Raise batch_size, which counts "
-                f"all processes' images, or {'lower accumulate' if of_parts else 'take fewer processes'}"
+                f"{'is 1 process' if processes == 1 else f'are {processes} processes'}. Raise it (it "
+                f"counts all processes' images), or {'lower accumulate' if of_parts else 'take fewer processes'}"
             )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.rank, self.processes, self.accumulate = rank, processes, accumulate

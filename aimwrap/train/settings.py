@@ -130,7 +130,7 @@ class Settings:
     )
     head: Head = setting("feature-preserving", "AIM head", MASKS, needs=_AIM)
     labels_move_area: bool = setting(
-        False, "Let the classification loss change the total mask area too, as in the paper", MASKS, needs=_AIM
+        False, "Use the classification loss too to train the total mask area, as in the paper", MASKS, needs=_AIM
     )
     area_per: AreaPer = setting(
         "image", "Compute the area loss per image, or per batch over all processes", MASKS, needs=_AIM
@@ -143,7 +143,9 @@ class Settings:
     seed: int = setting(0, "Seed of every random number of the run", MODEL)
     epochs: int = setting(20, "Number of passes over the training images", OPTIMIZER, least=1)
     batch_size: int = setting(64, "Images per optimizer step, summed over all processes", OPTIMIZER, least=1)
-    accumulate: int = setting(1, "Number of parts to split each step into, to use less memory", OPTIMIZER, least=1)
+    accumulate: int = setting(
+        1, "Split each step into this number of parts; more parts need less memory", OPTIMIZER, least=1
+    )
     sync_batchnorm: bool = setting(False, "Compute BatchNorm statistics over the images of all GPUs", OPTIMIZER)
     optimizer: OptimizerName = setting("adamw", "Optimizer", OPTIMIZER)
     lr: float = setting(1e-5, "Learning rate of the backbone", OPTIMIZER)
@@ -155,7 +157,7 @@ class Settings:
     momentum: float = setting(0.9, "SGD momentum", OPTIMIZER, most=1, needs=_SGD)
     schedule: Schedule = setting("cosine", "Schedule of the learning rates after the warm-up", OPTIMIZER)
     warmup_epochs: float = setting(0.0, "Length of the linear warm-up, in epochs", OPTIMIZER)
-    step_epochs: int = setting(20, "Epochs between two steps of the step schedule", OPTIMIZER, least=1, needs=_STEP)
+    step_epochs: int = setting(20, "Epochs between two steps of the rates", OPTIMIZER, least=1, needs=_STEP)
     step_factor: float = setting(
         0.1,
         "Factor that multiplies the learning rates at each step of the step schedule",
@@ -206,7 +208,7 @@ class Settings:
         most=0.9,
     )
     checkpoint_steps: int | None = setting(
-        None, "Optimizer steps between checkpoints", RESULT, shown="one checkpoint per epoch", least=1
+        None, "Number of optimizer steps between two checkpoints", RESULT, shown="one checkpoint per epoch", least=1
     )
 
     def __post_init__(self) -> None:
@@ -225,7 +227,7 @@ class Settings:
             raise ValueError("clip must be more than 0, got 0: all gradients would be 0; leave it out for no limit")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs must be less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}; the "
+                f"warmup_epochs must be less than epochs={self.epochs}, got {self.warmup_epochs:g}; the "
                 "run would end before its learning rates are reached"
             )
         if self.accumulate > 1 and self.method == "aim" and self.area_per == "batch":

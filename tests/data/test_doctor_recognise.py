@@ -116,7 +116,7 @@ def test_what_is_no_set_is_not_recognised(tmp_path: Path) -> None:
 def test_said_to_be(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "one.jpg")
     found = recognise(tmp_path, NOTHING, "imagewoof")
-    assert (found.name, found.root, found.reason) == ("imagewoof", tmp_path, "of --as imagewoof")
+    assert (found.name, found.root, found.reason) == ("imagewoof", tmp_path, "--as imagewoof was given")
 
 
 def test_a_set_next_to_traveling_birds_is_not_taken_for_them(tmp_path: Path) -> None:

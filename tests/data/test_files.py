@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from releases import cut_off, make_bomb
 
 from aimwrap.data.io import (
+    FolderListing,
     Row,
     expand_path,
     image_size,
@@ -407,3 +408,13 @@ class TestNumbers:
     def test_no_decimals(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"^here: n must be a number, got"):
             parse_float(Row("here", {"n": text}), "n")
+
+
+def test_a_listing_follows_links_and_leaves_out_circles(tmp_path: Path) -> None:
+    (tmp_path / "real.jpg").write_bytes(b"12345")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "real.jpg")
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    (tmp_path / "nothing.jpg").symlink_to(tmp_path / "absent.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    assert FolderListing().files(tmp_path) == {"real.jpg": 5, "link.jpg": 5}
+    assert not FolderListing().has(tmp_path / "circle.jpg")

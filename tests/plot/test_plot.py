@@ -234,6 +234,13 @@ def test_scatter_counts_what_is_above_and_what_is_left_out() -> None:
     assert legend == ["equal scores", "chance level, 0.25", "land\n2 of 2 higher", "sea\n0 of 2 higher", "mean of all"]
 
 
+def test_a_scatters_title_and_legend_do_not_overlap() -> None:
+    figure = plot_scatter([0.2, 0.3], [0.6, 0.7], names=("linear probe", "AIM"), title="A long title " * 6)
+    figure.canvas.draw()
+    legend = figure.axes[0].get_legend().get_window_extent()
+    assert not figure._suptitle.get_window_extent().overlaps(legend)
+
+
 def test_scatter_draws_the_diagonal_and_every_marker_at_its_scores() -> None:
     figure = plot_scatter([0.1, 0.2, 1.4], [0.6, -0.3, 0.5], groups=[0, 1, 1])
     (axes,) = figure.axes

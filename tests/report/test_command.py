@@ -99,10 +99,13 @@ def test_splits(tmp_path: Path, counts: dict[str, int], split: str | None, used:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--split", "tset"), "split must be among 'train', 'test' for birds, got 'tset'"),
+        (("--split", "tset"), "--split must be among 'train', 'test' for birds, got 'tset'"),
         (("--out", "page.pdf"), "--out must end in .html, got 'page.pdf'"),
         (("--compare", "nowhere"), "nowhere"),
-        (("--plain", "{folder}/aim"), "plain must be a classifier without AIM, got an AIM; compare two AIMs by other="),
+        (
+            ("--plain", "{folder}/aim"),
+            "--plain must be a classifier without AIM, got an AIM; compare two",
+        ),
         (("--device", "tpu9"), "tpu9"),
         (("shape=round",), "the data set table takes no argument 'shape'; it takes root, image, label"),
         (("round",), "an argument of the reader must be NAME=VALUE"),

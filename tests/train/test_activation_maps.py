@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aimwrap import AIM, explain
+from aimwrap.analysis.look import Look, look
 from aimwrap.backbones.pooled import PooledClassifier
 from aimwrap.metrics import energy_pointing_game
 from aimwrap.preprocessing import Preprocessing
@@ -198,6 +199,25 @@ def test_every_part_of_a_split_gives_the_same_in_any_batches(
     ]
     for name in ("energy_pointing", "energy_pointing_matched", "chance"):
         assert found[0][name] == pytest.approx(found[1][name], abs=1e-6)
+
+
+def test_a_plain_models_accuracy_is_of_its_own_logits(
+    settings_of: Callable[..., Settings], fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of those that its activation map adds up to, which are rounded otherwise."""
+    settings = settings_of(method="plain", image_size=64)
+    model = moved(tiny_nets.tiny())
+    splits = prepared(read_splits(settings), settings, model.preprocessing)
+    batches = evaluation_loader(splits.test, 4, 0, 1, 0, False)
+    maps = PooledClassifier(model.backbone)
+    expected = evaluate(model, splits.test, batches, splits, fabric, activation_maps=maps)
+
+    def rolled(*given: object) -> Look:
+        seen = look(*given)
+        return seen._replace(output=seen.output._replace(logits=seen.output.logits.roll(1, 1)))
+
+    monkeypatch.setattr("aimwrap.train.evaluation.look", rolled)
+    assert evaluate(model, splits.test, batches, splits, fabric, activation_maps=maps) == expected
 
 
 @pytest.mark.parametrize("method", ["aim", "plain"])

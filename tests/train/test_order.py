@@ -88,7 +88,7 @@ def test_an_image_draws_from_its_own_number_and_disturbs_nothing() -> None:
     expected = torch.rand(2), random.random(), np.random.rand()
     seed_generators(5)
     first = images[Draw(3, 11)][0].image
-    torch.rand(4), random.random()
+    torch.rand(4), random.random(), np.random.rand()
     assert torch.equal(images[Draw(3, 11)][0].image, first)
     assert not torch.equal(images[Draw(3, 12)][0].image[1:], first[1:])
     seed_generators(5)

@@ -90,8 +90,7 @@ def build(
             images cannot be read, which are all listed; the other images are written, and the next call continues.
     """
     style = Placed() if style is None else style
-    if isinstance(style, Placed):
-        style.check()
+    style.check()
     _check_numbers(tyings, seed, test_share, val_share, cutout_uses, background_uses)
     if file_format not in get_args(FileFormat):
         raise ValueError(f"file_format must be one of {', '.join(get_args(FileFormat))}, got {file_format!r}")

@@ -194,6 +194,9 @@ class InPlace(NamedTuple):
     image's shape, is resized to the image.
     """
 
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
     def draw(self, cutout: Cutout, background: Background, rng: Generator) -> Drawn:
         """Make an image; nothing in it is random."""
         picture = _open_cutout(cutout)

@@ -227,7 +227,7 @@ def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderList
     found = [path for path in pictures(listing, folders) if path not in named]
     findings = tuple(Finding(shown(path, release.root), "") for path in found)
     if not findings:
-        return Check("other files", "ok", "none that the data set does not list")
+        return Check("other files", "ok", "no unlisted image")
     several = "images are" if len(findings) > 1 else "image is"
     summary = f"{len(findings):,} {several} on disk that the release does not name; never read"
     return Check("other files", "warning", summary, findings)

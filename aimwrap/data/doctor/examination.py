@@ -83,7 +83,7 @@ def _chosen(path: Path, sources: Sources, name: str) -> Recognised:
     fitting = [each for folder in (path, *subfolders(path)) for each in _first_that_fits([name], folder, sources)]
     if fitting and (len(fitting) == 1 or fitting[0].root == path):
         return fitting[0]
-    return Recognised(name, path, f"of --as {name}")
+    return Recognised(name, path, f"--as {name} was given")
 
 
 def _found(path: Path, sources: Sources) -> Recognised:
