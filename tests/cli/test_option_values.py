@@ -52,7 +52,9 @@ def test_public_names_are_there_when_asked_for() -> None:
         if node.level and node.module:
             homes[node.module] = (*homes.get(node.module, ()), *(name.name for name in node.names))
     assert homes == aimwrap._HOMES
-    assert all(getattr(aimwrap, name).__module__ == f"aimwrap.{module}" for module in homes for name in homes[module])
+    classes = {module: names for module, names in homes.items() if module != "_choices"}  # PAPER is a mapping
+    assert all(getattr(aimwrap, name).__module__ == f"aimwrap.{module}" for module in classes for name in homes[module])
+    assert aimwrap.PAPER is aimwrap._choices.PAPER
     assert set(aimwrap.__all__) <= set(dir(aimwrap))
     with pytest.raises(AttributeError, match="has no attribute 'Aim'"):
         aimwrap.Aim  # noqa: B018

@@ -26,7 +26,7 @@ from aimwrap.train.settings import differences
         ({"ema": 1.5}, "ema must be 0 to 1"),
         ({"method": "resnet"}, "method must be one of 'aim', 'plain', got 'resnet'"),
         ({"selection": "best"}, "selection must be one of 'validation worst group'"),
-        ({"warmup_epochs": 2.0}, "warmup_epochs must be less than epochs, which is 2"),
+        ({"warmup_epochs": 2.0}, "warmup_epochs must be less than epochs=2"),
     ],
 )
 def test_wrong_settings_are_named(settings_of: Callable[..., Settings], given: dict[str, object], message: str) -> None:
