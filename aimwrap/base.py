@@ -92,10 +92,13 @@ class AIMBase(nn.Module):
             ('mean over open positions',)
         """
         own: dict[str, Any] = {"head": self.head, "pooling": self.pooling, "labels_move_area": self.labels_move_area}
-        for estimator in self.mask_estimators.values():
-            own |= {"logit_spread": estimator.logit_spread, "logit_range": estimator.logit_range}
-            own |= {"mask_padding": estimator.padding, "mask_context": estimator.context}
-        return tuple(name for argument, name in DEPARTURES.items() if own[argument] != PAPER[argument])
+        given = [
+            own
+            | {"logit_spread": each.logit_spread, "logit_range": each.logit_range}
+            | {"mask_padding": each.padding, "mask_context": each.context}
+            for each in self.mask_estimators.values()
+        ]
+        return tuple(name for key, name in DEPARTURES.items() if any(each[key] != PAPER[key] for each in given))
 
     @property
     def _least_side(self) -> int:

@@ -128,9 +128,9 @@ class AIMLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.stage_weight = stage_weight if isinstance(stage_weight, int | float) else tuple(stage_weight)
-        per_stage = self.stage_weight if isinstance(self.stage_weight, tuple) else (self.stage_weight,)
-        for weight in per_stage:
-            check_not_negative(mask_weight=mask_weight, stage_weight=weight, final_weight=final_weight)
+        check_not_negative(mask_weight=mask_weight, final_weight=final_weight)
+        for weight in self.stage_weight if isinstance(self.stage_weight, tuple) else (self.stage_weight,):
+            check_not_negative(stage_weight=weight)
         check_choices(area_per=(area_per, AreaPer))
         check_classification_loss(classification_loss)
         self.target_tau = check_tau(tau)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -76,7 +75,7 @@ def read_config(path: Path) -> Config:
             config["backbone"]["arguments"] = _checked(arguments, dict, "backbone.arguments")
         if config["preprocessing"] is not None:
             config["preprocessing"] = checked_preprocessing(Preprocessing(**config["preprocessing"]))
-        unknown = config["aim"].keys() - inspect.signature(check_arguments).parameters.keys()
+        unknown = config["aim"].keys() - _ARGUMENTS.keys()
         if not unknown:
             check_arguments(**_checked(config["aim"], _ARGUMENTS, "aim"))
             _check_agreement(config)
