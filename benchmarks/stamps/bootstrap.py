@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 DRAWS = 2000
-MEASURES = ("accuracy", "worst_group", "pointing", "pointing_matched", "precision", "recall")
 
 
 class Estimate(NamedTuple):
