@@ -26,6 +26,7 @@ Pooling = Literal["active", "all"]
 AreaPer = Literal["image", "batch"]
 ExportFormat = Literal["onnx", "pt2", "aotinductor"]
 FileFormat = Literal["jpg", "png"]
+Design = Literal["ours", "paper"]
 Placement = Literal["anywhere", "centre", "edge"]
 COLUMNS = ("image", "label", "place", "group", "split_column", "mask")
 
@@ -45,6 +46,22 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 
 ``mask_norm`` and the mean over positions before each classifier are our choices, because the paper does not name any.
 """
+
+OURS: Mapping[str, Any] = MappingProxyType(
+    {
+        "head": "feature-preserving",
+        "mask_padding": "replicate",
+        "mask_context": "normalised",
+        "logit_spread": 4.0,
+        "logit_range": 6.0,
+        "labels_move_area": False,
+        "pooling": "active",
+        "mask_norm": "layer",
+    }
+)
+"""The same arguments of the library's own design: the defaults of :class:`~aimwrap.AIM`."""
+
+DESIGNS: Mapping[Design, Mapping[str, Any]] = {"ours": OURS, "paper": PAPER}
 
 DEPARTURES = {
     "head": "feature-preserving head",

@@ -70,7 +70,7 @@ class AIMBase(nn.Module):
     pooling: Pooling
     labels_move_area: bool
     temperature: float
-    variant: str
+    _notation: str
     preprocessing: Preprocessing | None
     class_names: tuple[str, ...] | None
     _bare: tuple[int, int, tuple[int, ...]]  # the bare backbone's parameters, its MACs, and (C, H, W) of its images
@@ -99,6 +99,11 @@ class AIMBase(nn.Module):
             for each in self.mask_estimators.values()
         ]
         return tuple(name for key, name in DEPARTURES.items() if any(each[key] != PAPER[key] for each in given))
+
+    @property
+    def variant(self) -> str:
+        """The model in the paper's notation, with the head's name unless its method is the paper's."""
+        return f"{self._notation}, {self.head} head" if self.departures else self._notation
 
     @property
     def _least_side(self) -> int:
@@ -257,7 +262,7 @@ class AIMBase(nn.Module):
 
     def extra_repr(self) -> str:
         """The variant, what differs from the paper, the taps and the cost."""
-        title = f"{self.variant}, {self.head} head, {self.num_classes} classes, mean over {self.pooling} positions"
+        title = f"{self.variant}, {self.num_classes} classes, mean over {self.pooling} positions"
         lines = [title + (", labels move the area" if self.labels_move_area else "")]
         lines.append(f"not as in the paper: {', '.join(self.departures) or 'nothing'}")
         for tap, area in zip(self.taps, self.tau, strict=True):

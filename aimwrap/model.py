@@ -72,7 +72,7 @@ class AIM(AIMBase, Shareable):
         tau: the declared areas, one float per stage, shallow to deep.
         taps: the tapped maps: stage, node, channels, stride and size, shallow to deep.
         classified: the backbone's final map, which the feature-preserving head selects from; else None.
-        variant: stages and areas in the paper's notation, such as ``"ResNet+AIM [3, 25%]"``, with either head.
+        variant: stages and areas in the paper's notation, and the head where the method is not the paper's.
         preprocessing: how images should be prepared, if the backbone's record says so; may be assigned.
         class_names: assign one name per class; they are saved with the model.
 
@@ -85,7 +85,7 @@ class AIM(AIMBase, Shareable):
         >>> import torch, torchvision
         >>> model = AIM(torchvision.models.resnet18(num_classes=10), stages=[2, 3], tau=0.25)
         >>> model.variant
-        'ResNet+AIM [3, 25%]'
+        'ResNet+AIM [3, 25%], feature-preserving head'
         >>> output = model.eval()(torch.zeros(1, 3, 64, 64))
         >>> output.logits.shape, {stage: tuple(mask.shape) for stage, mask in output.masks.items()}
         (torch.Size([1, 10]), {2: (1, 1, 4, 4), 3: (1, 1, 2, 2)})
@@ -148,7 +148,7 @@ class AIM(AIMBase, Shareable):
         self.head, self.pooling, self.temperature = head, pooling, temperature
         self.labels_move_area = labels_move_area
         self.in_channels = tapped.image_shape[0]
-        self.variant = f"{name or architecture_of(backbone)}+AIM {notation(tapped, self.tau)}"
+        self._notation = f"{name or architecture_of(backbone)}+AIM {notation(tapped, self.tau)}"
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
         self.preprocessing = preprocessing_of(backbone)
         self.class_names = None

@@ -29,7 +29,7 @@ def test_arguments_reach_the_builder() -> None:
 
 def test_wrapped_by_name() -> None:
     model = AIM("resnet10t", [2, 3], 0.35, backbone_kwargs={"num_classes": 12, "in_chans": 1}, mask_width=4)
-    assert model.variant == "resnet10t+AIM [3, 35%]"
+    assert model.variant == "resnet10t+AIM [3, 35%], feature-preserving head"
     assert model.num_classes == 12
     assert model.eval()(torch.zeros(1, 1, 64, 64)).logits.shape == (1, 12)
 

@@ -95,7 +95,7 @@ def test_names_of_stages_become_names_of_outputs(backbone_of: Callable[[str], nn
 def test_metadata_says_what_a_server_needs(wrapped: Wrapped) -> None:
     serving = ServingModel(wrapped("tiny"))
     facts = serving.metadata(NAMES, PREPARATION)
-    assert facts["variant"] == "TinyNet+AIM [3, 25%]" and facts["head"] == "paper"
+    assert facts["variant"] == "TinyNet+AIM [3, 25%], paper head" and facts["head"] == "paper"
     assert json.loads(facts["stages"]) == [2, 3] and json.loads(facts["masks"]) == {"2": "mask_2", "3": "mask_3"}
     assert json.loads(facts["class_names"]) == NAMES
     assert json.loads(facts["preprocessing"]) == json.loads(json.dumps(PREPARATION._asdict()))

@@ -6,6 +6,7 @@ over channels with timm's epsilon, and an average over positions before each cla
 """
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import aim, balanced, lively
 
-from aimwrap import AIM, PAPER, AIMLoss, active_area_loss
+from aimwrap import AIM, PAPER, AIMLoss, _choices, active_area_loss
 from aimwrap._choices import DEPARTURES
 
 # ---- The transcription -----------------------------------------------------------------------------------------------
@@ -169,6 +170,10 @@ def test_the_context_trains_what_is_below_it() -> None:
 def test_our_defaults_are_named() -> None:
     assert set(aim("feature-preserving").departures) == set(DEPARTURES.values())
     assert DEPARTURES.keys() == OURS.keys() == PAPER.keys() - {"mask_norm"}
+    defaults = inspect.signature(AIM).parameters
+    assert {name: defaults[name].default for name in PAPER} == _choices.OURS
+    assert aim(**PAPER).variant == "HeadConvNet+AIM [3, 25%]"
+    assert aim(**PAPER | {"pooling": "active"}).variant == "HeadConvNet+AIM [3, 25%], paper head"
     assert "not as in the paper: nothing" in repr(aim(**PAPER))
     with pytest.raises(TypeError):
         PAPER["pooling"] = "active"  # type: ignore[index]

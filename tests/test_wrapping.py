@@ -88,7 +88,7 @@ def test_node_names_as_stages() -> None:
     output = model(torch.randn(2, 3, 64, 64))
     assert list(output.masks) == list(output.stage_logits) == ["block1", "block3.0"]
     assert model.tau == (0.2, 0.4)
-    assert model.variant == "HeadConvNet+AIM [block1+block3.0, 20%, 40%]"
+    assert model.variant == "HeadConvNet+AIM [block1+block3.0, 20%, 40%], paper head"
     twin = aim(stages=("block3.0", "block1"))
     twin.load_state_dict(model.state_dict())
 
@@ -97,7 +97,7 @@ def test_node_names_as_stages() -> None:
     ("tau", "shown"), [(0.25, "25%"), ([0.2, 0.35], "20%, 35%"), ([0.3, 0.3], "30%"), (0.125, "12.5%"), (1.0, "100%")]
 )
 def test_variant_shows_the_areas(tau: object, shown: str) -> None:
-    assert aim(tau=tau).variant == f"HeadConvNet+AIM [3, {shown}]"
+    assert aim(tau=tau).variant == f"HeadConvNet+AIM [3, {shown}], paper head"
 
 
 def test_variant_counts_as_the_paper_does() -> None:
@@ -105,11 +105,12 @@ def test_variant_counts_as_the_paper_does() -> None:
     with torch.device("meta"):
         resnet = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
     convnext = BACKBONES["tv_convnext"]()
-    assert AIM(resnet, [2, 3]).variant == "ResNet+AIM [3, 25%]"
-    assert AIM(resnet, [1, 2, 3], 0.35).variant == "ResNet+AIM [2, 35%]"
-    assert AIM(resnet, [3]).variant == "ResNet+AIM [4, 25%]"
-    assert AIM(convnext, [2, 3]).variant == "ConvNeXt+AIM [2, 25%]"
-    assert AIM(resnet, [1, 3]).variant == "ResNet+AIM [layer2+layer4, 25%]"  # a gap: the count would hide it
+    assert AIM(resnet, [2, 3]).variant == "ResNet+AIM [3, 25%], feature-preserving head"
+    assert AIM(resnet, [1, 2, 3], 0.35).variant == "ResNet+AIM [2, 35%], feature-preserving head"
+    assert AIM(resnet, [3]).variant == "ResNet+AIM [4, 25%], feature-preserving head"
+    assert AIM(convnext, [2, 3]).variant == "ConvNeXt+AIM [2, 25%], feature-preserving head"
+    with_a_gap = AIM(resnet, [1, 3])  # which the count would hide
+    assert with_a_gap.variant == "ResNet+AIM [layer2+layer4, 25%], feature-preserving head"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_convnext_tiny_of_the_acceptance_list(head: str | None, fewest_parameter
     model = AIM(timm.create_model("convnext_tiny", num_classes=200), stages=[2, 3], tau=0.25, **chosen)
     cost = model.cost()
     assert model.num_classes == 200
-    assert model.variant == "convnext_tiny+AIM [2, 25%]"
+    assert model.variant == f"convnext_tiny+AIM [2, 25%], {head or 'feature-preserving'} head"
     assert fewest_parameters <= cost.head_parameters <= 3.7e6
     assert fewest_macs <= cost.head_macs <= 1.0e9
     assert cost.image_size == (224, 224)
@@ -141,7 +142,7 @@ def test_resnet50_of_the_acceptance_list() -> None:
         backbone = torchvision.models.resnet50()
     model = AIM(backbone, stages=[2, 3], tau=0.25)
     assert model.num_classes == 1000
-    assert model.variant == "ResNet+AIM [3, 25%]"
+    assert model.variant == "ResNet+AIM [3, 25%], feature-preserving head"
     output = model.eval()(torch.zeros(1, 3, 224, 224, device="meta"))
     assert [tuple(mask.shape) for mask in output.masks.values()] == [(1, 1, 14, 14), (1, 1, 7, 7)]
 

@@ -39,6 +39,15 @@ def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None)
     return backbone
 
 
+def default_weights(name: str) -> str | None:
+    """The weights that a library now loads for the name of a backbone, such as ``"convnext_tiny.in12k_ft_in1k"``."""
+    library, model = find_builder(name)
+    if library == "timm":
+        record = timm.models.get_pretrained_cfg(model)
+        return f"{record.architecture}.{record.tag}" if record is not None and record.has_weights else None
+    return str(torchvision.models.get_model_weights(model)["DEFAULT"])
+
+
 def find_builder(name: str) -> tuple[str, str]:
     """Whether ``"timm"`` or ``"torchvision"`` has a model of that name, and its name there; a ValueError if neither."""
     library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)

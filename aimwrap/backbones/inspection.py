@@ -51,7 +51,8 @@ class Inspection(NamedTuple):
         """Two lines of Python that build the backbone and wrap it, with its two deepest stages."""
         stages = [tap.stage for tap in self.taps[-2:]]
         classes = "" if self.num_classes is not None else ", num_classes=..."
-        return _line_that_builds(self.name), f"model = AIM(backbone, stages={stages}, tau=0.25{classes})"
+        head = "" if self.head == "feature-preserving" else f", head={self.head!r}".replace("'", '"')
+        return _line_that_builds(self.name), f"model = AIM(backbone, stages={stages}, tau=0.25{classes}{head})"
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain dicts, lists and numbers, for JSON."""

@@ -57,16 +57,17 @@ def option_of(each: Field[Any]) -> inspect.Parameter:
     if each.name == "backbone":
         words["autocompletion"] = complete_backbone
     names = [about.get("flag", f"--{each.name.replace('_', '-')}")]
-    if "sets" in about or kind is bool:
-        kind = bool
-    else:
+    is_switch = "sets" in about or (kind is bool and each.default is False)
+    if not is_switch:
         words["show_default"] = about["shown"] or (f"{each.default:g}" if kind is float else str(each.default))
         if "parse" in about:
             kind = str
+        elif kind is bool:
+            names = [f"{names[0]}/--no-{names[0][2:]}"]
         elif get_origin(kind) is Literal:
             kind = Literal[tuple(about.get("words", get_args(kind)))]
-    typed, default = (kind, False) if kind is bool else (kind | None, None)
-    option = typer.Option(default, *names, **words)
+    option = typer.Option(False if is_switch else None, *names, **words)
+    typed = bool if is_switch else kind | None
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=typed)
 
 
@@ -75,7 +76,7 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in options.items():
         about = Settings.__dataclass_fields__[name].metadata
-        if value is None or value is False:
+        if value is None or (value is False and about["shown"] is None):  # a switch that was not given
             continue
         if "sets" in about:
             found[name] = about["sets"]

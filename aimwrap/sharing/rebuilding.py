@@ -136,7 +136,8 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
         raise ValueError(
             f"{where}: the backbone is not the one that was saved ({was}): {difference}. {_way_out(config)}"
         )
-    model.variant, model.preprocessing = config["variant"], config["preprocessing"]
+    model._notation = config["variant"].removesuffix(f", {model.head} head")
+    model.preprocessing = config["preprocessing"]
     model.class_names = None if config["class_names"] is None else tuple(config["class_names"])
     return model
 

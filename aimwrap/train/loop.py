@@ -246,6 +246,8 @@ def _finish(run: Run) -> Result:
         history[epoch - 1].get("validation"),
         history[-1]["mask_findings"],
         str(run.folder),
+        list(run.network.departures) if isinstance(run.network, AIM) else None,
+        run.weights,
     )
     if run.fabric.is_global_zero:
         _save_model(run, scores)
@@ -283,6 +285,7 @@ def _begin(run: Run) -> None:
     assert preprocessing is not None
     resolved = {
         "variant": run.variant,
+        "weights": run.weights,
         "selection": run.rule,
         "tested_on": splits.tested_on,
         "anneal_epochs": run.settings.epochs_to_anneal if run.schedule is not None else None,

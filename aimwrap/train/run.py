@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..backbones.create import create_backbone, find_builder
+from ..backbones.create import create_backbone, default_weights, find_builder
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
@@ -58,6 +58,8 @@ class Result(NamedTuple):
         validation: the same on the validation split, of the selected epoch; None where there is none.
         mask_findings: the messages of :class:`~aimwrap.MaskHealth` at the end of the last epoch.
         folder: of the run; the model is in its ``model``.
+        departures: what the model does otherwise than the paper; None for a plain one, and in older results.
+        weights: that the backbone started from; None where its own function decides, and in older results.
     """
 
     variant: str
@@ -69,6 +71,8 @@ class Result(NamedTuple):
     validation: dict[str, Any] | None
     mask_findings: list[str]
     folder: str
+    departures: list[str] | None = None
+    weights: str | None = None
 
 
 @dataclass
@@ -147,6 +151,7 @@ class Run:
         self.rule = chosen_rule(settings.selection, splits)  # which epoch's weights are kept
         self.network = network = build_model(settings, len(splits.classes))
         self.variant = variant_of(settings, network)
+        self.weights = weights_of(settings)
         network.class_names = splits.classes
         if settings.sync_batchnorm:
             synchronise_batch_norms(network, fabric)
@@ -165,6 +170,8 @@ class Run:
             self.criterion = criterion = AIMLoss(
                 network.tau,
                 mask_weight=settings.mask_weight,
+                stage_weight=settings.stage_weight if len(settings.stage_weight) > 1 else settings.stage_weight[0],
+                final_weight=settings.final_weight,
                 area_per=settings.area_per,
                 batch_mean=mean_over_processes,
             ).to(fabric.device)
@@ -225,8 +232,10 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
             settings.stages,
             tau,
             num_classes=num_classes,
-            head=settings.head,
-            labels_move_area=settings.labels_move_area,
+            width=settings.width,
+            mask_width=settings.mask_width,
+            temperature=settings.temperature,
+            **settings.design_arguments,
             backbone_kwargs=kwargs,
         )
     else:
@@ -252,6 +261,13 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     return model
 
 
+def weights_of(settings: Settings) -> str | None:
+    """The weights that the backbone starts from, by the name that its library gives them; None if its function does."""
+    if ":" in settings.backbone:
+        return None
+    return default_weights(settings.backbone) if settings.pretrained else "random"
+
+
 def build_optimizer(settings: Settings, model: AIM | PlainClassifier) -> Optimizer:
     """The optimiser over the model's parameter groups."""
     mask_lr = (settings.mask_lr,) if isinstance(model, AIM) else ()
@@ -274,6 +290,6 @@ class PlainLoss(nn.Module):
 def variant_of(settings: Settings, model: AIM | PlainClassifier) -> str:
     """The model in words, which checkpoints keep, so that another variant's is noticed."""
     if isinstance(model, AIM):
-        moved = ", labels move the area" if model.labels_move_area else ""
-        return f"{model.variant}, {model.head} head{moved}, {model.num_classes} classes"
+        moved = ", labels move the area" if model.labels_move_area and model.departures else ""
+        return f"{model.variant}{moved}, {model.num_classes} classes"
     return f"{settings.backbone}, plain, {model.num_classes} classes"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .._choices import AreaPer, Head
+from .._choices import DESIGNS, AreaPer, Design, Head, MaskContext, MaskNorm, MaskPadding, Pooling
 
 Method = Literal["aim", "plain"]
 Frozen = Literal["nothing", "norm-statistics", "backbone"]
@@ -42,10 +42,23 @@ def parse_tau(text: str) -> tuple[float, ...]:
     >>> parse_tau("0.35,0.25")
     (0.35, 0.25)
     """
+    return _parse_numbers(text, "tau", "0.25 or 0.35,0.25")
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """Read weights of stages from a command line.
+
+    >>> parse_weights("0,1")
+    (0.0, 1.0)
+    """
+    return _parse_numbers(text, "stage_weight", "1 or 0,1")
+
+
+def _parse_numbers(text: str, name: str, example: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"tau must be one number or one per stage, such as 0.25 or 0.35,0.25; got {text!r}") from None
+        raise ValueError(f"{name} must be one number or one per stage, such as {example}; got {text!r}") from None
 
 
 def setting(
@@ -79,6 +92,17 @@ def setting(
 
 
 _AIM, _SGD, _STEP = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step")
+
+
+def _by_design(help: str, name: str, **option: Any) -> Any:
+    """A setting that the design decides unless it is given; no bound on the logits is 0."""
+    words = {True: "yes", False: "no"}
+    ours, papers = (words.get(value, value) for value in (_plain(design[name]) for design in DESIGNS.values()))
+    return setting(None, help, MASKS, shown=f"{ours}; {papers} with --design paper", needs=_AIM, **option)
+
+
+def _plain(value: Any) -> Any:
+    return 0 if value is None or value == math.inf else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +152,37 @@ class Settings:
         needs=_AIM,
         parse=parse_tau,
     )
-    head: Head = setting("feature-preserving", "AIM head", MASKS, needs=_AIM)
-    labels_move_area: bool = setting(
-        False, "Use the classification loss too to train the total mask area, as in the paper", MASKS, needs=_AIM
+    design: Design = setting(
+        "ours", "Design of the masks, this library's or the paper's; the options after it change it", MASKS, needs=_AIM
     )
+    head: Head | None = _by_design("AIM head", "head")
+    labels_move_area: bool | None = _by_design(
+        "Use the classification loss too to train the total mask area", "labels_move_area"
+    )
+    pooling: Pooling | None = _by_design("Positions that classifiers average over: open ones or all", "pooling")
+    mask_norm: MaskNorm | None = _by_design("Norm inside the mask estimators", "mask_norm")
+    mask_padding: MaskPadding | None = _by_design("Padding of the maps that masks are estimated from", "mask_padding")
+    mask_context: MaskContext | None = _by_design("Global average that masks are estimated from", "mask_context")
+    logit_spread: float | None = _by_design(
+        "Standard deviation of the mask logits of an image; 0 does not set it", "logit_spread"
+    )
+    logit_range: float | None = _by_design("Largest absolute value of the mask logits; 0 for no limit", "logit_range")
+    mask_width: int = setting(32, "Hidden channels of the mask estimators", MASKS, least=1, needs=_AIM)
+    width: int = setting(256, "Channels of the paper head's maps", MASKS, least=1, needs=("head", "paper"))
+    temperature: float = setting(1.0, "Temperature of the Gumbel-softmax", MASKS, least=0.01, needs=_AIM)
     area_per: AreaPer = setting(
         "image", "Compute the area loss per image, or per batch over all processes", MASKS, needs=_AIM
     )
     mask_weight: float = setting(6.0, "Weight of the area loss (lambda in the paper)", MASKS, needs=_AIM)
+    stage_weight: tuple[float, ...] = setting(
+        (1.0,),
+        "Weight of the loss of the stages' classifiers: one number, or one per stage",
+        MASKS,
+        shown="1",
+        needs=_AIM,
+        parse=parse_weights,
+    )
+    final_weight: float = setting(1.0, "Weight of the loss of the final classifier", MASKS, needs=_AIM)
     anneal_share: float = setting(
         1 / 3, "Share of the epochs in which tau falls from 1 to its target", MASKS, shown="a third", most=1, needs=_AIM
     )
@@ -221,6 +268,9 @@ class Settings:
             if kind in (int, float) and not limits["least"] <= value <= limits["most"]:
                 until = f"to {limits['most']:g}" if math.isfinite(limits["most"]) else "or more"
                 raise ValueError(f"{each.name} must be {limits['least']:g} {until}, got {value!r}")
+        for name, value in DESIGNS[self.design].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, _plain(value))
         if self.ema == 1:
             raise ValueError("ema must be less than 1, got 1: the average would never change")
         if self.clip == 0:
@@ -245,6 +295,12 @@ class Settings:
     def epochs_to_anneal(self) -> int:
         """The number of epochs in which tau falls from 1."""
         return round(self.anneal_share * self.epochs)
+
+    @property
+    def design_arguments(self) -> dict[str, Any]:
+        """The arguments of :class:`~aimwrap.AIM` that a design decides."""
+        values = {name: getattr(self, name) for name in DESIGNS[self.design]}
+        return values | {"logit_spread": self.logit_spread or None, "logit_range": self.logit_range or math.inf}
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a file."""

@@ -33,13 +33,13 @@ class Row(NamedTuple):
         """In the paper's notation."""
         return "plain" if self.stage is None else f"AIM [{self.stage}, {self.percent:g}%]"
 
-    def settings(self, backbone: str, head: str) -> dict[str, Any]:
+    def settings(self, backbone: str, design: str) -> dict[str, Any]:
         """What it sets of ``aimwrap.train.Settings``."""
         if self.stage is None or self.percent is None:
             return {"method": "plain"}
         stages = stages_from(backbone, self.stage)
         area = self.percent / 100
-        return {"method": "aim", "stages": stages, "tau": (area,), "head": head, "labels_move_area": head == "paper"}
+        return {"method": "aim", "stages": stages, "tau": (area,), "design": design}
 
 
 def row_of(name: str) -> Row:

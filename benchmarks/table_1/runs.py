@@ -28,30 +28,30 @@ class Cell(NamedTuple):
         column: the data set's name.
         backbone: as the settings have it.
         row: the variant's name.
-        head: None for the plain backbone.
+        design: of AIM; None for the plain backbone.
         seed: of the run.
     """
 
     column: str
     backbone: str
     row: str
-    head: str | None
+    design: str | None
     seed: int
 
     @property
     def folder(self) -> Path:
         """Of the run, within that of all."""
         backbone = self.backbone.replace("/", "-").replace(":", "-")
-        variant = self.row if self.head is None else f"aim-{self.row}-{self.head}"
+        variant = self.row if self.design is None else f"aim-{self.row}-{self.design}"
         return Path(self.column, backbone, variant, f"seed-{self.seed}")
 
     def __str__(self) -> str:
-        head = "" if self.head is None else f", {self.head} head"
-        return f"{self.column}, {self.backbone}, {self.row}{head}, seed {self.seed}"
+        design = "" if self.design is None else f", design {self.design}"
+        return f"{self.column}, {self.backbone}, {self.row}{design}, seed {self.seed}"
 
 
 def cell_and_settings(
-    column: Column, place: dict[str, Any], backbone: str, row: Row, head: str, seed: int, given: dict[str, Any]
+    column: Column, place: dict[str, Any], backbone: str, row: Row, design: str, seed: int, given: dict[str, Any]
 ) -> tuple[Cell, Settings]:
     """A run's place and its settings.
 
@@ -60,20 +60,27 @@ def cell_and_settings(
         place: its ``root`` and what else its ``reader`` takes.
         backbone: its name.
         row: the variant.
-        head: of AIM.
+        design: of AIM.
         seed: of the run.
         given: settings that win over the column's recipe; ``preset`` names another.
     """
     own = {name: value for name, value in given.items() if name != "preset"}
-    fixed = {"data": column.reader, **place, "backbone": backbone, "seed": seed, **row.settings(backbone, head)}
+    fixed = {"data": column.reader, **place, "backbone": backbone, "seed": seed, **row.settings(backbone, design)}
     settings = settings_of(given.get("preset", column.preset), {**own, **fixed})
-    return Cell(column.name, backbone, row.name, None if row.stage is None else head, seed), settings
+    return Cell(column.name, backbone, row.name, None if row.stage is None else design, seed), settings
 
 
 def read_records(out: Path) -> list[Record]:
-    """The lines so far."""
+    """The lines so far.
+
+    Raises:
+        ValueError: if an older version of this benchmark wrote them.
+    """
     path = out / RESULTS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    if any("design" not in line for line in lines):
+        raise ValueError(f"{path} is of an older version, which had no designs; name another folder by --out")
+    return lines
 
 
 def cell_of(record: Record) -> Cell:

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import typer
-from columns import PAPER, column_of
+from columns import OTHERS, PAPER, column_of
 from lightning.fabric import Fabric
 from rows import TABLE_1, row_of
 from runs import Cell, cell_and_settings, do, read_records
 from tables import PAPERS_BACKBONE, draw, write_tables
 
+from aimwrap._choices import Design
 from aimwrap.cli.options import parse_seeds
 from aimwrap.data.registry import parse_reader_arguments
-from aimwrap.top_down import Head
 from aimwrap.train import CheckpointError, DivergedError, Settings, launched_fabric
 
 
@@ -33,13 +33,15 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = _arguments(given)
     failures: list[str] = []
     is_first = True
-    if arguments.data:
-        try:
+    try:
+        read_records(arguments.out)  # before hours of training
+        if arguments.data:
             jobs = _jobs(arguments)
             fabric = launched_fabric(jobs[0][1].precision, arguments.devices, accelerator=arguments.accelerator)
-        except (ImportError, TypeError, ValueError) as error:
-            print(error, file=sys.stderr)
-            return 1
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.data:
         failures = _do(jobs, arguments, fabric)
         is_first = fabric.is_global_zero
     if is_first:
@@ -51,13 +53,15 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def _jobs(arguments: argparse.Namespace) -> list[tuple[Cell, Settings]]:
     """All runs, seed by seed, so that a table with few seeds is complete early."""
+    for name, root, *more in arguments.data:
+        column_of(name).check(root, parse_reader_arguments(more))
     return [
         cell_and_settings(
             column_of(name),
             {"root": root, "reader": parse_reader_arguments(more)},
             backbone,
             row_of(row),
-            arguments.head,
+            arguments.design,
             seed,
             _settings(arguments),
         )
@@ -70,7 +74,7 @@ def _jobs(arguments: argparse.Namespace) -> list[tuple[Cell, Settings]]:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     found = parse_reader_arguments(arguments.set)
-    fixed = {"data", "root", "reader", "backbone", "seed", "method", "stages", "tau", "head", "labels_move_area"}
+    fixed = {"data", "root", "reader", "backbone", "seed", "method", "stages", "tau", "design"}
     if fixed & found.keys():
         raise ValueError(f"--set {sorted(fixed & found.keys())[0]}=... is for the other options and the rows to say")
     return found if arguments.preset is None else {**found, "preset": arguments.preset}
@@ -105,7 +109,7 @@ def _report(out: Path) -> None:
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    columns = ", ".join(column.name for column in PAPER)
+    columns = ", ".join(column.name for column in (*PAPER, *OTHERS))
     parser.add_argument(
         "--data",
         action="append",
@@ -117,7 +121,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rows", default=",".join(TABLE_1), help="plain, or STAGE-PERCENT by the paper's count")
     parser.add_argument("--backbone", nargs="+", default=[PAPERS_BACKBONE], help="names, or package.module:function")
-    parser.add_argument("--head", choices=get_args(Head), default="paper", help="AIM's head (default: paper)")
+    parser.add_argument("--design", choices=get_args(Design), default="paper", help="of AIM's masks (default: paper)")
     parser.add_argument("--seeds", type=_seeds, default="3", help="number of seeds, or a list such as 0,3,7")
     parser.add_argument("--preset", help="one preset for all columns; aimwrap train --presets lists them")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings, such as epochs=30")

@@ -18,7 +18,7 @@ from aimwrap.plot import Result, plot_results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPERS_BACKBONE = "convnext_tiny"
+PAPERS_BACKBONE = "convnext_tiny.fb_in1k"  # the paper's weights are of ImageNet-1k
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # Of aimwrap.train.evaluation.evaluate, by what the paper calls it, or would.
 POINTING = {"energy pointing": "energy_pointing", "matched": "energy_pointing_matched"}
@@ -30,13 +30,13 @@ class Line(NamedTuple):
     Attributes:
         backbone: its name.
         row: the variant's name.
-        head: None for the plain backbone.
+        design: of AIM; None for the plain backbone.
         records: one per seed that is done.
     """
 
     backbone: str
     row: str
-    head: str | None
+    design: str | None
     records: tuple[Record, ...]
 
     @property
@@ -46,8 +46,15 @@ class Line(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The head, too."""
-        return self.model if self.head is None else f"{self.model}, {self.head} head"
+        """The design, too."""
+        return self.model if self.design is None else f"{self.model}, design {self.design}"
+
+    @property
+    def design_in_words(self) -> str:
+        """With what differs from the paper in its runs, where that is not what the name says."""
+        departures = self.records[0].get("departures") if self.records else None
+        changed = self.design == "paper" and departures
+        return f"paper, but {', '.join(departures)}" if changed else self.design or ""
 
     def values(self, score: str) -> list[float]:
         """Of a score in percent, where it is defined."""
@@ -66,18 +73,18 @@ def read_paper() -> Paper:
 
 
 def lines_of(column: Column, records: Sequence[Record]) -> list[Line]:
-    """A line for each variant of the paper's table and of the runs, for each backbone and head that was trained."""
+    """A line for each variant of the paper's table and of the runs, for each backbone and design that was trained."""
     backbones = list(dict.fromkeys(record["backbone"] for record in records)) or [PAPERS_BACKBONE]
-    heads = list(dict.fromkeys(record["head"] for record in records if record["head"])) or ["paper"]
+    designs = list(dict.fromkeys(record["design"] for record in records if record["design"])) or ["paper"]
     rows = list(dict.fromkeys([*TABLE_1, *(record["row"] for record in records)]))
     keys = [
-        (backbone, row, head)
+        (backbone, row, design)
         for row in rows
         for backbone in backbones
-        for head in ([None] if row == "plain" else heads)
+        for design in ([None] if row == "plain" else designs)
     ]
     own = [record for record in records if record["column"] == column.name]
-    found = {key: [r for r in own if (r["backbone"], r["row"], r["head"]) == key] for key in keys}
+    found = {key: [r for r in own if (r["backbone"], r["row"], r["design"]) == key] for key in keys}
     return [Line(*key, tuple(sorted(runs, key=lambda run: run["seed"]))) for key, runs in found.items()]
 
 
@@ -114,7 +121,7 @@ def _table(column: Column, records: Sequence[Record]) -> str:
     paper, lines = read_paper(), lines_of(column, records)
     in_paper = column in PAPER
     accuracy = "worst-group accuracy" if column.score == "worst_group" else "accuracy"
-    header = ["model", "head", "seeds", accuracy, "EPG", "EPG, matched", "chance"]
+    header = ["model", "design", "seeds", accuracy, "EPG", "EPG, matched", "chance"]
     theirs = [f"paper's {accuracy}", "paper's EPG"] if in_paper else []
     rows = [[*header[:4], *theirs[:1], header[4], *theirs[1:], *header[5:]]]
     for line in lines:
@@ -122,7 +129,7 @@ def _table(column: Column, records: Sequence[Record]) -> str:
         if in_paper:
             beside = [paper.get((column.name, line.row, measure)) for measure in ("accuracy", "energy pointing")]
             cells = [cells[0], _pair(beside[0]), cells[1], _pair(beside[1]), *cells[2:]]
-        rows.append([line.model, line.head or "", str(len(line.records) or ""), *cells])
+        rows.append([line.model, line.design_in_words, str(len(line.records) or ""), *cells])
     body = ["| " + " | ".join(row) + " |" for row in rows]
     body.insert(1, "|" + "---|" * len(rows[0]))
     return "\n".join([f"## {column.title}", "", *body, "", *_said(column, lines, records)])
@@ -145,6 +152,8 @@ def _said(column: Column, lines: Sequence[Line], records: Sequence[Record]) -> l
     if runs:
         rules = ", ".join(sorted({f"{run['selection']} (measured on {run['tested_on']})" for run in runs}))
         said.append(f"Rule by which an epoch was selected: {rules}.")
+        started = {run["backbone"]: run.get("weights") for run in runs}
+        said += [f"{name} started from {weights} weights." for name, weights in started.items() if weights is not None]
     if not runs:
         said.append("Missing: every run.")
     elif missing:

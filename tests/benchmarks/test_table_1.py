@@ -12,10 +12,12 @@ TABLE_1, HERE = Path(__file__).parents[2] / "benchmarks" / "table_1", Path(__fil
 if not TABLE_1.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sys, "path", [str(TABLE_1), str(HERE / "train"), *sys.path])
+    patch.setattr(sys, "path", [str(TABLE_1), str(HERE / "train"), str(HERE / "data"), *sys.path])
     import tables
     import tiny_nets  # noqa: F401  # runs import it by name
     from columns import PAPER, column_of
+    from page_sets import make_page_sets
+    from releases import make_cub, make_waterbirds, waterbirds_rows
     from rows import row_of, stages_from
     from runs import Cell, read_records
     from table_1 import main
@@ -89,8 +91,8 @@ def test_killed_and_given_again_it_is_the_same_table(
 
 def record(column: str, row: str, seed: int, accuracy: float, **more: Any) -> dict[str, Any]:
     given = {"average": 0.9, "worst_group": accuracy, "energy_pointing": 0.5, "energy_pointing_matched": 0.25} | more
-    head = None if row == "plain" else "paper"
-    cell = Cell(column, "convnext_tiny", row, head, seed)._asdict()
+    design = None if row == "plain" else "paper"
+    cell = Cell(column, "convnext_tiny.fb_in1k", row, design, seed)._asdict()
     return {**cell, "scores": {**given, "chance": 0.125}, "selection": "last", "tested_on": "test"} | {
         "settings": {"epochs": 50}
     }
@@ -110,27 +112,28 @@ def test_our_numbers_are_next_to_the_paper_s_and_missing_ones_are_named() -> Non
     ]
     text = tables.write_tables(records)
     table = [
-        "| convnext_tiny, plain |  | 2 | 55.0 ± 7.1 | 81.6 ± 3.2 | 50.0 ± 0.0 | 68.3 ± 3.2 | 25.0 ± 0.0 | 12.5 ± 0.0 |",
-        "| convnext_tiny, AIM [1, 35%] | paper |  |  | 90.7 ± 0.7 |  | 63.0 ± 1.2 |  |  |",
-        "| convnext_tiny, AIM [2, 25%] | paper | 1 | 75.0 | 92.7 ± 1.2 |  | 75.0 ± 6.0 |  | 12.5 |",
+        "| convnext_tiny.fb_in1k, plain |  | 2 | 55.0 ± 7.1 | 81.6 ± 3.2 | 50.0 ± 0.0 | 68.3 ± 3.2 | 25.0 ± 0.0 | "
+        "12.5 ± 0.0 |",
+        "| convnext_tiny.fb_in1k, AIM [1, 35%] | paper |  |  | 90.7 ± 0.7 |  | 63.0 ± 1.2 |  |  |",
+        "| convnext_tiny.fb_in1k, AIM [2, 25%] | paper | 1 | 75.0 | 92.7 ± 1.2 |  | 75.0 ± 6.0 |  | 12.5 |",
     ]
     for row in table:
         assert line(text, "Waterbirds 95%", row[: row.index(" |", 2)]) == row
     missing = line(text, "Waterbirds 95%", "Missing: ")
-    assert "convnext_tiny, AIM [1, 25%], paper head (no run)" in missing
-    assert "convnext_tiny, AIM [2, 25%], paper head (seed 1)" in missing
-    assert "convnext_tiny, plain (" not in missing
+    assert "convnext_tiny.fb_in1k, AIM [1, 25%], design paper (no run)" in missing
+    assert "convnext_tiny.fb_in1k, AIM [2, 25%], design paper (seed 1)" in missing
+    assert "convnext_tiny.fb_in1k, plain (" not in missing
     assert (
-        line(text, "ImageNet100", "| convnext_tiny, plain")
-        == "| convnext_tiny, plain |  |  |  | 89.2 ± 0.1 |  | 91.4 ± 0.3 |  |  |"
+        line(text, "ImageNet100", "| convnext_tiny.fb_in1k, plain")
+        == "| convnext_tiny.fb_in1k, plain |  |  |  | 89.2 ± 0.1 |  | 91.4 ± 0.3 |  |  |"
     )
     assert line(text, "ImageNet100", "Missing: ") == "Missing: every run."
     assert (
-        line(text, "stamps-95", "| convnext_tiny, plain")
-        == "| convnext_tiny, plain |  | 1 | 50.0 | 50.0 | 25.0 | 12.5 |"
+        line(text, "stamps-95", "| convnext_tiny.fb_in1k, plain")
+        == "| convnext_tiny.fb_in1k, plain |  | 1 | 50.0 | 50.0 | 25.0 | 12.5 |"
     )
     only = [record("hard-imagenet", "2-25", 0, 0.7, energy_pointing=None)]
-    assert "EPG of convnext_tiny, AIM [2, 25%], paper head (no object masks" in tables.write_tables(only)
+    assert "EPG of convnext_tiny.fb_in1k, AIM [2, 25%], design paper (no object masks" in tables.write_tables(only)
 
 
 def test_the_paper_s_table_is_complete() -> None:
@@ -151,12 +154,56 @@ def test_stages_are_counted_as_the_paper_does(backbone: str, stage: int, expecte
     assert stages_from(backbone, stage) == expected
 
 
-def test_the_paper_s_head_lets_labels_move_the_area() -> None:
+def test_a_row_has_the_design_and_its_area() -> None:
     found = row_of("2-35").settings("tiny_nets:tiny", "paper")
-    assert found["labels_move_area"] and found["tau"] == (0.35,) and found["head"] == "paper"
-    assert not row_of("2-35").settings("tiny_nets:tiny", "feature-preserving")["labels_move_area"]
+    assert found["tau"] == (0.35,) and found["design"] == "paper"
     assert row_of("plain").settings("tiny_nets:tiny", "paper") == {"method": "plain"}
     assert column_of("stamps-100").reader == "built" and column_of("hard-imagenet").score == "average"
+
+
+def test_changes_of_the_design_and_the_weights_are_named() -> None:
+    more = {"departures": ["bounded logits"], "weights": "convnext_tiny.fb_in1k"}
+    text = tables.write_tables([record("waterbirds-95", "2-25", 0, 0.5) | more])
+    assert "| paper, but bounded logits | 1 |" in line(text, "Waterbirds 95%", "| convnext_tiny.fb_in1k, AIM [2, 25%]")
+    assert "convnext_tiny.fb_in1k started from convnext_tiny.fb_in1k weights." in text
+
+
+def test_the_folder_of_another_release_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_waterbirds(tmp_path, tie=1.0, pictures=False)
+    assert main(["--data", "waterbirds-95", str(folder), "--out", str(tmp_path / "out"), *TINY]) == 1
+    assert f"100% of the training images in {folder} are on their label's background" in capsys.readouterr().err
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "results.jsonl").write_text('{"head": "paper"}\n')
+    assert main(["--report", "--out", str(tmp_path / "old")]) == 1
+    assert "is of an older version" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_data_set_of_the_paper_by_its_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of the benchmark's page, on miniatures."""
+    folder = make_page_sets(tmp_path)
+    cub = f"cub={folder / 'CUB_200_2011'}"
+    birds = f"cub={make_cub(tmp_path, images_per_species=28)}"
+    rows = waterbirds_rows(tie=1.0, images_per_species=28)
+    first = next(row for row in rows if row[3] == 0 and "Yellowthroat" in str(row[1]))  # one of 21 that count
+    loose = [[*row[:4], 1 - int(str(row[4])), row[5]] if row is first else row for row in rows]
+    sets = [
+        ("imagenet-100", folder / "imagenet", f"class_list={folder / 'imagenet100.txt'}"),
+        ("hard-imagenet", folder / "hardImageNet", f"imagenet={folder / 'imagenet'}"),
+        ("waterbirds-100", make_waterbirds(tmp_path, "tied", rows=rows, images_per_species=28), birds),
+        ("waterbirds-95", make_waterbirds(tmp_path, "loose", rows=loose, images_per_species=28), birds),
+        ("traveling-birds", folder / "CUB_fixed", cub),
+        ("cub", folder / "CUB_200_2011"),
+        ("imagewoof", folder / "imagewoof2-160"),
+    ]
+    data = [word for each in sets for word in ("--data", *map(str, each))]
+    given = [*data, "--rows", "plain,2-25", "--design", "paper", "--seeds", "1", "--out", str(tmp_path / "out"), *TINY]
+    assert main(given) == 0, capsys.readouterr().err
+    records = read_records(tmp_path / "out")
+    assert {(each["column"], each["row"]) for each in records} == {
+        (name, row) for name, *_ in sets for row in ("plain", "2-25")
+    }
+    assert all(each["departures"] == ([] if each["row"] == "2-25" else None) for each in records)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_killed_run_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: py
     weights = tmp_path / "run" / "model" / WEIGHTS
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    del result["folder"]
+    result = {name: result[name] for name in expected["result"]}  # newer versions add to it; the folder is another
     for line in (result, expected["result"], *log, *expected["log"]):
         line["mask_findings"] = len(line["mask_findings"])  # their words may change
     sums = {name: value.double().sum().item() for name, value in load_file(weights).items()}

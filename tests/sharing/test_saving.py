@@ -530,7 +530,7 @@ def saved_by_format_1() -> AIM:
 
 def test_a_folder_of_the_first_format_still_loads() -> None:
     loaded = AIM.from_pretrained(SAVED_BY_VERSION_1, backbone=HeadConvNet())
-    assert loaded.variant == "HeadConvNet+AIM [3, 25%, 50%]"
+    assert loaded.variant == "HeadConvNet+AIM [3, 25%, 50%], feature-preserving head"
     assert loaded.class_names == tuple("abcdefg")
     assert loaded.preprocessing == Preprocessing((64, 64), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bilinear", 0.9)
     images = torch.arange(3 * 64 * 64).mul(0.37).sin().view(1, 3, 64, 64)

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from aimwrap import AIM, PAPER
+from aimwrap._choices import OURS
 from aimwrap.data.registry import parse_reader_arguments
 from aimwrap.data.release import groups_of
 from aimwrap.train import PRESETS, Settings
 from aimwrap.train.data import read_splits
 from aimwrap.train.evaluation import chosen_rule, score_of
 from aimwrap.train.loop import rate_factor, set_rates
-from aimwrap.train.run import build_model, variant_of
+from aimwrap.train.run import build_model, variant_of, weights_of
 from aimwrap.train.settings import differences
 
 
@@ -42,6 +44,24 @@ def test_settings_survive_a_file(settings_of: Callable[..., Settings]) -> None:
         Settings.from_json({**settings.to_json(), "nonsense": 1})
     with pytest.raises(ValueError, match=r"incomplete.*root"):
         Settings.from_json({"data": "cub"})
+
+
+def test_a_design_decides_what_is_not_given(settings_of: Callable[..., Settings]) -> None:
+    assert settings_of().design_arguments == OURS and settings_of(design="paper").design_arguments == PAPER
+    settings = settings_of(design="paper", pooling="active", labels_move_area=False, logit_range=6.0, logit_spread=0.0)
+    changed = {"pooling": "active", "labels_move_area": False, "logit_range": 6.0}
+    assert settings.design_arguments == {**PAPER, **changed}
+    older = {name: value for name, value in settings_of(head="paper").to_json().items() if name != "design"}
+    assert Settings.from_json(older).design_arguments == {**OURS, "head": "paper"}
+    model = build_model(settings_of(design="paper", backbone="tiny_nets:tiny"), 2)
+    assert isinstance(model, AIM) and model.departures == () and model.variant == "TinyNet+AIM [3, 25%]"
+
+
+def test_the_weights_are_named(settings_of: Callable[..., Settings]) -> None:
+    assert weights_of(settings_of(backbone="convnext_tiny")) == "convnext_tiny.in12k_ft_in1k"
+    assert weights_of(settings_of(backbone="torchvision/resnet50")) == "ResNet50_Weights.IMAGENET1K_V2"
+    assert weights_of(settings_of(backbone="convnext_tiny", pretrained=False)) == "random"
+    assert weights_of(settings_of(backbone="tiny_nets:tiny")) is None
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_nets
 import torch
 from typer.testing import CliRunner, Result
 
+from aimwrap import AIM
 from aimwrap.cli import app
 from aimwrap.preprocessing import Preprocessing
 from aimwrap.train import PlainClassifier, launched_fabric, load_plain
@@ -46,6 +48,21 @@ def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     mean = sum(result["scores"]["average"] for result in scores) / 2
     assert summary["scores"]["average"]["mean"] == pytest.approx(mean) and summary["seeds"] == [0, 3]
+
+
+def test_the_paper_s_design_and_a_change_of_it(table: Path, tmp_path: Path) -> None:
+    more = ("--design", "paper", "--no-labels-move-area", "--stage-weight", "0,1", "--width", 16, "--epochs", 1, "-q")
+    found = train(table, tmp_path / "out", *more)
+    assert found.exit_code == 0, found.output
+    folder = tmp_path / "out" / "seed-0"
+    settings = json.loads((folder / "settings.json").read_text())["settings"]
+    assert settings["design"] == "paper" and settings["head"] == "paper" and settings["labels_move_area"] is False
+    assert settings["logit_range"] == 0 and settings["stage_weight"] == [0.0, 1.0]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["departures"] == ["labels do not move the area"]
+    assert result["variant"] == "TinyNet+AIM [3, 25%], paper head, 2 classes"
+    model = AIM.from_pretrained(folder / "model", backbone=tiny_nets.tiny())
+    assert model.departures == ("labels do not move the area",) and model.classifier.in_features == 16
 
 
 def test_plain_with_json_tensorboard_and_a_recipe(table: Path, tmp_path: Path) -> None:
