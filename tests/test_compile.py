@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from zoo import NUM_CLASSES, TIMM, TORCHVISION, TinyNet
+from zoo import NUM_CLASSES, TIMM, TORCHVISION, TinyNet, with_heads_in_turn
 
 from aimwrap import AIM, AIMLoss, TauScheduler
 
@@ -14,12 +14,11 @@ from aimwrap import AIM, AIMLoss, TauScheduler
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 Wrapped = Callable[..., AIM]
-HEADS = ("paper", "feature-preserving")
 
 
 def with_heads(names: Iterable[str]) -> pytest.MarkDecorator:
-    """A tiny one by default, and these slowly, with one of the heads each, in turns."""
-    slow = [("tiny", "paper"), *((name, HEADS[i % 2]) for i, name in enumerate(names))]
+    """A tiny one by default, and these slowly."""
+    slow = [("tiny", "paper"), *with_heads_in_turn(list(names))]
     values = [("tiny", "feature-preserving"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in slow)]
     return pytest.mark.parametrize(("name", "head"), values)
 

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from zoo import BACKBONES, NUM_CLASSES, TIMM, TORCHVISION
+from zoo import BACKBONES, HEADS, NUM_CLASSES, TIMM, TORCHVISION, with_heads_in_turn
 
 from aimwrap import AIM, AIMLoss, AIMOutput
 
-HEADS = ["paper", "feature-preserving"]
 BackboneOf = Callable[[str], nn.Module]
 Wrapped = Callable[..., AIM]
 
@@ -30,7 +29,6 @@ SLOW = {"paper": {*TORCHVISION, *TIMM}, "feature-preserving": TWICE}
 every_backbone = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in BACKBONES]
 )
-every_head = pytest.mark.parametrize("head", HEADS)
 every_backbone_and_head = pytest.mark.parametrize(
     ("name", "head"),
     [
@@ -268,15 +266,14 @@ def test_half_precision_weights(name: str, head: str, wrapped: Wrapped) -> None:
         assert all(value.isfinite().all() for value in tensors(output))
 
 
-COMPILED_BY_DEFAULT = [("train_eval", "feature-preserving")]
-
-
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        pytest.param(name, head, marks=() if (name, head) in COMPILED_BY_DEFAULT else pytest.mark.slow)
-        for name in ("tiny_dropout", "train_eval", *TORCHVISION, *TIMM)
-        for head in HEADS
+        ("train_eval", "feature-preserving"),
+        *(
+            pytest.param(name, head, marks=pytest.mark.slow)
+            for name, head in with_heads_in_turn(["tiny_dropout", *TORCHVISION, *TIMM])
+        ),
     ],
 )
 def test_compiles_as_one_graph_in_train_and_eval(name: str, head: str, wrapped: Wrapped) -> None:
@@ -294,8 +291,7 @@ def test_compiles_as_one_graph_in_train_and_eval(name: str, head: str, wrapped: 
 
 
 @pytest.mark.slow  # the next one exports by default, with any batch size, too
-@pytest.mark.parametrize("name", ["tiny", *TORCHVISION, *TIMM])
-@every_head
+@pytest.mark.parametrize(("name", "head"), with_heads_in_turn(["tiny", *TORCHVISION, *TIMM]))
 def test_exports_with_any_batch_size(name: str, head: str, wrapped: Wrapped) -> None:
     model = wrapped(name, head)
     batch = torch.export.Dim("batch", min=1, max=64)

@@ -16,7 +16,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
-from zoo import BACKBONES, WAYS_OF_COPYING, HeadConvNet, NormalisingNet, TinyNet, copied
+from zoo import BACKBONES, HEADS, WAYS_OF_COPYING, HeadConvNet, NormalisingNet, TinyNet, copied, with_heads_in_turn
 
 from aimwrap import AIM, AIMOutput, Preprocessing
 from aimwrap.sharing import mixin
@@ -94,10 +94,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, refuse)
 
 
-@pytest.mark.parametrize("head", ["paper", "feature-preserving"])
 @pytest.mark.parametrize(
-    "name",
-    ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if name != "tiny")],
+    ("name", "head"),
+    [
+        *(("tiny", head) for head in HEADS),
+        *(
+            pytest.param(name, head, marks=pytest.mark.slow)
+            for name, head in with_heads_in_turn([name for name in BACKBONES if name != "tiny"])
+        ),
+    ],
 )
 def test_logits_and_masks_come_back_bit_for_bit(name: str, head: str, tmp_path: Path) -> None:
     model = lived_in(aim(BACKBONES[name](), head=head))
