@@ -83,8 +83,7 @@ def test_one_more_compilation_serves_all_other_batch_sizes(name: str, head: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", ["tiny", *TORCHVISION])
+@pytest.mark.parametrize(("name", "head"), with_heads_in_turn(["tiny", *TORCHVISION]))
 def test_evaluation_after_training_compiles_once(name: str, head: str, wrapped: Wrapped) -> None:
     """It knows already that batches have any size; the criterion does nothing else there, or no gradient."""
     (_, training), (model, criterion) = compilations_of_batches(copy.deepcopy(wrapped(name, head)), (True, False))
