@@ -21,7 +21,7 @@ def annealed_tau(
     """The area target at a step: from ``start`` to ``target`` in ``anneal_steps``, then held.
 
     The paper's annealing (section 3, "Optional Mask Annealing"): training begins with fully active masks and the
-    threshold is lowered each epoch; that it falls linearly comes from a third party's note on the appendix.
+    threshold is lowered each epoch. That it falls linearly is our choice.
 
     Args:
         step: epochs or optimiser steps done, from 0.
@@ -62,7 +62,7 @@ class TauScheduler:
         anneal_epochs: length in calls of :meth:`step`, one per epoch.
         anneal_steps: length in calls of :meth:`step`, one per optimiser step. Exactly one of the two must be given.
         start: the area at the beginning; the paper's 1.0 is fully open. At least the target of every stage.
-        curve: ``"linear"`` (the paper's) or ``"cosine"``.
+        curve: ``"linear"`` or ``"cosine"``; the paper's main text names none.
 
     Raises:
         ValueError: if not exactly one length is given, or one is negative, or ``start`` or ``curve`` does not fit.

@@ -7,7 +7,11 @@ from typing import Any
 
 from variants import Config
 
+from aimwrap import PAPER
+
 TIES = (0.95, 1.0)
+# What Config has of aimwrap.PAPER as fields of its own.
+FIELDS_OF_PAPER = {name: PAPER[name] for name in ("head", "pooling", "mask_norm", "labels_move_area")}
 LOOK, LOOK_BY_CAM = "AIM, second look", "CAM, second look"
 LOOK_AS_A_MODULE = "AIM, second look, pixels"
 
@@ -51,6 +55,33 @@ def paper_head(tie: float, seed: int) -> list[Config]:
         Config("open", tie, seed, head="paper"),
         Config("aim", tie, seed, tau=0.25, head="paper"),
     ]
+
+
+def by_paper(tie: float, seed: int, **changes: Any) -> Config:
+    """AIM by ``aimwrap.PAPER``, at the paper's area."""
+    return Config("aim", tie, seed, **({"tau": 0.25, "design": "paper", **FIELDS_OF_PAPER} | changes))
+
+
+def paper_design(tie: float, seed: int) -> list[Config]:
+    """The method of the paper's section 3, at the setting of the default rows."""
+    return [by_paper(tie, seed)]
+
+
+def paper_search(tie: float, seed: int) -> list[Config]:
+    """The search that our design gets, for the paper's."""
+    return [by_paper(tie, seed, epochs=epochs, learning_rate=rate) for epochs, rate in SEARCHED]
+
+
+def paper_fine_tuned(tie: float, seed: int) -> list[Config]:
+    """The paper's design with a backbone that is trained, as the paper trains it, at the rates that ours gets."""
+    rates = ((1e-5, "kept"), (1e-4, "kept"), (3e-5, "kept"), (1e-5, "adapted"))
+    return [by_paper(tie, seed, epochs=6, backbone_rate=rate, norms=norms) for rate, norms in rates]
+
+
+def sparsity(tie: float, seed: int) -> list[Config]:
+    """No area loss, to see whether masks become sparse by themselves: both designs."""
+    ours = Config("aim", tie, seed, tau=0.25, mask_weight=0.0)
+    return [by_paper(tie, seed, mask_weight=0.0), ours]
 
 
 def oracle(tie: float, seed: int) -> list[Config]:
@@ -170,6 +201,10 @@ PARTS = {
     "aim-search": aim_search,
     "control-search": control_search,
     "paper-head": paper_head,
+    "paper-design": paper_design,
+    "paper-search": paper_search,
+    "paper-fine-tuned": paper_fine_tuned,
+    "sparsity": sparsity,
     "oracle": oracle,
     "ablations": ablations,
     "fine-tuned": fine_tuned,

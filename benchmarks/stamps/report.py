@@ -89,6 +89,8 @@ def tables() -> dict[str, str]:
     if results["fine-tuned"]:
         written["fine-tuned"] = fine_tuned(results["fine-tuned"])
         written["fine-tuned-gains"] = fine_tuned_gains(results["fine-tuned"], search)
+    if results["paper-design"]:
+        written["paper-design"] = designs([*results["headline"], *results["paper-design"], *results["sparsity"]])
     if results["second-look"]:
         written["second-look"] = second_look(results["second-look"], search)
     if results["rivals"]:
@@ -259,6 +261,28 @@ def ablation_row(name: str, runs: Sequence[Run]) -> list[str]:
         name,
         *(deviation(runs, m) for m in ("accuracy", "worst_group", "pointing", "area", "precision")),
     ]
+
+
+def designs(records: Sequence[Run]) -> str:
+    """Our design, the paper's head with our measures, and the paper's design: at tau 0.25, and without an area loss."""
+    kinds: dict[str, dict[str, Any]] = {
+        "our design": {"head": "feature-preserving", "mask_weight": 6.0},
+        '`head="paper"`': {"head": "paper", "design": "ours", "mask_weight": 6.0},
+        "the paper's design": {"design": "paper", "mask_weight": 6.0},
+        "our design, no area loss": {"head": "feature-preserving", "mask_weight": 0.0},
+        "the paper's design, no area loss": {"design": "paper", "mask_weight": 0.0},
+    }
+    rows = []
+    for tie in TIES:
+        for name, setting in kinds.items():
+            runs = pick(records, **({"method": "aim", "tau": 0.25, "epochs": 20, "tie": tie} | setting))
+            if runs:
+                cells = [interval(estimate(runs, m)) for m in ("accuracy", "worst_group", "pointing", "precision")]
+                areas = [" and ".join(f"{area:.2f}" for area in run["areas"].values()) for run in runs]
+                dead = sum(any(not 0.02 < area < 0.98 for area in run["areas"].values()) for run in runs)
+                rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{few(runs)}", *cells, "; ".join(areas), str(dead)])
+    header = ["tie", "", "accuracy", "worst group", "pointing", "mask precision"]
+    return markdown([*header, "areas of stages 2 and 3, by seed", "seeds with a dead mask"], rows)
 
 
 def second_look(records: Sequence[Run], search: Sequence[Run]) -> str:

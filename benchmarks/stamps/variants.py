@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator, TauScheduler
+from aimwrap._choices import DESIGNS, Design
 from aimwrap.analysis.look import Look, look_at, look_at_map
 from aimwrap.demo.backbone import MEAN_AND_STD
 from aimwrap.metrics import class_activation_map
@@ -46,6 +47,7 @@ class Config:
         norms: "kept" holds BatchNorm at its ImageNet statistics, "adapted" lets it follow.
         second_look: the same network then sees the image without the pixels outside its own merged mask; both looks are
             trained, and the second decides.
+        design: which arguments of AIM hold where no field here is one: "ours" or "paper".
         the rest: arguments of AIM, AIMLoss and TauScheduler; ``refinement`` is how the stages' masks become one with
             the feature-preserving head ("concatenation" is the library's own).
     """
@@ -72,6 +74,7 @@ class Config:
     labels_move_area: bool = False
     refinement: str = "concatenation"
     second_look: bool = False
+    design: Design = "ours"
 
     @property
     def key(self) -> dict[str, Any]:
@@ -392,18 +395,9 @@ def _loop(
 
 def build(config: Config, backbone: nn.Module) -> AIM:
     """AIM as the config wants it."""
-    model = AIM(
-        backbone,
-        list(config.stages),
-        config.tau,
-        num_classes=2,
-        head=config.head,
-        mask_width=config.mask_width,
-        mask_norm=config.mask_norm,
-        pooling=config.pooling,
-        temperature=config.temperature,
-        labels_move_area=config.labels_move_area,
-    )
+    given = ("head", "mask_width", "mask_norm", "pooling", "temperature", "labels_move_area")
+    arguments = {**DESIGNS[config.design], **{name: getattr(config, name) for name in given}}
+    model = AIM(backbone, list(config.stages), config.tau, num_classes=2, **arguments)
     if config.refinement != "concatenation":
         channels = [tap.channels for tap in model.taps]
         model.top_down = MergedMasks(channels, model.top_down.out_channels, config.refinement)
