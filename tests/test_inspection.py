@@ -114,7 +114,8 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = runner.invoke(app, ["inspect", "test_resnet", "--image-size", "96"])
     assert shown.exit_code == 0 and "layer4" in shown.output and "size at 96 x 96" in shown.output
     as_json = runner.invoke(app, ["inspect", "test_resnet", "--json", "--head", "paper"])
-    assert json.loads(as_json.output)["head"] == "paper"
+    found = json.loads(as_json.output)
+    assert found["head"] == "paper" and found["lines"][1].endswith('tau=0.25, head="paper")')
     blocks = json.loads(runner.invoke(app, ["inspect", "test_vit", "--json"]).output)
     assert [tap["stage"] for tap in blocks["taps"]] == [1, 3, 5] and "6 blocks" in blocks["found_by"]
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

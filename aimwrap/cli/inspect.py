@@ -3,12 +3,10 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from .._choices import Head
-from .options import AsJson, BackboneName, option
+from .options import AsJson, BackboneName, import_from_here, option
 from .outcomes import closing, exit_on_error, print_result
 
 EPILOG = closing(
@@ -33,7 +31,7 @@ def inspect(
     """
     if channels is not None and image_size is None:
         raise typer.BadParameter("--channels needs --image-size: give both")
-    sys.path.insert(0, "")  # custom backbones are usually in the current folder
+    import_from_here()
     with exit_on_error(TypeError, ValueError, as_json=as_json, facts={"name": backbone}):
         import torch
 

@@ -53,11 +53,17 @@ def complete_data(incomplete: str) -> list[str]:
     return [name for name in DATA_SETS if name.startswith(incomplete)]
 
 
+def import_from_here() -> None:
+    """Let modules of the current folder be imported, where custom backbones usually are."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
 def imported_backbone(path: str | None) -> nn.Module | None:
     """The backbone at the path of ``--backbone``, if one is given."""
     from ..backbones.inspection import import_backbone
 
-    sys.path.insert(0, "")  # custom backbones are usually in the current folder
+    import_from_here()
     return None if path is None else import_backbone(path)
 
 

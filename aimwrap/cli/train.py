@@ -6,7 +6,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, fields
@@ -27,6 +26,7 @@ from .options import (
     Root,
     Seeds,
     complete_backbone,
+    import_from_here,
     option,
     options_in,
     parse_seeds,
@@ -155,7 +155,7 @@ def train(
     started. If it is interrupted, run the same command again to continue.
     """
     numbers = parse_seeds(seeds)
-    sys.path.insert(0, "")  # custom backbones are usually in the current folder
+    import_from_here()
     with _exit_on_error(ImportError, as_json=as_json), exit_on_interrupt(_interrupted(out)):
         from ..data.registry import parse_reader_arguments
         from ..train import CheckpointError, DivergedError, ProcessError, launched_fabric

@@ -211,7 +211,7 @@ def test_two_checkpoints_are_kept_and_the_model_loads(
 def test_kill_9_at_random_moments(table: Path, tmp_path: Path, devices: int) -> None:
     def command(out: Path) -> subprocess.Popen[bytes]:
         source = "from aimwrap.cli import main; main()"
-        options = "--backbone tiny_nets:tiny_with_dropout --image-size 32 --epochs 30 --batch-size 4 --workers 0 -q"
+        options = "--backbone tiny_nets:tiny_with_dropout --image-size 32 --epochs 12 --batch-size 4 --workers 0 -q"
         options += f" --checkpoint-steps 2 --ema 0.9 --devices {devices} --accelerator cpu --lr 1e-3"
         arguments = ["train", "table", str(table), "mask=mask", "--out", str(out), *options.split()]
         script = tmp_path / "aimwrap_command.py"
@@ -226,7 +226,7 @@ def test_kill_9_at_random_moments(table: Path, tmp_path: Path, devices: int) -> 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert command(whole).wait(timeout=300) == 0
     moments = random.Random(devices)
-    for _ in range(5):
+    for _ in range(3):
         process = command(killed)
         before, wanted, seen = newest(killed), moments.randint(1, 8), 0
         deadline = time.monotonic() + 120
