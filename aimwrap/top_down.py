@@ -145,11 +145,11 @@ class PaperTopDown(nn.Module):
 
 
 class FeaturePreservingTopDown(nn.Module):
-    """Our pathway: the classified features stay the pretrained ones; the mask is refined top-down.
+    """Our pathway: the classified features stay the pretrained ones, and the finest mask alone decides.
 
     Each stage's mask selects positions of the backbone's own final map. A finer stage's mask is estimated from that
-    stage's map together with the resized deeper one, and the finest mask decides. Reason: newly initialised
-    transforms, and early features too, learn the background first.
+    stage's map together with the resized deeper map, not the deeper mask. Deeper masks have only their own stages'
+    classifiers and losses. Reason: newly initialised transforms, and early features too, learn the background first.
 
     Args:
         channels: C of each stage's map, shallow to deep.
@@ -198,7 +198,7 @@ class FeaturePreservingTopDown(nn.Module):
         return stages, stages[0]
 
     def fuse(self, masked: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The finest stage's masked map and its mask, which was refined from the deeper ones."""
+        """The finest stage's masked map and its mask."""
         return masked[0], masks[0]
 
     def parts(self, masked: Sequence[Tensor]) -> list[Tensor]:

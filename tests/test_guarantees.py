@@ -179,6 +179,15 @@ def test_stage_logits_see_their_own_stage_only() -> None:
         assert not torch.equal(output.logits, reference.logits)
 
 
+@every_head
+def test_deeper_masks_take_part_in_the_papers_head_alone(head: str) -> None:
+    model, images = lively(aim(head, (1, 2, 3))).eval(), torch.randn(2, 3, 64, 64)
+    masks = random_masks(model, model.forward_backbone(images))
+    deeper_closed = {stage: mask * (stage == 1) for stage, mask in masks.items()}
+    logits, without = (model(images, given).logits for given in (masks, deeper_closed))
+    assert torch.equal(logits, without) == (head == "feature-preserving")
+
+
 def test_contributions_of_positions_sum_to_the_logits() -> None:
     """Nothing non-linear is between the fused map and the logits."""
     model = lively(aim()).eval()
