@@ -137,6 +137,9 @@ def train(
         False, "Describe the presets, and exit.", "--presets", is_eager=True, callback=_list_presets
     ),
     tensorboard: bool = _result(False, "Write curves and masks for TensorBoard.", "--tensorboard"),
+    keep_masks: int = _result(
+        0, "Number of test images whose masks are written after each epoch.", min=0, show_default="none"
+    ),
     accelerator: Literal["auto", "cpu", "cuda"] = _machine("auto", "Device to train on."),
     devices: int | None = _machine(
         None, "Number of GPUs, or of processes on a CPU, per machine.", min=1, show_default="all GPUs, or 1 process"
@@ -165,13 +168,15 @@ def train(
             given = {"data": data, "root": root, "reader": reader, **given_settings(options)}
             settings = [settings_of(preset, {**given, "seed": seed}) for seed in numbers]
             check_all_used(settings[0], given)
+            if keep_masks and settings[0].method == "plain":
+                raise ValueError("--keep-masks has no effect on a plain backbone (--plain); leave it out")
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         kinds = (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError)
         # A ProcessError is printed by the process that it happened in, whichever that is.
         with _exit_on_error(*kinds, as_json=as_json), exit_on_error(ProcessError, as_json=False):
             fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
-            results = [_run(one, out, fabric, workers, tensorboard, quiet or as_json) for one in settings]
+            results = [_run(one, out, fabric, workers, tensorboard, keep_masks, quiet or as_json) for one in settings]
             if _PROCESS == 0:
                 _print_results(results, out, as_json)
 
@@ -185,7 +190,9 @@ def _signature() -> inspect.Signature:
     return own.replace(parameters=[*found[:7], *settings, *found[7:-1]])
 
 
-def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, quiet: bool) -> Result:
+def _run(
+    settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, keep_masks: int, quiet: bool
+) -> Result:
     from ..train import run_training
     from ..train.report import format_epoch
 
@@ -203,7 +210,15 @@ def _run(settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: 
 
     folder = out / f"seed-{settings.seed}"
     return run_training(
-        settings, folder, fabric, workers=workers, report=report, say=say, quiet=quiet, tensorboard=tensorboard
+        settings,
+        folder,
+        fabric,
+        workers=workers,
+        report=report,
+        say=say,
+        quiet=quiet,
+        tensorboard=tensorboard,
+        keep_masks=keep_masks,
     )
 
 

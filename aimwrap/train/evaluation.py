@@ -75,7 +75,7 @@ def evaluate(
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
         if seen is not None:
-            measured = measure(seen, labels, _object_masks(batch).to(device), seen.deepest)
+            measured = measure(seen, labels, object_masks_of(batch).to(device), seen.deepest)
             for name, metric in means.items():
                 metric.update(getattr(measured, name))
         if health is not None:
@@ -112,7 +112,7 @@ def _computed(metric: Metric) -> dict[str, float | None]:
     return {name: None if value.isnan() else float(value) for name, value in named.items()}
 
 
-def _object_masks(batch: Batch) -> Tensor:
+def object_masks_of(batch: Batch) -> Tensor:
     """(N, 1, H, W) or (N, H, W): masks where all images have one, else their boxes, filled."""
     if batch.object_mask is not None:
         return batch.object_mask

@@ -40,7 +40,7 @@ from .distributed import share_buffers
 from .evaluation import evaluate
 from .run import Report, Result, Run
 from .settings import Settings, differences
-from .tensorboard import check_tensorboard, log_to_tensorboard
+from .watching import check_tensorboard, log_to_tensorboard, write_masks
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
 
@@ -63,6 +63,7 @@ def run_training(
     say: Callable[[str], None] = lambda text: None,
     quiet: bool = True,
     tensorboard: bool = False,
+    keep_masks: int = 0,
 ) -> Result:
     """Train, or continue an interrupted run with the same settings.
 
@@ -75,6 +76,7 @@ def run_training(
         say: is called with messages for the user.
         quiet: no progress bars.
         tensorboard: whether to write for TensorBoard.
+        keep_masks: number of test images whose masks are written after each epoch, into ``masks``.
 
     Returns:
         The result, the same in every process.
@@ -94,7 +96,16 @@ def run_training(
     if (folder / RESULT).is_file():
         say(f"{folder} is trained already; its result is in {RESULT}")
         return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
-    run = Run(settings, folder, fabric, workers=workers, report=report, quiet=quiet, tensorboard=tensorboard)
+    run = Run(
+        settings,
+        folder,
+        fabric,
+        workers=workers,
+        report=report,
+        quiet=quiet,
+        tensorboard=tensorboard,
+        keep_masks=keep_masks,
+    )
     fabric.barrier()  # no process writes before all have checked the folder
     if fabric.is_global_zero:
         _begin(run)
@@ -221,6 +232,7 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     line["mask_findings"] = [finding.message for finding in findings]
     keep_if_best(run, epoch, line.get("validation"))
     run.progress.end_epoch(line)
+    write_masks(run, line)  # before the checkpoint: a run that is interrupted here repeats the epoch
     save_checkpoint(run)
     log_to_tensorboard(run, line)
     return line

@@ -142,9 +142,10 @@ class Run:
         report: Report = lambda line, seconds: None,
         quiet: bool = True,
         tensorboard: bool = False,
+        keep_masks: int = 0,
     ) -> None:
         self.settings, self.folder, self.fabric = settings, folder, fabric
-        self.report, self.quiet, self.tensorboard = report, quiet, tensorboard
+        self.report, self.quiet, self.tensorboard, self.keep_masks = report, quiet, tensorboard, keep_masks
         self.progress = Progress()
         seed_generators(settings.seed)  # the same new layers in every process
         splits = read_splits(settings)

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
 TABLE_1, HERE = Path(__file__).parents[2] / "benchmarks" / "table_1", Path(__file__).parents[1]
 if not TABLE_1.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(TABLE_1), str(HERE / "train"), str(HERE / "data"), *sys.path])
+    import figures
     import tables
-    import tiny_nets  # noqa: F401  # runs import it by name
+    import tiny_nets
     from columns import PAPER, column_of
     from page_sets import make_page_sets
     from releases import make_cub, make_waterbirds, waterbirds_rows
@@ -23,7 +26,11 @@ with pytest.MonkeyPatch.context() as patch:
     from table_1 import main
     from tiny_set import make_tiny_set
 
+from aimwrap import AIM  # noqa: E402
+from aimwrap.cli import app  # noqa: E402
+from aimwrap.data import Built, collate, eval_transform  # noqa: E402
 from aimwrap.train import loop  # noqa: E402
+from aimwrap.train.watching import kept_masks  # noqa: E402
 
 TINY = ["--backbone", "tiny_nets:tiny", "--accelerator", "cpu", "--workers", "0"]
 TINY += ["--set", "image_size=32", "epochs=1", "batch_size=8", "checkpoint_steps=1", "warmup_epochs=0", "lr=0.001"]
@@ -204,6 +211,37 @@ def test_every_data_set_of_the_paper_by_its_design(tmp_path: Path, capsys: pytes
         (name, row) for name, *_ in sets for row in ("plain", "2-25")
     }
     assert all(each["departures"] == ([] if each["row"] == "2-25" else None) for each in records)
+
+
+@pytest.mark.slow
+def test_figures_of_finished_runs(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = ["train", "built", str(built), "--backbone", "tiny_nets:tiny", "--image-size", "32", "--epochs", "3"]
+    usual += ["--batch-size", "8", "--workers", "0", "--accelerator", "cpu", "-q", "--selection", "last"]
+    aim, plain = tmp_path / "aim" / "seed-0", tmp_path / "plain" / "seed-0"
+    assert CliRunner().invoke(app, [*usual, "--out", str(aim.parent), "--keep-masks", "4"]).exit_code == 0
+    assert CliRunner().invoke(app, [*usual, "--out", str(plain.parent), "--plain"]).exit_code == 0
+    kept = kept_masks(aim)
+    assert list(kept) == [1, 2, 3] and kept[3]["2"].shape[:2] == (4, 1) and kept[3]["images"].tolist() == [0, 2, 5, 8]
+    model = AIM.from_pretrained(aim / "model", backbone=tiny_nets.tiny())
+    test = Built(built, "test", transform=eval_transform(model.preprocessing))
+    last = model.predict(collate([test[number] for number in kept[3]["images"].tolist()]).image).masks
+    assert all(torch.equal(mask, kept[3][str(stage)].float()) for stage, mask in last.items())
+
+    capsys.readouterr()
+    out, methods = tmp_path / "figures", ["--attribution", "grad-cam,guided-backprop"]
+    assert figures.main([str(aim), "--against", str(plain), "--out", str(out), *methods]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        *("heatmaps.png", "masks.png", "scatter.png", "evolution.png", "attribution.md")
+    }
+    table = (out / "attribution.md").read_text()
+    assert table in capsys.readouterr().out and "| guided-backprop | not defined | not defined |" in table
+    assert "GELU" in table  # why
+    results = [json.loads((run / "result.json").read_text())["scores"]["energy_pointing"] for run in (plain, aim)]
+    assert f"| grad-cam | {100 * results[0]:.1f} | {100 * results[1]:.1f} |" in table
+    assert figures.main([str(plain), "--against", str(aim), "--out", str(out)]) == 1
+    assert "give a run with AIM" in capsys.readouterr().err
+    assert figures.main([str(tmp_path), "--against", str(plain), "--out", str(out)]) == 1
+    assert "has no result.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

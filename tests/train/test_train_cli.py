@@ -12,7 +12,7 @@ from aimwrap import AIM
 from aimwrap.cli import app
 from aimwrap.preprocessing import Preprocessing
 from aimwrap.train import PlainClassifier, launched_fabric, load_plain
-from aimwrap.train.tensorboard import seen_through
+from aimwrap.train.watching import seen_through
 
 run = CliRunner()
 

@@ -1,19 +1,25 @@
-"""Curves, and images of where the model looks, for TensorBoard, where it was asked for."""
+"""What a run writes to look at, where it was asked for: curves and images for TensorBoard, masks after each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..analysis.look import look
+from .._files import replacing
+from ..analysis.look import Look, look
+from ..backbones.pooled import PooledClassifier
+from ..data.release import ReleaseDataset
 from ..model import AIM
 from ..preprocessing import Preprocessing
 from ..resizing import resize_to
 from .run import Run
 
+MASKS = "masks"  # in the folder of a run
 SHOWN = 8
 SHADE = 0.25  # of the brightness that positions outside the merged mask keep
 
@@ -54,6 +60,39 @@ def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
     writer.close()
 
 
+def write_masks(run: Run, line: Mapping[str, Any]) -> None:
+    """Write each stage's masks of some test images after an epoch, as :func:`kept_masks` reads them.
+
+    Args:
+        run: after the epoch; it says how many images. They are spread evenly over the split.
+        line: the epoch's, of the log.
+    """
+    model, shown = run.evaluated, run.splits.test
+    if not (run.keep_masks and isinstance(model, AIM) and run.fabric.is_global_zero):
+        return
+    count = min(run.keep_masks, len(shown))
+    numbers = [number * len(shown) // count for number in range(count)]
+    _, seen = _look_at(run, model, shown, numbers)
+    masks = {str(stage): mask.byte().cpu().contiguous() for stage, mask in seen.output.masks.items()}
+    (run.folder / MASKS).mkdir(exist_ok=True)
+    with replacing(run.folder / MASKS / f"epoch-{line['epoch']:04d}.safetensors") as path:
+        save_file({**masks, "images": torch.tensor(numbers)}, path)
+
+
+def kept_masks(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """Read what a run kept.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        By epoch: by stage (N, 1, h, w) uint8, and ``"images"``, (N,) their numbers in the test split. Empty if the run
+        kept none.
+    """
+    files = sorted((folder / MASKS).glob("epoch-*.safetensors"))
+    return {int(path.stem.removeprefix("epoch-")): load_file(path) for path in files}
+
+
 def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
     """All numbers of nested dicts, by path.
 
@@ -79,17 +118,25 @@ def _lit(run: Run) -> Tensor | None:
     if subject is None:
         return None
     shown = run.splits.val or run.splits.test
-    images = torch.stack([shown[number].image for number in range(min(SHOWN, len(shown)))])
-    images = images.to(run.fabric.device, next(model.parameters()).dtype)
-    model.eval()
-    with run.fabric.autocast():
-        seen = look(subject, images)
+    images, seen = _look_at(run, subject, shown, range(min(SHOWN, len(shown))))
     light = seen.merged_mask
     if light is None:
         heatmaps = seen.heatmap.clamp(min=0)[:, None]
         light = heatmaps / heatmaps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     assert model.preprocessing is not None
     return seen_through(images, light, model.preprocessing).cpu()
+
+
+def _look_at(
+    run: Run, subject: AIM | PooledClassifier, images: ReleaseDataset, numbers: Iterable[int]
+) -> tuple[Tensor, Look]:
+    """Some images, (N, 3, H, W), and what the model makes of them, in evaluation mode."""
+    model = run.evaluated
+    shown = torch.stack([images[number].image for number in numbers])
+    shown = shown.to(run.fabric.device, next(model.parameters()).dtype)
+    model.eval()
+    with run.fabric.autocast():
+        return shown, look(subject, shown)
 
 
 def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) -> Tensor:
