@@ -50,11 +50,13 @@ class Finished(NamedTuple):
 
     Attributes:
         folder: of the run.
+        variant: the model, in words.
         model: what was trained.
         images: its test split, prepared for the model.
     """
 
     folder: Path
+    variant: str
     model: AIM | PlainClassifier
     images: ReleaseDataset
 
@@ -118,7 +120,8 @@ def read_run(folder: Path) -> Finished:
     assert model.preprocessing is not None
     images = read_splits(settings).test
     images.transform = eval_transform(model.preprocessing)
-    return Finished(folder, model, images)
+    variant = json.loads((folder / "result.json").read_text(encoding="utf-8"))["variant"]
+    return Finished(folder, variant, model, images)
 
 
 def draw(aim: Finished, plain: Finished) -> dict[str, Figure]:

@@ -15,6 +15,7 @@ if not TABLE_1.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(TABLE_1), str(HERE / "train"), str(HERE / "data"), *sys.path])
+    import edge
     import figures
     import tables
     import tiny_nets
@@ -213,6 +214,17 @@ def test_every_data_set_of_the_paper_by_its_design(tmp_path: Path, capsys: pytes
     assert all(each["departures"] == ([] if each["row"] == "2-25" else None) for each in records)
 
 
+def test_objects_are_moved_to_the_nearest_edge() -> None:
+    assert edge.window((100, 120), (50, 40, 70, 60), "centre") == (12, 22, 75)
+    assert edge.window((100, 120), (50, 40, 70, 60), "edge") == (12, 0, 75)  # 15 from the right edge
+    assert edge.window((100, 120), (20, 70, 40, 90), "edge") == (5, 0, 75)  # 5 from the bottom edge
+    assert edge.window((100, 200), (90, 40, 110, 60), "edge") == (
+        12,
+        100,
+        75,
+    )  # on the left edge: half of it is cut off
+
+
 @pytest.mark.slow
 def test_figures_of_finished_runs(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usual = ["train", "built", str(built), "--backbone", "tiny_nets:tiny", "--image-size", "32", "--epochs", "3"]
@@ -238,6 +250,9 @@ def test_figures_of_finished_runs(built: Path, tmp_path: Path, capsys: pytest.Ca
     assert "GELU" in table  # why
     results = [json.loads((run / "result.json").read_text())["scores"]["energy_pointing"] for run in (plain, aim)]
     assert f"| grad-cam | {100 * results[0]:.1f} | {100 * results[1]:.1f} |" in table
+    assert edge.main([str(aim), str(plain), "--out", str(out)]) == 0
+    assert "| TinyNet+AIM [3, 25%], feature-preserving head, 2 classes | 1 |" in capsys.readouterr().out
+    assert (out / "edge.png").is_file()
     assert figures.main([str(plain), "--against", str(aim), "--out", str(out)]) == 1
     assert "give a run with AIM" in capsys.readouterr().err
     assert figures.main([str(tmp_path), "--against", str(plain), "--out", str(out)]) == 1
