@@ -51,7 +51,7 @@ class Inspection(NamedTuple):
         """Two lines of Python that build the backbone and wrap it, with its two deepest stages."""
         stages = [tap.stage for tap in self.taps[-2:]]
         classes = "" if self.num_classes is not None else ", num_classes=..."
-        head = "" if self.head == "feature-preserving" else f", head={self.head!r}".replace("'", '"')
+        head = "" if self.head == "feature-preserving" else f', head="{self.head}"'
         return _line_that_builds(self.name), f"model = AIM(backbone, stages={stages}, tau=0.25{classes}{head})"
 
     def as_dict(self) -> dict[str, Any]:

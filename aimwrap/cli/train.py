@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
@@ -17,7 +17,7 @@ import typer
 
 from .._files import replacing
 from ..train.presets import PRESETS
-from ..train.settings import MACHINES, PANELS, RESULT, Settings, kind_of
+from ..train.settings import MACHINES, MASKS, PANELS, RESULT, Settings, kind_of
 from .options import (
     AsJson,
     Data,
@@ -57,8 +57,7 @@ def option_of(each: Field[Any]) -> inspect.Parameter:
     if each.name == "backbone":
         words["autocompletion"] = complete_backbone
     names = [about.get("flag", f"--{each.name.replace('_', '-')}")]
-    is_switch = "sets" in about or (kind is bool and each.default is False)
-    if not is_switch:
+    if not _is_switch(each):
         words["show_default"] = about["shown"] or (f"{each.default:g}" if kind is float else str(each.default))
         if "parse" in about:
             kind = str
@@ -66,9 +65,14 @@ def option_of(each: Field[Any]) -> inspect.Parameter:
             names = [f"{names[0]}/--no-{names[0][2:]}"]
         elif get_origin(kind) is Literal:
             kind = Literal[tuple(about.get("words", get_args(kind)))]
-    option = typer.Option(False if is_switch else None, *names, **words)
-    typed = bool if is_switch else kind | None
+    option = typer.Option(False if _is_switch(each) else None, *names, **words)
+    typed = bool if _is_switch(each) else kind | None
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=typed)
+
+
+def _is_switch(each: Field[Any]) -> bool:
+    """Whether its option takes no value and has no opposite, so that False means that it was not given."""
+    return "sets" in each.metadata or each.default is False
 
 
 def given_settings(options: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in options.items():
         about = Settings.__dataclass_fields__[name].metadata
-        if value is None or (value is False and about["shown"] is None):  # a switch that was not given
+        if value is None or (value is False and _is_switch(Settings.__dataclass_fields__[name])):
             continue
         if "sets" in about:
             found[name] = about["sets"]
@@ -98,17 +102,19 @@ def settings_of(preset: str | None, given: dict[str, Any]) -> Settings:
     return Settings(**{**({} if preset is None else PRESETS[preset].settings), **given})
 
 
-def check_all_used(settings: Settings, given: Iterable[str]) -> None:
-    """Refuse options that have no effect with the others; ``given`` are their names, without those of the preset.
+def check_all_used(settings: Settings, given: Mapping[str, Any]) -> None:
+    """Refuse options that have no effect with the others; ``given`` are those of the command, without the preset's.
 
     Raises:
         ValueError: naming the option, and what it needs.
     """
-    for name in given:
-        needs = Settings.__dataclass_fields__[name].metadata.get("needs")
+    for name, value in given.items():
+        about = Settings.__dataclass_fields__[name].metadata
+        needs = about.get("needs")
         if needs is not None and getattr(settings, needs[0]) != needs[1]:
-            option, present = f"--{name.replace('_', '-')}", getattr(settings, needs[0])
-            if needs[0] == "method":
+            option = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+            present = getattr(settings, needs[0])
+            if settings.method == "plain" and about["panel"] == MASKS:
                 raise ValueError(f"{option} has no effect on a plain backbone (--plain); leave it out")
             raise ValueError(f"{option} needs {needs[0]} {needs[1]}, and it is {present} here; leave it out")
 

@@ -94,14 +94,19 @@ def setting(
 _AIM, _SGD, _STEP = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step")
 
 
-def _by_design(help: str, name: str, **option: Any) -> Any:
-    """A setting that the design decides unless it is given; no bound on the logits is 0."""
-    words = {True: "yes", False: "no"}
-    ours, papers = (words.get(value, value) for value in (_plain(design[name]) for design in DESIGNS.values()))
-    return setting(None, help, MASKS, shown=f"{ours}; {papers} with --design paper", needs=_AIM, **option)
+def _by_design(help: str, name: str) -> Any:
+    """A setting that the design decides unless it is given."""
+    values = [_plain(design[name]) for design in DESIGNS.values()]
+    ours, papers = (("yes" if value else "no") if isinstance(value, bool) else value for value in values)
+    return setting(None, help, MASKS, shown=f"{ours}; {papers} with --design paper", needs=_AIM)
+
+
+def _is_weight(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def _plain(value: Any) -> Any:
+    """A value of a design as a setting: no spread and no limit are 0, since None leaves it to the design."""
     return 0 if value is None or value == math.inf else value
 
 
@@ -110,6 +115,10 @@ class Settings:
     """All that decides the weights a run ends with, except for rounding, which depends on the machine.
 
     Each field is described where it is defined; ``aimwrap train --help`` prints the same text with type and default.
+
+    What a design decides (``head``, ``pooling``, ``logit_range`` and so on) is filled in from ``design`` where it is
+    None; 0 stands for a free ``logit_spread`` and for no ``logit_range``. So the paper's method is
+    ``Settings(design="paper", ...)``.
 
     Args:
         data: name of the data set, one that ``aimwrap train --help`` lists.
@@ -153,18 +162,21 @@ class Settings:
         parse=parse_tau,
     )
     design: Design = setting(
-        "ours", "Design of the masks, this library's or the paper's; the options after it change it", MASKS, needs=_AIM
+        "ours",
+        "Design of the masks, this library's or the paper's; options such as --head change a part of it",
+        MASKS,
+        needs=_AIM,
     )
-    head: Head | None = _by_design("AIM head", "head")
+    head: Head | None = _by_design("Way from maps and masks to the logits", "head")
     labels_move_area: bool | None = _by_design(
-        "Use the classification loss too to train the total mask area", "labels_move_area"
+        "Let the classification loss also change the area of the masks", "labels_move_area"
     )
     pooling: Pooling | None = _by_design("Positions that classifiers average over: open ones or all", "pooling")
     mask_norm: MaskNorm | None = _by_design("Norm inside the mask estimators", "mask_norm")
     mask_padding: MaskPadding | None = _by_design("Padding of the maps that masks are estimated from", "mask_padding")
-    mask_context: MaskContext | None = _by_design("Global average that masks are estimated from", "mask_context")
+    mask_context: MaskContext | None = _by_design("Global average that the mask estimators also read", "mask_context")
     logit_spread: float | None = _by_design(
-        "Standard deviation of the mask logits of an image; 0 does not set it", "logit_spread"
+        "Standard deviation of the mask logits of an image; 0 leaves it free", "logit_spread"
     )
     logit_range: float | None = _by_design("Largest absolute value of the mask logits; 0 for no limit", "logit_range")
     mask_width: int = setting(32, "Hidden channels of the mask estimators", MASKS, least=1, needs=_AIM)
@@ -176,7 +188,7 @@ class Settings:
     mask_weight: float = setting(6.0, "Weight of the area loss (lambda in the paper)", MASKS, needs=_AIM)
     stage_weight: tuple[float, ...] = setting(
         (1.0,),
-        "Weight of the loss of the stages' classifiers: one number, or one per stage",
+        "Weight of the loss of the stages' classifiers: one number, or one per stage from shallow to deep",
         MASKS,
         shown="1",
         needs=_AIM,
@@ -263,14 +275,22 @@ class Settings:
             value, kind, limits = getattr(self, each.name), kind_of(each.name), each.metadata
             if not limits or (value is None and each.default is None):
                 continue
+            expected = _NUMBERS.get(kind)
+            if expected is not None and type(value) not in expected:
+                raise ValueError(f"{each.name} must be of type {kind.__name__}, got {value!r}")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ValueError(f"{each.name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")
-            if kind in (int, float) and not limits["least"] <= value <= limits["most"]:
-                until = f"to {limits['most']:g}" if math.isfinite(limits["most"]) else "or more"
+            if kind in (int, float) and (not limits["least"] <= value <= limits["most"] or math.isinf(value)):
+                until = f"to {limits['most']:g}" if math.isfinite(limits["most"]) else "or more, and finite"
                 raise ValueError(f"{each.name} must be {limits['least']:g} {until}, got {value!r}")
         for name, value in DESIGNS[self.design].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, _plain(value))
+        weights, numbers = self.stage_weight, (1, len(self.stages))
+        if not (isinstance(weights, tuple) and len(weights) in numbers and all(_is_weight(each) for each in weights)):
+            raise ValueError(
+                f"stage_weight must be one number or {len(self.stages)}, one per stage, each 0 or more, got {weights!r}"
+            )
         if self.ema == 1:
             raise ValueError("ema must be less than 1, got 1: the average would never change")
         if self.clip == 0:
@@ -326,6 +346,7 @@ class Settings:
 
 
 _TYPES = get_type_hints(Settings)
+_NUMBERS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (float, int)}
 
 
 def kind_of(name: str) -> Any:

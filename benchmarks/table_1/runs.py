@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,14 +93,16 @@ def do(cell: Cell, settings: Settings, out: Path, fabric: Fabric, workers: int, 
     """Do what is missing of a run, and add its line.
 
     Raises:
-        ValueError: if it was done with other settings.
+        ValueError: if it, or another seed of it, was done with other settings.
     """
-    done = {cell_of(record): record for record in read_records(out)}
+    done = {cell_of(record): Settings.from_json(record["settings"]) for record in read_records(out)}
+    for known, was_done in done.items():
+        if known._replace(seed=cell.seed) == cell:  # a row of the table has seeds of one setting
+            other = differences(replace(was_done, seed=settings.seed), settings)
+            if other:
+                listed = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in other.items())
+                raise ValueError(f"{known} was done with other settings: {listed}. Name another folder by --out")
     if cell in done:
-        other = differences(Settings.from_json(done[cell]["settings"]), settings)
-        if other:
-            listed = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in other.items())
-            raise ValueError(f"{cell} was done with other settings: {listed}. Name another folder by --out")
         return
     say(str(cell))
 

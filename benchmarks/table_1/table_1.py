@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -77,6 +78,11 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     fixed = {"data", "root", "reader", "backbone", "seed", "method", "stages", "tau", "design"}
     if fixed & found.keys():
         raise ValueError(f"--set {sorted(fixed & found.keys())[0]}=... is for the other options and the rows to say")
+    about = {each.name: each.metadata for each in fields(Settings)}
+    found = {
+        name: about[name]["parse"](str(value)) if "parse" in about.get(name, ()) else value
+        for name, value in found.items()
+    }
     return found if arguments.preset is None else {**found, "preset": arguments.preset}
 
 

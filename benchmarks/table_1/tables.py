@@ -13,6 +13,7 @@ from columns import PAPER, Column, column_of
 from rows import TABLE_1, row_of
 from runs import Record
 
+from aimwrap._choices import DEPARTURES
 from aimwrap.plot import Result, plot_results
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ class Line(NamedTuple):
     def design_in_words(self) -> str:
         """With what differs from the paper in its runs, where that is not what the name says."""
         departures = self.records[0].get("departures") if self.records else None
-        changed = self.design == "paper" and departures
-        return f"paper, but {', '.join(departures)}" if changed else self.design or ""
+        usual = set() if self.design == "paper" else set(DEPARTURES.values())
+        if departures is None or set(departures) == usual:
+            return self.design or ""
+        return f"{self.design}, changed; not as in the paper: {', '.join(departures) or 'nothing'}"
 
     def values(self, score: str) -> list[float]:
         """Of a score in percent, where it is defined."""
@@ -153,7 +156,7 @@ def _said(column: Column, lines: Sequence[Line], records: Sequence[Record]) -> l
         rules = ", ".join(sorted({f"{run['selection']} (measured on {run['tested_on']})" for run in runs}))
         said.append(f"Rule by which an epoch was selected: {rules}.")
         started = {run["backbone"]: run.get("weights") for run in runs}
-        said += [f"{name} started from {weights} weights." for name, weights in started.items() if weights is not None]
+        said += [f"Weights that {name} started from: {weights}." for name, weights in started.items() if weights]
     if not runs:
         said.append("Missing: every run.")
     elif missing:

@@ -95,6 +95,9 @@ def test_killed_and_given_again_it_is_the_same_table(
     capsys.readouterr()
     assert main([*rows, "--out", str(tmp_path / "killed"), "--preset", "dfr-base"]) == 1
     assert "was done with other settings: " in capsys.readouterr().err
+    faster = ["lr=0.002" if word == "lr=0.001" else word for word in rows]
+    assert main([*faster, "--out", str(tmp_path / "killed"), "--seeds", "7,8"]) == 1  # other seeds of the same row
+    assert "seed 0 was done with other settings: lr was 0.001 and is 0.002" in capsys.readouterr().err
 
 
 def record(column: str, row: str, seed: int, accuracy: float, **more: Any) -> dict[str, Any]:
@@ -172,14 +175,16 @@ def test_a_row_has_the_design_and_its_area() -> None:
 def test_changes_of_the_design_and_the_weights_are_named() -> None:
     more = {"departures": ["bounded logits"], "weights": "convnext_tiny.fb_in1k"}
     text = tables.write_tables([record("waterbirds-95", "2-25", 0, 0.5) | more])
-    assert "| paper, but bounded logits | 1 |" in line(text, "Waterbirds 95%", "| convnext_tiny.fb_in1k, AIM [2, 25%]")
-    assert "convnext_tiny.fb_in1k started from convnext_tiny.fb_in1k weights." in text
+    row = line(text, "Waterbirds 95%", "| convnext_tiny.fb_in1k, AIM [2, 25%]")
+    assert "| paper, changed; not as in the paper: bounded logits | 1 |" in row
+    assert "Weights that convnext_tiny.fb_in1k started from: convnext_tiny.fb_in1k." in text
 
 
 def test_the_folder_of_another_release_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_waterbirds(tmp_path, tie=1.0, pictures=False)
-    assert main(["--data", "waterbirds-95", str(folder), "--out", str(tmp_path / "out"), *TINY]) == 1
-    assert f"100% of the training images in {folder} are on their label's background" in capsys.readouterr().err
+    for column, tie in (("waterbirds-95", 1.0), ("waterbirds-95", 0.75), ("waterbirds-100", 0.75)):
+        folder = make_waterbirds(tmp_path, f"tie-{tie}", tie=tie, pictures=False)
+        assert main(["--data", column, str(folder), "--out", str(tmp_path / "out"), *TINY]) == 1
+        assert f"{tie:.0%} of the training images in {folder} are on their label's" in capsys.readouterr().err
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "results.jsonl").write_text('{"head": "paper"}\n')
     assert main(["--report", "--out", str(tmp_path / "old")]) == 1

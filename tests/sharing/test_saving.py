@@ -59,6 +59,7 @@ def assert_comes_back(model: AIM, folder: Path, **arguments: Any) -> AIM:
     model.save_pretrained(folder)
     loaded = AIM.from_pretrained(folder, **arguments)
     assert_same_state(model, loaded)
+    assert loaded.variant == model.variant
     with torch.no_grad():
         images = images_for(model)
         assert_same_output(model(images), loaded(images))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 
-from aimwrap import AIM, PAPER
+from aimwrap import AIM, PAPER, AIMLoss
 from aimwrap._choices import OURS
 from aimwrap.data.registry import parse_reader_arguments
 from aimwrap.data.release import groups_of
@@ -15,7 +16,7 @@ from aimwrap.train import PRESETS, Settings
 from aimwrap.train.data import read_splits
 from aimwrap.train.evaluation import chosen_rule, score_of
 from aimwrap.train.loop import rate_factor, set_rates
-from aimwrap.train.run import build_model, variant_of, weights_of
+from aimwrap.train.run import Run, build_model, variant_of, weights_of
 from aimwrap.train.settings import differences
 
 
@@ -27,6 +28,12 @@ from aimwrap.train.settings import differences
         ({"lr": float("nan")}, "lr must be 0 or more"),
         ({"ema": 1.5}, "ema must be 0 to 1"),
         ({"method": "resnet"}, "method must be one of 'aim', 'plain', got 'resnet'"),
+        ({"lr": float("inf")}, "lr must be 0 or more, and finite"),
+        ({"width": 16.5}, "width must be of type int, got 16.5"),
+        ({"labels_move_area": "no"}, "labels_move_area must be of type bool"),
+        ({"stage_weight": 1.0}, "stage_weight must be one number or 2"),
+        ({"stage_weight": (1.0, -1.0)}, "stage_weight must be one number or 2"),
+        (dict(PAPER), "logit_range must be 0 or more, and finite"),  # AIM's own words for it: see design="paper"
         ({"selection": "best"}, "selection must be one of 'validation worst group'"),
         ({"warmup_epochs": 2.0}, "warmup_epochs must be less than epochs=2"),
     ],
@@ -55,6 +62,18 @@ def test_a_design_decides_what_is_not_given(settings_of: Callable[..., Settings]
     assert Settings.from_json(older).design_arguments == {**OURS, "head": "paper"}
     model = build_model(settings_of(design="paper", backbone="tiny_nets:tiny"), 2)
     assert isinstance(model, AIM) and model.departures == () and model.variant == "TinyNet+AIM [3, 25%]"
+    assert variant_of(settings_of(design="paper"), model) == "TinyNet+AIM [3, 25%], 2 classes"
+
+
+def test_sizes_and_weights_reach_their_modules(
+    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path
+) -> None:
+    given = {"mask_width": 5, "temperature": 0.5, "width": 6, "head": "paper"}
+    run = Run(settings_of(**given, stage_weight=(0.0, 2.0), final_weight=3.0), tmp_path, fabric)
+    assert isinstance(run.network, AIM) and isinstance(run.criterion, AIMLoss)
+    assert run.network.temperature == 0.5 and run.network.classifier.in_features == 6
+    assert all(estimator.where.in_channels == 5 for estimator in run.network.mask_estimators.values())
+    assert run.criterion.stage_weight == (0.0, 2.0) and run.criterion.final_weight == 3.0
 
 
 def test_the_weights_are_named(settings_of: Callable[..., Settings]) -> None:

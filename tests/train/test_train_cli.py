@@ -50,16 +50,19 @@ def test_from_a_set_to_a_result(table: Path, tmp_path: Path) -> None:
     assert summary["scores"]["average"]["mean"] == pytest.approx(mean) and summary["seeds"] == [0, 3]
 
 
-def test_the_paper_s_design_and_a_change_of_it(table: Path, tmp_path: Path) -> None:
+def test_the_paper_s_design_and_a_change_of_it(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimwrap.train.run.weights_of", lambda settings: "tiny.in1k")
     more = ("--design", "paper", "--no-labels-move-area", "--stage-weight", "0,1", "--width", 16, "--epochs", 1, "-q")
     found = train(table, tmp_path / "out", *more)
     assert found.exit_code == 0, found.output
     folder = tmp_path / "out" / "seed-0"
-    settings = json.loads((folder / "settings.json").read_text())["settings"]
+    written = json.loads((folder / "settings.json").read_text())
+    settings = written["settings"]
     assert settings["design"] == "paper" and settings["head"] == "paper" and settings["labels_move_area"] is False
     assert settings["logit_range"] == 0 and settings["stage_weight"] == [0.0, 1.0]
     result = json.loads((folder / "result.json").read_text())
     assert result["departures"] == ["labels do not move the area"]
+    assert result["weights"] == written["resolved"]["weights"] == "tiny.in1k"
     assert result["variant"] == "TinyNet+AIM [3, 25%], paper head, 2 classes"
     model = AIM.from_pretrained(folder / "model", backbone=tiny_nets.tiny())
     assert model.departures == ("labels do not move the area",) and model.classifier.in_features == 16
@@ -152,6 +155,10 @@ def test_what_fails_is_named(table: Path, tmp_path: Path, options: tuple[object,
         (("--plain", "--tau", 0.3), "--tau has no effect on a plain backbone (--plain); leave it out"),
         (("--preset", "dfr-base", "--mask-lr", 0.1), "--mask-lr has no effect on a plain backbone"),
         (("--plain", "--labels-move-area"), "--labels-move-area has no effect on a plain backbone"),
+        (("--plain", "--no-labels-move-area"), "--no-labels-move-area has no effect on a plain backbone"),
+        (("--plain", "--width", 16), "--width has no effect on a plain backbone"),
+        (("--width", 16), "--width needs head paper, and it is feature-preserving here"),
+        (("--stage-weight", "1,2,3"), "--stage-weight must be one number or 2, one per stage"),
         (("--momentum", 0.5), "--momentum needs optimizer sgd, and it is adamw here"),
         (("--step-factor", 0.5), "--step-factor needs schedule step"),
         (("--accumulate", 2, "--area-per", "batch"), "use --area-per='image' or --accumulate=1"),
