@@ -281,7 +281,8 @@ class Settings:
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ValueError(f"{each.name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")
             if kind in (int, float) and (not limits["least"] <= value <= limits["most"] or math.isinf(value)):
-                until = f"to {limits['most']:g}" if math.isfinite(limits["most"]) else "or more, and finite"
+                until = "or more, and finite" if math.isinf(value) else "or more"
+                until = f"to {limits['most']:g}" if math.isfinite(limits["most"]) else until
                 raise ValueError(f"{each.name} must be {limits['least']:g} {until}, got {value!r}")
         for name, value in DESIGNS[self.design].items():
             if getattr(self, name) is None:

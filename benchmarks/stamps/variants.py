@@ -395,9 +395,9 @@ def _loop(
 
 def build(config: Config, backbone: nn.Module) -> AIM:
     """AIM as the config wants it."""
-    given = ("head", "mask_width", "mask_norm", "pooling", "temperature", "labels_move_area")
-    arguments = {**DESIGNS[config.design], **{name: getattr(config, name) for name in given}}
-    model = AIM(backbone, list(config.stages), config.tau, num_classes=2, **arguments)
+    own = {name: getattr(config, name, value) for name, value in DESIGNS[config.design].items()}
+    sizes = {"mask_width": config.mask_width, "temperature": config.temperature}
+    model = AIM(backbone, list(config.stages), config.tau, num_classes=2, **own, **sizes)
     if config.refinement != "concatenation":
         channels = [tap.channels for tap in model.taps]
         model.top_down = MergedMasks(channels, model.top_down.out_channels, config.refinement)
