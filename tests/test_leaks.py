@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import every_head, with_heads_in_turn
 
 from aimwrap import AIM, AIMLoss, area_curve, explain, verify
 from aimwrap.analysis.explanation import evaluating
@@ -23,7 +24,6 @@ Wrapped = Callable[..., AIM]
 TAPPED = ["tiny", "branching", "twins"]  # by a graph, by hooks, by the model's own intermediates
 STATM = Path("/proc/self/statm")
 
-every_head = pytest.mark.parametrize("head", ["paper", "feature-preserving"])
 every_way_of_tapping = pytest.mark.parametrize("name", TAPPED)
 
 
@@ -206,8 +206,7 @@ def test_memory_is_flat_over_hundreds_of_calls(head: str, wrapped: Wrapped) -> N
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STATM.exists(), reason="needs /proc")
-@every_head
-@every_way_of_tapping
+@pytest.mark.parametrize(("name", "head"), with_heads_in_turn(TAPPED))
 def test_memory_is_flat_over_many_calls(name: str, head: str, wrapped: Wrapped) -> None:
     assert_flat(copy.deepcopy(wrapped(name, head)), rounds=500, side=64)
 

@@ -114,7 +114,7 @@ def check_all_used(settings: Settings, given: Mapping[str, Any]) -> None:
         if needs is not None and getattr(settings, needs[0]) != needs[1]:
             option = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             present = getattr(settings, needs[0])
-            if settings.method == "plain" and about["panel"] == MASKS:
+            if needs == ("method", "aim") or (settings.method == "plain" and about["panel"] == MASKS):
                 raise ValueError(f"{option} has no effect on a plain backbone (--plain); leave it out")
             raise ValueError(f"{option} needs {needs[0]} {needs[1]}, and it is {present} here; leave it out")
 
