@@ -15,6 +15,7 @@ if not TABLE_1.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(TABLE_1), str(HERE / "train"), str(HERE / "data"), *sys.path])
+    import bottom_up
     import edge
     import figures
     import tables
@@ -27,10 +28,10 @@ with pytest.MonkeyPatch.context() as patch:
     from table_1 import main
     from tiny_set import make_tiny_set
 
-from aimwrap import AIM  # noqa: E402
+from aimwrap import AIM, AIMLoss  # noqa: E402
 from aimwrap.cli import app  # noqa: E402
 from aimwrap.data import Built, collate, eval_transform  # noqa: E402
-from aimwrap.train import loop  # noqa: E402
+from aimwrap.train import PlainClassifier, loop  # noqa: E402
 from aimwrap.train.watching import kept_masks  # noqa: E402
 
 TINY = ["--backbone", "tiny_nets:tiny", "--accelerator", "cpu", "--workers", "0"]
@@ -217,6 +218,35 @@ def test_every_data_set_of_the_paper_by_its_design(tmp_path: Path, capsys: pytes
         (name, row) for name, *_ in sets for row in ("plain", "2-25")
     }
     assert all(each["departures"] == ([] if each["row"] == "2-25" else None) for each in records)
+
+
+def test_masks_in_the_backbone_feed_the_next_stage() -> None:
+    """Table 2: what a closed mask leaves is the classifier of zeros, and the masks learn."""
+    model = bottom_up.BottomUp(PlainClassifier(tiny_nets.tiny(), 2), [2, 3], 4)
+    images = torch.randn(4, 3, 32, 32)
+    output = model(images)
+    AIMLoss(0.25, stage_weight=0.0)(output, torch.tensor([0, 1, 0, 1])).backward()
+    assert [tuple(mask.shape) for mask in output.masks.values()] == [(4, 1, 2, 2), (4, 1, 1, 1)]
+    assert all(value.grad is not None for value in model.parameters())
+    with torch.no_grad():
+        for estimator in model.mask_estimators.values():
+            estimator.how_much.bias.fill_(-1000.0)
+        closed = model.eval()(images)
+    assert all(not mask.any() for mask in closed.masks.values())
+    assert torch.equal(closed.logits, model.plain.backbone.fc.bias.expand(4, 2))
+
+
+@pytest.mark.slow
+def test_the_command_of_table_2(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--backbone", "tiny_nets:tiny", "--workers", "0", *TINY[TINY.index("--set") :]]
+    given = ["tiny", str(built), "--rows", "2-25", "--seeds", "2", *tiny, "--out", str(tmp_path)]
+    assert bottom_up.main(given) == 0
+    table = capsys.readouterr().out
+    assert "| [2, 25%] | 2 | " in table
+    assert bottom_up.main(given) == 0 and capsys.readouterr().out == table  # nothing is repeated
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
+    assert bottom_up.main([*given, "--rows", "plain"]) == 1
+    assert "rows must be STAGE-PERCENT here" in capsys.readouterr().err
 
 
 def test_objects_are_moved_to_the_nearest_edge() -> None:
