@@ -89,7 +89,15 @@ def cell_of(record: Record) -> Cell:
     return Cell(**{name: record[name] for name in Cell._fields})
 
 
-def do(cell: Cell, settings: Settings, out: Path, fabric: Fabric, workers: int, say: Callable[[str], None]) -> None:
+def do(
+    cell: Cell,
+    settings: Settings,
+    out: Path,
+    fabric: Fabric,
+    workers: int,
+    say: Callable[[str], None],
+    keep_masks: int = 0,
+) -> None:
     """Do what is missing of a run, and add its line.
 
     Raises:
@@ -109,7 +117,9 @@ def do(cell: Cell, settings: Settings, out: Path, fabric: Fabric, workers: int, 
     def report(line: dict[str, Any], seconds: float) -> None:
         say(f"  {format_epoch(line, seconds)}")
 
-    result = run_training(settings, out / cell.folder, fabric, workers=workers, report=report, say=say)
+    result = run_training(
+        settings, out / cell.folder, fabric, workers=workers, report=report, say=say, keep_masks=keep_masks
+    )
     if fabric.is_global_zero:
         record = {**result._asdict(), **cell._asdict(), "settings": settings.to_json()}
         with replacing(out / RESULTS) as path:  # complete or not at all

@@ -96,7 +96,7 @@ def _do(jobs: Sequence[tuple[Cell, Settings]], arguments: argparse.Namespace, fa
 
     for cell, settings in jobs:
         try:
-            do(cell, settings, arguments.out, fabric, arguments.workers, say)
+            do(cell, settings, arguments.out, fabric, arguments.workers, say, arguments.keep_masks)
         except (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError) as error:
             say(f"{cell}: {error}")
             failures.append(f"{cell}: {error}")
@@ -136,6 +136,9 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--devices", type=int, help="GPUs, or processes on a CPU; default: all GPUs")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")
+    parser.add_argument(
+        "--keep-masks", type=int, default=0, help="test images whose masks each epoch writes (figures.py)"
+    )
     arguments = parser.parse_args(given)
     if arguments.report == bool(arguments.data):
         parser.error("give the data sets by --data, or --report for what is done")

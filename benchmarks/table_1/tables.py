@@ -132,7 +132,9 @@ def _table(column: Column, records: Sequence[Record]) -> str:
         if in_paper:
             beside = [paper.get((column.name, line.row, measure)) for measure in ("accuracy", "energy pointing")]
             cells = [cells[0], _pair(beside[0]), cells[1], _pair(beside[1]), *cells[2:]]
-        rows.append([line.model, line.design_in_words, str(len(line.records) or ""), *cells])
+        flattered = any(run["tested_on"] == "val" and run["selection"] != "last" for run in line.records)
+        model = f"{line.model}, **epoch selected on these images**" if flattered else line.model
+        rows.append([model, line.design_in_words, str(len(line.records) or ""), *cells])
     body = ["| " + " | ".join(row) + " |" for row in rows]
     body.insert(1, "|" + "---|" * len(rows[0]))
     return "\n".join([f"## {column.title}", "", *body, "", *_said(column, lines, records)])

@@ -176,7 +176,11 @@ def test_a_row_has_the_design_and_its_area() -> None:
 def test_changes_of_the_design_and_the_weights_are_named() -> None:
     more = {"departures": ["bounded logits"], "weights": "convnext_tiny.fb_in1k"}
     text = tables.write_tables([record("waterbirds-95", "2-25", 0, 0.5) | more])
+    selected = record("imagenet-100", "2-25", 0, 0.5) | {"selection": "validation average", "tested_on": "val"}
+    row = line(tables.write_tables([selected]), "ImageNet100", "| convnext_tiny.fb_in1k, AIM [2, 25%]")
+    assert "AIM [2, 25%], **epoch selected on these images** | paper | 1 |" in row
     row = line(text, "Waterbirds 95%", "| convnext_tiny.fb_in1k, AIM [2, 25%]")
+    assert "**" not in row
     assert "| paper, changed; not as in the paper: bounded logits | 1 |" in row
     assert "Weights that convnext_tiny.fb_in1k started from: convnext_tiny.fb_in1k." in text
 
