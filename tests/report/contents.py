@@ -243,7 +243,7 @@ def _model(
         "name": look.name,
         "role": look.role,
         "kind": look.kind,
-        "variant": "ConvNeXt-T+AIM [2, 25%]" if aim else "ConvNeXt-T",
+        "variant": "ConvNeXt-T+AIM [2, 25%], feature-preserving head" if aim else "ConvNeXt-T",
         "head": "feature-preserving" if aim else None,
         "stages": [
             {"stage": stage, "grid": [side, side], "tau": tau, "area": round(tau + 0.01 * int(stage), 4)}
