@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from zoo import NUM_CLASSES, TIMM, TORCHVISION, TinyNet, with_heads_in_turn
+from zoo import NUM_CLASSES, TinyNet, with_heads_in_turn
 
 from aimwrap import AIM, AIMLoss, TauScheduler
 
@@ -35,7 +35,7 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(size, 3, 64, 64), torch.arange(size) % NUM_CLASSES
 
 
-@with_heads(TIMM)
+@with_heads(["resnet10t", "convnext_atto", "mobilenetv3_small_050", "twins"])
 def test_training_compiles_once_while_tau_moves(name: str, head: str, wrapped: Wrapped) -> None:
     model = copy.deepcopy(wrapped(name, head)).train()
     criterion = AIMLoss(model.tau)
@@ -76,14 +76,14 @@ def compilations_of_batches(model: AIM, modes: tuple[bool, ...]) -> list[tuple[i
     return counts
 
 
-@with_heads(TORCHVISION)
+@with_heads(["tv_convnext", "tv_swin", "tv_regnet_y_400mf"])
 def test_one_more_compilation_serves_all_other_batch_sizes(name: str, head: str, wrapped: Wrapped) -> None:
     """The last batch of an epoch is mostly a smaller one."""
     assert compilations_of_batches(copy.deepcopy(wrapped(name, head)), (True,)) == [(2, 2)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), with_heads_in_turn(["tiny", *TORCHVISION]))
+@pytest.mark.parametrize(("name", "head"), with_heads_in_turn(["tiny", "tv_resnet18", "tv_swin", "tv_efficientnet_b0"]))
 def test_evaluation_after_training_compiles_once(name: str, head: str, wrapped: Wrapped) -> None:
     """It knows already that batches have any size; the criterion does nothing else there, or no gradient."""
     (_, training), (model, criterion) = compilations_of_batches(copy.deepcopy(wrapped(name, head)), (True, False))
