@@ -79,8 +79,9 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     """The settings that options stand for, without those that were not given."""
     found = {}
     for name, value in options.items():
-        about = Settings.__dataclass_fields__[name].metadata
-        if value is None or (value is False and _is_switch(Settings.__dataclass_fields__[name])):
+        each = Settings.__dataclass_fields__[name]
+        about = each.metadata
+        if value is None or (value is False and _is_switch(each)):
             continue
         if "sets" in about:
             found[name] = about["sets"]

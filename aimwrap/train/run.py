@@ -38,7 +38,7 @@ from .data import (
 )
 from .distributed import mean_over_processes, synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
-from .settings import Settings
+from .settings import Settings, one_or_each
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where the backbone has none
 
@@ -171,7 +171,7 @@ class Run:
             self.criterion = criterion = AIMLoss(
                 network.tau,
                 mask_weight=settings.mask_weight,
-                stage_weight=settings.stage_weight if len(settings.stage_weight) > 1 else settings.stage_weight[0],
+                stage_weight=one_or_each(settings.stage_weight),
                 final_weight=settings.final_weight,
                 area_per=settings.area_per,
                 batch_mean=mean_over_processes,
@@ -226,12 +226,11 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
         else:
             kwargs = {"weights": "DEFAULT"} if settings.pretrained else {}
     if settings.method == "aim":
-        tau = settings.tau[0] if len(settings.tau) == 1 else settings.tau
         backbone = import_backbone(settings.backbone) if kwargs is None else settings.backbone
         model = AIM(
             backbone,
             settings.stages,
-            tau,
+            one_or_each(settings.tau),
             num_classes=num_classes,
             width=settings.width,
             mask_width=settings.mask_width,

@@ -54,6 +54,11 @@ def parse_weights(text: str) -> tuple[float, ...]:
     return _parse_numbers(text, "stage_weight", "1 or 0,1")
 
 
+def one_or_each(values: tuple[float, ...]) -> float | tuple[float, ...]:
+    """As AIM and its loss take what may be given per stage: one number alone is for all stages."""
+    return values[0] if len(values) == 1 else values
+
+
 def _parse_numbers(text: str, name: str, example: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))

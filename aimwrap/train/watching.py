@@ -70,13 +70,22 @@ def write_masks(run: Run, line: Mapping[str, Any]) -> None:
     model, shown = run.evaluated, run.splits.test
     if not (run.keep_masks and isinstance(model, AIM) and run.fabric.is_global_zero):
         return
-    count = min(run.keep_masks, len(shown))
-    numbers = [number * len(shown) // count for number in range(count)]
+    numbers = spread_evenly(run.keep_masks, len(shown))
     _, seen = _look_at(run, model, shown, numbers)
     masks = {str(stage): mask.byte().cpu().contiguous() for stage, mask in seen.output.masks.items()}
     (run.folder / MASKS).mkdir(exist_ok=True)
     with replacing(run.folder / MASKS / f"epoch-{line['epoch']:04d}.safetensors") as path:
         save_file({**masks, "images": torch.tensor(numbers)}, path)
+
+
+def spread_evenly(count: int, images: int) -> list[int]:
+    """Numbers of so many images of a split, or of all where it has fewer.
+
+    >>> spread_evenly(4, 11)
+    [0, 2, 5, 8]
+    """
+    count = min(count, images)
+    return [number * images // count for number in range(count)]
 
 
 def kept_masks(folder: Path) -> dict[int, dict[str, Tensor]]:

@@ -27,13 +27,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from aimwrap import AIM, PAPER, AIMLoss, AIMOutput, MaskEstimator, TauScheduler, binary_gumbel_softmax
-from aimwrap.cli.options import parse_seeds
+from aimwrap.cli.options import import_from_here, parse_seeds
 from aimwrap.cli.train import settings_of
 from aimwrap.data.registry import parse_reader_arguments
 from aimwrap.train import PlainClassifier, Settings
 from aimwrap.train.data import BatchOrder, evaluation_loader, prepared, read_splits, seed_generators, training_loader
 from aimwrap.train.loop import rate_factor, set_rates
 from aimwrap.train.run import build_model, build_optimizer
+from aimwrap.train.settings import one_or_each
 
 
 class BottomUp(nn.Module):
@@ -59,7 +60,13 @@ class BottomUp(nn.Module):
         self.mask_estimators = nn.ModuleDict(
             {
                 str(tap.stage): MaskEstimator(
-                    tap.channels, mask_width, PAPER["mask_norm"], None, PAPER["logit_range"], "zeros", "raw"
+                    tap.channels,
+                    mask_width,
+                    PAPER["mask_norm"],
+                    PAPER["logit_spread"],
+                    PAPER["logit_range"],
+                    PAPER["mask_padding"],
+                    PAPER["mask_context"],
                 )
                 for tap in taps
             }
@@ -96,7 +103,7 @@ def train(settings: Settings, device: torch.device, workers: int) -> dict[str, A
     assert isinstance(plain, PlainClassifier) and plain.preprocessing is not None
     model = BottomUp(plain, [int(stage) for stage in settings.stages], settings.mask_width).to(device)
     splits = prepared(splits, settings, plain.preprocessing)
-    tau = settings.tau[0] if len(settings.tau) == 1 else settings.tau
+    tau = one_or_each(settings.tau)
     criterion = AIMLoss(tau, mask_weight=settings.mask_weight, stage_weight=0.0, area_per=settings.area_per).to(device)
     schedule = TauScheduler(criterion, anneal_epochs=settings.epochs_to_anneal)
     optimizer = build_optimizer(settings, model)  # type: ignore[arg-type]  # it asks for parameter groups alone
@@ -127,7 +134,7 @@ def train(settings: Settings, device: torch.device, workers: int) -> dict[str, A
 def main(given: Sequence[str] | None = None) -> int:
     """Do the runs that are missing, and print the table; returns the exit code."""
     arguments = _arguments(given)
-    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    import_from_here()
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = arguments.out / "results.jsonl"
     results.touch()

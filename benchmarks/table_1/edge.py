@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from figures import SHOWN, Finished, read_run
+from figures import SHOWN, Finished, draw_masks, read_run
 from torchvision.transforms import v2
 
 from aimwrap import AIM
 from aimwrap.analysis.look import look
+from aimwrap.cli.options import import_from_here
 from aimwrap.data import eval_transform
 from aimwrap.data.transforms import SampleTransform
-from aimwrap.plot import plot_masks
 from aimwrap.train.evaluation import objects_are_known
+from aimwrap.train.watching import spread_evenly
 
 SIDE = 0.75  # of the photograph's shorter side
 Placement = Literal["centre", "edge"]
@@ -105,7 +106,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("--out", type=Path, default=Path("edge"), help="folder of edge.png and edge.md (default: edge)")
     arguments = parser.parse_args(given)
-    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    import_from_here()
     try:
         runs = [read_run(folder) for folder in arguments.runs]
         for run in runs:
@@ -139,19 +140,9 @@ def _cell(values: Sequence[float]) -> str:
 def _draw(run: Finished, path: Path) -> None:
     """Masks of some photographs at the edge (Figure 8)."""
     assert isinstance(run.model, AIM)
-    count = min(SHOWN, len(run.images))
-    batch, colours = placed(run, "edge").some([number * len(run.images) // count for number in range(count)])
-    seen = look(run.model, batch.image)
-    assert seen.merged_mask is not None
-    figure = plot_masks(
-        colours,
-        seen.output.masks,
-        seen.merged_mask,
-        labels=batch.label,
-        predictions=seen.logits.argmax(1),
-        class_names=run.images.classes,
-        title="Which positions may the decision use? (objects at the edge)",
-    )
+    batch, colours = placed(run, "edge").some(spread_evenly(SHOWN, len(run.images)))
+    title = "Which positions may the decision use? (objects at the edge)"
+    figure = draw_masks(run, batch, colours, look(run.model, batch.image), title=title)
     figure.savefig(path, dpi=100)
 
 

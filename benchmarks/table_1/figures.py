@@ -22,17 +22,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from aimwrap import AIM
-from aimwrap.analysis.look import Measured, joined, look, measure
+from aimwrap.analysis.look import Look, Measured, joined, look, measure
 from aimwrap.attribution import grad_cam, guided_backprop, guided_grad_cam
 from aimwrap.backbones.inspection import import_backbone
 from aimwrap.backbones.pooled import PooledClassifier
+from aimwrap.cli.options import import_from_here
 from aimwrap.data import Batch, ReleaseDataset, collate, eval_transform
 from aimwrap.metrics import energy_pointing_game
 from aimwrap.plot import plot_heatmaps, plot_mask_evolution, plot_masks, plot_scatter
 from aimwrap.train import PlainClassifier, Settings, load_plain
 from aimwrap.train.data import read_splits
 from aimwrap.train.evaluation import object_masks_of, objects_are_known
-from aimwrap.train.watching import kept_masks
+from aimwrap.train.watching import kept_masks, spread_evenly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ class Finished(NamedTuple):
 def main(given: Sequence[str] | None = None) -> int:
     """Draw the figures, and write the table if it is asked for; returns the exit code."""
     arguments = _arguments(given)
-    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    import_from_here()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         aim, plain = read_run(arguments.run), read_run(arguments.against)
@@ -132,32 +133,21 @@ def draw(aim: Finished, plain: Finished) -> dict[str, Figure]:
     """
     assert isinstance(aim.model, AIM) and isinstance(plain.model, PlainClassifier)
     pooled = PooledClassifier(plain.model.backbone, "the plain run")
-    count = min(SHOWN, len(aim.images))
-    numbers = [number * len(aim.images) // count for number in range(count)]
+    numbers = spread_evenly(SHOWN, len(aim.images))
     batch, colours = aim.some(numbers)
     seen, seen_plain = look(aim.model, batch.image), look(pooled, plain.some(numbers)[0].image)
-    assert seen.merged_mask is not None
     grid = min(seen.deepest, seen_plain.deepest)
     pointing = f"energy pointing at {grid[0]} x {grid[1]}"
-    classes = aim.images.classes
     heatmaps = plot_heatmaps(
         colours,
         seen_plain.heatmap,
         seen.heatmap,
-        object_masks_of(batch).reshape(count, 1, *colours.shape[2:]).ge(0.5).float(),
+        object_masks_of(batch).reshape(len(numbers), 1, *colours.shape[2:]).ge(0.5).float(),
         resolution=grid,
         measure=pointing,
         labels=batch.label,
         predictions=(seen_plain.logits.argmax(1), seen.logits.argmax(1)),
-        class_names=classes,
-    )
-    masks = plot_masks(
-        colours,
-        seen.output.masks,
-        seen.merged_mask,
-        labels=batch.label,
-        predictions=seen.logits.argmax(1),
-        class_names=classes,
+        class_names=aim.images.classes,
     )
     of_aim, of_plain = measured(aim, aim.model, grid), measured(plain, pooled, grid)
     scatter = plot_scatter(
@@ -166,11 +156,25 @@ def draw(aim: Finished, plain: Finished) -> dict[str, Figure]:
         chance=of_aim.chance.nanmean().item(),
         measure=pointing,
     )
-    figures = {"heatmaps": heatmaps, "masks": masks, "scatter": scatter}
+    figures = {"heatmaps": heatmaps, "masks": draw_masks(aim, batch, colours, seen), "scatter": scatter}
     kept = kept_masks(aim.folder)
     if kept:
         figures["evolution"] = _evolution(aim, kept)
     return figures
+
+
+def draw_masks(run: Finished, batch: Batch, colours: Tensor, seen: Look, **title: str) -> Figure:
+    """The masks of some images of a run with AIM."""
+    assert seen.merged_mask is not None
+    return plot_masks(
+        colours,
+        seen.output.masks,
+        seen.merged_mask,
+        labels=batch.label,
+        predictions=seen.logits.argmax(1),
+        class_names=run.images.classes,
+        **title,
+    )
 
 
 def measured(run: Finished, subject: AIM | PooledClassifier, grid: tuple[int, int]) -> Measured:

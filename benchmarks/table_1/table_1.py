@@ -24,7 +24,7 @@ from runs import Cell, cell_and_settings, do, read_records
 from tables import PAPERS_BACKBONE, draw, write_tables
 
 from aimwrap._choices import Design
-from aimwrap.cli.options import parse_seeds
+from aimwrap.cli.options import import_from_here, parse_seeds
 from aimwrap.data.registry import parse_reader_arguments
 from aimwrap.train import CheckpointError, DivergedError, Settings, launched_fabric
 
@@ -155,5 +155,5 @@ def _seeds(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, "")  # a backbone of one's own is usually here
+    import_from_here()
     sys.exit(main())

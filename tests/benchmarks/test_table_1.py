@@ -28,6 +28,7 @@ with pytest.MonkeyPatch.context() as patch:
     from table_1 import main
     from tiny_set import make_tiny_set
 
+# Below the skip, like the imports of the benchmark, since they are for it alone.
 from aimwrap import AIM, AIMLoss  # noqa: E402
 from aimwrap.cli import app  # noqa: E402
 from aimwrap.data import Built, collate, eval_transform  # noqa: E402
