@@ -1,5 +1,8 @@
 """The structure of the package: who may import whom is in pyproject.toml, for import-linter; this is the rest."""
 
+from collections import Counter
+from pathlib import Path
+
 import grimp
 
 
@@ -16,3 +19,11 @@ def test_no_modules_import_each_other() -> None:
         if graph.chain_exists(importer=imported, imported=importer)
     ]
     assert circles == []
+
+
+def test_no_two_files_of_tests_and_benchmarks_share_a_name() -> None:
+    """They import each other by name alone, so of two the one that was imported first would be taken for both."""
+    root = Path(__file__).parents[1]
+    names = Counter(path.name for folder in ("tests", "benchmarks") for path in (root / folder).rglob("*.py"))
+    del names["conftest.py"]  # pytest's, which nobody imports
+    assert [name for name, count in names.items() if count > 1] == []

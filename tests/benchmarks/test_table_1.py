@@ -15,9 +15,9 @@ if not TABLE_1.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(TABLE_1), str(HERE / "train"), str(HERE / "data"), *sys.path])
-    import bottom_up
     import edge
     import figures
+    import table_2
     import tables
     import tiny_nets
     from columns import PAPER, column_of
@@ -227,7 +227,7 @@ def test_every_data_set_of_the_paper_by_its_design(tmp_path: Path, capsys: pytes
 
 def test_masks_in_the_backbone_feed_the_next_stage() -> None:
     """Table 2: what a closed mask leaves is the classifier of zeros, and the masks learn."""
-    model = bottom_up.BottomUp(PlainClassifier(tiny_nets.tiny(), 2), [2, 3], 4)
+    model = table_2.BottomUp(PlainClassifier(tiny_nets.tiny(), 2), [2, 3], 4)
     images = torch.randn(4, 3, 32, 32)
     output = model(images)
     AIMLoss(0.25, stage_weight=0.0)(output, torch.tensor([0, 1, 0, 1])).backward()
@@ -245,12 +245,12 @@ def test_masks_in_the_backbone_feed_the_next_stage() -> None:
 def test_the_command_of_table_2(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--backbone", "tiny_nets:tiny", "--workers", "0", *TINY[TINY.index("--set") :]]
     given = ["tiny", str(built), "--rows", "2-25", "--seeds", "2", *tiny, "--out", str(tmp_path)]
-    assert bottom_up.main(given) == 0
+    assert table_2.main(given) == 0
     table = capsys.readouterr().out
     assert "| [2, 25%] | 2 | " in table
-    assert bottom_up.main(given) == 0 and capsys.readouterr().out == table  # nothing is repeated
+    assert table_2.main(given) == 0 and capsys.readouterr().out == table  # nothing is repeated
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
-    assert bottom_up.main([*given, "--rows", "plain"]) == 1
+    assert table_2.main([*given, "--rows", "plain"]) == 1
     assert "rows must be STAGE-PERCENT here" in capsys.readouterr().err
 
 

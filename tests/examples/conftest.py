@@ -3,40 +3,15 @@
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import changed, write_images
-from torch import Tensor
+from tiny import Made, Run, changed, write_images
 
 import aimwrap
-
-
-@dataclass
-class Made:
-    """What an example built of aimwrap's parts, in the order in which it did, and the weights that the models had."""
-
-    models: list[aimwrap.AIM] = field(default_factory=list)
-    initial: list[dict[str, Tensor]] = field(default_factory=list)
-    schedules: list[aimwrap.TauScheduler] = field(default_factory=list)
-    watched: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # images seen in training or not
-    warned: int = 0
-
-    def check_trained(self, number: int = 0, *, evaluated: bool = True) -> None:
-        """Every mask estimator has moved, tau has arrived, and MaskHealth saw images in both modes and was asked."""
-        model, initial, schedule = self.models[number], self.initial[number], self.schedules[number]
-        now = model.state_dict()
-        for part in ("classifier.", *(f"mask_estimators.{name}." for name in model.mask_estimators)):
-            names = [name for name in now if name.startswith(part)]
-            assert names and any(not torch.equal(now[name].cpu(), initial[name]) for name in names), part
-        assert schedule.steps_done >= schedule.length > 0
-        assert schedule.criterion.tau.tolist() == pytest.approx(list(model.tau))
-        assert self.watched[True] > 0 and (self.watched[False] > 0 or not evaluated)
-        assert self.warned > 0
 
 
 @pytest.fixture
@@ -73,9 +48,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 def image_folder(tmp_path: Path) -> Path:
     """Two classes of noise, four images each for training and three for the validation."""
     return write_images(tmp_path / "data", {"train": 4, "val": 3})
-
-
-Run = Callable[..., str]
 
 
 @pytest.fixture

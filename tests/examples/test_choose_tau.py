@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import Made, Run
 from PIL import Image
-from tiny import SMALL, SMALL_BACKBONE
+from tiny import SMALL, SMALL_BACKBONE, Made, Run
 
 SWEEP = SMALL | SMALL_BACKBONE | {
     "TAUS = (1.0, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)": "TAUS = (1.0, 0.6, 0.3)",

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Made, Run
-from tiny import SMALL, SMALL_BACKBONE, launched, logits_of
+from tiny import SMALL, SMALL_BACKBONE, Made, Run, launched, logits_of
 
 from aimwrap import AIM
 

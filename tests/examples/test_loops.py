@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Made, Run
-from tiny import EXAMPLES, SMALL, SMALL_BACKBONE, logits_of
+from tiny import EXAMPLES, SMALL, SMALL_BACKBONE, Made, Run, logits_of
 from torch.optim import swa_utils
 
 from aimwrap import AIM

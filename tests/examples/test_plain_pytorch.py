@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Made, Run
-from tiny import SMALL, SMALL_BACKBONE
+from tiny import SMALL, SMALL_BACKBONE, Made, Run
 
 
 @pytest.mark.filterwarnings("ignore::aimwrap.MaskHealthWarning")  # two epochs on noise

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import Made, Run
 from PIL import Image
-from tiny import SMALL, write_images
+from tiny import SMALL, Made, Run, write_images
 
 from aimwrap import AIM
 

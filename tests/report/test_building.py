@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import CLASSES, COUNTS, make_pictures
 from PIL import Image
+from table_set import CLASSES, COUNTS, make_pictures
 from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import TinyNet

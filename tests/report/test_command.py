@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import CLASSES, make_pictures, tiny
+from table_set import CLASSES, make_pictures, tiny
 from typer.testing import CliRunner, Result
 
 from aimwrap import AIM, Preprocessing
@@ -17,7 +17,7 @@ from aimwrap.cli.report import read_split
 
 HALF = (0.5,) * 3
 PREPROCESSING = Preprocessing((64, 64), HALF, HALF, crop=1.0)
-BACKBONE = ("--backbone", "pictures:tiny")
+BACKBONE = ("--backbone", "table_set:tiny")
 run = CliRunner()
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     aim.save_pretrained(folder / "aim", preprocessing=PREPROCESSING)
     plain = PlainClassifier(tiny(), 2)
     plain.preprocessing, plain.class_names = PREPROCESSING._replace(image_size=(96, 96)), CLASSES
-    save_plain(plain, folder / "plain", "pictures:tiny")
+    save_plain(plain, folder / "plain", "table_set:tiny")
     return folder
 
 

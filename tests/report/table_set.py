@@ -41,5 +41,5 @@ def make_pictures(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
 
 
 def tiny() -> TinyNet:
-    """For the two classes of the images; commands import it as ``pictures:tiny``."""
+    """For the two classes of the images; commands import it as ``table_set:tiny``."""
     return TinyNet(num_classes=2)

@@ -1,6 +1,6 @@
 """The paper's Table 2: masks inside the backbone, where each stage's masked map is the next stage's input.
 
-    python benchmarks/table_1/bottom_up.py cub data/CUB_200_2011 --rows 1-25,2-25 --seeds 3 --out runs/table_2
+    python benchmarks/table_1/table_2.py cub data/CUB_200_2011 --rows 1-25,2-25 --seeds 3 --out runs/table_2
 
 Section 6.1: mask estimators as AIM's, no top-down path, and the backbone's own classifier; all of it is trained. DATA
 is a column of table_1.py, whose rows AIM [stage, area] with the same settings are the comparison. Prints accuracies and
