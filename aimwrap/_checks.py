@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -114,12 +115,12 @@ def check_positive(**values: float) -> None:
 
 
 def check_logit_bounds(logit_spread: float | None, logit_range: float) -> None:
-    """Each is a number above zero, or what leaves the logits free."""
-    for name, value, free in (("logit_spread", logit_spread, "None"), ("logit_range", logit_range, "math.inf")):
-        if value is None and free == "None":
-            continue
-        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
-            raise ValueError(f"{name} must be a positive number ({free} leaves the logits free), got {value!r}")
+    """Each is a number above zero that float32 can hold, or what leaves the logits free."""
+    for name, value, free in (("logit_spread", logit_spread, None), ("logit_range", logit_range, math.inf)):
+        fits = isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= torch.finfo(torch.float32).max
+        if value != free and not fits:
+            words = "None" if free is None else "math.inf"
+            raise ValueError(f"{name} must be a positive number ({words} leaves the logits free), got {value!r}")
 
 
 def check_not_negative(**values: float) -> None:

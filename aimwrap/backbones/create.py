@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import timm
 import torchvision
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from ..preprocessing import preprocessing_of_weights
 
@@ -37,6 +44,25 @@ def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None)
         # timm's models keep such a record; torchvision's forget with which weights they were built
         backbone.preprocessing = preprocessing_of_weights(model, arguments.get("weights"))  # type: ignore[assignment]
     return backbone
+
+
+@contextmanager
+def building_at_most(values: int, modules: int = 30_000) -> Iterator[None]:
+    """Refuse to build a network of more values or modules by this thread: what a file asks for can be anything."""
+    thread, left = threading.get_ident(), {"values": values, "modules": modules}
+
+    def count(what: str, number: int) -> None:
+        if threading.get_ident() == thread:
+            left[what] -= number
+            if left[what] < 0:
+                raise ValueError(f"it would have more than {modules} modules, or be far larger than its weights")
+
+    with (
+        register_module_parameter_registration_hook(lambda _, __, p: count("values", 0 if p is None else p.numel())),
+        register_module_buffer_registration_hook(lambda _, __, b: count("values", 0 if b is None else b.numel())),
+        register_module_module_registration_hook(lambda *_: count("modules", 1)),
+    ):
+        yield
 
 
 def default_weights(name: str) -> str | None:

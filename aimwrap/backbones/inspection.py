@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 from typing import Any, NamedTuple
@@ -167,7 +168,7 @@ def _choices(found: Stages) -> list[list[Stage]]:
 
 
 def import_backbone(path: str) -> nn.Module:
-    """The module ``package.module:name``, or what the function or class of that path builds without arguments."""
+    """A copy of the module ``package.module:name``, or what that function or class builds without arguments."""
     try:
         found = _named(path)
     except Exception as error:  # of custom code, which may raise anything
@@ -177,7 +178,7 @@ def import_backbone(path: str) -> nn.Module:
             "can be imported from the current folder"
         ) from error
     try:
-        built = found() if callable(found) and not isinstance(found, nn.Module) else found
+        built = copy.deepcopy(found) if isinstance(found, nn.Module) or not callable(found) else found()
     except Exception as error:
         raise ValueError(
             f"backbone: {path!r} was found, but calling it without arguments fails: {error!r}. Name an nn.Module, "

@@ -7,20 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .._files import replacing
+from .._files import checksum, replacing
 from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, preprocessing_of
-from ..sharing.files import write_weights
-from .create import create_backbone
-from .inspection import import_backbone
+from ..sharing.files import (
+    FILE,
+    IMAGES,
+    WAY_OUT,
+    WEIGHTS,
+    checked,
+    load_weights,
+    parsed,
+    read_preprocessing,
+    read_weights,
+    write_weights,
+)
+from .create import building_at_most, create_backbone
 
-CONFIG, WEIGHTS = "plain.json", "model.safetensors"
+CONFIG = "plain.json"
+_CONTENT = {
+    **{"backbone": str, "num_classes": int, "class_names": ([str],)},
+    **{"preprocessing": (IMAGES,), "weights": (FILE,)},
+}
 
 
 class PlainClassifier(nn.Module):
@@ -99,63 +111,61 @@ class PlainClassifier(nn.Module):
 def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:
     """Write ``model.safetensors``, the backbone's weights under their own names, and ``plain.json`` with its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / WEIGHTS) as path:
-        write_weights(model.backbone, path)
-    described = {
-        "backbone": backbone,
-        "num_classes": model.num_classes,
-        "class_names": model.class_names,
-        "preprocessing": None if model.preprocessing is None else model.preprocessing._asdict(),
-    }
-    with replacing(folder / CONFIG) as path:
-        path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
+        write_weights(model.backbone, weights)
+        described = {
+            "backbone": backbone,
+            "num_classes": model.num_classes,
+            "class_names": model.class_names,
+            "preprocessing": None if model.preprocessing is None else model.preprocessing._asdict(),
+            "weights": {"bytes": weights.stat().st_size, "sha256": checksum(weights)},
+        }
+        config.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
-def load_plain(folder: str | Path) -> PlainClassifier:
-    """Load what a plain run saved, in evaluation mode.
+def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> PlainClassifier:
+    """Load what a plain run saved, in evaluation mode. The files are data: they run no code.
 
     Args:
         folder: a run's ``model`` folder.
+        backbone: a network like the saved one, whose weights are overwritten. A network of your own needs it,
+            since only names of timm and torchvision are built from a file.
 
     Returns:
         The model; ``.backbone`` is the network itself.
 
     Raises:
         FileNotFoundError: if it is not such a folder.
-        ValueError: if what it holds is damaged.
+        ValueError: if what it holds is damaged, or its backbone must be passed.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG).is_file():
+    path = Path(folder) / CONFIG
+    if not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no {CONFIG}: it was not saved by a plain run; AIM.from_pretrained loads a run with AIM"
         )
-    described = _described(folder / CONFIG)
-    name, num_classes = described["backbone"], described["num_classes"]
-    model = PlainClassifier(import_backbone(name) if ":" in name else create_backbone(name), num_classes)
+    content = parsed(path)
+    name = content.get("backbone")
+    if backbone is None and ":" in str(name):
+        raise ValueError(
+            f"{path}: the backbone was {name}, which is not imported because a file says so. Pass it: "
+            f"load_plain({str(folder)!r}, backbone=...); on the command line, --backbone {name}"
+        )
     try:
-        model.backbone.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of {name}: {error}") from error
-    if described["preprocessing"] is not None:
-        values: dict[str, Any] = described["preprocessing"]
-        model.preprocessing = Preprocessing(**{k: _tuple(v) for k, v in values.items()})
-    model.class_names = _tuple(described["class_names"])
+        described = checked({"weights": None} | content, _CONTENT)  # older versions wrote no checksum
+        weights = read_weights(path.with_name(WEIGHTS), described["weights"])
+        with building_at_most(2**27 + sum(tensor.numel() for tensor in weights.values())):
+            network = create_backbone(described["backbone"]) if backbone is None else backbone
+            model = PlainClassifier(network, described["num_classes"])
+        load_weights(model.backbone, weights, [], strict=True)
+        if described["preprocessing"] is not None:
+            model.preprocessing = read_preprocessing(described["preprocessing"])
+        names = described["class_names"]
+        if names is not None and len(names) != model.num_classes:
+            raise ValueError(f"'class_names' has {len(names)} name(s) for {model.num_classes} classes")
+        model.class_names = None if names is None else tuple(names)
+    except Exception as error:  # a library may raise anything for a name that another version of it knew
+        raise ValueError(f"{path}: {error}{WAY_OUT}") from error
     return model.eval()
-
-
-def _described(path: Path) -> dict[str, Any]:
-    try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        lacking = sorted({"backbone", "num_classes", "class_names", "preprocessing"} - described.keys())
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Train the model again, or get the folder again") from error
-    if lacking:
-        raise ValueError(f"{path} does not say {', '.join(lacking)}: it is not what a plain run saved")
-    return described
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:

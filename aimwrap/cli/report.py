@@ -168,13 +168,13 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
 
     from ..backbones.plain import CONFIG, load_plain
     from ..model import AIM
+    from ..sharing.files import parsed
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    is_plain = (folder / CONFIG).is_file()
-    custom = imported_backbone(None if is_plain else backbone)  # also opens the current folder to imports
-    if is_plain:
-        return load_plain(folder).to(place)
-    return AIM.from_pretrained(folder, backbone=custom).to(place)
+    if not (folder / CONFIG).is_file():
+        return AIM.from_pretrained(folder, backbone=imported_backbone(backbone)).to(place)
+    its_own = ":" in str(parsed(folder / CONFIG).get("backbone"))  # other folders name theirs, and need none
+    return load_plain(folder, backbone=imported_backbone(backbone if its_own else None)).to(place)
 
 
 def _size(path: Path) -> str:

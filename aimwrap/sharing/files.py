@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +26,13 @@ WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
 _AGAIN = "download or copy it again, or save the model again"
 _LARGEST = 64 * 2**20  # bytes: the names of a million classes
+_LARGEST_IMAGE = 2**26  # values: three channels of 4,729 x 4,729 pixels
 
 Config = dict[str, Any]  # the values of config.json, checked; "preprocessing" is a Preprocessing
 
 # What config.json must hold. int is positive, float any number, object anything, [x] a list of x, (x,) is x or null.
-_IMAGES = {"image_size": [int], "mean": [float], "std": [float], "interpolation": str, "crop": float, "squash": bool}
+IMAGES = {"image_size": [int], "mean": [float], "std": [float], "interpolation": str, "crop": float, "squash": bool}
+FILE = {"bytes": int, "sha256": str}
 _TAP = {"stage": object, "node": str, "channels": int, "stride": int}
 _CONTENT = {
     "aim": dict,  # AIM's arguments, except the backbone
@@ -40,10 +43,10 @@ _CONTENT = {
     "taps": [_TAP],  # shallow to deep
     "classified": (_TAP,),
     "class_names": ([str],),
-    "preprocessing": (_IMAGES,),
+    "preprocessing": (IMAGES,),
     "dtype": str,  # to read: the weights file decides
     "channels_last": [str],  # top-level parts of the model whose weights have this memory format
-    "weights": {"bytes": int, "sha256": str},
+    "weights": FILE,
     "versions": dict,  # of what the model was saved with
 }
 _ARGUMENTS = {
@@ -65,21 +68,21 @@ def read_config(path: Path) -> Config:
     Raises:
         ValueError: if it is not JSON, is not ours, is of another format version, or a value is not what it must be.
     """
-    content = _parsed(path)
+    content = parsed(path)
     _check_format(content, path)
     try:
-        config: Config = _checked(content, _CONTENT, "")
-        config["aim"] = _SINCE | _checked(decoded_json(config["aim"]), dict, "aim")
+        config: Config = checked(content, _CONTENT)
+        config["aim"] = _SINCE | checked(decoded_json(config["aim"]), dict, "aim")
         if config["backbone"] is not None:
             arguments = decoded_json(config["backbone"]["arguments"])
-            config["backbone"]["arguments"] = _checked(arguments, dict, "backbone.arguments")
+            config["backbone"]["arguments"] = checked(arguments, dict, "backbone.arguments")
         if config["preprocessing"] is not None:
-            config["preprocessing"] = checked_preprocessing(Preprocessing(**config["preprocessing"]))
+            config["preprocessing"] = read_preprocessing(config["preprocessing"], config["image_shape"][0])
         unknown = config["aim"].keys() - _ARGUMENTS.keys()
         if not unknown:
-            check_arguments(**_checked(config["aim"], _ARGUMENTS, "aim"))
+            check_arguments(**checked(config["aim"], _ARGUMENTS, "aim"))
             _check_agreement(config)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: {error}{WAY_OUT}") from error
     if unknown:
         raise ValueError(
@@ -87,6 +90,15 @@ def read_config(path: Path) -> Config:
             "it: pip install --upgrade aimwrap"
         )
     return config
+
+
+def read_preprocessing(values: Mapping[str, Any], channels: int | None = None) -> Preprocessing | None:
+    """The preprocessing that a file holds, for images of so many channels, or of as many as it has means."""
+    preprocessing = Preprocessing(**values)
+    channels = channels or len(preprocessing.mean)
+    if not len(preprocessing.mean) == len(preprocessing.std) == channels:
+        raise ValueError(f"'preprocessing' must have a mean and a std for each of {channels} channel(s), got {values}")
+    return checked_preprocessing(preprocessing)
 
 
 def _check_agreement(config: Config) -> None:
@@ -99,34 +111,36 @@ def _check_agreement(config: Config) -> None:
         raise ValueError(f"'classified' must be null for the 'paper' head only, got {classified} for {aim['head']!r}")
     if names is not None and len(names) != aim["num_classes"]:
         raise ValueError(f"'class_names' has {len(names)} names for {aim['num_classes']} classes")
-    if len(config["image_shape"]) != 3:
-        raise ValueError(f"'image_shape' must be 3 positive integers, got {config['image_shape']}")
+    shape = config["image_shape"]
+    if len(shape) != 3 or math.prod(shape) > _LARGEST_IMAGE:
+        raise ValueError(f"'image_shape' must be 3 positive integers of a product up to 2**26, got {shape}")
     if not re.fullmatch("[0-9a-f]{64}", config["weights"]["sha256"]):
         raise ValueError(f"'weights.sha256' must be 64 hexadecimal digits, got {config['weights']['sha256']!r:.80}")
 
 
-def _checked(value: Any, kind: Any, where: str) -> Any:
+def checked(value: Any, kind: Any, where: str = "") -> Any:
     """The value without what is not asked for, if it is of the kind."""
     if kind is object:
         return value
     if isinstance(kind, tuple):
-        return None if value is None else _checked(value, kind[0], where)
+        return None if value is None else checked(value, kind[0], where)
     outer: Any = kind if isinstance(kind, type) else type(kind)
     fits = type(value) in (int, float) if outer is float else type(value) is outer
     if not fits or (outer is int and value < 1):
         raise ValueError(f"{where!r} must be {_EXPECTED[outer]}, got {value!r:.80}")
     if isinstance(kind, list):
-        return [_checked(item, kind[0], f"{where}.{index}") for index, item in enumerate(value)]
+        return [checked(item, kind[0], f"{where}.{index}") for index, item in enumerate(value)]
     if isinstance(kind, dict):
         prefix = where and f"{where}."
         missing = [key for key in kind if key not in value]
         if missing:
             raise ValueError(f"{prefix + missing[0]!r} is missing")
-        return {key: _checked(value[key], inner, prefix + key) for key, inner in kind.items()}
+        return {key: checked(value[key], inner, prefix + key) for key, inner in kind.items()}
     return value
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def parsed(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; a ValueError if it holds none."""
     size = path.stat().st_size
     if size > _LARGEST:
         raise ValueError(f"{path} has {size / 2**20:.0f} MiB, and no config of aimwrap has more than 64")
@@ -203,16 +217,16 @@ def check_whole(model: nn.Module) -> None:
             )
 
 
-def read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Read the weights, onto the CPU, if the file has the size and the checksum that the config gives.
+def read_weights(path: Path, expected: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    """Read the weights, onto the CPU, if the file has the size and the checksum that the config gives, if it does.
 
     Raises:
         ValueError: if the file is not the one described, or not a safetensors file.
     """
     size = path.stat().st_size
-    if size < expected["bytes"]:
+    if expected is not None and size < expected["bytes"]:
         raise ValueError(f"{path} is cut off: it has {size} of {expected['bytes']} bytes; {_AGAIN}")
-    if checksum(path) != expected["sha256"]:
+    if expected is not None and checksum(path) != expected["sha256"]:
         raise ValueError(
             f"{path} is not the file that its config.json describes (the SHA-256 differs): it was changed or swapped, "
             f"or saving was interrupted; {_AGAIN}"
@@ -236,10 +250,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last:
         ValueError: if they do not fit, naming what differs.
     """
     state = model.state_dict(keep_vars=True)
+    pairs = [(name, weights[name], state[name]) for name in state.keys() & weights.keys()]
     differing = [
-        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(state[name].shape)} in the model"
-        for name in state.keys() & weights.keys()
-        if state[name].shape != weights[name].shape
+        f"{name} is {tuple(saved.shape)} in the file and {tuple(own.shape)} in the model"
+        for name, saved, own in pairs
+        if saved.shape != own.shape
+    ]
+    differing += [
+        f"{name} is {saved.dtype} in the file and {own.dtype} in the model"
+        for name, saved, own in pairs
+        if saved.is_floating_point() != own.is_floating_point()
     ]
     if strict:
         differing += [f"the file has no {name}" for name in state if name not in weights]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones.create import find_builder
+from ..backbones.create import building_at_most, find_builder
 from ..base import AIMBase
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
@@ -121,7 +121,8 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
     source, by_name = _source(config, backbone, where)
     try:
         given = config["aim"] | by_name | {"example_input": torch.zeros(1, *config["image_shape"])}
-        with torch.random.fork_rng(devices=[]):  # loading must not change the user's random numbers
+        # loading must not change the user's random numbers; the classifier of the backbone is not in the file
+        with torch.random.fork_rng(devices=[]), building_at_most(config["weights"]["bytes"] + 2**27):
             model: AIMBase = cls(source, **given)
     except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
         if cls.__init__ is not base.__init__ and _takes(base, source, given):  # type: ignore[misc]  # compared only

@@ -105,10 +105,11 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("--out", type=Path, default=Path("edge"), help="folder of edge.png and edge.md (default: edge)")
+    parser.add_argument("--backbone", help="package.module:name, if the runs' backbone was one of your own")
     arguments = parser.parse_args(given)
     import_from_here()
     try:
-        runs = [read_run(folder) for folder in arguments.runs]
+        runs = [read_run(folder, arguments.backbone) for folder in arguments.runs]
         for run in runs:
             if not objects_are_known(run.images):
                 raise ValueError(f"{run.folder}: not every test image has an object mask or box, so none can be placed")

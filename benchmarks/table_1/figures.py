@@ -86,7 +86,7 @@ def main(given: Sequence[str] | None = None) -> int:
     import_from_here()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        aim, plain = read_run(arguments.run), read_run(arguments.against)
+        aim, plain = (read_run(folder, arguments.backbone) for folder in (arguments.run, arguments.against))
         _check_pair(aim, plain)
         figures = draw(aim, plain)
         table = attribution_table(aim, plain, arguments.attribution) if arguments.attribution else None
@@ -101,8 +101,8 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_run(folder: Path) -> Finished:
-    """Load a run's model and its test split.
+def read_run(folder: Path, backbone: str | None) -> Finished:
+    """Load a run's model and its test split; ``backbone`` is the import path of one that no library has.
 
     Raises:
         FileNotFoundError: if the run is not finished, or its data is not there.
@@ -113,11 +113,11 @@ def read_run(folder: Path) -> Finished:
         )
     settings = Settings.from_json(json.loads((folder / "settings.json").read_text(encoding="utf-8"))["settings"])
     model: AIM | PlainClassifier
+    own = None if backbone is None else import_backbone(backbone)
     if settings.method == "aim":
-        backbone = import_backbone(settings.backbone) if ":" in settings.backbone else None
-        model = AIM.from_pretrained(folder / "model", backbone=backbone)
+        model = AIM.from_pretrained(folder / "model", backbone=own)
     else:
-        model = load_plain(folder / "model")
+        model = load_plain(folder / "model", backbone=own)
     assert model.preprocessing is not None
     images = read_splits(settings).test
     images.transform = eval_transform(model.preprocessing)
@@ -243,6 +243,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder of a finished run with AIM")
     parser.add_argument("--against", type=Path, required=True, help="folder of a finished plain run")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the figures (default: figures)")
+    parser.add_argument("--backbone", help="package.module:name, if the runs' backbone was one of your own")
     parser.add_argument(
         "--attribution", type=_methods, help=f"methods of Appendix B.2, separated by commas: {', '.join(METHODS)}"
     )

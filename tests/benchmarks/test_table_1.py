@@ -278,7 +278,8 @@ def test_figures_of_finished_runs(built: Path, tmp_path: Path, capsys: pytest.Ca
 
     capsys.readouterr()
     out, methods = tmp_path / "figures", ["--attribution", "grad-cam,guided-backprop"]
-    assert figures.main([str(aim), "--against", str(plain), "--out", str(out), *methods]) == 0
+    own = ["--backbone", "tiny_nets:tiny"]
+    assert figures.main([str(aim), "--against", str(plain), "--out", str(out), *own, *methods]) == 0
     assert {path.name for path in out.iterdir()} == {
         *("heatmaps.png", "masks.png", "scatter.png", "evolution.png", "attribution.md")
     }
@@ -287,12 +288,12 @@ def test_figures_of_finished_runs(built: Path, tmp_path: Path, capsys: pytest.Ca
     assert "GELU" in table  # why
     results = [json.loads((run / "result.json").read_text())["scores"]["energy_pointing"] for run in (plain, aim)]
     assert f"| grad-cam | {100 * results[0]:.1f} | {100 * results[1]:.1f} |" in table
-    assert edge.main([str(aim), str(plain), "--out", str(out)]) == 0
+    assert edge.main([str(aim), str(plain), "--out", str(out), *own]) == 0
     assert "| TinyNet+AIM [3, 25%], feature-preserving head, 2 classes | 1 |" in capsys.readouterr().out
     assert (out / "edge.png").is_file()
-    assert figures.main([str(plain), "--against", str(aim), "--out", str(out)]) == 1
+    assert figures.main([str(plain), "--against", str(aim), "--out", str(out), *own]) == 1
     assert "give a run with AIM" in capsys.readouterr().err
-    assert figures.main([str(tmp_path), "--against", str(plain), "--out", str(out)]) == 1
+    assert figures.main([str(tmp_path), "--against", str(plain), "--out", str(out), *own]) == 1
     assert "has no result.json" in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kept_nets import RUN, WEIGHTS, digest_of, images, trained_at_96
+from kept_nets import RUN, WEIGHTS, digest_of, images, kept, trained_at_96
 from lightning.fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -131,7 +131,7 @@ def make_runs() -> None:
     plain = Path(tempfile.mkdtemp()) / "run"
     run_training(Settings(**{**RUN, "method": "plain", "epochs": 1}), plain, fabric, workers=0)
     shutil.copytree(plain / "model", HERE / "plain")
-    logits = aimwrap.train.load_plain(HERE / "plain")(images(side=32)).logits
+    logits = aimwrap.train.load_plain(HERE / "plain", backbone=kept())(images(side=32)).logits
     save_file({"logits": logits.detach()}, HERE / "plain" / "recorded.safetensors")
 
 

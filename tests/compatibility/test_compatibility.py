@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_nets import RUN, WEIGHTS, digest_of, images, trained_at_96
+from kept_nets import RUN, WEIGHTS, digest_of, images, kept, trained_at_96
 from safetensors.torch import load_file
 
 from aimwrap import AIM, SecondLook
@@ -76,7 +76,7 @@ def test_a_built_set_is_read() -> None:
 def test_a_plain_classifier_loads() -> None:
     load_plain = pytest.importorskip("aimwrap.train").load_plain
     with torch.no_grad():
-        logits = load_plain(HERE / "plain")(images(side=32)).logits
+        logits = load_plain(HERE / "plain", backbone=kept())(images(side=32)).logits
     assert_as_recorded({"logits": logits}, HERE / "plain" / "recorded.safetensors")
 
 

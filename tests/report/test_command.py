@@ -134,9 +134,9 @@ def test_folders_that_are_no_models(folder: Path, tmp_path: Path) -> None:
     assert found.exit_code == 1 and str(tmp_path) in found.stderr and "Traceback" not in found.output
     (tmp_path / "plain.json").write_text('{"backbone": "resnet18"}')
     found = run.invoke(app, list(map(str, words)))
-    assert found.exit_code == 1 and "does not say class_names, num_classes, preprocessing" in found.stderr
+    assert found.exit_code == 1 and "plain.json: 'num_classes' is missing" in found.stderr
     (tmp_path / "plain.json").write_text("{")
-    assert "is damaged" in run.invoke(app, list(map(str, words))).stderr
+    assert "it is damaged" in run.invoke(app, list(map(str, words))).stderr
 
 
 def test_wrong_use_is_exit_code_2(folder: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_plain_run_says_where_its_model_looks(
     settings = settings_of(method="plain", image_size=64, lr=0.01, backbone="tiny_nets:tiny", epochs=1, **given)
     own = fabric if not given else Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     result = run_training(settings, tmp_path, own, workers=0)
-    model = load_plain(tmp_path / "model")
+    model = load_plain(tmp_path / "model", backbone=tiny_nets.tiny())
     assert model.preprocessing is not None
     test = prepared(read_splits(settings), settings, model.preprocessing).test
     images = torch.stack([test[number].image for number in range(len(test))])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_nets
 import torch
 from lightning.fabric import Fabric
 from test_resuming import KilledError, stop_at
@@ -28,7 +29,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, averages: list[float | None]) -> Non
 
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:
-    return load_plain(folder / "model").backbone.state_dict()
+    return load_plain(folder / "model", backbone=tiny_nets.tiny()).backbone.state_dict()
 
 
 def newest(folder: Path) -> dict[str, torch.Tensor]:

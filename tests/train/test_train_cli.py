@@ -77,7 +77,7 @@ def test_plain_with_json_tensorboard_and_a_recipe(table: Path, tmp_path: Path) -
     settings = json.loads((tmp_path / "out" / "seed-0" / "settings.json").read_text())["settings"]
     assert settings["weight_decay"] == 1e-3 and settings["squash"] and settings["batch_size"] == 8  # given beats recipe
     assert list((tmp_path / "out" / "seed-0" / "tensorboard").iterdir())
-    model = load_plain(tmp_path / "out" / "seed-0" / "model")
+    model = load_plain(tmp_path / "out" / "seed-0" / "model", backbone=tiny_nets.tiny())
     assert isinstance(model, PlainClassifier) and model.class_names == ("0", "1")
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     assert model.preprocessing == Preprocessing((32, 32), *imagenet, crop=1, squash=True)
