@@ -75,6 +75,7 @@ class AIMBase(nn.Module):
     class_names: tuple[str, ...] | None
     _bare: tuple[int, int, tuple[int, ...]]  # the bare backbone's parameters, its MACs, and (C, H, W) of its images
     _recipe: Recipe
+    _counted: tuple[list[int], list[int]] = ([], [])  # the ids of the modules, and the MACs of them and of the backbone
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -204,19 +205,24 @@ class AIMBase(nn.Module):
     def cost(self) -> Cost:
         """Count parameters and multiply-accumulates, and those of the backbone as it came.
 
+        The latter are counted again only when a module was replaced.
+
         Returns:
             The counts for one image of the size that the backbone was probed with (its own, or 224 x 224).
         """
         backbone_parameters, backbone_macs, image_shape = self._bare
-        macs = count_macs(self, (1, *image_shape))
         parameters = sum(parameter.numel() for parameter in self.parameters())
+        modules = [id(module) for module in self.modules()]
+        if self._counted[0] != modules:
+            self._counted = modules, [count_macs(part, (1, *image_shape)) for part in (self, self.backbone)]
+        macs, macs_of_the_backbone = self._counted[1]
         return Cost(
             parameters,
             macs,
             backbone_parameters,
             backbone_macs,
             parameters - sum(parameter.numel() for parameter in self.backbone.parameters()),
-            macs - count_macs(self.backbone, (1, *image_shape)),
+            macs - macs_of_the_backbone,
             (image_shape[1], image_shape[2]),
         )
 
