@@ -7,17 +7,15 @@ const upwards = (share) => MARGIN.top + (1 - share) * SIDE;
 const SHAPES = { right: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", wrong: "M-4-4L4 4M-4 4L4-4" };
 let marks = []; // {index, link}, from left to right
 
-/** Draw when it comes near, so that the gallery need not wait. */
+/** Draw when it comes near, so that the gallery need not wait, or is printed. */
 function wireScatter() {
   if (!byId("scatter")) return;
   const select = byId("scatter-pair");
   const pair = () => (select ? select.value.split(",").map(Number) : ["plain" in number ? number.plain : number.other, number.model]);
   select?.addEventListener("change", () => drawScatter(...pair()));
-  new IntersectionObserver(([{ isIntersecting }], observer) => {
-    if (!isIntersecting) return;
-    observer.disconnect();
-    drawScatter(...pair());
-  }, { rootMargin: "400px" }).observe(byId("pointing"));
+  const drawOnce = () => marks.length || drawScatter(...pair());
+  new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && drawOnce(), { rootMargin: "400px" }).observe(byId("pointing"));
+  window.addEventListener("beforeprint", drawOnce);
 }
 
 function drawScatter(x, y) {

@@ -14,8 +14,14 @@ function start() {
   wireSections();
   if (image !== null) openLarge(image);
   window.addEventListener("hashchange", followAddress);
-  window.addEventListener("beforeprint", () => document.querySelectorAll("#cards .view").forEach(paintView));
+  window.addEventListener("beforeprint", printWhole);
   window.addEventListener("resize", repaintSoon);
+}
+
+/** Paper has no end to scroll to: every card is hung and painted. */
+function printWhole() {
+  hangMore(chosen.length);
+  document.querySelectorAll("#cards .view").forEach(paintView);
 }
 
 /** Links to sections must not overwrite the state in the address. */

@@ -55,15 +55,17 @@ def test_numbers_are_there_without_scripts(browser: Any, open_report: Open) -> N
     context.close()
 
 
-def test_paper_has_no_controls_and_every_hung_card_painted(open_report: Open) -> None:
-    page = open_report(make_content(40), color_scheme="dark")
+def test_paper_has_no_controls_and_every_card_and_mark(open_report: Open) -> None:
+    """Issue 22, number 24: a PDF held 48 of 80 images and an empty scatter plot."""
+    page = open_report(make_content(120), color_scheme="dark")
     page.emulate_media(media="print")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert background(page) > 250
     for control in ("#filter-form", "#overlay-choice", ".theme", "nav"):
         assert not page.is_visible(control)
     widths = page.eval_on_selector_all(".card canvas", "all => all.map((one) => one.width)")
-    assert len(widths) == 40 and min(widths) > 60
+    assert len(widths) == 120 and min(widths) > 60
+    assert page.locator("#scatter .marks a").count() > 100
 
 
 def test_cards_hang_as_they_are_reached(open_report: Open) -> None:
