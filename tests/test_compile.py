@@ -76,6 +76,7 @@ def compilations_of_batches(model: AIM, modes: tuple[bool, ...]) -> list[tuple[i
     return counts
 
 
+@pytest.mark.slow
 @with_heads(["tv_convnext", "tv_swin", "tv_regnet_y_400mf"])
 def test_one_more_compilation_serves_all_other_batch_sizes(name: str, head: str, wrapped: Wrapped) -> None:
     """The last batch of an epoch is mostly a smaller one."""

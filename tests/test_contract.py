@@ -15,19 +15,14 @@ from aimwrap import AIM, AIMLoss, AIMOutput
 BackboneOf = Callable[[str], nn.Module]
 Wrapped = Callable[..., AIM]
 
-# Of families that both libraries have, these are the second, and left to the slow tests.
-TWICE = {
-    *("convnext_atto", "densenet121", "mobilenetv3_small_050", "vgg11_bn"),
-    *("tv_efficientnet_b0", "tv_regnet_y_400mf", "tv_resnet18"),
-}
-
-
-# What hardly depends on the head leaves the paper's on every library's backbone to the slow tests, too.
-SLOW = {"paper": {*TORCHVISION, *TIMM}, "feature-preserving": TWICE}
+# Of the libraries' backbones, all but three are left to the slow tests; and all of them with the paper's head.
+LIBRARIES = {*TORCHVISION, *TIMM}
+RARE = LIBRARIES - {"tv_convnext", "resnet10t", "twins"}
+SLOW = {"paper": LIBRARIES, "feature-preserving": RARE}
 
 
 every_backbone = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in BACKBONES]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in RARE else ()) for name in BACKBONES]
 )
 every_backbone_and_head = pytest.mark.parametrize(
     ("name", "head"),
@@ -155,7 +150,7 @@ def test_parameters_are_the_users_own_and_none_is_after_the_deepest_tap(name: st
 
 # Without twins, whose maps are no module's: see test_own_code.py.
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in TWICE else ()) for n in BACKBONES if n != "twins"]
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in RARE else ()) for n in BACKBONES if n != "twins"]
 )
 def test_tapped_maps_are_the_modules_own_outputs(name: str, backbone_of: BackboneOf) -> None:
     """In both modes, since the train graph and the eval graph differ for some backbones."""

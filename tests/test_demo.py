@@ -79,6 +79,7 @@ def test_frozen_variants_leave_the_backbone_alone_and_plain_moves_it_but_not_its
     assert all(torch.equal(after[name], before[name]) for name in before if "running" in name)
 
 
+@pytest.mark.slow
 def test_variants_are_repeatable() -> None:
     splits = load_splits(1.0, 0, TINY)
     outcomes = [train_aim_frozen(random_backbone(), splits, TINY, 0, "paper")[1] for _ in range(2)]

@@ -312,6 +312,7 @@ def tensors(model: AIM) -> dict[str, int]:
     return {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
 
 
+@pytest.mark.slow
 def test_program_gives_what_explain_gives_and_the_model_is_as_it_was(
     program: tuple[Exported, dict[str, int]], wrapped: Wrapped
 ) -> None:

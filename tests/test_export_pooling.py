@@ -45,6 +45,7 @@ def assert_pools_alike(got: Any, pool: nn.Module) -> None:
         torch.testing.assert_close(got(images), pool(images), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 17])
 @pytest.mark.parametrize("pool", [*AVERAGES, *LARGEST], ids=str)
 def test_pooling_is_the_same_when_spelled_out(pool: nn.Module, side: int) -> None:

@@ -36,10 +36,12 @@ def test_the_head_changes_the_cost() -> None:
 
 def test_how_stages_were_found_is_shown() -> None:
     assert inspect_backbone(TinyNet()).found_by == "module boundaries"
-    assert inspect_backbone(timm.create_model("resnet10t")).found_by == "timm's feature_info"
+    assert inspect_backbone(timm.create_model("test_resnet")).found_by == "timm's feature_info"
 
 
-@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18", "zoo:TinyNet"])
+@pytest.mark.parametrize(
+    "name", ["timm/test_resnet", pytest.param("torchvision/resnet18", marks=pytest.mark.slow), "zoo:TinyNet"]
+)
 def test_the_two_lines_can_be_pasted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     found = inspect_backbone(name)
@@ -111,14 +113,14 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     runner = CliRunner()
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     shown = runner.invoke(app, ["inspect", "test_resnet", "--image-size", "96"])
     assert shown.exit_code == 0 and "layer4" in shown.output and "size at 96 x 96" in shown.output
-    as_json = runner.invoke(app, ["inspect", "test_resnet", "--json", "--head", "paper"])
+    as_json = runner.invoke(app, ["inspect", "zoo:TinyNet", "--json", "--head", "paper"])
     found = json.loads(as_json.output)
     assert found["head"] == "paper" and found["lines"][1].endswith('tau=0.25, head="paper")')
     blocks = json.loads(runner.invoke(app, ["inspect", "test_vit", "--json"]).output)
     assert [tap["stage"] for tap in blocks["taps"]] == [1, 3, 5] and "6 blocks" in blocks["found_by"]
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     refused = runner.invoke(app, ["inspect", "test_inspection:Forgetful", "--json"])
     assert refused.exit_code == 1 and "tokens" in json.loads(refused.output)["error"]
     assert runner.invoke(app, ["inspect", "resnet_ten"]).exit_code == 1

@@ -198,6 +198,7 @@ def assert_flat(model: AIM, rounds: int, side: int) -> None:
     assert memory() - resident < 6_000_000  # one image a call would be 10 MB at the least
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATM.exists(), reason="needs /proc")
 @pytest.mark.parametrize("head", [pytest.param("paper", marks=pytest.mark.slow), "feature-preserving"])
 def test_memory_is_flat_over_hundreds_of_calls(head: str, wrapped: Wrapped) -> None:

@@ -272,6 +272,7 @@ def test_verify_finds_it_inside_wrappers(model: AIM, images: Tensor) -> None:
     assert second.training and model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_verify_passes_in_other_dtypes(dtype: torch.dtype, model: AIM, images: Tensor) -> None:
     found = verify(SecondLook(model.to(dtype)), images.to(dtype), measure_pixels=False, progress=False)

@@ -118,6 +118,7 @@ def train_a_step_and_evaluate(model: AIM, images: torch.Tensor) -> None:
     assert [mask.shape[-2:] for mask in output.masks.values()] == [tap.size for tap in model.taps]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what some of timm's models warn about, building or running
 @pytest.mark.parametrize("family", EACH)
 def test_a_training_step_and_a_forward(family: str) -> None:

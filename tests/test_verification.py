@@ -25,7 +25,7 @@ def guarantees(model: nn.Module, images: Tensor | None = None, **arguments: obje
 
 
 @pytest.mark.parametrize("head", [pytest.param("paper", marks=pytest.mark.slow), "feature-preserving"])
-@pytest.mark.parametrize("name", [*SIX[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in SIX[4:])])
+@pytest.mark.parametrize("name", [*SIX[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in SIX[1:])])
 def test_honest_models_of_six_families_pass(name: str, head: str, wrapped: Callable[..., AIM]) -> None:
     found = guarantees(wrapped(name, head), torch.randn(2, 3, 97, 97))
     assert found.passed, str(found)

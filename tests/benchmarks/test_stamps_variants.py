@@ -53,6 +53,7 @@ FROZEN: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", FROZEN, ids=str)
 def test_a_frozen_backbone_stays_as_it_was(
     changes: dict[str, Any], data: tuple[Data, Data], backbone: nn.Module

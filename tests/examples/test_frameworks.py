@@ -79,6 +79,7 @@ def fresh_accelerate() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_accelerate(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
     small = {"EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1", "Accelerator(": "Accelerator(cpu=True, "}

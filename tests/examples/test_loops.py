@@ -70,6 +70,7 @@ def test_the_averaged_model_is_saved(
     assert saved.class_names == ("cats", "dogs")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_timms_loop(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
     printed = run("train_timm_loop.py", image_folder, changes=SMALL_BACKBONE | TIMM_LOOP)
@@ -82,6 +83,7 @@ def test_timms_loop(image_folder: Path, tmp_path: Path, run: Run, made: Made) ->
     assert {name.split(".")[0] for name in differ(saved, made.models[0])} >= {"mask_estimators", "backbone"}
 
 
+@pytest.mark.slow
 def test_a_backbone_of_ones_own(image_folder: Path, tmp_path: Path, run: Run, made: Made) -> None:
     small = {"EPOCHS, ANNEAL_EPOCHS, SIZE = 60, 20, 128": "EPOCHS, ANNEAL_EPOCHS, SIZE = 2, 1, 64"}
     printed = run("custom_backbone.py", image_folder, changes=SMALL | small)

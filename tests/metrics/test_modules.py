@@ -95,6 +95,7 @@ def test_the_data_can_tell_a_mean_over_batches_from_a_mean_over_images() -> None
         assert abs(mean_over_batches - expected[metric][name]) > 1e-3, metric
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric .* was called before:UserWarning")
 def test_two_processes_with_uneven_numbers_of_images(tmp_path: Path) -> None:
     other = torch.multiprocessing.spawn(two_processes.work, args=(str(tmp_path), COUNT), nprocs=1, join=False)

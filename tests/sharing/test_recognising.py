@@ -26,6 +26,7 @@ def test_a_timm_module_comes_back_without_being_passed(tmp_path: Path) -> None:
     assert "timm/resnet10t" in card and "backbone=backbone" not in card
 
 
+@pytest.mark.slow
 def test_a_torchvision_module_comes_back_with_its_new_classifier(tmp_path: Path) -> None:
     backbone = torchvision.models.mobilenet_v3_small()
     backbone.classifier[3] = nn.Linear(1024, 4)
@@ -111,8 +112,9 @@ def one_more_layer(backbone: nn.Module) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        *(another_class, another_forward, another_activation, another_epsilon, another_buffer),
-        *(a_hook, a_hook_before, another_stride, one_more_layer),
+        *(another_class, another_forward, another_epsilon, a_hook, another_stride),
+        *(pytest.param(change, marks=pytest.mark.slow) for change in (another_activation, another_buffer)),
+        *(pytest.param(change, marks=pytest.mark.slow) for change in (a_hook_before, one_more_layer)),
     ],
 )
 def test_a_changed_module_is_not_taken_for_the_librarys(change: Callable[[nn.Module], None], resnet: nn.Module) -> None:

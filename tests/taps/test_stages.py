@@ -434,7 +434,12 @@ def test_number_of_classes_of_a_convolutional_classifier() -> None:
     assert tapped.taps[0].node == tapped.final.node == "4"
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050"])
+HEADLESS = ("resnet10t", "convnext_atto", "tf_efficientnet_lite0", "mobilenetv3_small_050")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "resnet10t" else pytest.mark.slow) for name in HEADLESS]
+)
 def test_headless_models_show_no_classes(name: str) -> None:
     assert tap(timm.create_model(name, num_classes=0), [3]).num_classes is None
 

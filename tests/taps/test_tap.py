@@ -163,6 +163,7 @@ def test_a_node_that_is_no_map(node: str, came: str) -> None:
         tap_backbone(TinyNet(), [node])
 
 
+@pytest.mark.slow
 def test_a_named_channels_last_node_becomes_channels_first() -> None:
     """Swin's features.5 gives (N, 14, 14, 384): as (N, C, H, W) that would be 14 channels."""
     with torch.device("meta"):
