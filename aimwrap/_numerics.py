@@ -26,6 +26,20 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def both_sides(values: Tensor, dim: int) -> Tensor:
+    """Values by class along a dimension; of a single one, for class 1, its opposite is that for class 0."""
+    return torch.cat([-values, values], dim) if values.shape[dim] == 1 else values
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """The class of the largest logit, (N, K) to (N,), or by the sign of a single one, above 0 for class 1.
+
+    Where the largest is NaN or infinite there is no class: the lowest int64 stands for it, which is nobody's label.
+    """
+    decided = both_sides(logits, 1).argmax(1)
+    return decided.where(logits.amax(1).isfinite(), torch.iinfo(decided.dtype).min)
+
+
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """Restore the states of torch's generators at the end."""

@@ -164,7 +164,6 @@ class MaskHealth:
             expected = "tau must be the AIMLoss, a float, or one per stage"
             raise TypeError(f"{expected}, got {type(tau).__name__}; pass the criterion, or model.tau")
         self._tau = tau if isinstance(tau, AIMLoss) else check_tau(tau)
-        self._target = tau.target_tau if isinstance(tau, AIMLoss) else check_tau(tau)
         self._batches = _Batches()
         self._last_first: dict[Stage, Tensor] = {}
 
@@ -211,10 +210,11 @@ class MaskHealth:
             findings.append(MaskFinding(None, "not finite", float("nan"), f"{what}: {_REMEDIES['not finite']}"))
         stages = list(dict.fromkeys((*batches.training, *batches.evaluation)))
         taus = _per_stage(batches.tau, len(stages))
-        targets = _per_stage(torch.tensor(self._target), len(stages))
-        for stage, tau, target in zip(stages, taus, targets, strict=True):
+        target = self._tau.target_tau if isinstance(self._tau, AIMLoss) else self._tau
+        targets = _per_stage(torch.tensor(target), len(stages))
+        for stage, tau, least in zip(stages, taus, targets, strict=True):
             training, evaluation = batches.training.get(stage), batches.evaluation.get(stage)
-            findings += self._of_stage(stage, tau, tau > target + 1e-6, training, evaluation)
+            findings += self._of_stage(stage, tau, tau > least + 1e-6, training, evaluation)
         for stage, seen in batches.evaluation.items():
             if seen.first is not None:
                 self._last_first[stage] = seen.first
@@ -236,22 +236,30 @@ class MaskHealth:
             state: of a monitor of the same model, on the device of its masks.
 
         Raises:
-            ValueError: if it is not such a state.
+            ValueError: if it is not such a state, or not all of it.
         """
         batches, last = _Batches(bad_values=state.get("bad_values"), tau=state.get("tau")), dict[Stage, Tensor]()
-        for key, value in state.items():
-            mode, _, rest = key.partition("/")
-            encoded, _, name = rest.rpartition("/")
-            if key in ("bad_values", "tau"):
-                continue
-            if mode == "last":
-                last[json.loads(encoded)] = value
-            elif mode in ("training", "evaluation") and name in _Seen.__dataclass_fields__:
-                stages = batches.training if mode == "training" else batches.evaluation
-                seen = stages.setdefault(json.loads(encoded), _Seen())
-                setattr(seen, name, value.item() if name in ("images", "comparable") else value)
-            else:
-                raise ValueError(f"state must be a MaskHealth's state_dict(), and has {key!r}; pass that one")
+        tried, wrong = MaskHealth(self._tau), ""
+        try:
+            for key, value in state.items():
+                wrong = f"has {key!r}"
+                mode, _, rest = key.partition("/")
+                encoded, _, name = rest.rpartition("/")
+                if mode == "last":
+                    last[json.loads(encoded)] = value
+                elif mode in ("training", "evaluation") and name in _Seen.__dataclass_fields__:
+                    seen = getattr(batches, mode).setdefault(json.loads(encoded), _Seen())
+                    setattr(seen, name, value.item() if name in ("images", "comparable") else value)
+                elif key not in ("bad_values", "tau"):
+                    raise ValueError(key)
+            wrong = "lacks a part, or its parts do not fit each other"
+            parts = [*batches.training.values(), *batches.evaluation.values(), batches]
+            if len(parts) > 1 and any(value is None for part in parts for value in vars(part).values()):
+                raise ValueError(wrong)
+            tried._batches, tried._last_first = batches, dict(last)
+            tried.report()  # what cannot be reported is refused here, and not at the end of an epoch
+        except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"state must be a MaskHealth's state_dict(), and {wrong}; pass that one") from error
         self._batches, self._last_first = batches, last
 
     def warn(self) -> list[MaskFinding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -34,7 +35,8 @@ def annealed_tau(
         The area target at that step.
 
     Raises:
-        ValueError: if ``curve`` is not one of the two.
+        ValueError: if ``curve`` is not one of the two, a number of steps is negative, ``anneal_steps`` is not finite,
+            or an area is outside (0, 1].
 
     Example:
         >>> [annealed_tau(epoch, target=0.2, anneal_steps=4) for epoch in (0, 2, 4, 9)]
@@ -42,6 +44,11 @@ def annealed_tau(
     """
     if curve not in get_args(Curve):
         raise ValueError(f"curve must be one of {', '.join(map(repr, get_args(Curve)))}, got {curve!r}")
+    if not (step >= 0 and 0 <= anneal_steps < math.inf and 0 < target <= 1 and 0 < start <= 1):
+        raise ValueError(
+            "step and anneal_steps must not be negative, anneal_steps must be finite, and target and start in (0, 1]; "
+            f"got step={step}, anneal_steps={anneal_steps}, target={target} and start={start}"
+        )
     progress = min(1.0, step / anneal_steps) if anneal_steps > 0 else 1.0
     if progress == 1.0:
         return target
@@ -65,7 +72,8 @@ class TauScheduler:
         curve: ``"linear"`` or ``"cosine"``; the paper's main text names none.
 
     Raises:
-        ValueError: if not exactly one length is given, or one is negative, or ``start`` or ``curve`` does not fit.
+        ValueError: if not exactly one length is given, it is not a whole number from 0, or ``start`` or ``curve`` does
+            not fit.
 
     Example:
         >>> from aimwrap import AIMLoss
@@ -96,23 +104,28 @@ class TauScheduler:
             )
         if not hasattr(criterion, "target_tau"):
             raise TypeError(f"TauScheduler moves an AIMLoss's tau, got {type(criterion).__name__}; pass the criterion")
-        length = anneal_epochs if anneal_epochs is not None else anneal_steps
-        assert length is not None
+        length: Any = anneal_epochs if anneal_epochs is not None else anneal_steps
         name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
-        if length < 0:
-            raise ValueError(f"{name} must not be negative, got {length}; 0 starts at the target")
+        if isinstance(length, bool) or not isinstance(length, Integral) or length < 0:
+            raise ValueError(
+                f"{name} must not be negative, got {length!r}; 0 starts at the target, and lengths are whole numbers"
+            )
         self.criterion = criterion
-        self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:
             raise ValueError(
                 f"start must be between the target {self.target} and 1, got {start}; masks open before they close"
             )
-        self.length = length
+        self.length = int(length)
         self.unit = name.removeprefix("anneal_")
         self.start = start
         self.curve: Curve = curve
         self.steps_done = 0
         self._move()
+
+    @property
+    def target(self) -> float | tuple[float, ...]:
+        """The loss's own area, at the end of the annealing."""
+        return self.criterion.target_tau
 
     def step(self) -> None:
         """Note that one more epoch, or optimiser step, is done, and move ``criterion.tau``."""
@@ -158,11 +171,10 @@ class TauScheduler:
                 f"the state is for {len(_as_tuple(target))} stage(s) and this loss has {len(_as_tuple(self.target))}; "
                 "build the AIMLoss with the tau of the model that is resumed"
             )
-        for name in self.state_dict():
+        for name in self.state_dict().keys() - {"target"}:
             setattr(self, name, state[name])
         values = _as_tuple(target)
-        self.target = values if isinstance(self.criterion.target_tau, tuple) else values[0]
-        self.criterion.target_tau = self.target
+        self.criterion.target_tau = values if isinstance(self.target, tuple) else values[0]
         self._move()
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._numerics import predicted_classes
 from .._text import with_progress
 from ..backbones.pooled import PooledClassifier
 from ..model import AIM
@@ -103,20 +104,20 @@ def _of_aim(
     """The merged mask on the images, and which predictions stay the same."""
     same: dict[Key, Tensor] = {}
     features = aim.forward_masks(aim.forward_backbone(images))
-    predicted = aim.forward_head(features).logits.argmax(1)
+    logits = aim.forward_head(features).logits
     region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
     for name, kept in (("merged mask", region), ("moved mask", moved(region, generator))):
         for filling, pixels in fills.items():
             maps = aim.forward_backbone(torch.where(kept > 0, images, pixels))
             for how, given in (("fixed", features.masks), ("recomputed", None)):
                 again = aim.forward_head(aim.forward_masks(maps, given)).logits
-                same[name, filling, how] = again.argmax(1) == predicted
+                same[name, filling, how] = _stays(logits, again)
     if plain is not None:
         logits, heatmap = _checked_plain(plain(images), len(images))
         kept = highest(heatmap, region)
         for filling, pixels in fills.items():
             again = plain(torch.where(kept > 0, images, pixels))[0]
-            same["plain CAM", filling, "none"] = again.argmax(1) == logits.argmax(1)
+            same["plain CAM", filling, "none"] = _stays(logits, again)
     return region, same
 
 
@@ -128,8 +129,14 @@ def _of_second_look(
     same: dict[Key, Tensor] = {}
     for filling, pixels in fills.items():
         again = second(torch.where(output.kept > 0, images, pixels)).logits
-        same["kept pixels", filling, "recomputed"] = again.argmax(1) == output.logits.argmax(1)
+        same["kept pixels", filling, "recomputed"] = _stays(output.logits, again)
     return output.kept, same
+
+
+def _stays(before: Tensor, after: Tensor) -> Tensor:
+    """Where there is a prediction, (N,), and it is the same after."""
+    predicted = predicted_classes(before)
+    return (predicted >= 0) & (predicted == predicted_classes(after))
 
 
 _FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._numerics import both_sides
 from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..model import AIM
@@ -37,7 +38,8 @@ def grad_cam(
             while gradients are taken, as :class:`LogitsView` does with ``mask_gradients=False``; pass a view to choose.
             That matters only for a ``layer`` before the masks.
         images: (N, C, H, W), as the model takes them.
-        classes: (N,) the class to explain in each image, such as the true one; the predicted one if None.
+        classes: (N,) the class to explain in each image, such as the true one; the predicted one if None. A single
+            logit is class 1's, and its negative is class 0's.
         layer: the module whose map is explained, or its name; by default the last map, as :func:`cam_layer_of` finds
             it. It must give (N, D, h, w) maps, and be called once.
 
@@ -175,8 +177,9 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()
         with torch.no_grad():
-            logits = view(inputs)
-        yield view, inputs, _targets(classes, logits, len(images))
+            targets = _targets(classes, view(inputs), len(images))
+        with view.register_forward_hook(lambda *called: both_sides(called[-1], 1)):
+            yield view, inputs, targets
 
 
 def _classifier(model: nn.Module) -> nn.Module:
@@ -192,6 +195,7 @@ def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
         raise ValueError(
             f"model must return logits of shape ({images}, K), got {came}; wrap it in a module that picks them out"
         )
+    logits = both_sides(logits, 1)
     if classes is None:
         return logits.argmax(dim=1)
     if not isinstance(classes, Tensor) or classes.is_floating_point():

@@ -24,14 +24,18 @@ except ImportError as error:
 
 
 class _PerImage(Metric):
-    """What the metrics have in common; those that keep a list of values per image give its names as ``kept``."""
+    """What the metrics have in common; those that keep a list of values per image give its names as ``kept``.
+
+    A ``MetricCollection`` joins metrics of equal states, so ``settings``, what ``update`` does its own way by, is one.
+    """
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
-    def __init__(self, *kept: str, **kwargs: Any) -> None:
+    def __init__(self, *kept: str, settings: Sequence[object] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.add_state("settings", torch.tensor(list(f"{type(self)}{settings}".encode())), dist_reduce_fx="max")
         for name in kept:
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -88,7 +92,8 @@ class EnergyPointingGame(_PerImage):
         **kwargs: Any,
     ) -> None:
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
-        super().__init__("scores", "chances", **kwargs)
+        settings = negatives, threshold, resolution, interpolation
+        super().__init__("scores", "chances", settings=settings, **kwargs)
         check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
         self.negatives, self.threshold, self.resolution = negatives, threshold, resolution
         self.empty_object, self.zero_energy, self.interpolation = empty_object, zero_energy, interpolation
@@ -163,7 +168,8 @@ class PointingGame(_PerImage):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        super().__init__("hits", "no_object", **kwargs)  # NaN in hits: a constant map where the object is not empty
+        # NaN in hits means a constant map where the object is not empty.
+        super().__init__("hits", "no_object", settings=(tolerance, threshold, interpolation), **kwargs)
         check_choices(interpolation=(interpolation, Interpolation))
         self.tolerance, self.threshold, self.interpolation = tolerance, threshold, interpolation
         self.empty_object, self.constant_map = empty_object, constant_map
@@ -232,7 +238,7 @@ class MaskOverlap(_PerImage):
 
     def __init__(self, *, threshold: float | None = 0.5, empty: float = math.nan, **kwargs: Any) -> None:
         # NaN means undefined: precision for lack of a mask, recall for lack of an object.
-        super().__init__("precision", "recall", "iou", **kwargs)
+        super().__init__("precision", "recall", "iou", settings=(threshold,), **kwargs)
         self.threshold, self.empty = threshold, empty
 
     def update(self, mask: Tensor, object_mask: Tensor) -> None:
