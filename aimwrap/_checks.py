@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -110,23 +109,23 @@ def check_choices(**choices: tuple[str, Any]) -> None:
 def check_positive(**values: float) -> None:
     """Each argument, by name, is a number above zero."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
 def check_logit_bounds(logit_spread: float | None, logit_range: float) -> None:
     """Each is a number above zero, or what leaves the logits free."""
     for name, value, free in (("logit_spread", logit_spread, "None"), ("logit_range", logit_range, "math.inf")):
-        if value is None and free == "None":
-            continue
-        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+        if (value, free) != (None, "None") and (
+            isinstance(value, bool) or not isinstance(value, Real) or not value > 0
+        ):
             raise ValueError(f"{name} must be a positive number ({free} leaves the logits free), got {value!r}")
 
 
 def check_not_negative(**values: float) -> None:
     """Each weight, by name, is zero or above."""
     for name, value in values.items():
-        if not 0 <= value < math.inf:
+        if not 0 <= value < float("inf"):
             raise ValueError(
                 f"{name} must not be negative, got {value}; 0 switches the term off, and a weight is finite"
             )
@@ -228,10 +227,7 @@ def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
     if not isinstance(target, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(target).__name__}; torch.tensor(labels) makes one")
     if classes == 1:
-        raise ValueError(
-            "cross entropy of one logit is always 0 and trains nothing; build the model with num_classes=2, or the "
-            "loss with classification_loss=nn.BCEWithLogitsLoss() for labels of 0.0 and 1.0, (N, 1)"
-        )
+        raise ValueError("cross entropy of one logit is always 0; pass classification_loss=nn.BCEWithLogitsLoss()")
     # Looking at values would wait for a GPU and break a compiled graph; there, torch's own check remains.
     readable = target.device.type == "cpu" and not torch.compiler.is_compiling()
     if target.is_floating_point():
@@ -241,9 +237,7 @@ def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
                 "class indices must be integers: labels.long()"
             )
         if readable and not bool(((target.sum(1) - 1).abs() < 0.01).all() and (target >= 0).all()):
-            raise ValueError(
-                "soft labels must be shares from 0 to 1 that add up to 1 for each image; divide by their sum"
-            )
+            raise ValueError("soft labels must be shares that add up to 1 for each image; divide by their sum")
         return
     if target.shape != logits.shape[:1]:
         raise ValueError(

@@ -32,12 +32,8 @@ def both_sides(values: Tensor, dim: int) -> Tensor:
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """The class of the largest logit, (N, K) to (N,), or by the sign of a single one, above 0 for class 1.
-
-    Where the largest is NaN or infinite there is no class: the lowest int64 stands for it, which is nobody's label.
-    """
-    decided = both_sides(logits, 1).argmax(1)
-    return decided.where(logits.amax(1).isfinite(), torch.iinfo(decided.dtype).min)
+    """From (N, K) to (N,); a single logit's sign decides. Where the largest is not finite, no class: least int64."""
+    return both_sides(logits, 1).argmax(1).where(logits.amax(1).isfinite(), torch.iinfo(torch.int64).min)
 
 
 @contextmanager

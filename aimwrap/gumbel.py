@@ -155,5 +155,4 @@ def budgeted_mask(scores: Tensor, area: float) -> Tensor:
     """
     ranked = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
     kept = ranked[:, : max(1, round(area * ranked.shape[1]))]
-    mask = torch.zeros_like(scores).flatten(1).scatter_(1, kept, 1.0).view_as(scores)
-    return torch.where(scores.isnan(), scores, mask)
+    return torch.zeros_like(scores).flatten(1).scatter_(1, kept, 1.0).view_as(scores).where(~scores.isnan(), scores)

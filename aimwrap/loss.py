@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ._checks import (
     check_choices,
@@ -196,18 +195,10 @@ class AIMLoss(nn.Module):
         own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         cast = {name: x.to(dtype) for name, x in own.items() if x.is_floating_point() and x.dtype != dtype}
         target = target.to(dtype) if target.is_floating_point() else target
-        loss: Tensor = functional_call(module, cast, (logits.to(dtype), target))
+        loss: Tensor = torch.func.functional_call(module, cast, (logits.to(dtype), target))
         if isinstance(module, nn.CrossEntropyLoss) and not target.is_floating_point():
             loss = torch.where((target == module.ignore_index).all(), 0.0, loss)  # where it would be 0 / 0
         return loss
-
-    def _apply(self, fn: Any, recurse: bool = True) -> AIMLoss:
-        """As of every module, but tau stays float32: half precision would round the area that is asked for."""
-        tau = self.tau
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.tau.dtype != tau.dtype:
-            self.tau = tau.to(self.tau.device)
-        return self
 
     def get_extra_state(self) -> Tensor:
         """The tau it was built with, for :meth:`load_state_dict`, which restores it."""

@@ -136,8 +136,7 @@ class SecondLook(nn.Module):
     @torch.no_grad()
     def _closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
         with evaluating(self.first):
-            # Where a mask is NaN nothing is decided, so NaN is shown, and not the fill.
-            shown = enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)
+            shown = enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
             return self.first.forward_backbone(shown)[FINAL]
 
     @torch.no_grad()

@@ -35,8 +35,7 @@ def annealed_tau(
         The area target at that step.
 
     Raises:
-        ValueError: if ``curve`` is not one of the two, a number of steps is negative, ``anneal_steps`` is not finite,
-            or an area is outside (0, 1].
+        ValueError: if ``curve`` is not one of the two, or a number is out of range or not finite.
 
     Example:
         >>> [annealed_tau(epoch, target=0.2, anneal_steps=4) for epoch in (0, 2, 4, 9)]
@@ -45,10 +44,7 @@ def annealed_tau(
     if curve not in get_args(Curve):
         raise ValueError(f"curve must be one of {', '.join(map(repr, get_args(Curve)))}, got {curve!r}")
     if not (step >= 0 and 0 <= anneal_steps < math.inf and 0 < target <= 1 and 0 < start <= 1):
-        raise ValueError(
-            "step and anneal_steps must not be negative, anneal_steps must be finite, and target and start in (0, 1]; "
-            f"got step={step}, anneal_steps={anneal_steps}, target={target} and start={start}"
-        )
+        raise ValueError(f"steps must be 0 or more, areas in (0, 1], got {step=}, {anneal_steps=}, {target=}, {start=}")
     progress = min(1.0, step / anneal_steps) if anneal_steps > 0 else 1.0
     if progress == 1.0:
         return target
@@ -72,8 +68,7 @@ class TauScheduler:
         curve: ``"linear"`` or ``"cosine"``; the paper's main text names none.
 
     Raises:
-        ValueError: if not exactly one length is given, it is not a whole number from 0, or ``start`` or ``curve`` does
-            not fit.
+        ValueError: if not exactly one length is given, as a whole number, or ``start`` or ``curve`` does not fit.
 
     Example:
         >>> from aimwrap import AIMLoss
@@ -107,10 +102,9 @@ class TauScheduler:
         length: Any = anneal_epochs if anneal_epochs is not None else anneal_steps
         name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
         if isinstance(length, bool) or not isinstance(length, Integral) or length < 0:
-            raise ValueError(
-                f"{name} must not be negative, got {length!r}; 0 starts at the target, and lengths are whole numbers"
-            )
+            raise ValueError(f"{name} must not be negative, got {length!r}; 0 starts at the target (whole numbers)")
         self.criterion = criterion
+        self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:
             raise ValueError(
                 f"start must be between the target {self.target} and 1, got {start}; masks open before they close"
@@ -121,11 +115,6 @@ class TauScheduler:
         self.curve: Curve = curve
         self.steps_done = 0
         self._move()
-
-    @property
-    def target(self) -> float | tuple[float, ...]:
-        """The loss's own area, at the end of the annealing."""
-        return self.criterion.target_tau
 
     def step(self) -> None:
         """Note that one more epoch, or optimiser step, is done, and move ``criterion.tau``."""
@@ -171,10 +160,10 @@ class TauScheduler:
                 f"the state is for {len(_as_tuple(target))} stage(s) and this loss has {len(_as_tuple(self.target))}; "
                 "build the AIMLoss with the tau of the model that is resumed"
             )
-        for name in self.state_dict().keys() - {"target"}:
+        for name in self.state_dict():
             setattr(self, name, state[name])
         values = _as_tuple(target)
-        self.criterion.target_tau = values if isinstance(self.target, tuple) else values[0]
+        self.criterion.target_tau = values if isinstance(self.criterion.target_tau, tuple) else values[0]
         self._move()
 
     def __repr__(self) -> str:
@@ -184,6 +173,7 @@ class TauScheduler:
         )
 
     def _move(self) -> None:
+        self.target = self.criterion.target_tau  # its loaded state may have another
         # In place: a buffer that keeps its identity costs torch.compile no recompilation when its value moves.
         with torch.no_grad():
             self.criterion.tau.copy_(torch.tensor(self.tau))

@@ -37,8 +37,7 @@ class Explanation(NamedTuple):
         mask_probabilities: sigmoid(A), how often training's noise would open each position, (N, 1, H_l, W_l). The mask
             is 1 where A is not negative: where this is one half or more, except for the last rounding.
         merged_mask: the positions of the classified map that can count at all, (N, 1, H, W).
-        contributions: share of each position in each logit asked for, (N, K, H, W). A single logit speaks for class 1,
-            and its negative contributions for class 0.
+        contributions: share of each position in each logit asked for, (N, K, H, W); a single logit is class 1's.
         stage_contributions: the part of ``contributions`` that each stage brings, on the shallowest stage's grid,
             (N, K, H, W) each; they sum to ``contributions``. These are shares of the *final* logits and not of
             ``AIMOutput.stage_logits``. With the feature-preserving head the finest stage selects all features, and the

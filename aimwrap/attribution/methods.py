@@ -38,8 +38,7 @@ def grad_cam(
             while gradients are taken, as :class:`LogitsView` does with ``mask_gradients=False``; pass a view to choose.
             That matters only for a ``layer`` before the masks.
         images: (N, C, H, W), as the model takes them.
-        classes: (N,) the class to explain in each image, such as the true one; the predicted one if None. A single
-            logit is class 1's, and its negative is class 0's.
+        classes: (N,) the class to explain in each image, such as the true one; the predicted one if None.
         layer: the module whose map is explained, or its name; by default the last map, as :func:`cam_layer_of` finds
             it. It must give (N, D, h, w) maps, and be called once.
 

@@ -15,8 +15,7 @@ def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_gr
     """Accuracy of each group of images, such as every pair of label and background.
 
     Args:
-        predictions: (N,) predicted classes, or (N, K) logits, whose largest counts; of a single one, (N, 1), the sign,
-            above 0 for class 1. An image whose largest logit is not finite is not classified correctly.
+        predictions: (N,) predicted classes, or (N, K) logits, whose largest counts, or one's sign; NaN is never right.
         labels: (N,) true classes.
         groups: (N,) group of each image, 0 to ``num_groups - 1``.
         num_groups: how many groups there are.

@@ -24,10 +24,7 @@ except ImportError as error:
 
 
 class _PerImage(Metric):
-    """What the metrics have in common; those that keep a list of values per image give its names as ``kept``.
-
-    A ``MetricCollection`` joins metrics of equal states, so ``settings``, what ``update`` does its own way by, is one.
-    """
+    """What the metrics have in common; those that keep a list of values per image give its names as ``kept``."""
 
     is_differentiable = False
     higher_is_better = True
@@ -35,6 +32,7 @@ class _PerImage(Metric):
 
     def __init__(self, *kept: str, settings: Sequence[object] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # A MetricCollection joins metrics of equal states, so what update() goes by is one of them.
         self.add_state("settings", torch.tensor(list(f"{type(self)}{settings}".encode())), dist_reduce_fx="max")
         for name in kept:
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -92,8 +90,7 @@ class EnergyPointingGame(_PerImage):
         **kwargs: Any,
     ) -> None:
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
-        settings = negatives, threshold, resolution, interpolation
-        super().__init__("scores", "chances", settings=settings, **kwargs)
+        super().__init__("scores", "chances", settings=(negatives, threshold, resolution, interpolation), **kwargs)
         check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
         self.negatives, self.threshold, self.resolution = negatives, threshold, resolution
         self.empty_object, self.zero_energy, self.interpolation = empty_object, zero_energy, interpolation
@@ -155,7 +152,7 @@ class PointingGame(_PerImage):
     {'pointing': tensor(0.5000), 'constant_map': tensor(0), 'empty_object': tensor(0)}
     """
 
-    hits: list[Tensor]
+    hits: list[Tensor]  # NaN: a constant map where the object is not empty
     no_object: list[Tensor]
 
     def __init__(
@@ -168,7 +165,6 @@ class PointingGame(_PerImage):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        # NaN in hits means a constant map where the object is not empty.
         super().__init__("hits", "no_object", settings=(tolerance, threshold, interpolation), **kwargs)
         check_choices(interpolation=(interpolation, Interpolation))
         self.tolerance, self.threshold, self.interpolation = tolerance, threshold, interpolation

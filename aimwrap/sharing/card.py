@@ -111,11 +111,10 @@ def listed_classes(num_classes: int, names: Sequence[str] | None) -> str:
     >>> listed_classes(2, ("cat", "dog"))
     '2: cat, dog'
     """
-    num_classes = max(2, num_classes)
     if names is None:
-        return str(num_classes)
+        return str(max(2, num_classes))
     more = ", ..." if len(names) > _SHOWN_CLASSES else ""
-    return f"{num_classes}: {', '.join(names[:_SHOWN_CLASSES])}{more}"
+    return f"{len(names)}: {', '.join(names[:_SHOWN_CLASSES])}{more}"
 
 
 def prepared_as(images: Preprocessing) -> str:

@@ -175,8 +175,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
     """Write a model's state.
 
     Raises:
-        ValueError: if it is not made of tensors with values, if a parameter is not finite or a buffer NaN, or if this
-            process has only a part of it, as under FSDP2.
+        ValueError: if it is not tensors with finite values, or if this process has only a part of it, as under FSDP2.
     """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -185,10 +184,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
             came = "a tensor without values" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the state of a saved model must be tensors, got {came} for {name!r}")
         if value.isnan().any() or (value.isinf().any() and name in dict(model.named_parameters())):
-            raise ValueError(
-                f"a saved model must have finite weights, and {name!r} has NaN or infinity: training diverged; go back "
-                "to a checkpoint from before, and lower the learning rate or clip the gradients"
-            )
+            raise ValueError(f"a saved model must have finite weights, unlike {name!r}; go back to an older checkpoint")
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage().data_ptr()
         state[name] = tensor.clone() if storage in seen else tensor  # safetensors holds no tensor under two names

@@ -83,11 +83,10 @@ def convert_batch_norms(model: nn.Module) -> None:
             model.set_submodule(name, converted[module])
 
 
-def gathered(tensor: Tensor, device: torch.device) -> list[Tensor]:
-    """Every process's tensor, all of one shape, in the order of the processes, which exchange them on the device."""
+def gathered(tensor: Tensor) -> list[Tensor]:
+    """Every process's tensor, all of one shape, in the order of the processes."""
     if not (dist.is_available() and dist.is_initialized()):
         return [tensor]
-    tensor = tensor.to(device)
     found = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     dist.all_gather(found, tensor)
     return found

@@ -99,10 +99,9 @@ class Progress:
         for loss, hits, images in torch.stack(self.batches).tolist() if self.batches else ():
             self.sums = [self.sums[0] + loss * images, self.sums[1] + hits, self.sums[2] + images]
         self.batches = []
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.sums
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, self.sums)
+        found = [self.sums]
+        if dist.is_available() and dist.is_initialized():
+            dist.all_gather_object(found := found * dist.get_world_size(), self.sums)
         return [sum(values) for values in zip(*found, strict=True)]
 
     def end_step(self) -> None:
