@@ -24,7 +24,6 @@ OTHERS: dict[str, tuple[Metric, Metric]] = {
     "a subclass": (PointingGame(tolerance=0), Strict(tolerance=0)),
     "negatives": (EnergyPointingGame(), EnergyPointingGame(negatives="abs")),
     "soft objects": (EnergyPointingGame(threshold=0.1), EnergyPointingGame(threshold=0.7)),
-    "resolution": (EnergyPointingGame(), EnergyPointingGame(resolution=(4, 4))),
     "overlap": (MaskOverlap(threshold=0.1), MaskOverlap(threshold=0.7)),
 }
 
