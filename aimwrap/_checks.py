@@ -110,7 +110,7 @@ def check_choices(**choices: tuple[str, Any]) -> None:
 def check_positive(**values: float) -> None:
     """Each argument, by name, is a number above zero."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
             raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
@@ -126,8 +126,10 @@ def check_logit_bounds(logit_spread: float | None, logit_range: float) -> None:
 def check_not_negative(**values: float) -> None:
     """Each weight, by name, is zero or above."""
     for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value}; 0 switches the term off")
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"{name} must not be negative, got {value}; 0 switches the term off, and a weight is finite"
+            )
 
 
 def check_classification_loss(loss: nn.Module | None) -> None:
@@ -142,12 +144,14 @@ def check_classification_loss(loss: nn.Module | None) -> None:
 
 
 def check_output(output: Any, tau: Tensor) -> None:
-    """An AIMOutput, with as many stages as tau has values."""
+    """An AIMOutput of at least one image, with as many stages as tau has values."""
     if not hasattr(output, "stage_logits"):
         raise TypeError(
             f"AIMLoss takes the AIMOutput that AIM returns, got {type(output).__name__}; "
             "call criterion(model(images), labels), not criterion(model(images).logits, labels)"
         )
+    if len(output.logits) == 0:
+        raise ValueError("the output is of no images, so it has no mean loss; leave empty batches out")
     if tau.ndim == 1 and len(tau) != len(output.masks):
         raise ValueError(
             f"this loss holds tau for {len(tau)} stage(s), the output has {len(output.masks)} "
@@ -219,16 +223,22 @@ def check_images(images: Tensor, channels: int, classifier: nn.Module, least_sid
 
 
 def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
-    """Class indices, or soft labels of the logits' shape."""
+    """Class indices, or soft labels of the logits' shape, each image's adding up to 1."""
     classes = logits.shape[1]
     if not isinstance(target, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(target).__name__}; torch.tensor(labels) makes one")
+    if classes == 1:
+        raise ValueError("cross entropy of one logit is always 0; pass classification_loss=nn.BCEWithLogitsLoss()")
+    # Looking at values would wait for a GPU and break a compiled graph; there, torch's own check remains.
+    readable = target.device.type == "cpu" and not torch.compiler.is_compiling()
     if target.is_floating_point():
         if target.shape != logits.shape:
             raise ValueError(
                 f"soft labels must have the logits' shape {tuple(logits.shape)}, got {tuple(target.shape)}; "
                 "class indices must be integers: labels.long()"
             )
+        if readable and not bool(((target.sum(1) - 1).abs() < 0.01).all() and (target >= 0).all()):
+            raise ValueError("soft labels must be shares that add up to 1 for each image; divide by their sum")
         return
     if target.shape != logits.shape[:1]:
         raise ValueError(
@@ -237,8 +247,7 @@ def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
         )
     if target.dtype not in (torch.int64, torch.uint8):
         raise TypeError(f"labels must be int64, got {target.dtype}; call labels.long()")
-    # Looking at values would wait for a GPU and break a compiled graph; there, torch's own check remains.
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+    if readable:
         wrong = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
         if len(wrong):
             raise ValueError(

@@ -26,6 +26,16 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def both_sides(values: Tensor, dim: int) -> Tensor:
+    """Values by class along a dimension; of a single one, for class 1, its opposite is that for class 0."""
+    return torch.cat([-values, values], dim) if values.shape[dim] == 1 else values
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """From (N, K) to (N,); a single logit's sign decides. Where the largest is not finite, no class: least int64."""
+    return both_sides(logits, 1).argmax(1).where(logits.amax(1).isfinite(), torch.iinfo(torch.int64).min)
+
+
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """Restore the states of torch's generators at the end."""

@@ -146,7 +146,7 @@ def budgeted_mask(scores: Tensor, area: float) -> Tensor:
 
     Returns:
         The mask, exactly 0 or 1, of the shape and dtype of ``scores``. Of equal scores the first in reading order are
-        taken.
+        taken; NaN, which has no rank, stays NaN.
 
     Example:
         >>> budgeted_mask(torch.tensor([[[[0.3, -2.0], [7.0, 0.1]]]]), 0.5)
@@ -155,4 +155,4 @@ def budgeted_mask(scores: Tensor, area: float) -> Tensor:
     """
     ranked = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
     kept = ranked[:, : max(1, round(area * ranked.shape[1]))]
-    return torch.zeros_like(scores).flatten(1).scatter_(1, kept, 1.0).view_as(scores)
+    return torch.zeros_like(scores).flatten(1).scatter_(1, kept, 1.0).view_as(scores).where(~scores.isnan(), scores)

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import check_tau
 from .loss import AIMLoss
 from .output import AIMOutput
 from .taps import Stage
@@ -163,8 +162,7 @@ class MaskHealth:
         if isinstance(tau, torch.nn.Module) and not isinstance(tau, AIMLoss):
             expected = "tau must be the AIMLoss, a float, or one per stage"
             raise TypeError(f"{expected}, got {type(tau).__name__}; pass the criterion, or model.tau")
-        self._tau = tau if isinstance(tau, AIMLoss) else check_tau(tau)
-        self._target = tau.target_tau if isinstance(tau, AIMLoss) else check_tau(tau)
+        self._criterion = tau if isinstance(tau, AIMLoss) else AIMLoss(tau)
         self._batches = _Batches()
         self._last_first: dict[Stage, Tensor] = {}
 
@@ -184,7 +182,9 @@ class MaskHealth:
             raise TypeError(f"output must be what an AIM returns, an AIMOutput, got {type(output).__name__}")
         if len(output.logits) == 0:
             return
-        self._check_stages(len(output.masks))
+        stages, values = len(output.masks), self._criterion.tau.numel()
+        if values not in (1, stages):
+            raise ValueError(f"tau must be one value or one per stage: the outputs have {stages}, tau has {values}")
         seen = self._batches.training if training else self._batches.evaluation
         for stage, mask in output.masks.items():
             seen.setdefault(stage, _Seen()).add(mask)
@@ -193,8 +193,7 @@ class MaskHealth:
         self._batches.bad_values = torch.as_tensor(bad if before is None else before + bad)
         if training or self._batches.tau is None:
             # That of the last training batch: before evaluation, the scheduler has often changed it already.
-            tau = self._tau.tau if isinstance(self._tau, AIMLoss) else torch.tensor(self._tau)
-            self._batches.tau = tau.detach().clone()
+            self._batches.tau = self._criterion.tau.detach().clone()
 
     def report(self) -> list[MaskFinding]:
         """Name what is wrong with the batches since the last report, and start again.
@@ -211,10 +210,10 @@ class MaskHealth:
             findings.append(MaskFinding(None, "not finite", float("nan"), f"{what}: {_REMEDIES['not finite']}"))
         stages = list(dict.fromkeys((*batches.training, *batches.evaluation)))
         taus = _per_stage(batches.tau, len(stages))
-        targets = _per_stage(torch.tensor(self._target), len(stages))
+        targets = _per_stage(torch.tensor(self._criterion.target_tau), len(stages))
         for stage, tau, target in zip(stages, taus, targets, strict=True):
             training, evaluation = batches.training.get(stage), batches.evaluation.get(stage)
-            findings += self._of_stage(stage, tau, tau > target + 1e-6, training, evaluation)
+            findings += self._of_stage(stage, tau, tau > 1.01 * target, training, evaluation)
         for stage, seen in batches.evaluation.items():
             if seen.first is not None:
                 self._last_first[stage] = seen.first
@@ -236,22 +235,30 @@ class MaskHealth:
             state: of a monitor of the same model, on the device of its masks.
 
         Raises:
-            ValueError: if it is not such a state.
+            ValueError: if it is not such a state, or not all of it.
         """
         batches, last = _Batches(bad_values=state.get("bad_values"), tau=state.get("tau")), dict[Stage, Tensor]()
-        for key, value in state.items():
-            mode, _, rest = key.partition("/")
-            encoded, _, name = rest.rpartition("/")
-            if key in ("bad_values", "tau"):
-                continue
-            if mode == "last":
-                last[json.loads(encoded)] = value
-            elif mode in ("training", "evaluation") and name in _Seen.__dataclass_fields__:
-                stages = batches.training if mode == "training" else batches.evaluation
-                seen = stages.setdefault(json.loads(encoded), _Seen())
-                setattr(seen, name, value.item() if name in ("images", "comparable") else value)
-            else:
-                raise ValueError(f"state must be a MaskHealth's state_dict(), and has {key!r}; pass that one")
+        tried, wrong = MaskHealth(self._criterion), ""
+        try:
+            for key, value in state.items():
+                wrong = f"has {key!r}"
+                mode, _, rest = key.partition("/")
+                encoded, _, name = rest.rpartition("/")
+                if mode == "last":
+                    last[json.loads(encoded)] = value
+                elif mode in ("training", "evaluation") and name in _Seen.__dataclass_fields__:
+                    seen = getattr(batches, mode).setdefault(json.loads(encoded), _Seen())
+                    setattr(seen, name, value.item() if name in ("images", "comparable") else value)
+                elif key not in ("bad_values", "tau"):
+                    raise ValueError(key)
+            wrong = "lacks a part, or its parts do not fit each other"
+            every = [*batches.training.values(), *batches.evaluation.values()]
+            if every and any(value is None for part in (batches, *every) for value in vars(part).values()):
+                raise ValueError(wrong)
+            tried._batches, tried._last_first = batches, dict(last)
+            tried.report()  # what cannot be reported is refused here, and not at the end of an epoch
+        except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"state must be a MaskHealth's state_dict(), and {wrong}; pass that one") from error
         self._batches, self._last_first = batches, last
 
     def warn(self) -> list[MaskFinding]:
@@ -297,11 +304,6 @@ class MaskHealth:
         if last is None or first is None or last.shape != first.shape:
             return False
         return _is_off(evaluation.mean_area, tau) and torch.equal(last, first)
-
-    def _check_stages(self, stages: int) -> None:
-        values = self._tau.tau.numel() if isinstance(self._tau, AIMLoss) else torch.tensor(self._tau).numel()
-        if values not in (1, stages):
-            raise ValueError(f"tau must be one value or one per stage: the outputs have {stages}, tau has {values}")
 
 
 def _is_off(area: float, tau: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from ._checks import (
     check_tau,
 )
 from ._choices import AreaPer as AreaPer
+from ._numerics import wide_dtype
 from .output import AIMOutput
 from .taps import Stage
 
@@ -189,9 +190,27 @@ class AIMLoss(nn.Module):
         return (losses.new_tensor(self.stage_weight) * losses).sum()
 
     def _classification(self, logits: Tensor, target: Tensor) -> Tensor:
-        """In float32 at least, as under CUDA's autocast; CPU's does not do that."""
-        loss: Tensor = self.classification_loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
+        """In float32 at least, as under CUDA's autocast; CPU's does not do that. Its own weights and targets follow."""
+        module, dtype = self.classification_loss, wide_dtype(logits)
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        cast = {name: x.to(dtype) for name, x in own.items() if x.is_floating_point() and x.dtype != dtype}
+        target = target.to(dtype) if target.is_floating_point() else target
+        loss: Tensor = torch.func.functional_call(module, cast, (logits.to(dtype), target))
+        if isinstance(module, nn.CrossEntropyLoss) and not target.is_floating_point():
+            loss = torch.where((target == module.ignore_index).all(), 0.0, loss)  # where it would be 0 / 0
         return loss
+
+    def get_extra_state(self) -> Tensor:
+        """The tau it was built with, for :meth:`load_state_dict`, which restores it."""
+        return torch.tensor(self.target_tau, dtype=torch.float64)
+
+    def set_extra_state(self, state: Any) -> None:
+        """See :meth:`get_extra_state`."""
+        self.target_tau = check_tau(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())  # older states lack it
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The arguments of eq. 7."""

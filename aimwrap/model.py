@@ -47,7 +47,7 @@ class AIM(AIMBase, Shareable):
             a ResNet's stem: its ``ResNet50+AIM(3)`` is ``stages=[2, 3]`` here.
         tau: the share of positions that each mask should keep, in (0, 1]: a float, or one per stage in the order of
             ``stages``. The model only declares it; :class:`~aimwrap.AIMLoss` pulls towards it.
-        num_classes: K; taken from the backbone's classifier if None.
+        num_classes: K; taken from the backbone's classifier if None. A single logit's sign decides between two classes.
         head: ``"feature-preserving"``: no new transforms, the masks select positions of the backbone's own final map;
             or ``"paper"``, the paper's head, whose masks the study on real photographs found on the background where
             every training image shows its label's background.
@@ -74,7 +74,7 @@ class AIM(AIMBase, Shareable):
         classified: the backbone's final map, which the feature-preserving head selects from; else None.
         variant: stages and areas in the paper's notation, and the head where the method is not the paper's.
         preprocessing: how images should be prepared, if the backbone's record says so; may be assigned.
-        class_names: assign one name per class; they are saved with the model.
+        class_names: assign one name per class, two for a single logit; they are saved with the model.
 
     Raises:
         TypeError: if the backbone or a stage is of the wrong type.

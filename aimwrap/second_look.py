@@ -136,7 +136,7 @@ class SecondLook(nn.Module):
     @torch.no_grad()
     def _closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
         with evaluating(self.first):
-            shown = enlarge(torch.where(kept > 0, images, self.fill), boxes)
+            shown = enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
             return self.first.forward_backbone(shown)[FINAL]
 
     @torch.no_grad()
@@ -250,7 +250,7 @@ def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
     y = 2 * (torch.arange(height).to(heatmap) + 0.5 - top[:, None]) / (bottom - top)[:, None] - 1
     grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
     placed = F.grid_sample(heatmap[:, None], grid, mode="nearest", align_corners=False)
-    return torch.where(kept > 0, placed, 0.0)[:, 0]
+    return torch.where(kept == 0, 0.0, placed)[:, 0]
 
 
 def _check_arguments(margin: int, least: float, fill: float) -> None:

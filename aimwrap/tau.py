@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -34,7 +35,7 @@ def annealed_tau(
         The area target at that step.
 
     Raises:
-        ValueError: if ``curve`` is not one of the two.
+        ValueError: if ``curve`` is not one of the two, or a number is out of range or not finite.
 
     Example:
         >>> [annealed_tau(epoch, target=0.2, anneal_steps=4) for epoch in (0, 2, 4, 9)]
@@ -42,6 +43,8 @@ def annealed_tau(
     """
     if curve not in get_args(Curve):
         raise ValueError(f"curve must be one of {', '.join(map(repr, get_args(Curve)))}, got {curve!r}")
+    if not (step >= 0 and 0 <= anneal_steps < math.inf and 0 < target <= 1 and 0 < start <= 1):
+        raise ValueError(f"steps must be 0 or more, areas in (0, 1], got {step=}, {anneal_steps=}, {target=}, {start=}")
     progress = min(1.0, step / anneal_steps) if anneal_steps > 0 else 1.0
     if progress == 1.0:
         return target
@@ -65,7 +68,7 @@ class TauScheduler:
         curve: ``"linear"`` or ``"cosine"``; the paper's main text names none.
 
     Raises:
-        ValueError: if not exactly one length is given, or one is negative, or ``start`` or ``curve`` does not fit.
+        ValueError: if not exactly one length is given, as a whole number, or ``start`` or ``curve`` does not fit.
 
     Example:
         >>> from aimwrap import AIMLoss
@@ -96,18 +99,17 @@ class TauScheduler:
             )
         if not hasattr(criterion, "target_tau"):
             raise TypeError(f"TauScheduler moves an AIMLoss's tau, got {type(criterion).__name__}; pass the criterion")
-        length = anneal_epochs if anneal_epochs is not None else anneal_steps
-        assert length is not None
+        length: Any = anneal_epochs if anneal_epochs is not None else anneal_steps
         name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
-        if length < 0:
-            raise ValueError(f"{name} must not be negative, got {length}; 0 starts at the target")
+        if isinstance(length, bool) or not isinstance(length, Integral) or length < 0:
+            raise ValueError(f"{name} must not be negative, got {length!r}; 0 starts at the target (whole numbers)")
         self.criterion = criterion
         self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:
             raise ValueError(
                 f"start must be between the target {self.target} and 1, got {start}; masks open before they close"
             )
-        self.length = length
+        self.length = int(length)
         self.unit = name.removeprefix("anneal_")
         self.start = start
         self.curve: Curve = curve
@@ -161,8 +163,7 @@ class TauScheduler:
         for name in self.state_dict():
             setattr(self, name, state[name])
         values = _as_tuple(target)
-        self.target = values if isinstance(self.criterion.target_tau, tuple) else values[0]
-        self.criterion.target_tau = self.target
+        self.criterion.target_tau = values if isinstance(self.criterion.target_tau, tuple) else values[0]
         self._move()
 
     def __repr__(self) -> str:
@@ -172,6 +173,7 @@ class TauScheduler:
         )
 
     def _move(self) -> None:
+        self.target = self.criterion.target_tau  # its loaded state may have another
         # In place: a buffer that keeps its identity costs torch.compile no recompilation when its value moves.
         with torch.no_grad():
             self.criterion.tau.copy_(torch.tensor(self.tau))

@@ -29,7 +29,8 @@ image = image.crop((left, top, left + width, top + height))
 pixels = (np.asarray(image) / 255 - prep["mean"]) / prep["std"]
 images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
 logits, mask = session.run(["logits", "merged_mask"], {"images": images})
-odds = np.exp(logits[0] - logits[0].max())
+logits = np.append(0, logits) if logits.size == 1 else logits[0]  # a single logit decides by its sign
+odds = np.exp(logits - logits.max())
 best = odds.argmax()
 print(f"{names[best]} {odds[best] / odds.sum():.1%}")
 

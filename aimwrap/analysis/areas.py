@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_tau
+from .._numerics import predicted_classes
 from .._text import table, with_progress
 from ..metrics import group_accuracies
 from ..metrics.groups import worst
@@ -32,7 +33,7 @@ class AreaPoint(NamedTuple):
         area: mean area of the merged mask: what share of the positions the decision could use. It is larger than
             ``asked`` where stages open different positions, or where a map is too small for so small a share.
         stage_areas: mean area of each stage's mask.
-        accuracy: share of the images that are classified correctly.
+        accuracy: share of the images that are classified correctly; none whose logits are not finite is.
         low, high: its 95 % confidence interval (Wilson 1927).
         worst_group: accuracy of the group that does worst; None without groups.
     """
@@ -144,7 +145,7 @@ class _Tally:
 
     def add(self, aim: AIM, prediction: Prediction) -> None:
         masks = list(prediction.masks.values())
-        self.predicted.append(prediction.logits.argmax(1).cpu())
+        self.predicted.append(predicted_classes(prediction.logits).cpu())
         self.merged.append(_area_of(aim.top_down.fuse(masks, masks)[1]))
         for stage, mask in prediction.masks.items():
             self.opened.setdefault(stage, []).append(_area_of(mask))
@@ -163,7 +164,7 @@ class _Tally:
 
 def _area_of(mask: Tensor) -> Tensor:
     """Share of each image's positions, (N,); half precision could not count them."""
-    return mask.double().mean((1, 2, 3)).cpu()
+    return mask.cpu().double().mean((1, 2, 3))
 
 
 def _check_areas(areas: Sequence[float]) -> list[float]:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._numerics import wide_dtype, without_autocast
+from .._numerics import predicted_classes, wide_dtype, without_autocast
 from .._text import numbered
 from ..model import AIM
 from ..output import MaskedFeatures
@@ -37,7 +37,7 @@ class Explanation(NamedTuple):
         mask_probabilities: sigmoid(A), how often training's noise would open each position, (N, 1, H_l, W_l). The mask
             is 1 where A is not negative: where this is one half or more, except for the last rounding.
         merged_mask: the positions of the classified map that can count at all, (N, 1, H, W).
-        contributions: share of each position in each logit asked for, (N, K, H, W).
+        contributions: share of each position in each logit asked for, (N, K, H, W); a single logit is class 1's.
         stage_contributions: the part of ``contributions`` that each stage brings, on the shallowest stage's grid,
             (N, K, H, W) each; they sum to ``contributions``. These are shares of the *final* logits and not of
             ``AIMOutput.stage_logits``. With the feature-preserving head the finest stage selects all features, and the
@@ -69,15 +69,15 @@ class Explanation(NamedTuple):
         asked, shown = contributions.shape[1], min(IMAGES, images)
         sums = contributions.sum((2, 3)) + bias  # the logits of the classes that were asked for
         rows = []
-        for number in range(shown):
+        for number, predicted in enumerate(predicted_classes(logits[:shown]).tolist()):
             strongest = sums[number].argsort(descending=True, stable=True)[:CLASSES].tolist()
             largest = contributions[number, strongest].abs().max().item()
-            predicted = int(logits[number].argmax())
-            row: list[str] = [f"{number}", f"class {predicted}\nlogit {logits[number, predicted].item():.4g}"]
+            decided = f"class {predicted}" if predicted >= 0 else "no class"
+            row: list[str] = [f"{number}", f"{decided}\nlogit {logits[number].max().item():.4g}"]
             row += [html.mask_picture(mask[number, 0], f"stage {stage}") for stage, mask in masks.items()]
             row.append(html.mask_picture(merged[number, 0], "merged mask"))
             for k in strongest:
-                name = f"class {k}" if asked == num_classes else f"asked for as number {k}"
+                name = f"class {k + (num_classes == 1)}" if asked == num_classes else f"asked for as number {k}"
                 said = f"{name}\nlogit {sums[number, k].item():.4g}\nbias {bias[k].item():.3g}"
                 row.append(html.contribution_picture(contributions[number, k], largest, name, said))
             rows.append(row)

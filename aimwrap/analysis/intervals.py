@@ -52,7 +52,7 @@ def bootstrap_means(values: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Ten
         True
     """
     generator = torch.Generator().manual_seed(seed)
-    wide, count = values.detach().double().cpu(), len(values)
+    wide, count = values.detach().cpu().double(), len(values)
     chunk = max(1, _AT_ONCE // (count * values.shape[1]))
     sizes = [chunk] * (draws // chunk) + [draws % chunk] * (draws % chunk > 0)
     return torch.cat([wide[torch.randint(count, (size, count), generator=generator)].mean(1) for size in sizes])
@@ -71,5 +71,5 @@ def percentile_interval(draws: Tensor) -> tuple[float, float]:
         >>> percentile_interval(torch.arange(101.0))
         (2.5, 97.5)
     """
-    low, high = draws.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = draws.cpu().double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

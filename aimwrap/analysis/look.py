@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._numerics import both_sides, predicted_classes
 from ..backbones.pooled import PooledClassifier
 from ..metrics import chance_level, class_activation_map, energy_pointing_game, mask_precision, mask_recall
 from ..model import AIM
@@ -82,7 +83,8 @@ def look(model: nn.Module | PooledClassifier, images: Tensor) -> Look:
 def look_at(aim: AIM, features: MaskedFeatures) -> Look:
     """The same from :meth:`AIM.forward_masks`, for maps that were kept or masks that were given."""
     output, merged = aim.forward_head(features), features.merged_mask.float()
-    heatmap = class_activation_map(features.fused, linear_classifier(aim).weight, output.logits.argmax(1))
+    weight = both_sides(linear_classifier(aim).weight, 0)
+    heatmap = class_activation_map(features.fused, weight, both_sides(output.logits, 1).argmax(1))
     deepest = list(features.features.values())[-1]  # the backbone's final map, where the head selects from it
     return Look(output, heatmap * pooling_weights(merged, aim.pooling)[:, 0], _grid(deepest), merged)
 
@@ -91,8 +93,8 @@ def look_at(aim: AIM, features: MaskedFeatures) -> Look:
 def look_at_map(final_map: Tensor, linear: nn.Linear) -> Look:
     """The same from the final map (N, D, h, w) of a network that averages it and ends in a linear layer."""
     logits = linear(final_map.mean((2, 3)))
-    heatmap = class_activation_map(final_map, linear.weight, logits.argmax(1)) / final_map[0, 0].numel()
-    return Look(AIMOutput(logits, {}, {}), heatmap, _grid(final_map))
+    heatmap = class_activation_map(final_map, both_sides(linear.weight, 0), both_sides(logits, 1).argmax(1))
+    return Look(AIMOutput(logits, {}, {}), heatmap / final_map[0, 0].numel(), _grid(final_map))
 
 
 class Measured(NamedTuple):
@@ -140,7 +142,8 @@ def measure(
         known: (N,) bool, whether the image's object is known; None where all are.
     """
     logits = look.output.logits.float()
-    probabilities, predicted = logits.softmax(1), logits.argmax(1)
+    predicted = predicted_classes(logits)
+    probabilities = (nn.functional.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits).softmax(1)  # or sigmoid
     undefined = torch.full_like(probabilities[:, 0], math.nan)
     pointing, matched, precision, recall, chance, area = [undefined] * 6
     if look.merged_mask is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._numerics import predicted_classes
 from .._text import with_progress
 from ..backbones.pooled import PooledClassifier
 from ..model import AIM
@@ -103,20 +104,20 @@ def _of_aim(
     """The merged mask on the images, and which predictions stay the same."""
     same: dict[Key, Tensor] = {}
     features = aim.forward_masks(aim.forward_backbone(images))
-    predicted = aim.forward_head(features).logits.argmax(1)
+    predicted = predicted_classes(aim.forward_head(features).logits)
     region = F.interpolate(features.merged_mask.float(), size=images.shape[-2:], mode="nearest")
     for name, kept in (("merged mask", region), ("moved mask", moved(region, generator))):
         for filling, pixels in fills.items():
             maps = aim.forward_backbone(torch.where(kept > 0, images, pixels))
             for how, given in (("fixed", features.masks), ("recomputed", None)):
                 again = aim.forward_head(aim.forward_masks(maps, given)).logits
-                same[name, filling, how] = again.argmax(1) == predicted
+                same[name, filling, how] = predicted_classes(again) == predicted
     if plain is not None:
         logits, heatmap = _checked_plain(plain(images), len(images))
         kept = highest(heatmap, region)
         for filling, pixels in fills.items():
             again = plain(torch.where(kept > 0, images, pixels))[0]
-            same["plain CAM", filling, "none"] = again.argmax(1) == logits.argmax(1)
+            same["plain CAM", filling, "none"] = predicted_classes(again) == predicted_classes(logits)
     return region, same
 
 
@@ -128,7 +129,7 @@ def _of_second_look(
     same: dict[Key, Tensor] = {}
     for filling, pixels in fills.items():
         again = second(torch.where(output.kept > 0, images, pixels)).logits
-        same["kept pixels", filling, "recomputed"] = again.argmax(1) == output.logits.argmax(1)
+        same["kept pixels", filling, "recomputed"] = predicted_classes(again) == predicted_classes(output.logits)
     return output.kept, same
 
 
@@ -153,6 +154,6 @@ def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:
     shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result).__name__
     if not isinstance(result, tuple) or len(result) != 2 or result[0].ndim != 2 or result[1].ndim != 3:
         raise ValueError(f"plain must return logits ({images}, K) and heatmaps ({images}, h, w), got {shapes}")
-    if not result[1].isfinite().all():
-        raise ValueError("plain's heatmaps must be finite, got NaN or infinity; check its weights and the images")
+    if not all(part.isfinite().all() for part in result):
+        raise ValueError("plain's heatmaps must be finite, like its logits, got NaN or infinity; check its weights")
     return result

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._numerics import both_sides
 from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..model import AIM
@@ -175,8 +176,9 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()
         with torch.no_grad():
-            logits = view(inputs)
-        yield view, inputs, _targets(classes, logits, len(images))
+            targets = _targets(classes, view(inputs), len(images))
+        with view.register_forward_hook(lambda *called: both_sides(called[-1], 1)):
+            yield view, inputs, targets
 
 
 def _classifier(model: nn.Module) -> nn.Module:
@@ -192,6 +194,7 @@ def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
         raise ValueError(
             f"model must return logits of shape ({images}, K), got {came}; wrap it in a module that picks them out"
         )
+    logits = both_sides(logits, 1)
     if classes is None:
         return logits.argmax(dim=1)
     if not isinstance(classes, Tensor) or classes.is_floating_point():

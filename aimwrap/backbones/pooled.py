@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .._numerics import without_autocast
+from .._numerics import both_sides, without_autocast
 from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..metrics import class_activation_map
@@ -74,12 +74,12 @@ class PooledClassifier:
 
     @property
     def bias(self) -> Tensor:
-        """What is added to each logit whatever the image shows, (K,)."""
+        """What is added to each logit whatever the image shows, (K,); of a single logit, for both classes, (2,)."""
         weight = self.linear.weight.detach()
         bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias.detach()
         if self.norm is None or self.norm.bias is None:
-            return bias
-        return bias + weight @ self.norm.bias.detach()
+            return both_sides(bias, 0)
+        return both_sides(bias + weight @ self.norm.bias.detach(), 0)
 
     @torch.no_grad()
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ class PooledClassifier:
         features = self._features(images)
         means = features.mean((2, 3))
         logits: Tensor = self.linear(means if self.norm is None else _normalised(self.norm, means))
-        return logits, self._maps_of(features, logits.argmax(1))
+        return logits, self._maps_of(features, both_sides(logits, 1).argmax(1))
 
     @torch.no_grad()
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class PooledClassifier:
 
         Args:
             images: (N, C, H, W), as the network takes them.
-            classes: (N,), the class to explain in each image.
+            classes: (N,), the class to explain in each image; 0 or 1 of a single logit, whose sign decides.
 
         Returns:
             (N, h, w), which average, with :attr:`bias`, to the logits of the classes.
@@ -111,7 +111,7 @@ class PooledClassifier:
         return features.to(self.linear.weight.dtype)
 
     def _maps_of(self, features: Tensor, classes: Tensor) -> Tensor:
-        weight = self.linear.weight
+        weight = both_sides(self.linear.weight, 0)
         if self.norm is None:
             return class_activation_map(features, weight, classes)
         if self.norm.weight is not None:

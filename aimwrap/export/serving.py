@@ -92,11 +92,10 @@ class ServingModel(nn.Module):
 
     def _class_names(self, given: Sequence[str] | None) -> list[str]:
         names = given if given is not None else getattr(self.model, "class_names", None)
-        names = [str(number) for number in range(self.model.num_classes)] if names is None else list(names)
-        if len(names) != self.model.num_classes or not all(isinstance(name, str) for name in names):
-            raise ValueError(
-                f"class_names must be {self.model.num_classes} strings, one per class, got {len(names)}: {names[:5]}"
-            )
+        classes = max(2, self.model.num_classes)  # one logit decides between two
+        names = [str(number) for number in range(classes)] if names is None else list(names)
+        if len(names) != classes or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"class_names must be {classes} strings, one per class, got {len(names)}: {names[:5]}")
         return names
 
     def _preprocessing(self, given: Any) -> dict[str, Any]:

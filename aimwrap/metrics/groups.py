@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._numerics import predicted_classes
+
 
 def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """Accuracy of each group of images, such as every pair of label and background.
 
     Args:
-        predictions: (N,) predicted classes, or (N, K) logits, whose largest counts.
+        predictions: (N,) predicted classes, or (N, K) logits, whose largest counts, or one's sign; NaN is never right.
         labels: (N,) true classes.
         groups: (N,) group of each image, 0 to ``num_groups - 1``.
         num_groups: how many groups there are.
@@ -92,8 +94,8 @@ def weighted_average_accuracy(
 def count_by_group(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """How many images of each group are classified correctly, and how many there are: int64 (num_groups,) each."""
     check_num_groups(num_groups)
-    if predictions.ndim == 2:
-        predictions = predictions.argmax(dim=1)
+    if predictions.ndim == 2 and (predictions.is_floating_point() or predictions.shape[1] > 1):
+        predictions = predicted_classes(predictions)
     for name, values in (("predictions", predictions), ("labels", labels), ("groups", groups)):
         if values.ndim != 1 or len(values) != len(labels):
             raise ValueError(f"{name} must be ({len(labels)},), one value per label, got {tuple(values.shape)}.")

@@ -44,7 +44,7 @@ def _box_union(boxes: Tensor, height: int, width: int, image: int) -> Tensor:
             f"{image}: for one box write box[None], for none torch.zeros(0, 4)."
         )
     x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)  # (M, 1) each
-    if bool((x1 < x0).any()) or bool((y1 < y0).any()):
+    if not bool(((x1 >= x0) & (y1 >= y0)).all()):  # nor if one is NaN
         raise ValueError(
             f"boxes must be x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, got {boxes.tolist()} for image {image}: "
             'torchvision.ops.box_convert(boxes, "xywh", "xyxy") converts boxes with width and height.'
@@ -68,6 +68,8 @@ def object_weights(object_mask: Tensor, threshold: float | None, count: int | No
         raise ValueError(
             f"object_mask must be ({images}, H, W) or ({images}, 1, H, W){reason}, got {tuple(object_mask.shape)}."
         )
+    if not bool(object_mask.isfinite().all()):
+        raise ValueError("object_mask must be finite, got NaN or infinity: leave such images out.")
     if threshold is not None:
         return (object_mask > threshold).float()
     weights = object_mask.float()

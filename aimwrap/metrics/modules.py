@@ -30,8 +30,10 @@ class _PerImage(Metric):
     higher_is_better = True
     full_state_update = False
 
-    def __init__(self, *kept: str, **kwargs: Any) -> None:
+    def __init__(self, *kept: str, settings: Sequence[object] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # A MetricCollection joins metrics of equal states, so what update() goes by is one of them.
+        self.add_state("settings", torch.tensor(list(f"{type(self)}{settings}".encode())), dist_reduce_fx="max")
         for name in kept:
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -88,7 +90,7 @@ class EnergyPointingGame(_PerImage):
         **kwargs: Any,
     ) -> None:
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
-        super().__init__("scores", "chances", **kwargs)
+        super().__init__("scores", "chances", settings=(negatives, threshold, resolution, interpolation), **kwargs)
         check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
         self.negatives, self.threshold, self.resolution = negatives, threshold, resolution
         self.empty_object, self.zero_energy, self.interpolation = empty_object, zero_energy, interpolation
@@ -150,7 +152,7 @@ class PointingGame(_PerImage):
     {'pointing': tensor(0.5000), 'constant_map': tensor(0), 'empty_object': tensor(0)}
     """
 
-    hits: list[Tensor]
+    hits: list[Tensor]  # NaN: a constant map where the object is not empty
     no_object: list[Tensor]
 
     def __init__(
@@ -163,7 +165,7 @@ class PointingGame(_PerImage):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        super().__init__("hits", "no_object", **kwargs)  # NaN in hits: a constant map where the object is not empty
+        super().__init__("hits", "no_object", settings=(tolerance, threshold, interpolation), **kwargs)
         check_choices(interpolation=(interpolation, Interpolation))
         self.tolerance, self.threshold, self.interpolation = tolerance, threshold, interpolation
         self.empty_object, self.constant_map = empty_object, constant_map
@@ -232,7 +234,7 @@ class MaskOverlap(_PerImage):
 
     def __init__(self, *, threshold: float | None = 0.5, empty: float = math.nan, **kwargs: Any) -> None:
         # NaN means undefined: precision for lack of a mask, recall for lack of an object.
-        super().__init__("precision", "recall", "iou", **kwargs)
+        super().__init__("precision", "recall", "iou", settings=(threshold,), **kwargs)
         self.threshold, self.empty = threshold, empty
 
     def update(self, mask: Tensor, object_mask: Tensor) -> None:

@@ -28,7 +28,7 @@ def packed_contributions(contributions: Tensor) -> dict[str, Any]:
     >>> packed_contributions(torch.tensor([[2.0, -1.0, 0.0]]))
     {'scale': 2.0, 'values': 'f8AA'}
     """
-    values = contributions.double().cpu()
+    values = contributions.cpu().double()
     scale = float(f"{values.abs().max().item():.4g}")
     if scale == 0 or not math.isfinite(scale):
         return {"scale": 0.0, "values": _text(np.zeros(values.numel(), np.int8))}

@@ -54,7 +54,7 @@ class Subject:
         network: the AIM, or the plain network itself.
         role, name: as given, with the name filled in.
         preprocessing: its own, or the given one.
-        num_classes: K.
+        num_classes: K; two of one logit.
         class_names: its names of the classes, if it has them.
 
     Raises:
@@ -90,7 +90,7 @@ class Subject:
         self.preprocessing: Preprocessing = found
         names = getattr(model, "class_names", None)
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
-        self.num_classes: int = self.seen_by.num_classes
+        self.num_classes: int = max(2, self.seen_by.num_classes)
         self.name = name or self.variant
 
     @property

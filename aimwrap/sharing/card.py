@@ -77,7 +77,8 @@ def _snippet(model: AIMBase, location: str) -> str:
         lines.append('image = Image.open("image.jpg").convert("RGB")')
         lines.append("images = model.preprocessing.transform()(image)[None]")
     lines.append("explanation = explain(model, images)  # logits, masks, and what each position contributes")
-    predicted = "explanation.logits.argmax(1).item()"
+    single = model.num_classes == 1  # its sign decides
+    predicted = "int(explanation.logits.item() > 0)" if single else "explanation.logits.argmax(1).item()"
     lines.append(f"print({predicted if model.class_names is None else f'model.class_names[{predicted}]'})")
     return "\n".join(lines)
 
@@ -105,15 +106,15 @@ def facts_of(model: AIMBase) -> list[tuple[str, str]]:
 
 
 def listed_classes(num_classes: int, names: Sequence[str] | None) -> str:
-    """The number of classes, and the first names.
+    """The number of classes, which are two of one logit, and the first names.
 
     >>> listed_classes(2, ("cat", "dog"))
     '2: cat, dog'
     """
     if names is None:
-        return str(num_classes)
+        return str(max(2, num_classes))
     more = ", ..." if len(names) > _SHOWN_CLASSES else ""
-    return f"{num_classes}: {', '.join(names[:_SHOWN_CLASSES])}{more}"
+    return f"{len(names)}: {', '.join(names[:_SHOWN_CLASSES])}{more}"
 
 
 def prepared_as(images: Preprocessing) -> str:

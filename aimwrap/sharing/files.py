@@ -109,7 +109,7 @@ def _check_agreement(config: Config) -> None:
         raise ValueError(f"'taps' must be of the stages in 'aim.stages', {aim['stages']}, got those of {tapped}")
     if (aim["head"] == "paper") != (classified is None):
         raise ValueError(f"'classified' must be null for the 'paper' head only, got {classified} for {aim['head']!r}")
-    if names is not None and len(names) != aim["num_classes"]:
+    if names is not None and len(names) not in (aim["num_classes"], max(2, aim["num_classes"])):
         raise ValueError(f"'class_names' has {len(names)} names for {aim['num_classes']} classes")
     shape = config["image_shape"]
     if len(shape) != 3 or math.prod(shape) > _LARGEST_IMAGE:
@@ -189,7 +189,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
     """Write a model's state.
 
     Raises:
-        ValueError: if it is not made of tensors with values, or if this process has only a part of it, as under FSDP2.
+        ValueError: if it is not tensors with finite values, or if this process has only a part of it, as under FSDP2.
     """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -197,6 +197,8 @@ def write_weights(model: nn.Module, path: Path) -> None:
         if not isinstance(value, Tensor) or value.is_meta:
             came = "a tensor without values" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the state of a saved model must be tensors, got {came} for {name!r}")
+        if value.isnan().any() or (value.isinf().any() and name in dict(model.named_parameters())):
+            raise ValueError(f"a saved model must have finite weights, unlike {name!r}; go back to an older checkpoint")
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage().data_ptr()
         state[name] = tensor.clone() if storage in seen else tensor  # safetensors holds no tensor under two names

@@ -86,10 +86,9 @@ def check_savable(model: AIMBase, class_names: Sequence[str] | None, preprocessi
             raise TypeError(
                 f"class_names must be a list of strings, one per class in the logits' order, got {names!r:.80}"
             )
-        if len(names) != model.num_classes:
-            raise ValueError(
-                f"class_names must have one name per class: {model.num_classes} classes, {len(names)} name(s)"
-            )
+        classes = max(2, model.num_classes)  # one logit decides between two
+        if len(names) != classes:
+            raise ValueError(f"class_names must have one name per class: {classes} classes, {len(names)} name(s)")
         names = tuple(map(str, names))
     images = checked_preprocessing(model.preprocessing if preprocessing is None else preprocessing)
     model.class_names, model.preprocessing = names, images

@@ -226,7 +226,7 @@ def _checkpoint_of(run: Run) -> Checkpoint:
     parts["optimizer"] = optimizer_tensors(run.optimizer.state_dict())
     tensors = {f"{part}/{name}": torch.as_tensor(one) for part, named in parts.items() for name, one in named.items()}
     for name, state in generator_states(run.fabric.device).items():
-        for rank, one in enumerate(gathered(state.to(run.fabric.device))):
+        for rank, one in enumerate(gathered(state.to(run.fabric.device) if run.fabric.world_size > 1 else state)):
             tensors[f"generators/{rank}/{name}"] = one
     return Checkpoint(
         tensors,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .._numerics import predicted_classes
 from ..backbones.create import create_backbone, default_weights, find_builder
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
@@ -85,21 +86,23 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # the log's line of each epoch that is done
     best: dict[str, Any] | None = None  # epoch, score and file of the best weights so far
     # Of this epoch and process: loss and hits, summed over images, and the number of images.
-    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    sums: list[float] = field(default_factory=lambda: [0.0] * 3)
+    batches: list[Tensor] = field(default_factory=list)  # what is not in the sums yet, on its device
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch's mean loss and its hits, without waiting for a GPU."""
-        hits = (logits.argmax(1) == labels).sum()
-        seen = torch.stack([loss.double() * len(labels), hits.double(), hits.new_tensor(len(labels)).double()])
-        self.sums = self.sums.to(seen.device) + seen
+        hits = (predicted_classes(logits) == labels).sum()
+        self.batches.append(torch.stack([loss, hits.to(loss), loss.new_tensor(len(labels))]))
 
     def sums_of_all(self) -> list[float]:
         """The sums over all processes."""
-        sums = self.sums.clone()
+        for loss, hits, images in torch.stack(self.batches).tolist() if self.batches else ():
+            self.sums = [self.sums[0] + loss * images, self.sums[1] + hits, self.sums[2] + images]
+        self.batches = []
+        found = [self.sums]
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        found: list[float] = sums.tolist()
-        return found
+            dist.all_gather_object(found := found * dist.get_world_size(), self.sums)
+        return [sum(values) for values in zip(*found, strict=True)]
 
     def end_step(self) -> None:
         """Count a step of the optimiser."""
@@ -111,16 +114,16 @@ class Progress:
         self.history.append(line)
         self.epoch += 1
         self.step_of_epoch = 0
-        self.sums = torch.zeros_like(self.sums)
+        self.sums = [0.0] * 3
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; to be called in all processes."""
-        return {**vars(self), "sums": self.sums_of_all()}
+        return {**vars(self), "sums": self.sums_of_all(), "batches": []}
 
     def load_state_dict(self, state: dict[str, Any], rank: int) -> None:
         """Continue from a state; the first process takes over the sums of all."""
         vars(self).update(state)
-        self.sums = torch.tensor(state["sums"] if rank == 0 else [0.0] * 3, dtype=torch.float64)
+        self.sums = state["sums"] if rank == 0 else [0.0] * 3
 
 
 class Run:

@@ -1,0 +1,181 @@
+"""Reports of models with one logit: above 0 it is class 1, and its sigmoid is the probability."""
+
+import math
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from zoo import TinyNet
+
+from aimwrap import AIM, AIMLoss, AIMOutput, Preprocessing, SecondLook, area_curve, explain, verify
+from aimwrap._numerics import predicted_classes
+from aimwrap.analysis.look import look, measure
+from aimwrap.backbones.pooled import PooledClassifier
+from aimwrap.export import ServingModel
+from aimwrap.metrics import GroupAccuracy, average_accuracy, group_accuracies
+
+UNIT = Preprocessing((64, 64), (0.0,) * 3, (1.0,) * 3)
+SERVE = Path(__file__).parents[2] / "examples" / "serve_onnx.py"
+
+
+@pytest.fixture(scope="module")
+def model() -> AIM:
+    """Its decisions differ between images of noise, and half of them are class 1."""
+    torch.manual_seed(0)
+    model = AIM(TinyNet(), [2, 3], num_classes=1, mask_width=4).eval()
+    nn.init.normal_(model.classifier.weight)
+    with torch.no_grad():
+        model.classifier.bias.sub_(model(some_images()).logits.quantile(0.5))  # between two images' logits
+    return model
+
+
+def some_images(count: int = 8) -> Tensor:
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def signs(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return (model(images).logits[:, 0] > 0).long()
+
+
+def test_group_accuracy_goes_by_the_sign() -> None:
+    """Reported: 0.52 and worst group 0, where the sign is right for 200 of 200 images."""
+    labels = torch.arange(200) % 2
+    logits = (labels * 2.0 - 1)[:, None]
+    metric = GroupAccuracy(num_groups=2)
+    metric.update(logits, labels, labels)
+    found = metric.compute()
+    assert found["average"] == found["worst_group"] == 1
+    assert average_accuracy(-logits, labels) == 0
+    assert predicted_classes(torch.tensor([[0.0], [1e-9], [-1.0]])).tolist() == [0, 1, 0]
+
+
+def test_a_column_of_whole_numbers_is_no_logit() -> None:
+    with pytest.raises(ValueError, match=r"predictions must be \(2,\), one value per label, got \(2, 1\)"):
+        group_accuracies(torch.tensor([[2], [0]]), torch.tensor([2, 0]), torch.tensor([0, 0]), 1)
+
+
+def test_the_area_curve_goes_by_the_sign(model: AIM) -> None:
+    """Reported: 0.520 at every area."""
+    images = some_images()
+    labels = signs(model, images)
+    curve = area_curve(model, [(images, labels), (images, 1 - labels)])
+    assert 0 < labels.sum() < len(labels) and curve.own.accuracy == 0.5
+    assert area_curve(model, [(images, labels)]).own.accuracy == 1.0
+
+
+def test_what_survives_is_counted_by_the_sign(model: AIM) -> None:
+    """Reported: every survival 1.000."""
+    images = some_images()
+    found = verify(model, images, TinyNet(1).eval(), progress=False)
+    assert found.passed and found.survival and min(row.rate for row in found.survival) < 1.0
+
+
+def test_a_look_explains_the_class_of_the_sign(model: AIM) -> None:
+    """The heatmap adds up, with the bias, to the logit of class 1 or to its negative; the confidence is the sigmoid."""
+    images, labels = some_images(), torch.arange(8) % 2
+    classes = signs(model, images)
+    seen = look(model, images)
+    sided = torch.where(classes == 1, seen.logits[:, 0], -seen.logits[:, 0])
+    bias = torch.where(classes == 1, 1, -1) * model.classifier.bias.detach()
+    torch.testing.assert_close(seen.heatmap.sum((1, 2)) + bias, sided, rtol=1e-4, atol=1e-4)
+    measured = measure(seen, labels, torch.zeros(8, 1, 64, 64), (2, 2))
+    assert measured.predicted.tolist() == classes.tolist() and measured.right.tolist() == (classes == labels).tolist()
+    torch.testing.assert_close(measured.confidence, sided.sigmoid())
+    of_label = seen.logits[:, 0].sigmoid()
+    torch.testing.assert_close(measured.true_confidence, torch.where(labels == 1, of_label, 1 - of_label))
+
+
+def test_plain_and_second_looks_do_the_same(model: AIM) -> None:
+    images, plain = some_images(), TinyNet(1).eval()
+    logits, heatmap = PooledClassifier(plain).explained(images)
+    classes = (logits[:, 0] > 0).long()
+    sided = torch.where(classes == 1, logits[:, 0], -logits[:, 0])
+    torch.testing.assert_close(heatmap.mean((1, 2)) + PooledClassifier(plain).bias[classes], sided)
+    second = SecondLook(model).eval()
+    seen = look(second, images)
+    contributions = second.contributions(images)[:, 0].sum((1, 2))
+    assert torch.equal(measure(seen, classes, seen.kept, (2, 2)).predicted, signs(second, images))  # type: ignore[arg-type]
+    assert (contributions.sign() == torch.where(signs(second, images) == 1, 1, -1)).all()  # its bias is 0
+
+
+def test_grad_cam_explains_the_class_of_the_sign(model: AIM) -> None:
+    pytest.importorskip("captum")
+    from aimwrap.attribution import grad_cam
+
+    images = some_images()
+    contributions = explain(model, images).contributions[:, 0]
+    expected = torch.where(signs(model, images)[:, None, None] == 1, contributions, -contributions)
+    torch.testing.assert_close(grad_cam(model, images), expected, rtol=1e-3, atol=1e-5)
+    first = grad_cam(model, images, torch.ones(8, dtype=torch.long))
+    torch.testing.assert_close(first, contributions, rtol=1e-3, atol=1e-5)
+
+
+def test_a_notebook_names_the_class_of_the_sign(model: AIM) -> None:
+    for number, predicted in enumerate(signs(model, some_images()).tolist()):
+        page = explain(model, some_images()[number : number + 1])._repr_html_()
+        assert f"class {predicted}" in page and "class 1" in page  # the logit is class 1's
+
+
+@pytest.mark.parametrize(("bias", "name"), [(-100.0, "cat"), (100.0, "dog")])
+def test_the_cards_code_goes_by_the_sign(
+    bias: float, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reported: the code of the model card always prints class 0."""
+    monkeypatch.chdir(tmp_path)
+    model = AIM(TinyNet(), [2, 3], num_classes=1, mask_width=4)
+    nn.init.constant_(model.classifier.bias, bias)
+    model.save_pretrained(".", class_names=("cat", "dog"), preprocessing=UNIT)
+    Image.new("RGB", (64, 64)).save("image.jpg")
+    text = Path("README.md").read_text(encoding="utf-8")
+    assert "2: cat, dog" in text
+    exec(text.split("```python")[1].split("```")[0], {"backbone": TinyNet()})
+    assert capsys.readouterr().out.split()[-1] == name
+
+
+@pytest.mark.parametrize(("logit", "said"), [(-1.0, "0 73.1%"), (2.0, "1 88.1%")])
+def test_serving_goes_by_the_sign(
+    logit: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reported: serve_onnx.py says class 0 at 100 % for every image."""
+    facts = ServingModel(AIM(TinyNet(), [2, 3], num_classes=1, mask_width=4)).metadata(None, UNIT)
+
+    class Session:
+        def __init__(self, path: str) -> None: ...
+
+        def get_modelmeta(self) -> Any:
+            return SimpleNamespace(custom_metadata_map=facts)
+
+        def run(self, names: list[str], given: dict[str, Any]) -> list[Any]:
+            return [np.array([[logit]], np.float32), np.ones((1, 1, 2, 2), np.float32)]
+
+    image = tmp_path / "image.png"
+    Image.new("RGB", (64, 64)).save(image)
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    monkeypatch.setattr(sys, "argv", ["serve_onnx.py", "model.onnx", str(image)])
+    runpy.run_path(str(SERVE))
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_one_name_for_two_classes_is_refused(tmp_path: Path) -> None:
+    model = AIM(TinyNet(), [2, 3], num_classes=1, mask_width=4)
+    with pytest.raises(ValueError, match=r"one name per class: 2 classes, 1 name\(s\)"):
+        model.save_pretrained(tmp_path, class_names=["dog"])
+    with pytest.raises(ValueError, match="class_names must be 2 strings"):
+        ServingModel(model).metadata(["dog"], UNIT)
+
+
+def test_cross_entropy_of_one_logit_is_refused() -> None:
+    """It is 0 whatever the logit: nothing would be trained."""
+    output = AIMOutput(torch.zeros(2, 1), {3: torch.zeros(2, 1)}, {3: torch.ones(2, 1, 2, 2)})
+    with pytest.raises(ValueError, match=r"cross entropy of one logit is always 0.*BCEWithLogitsLoss"):
+        AIMLoss(tau=0.25)(output, torch.zeros(2, dtype=torch.long))
+    loss = AIMLoss(tau=1.0, classification_loss=nn.BCEWithLogitsLoss())(output, torch.ones(2, 1))
+    assert loss.item() == pytest.approx(2 * math.log(2))
