@@ -9,8 +9,9 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -20,11 +21,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..preprocessing import orientation_of, upright
+
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
+NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 # No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []))
+SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".avif", ".apng", ".dib", ".pbm", ".pnm")
+LEAST_WHITE = 1 << 14  # in 16 bits; what has no brighter value is more likely of 10 to 14 bits than so dark
 
 
 def expand_path(path: str | os.PathLike[str]) -> Path:
@@ -57,12 +63,11 @@ def safe_join(root: Path, relative: str, where: str) -> Path:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image as RGB, with its pixels as on disk; ValueError if it is not complete.
+    """Read an image as RGB, turned upright as its EXIF data says; ValueError if it is not complete.
 
-    EXIF orientation is ignored, as in torchvision's and the releases' own loaders: masks and boxes count the pixels on
-    disk.
+    So masks and boxes count the pixels of the image as viewers and drawing programs show it.
     """
-    picture = _decode(path)
+    picture = decoded(path)
     return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
 
 
@@ -77,7 +82,7 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     Returns:
         (1, H, W) float32 in [0, 1].
     """
-    picture = _decode(path)
+    picture = decoded(path)
     if any_value:
         one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
         values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
@@ -92,26 +97,36 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image, from its header."""
+    """(H, W) of an image as it is shown, from its header."""
     with _opened(path) as picture:
-        return picture.height, picture.width
+        turned = picture.format != "TIFF" and orientation_of(picture) > 4  # Pillow turns TIFF by itself
+        return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
-def _decode(path: Path) -> Image.Image:
+def decoded(path: Path) -> Image.Image:
+    """An image in its file's own mode, turned upright; ValueError if it is not complete, or more than can be read."""
     with _opened(path) as picture:
-        if picture.width * picture.height > LARGEST_IMAGE:
+        sides = sorted(picture.size)
+        if math.prod(sides) > LARGEST_IMAGE or sides[1] > NARROWEST * sides[0]:
             raise ValueError(
                 f"{path} has, by its header, {picture.width} x {picture.height} pixels, more than any photograph of "
-                "these sets; it was not decoded, since it would fill the memory. Get the file again"
+                f"these sets, or a side more than {NARROWEST} times the other; it was not decoded, since it would fill "
+                "the memory. Get the file again, or leave it out"
             )
+        has_16_bits = ";16" in str(picture.tile)
         try:
             picture.load()
         except DAMAGED as error:
             raise ValueError(
-                f"{path} is not complete: {error}. The file was cut off or damaged; get it again (aimwrap data doctor "
-                "FOLDER lists all such files)"
+                f"{path} is not complete, or of a kind that Pillow cannot decode: {error}. If the file was cut off or "
+                "damaged, get it again (aimwrap data doctor FOLDER lists all such files); if it opens elsewhere, save "
+                "it there as RGB or grey, with 8 bits"
             ) from error
-        return picture  # its file is closed, and its pixels are in memory
+        if has_16_bits and len(picture.getbands()) > 1:  # of which Pillow has kept the upper 8
+            colours = [most for band, (_, most) in zip(picture.getbands(), picture.getextrema()) if band != "A"]
+            if max(colours) < LEAST_WHITE >> 8:
+                raise _without_white(path, "more than 8 bits", 0, max(colours) << 8)
+        return upright(picture)  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:
@@ -121,7 +136,8 @@ def _opened(path: Path) -> Image.Image:
             "never end. Get the file again"
         )
     try:
-        return Image.open(path, formats=FORMATS)
+        picture = Image.open(path, formats=FORMATS)
+        lost = _lost(picture)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or elsewhere (aimwrap data doctor FOLDER lists "
@@ -139,9 +155,26 @@ def _opened(path: Path) -> Image.Image:
                 "cause of this error"
             ) from error
         raise ValueError(
-            f"{path} is not an image that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
-            "lists all that are damaged)"
+            f"{path} is not an image that Pillow can read: {error}. Get the file again if it is damaged (aimwrap data "
+            "doctor FOLDER lists all such files); if it opens elsewhere, save it there as RGB or grey, with 8 bits"
         ) from error
+    if lost:
+        picture.close()
+        raise ValueError(f"{path} has {lost}. Save what you need of it as one picture, RGB or grey, with 8 bits")
+    return picture
+
+
+def _lost(picture: Image.Image) -> str:
+    """What of a file would be lost or read wrong without an error; empty if nothing is."""
+    pages, bands = getattr(picture, "n_frames", 1), len(picture.getbands())
+    if pages > 1 and picture.format != "MPO":  # whose others are a camera's preview or second view
+        return f"{pages} pages or frames, of which only the first would be read"
+    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})  # of TIFF
+    if tags.get(277, 1) > bands:
+        return f"{tags[277]} bands, of which only {bands} would be read"
+    if max(tags.get(258, (1,))) > 8 and (tags.get(262) == 0 or (tags.get(284) == 2 and tags.get(259) == 1)):
+        return "more than 8 bits with 0 for white, or in a plane per colour, which Pillow reads wrong"
+    return ""
 
 
 def _flattened(picture: Image.Image, path: Path) -> Image.Image:
@@ -153,14 +186,18 @@ def _flattened(picture: Image.Image, path: Path) -> Image.Image:
 
 def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
     """White is 65,535: no file says which other value it would be."""
-    values = np.asarray(picture).astype(np.float64)
-    if picture.mode == "F" or values.min() < 0 or values.max() > 65535 or 0 < values.max() <= 255:
-        raise ValueError(
-            f"{path} has pixels of {'fractions' if picture.mode == 'F' else 'more than 8 bits'}, from "
-            f"{values.min():g} to {values.max():g}, and nothing says which value is white; only 16 bits with 65535 "
-            "for white can be read. Save it with 8 bits, 255 for white"
-        )
-    return Image.fromarray((values / 257).round().astype(np.uint8))
+    values = np.asarray(picture)
+    least, most = values.min(), values.max()
+    if picture.mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
+        raise _without_white(path, "fractions" if picture.mode == "F" else "more than 8 bits", least, most)
+    return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8))
+
+
+def _without_white(path: Path, what: str, least: float, most: float) -> ValueError:
+    return ValueError(
+        f"{path} has pixels of {what}, from {least:g} to {most:g}, and nothing says which value is white; only 16 bits "
+        "with 65535 for white can be read. Save it with 8 bits, 255 for white"
+    )
 
 
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
@@ -182,10 +219,15 @@ class Row(NamedTuple):
 def read_csv(
     path: Path, columns: Sequence[str], way_out: str = "This is another table, or was changed: get the release again"
 ) -> Iterator[Row]:
-    """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values."""
+    """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values.
+
+    Between the values are commas, semicolons or tabs; with semicolons, numbers may have decimal commas, as spreadsheets
+    write them in many countries.
+    """
     with _table(path) as file:
-        reader = csv.DictReader(file, strict=True)
-        header = list(reader.fieldnames or [])
+        separator = _separator(first_line(path))
+        reader = csv.DictReader(file, strict=True, delimiter=separator)
+        reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
         missing = [column for column in columns if column not in header]
         if missing:
             raise ValueError(
@@ -202,7 +244,24 @@ def read_csv(
             if reader.line_num != line + 1 and any("\n" in value or "\r" in value for value in values.values()):
                 raise ValueError(f"{where}: a stray quotation mark joins this line to others; get the file again")
             line = reader.line_num
+            if separator == ";":
+                values = {name: DECIMAL_COMMA.sub(r"\1.\2", value) for name, value in values.items()}
             yield Row(where, values)
+
+
+DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
+
+
+def columns_of(path: Path) -> list[str]:
+    """The columns of a table as :func:`read_csv` takes them; none if it cannot be read."""
+    header = first_line(path)
+    with suppress(csv.Error):
+        return [name.strip() for name in next(csv.reader([header], delimiter=_separator(header)), [])]
+    return []
+
+
+def _separator(header: str) -> str:
+    return max(",;\t", key=re.sub('"[^"]*"', "", header).count)
 
 
 def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -287,7 +346,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
                     continue
                 if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # a link to itself is none
                     folders.append(entry.name)
-                elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                elif entry.name.lower().endswith(SUFFIXES):
                     pictures.append(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         nearest = next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
@@ -320,7 +379,11 @@ def pictures_below(folder: Path) -> list[str]:
     return [prefix + name for prefix, names in found for name in names]
 
 
-IMAGE_NAME = re.compile(r"\.(jpe?g|png|bmp|gif|webp|tiff?|ppm)", re.IGNORECASE)  # a.jpg, and a.jpg.part, too
+# a.jpg, and a.jpg.part, too; and those of pictures that are not read, such as a telephone's HEIC
+IMAGE_NAME = re.compile(
+    r"\.(jp(eg?|g|2)|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr[23]|nef|arw|tga|psd)(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 class FolderListing:
@@ -389,6 +452,6 @@ def first_line(path: Path) -> str:
         if not path.is_file():  # such as a pipe, from which reading might never end
             return ""
         with path.open("rb") as file:
-            return file.readline(1 << 14).decode("utf-8-sig", "replace").strip()
+            return file.readline(1 << 14).decode("utf-8-sig", "replace").strip().partition("\r")[0]
     except OSError:
         return ""

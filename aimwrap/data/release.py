@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from .transforms import transformed
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 SPLITS = ("train", "val", "test")
+MOST_GROUPS = 1_000_000  # of label and place
+NOT_UTF_8 = re.compile("[\ud800-\udfff]")  # what Python has for bytes of file names that are not
 
 
 class Record(NamedTuple):
@@ -56,6 +59,10 @@ class Release:
         places: names, by number of place; empty if there are none.
         any_value_is_object: whether every value of a mask above zero means the object.
         notes: for users: traps, found versions.
+
+    Raises:
+        ValueError: if its images have one label only, which any model gets right; if its labels and places make too
+            many groups for tables by group; or if a file's name is not text, and so cannot be written into results.
     """
 
     name: str
@@ -65,6 +72,22 @@ class Release:
     places: tuple[str, ...] = ()
     any_value_is_object: bool = False
     notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        labels = {record.label for record in self.records}
+        if len(labels) == 1:
+            raise ValueError(
+                f"{self.root} has images of one class only, {self.classes[labels.pop()]!r}, which any model gets "
+                "right. If its folders are not the classes, pass the folder whose folders are; else add another class"
+            )
+        if len(self.classes) * len(self.places) > MOST_GROUPS:
+            raise ValueError(
+                f"{self.root} has {len(self.classes):,} classes and {len(self.places):,} places, so more than "
+                f"{MOST_GROUPS:,} groups; another column may be the right one, and place=None leaves places out"
+            )
+        odd = next((record for record in self.records if NOT_UTF_8.search(record.id)), None)
+        if odd is not None:
+            raise ValueError(f"{str(odd.path)!r} has a name that is not UTF-8, which no result could have; rename it")
 
 
 class ReleaseDataset(Dataset[Sample]):

@@ -195,7 +195,7 @@ def examine(
         _expanded(annotations),
         _expanded(masks),
         any_value_is_object,
-        table=here if here.suffix.lower() == ".csv" and here.is_file() else None,
+        table=here if here.suffix.lower() in (".csv", ".tsv") and here.is_file() else None,
         columns=columns or {},
     )
     options = Options(official, quick, workers, progress)
