@@ -45,7 +45,8 @@ class Preprocessing(NamedTuple):
     def transform(self) -> Callable[[Any], Any]:
         """Build the transform: a PIL image or an image tensor (C, H, W) to a normalised float tensor.
 
-        It does what timm's own transform for evaluation does, with photographs turned upright before. Grey images need ``image.convert("RGB")`` before.
+        It does what timm's own transform for evaluation does, after it has turned a photograph upright by its EXIF
+        data. Grey images need ``image.convert("RGB")`` before.
         :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and transforms its object mask too.
 
         Returns:

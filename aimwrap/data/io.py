@@ -113,7 +113,7 @@ def decoded(path: Path) -> Image.Image:
                 f"these sets, or a side more than {NARROWEST} times the other; it was not decoded, since it would fill "
                 "the memory. Get the file again, or leave it out"
             )
-        has_16_bits = ";16" in str(picture.tile)
+        has_16_bits = ";16" in str(getattr(picture, "tile", ""))
         try:
             picture.load()
         except DAMAGED as error:
@@ -123,10 +123,11 @@ def decoded(path: Path) -> Image.Image:
                 "it there as RGB or grey, with 8 bits"
             ) from error
         if has_16_bits and len(picture.getbands()) > 1:  # of which Pillow has kept the upper 8
-            colours = [most for band, (_, most) in zip(picture.getbands(), picture.getextrema()) if band != "A"]
-            if max(colours) < LEAST_WHITE >> 8:
-                raise _without_white(path, "more than 8 bits", 0, max(colours) << 8)
-        return upright(picture)  # its file is closed, and its pixels are in memory
+            most = 256 * int(np.asarray(picture.convert("RGB")).max())
+            if most < LEAST_WHITE:
+                raise _without_white(path, "more than 8 bits", 0, most)
+        turned: Image.Image = upright(picture)
+        return turned  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:

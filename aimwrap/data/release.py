@@ -59,10 +59,6 @@ class Release:
         places: names, by number of place; empty if there are none.
         any_value_is_object: whether every value of a mask above zero means the object.
         notes: for users: traps, found versions.
-
-    Raises:
-        ValueError: if its images have one label only, which any model gets right; if its labels and places make too
-            many groups for tables by group; or if a file's name is not text, and so cannot be written into results.
     """
 
     name: str
@@ -73,21 +69,29 @@ class Release:
     any_value_is_object: bool = False
     notes: tuple[str, ...] = field(default=())
 
-    def __post_init__(self) -> None:
-        labels = {record.label for record in self.records}
-        if len(labels) == 1:
-            raise ValueError(
-                f"{self.root} has images of one class only, {self.classes[labels.pop()]!r}, which any model gets "
-                "right. If its folders are not the classes, pass the folder whose folders are; else add another class"
-            )
-        if len(self.classes) * len(self.places) > MOST_GROUPS:
-            raise ValueError(
-                f"{self.root} has {len(self.classes):,} classes and {len(self.places):,} places, so more than "
-                f"{MOST_GROUPS:,} groups; another column may be the right one, and place=None leaves places out"
-            )
-        odd = next((record for record in self.records if NOT_UTF_8.search(record.id)), None)
-        if odd is not None:
-            raise ValueError(f"{str(odd.path)!r} has a name that is not UTF-8, which no result could have; rename it")
+
+def usable(release: Release) -> Release:
+    """The release as given, if results on it would mean something.
+
+    Raises:
+        ValueError: if its images have one label only, if its labels and places make too many groups for tables by
+            group, or if a file's name is not text and so cannot be written into results.
+    """
+    labels = {record.label for record in release.records}
+    if len(labels) == 1:
+        raise ValueError(
+            f"{release.root} has images of one class only, {release.classes[labels.pop()]!r}, so any model would get "
+            "all right. If its folders are not the classes, pass the folder whose folders are; else add another class"
+        )
+    if len(release.classes) * len(release.places) > MOST_GROUPS:
+        raise ValueError(
+            f"{release.root} has {len(release.classes):,} classes and {len(release.places):,} places, more than "
+            f"{MOST_GROUPS:,} groups. Name other columns, or leave the places out"
+        )
+    odd = next((record for record in release.records if NOT_UTF_8.search(record.id)), None)
+    if odd is not None:
+        raise ValueError(f"{str(odd.path)!r} has a name that is not UTF-8, which no result could have. Rename it")
+    return release
 
 
 class ReleaseDataset(Dataset[Sample]):

@@ -13,7 +13,7 @@ from ..._choices import COLUMNS
 from ..._text import numbered
 from ..io import FolderListing, expand_path, folders_below, pictures, subfolders
 from ..registry import READERS
-from ..release import Release
+from ..release import Release, usable
 from ..sets import DatasetOnDisk, Sources
 from .checks import (
     check_boxes,
@@ -231,7 +231,7 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
     """The release, or the fault of its tables."""
     try:
         kind, root = found.kind, found.root
-        release = kind.read(kind.path(root, sources), **kind.arguments(root, sources))
+        release = usable(kind.read(kind.path(root, sources), **kind.arguments(root, sources)))
     except (OSError, ValueError) as error:
         return Check("tables", "fault", str(error))
     return release if release.records else Check("tables", "fault", "they list no image")

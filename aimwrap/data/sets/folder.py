@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..io import FolderListing, expand_path, list_folder, pictures, pictures_below, subfolders
-from ..release import SPLITS, Record, Release
+from ..release import SPLITS, Record, Release, usable
 from . import DatasetOnDisk, Sources
 
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
@@ -72,7 +72,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
             "masks=None to go without"
         )
-    return Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes))
+    return usable(Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes)))
 
 
 def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, list[str]]]:
