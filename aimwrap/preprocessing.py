@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from PIL import Image
-from PIL.Image import Transpose
+from PIL import Image, ImageOps
 from timm.data import resolve_data_config
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
@@ -45,8 +44,7 @@ class Preprocessing(NamedTuple):
     def transform(self) -> Callable[[Any], Any]:
         """Build the transform: a PIL image or an image tensor (C, H, W) to a normalised float tensor.
 
-        It does what timm's own transform for evaluation does, after it has turned a photograph upright by its EXIF
-        data. Grey images need ``image.convert("RGB")`` before.
+        It turns photographs upright and does what timm's transform does. Grey images need ``image.convert("RGB")``.
         :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and transforms its object mask too.
 
         Returns:
@@ -81,30 +79,12 @@ class Preprocessing(NamedTuple):
         return (*to_unit_range, v2.Normalize(list(self.mean), list(self.std)), v2.ToPureTensor())
 
 
-_TURNS = (
-    *(Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE),
-    *(Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
-)
-
-
-def orientation_of(image: Image.Image) -> int:
-    """How the camera was held, by the file's EXIF or XMP data: 1 is upright, and from 5 on the sides are swapped."""
-    try:  # Pillow's own for PNG would decode the file
-        found = Image.Image.getexif(image).get(0x0112, 1)
-    except Exception:  # damaged data, which raises what it likes and does not change the pixels
-        return 1
-    return found if found in range(1, 9) else 1
-
-
 def upright(image: Any) -> Any:
-    """A PIL image turned as its EXIF data says, once, since the result has none of it; others are returned as given."""
-    turn = orientation_of(image) if isinstance(image, Image.Image) else 1
-    if turn == 1:
+    """A PIL image turned as its EXIF data says, which the result lacks; others, or with damaged data, as given."""
+    try:
+        return ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image
+    except Exception:  # damaged data raise what they like, and do not change the pixels
         return image
-    turned = image.transpose(_TURNS[turn - 2])
-    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
-        turned.info.pop(name, None)
-    return turned
 
 
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types

@@ -9,11 +9,11 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..preprocessing import orientation_of, upright
+from ..preprocessing import upright
 
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
@@ -63,10 +63,7 @@ def safe_join(root: Path, relative: str, where: str) -> Path:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image as RGB, turned upright as its EXIF data says; ValueError if it is not complete.
-
-    So masks and boxes count the pixels of the image as viewers and drawing programs show it.
-    """
+    """Read an image as RGB, upright as viewers show it, which masks and boxes fit; ValueError if it is not complete."""
     picture = decoded(path)
     return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
 
@@ -99,35 +96,32 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of an image as it is shown, from its header."""
     with _opened(path) as picture:
-        turned = picture.format != "TIFF" and orientation_of(picture) > 4  # Pillow turns TIFF by itself
-        return (picture.width, picture.height) if turned else (picture.height, picture.width)
+        with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels; Pillow turns TIFF by itself
+            if picture.format != "TIFF" and Image.Image.getexif(picture).get(0x0112, 1) > 4:
+                return picture.width, picture.height
+        return picture.height, picture.width
 
 
 def decoded(path: Path) -> Image.Image:
     """An image in its file's own mode, turned upright; ValueError if it is not complete, or more than can be read."""
     with _opened(path) as picture:
-        sides = sorted(picture.size)
-        if math.prod(sides) > LARGEST_IMAGE or sides[1] > NARROWEST * sides[0]:
+        if picture.width * picture.height > LARGEST_IMAGE or max(picture.size) > NARROWEST * min(picture.size):
             raise ValueError(
                 f"{path} has, by its header, {picture.width} x {picture.height} pixels, more than any photograph of "
                 f"these sets, or a side more than {NARROWEST} times the other; it was not decoded, since it would fill "
-                "the memory. Get the file again, or leave it out"
+                "the memory. Get the file again"
             )
         has_16_bits = ";16" in str(getattr(picture, "tile", ""))
         try:
             picture.load()
         except DAMAGED as error:
             raise ValueError(
-                f"{path} is not complete, or of a kind that Pillow cannot decode: {error}. If the file was cut off or "
-                "damaged, get it again (aimwrap data doctor FOLDER lists all such files); if it opens elsewhere, save "
-                "it there as RGB or grey, with 8 bits"
+                f"{path} is not complete, or of a kind that Pillow cannot read: {error}. If it was cut off, get it "
+                "again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
             ) from error
         if has_16_bits and len(picture.getbands()) > 1:  # of which Pillow has kept the upper 8
-            most = 256 * int(np.asarray(picture.convert("RGB")).max())
-            if most < LEAST_WHITE:
-                raise _without_white(path, "more than 8 bits", 0, most)
-        turned: Image.Image = upright(picture)
-        return turned  # its file is closed, and its pixels are in memory
+            _check_white(path, picture.mode, 0, 256 * int(np.asarray(picture.convert("RGB")).max()) or 255)
+        return cast("Image.Image", upright(picture))  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:
@@ -156,8 +150,8 @@ def _opened(path: Path) -> Image.Image:
                 "cause of this error"
             ) from error
         raise ValueError(
-            f"{path} is not an image that Pillow can read: {error}. Get the file again if it is damaged (aimwrap data "
-            "doctor FOLDER lists all such files); if it opens elsewhere, save it there as RGB or grey, with 8 bits"
+            f"{path} is not an image that Pillow can read: {error}. If it is damaged, get it again (aimwrap data "
+            "doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
         ) from error
     if lost:
         picture.close()
@@ -167,15 +161,13 @@ def _opened(path: Path) -> Image.Image:
 
 def _lost(picture: Image.Image) -> str:
     """What of a file would be lost or read wrong without an error; empty if nothing is."""
-    pages, bands = getattr(picture, "n_frames", 1), len(picture.getbands())
+    pages, bands, tags = getattr(picture, "n_frames", 1), len(picture.getbands()), getattr(picture, "tag_v2", {})
     if pages > 1 and picture.format != "MPO":  # whose others are a camera's preview or second view
         return f"{pages} pages or frames, of which only the first would be read"
-    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})  # of TIFF
-    if tags.get(277, 1) > bands:
+    if tags.get(277, 1) > bands:  # of TIFF, as the others
         return f"{tags[277]} bands, of which only {bands} would be read"
-    if max(tags.get(258, (1,))) > 8 and (tags.get(262) == 0 or (tags.get(284) == 2 and tags.get(259) == 1)):
-        return "more than 8 bits with 0 for white, or in a plane per colour, which Pillow reads wrong"
-    return ""
+    wrong = max(tags.get(258, (1,))) > 8 and (tags.get(262) == 0 or (tags.get(284) == 2 and tags.get(259) == 1))
+    return "more than 8 bits with 0 for white, or in a plane per colour, which Pillow reads wrong" if wrong else ""
 
 
 def _flattened(picture: Image.Image, path: Path) -> Image.Image:
@@ -188,17 +180,17 @@ def _flattened(picture: Image.Image, path: Path) -> Image.Image:
 def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
     """White is 65,535: no file says which other value it would be."""
     values = np.asarray(picture)
-    least, most = values.min(), values.max()
-    if picture.mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
-        raise _without_white(path, "fractions" if picture.mode == "F" else "more than 8 bits", least, most)
+    _check_white(path, picture.mode, values.min(), values.max())
     return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8))
 
 
-def _without_white(path: Path, what: str, least: float, most: float) -> ValueError:
-    return ValueError(
-        f"{path} has pixels of {what}, from {least:g} to {most:g}, and nothing says which value is white; only 16 bits "
-        "with 65535 for white can be read. Save it with 8 bits, 255 for white"
-    )
+def _check_white(path: Path, mode: str, least: float, most: float) -> None:
+    if mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
+        raise ValueError(
+            f"{path} has pixels of {'fractions' if mode == 'F' else 'more than 8 bits'}, from {least:g} to {most:g}, "
+            "and nothing says which value is white; only 16 bits with 65535 for white can be read. Save it with 8 "
+            "bits, 255 for white"
+        )
 
 
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
@@ -220,13 +212,9 @@ class Row(NamedTuple):
 def read_csv(
     path: Path, columns: Sequence[str], way_out: str = "This is another table, or was changed: get the release again"
 ) -> Iterator[Row]:
-    """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values.
-
-    Between the values are commas, semicolons or tabs; with semicolons, numbers may have decimal commas, as spreadsheets
-    write them in many countries.
-    """
+    """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values."""
     with _table(path) as file:
-        separator = _separator(first_line(path))
+        separator, _ = header_of(path)  # where it is a semicolon, numbers may have decimal commas
         reader = csv.DictReader(file, strict=True, delimiter=separator)
         reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
         missing = [column for column in columns if column not in header]
@@ -246,23 +234,8 @@ def read_csv(
                 raise ValueError(f"{where}: a stray quotation mark joins this line to others; get the file again")
             line = reader.line_num
             if separator == ";":
-                values = {name: DECIMAL_COMMA.sub(r"\1.\2", value) for name, value in values.items()}
+                values = {name: re.sub(r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2", values[name]) for name in values}
             yield Row(where, values)
-
-
-DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
-
-
-def columns_of(path: Path) -> list[str]:
-    """The columns of a table as :func:`read_csv` takes them; none if it cannot be read."""
-    header = first_line(path)
-    with suppress(csv.Error):
-        return [name.strip() for name in next(csv.reader([header], delimiter=_separator(header)), [])]
-    return []
-
-
-def _separator(header: str) -> str:
-    return max(",;\t", key=re.sub('"[^"]*"', "", header).count)
 
 
 def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -380,11 +353,7 @@ def pictures_below(folder: Path) -> list[str]:
     return [prefix + name for prefix, names in found for name in names]
 
 
-# a.jpg, and a.jpg.part, too; and those of pictures that are not read, such as a telephone's HEIC
-IMAGE_NAME = re.compile(
-    r"\.(jp(eg?|g|2)|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr[23]|nef|arw|tga|psd)(?![a-z])",
-    re.IGNORECASE,
-)
+IMAGE_NAME = re.compile(r"\.(jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)", re.I)
 
 
 class FolderListing:
@@ -438,7 +407,7 @@ def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]
 
 
 def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
-    """Files of folders that are named as images, sorted within each folder; hidden ones are left out."""
+    """Files named as images, and as a.jpg.part or kinds that are not read, sorted in each folder; no hidden ones."""
     return [
         folder / name
         for folder in folders
@@ -447,12 +416,14 @@ def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
     ]
 
 
-def first_line(path: Path) -> str:
-    """Of a text file, cut after some thousand characters; empty if it cannot be read."""
+def header_of(path: Path) -> tuple[str, list[str]]:
+    """What separates a table's values, and its columns; none if it cannot be read."""
     try:
         if not path.is_file():  # such as a pipe, from which reading might never end
-            return ""
+            return ",", []
         with path.open("rb") as file:
-            return file.readline(1 << 14).decode("utf-8-sig", "replace").strip().partition("\r")[0]
-    except OSError:
-        return ""
+            line = file.readline(1 << 14).decode("utf-8-sig", "replace").strip().partition("\r")[0]
+        separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
+        return separator, [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    except (OSError, csv.Error):
+        return ",", []

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from .._choices import DATA_SETS
-from .release import ReleaseDataset, usable
+from .release import ReleaseDataset
 from .sets import DatasetOnDisk
 
 
@@ -38,16 +38,13 @@ def read_by_name(name: str, root: str, split: str | None, arguments: Mapping[str
     Raises:
         FileNotFoundError: if it is not there.
         TypeError: if an argument has a type that its reader does not take.
-        ValueError: if the name is unknown, its reader takes no such argument or needs another, it lacks the split, or
-            its images are not :func:`~aimwrap.data.release.usable`.
+        ValueError: if the name is unknown, its reader takes no such argument or needs another, or it lacks the split.
     """
     if name not in READERS:
         raise ValueError(f"data must be one of {', '.join(READERS)}, got {name!r}")
     reader = READERS[name]
     _check_arguments(name, reader, arguments)
-    found = reader(root, split, **arguments)
-    usable(found.release)
-    return found
+    return reader(root, split, **arguments)
 
 
 def parse_reader_arguments(texts: Sequence[str]) -> dict[str, Any]:

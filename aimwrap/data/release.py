@@ -19,8 +19,6 @@ from .transforms import transformed
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 SPLITS = ("train", "val", "test")
-MOST_GROUPS = 1_000_000  # of label and place
-NOT_UTF_8 = re.compile("[\ud800-\udfff]")  # what Python has for bytes of file names that are not
 
 
 class Record(NamedTuple):
@@ -71,26 +69,14 @@ class Release:
 
 
 def usable(release: Release) -> Release:
-    """The release as given, if results on it would mean something.
-
-    Raises:
-        ValueError: if its images have one label only, if its labels and places make too many groups for tables by
-            group, or if a file's name is not text and so cannot be written into results.
-    """
-    labels = {record.label for record in release.records}
-    if len(labels) == 1:
-        raise ValueError(
-            f"{release.root} has images of one class only, {release.classes[labels.pop()]!r}, so any model would get "
-            "all right. If its folders are not the classes, pass the folder whose folders are; else add another class"
-        )
-    if len(release.classes) * len(release.places) > MOST_GROUPS:
-        raise ValueError(
-            f"{release.root} has {len(release.classes):,} classes and {len(release.places):,} places, more than "
-            f"{MOST_GROUPS:,} groups. Name other columns, or leave the places out"
-        )
-    odd = next((record for record in release.records if NOT_UTF_8.search(record.id)), None)
-    if odd is not None:
-        raise ValueError(f"{str(odd.path)!r} has a name that is not UTF-8, which no result could have. Rename it")
+    """The release as given; ValueError if no result on it would mean something, or could be computed or written."""
+    if len({record.label for record in release.records}) == 1:
+        raise ValueError(f"{release.root} has images of one class only; pass the folder of all classes, or add another")
+    if len(release.classes) * len(release.places) > 10**6:  # which tables by group list
+        raise ValueError(f"{release.root} has over a million pairs of label and place; name other columns")
+    for record in release.records:
+        if re.search("[\ud800-\udfff]", record.id):
+            raise ValueError(f"{release.root} has the name {record.id!r}, which is not UTF-8; rename that file")
     return release
 
 

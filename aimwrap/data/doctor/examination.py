@@ -187,17 +187,10 @@ def examine(
     unknown = [name for name in columns or () if name not in COLUMNS]
     if unknown:
         raise ValueError(f"columns must be among {', '.join(COLUMNS)}; got {unknown[0]!r}")
-    sources = Sources(
-        _expanded(cub),
-        _expanded(segmentations),
-        _expanded(imagenet),
-        _expanded(class_list),
-        _expanded(annotations),
-        _expanded(masks),
-        any_value_is_object,
-        table=here if here.suffix.lower() in (".csv", ".tsv") and here.is_file() else None,
-        columns=columns or {},
-    )
+    elsewhere = (cub, segmentations, imagenet, class_list, annotations, masks)
+    table = here if here.suffix.lower() in (".csv", ".tsv") and here.is_file() else None
+    paths = [None if each is None else expand_path(each) for each in elsewhere]
+    sources = Sources._make([*paths, any_value_is_object, table, columns or {}])
     options = Options(official, quick, workers, progress)
     found = recognise(here, sources, kind)
     again = _command(here, kind, sources, options)
@@ -221,10 +214,6 @@ def examine(
         _next_lines(found, sources, all(check.mark != "fault" for check in checks), again),
         quick,
     )
-
-
-def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else expand_path(path)
 
 
 def _read(found: Recognised, sources: Sources) -> Release | Check:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..io import FolderListing, Row, columns_of, expand_path, integer, read_csv, safe_join
+from ..io import FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
 from ..release import SPLITS, Box, Record, Release
 from ..sample import group_number
 from . import DatasetOnDisk, Sources
@@ -372,4 +372,4 @@ def _tables(folder: Path, sources: Sources) -> list[Path]:
     if sources.table is not None:
         return [sources.table]
     names = sorted(name for name in FolderListing().files(folder) if name.lower().endswith((".csv", ".tsv")))
-    return [folder / name for name in names if set(_needed(sources)) <= {*columns_of(folder / name)}]
+    return [folder / name for name in names if set(_needed(sources)) <= {*header_of(folder / name)[1]}]
