@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
 from .io import open_image, open_object_mask
@@ -138,6 +138,20 @@ class ReleaseDataset(Dataset[Sample]):
         record = self.records[index]
         sample = read_sample(record, self.release)
         return sample if self.transform is None else transformed(sample, self.transform)
+
+
+class ImageLoader(DataLoader[Any]):
+    """A loader of images, in which an error in a worker reads as it would without workers."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # which only torch's own code needs more of
+        """The batches; a worker's error is raised without the worker's traceback."""
+        try:
+            yield from super().__iter__()
+        except Exception as error:
+            before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
+            if not before.startswith("Caught "):
+                raise
+            raise type(error)(said.strip()) from None
 
 
 def groups_of(images: ReleaseDataset) -> Tensor:

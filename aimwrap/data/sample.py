@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 
 class Sample(NamedTuple):
@@ -136,20 +136,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     stacked: Tensor = default_collate([tensor.as_subclass(Tensor) for tensor in tensors])  # a worker's in shared memory
     return stacked
-
-
-class ImageLoader(DataLoader[Any]):
-    """A loader of images, in which an error in a worker reads as it would without workers."""
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # which only torch's own code needs more of
-        """The batches; a worker's error is raised without the worker's traceback."""
-        try:
-            yield from super().__iter__()
-        except Exception as error:
-            before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
-            if not before.startswith("Caught "):
-                raise
-            raise type(error)(said.strip()) from None
 
 
 def own_place(label: int, num_places: int, shift: int = 0) -> int:

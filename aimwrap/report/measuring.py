@@ -17,8 +17,7 @@ from .._text import with_progress
 from ..analysis.explanation import evaluating
 from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
 from ..analysis.look import Look, Measured, joined, measure
-from ..data.release import Record, ReleaseDataset
-from ..data.sample import ImageLoader
+from ..data.release import ImageLoader, Record, ReleaseDataset
 from ..health import MaskFinding, MaskHealth
 from ..metrics import average_accuracy, group_accuracies, weighted_average_accuracy
 from ..metrics.groups import count_by_group, train_shares, worst

@@ -27,8 +27,7 @@ from ..data import (
     trivial_augment,
 )
 from ..data.registry import read_by_name
-from ..data.release import Record, groups_of
-from ..data.sample import ImageLoader
+from ..data.release import ImageLoader, Record, groups_of
 from ..preprocessing import Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings

@@ -7,8 +7,7 @@ from PIL import Image
 
 from aimwrap import Preprocessing
 from aimwrap.data import LabelledFolder, collate, eval_transform
-from aimwrap.data.release import read_sample
-from aimwrap.data.sample import ImageLoader
+from aimwrap.data.release import ImageLoader, read_sample
 from aimwrap.train.data import BatchOrder, evaluation_loader, training_loader
 
 

@@ -30,7 +30,7 @@ REFUSED = {
         ("train/train/cat", "train/train/dog", "test/test/cat", "test/test/dog"),
         "seem to be above the classes",
     ),
-    "splits without classes": (("train", "test1"), "has images of no class in train, test1"),
+    "splits without classes": (("train", "test1"), "has images of no class in "),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",

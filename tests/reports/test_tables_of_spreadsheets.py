@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from aimwrap.data import examine, read_table
-from aimwrap.data.io import columns_of
+from aimwrap.data.io import header_of
 from aimwrap.data.registry import read_by_name
 
 ROWS = [["image", "label", "left", "top", "right", "bottom"]]
@@ -30,7 +30,7 @@ def test_what_spreadsheets_write_is_read(
     release = read_table(tmp_path / name)
     assert [record.label for record in release.records] == [0, 1, 0, 1]
     assert release.records[0].boxes == ((1.5, 0.5, 8, 8),)
-    assert columns_of(tmp_path / name) == ROWS[0]
+    assert header_of(tmp_path / name) == (separator, ROWS[0])
     assert examine(tmp_path).kind == "table" and examine(tmp_path / name).healthy
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..io import folders_below
-from ..release import Release, ReleaseDataset, usable
+from ..release import Release, ReleaseDataset
 
 
 class Sources(NamedTuple):
@@ -87,7 +87,7 @@ class DatasetOnDisk(ReleaseDataset):
             takes = ", ".join(self.__signature__.parameters)
             raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
         split, transform = arguments.pop("split", "train"), arguments.pop("transform", None)
-        super().__init__(usable(type(self).read(**arguments)), split, transform)
+        super().__init__(type(self).read(**arguments), split, transform)
 
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:

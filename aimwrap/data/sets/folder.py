@@ -122,12 +122,12 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
     first, *others = below
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
-    of_files = len(below) > 1 and all(KINDS_OF_FILES.fullmatch(name.lower()) for name in below)
-    if of_files or (len(same) > 1 and not any("" in names for names in below.values())):
+    of_files = all(KINDS_OF_FILES.fullmatch(name.lower()) for name in below)
+    if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
         raise ValueError(
-            f"{root} has folders ({', '.join(below)}) that seem to be above the classes ({', '.join(same)}) or to hold "
-            f"kinds of files. Pass the folder whose folders are the classes as root (such as {root / first}), masks as "
-            "masks=, and call splits train, val and test, above the classes"
+            f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
+            f"({', '.join(same)}) or to hold kinds of files. Pass the folder whose folders are the classes as root (as "
+            f"{root / first} may be), masks as masks=, and call splits train, val and test, above the classes"
         )
 
 
