@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
+from PIL import Image, ImageOps
 from timm.data import resolve_data_config
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
@@ -43,13 +44,13 @@ class Preprocessing(NamedTuple):
     def transform(self) -> Callable[[Any], Any]:
         """Build the transform: a PIL image or an image tensor (C, H, W) to a normalised float tensor.
 
-        It does what timm's own transform for evaluation does. Grey images need ``image.convert("RGB")`` before.
+        It turns photographs upright and does what timm's transform does. Grey images need ``image.convert("RGB")``.
         :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and transforms its object mask too.
 
         Returns:
             A transform of ``torchvision.transforms.v2``.
         """
-        transform: Callable[[Any], Any] = v2.Compose([*self.resize_and_crop(), *self.normalise()])
+        transform: Callable[[Any], Any] = v2.Compose([upright, *self.resize_and_crop(), *self.normalise()])
         return transform
 
     def resize_and_crop(self) -> tuple[v2.Transform, v2.Transform]:
@@ -76,6 +77,14 @@ class Preprocessing(NamedTuple):
         """
         to_unit_range = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
         return (*to_unit_range, v2.Normalize(list(self.mean), list(self.std)), v2.ToPureTensor())
+
+
+def upright(image: Any) -> Any:
+    """A PIL image turned as its EXIF data says, which the result lacks; others, or with damaged data, as given."""
+    try:
+        return ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image
+    except Exception:  # damaged data raise what they like, and do not change the pixels
+        return image
 
 
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types

@@ -1,4 +1,4 @@
-"""Serve an exported AIM without torch: print the class, and save the image with the hidden part darkened.
+"""Serve an exported AIM without torch: print the class, and save the image with the hidden part darkened, here.
 
 python examples/serve_onnx.py model.onnx image.jpg  # needs onnxruntime, numpy and pillow
 """
@@ -36,4 +36,4 @@ print(f"{names[best]} {odds[best] / odds.sum():.1%}")
 
 kept = Image.fromarray((255 * mask[0, 0]).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
 darkened = image.point(lambda value: value // 4)
-Image.composite(image, darkened, kept).save(Path(sys.argv[2]).with_suffix(".mask.png"))
+Image.composite(image, darkened, kept).save(Path(sys.argv[2]).with_suffix(".mask.png").name)

@@ -75,7 +75,7 @@ def test_every_size_of_torchvisions_weights_survives_the_division() -> None:
     for name in torchvision.models.list_models(module=torchvision.models):
         for weights in torchvision.models.get_model_weights(name):
             preset, ours = weights.transforms(), preprocessing_of_weights(name, weights)
-            (resize, crop, *_) = ours.transform().transforms
+            (_, resize, crop, *_) = ours.transform().transforms
             assert (resize.size, list(crop.size)) == (preset.resize_size, preset.crop_size * 2), weights
 
 

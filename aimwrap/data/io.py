@@ -11,8 +11,9 @@ import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, cast
 
 import numpy as np
 import torch
@@ -20,11 +21,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..preprocessing import upright
+
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
+NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 # No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []))
+SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".avif", ".apng", ".dib", ".pbm", ".pnm")
+LEAST_WHITE = 1 << 14  # in 16 bits; what has no brighter value is more likely of 10 to 14 bits than so dark
 
 
 def expand_path(path: str | os.PathLike[str]) -> Path:
@@ -57,12 +63,8 @@ def safe_join(root: Path, relative: str, where: str) -> Path:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image as RGB, with its pixels as on disk; ValueError if it is not complete.
-
-    EXIF orientation is ignored, as in torchvision's and the releases' own loaders: masks and boxes count the pixels on
-    disk.
-    """
-    picture = _decode(path)
+    """Read an image as RGB, upright as viewers show it, which masks and boxes fit; ValueError if it is not complete."""
+    picture = decoded(path)
     return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
 
 
@@ -77,7 +79,7 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     Returns:
         (1, H, W) float32 in [0, 1].
     """
-    picture = _decode(path)
+    picture = decoded(path)
     if any_value:
         one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
         values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
@@ -92,26 +94,34 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image, from its header."""
+    """(H, W) of an image as it is shown, from its header."""
     with _opened(path) as picture:
+        with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels; Pillow turns TIFF by itself
+            if picture.format != "TIFF" and Image.Image.getexif(picture).get(0x0112, 1) > 4:
+                return picture.width, picture.height
         return picture.height, picture.width
 
 
-def _decode(path: Path) -> Image.Image:
+def decoded(path: Path) -> Image.Image:
+    """An image in its file's own mode, turned upright; ValueError if it is not complete, or more than can be read."""
     with _opened(path) as picture:
-        if picture.width * picture.height > LARGEST_IMAGE:
+        if picture.width * picture.height > LARGEST_IMAGE or max(picture.size) > NARROWEST * min(picture.size):
             raise ValueError(
                 f"{path} has, by its header, {picture.width} x {picture.height} pixels, more than any photograph of "
-                "these sets; it was not decoded, since it would fill the memory. Get the file again"
+                f"these sets, or a side more than {NARROWEST} times the other; it was not decoded, since it would fill "
+                "the memory. Get the file again"
             )
+        has_16_bits = ";16" in str(getattr(picture, "tile", ""))
         try:
             picture.load()
         except DAMAGED as error:
             raise ValueError(
-                f"{path} is not complete: {error}. The file was cut off or damaged; get it again (aimwrap data doctor "
-                "FOLDER lists all such files)"
+                f"{path} is not complete, or of a kind that Pillow cannot read: {error}. If it was cut off, get it "
+                "again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
             ) from error
-        return picture  # its file is closed, and its pixels are in memory
+        if has_16_bits and len(picture.getbands()) > 1:  # of which Pillow has kept the upper 8
+            _check_white(path, picture.mode, 0, 256 * int(np.asarray(picture.convert("RGB")).max()) or 255)
+        return cast("Image.Image", upright(picture))  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:
@@ -121,7 +131,8 @@ def _opened(path: Path) -> Image.Image:
             "never end. Get the file again"
         )
     try:
-        return Image.open(path, formats=FORMATS)
+        picture = Image.open(path, formats=FORMATS)
+        lost = _lost(picture)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or elsewhere (aimwrap data doctor FOLDER lists "
@@ -139,9 +150,24 @@ def _opened(path: Path) -> Image.Image:
                 "cause of this error"
             ) from error
         raise ValueError(
-            f"{path} is not an image that Pillow can read: {error}. Get the file again (aimwrap data doctor FOLDER "
-            "lists all that are damaged)"
+            f"{path} is not an image that Pillow can read: {error}. If it is damaged, get it again (aimwrap data "
+            "doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
         ) from error
+    if lost:
+        picture.close()
+        raise ValueError(f"{path} has {lost}. Save what you need of it as one picture, RGB or grey, with 8 bits")
+    return picture
+
+
+def _lost(picture: Image.Image) -> str:
+    """What of a file would be lost or read wrong without an error; empty if nothing is."""
+    pages, bands, tags = getattr(picture, "n_frames", 1), len(picture.getbands()), getattr(picture, "tag_v2", {})
+    if pages > 1 and picture.format != "MPO":  # whose others are a camera's preview or second view
+        return f"{pages} pages or frames, of which only the first would be read"
+    if tags.get(277, 1) > bands:  # of TIFF, as the others
+        return f"{tags[277]} bands, of which only {bands} would be read"
+    wrong = max(tags.get(258, (1,))) > 8 and (tags.get(262) == 0 or (tags.get(284) == 2 and tags.get(259) == 1))
+    return "more than 8 bits with 0 for white, or in a plane per colour, which Pillow reads wrong" if wrong else ""
 
 
 def _flattened(picture: Image.Image, path: Path) -> Image.Image:
@@ -153,14 +179,18 @@ def _flattened(picture: Image.Image, path: Path) -> Image.Image:
 
 def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
     """White is 65,535: no file says which other value it would be."""
-    values = np.asarray(picture).astype(np.float64)
-    if picture.mode == "F" or values.min() < 0 or values.max() > 65535 or 0 < values.max() <= 255:
+    values = np.asarray(picture)
+    _check_white(path, picture.mode, values.min(), values.max())
+    return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8))
+
+
+def _check_white(path: Path, mode: str, least: float, most: float) -> None:
+    if mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
         raise ValueError(
-            f"{path} has pixels of {'fractions' if picture.mode == 'F' else 'more than 8 bits'}, from "
-            f"{values.min():g} to {values.max():g}, and nothing says which value is white; only 16 bits with 65535 "
-            "for white can be read. Save it with 8 bits, 255 for white"
+            f"{path} has pixels of {'fractions' if mode == 'F' else 'more than 8 bits'}, from {least:g} to {most:g}, "
+            "and nothing says which value is white; only 16 bits with 65535 for white can be read. Save it with 8 "
+            "bits, 255 for white"
         )
-    return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
@@ -184,8 +214,9 @@ def read_csv(
 ) -> Iterator[Row]:
     """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values."""
     with _table(path) as file:
-        reader = csv.DictReader(file, strict=True)
-        header = list(reader.fieldnames or [])
+        separator, _ = header_of(path)  # where it is a semicolon, numbers may have decimal commas
+        reader = csv.DictReader(file, strict=True, delimiter=separator)
+        reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
         missing = [column for column in columns if column not in header]
         if missing:
             raise ValueError(
@@ -202,6 +233,8 @@ def read_csv(
             if reader.line_num != line + 1 and any("\n" in value or "\r" in value for value in values.values()):
                 raise ValueError(f"{where}: a stray quotation mark joins this line to others; get the file again")
             line = reader.line_num
+            if separator == ";":
+                values = {name: re.sub(r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2", values[name]) for name in values}
             yield Row(where, values)
 
 
@@ -287,7 +320,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
                     continue
                 if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # a link to itself is none
                     folders.append(entry.name)
-                elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                elif entry.name.lower().endswith(SUFFIXES):
                     pictures.append(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         nearest = next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
@@ -320,7 +353,7 @@ def pictures_below(folder: Path) -> list[str]:
     return [prefix + name for prefix, names in found for name in names]
 
 
-IMAGE_NAME = re.compile(r"\.(jpe?g|png|bmp|gif|webp|tiff?|ppm)", re.IGNORECASE)  # a.jpg, and a.jpg.part, too
+IMAGE_NAME = re.compile(r"\.(jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)", re.I)
 
 
 class FolderListing:
@@ -374,7 +407,7 @@ def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]
 
 
 def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
-    """Files of folders that are named as images, sorted within each folder; hidden ones are left out."""
+    """Files named as images, and as a.jpg.part or kinds that are not read, sorted in each folder; no hidden ones."""
     return [
         folder / name
         for folder in folders
@@ -383,12 +416,14 @@ def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
     ]
 
 
-def first_line(path: Path) -> str:
-    """Of a text file, cut after some thousand characters; empty if it cannot be read."""
+def header_of(path: Path) -> tuple[str, list[str]]:
+    """What separates a table's values, and its columns; none if it cannot be read."""
     try:
         if not path.is_file():  # such as a pipe, from which reading might never end
-            return ""
+            return ",", []
         with path.open("rb") as file:
-            return file.readline(1 << 14).decode("utf-8-sig", "replace").strip()
-    except OSError:
-        return ""
+            line = file.readline(1 << 14).decode("utf-8-sig", "replace").strip().partition("\r")[0]
+        separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
+        return separator, [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    except (OSError, csv.Error):
+        return ",", []

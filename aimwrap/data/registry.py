@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from .._choices import DATA_SETS
-from .release import ReleaseDataset
+from .release import ReleaseDataset, usable
 from .sets import DatasetOnDisk
 
 
@@ -38,13 +38,15 @@ def read_by_name(name: str, root: str, split: str | None, arguments: Mapping[str
     Raises:
         FileNotFoundError: if it is not there.
         TypeError: if an argument has a type that its reader does not take.
-        ValueError: if the name is unknown, its reader takes no such argument or needs another, or it lacks the split.
+        ValueError: if the name is unknown, its reader takes no such argument or needs another, it lacks the split,
+            or it is not usable: see :func:`~aimwrap.data.release.usable`.
     """
     if name not in READERS:
         raise ValueError(f"data must be one of {', '.join(READERS)}, got {name!r}")
-    reader = READERS[name]
-    _check_arguments(name, reader, arguments)
-    return reader(root, split, **arguments)
+    _check_arguments(name, READERS[name], arguments)
+    found = READERS[name](root, split, **arguments)
+    usable(found.release)
+    return found
 
 
 def parse_reader_arguments(texts: Sequence[str]) -> dict[str, Any]:

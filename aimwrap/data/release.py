@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
 from .io import open_image, open_object_mask
@@ -65,6 +66,18 @@ class Release:
     places: tuple[str, ...] = ()
     any_value_is_object: bool = False
     notes: tuple[str, ...] = field(default=())
+
+
+def usable(release: Release) -> Release:
+    """The release as given; ValueError if no result on it would mean something, or could be computed or written."""
+    if len({record.label for record in release.records}) == 1:
+        raise ValueError(f"{release.root} has images of one class only; pass the folder of all classes, or add another")
+    if len(release.classes) * len(release.places) > 10**6:  # which tables by group list
+        raise ValueError(f"{release.root} has over a million pairs of label and place; name other columns")
+    for record in release.records:
+        if re.search("[\ud800-\udfff]", record.id):
+            raise ValueError(f"{release.root} has the name {record.id!r}, which is not UTF-8; rename that file")
+    return release
 
 
 class ReleaseDataset(Dataset[Sample]):
@@ -125,6 +138,20 @@ class ReleaseDataset(Dataset[Sample]):
         record = self.records[index]
         sample = read_sample(record, self.release)
         return sample if self.transform is None else transformed(sample, self.transform)
+
+
+class ImageLoader(DataLoader[Any]):
+    """A loader of images, in which an error in a worker reads as it would without workers."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # which only torch's own code needs more of
+        """The batches; a worker's error is raised without the worker's traceback."""
+        try:
+            yield from super().__iter__()
+        except Exception as error:
+            before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
+            if not before.startswith("Caught "):
+                raise
+            raise type(error)(said.strip()) from None
 
 
 def groups_of(images: ReleaseDataset) -> Tensor:

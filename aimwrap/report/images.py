@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ..data import Sample, SampleTransform
@@ -95,18 +95,6 @@ class PreparedImages(Dataset[PreparedImage]):
         views = [_view(seen, normalise) for seen, (_, normalise) in zip(cropped, self._steps, strict=True)]
         number, label, group = map(torch.as_tensor, (index, sample.label, self._groups[index]))
         return PreparedImage(number, label, group, views, thumbnail(cropped[0].image, self._side))
-
-
-def prepared_batches(images: PreparedImages, batch_size: int, workers: int) -> Iterator[PreparedImage]:
-    """The images in their order, several at once; an error in a worker reads as it would without workers."""
-    own = torch.Generator()  # else torch's own would move
-    try:
-        yield from DataLoader(images, batch_size, num_workers=workers, generator=own)
-    except (OSError, ValueError) as error:
-        before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
-        if not before.startswith("Caught "):
-            raise
-        raise type(error)(said.strip()) from None
 
 
 def _view(sample: Sample, normalise: Sequence[Any]) -> View:

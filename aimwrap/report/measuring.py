@@ -17,14 +17,14 @@ from .._text import with_progress
 from ..analysis.explanation import evaluating
 from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
 from ..analysis.look import Look, Measured, joined, measure
-from ..data.release import Record, ReleaseDataset
+from ..data.release import ImageLoader, Record, ReleaseDataset
 from ..health import MaskFinding, MaskHealth
 from ..metrics import average_accuracy, group_accuracies, weighted_average_accuracy
 from ..metrics.groups import count_by_group, train_shares, worst
 from ..preprocessing import Preprocessing
 from ..taps import Stage
 from .cards import Badness, Card, Cards, packed_contributions, packed_mask
-from .images import PreparedImage, PreparedImages, as_url, prepared_batches, thumbnail_side
+from .images import PreparedImage, PreparedImages, as_url, thumbnail_side
 from .subjects import Subject
 
 
@@ -357,7 +357,8 @@ def evaluate(
         ValueError: if an image is damaged, or a model's logits or maps are not finite.
     """
     found = Evaluation(subjects, images, limit, verify_images, seed)
-    loader = prepared_batches(PreparedImages(images, found.preprocessings, found.side), batch_size, workers)
+    prepared, own = PreparedImages(images, found.preprocessings, found.side), torch.Generator()  # else torch's moved
+    loader = ImageLoader(prepared, batch_size, num_workers=workers, generator=own)
     count = -(-len(images) // batch_size)
     with ExitStack() as modes:
         for subject in subjects:

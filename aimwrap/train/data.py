@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import Dataset, Sampler, Subset
 
 from ..data import (
     Augmentation,
@@ -27,7 +27,7 @@ from ..data import (
     trivial_augment,
 )
 from ..data.registry import read_by_name
-from ..data.release import Record, groups_of
+from ..data.release import ImageLoader, Record, groups_of
 from ..preprocessing import Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
@@ -170,7 +170,7 @@ class SeededImages(Dataset[tuple[Sample, int]]):
 
 def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> Iterable[SeededBatch]:
     """The loader of a process's training batches, which do not depend on the number of workers."""
-    loader = DataLoader(
+    loader = ImageLoader(
         SeededImages(images),
         batch_sampler=order,
         num_workers=workers,
@@ -187,7 +187,7 @@ def evaluation_loader(
 ) -> Iterable[Batch]:
     """The loader of a process's part of a split: each image is in one process, once."""
     mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
-    loader = DataLoader(
+    loader = ImageLoader(
         mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=torch.Generator()
     )
     return cast("Iterable[Batch]", loader)

@@ -147,8 +147,8 @@ class TestOpenImage:
         Image.fromarray(RAMP > 100).save(tmp_path / "x.png")
         assert np.array_equal(np.asarray(open_image(tmp_path / "x.png"))[..., 1], 255 * (RAMP > 100))
 
-    def test_orientation_is_not_followed(self, tmp_path: Path) -> None:
-        """Torchvision's loader does not follow it, and masks and boxes count the pixels on disk."""
+    def test_orientation_is_followed(self, tmp_path: Path) -> None:
+        """Masks and boxes are drawn on the picture as viewers show it."""
         picture = Image.fromarray(np.stack([RAMP] * 3, -1))
         exif = Image.Exif()
         exif[0x0112] = 6  # to be turned by a quarter
@@ -156,8 +156,8 @@ class TestOpenImage:
         with Image.open(tmp_path / "x.jpg") as turned:
             assert ImageOps.exif_transpose(turned).size == (16, 24)
         read = open_image(tmp_path / "x.jpg")
-        assert read.size == (24, 16) and image_size(tmp_path / "x.jpg") == (16, 24)
-        assert np.abs(np.asarray(read).astype(int) - RAMP[..., None]).max() <= 3
+        assert read.size == (16, 24) and image_size(tmp_path / "x.jpg") == (24, 16)
+        assert np.abs(np.asarray(read).astype(int) - np.rot90(RAMP, -1)[..., None]).max() <= 3
 
     def test_result_is_free_of_its_file(self, tmp_path: Path) -> None:
         PICTURES["JPEG"][1].save(tmp_path / "x.jpg")

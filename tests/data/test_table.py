@@ -222,7 +222,7 @@ BROKEN = {
     "box is text": (TABLE, {**NAMES, "box": "xywh"}, ValueError, "box must be the columns of left"),
     "short row": ("image,label\na.jpg\n", {}, ValueError, "line 2: a row must have 2 values"),
     "long row": ("image,label\na.jpg,0,1\n", {}, ValueError, "line 2: a row must have 2 values"),
-    "semicolons": ("image;label\na.jpg;0\n", {}, ValueError, "lacks image, label; it has image;label"),
+    "bars": ("image|label\na.jpg|0\n", {}, ValueError, r"lacks image, label; it has image\|label"),
     "places of nothing": (
         TABLE,
         {**NAMES, "place": None, "places": ["land", "water"]},

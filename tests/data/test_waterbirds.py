@@ -296,8 +296,8 @@ BROKEN_TABLES: dict[str, tuple[Breaking, type[Exception], str]] = {
     ),
     "column twice": (change(TABLE, "place_filename", "y"), ValueError, "has a column twice"),
     "no header": (change(TABLE, ",".join(COLUMNS) + "\r\n", ""), ValueError, "must have the columns"),
-    "semicolons": (
-        lambda home: (home / TABLE).write_bytes((home / TABLE).read_bytes().replace(b",", b";")),
+    "bars": (
+        lambda home: (home / TABLE).write_bytes((home / TABLE).read_bytes().replace(b",", b"|")),
         ValueError,
         "lacks img_id",
     ),

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from PIL import Image, ImageOps
 
 from ..._choices import Placement as Placement
-from ..io import FORMATS, open_image, open_object_mask
+from ..io import decoded, open_image, open_object_mask
 from .sources import Background, Cutout
 
 # The mean of a background is moved to a brightness and a colourfulness drawn from these, whatever the photograph.
@@ -218,7 +218,7 @@ def _eight_bit(colour: np.ndarray, opacity: np.ndarray, backdrop: np.ndarray) ->
 @functools.lru_cache(maxsize=16)
 def _open_background(path: Path) -> Image.Image:
     """Upright, and no larger than needed."""
-    photograph = ImageOps.exif_transpose(open_image(path))
+    photograph = open_image(path)
     photograph.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
     return photograph
 
@@ -235,15 +235,15 @@ def forget_pictures() -> None:
 
 
 def _open_cutout(cutout: Cutout) -> Image.Image:
-    picture = open_image(cutout.path)
     if cutout.opacity_path is None:
-        with Image.open(cutout.path, formats=FORMATS) as file:
-            if "A" not in file.getbands() and "transparency" not in file.info:
-                raise ValueError(
-                    f"cut-outs must have an alpha channel or a mask, and {cutout.path} has neither "
-                    f"(mode {file.mode}); pass the folder of masks as opacity"
-                )
-            return file.convert("RGBA")
+        picture = decoded(cutout.path)
+        if "A" not in picture.getbands() and "transparency" not in picture.info:
+            raise ValueError(
+                f"cut-outs must have an alpha channel or a mask, and {cutout.path} has neither "
+                f"(mode {picture.mode}); pass the folder of masks as opacity"
+            )
+        return picture.convert("RGBA")
+    picture = open_image(cutout.path)
     opacity = open_object_mask(cutout.opacity_path, cutout.any_value)[0].numpy()
     if opacity.shape != (picture.height, picture.width):
         raise ValueError(

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from ..io import expand_path, list_folder, pictures_below
+from ..io import SUFFIXES, expand_path, list_folder, pictures_below
 from ..release import SPLITS, Release
 from ..sets.waterbirds import WATER_BIRDS
 
-ENDINGS = ", ".join(sorted(IMG_EXTENSIONS))
+ENDINGS = ", ".join(sorted(SUFFIXES))
 
 
 class Cutout(NamedTuple):

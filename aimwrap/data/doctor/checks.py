@@ -249,11 +249,7 @@ def check_readable(looks: Mapping[Path, Look], root: Path, quick: bool) -> Check
     """Whether every file could be opened, and decoded to its end."""
     findings = tuple(Finding(shown(path, root), look.error) for path, look in looks.items() if look.error is not None)
     if findings:
-        again = (
-            "it is damaged, copy or download it again"
-            if len(findings) == 1
-            else "they are damaged, copy or download them again"
-        )
+        again = "copy or download again what is damaged, and save the others as RGB or grey, with 8 bits"
         summary = f"{len(findings):,} of {len(looks):,} files cannot be read: {again}"
         return Check("readable", "fault", summary, findings)
     how = "only headers were read; without --quick every file is decoded" if quick else "opened and decoded to the end"

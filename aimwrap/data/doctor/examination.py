@@ -13,7 +13,7 @@ from ..._choices import COLUMNS
 from ..._text import numbered
 from ..io import FolderListing, expand_path, folders_below, pictures, subfolders
 from ..registry import READERS
-from ..release import Release
+from ..release import Release, usable
 from ..sets import DatasetOnDisk, Sources
 from .checks import (
     check_boxes,
@@ -187,17 +187,10 @@ def examine(
     unknown = [name for name in columns or () if name not in COLUMNS]
     if unknown:
         raise ValueError(f"columns must be among {', '.join(COLUMNS)}; got {unknown[0]!r}")
-    sources = Sources(
-        _expanded(cub),
-        _expanded(segmentations),
-        _expanded(imagenet),
-        _expanded(class_list),
-        _expanded(annotations),
-        _expanded(masks),
-        any_value_is_object,
-        table=here if here.suffix.lower() == ".csv" and here.is_file() else None,
-        columns=columns or {},
-    )
+    elsewhere = (cub, segmentations, imagenet, class_list, annotations, masks)
+    table = here if here.suffix.lower() in (".csv", ".tsv") and here.is_file() else None
+    paths = [None if each is None else expand_path(each) for each in elsewhere]
+    sources = Sources._make([*paths, any_value_is_object, table, columns or {}])
     options = Options(official, quick, workers, progress)
     found = recognise(here, sources, kind)
     again = _command(here, kind, sources, options)
@@ -223,15 +216,11 @@ def examine(
     )
 
 
-def _expanded(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else expand_path(path)
-
-
 def _read(found: Recognised, sources: Sources) -> Release | Check:
     """The release, or the fault of its tables."""
     try:
         kind, root = found.kind, found.root
-        release = kind.read(kind.path(root, sources), **kind.arguments(root, sources))
+        release = usable(kind.read(kind.path(root, sources), **kind.arguments(root, sources)))
     except (OSError, ValueError) as error:
         return Check("tables", "fault", str(error))
     return release if release.records else Check("tables", "fault", "they list no image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,8 @@ from ..io import FolderListing, expand_path, list_folder, pictures, pictures_bel
 from ..release import SPLITS, Record, Release
 from . import DatasetOnDisk, Sources
 
-SPLIT_FOLDERS: Mapping[str, str] = {
-    **{name: name for name in SPLITS},
-    **{"training": "train", "valid": "val", "validation": "val", "testing": "test"},
-}
+SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
+KINDS_OF_FILES = re.compile(r"(images?|imgs?|pictures?|photos?|masks?|labels?|annotations?|segmentations?|data)")
 
 
 def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_is_object: bool = False) -> Release:
@@ -25,7 +24,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Args:
         root: a folder with a folder per class; or one with a folder per split, each with a folder per class. Splits
-            are called train, val (valid, validation) and test, in any case; without them all is ``"train"``.
+            are called train (``training_set`` and so on), val and test, in any case; else all is ``"train"``.
         masks: a folder with the same folders and file names as ``root``, except for the suffixes. Splits without
             a folder in it have no masks; in the others every image must have its mask.
         any_value_is_object: whether every value of a mask above zero means the object, such as in masks of zeros and
@@ -36,8 +35,8 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Raises:
         FileNotFoundError: if a folder is missing, a class has no image, or an image lacks its mask.
-        ValueError: if folders of splits and classes are mixed, images are outside of classes, or a mask could be
-            that of two images.
+        ValueError: if folders of splits and classes are mixed or one level off, images are outside of classes, or a
+            mask could be that of two images.
     """
     root = expand_path(root)
     mask_root = None if masks is None else expand_path(masks)
@@ -45,8 +44,11 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     classes = sorted({name for _, names in found.values() for name in names})
     label = {name: number for number, name in enumerate(classes)}
     records, notes = [], []
+    below: dict[str, set[str]] = {name: set() for name in classes}
     for split, (folder, names) in found.items():
         relatives = {name: _class_pictures(folder / name) for name in names}
+        for name in names:
+            below[name] |= {path.rpartition("/")[0].partition("/")[0] for path in relatives[name]}
         mask_of = None
         if mask_root is not None and (mask_root / folder.relative_to(root)).is_dir():
             mask_of = _masks(folder, mask_root / folder.relative_to(root), relatives)
@@ -63,6 +65,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
                 "ImageFolder on this split alone numbers them differently."
             )
+    _check_level(root, below)
     if mask_root is not None and not any(record.mask_path for record in records):
         raise FileNotFoundError(
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
@@ -74,10 +77,14 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, list[str]]]:
     """Each split's folder and its classes, in the order of the splits."""
     listing = list_folder(root, "root")
-    names = [name for name in listing.folders if mask_root is None or not _same(root / name, mask_root)]
-    inside = {name: list_folder(root / name) for name in names if name.lower() in SPLIT_FOLDERS}
+    no_masks = mask_root is None or not mask_root.exists()
+    names = [name for name in listing.folders if no_masks or not (root / name).samefile(str(mask_root))]
+    named = {name: match[1] for name in names if (match := SPLIT_FOLDER.fullmatch(name.lower()))}
+    inside = {name: list_folder(root / name) for name in named}
     splits = [name for name in inside if inside[name].folders and not inside[name].pictures]
     if not splits:
+        if len({*named.values()}) > 1:
+            raise ValueError(f"{root} has images of no class in {', '.join(named)}; sort them into a folder per class")
         return {"train": (root, _class_names(root, names, listing.pictures))}
     others = sorted(set(names) - set(splits))
     if others:
@@ -88,7 +95,7 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
         )
     found: dict[str, tuple[Path, list[str]]] = {}
     for name in splits:
-        split = SPLIT_FOLDERS[name.lower()]
+        split = named[name]
         if split in found:
             raise ValueError(
                 f"{root} has two folders of the split {split}, {found[split][0].name} and {name}; remove one"
@@ -109,6 +116,19 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
             f"{folder} must have a folder per class, and has none; pass the folder that contains them"
         )
     return names
+
+
+def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
+    """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
+    first, *others = below
+    same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
+    of_files = all(KINDS_OF_FILES.fullmatch(name.lower()) for name in below)
+    if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
+        raise ValueError(
+            f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
+            f"({', '.join(same)}) or to hold kinds of files. Pass the folder whose folders are the classes as root (as "
+            f"{root / first} may be), masks as masks=, and call splits train, val and test, above the classes"
+        )
 
 
 def _class_pictures(folder: Path) -> list[str]:
@@ -151,10 +171,6 @@ def _stem(relative: str) -> str:
     return relative.rpartition(".")[0]
 
 
-def _same(folder: Path, other: Path) -> bool:
-    return other.exists() and folder.samefile(other)
-
-
 class LabelledFolder(DatasetOnDisk):
     """Images in a folder per class: :func:`read_folder` as a data set.
 
@@ -173,9 +189,6 @@ class LabelledFolder(DatasetOnDisk):
         """Folders with images, below folders of splits or not."""
         listing = FolderListing()
         for child in subfolders(folder):
-            if pictures(listing, [child]):
-                return f"its folders hold images, such as {child.name}"
-            grandchild = next((each for each in subfolders(child) if pictures(listing, [each])), None)
-            if grandchild is not None:
-                return f"its folders hold folders of images, such as {child.name}/{grandchild.name}"
+            if holding := next((each for each in (child, *subfolders(child)) if pictures(listing, [each])), None):
+                return f"its folders hold images, such as {holding.relative_to(folder)}"
         return None

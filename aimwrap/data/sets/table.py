@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..io import FolderListing, Row, expand_path, first_line, integer, read_csv, safe_join
+from ..io import FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
 from ..release import SPLITS, Box, Record, Release
 from ..sample import group_number
 from . import DatasetOnDisk, Sources
@@ -50,9 +50,11 @@ def _places_of_groups(
     rows: Sequence[Row], column: str, groups: list[int], labels: Numbered, names: Sequence[str] | None
 ) -> Numbered:
     """The places by ``label * num_places + place``, if only one number of places fits."""
-    counts = range(1, max(groups) + 2) if names is None else [len(names)]
     pairs = set(zip(groups, labels.numbers, strict=True))
-    fitting = [count for count in counts if all(number // count == label for number, label in pairs)]
+    least = max(number // (label + 1) + 1 for number, label in pairs)
+    most = min((number // label for number, label in pairs if label), default=max(groups) + 1)
+    counts = range(least, min(most, len(rows)) + 1)  # those with number // count == label; rows are too few for more
+    fitting = counts if names is None else [len(names)] if least <= len(names) <= most else []
     if len(fitting) != 1:
         fit = f"{' or '.join(map(str, fitting[:5]))} places fit" if fitting else "no number of places fits"
         raise ValueError(
@@ -170,7 +172,7 @@ def read_table(
     splits: Mapping[str, str] = SPLIT_VALUES,
     any_value_is_object: bool = False,
 ) -> Release:
-    """Read a CSV table of images with a header.
+    """Read a table of images with a header: values with commas, semicolons or tabs between them.
 
     The arguments from ``image`` to ``box`` are names of columns. The image's and the label's must be there. Of the
     others a column with the name that is the default may be lacking, any other name must be there, and None leaves
@@ -369,5 +371,5 @@ def _needed(sources: Sources) -> list[str]:
 def _tables(folder: Path, sources: Sources) -> list[Path]:
     if sources.table is not None:
         return [sources.table]
-    names = sorted(name for name in FolderListing().files(folder) if name.lower().endswith(".csv"))
-    return [folder / name for name in names if set(_needed(sources)) <= set(first_line(folder / name).split(","))]
+    names = sorted(name for name in FolderListing().files(folder) if name.lower().endswith((".csv", ".tsv")))
+    return [folder / name for name in names if set(_needed(sources)) <= {*header_of(folder / name)[1]}]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..io import Row, first_line, folders_below, integer, read_csv, require_folder, safe_join
+from ..io import Row, folders_below, header_of, integer, read_csv, require_folder, safe_join
 from ..release import SPLITS, Record, Release
 from . import DatasetOnDisk, Expected, Sources
 from .cub import GET_SEGMENTATIONS, Bird, cub_next_to, find_cub, find_segmentations, mask_of, masks_note, read_birds
@@ -294,7 +294,7 @@ class Waterbirds(DatasetOnDisk):
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:
         """A table of images and places; the folder's name helps where its columns are damaged."""
-        header = [name.strip() for name in first_line(folder / "metadata.csv").split(",")]
+        _, header = header_of(folder / "metadata.csv")
         there = [name for name in COLUMNS if name in header]
         if "img_filename" in there and len(there) >= 3:
             return f"metadata.csv has the columns {', '.join(there)}"

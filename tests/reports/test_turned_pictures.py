@@ -1,0 +1,84 @@
+"""Reports of photographs that a camera has marked as turned (kind: masks and boxes against the picture as shown)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+
+from aimwrap import Preprocessing
+from aimwrap.data import LabelledTable, eval_transform, examine, read_table
+from aimwrap.data.builder.draw import _open_cutout
+from aimwrap.data.builder.sources import Cutout
+from aimwrap.data.io import FORMATS, image_size, open_image, open_object_mask
+from aimwrap.data.release import read_sample
+from aimwrap.report.images import PreparedImages
+
+AVIF = pytest.param("x.avif", marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="Pillow has no AVIF"))
+CORNER = np.zeros((24, 16, 3), np.uint8)  # as shown: a bright object in the lower left corner
+CORNER[16:, :6] = 255
+BACK = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's numbers of turns, from as shown to as stored
+
+
+def save_turned(path: Path, orientation: int, mode: str = "RGB") -> None:
+    """The corner as a camera that was held so would store it."""
+    picture, turn = Image.fromarray(CORNER).convert(mode), BACK[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (picture if turn is None else picture.transpose(Image.Transpose(turn))).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", BACK)
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.webp", AVIF])
+def test_every_orientation_is_shown_upright(tmp_path: Path, name: str, orientation: int) -> None:
+    """Square photographs got their mask a quarter turned; portraits "belonged to different releases"."""
+    path = tmp_path / name
+    save_turned(path, orientation)
+    read = open_image(path)
+    assert read.size == (16, 24) and image_size(path) == (24, 16)
+    assert np.abs(np.asarray(read).astype(int) - CORNER)[::4, ::4].mean() < 12
+    assert (open_object_mask(path)[0].round() == torch.from_numpy(CORNER[..., 0] > 0)).float().mean() > 0.97
+    assert ImageOps.exif_transpose(read).tobytes() == read.tobytes(), "nobody turns it twice"
+
+
+def test_damaged_notes_do_not_matter(tmp_path: Path) -> None:
+    """The pixels are complete, and were read before."""
+    Image.fromarray(CORNER).save(tmp_path / "x.png", exif=b"Exif\0\0MM\0\x2a\xff\xff")
+    assert open_image(tmp_path / "x.png").size == (16, 24)
+
+
+def test_masks_boxes_training_report_and_serving_agree(tmp_path: Path) -> None:
+    """Serving turned pictures upright, training and report did not: another class for 2 of 18."""
+    for number in range(2):
+        save_turned(tmp_path / f"{number}.png", 6 + 2 * number)
+        Image.fromarray(CORNER).save(tmp_path / f"mask{number}.png")
+    rows = "".join(f"{number}.png,{number},mask{number}.png,0,16,6,24\n" for number in range(2))
+    (tmp_path / "t.csv").write_text("image,label,mask,left,top,right,bottom\n" + rows)
+    release = read_table(tmp_path / "t.csv")
+    sample = read_sample(release.records[0], release)
+    shown = torch.from_numpy(CORNER[..., 0] > 0)
+    assert torch.equal(sample.object_mask[0].bool(), shown) and sample.boxes.tolist() == [[0, 16, 6, 24]]
+    assert examine(tmp_path / "t.csv").healthy and examine(tmp_path / "t.csv", quick=True).healthy
+
+    preprocessing = Preprocessing((24, 16), (0.0,) * 3, (1.0,) * 3, crop=1.0)
+    with Image.open(tmp_path / "0.png") as file:  # as the model card and serve_onnx.py do
+        served = preprocessing.transform()(file.convert("RGB"))
+        by_tag = preprocessing.transform()(ImageOps.exif_transpose(file).convert("RGB"))
+    trained = eval_transform(preprocessing)(sample).image
+    reported = PreparedImages(LabelledTable(tmp_path / "t.csv"), [preprocessing], 24)[0].views[0].image
+    assert all(torch.equal(each[0] > 0.5, shown) for each in (served, by_tag, trained, reported))
+
+
+def test_cutouts_with_their_own_opacity_are_turned_too(tmp_path: Path) -> None:
+    """The builder reads by the same rule."""
+    save_turned(tmp_path / "x.png", 6, "RGBA")
+    assert np.array_equal(np.asarray(_open_cutout(Cutout("x", tmp_path / "x.png", "cat")))[..., :3], CORNER)
+
+
+def test_tensors_and_plain_pictures_pass_the_preparation_as_before() -> None:
+    """Only a PIL image can say that it is turned."""
+    transform = Preprocessing((24, 16), (0.0,) * 3, (1.0,) * 3, crop=1.0).transform()
+    image = Image.fromarray(CORNER)
+    assert torch.equal(transform(image), transform(v2.functional.pil_to_tensor(image)))
