@@ -150,7 +150,7 @@ class AIM(AIMBase, Shareable):
         self.in_channels = tapped.image_shape[0]
         self._notation = f"{name or architecture_of(backbone)}+AIM {notation(tapped, self.tau)}"
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
-        self.preprocessing = preprocessing_of(backbone)
+        self.preprocessing = preprocessing_of(backbone, self.in_channels)
         self.class_names = None
         made_by = builder_of(backbone, name, backbone_kwargs, self.in_channels)
         self._recipe = Recipe(*made_by, tapped.image_shape, width, mask_width, mask_norm)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torchvision
 from PIL import Image, ImageOps
@@ -42,15 +44,17 @@ class Preprocessing(NamedTuple):
     squash: bool = False
 
     def transform(self) -> Callable[[Any], Any]:
-        """Build the transform: a PIL image or an image tensor (C, H, W) to a normalised float tensor.
+        """Build the transform: a PIL image, array (H, W, C) or image tensor (C, H, W) to a normalised float tensor.
 
-        It turns photographs upright and does what timm's transform does. Grey images need ``image.convert("RGB")``.
+        It turns photographs upright, makes them RGB, or grey for a model of one channel, and does what timm's does.
         :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and transforms its object mask too.
 
         Returns:
             A transform of ``torchvision.transforms.v2``.
         """
-        transform: Callable[[Any], Any] = v2.Compose([upright, *self.resize_and_crop(), *self.normalise()])
+        transform: Callable[[Any], Any] = v2.Compose(
+            [partial(_as_shown, channels=len(self.mean)), *self.resize_and_crop(), *self.normalise()]
+        )
         return transform
 
     def resize_and_crop(self) -> tuple[v2.Transform, v2.Transform]:
@@ -87,6 +91,12 @@ def upright(image: Any) -> Any:
         return image
 
 
+def _as_shown(image: Any, channels: int) -> Any:
+    picture = upright(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    return picture.convert(mode) if isinstance(picture, Image.Image) and mode is not None else picture
+
+
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
     """Resize so that the image just covers a size that is not square; keep the proportions.
 
@@ -112,12 +122,13 @@ class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no
         return self._call_kernel(v2.functional.resize, inpt, params["size"], interpolation=self.interpolation)
 
 
-def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
+def preprocessing_of(backbone: nn.Module, channels: int | None = None) -> Preprocessing | None:
     """Find out how a backbone's images should be prepared.
 
     Args:
         backbone: a model of timm, which keeps a record, or one of torchvision that
             :func:`~aimwrap.backbones.create_backbone` built with weights.
+        channels: of its images, if known: a record for another number says nothing.
 
     Returns:
         The preprocessing; None where nothing is known: torchvision's modules do not say with which weights they were
@@ -133,6 +144,8 @@ def preprocessing_of(backbone: nn.Module) -> Preprocessing | None:
         return own
     record = getattr(backbone, "pretrained_cfg", None)
     if not isinstance(record, Mapping) or not all(record.get(key) for key in _RECORDED):
+        return None
+    if channels is not None and len(record["mean"]) != channels:
         return None
     data = resolve_data_config(pretrained_cfg=dict(record))
     if data["crop_mode"] == "border":

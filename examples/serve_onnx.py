@@ -15,7 +15,8 @@ session = onnxruntime.InferenceSession(sys.argv[1])
 facts = session.get_modelmeta().custom_metadata_map  # written by aimwrap's export
 names, prep = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
 
-image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")  # turned upright, by the camera's note
+image = ImageOps.exif_transpose(Image.open(sys.argv[2]))  # turned upright, by the camera's note
+image = image.convert("L" if len(prep["mean"]) == 1 else "RGB")
 height, width = prep["image_size"]
 high, wide = int(height / prep["crop"]), int(width / prep["crop"])
 target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])
@@ -26,7 +27,7 @@ image = image.resize(size, Image.Resampling[prep["interpolation"].upper()])
 left, top = round((image.width - width) / 2), round((image.height - height) / 2)
 image = image.crop((left, top, left + width, top + height))
 
-pixels = (np.asarray(image) / 255 - prep["mean"]) / prep["std"]
+pixels = (np.asarray(image).reshape(height, width, -1) / 255 - prep["mean"]) / prep["std"]
 images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
 logits, mask = session.run(["logits", "merged_mask"], {"images": images})
 logits = np.append(0, logits) if logits.size == 1 else logits[0]  # a single logit decides by its sign

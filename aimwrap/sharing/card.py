@@ -74,7 +74,7 @@ def _snippet(model: AIMBase, location: str) -> str:
         shape = ", ".join(map(str, model._recipe.image_shape))
         lines.append(f"images = torch.randn(1, {shape})  # yours, prepared as in training")
     else:
-        lines.append('image = Image.open("image.jpg").convert("RGB")')
+        lines.append('image = Image.open("image.jpg")')
         lines.append("images = model.preprocessing.transform()(image)[None]")
     lines.append("explanation = explain(model, images)  # logits, masks, and what each position contributes")
     single = model.num_classes == 1  # its sign decides
