@@ -180,10 +180,11 @@ def train(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         kinds = (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError)
+        more: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard, "keep_masks": keep_masks}
         # A ProcessError is printed by the process that it happened in, whichever that is.
         with _exit_on_error(*kinds, as_json=as_json), exit_on_error(ProcessError, as_json=False):
             fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
-            results = [_run(one, out, fabric, workers, tensorboard, keep_masks, quiet or as_json) for one in settings]
+            results = [_run(one, out, fabric, quiet or as_json or _PROCESS != 0, more) for one in settings]
             if _PROCESS == 0:
                 _print_results(results, out, as_json)
 
@@ -197,13 +198,9 @@ def _signature() -> inspect.Signature:
     return own.replace(parameters=[*found[:7], *settings, *found[7:-1]])
 
 
-def _run(
-    settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, keep_masks: int, quiet: bool
-) -> Result:
+def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str, Any]) -> Result:
     from ..train import run_training
     from ..train.report import format_epoch
-
-    quiet = quiet or _PROCESS != 0
 
     def report(line: dict[str, Any], seconds: float) -> None:
         if not quiet:
@@ -216,17 +213,7 @@ def _run(
             typer.echo(text)
 
     folder = out / f"seed-{settings.seed}"
-    return run_training(
-        settings,
-        folder,
-        fabric,
-        workers=workers,
-        report=report,
-        say=say,
-        quiet=quiet,
-        tensorboard=tensorboard,
-        keep_masks=keep_masks,
-    )
+    return run_training(settings, folder, fabric, report=report, say=say, quiet=quiet, **more)
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:

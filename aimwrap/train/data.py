@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -26,14 +27,16 @@ from ..data import (
     train_transform,
     trivial_augment,
 )
+from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
-from ..data.release import Record, groups_of
+from ..data.release import Record, Release, groups_of, read_sample
 from ..preprocessing import Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
 
 # The purposes of random numbers, which `mixed` takes after the run's seed.
 OF_IMAGE, OF_ORDER, OF_PROCESS, OF_HOLD_OUT = 1, 2, 3, 4
+OLD = "tables"  # all that older versions compare: one fingerprint of all splits, without the files
 
 
 def mixed(*parts: int) -> int:
@@ -216,7 +219,7 @@ class Splits:
     tested_on: str  # the name of that split
     classes: tuple[str, ...]
     group_names: tuple[str, ...]  # by number of group; the classes where there are no places
-    fingerprint: str  # of every image's name, label, split and place, to notice another data set
+    fingerprint: dict[str, str]  # of each split's table and files, to notice another data set
 
     @property
     def train_counts(self) -> Tensor:
@@ -225,7 +228,7 @@ class Splits:
 
 
 def read_splits(settings: Settings) -> Splits:
-    """Read the tables of the settings' data set; no image is opened.
+    """Read the tables of the settings' data set, and the ends of its files; no image is decoded.
 
     Raises:
         FileNotFoundError: if it is not there.
@@ -234,7 +237,9 @@ def read_splits(settings: Settings) -> Splits:
     """
     train = read_by_name(settings.data, settings.root, "train", settings.reader)
     release = train.release
-    fingerprint = _fingerprint(release.records)
+    parts = {split: [record for record in release.records if record.split == split] for split in train.splits}
+    fingerprint = {split: _fingerprint(part, files=True) for split, part in parts.items()}
+    fingerprint[OLD] = _fingerprint(release.records)
     val = ReleaseDataset(release, "val") if "val" in train.splits else None
     if settings.hold_out:
         if val is not None:
@@ -250,6 +255,23 @@ def read_splits(settings: Settings) -> Splits:
         )
     tested_on = "test" if "test" in train.splits else "val"
     return Splits(train, val, test, tested_on, train.classes, train.group_names or train.classes, fingerprint)
+
+
+def check_files(splits: Splits, rank: int, processes: int, progress: bool) -> None:
+    """Open this process's share of all images and masks; a ValueError names the first ones that cannot be read."""
+    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
+    mine = [(record, part.release) for part in parts for record in part.records][rank::processes]
+    looks = look_at_all(_opened, mine, None, "checking the files", progress)
+    reasons = [look.error for look in looks if look.error is not None]
+    if reasons:
+        raise ValueError("\n".join([*reasons[:5], f"{len(reasons)} of {len(mine)} images cannot be read"]))
+
+
+def _opened(item: tuple[Record, Release]) -> Look:
+    try:
+        return Look((read_sample(*item).image.height, 0))
+    except (OSError, ValueError) as error:
+        return Look(None, str(error))
 
 
 def prepared(splits: Splits, settings: Settings, preprocessing: Preprocessing) -> Splits:
@@ -281,8 +303,18 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
     return ReleaseDataset(release, "train"), ReleaseDataset(release, "val")
 
 
-def _fingerprint(records: tuple[Record, ...]) -> str:
+def _fingerprint(records: Sequence[Record], files: bool = False) -> str:
     digest = hashlib.sha256()
-    for record in records:
-        digest.update(f"{record.id}\t{record.label}\t{record.split}\t{record.place}\n".encode())
+    for one in records:
+        digest.update(f"{one.id}\t{one.label}\t{one.split}\t{one.place}\n".encode(errors="surrogateescape"))
+        if files:
+            digest.update(repr((one.boxes, _end_of(one.path), _end_of(one.mask_path))).encode())
     return digest.hexdigest()[:16]
+
+
+def _end_of(path: Path | None) -> tuple[int, bytes] | None:
+    """Where the last bytes begin, and these: they differ where pictures do, as a PNG ends in checksums."""
+    if path is None or not path.is_file():  # such as a pipe, from which reading might never end
+        return None
+    with path.open("rb") as file:
+        return file.seek(max(0, path.stat().st_size - 64)), file.read()

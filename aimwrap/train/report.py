@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._text import numbered
 from .evaluation import EXPLAINED
 from .run import Result
 
@@ -61,12 +62,20 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
+def format_classes(counts: Mapping[str, int]) -> str:
+    """The number of classes, and the training images of the first ten."""
+    more = f", and {len(counts) - 10} more" if len(counts) > 10 else ""
+    shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:10])
+    return f"{numbered(len(counts), 'class', 'classes')}, by training images: {shown}{more}"
+
+
 def format_results(results: Sequence[Result]) -> str:
     """All seeds' scores, mean ± deviation, and the rule by which the epochs were selected."""
     found = summary(results)
     first = results[0]
     lines = [f"{first.variant}, on the split {first.tested_on}, seed{'s' if len(results) > 1 else ''} "]
     lines[0] += ", ".join(str(seed) for seed in found["seeds"])
+    lines += [f"  {format_classes(first.classes)}"] if first.classes else []
     width = max(len(_name(name)) for name in found["scores"])
     for name, score in found["scores"].items():
         mean = _text(score["mean"])
@@ -79,14 +88,14 @@ def format_results(results: Sequence[Result]) -> str:
     if first.tested_on == "val" and first.selection != "last":
         lines.append("There is no test split, so these are the images that the epoch was selected on: they flatter.")
     findings = {finding for result in results for finding in result.mask_findings}
-    lines += [f"Masks at the end: {finding}" for finding in sorted(findings)]
+    lines += [f"Masks of the saved model: {finding}" for finding in sorted(findings)]
     return "\n".join(lines)
 
 
 def _columns(results: Sequence[Result]) -> dict[str, list[float | None]]:
-    columns = {name: [r.scores[name] for r in results] for name in _SHOWN if name in results[0].scores}
+    columns = {name: [r.scores.get(name) for r in results] for name in _SHOWN if name in results[0].scores}
     for stage in results[0].scores.get("area", {}):
-        columns[f"area of stage {stage}"] = [result.scores["area"][stage] for result in results]
+        columns[f"area of stage {stage}"] = [r.scores.get("area", {}).get(stage) for r in results]
     return columns
 
 

@@ -56,10 +56,11 @@ class Result(NamedTuple):
         tested_on: the split that the scores are of.
         scores: see ``aimwrap.train.evaluation.evaluate``.
         validation: the same on the validation split, of the selected epoch; None where there is none.
-        mask_findings: the messages of :class:`~aimwrap.MaskHealth` at the end of the last epoch.
+        mask_findings: the messages of :class:`~aimwrap.MaskHealth` after the selected epoch.
         folder: of the run; the model is in its ``model``.
         departures: what the model does otherwise than the paper; None for a plain one, and in older results.
         weights: that the backbone started from; None where its own function decides, and in older results.
+        data: a fingerprint of each split, and ``classes``, the training images of each class; None in older results.
     """
 
     variant: str
@@ -73,6 +74,8 @@ class Result(NamedTuple):
     folder: str
     departures: list[str] | None = None
     weights: str | None = None
+    data: dict[str, str] | None = None
+    classes: dict[str, int] | None = None
 
 
 @dataclass
@@ -119,6 +122,10 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any], rank: int) -> None:
         """Continue from a state; the first process takes over the sums of all."""
+        if state.keys() != vars(self).keys() or [line["epoch"] - 1 for line in state["history"]] != [
+            *range(state["epoch"])
+        ]:
+            raise ValueError("its progress does not agree with itself")
         vars(self).update(state)
         self.sums = torch.tensor(state["sums"] if rank == 0 else [0.0] * 3, dtype=torch.float64)
 
@@ -160,6 +167,7 @@ class Run:
             network.double()  # here, since the moving average is a copy
         assert network.preprocessing is not None
         self.splits = splits = prepared(splits, settings, network.preprocessing)
+        self.class_counts = {name: int((splits.train.labels == n).sum()) for n, name in enumerate(splits.classes)}
         rank, processes = fabric.global_rank, fabric.world_size
         self.order = BatchOrder(
             len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
@@ -177,6 +185,7 @@ class Run:
                 batch_mean=mean_over_processes,
             ).to(fabric.device)
             self.schedule, self.health = TauScheduler(criterion, settings.epochs_to_anneal), MaskHealth(criterion)
+        self.annealing = 0 if self.schedule is None else self.schedule.length  # epochs before tau is reached
         self.average: AveragedModel | None = None  # of the weights
         if settings.ema is not None:
             self.average = AveragedModel(network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
