@@ -6,15 +6,11 @@ import errno
 import hashlib
 import os
 import platform
-import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-if sys.platform != "win32":
-    import fcntl
 
 _UNFINISHED = ".unfinished-"
 
@@ -46,15 +42,18 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a file, unless another process does (a BlockingIOError names it); a process that is killed holds nothing."""
     with path.open("a+b", buffering=0) as file:
         try:
-            if sys.platform != "win32":
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.name != "nt":
+                from fcntl import LOCK_EX, LOCK_NB, lockf
+
+                lockf(file, LOCK_EX | LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
-                file.seek(0)
-                holder = f"{path.parent} is being written by another process, {file.read().decode()}"
-                raise BlockingIOError(f"{holder}: wait for its end, or name another folder") from error
+                holder = f"process {os.pread(file.fileno(), 99, 0).decode()}"
+                raise BlockingIOError(
+                    f"{holder} is writing {path.parent}: wait for it, or name another folder"
+                ) from error
         file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+        file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
         yield
 
 

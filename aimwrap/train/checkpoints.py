@@ -23,7 +23,7 @@ from .data import OLD
 from .distributed import gathered
 from .evaluation import score_of
 from .run import Run
-from .settings import differences
+from .settings import Settings, differences
 
 KEPT = 2  # checkpoints, and best weights: the older checkpoint may name the older ones
 _FORMAT = "aimwrap training 1"
@@ -183,7 +183,7 @@ def resume(run: Run) -> bool:
     checkpoint = read_checkpoint(paths[-1])
     try:
         state, images = checkpoint.state, run.splits.fingerprint
-        changed = differences(state["settings"], run.settings)
+        changed = ", ".join(differences(Settings.from_json(state["settings"]), run.settings))
         for what, differs in {
             f"of {state['variant']}, and this run trains {run.variant}": state["variant"] != run.variant,
             "of a run on other images": state["data"] not in (images["train"], images[OLD]),
@@ -204,8 +204,6 @@ def resume(run: Run) -> bool:
             run.health.load_state_dict({n: x.to(run.fabric.device) for n, x in checkpoint.part("health").items()})
         run.fabric.strategy.precision.load_state_dict(state["precision"])
         run.progress.load_state_dict(state["progress"], run.fabric.global_rank)
-        if run.progress.best is not None and run.progress.best["epoch"] <= run.annealing:
-            run.progress.best = None  # of an older version, which took any epoch
         states = checkpoint.part(f"generators/{run.fabric.global_rank}")
         if states:  # else there are more processes than before, and this one keeps its new generators
             restore_generators(states, run.fabric.device)

@@ -14,19 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from ..data import (
-    Augmentation,
-    Batch,
-    ReleaseDataset,
-    Sample,
-    collate,
-    crop_and_flip,
-    eval_transform,
-    jitter_crop_and_flip,
-    no_augmentation,
-    train_transform,
-    trivial_augment,
-)
+from ..data import Batch, ReleaseDataset, Sample, collate, transforms
 from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
 from ..data.release import Record, Release, groups_of, read_sample
@@ -201,11 +189,11 @@ def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:
     return SeededBatch(collate(images), torch.tensor(seeds, dtype=torch.int64))
 
 
-_AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], Augmentation]] = {
-    "crop-and-flip": crop_and_flip,
-    "jitter-crop-and-flip": jitter_crop_and_flip,
-    "trivial-augment": trivial_augment,
-    "none": no_augmentation,
+_AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], transforms.Augmentation]] = {
+    "crop-and-flip": transforms.crop_and_flip,
+    "jitter-crop-and-flip": transforms.jitter_crop_and_flip,
+    "trivial-augment": transforms.trivial_augment,
+    "none": transforms.no_augmentation,
 }
 
 
@@ -237,8 +225,7 @@ def read_splits(settings: Settings) -> Splits:
     """
     train = read_by_name(settings.data, settings.root, "train", settings.reader)
     release = train.release
-    parts = {split: [record for record in release.records if record.split == split] for split in train.splits}
-    fingerprint = {split: _fingerprint(part, files=True) for split, part in parts.items()}
+    fingerprint = {name: _fingerprint(ReleaseDataset(release, name).records, files=True) for name in train.splits}
     fingerprint[OLD] = _fingerprint(release.records)
     val = ReleaseDataset(release, "val") if "val" in train.splits else None
     if settings.hold_out:
@@ -276,10 +263,10 @@ def _opened(item: tuple[Record, Release]) -> Look:
 
 def prepared(splits: Splits, settings: Settings, preprocessing: Preprocessing) -> Splits:
     """The same splits, which are given the transforms that the settings and the model's preprocessing ask for."""
-    splits.train.transform = train_transform(preprocessing, _AUGMENTATIONS[settings.augmentation])
+    splits.train.transform = transforms.train_transform(preprocessing, _AUGMENTATIONS[settings.augmentation])
     for part in (splits.val, splits.test):
         if part is not None:
-            part.transform = eval_transform(preprocessing)
+            part.transform = transforms.eval_transform(preprocessing)
     return splits
 
 

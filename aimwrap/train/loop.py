@@ -39,8 +39,8 @@ from .checkpoints import (
 from .data import OLD, SeededBatch, check_files, read_splits
 from .distributed import share_buffers
 from .evaluation import evaluate
-from .report import format_classes, format_results
-from .run import Report, Result, Run
+from .report import format_results
+from .run import RANDOM, Report, Result, Run, weights_of
 from .settings import Settings, differences
 from .watching import check_tensorboard, log_to_tensorboard, write_masks
 
@@ -100,6 +100,8 @@ def run_training(
         result = _result_in(folder, read_splits(settings).fingerprint)
         say(f"{folder} is trained already; its result is in {RESULT}")
         return result
+    if settings.pretrained and ":" not in settings.backbone:
+        say(f"starting from the weights {weights_of(settings)}; without a network, {RANDOM}")
     more: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard, "keep_masks": keep_masks}
     run = Run(settings, folder, fabric, report=report, quiet=quiet, **more)
     fabric.barrier()  # no process writes before all have checked the folder
@@ -110,8 +112,9 @@ def run_training(
     with locked(checkpoint_folder(folder) / f"lock-{fabric.global_rank}"):
         if fabric.is_global_zero:
             _begin(run)
-        for text in filter(None, (format_classes(run.class_counts), run.lacks)):
-            say(text)
+        if run.lacks is not None:
+            say(run.lacks)
+        say(run.classes)
         if resume(run):
             say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
         _write_log(run)  # its last line may be missing: it is written after the checkpoint
@@ -266,7 +269,7 @@ def _finish(run: Run) -> Result:
         list(run.network.departures) if isinstance(run.network, AIM) else None,
         run.weights,
         run.splits.fingerprint,
-        run.class_counts,
+        run.classes,
     )
     if run.fabric.is_global_zero:
         _save_model(run, scores)
@@ -336,12 +339,14 @@ def _check_folder(folder: Path, settings: Settings) -> None:
             )
         return
     try:
-        other = differences(json.loads(path.read_text(encoding="utf-8"))["settings"], settings)
+        before = Settings.from_json(json.loads(path.read_text(encoding="utf-8"))["settings"])
     except UNFIT as error:
         raise RunFolderError(f"{path} cannot be read ({error}); name another folder for a new run") from error
+    other = differences(before, settings)
     if other and _has_work(folder):
+        listed = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in other.items())
         raise RunFolderError(
-            f"{folder} holds a run with other settings: {other}. Give the settings that it was started with to "
+            f"{folder} holds a run with other settings: {listed}. Give the settings that it was started with to "
             "continue, or name another folder for a new run"
         )
 

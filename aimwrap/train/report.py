@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._text import numbered
 from .evaluation import EXPLAINED
 from .run import Result
 
@@ -62,20 +61,13 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def format_classes(counts: Mapping[str, int]) -> str:
-    """The number of classes, and the training images of the first ten."""
-    more = f", and {len(counts) - 10} more" if len(counts) > 10 else ""
-    shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:10])
-    return f"{numbered(len(counts), 'class', 'classes')}, by training images: {shown}{more}"
-
-
 def format_results(results: Sequence[Result]) -> str:
     """All seeds' scores, mean ± deviation, and the rule by which the epochs were selected."""
     found = summary(results)
     first = results[0]
     lines = [f"{first.variant}, on the split {first.tested_on}, seed{'s' if len(results) > 1 else ''} "]
     lines[0] += ", ".join(str(seed) for seed in found["seeds"])
-    lines += [f"  {format_classes(first.classes)}"] if first.classes else []
+    lines += [f"  {first.classes}"] if first.classes else []
     width = max(len(_name(name)) for name in found["scores"])
     for name, score in found["scores"].items():
         mean = _text(score["mean"])

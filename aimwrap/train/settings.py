@@ -361,13 +361,13 @@ def kind_of(name: str) -> Any:
     return get_args(kind)[0] if type(None) in get_args(kind) else kind
 
 
-def differences(before: Mapping[str, Any], now: Settings) -> str:
-    """The settings that differ from a file's, with both values; ``root`` may differ, as data may have moved.
+def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ between two runs, with both values; ``root`` may differ, as data may have moved.
 
     >>> one = Settings(data="cub", root="data/cub", epochs=20)
-    >>> differences(one.to_json(), Settings(data="cub", root="data/cub", epochs=30))
-    'epochs was 20 and is 30'
+    >>> differences(one, Settings(data="cub", root="data/cub", epochs=30))
+    {'epochs': (20, 30)}
     """
-    first, second = (json.loads(json.dumps(one.to_json())) for one in (Settings.from_json(before), now))
-    names = [name for name in first if first[name] != second[name] and name != "root"]
-    return "; ".join(f"{name} was {first[name]!r} and is {second[name]!r}" for name in names)
+    # Through JSON, since one of the two has usually been in a file.
+    first, second = (json.loads(json.dumps(settings.to_json())) for settings in (one, other))
+    return {name: (first[name], second[name]) for name in first if first[name] != second[name] and name != "root"}
