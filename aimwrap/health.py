@@ -36,8 +36,8 @@ _MOST = 0.9
 
 _REMEDIES: dict[Symptom, str] = {
     "not finite": "training diverged: lower the learning rate, clip gradients, and in half precision scale the loss",
-    "all on": "the model then works without masks: lower the new modules' learning rate, let TauScheduler anneal for "
-    "longer, and keep the defaults of mask_norm, logit_spread and logit_range",
+    "all on": "the model then works without masks: lower the new modules' learning rate, let tau fall for longer "
+    "(TauScheduler, anneal_share), and keep the defaults of mask_norm, logit_spread and logit_range",
     "all off": "only the classifier's bias then decides: raise tau, lower the new modules' learning rate, and give "
     "the masks more steps",
     "open only in training": "noise opens positions whose logits are all below 0: keep logit_spread at its default, "

@@ -180,8 +180,8 @@ def resume(run: Run) -> bool:
     paths = checkpoints_in(checkpoint_folder(run.folder))
     if not paths:
         return False
-    checkpoint = read_checkpoint(paths[-1])
     try:
+        checkpoint = read_checkpoint(paths[-1])
         state, images = checkpoint.state, run.splits.fingerprint
         changed = ", ".join(differences(Settings.from_json(state["settings"]), run.settings))
         for what, differs in {
@@ -208,7 +208,7 @@ def resume(run: Run) -> bool:
         if states:  # else there are more processes than before, and this one keeps its new generators
             restore_generators(states, run.fabric.device)
     except UNFIT as error:
-        if isinstance(error, CheckpointError):
+        if isinstance(error, CheckpointError | torch.OutOfMemoryError):
             raise
         raise _damaged(paths[-1], f"does not fit this run ({first_line(error)})") from error
     return True

@@ -114,7 +114,8 @@ def run_training(
             _begin(run)
         if run.lacks is not None:
             say(run.lacks)
-        say(run.classes)
+        if not quiet:
+            say(run.classes)
         if resume(run):
             say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
         _write_log(run)  # its last line may be missing: it is written after the checkpoint

@@ -62,14 +62,6 @@ def test_classes_and_counts_are_always_printed(tmp_path: Path, quiet: tuple[str,
     assert "training images of 2 classes: masks 4, pictures 4" in found.stdout
 
 
-def test_export_prints_python_as_python(tmp_path: Path) -> None:
-    model = aimwrap.AIM("test_convnext", backbone_kwargs={"num_classes": 2})
-    model.preprocessing = None
-    model.save_pretrained(tmp_path)
-    found = invoke("export", tmp_path)
-    assert found.exit_code == 1 and "preprocessing=aimwrap.Preprocessing(image_size=(224, 224), mean=" in found.stderr
-
-
 def test_code_of_any_depth_stays_and_arguments_alone_become_options() -> None:
     begin_command({"image_size": ["--image-size"], "cutout_uses": ["--cutout-uses"], "mask_weight": ["--mask-weight"]})
     code = "f(g(h(i((224, 224))), image_size=1), image_size=(2, 3))"
