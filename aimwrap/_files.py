@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import platform
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +35,26 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)  # the folder is what knows the new name
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file, unless another process does (a BlockingIOError names it); a process that is killed holds nothing."""
+    with path.open("a+b", buffering=0) as file:
+        try:
+            if os.name != "nt":
+                from fcntl import LOCK_EX, LOCK_NB, lockf
+
+                lockf(file, LOCK_EX | LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
+                holder = f"process {os.pread(file.fileno(), 99, 0).decode()}"
+                raise BlockingIOError(
+                    f"{holder} is writing {path.parent}: wait for it, or name another folder"
+                ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
+        yield
 
 
 def is_unfinished(path: Path) -> bool:

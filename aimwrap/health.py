@@ -35,8 +35,8 @@ _MOST = 0.9
 
 _REMEDIES: dict[Symptom, str] = {
     "not finite": "training diverged: lower the learning rate, clip gradients, and in half precision scale the loss",
-    "all on": "the model then works without masks: lower the new modules' learning rate, let TauScheduler anneal for "
-    "longer or from a smaller tau (start=0.5), and keep the defaults of mask_norm, logit_spread and logit_range",
+    "all on": "the model then works without masks: lower the new modules' learning rate, let tau fall for longer "
+    "(TauScheduler, anneal_share), and keep the defaults of mask_norm, logit_spread and logit_range",
     "all off": "only the classifier's bias then decides: raise tau, lower the new modules' learning rate, and give "
     "the masks more steps",
     "open only in training": "noise opens positions whose logits are all below 0: keep logit_spread at its default, "
@@ -46,7 +46,7 @@ _REMEDIES: dict[Symptom, str] = {
     "all or nothing": "it chooses images and not positions: keep area_per='image' and logit_spread at its default, or "
     "train longer",
     "off tau": "that is more than max(0.05, 0.4 tau): train longer after the annealing, raise the mask estimators' "
-    "learning rate, or raise AIMLoss's mask_weight",
+    "learning rate, or raise the weight of the area loss (mask_weight)",
     "frozen": "its area is off tau and it has not moved since the last report: raise the mask estimators' learning "
     "rate, and see that their parameters are in the optimizer",
 }

@@ -78,6 +78,11 @@ def find_builder(name: str) -> tuple[str, str]:
     """Whether ``"timm"`` or ``"torchvision"`` has a model of that name, and its name there; a ValueError if neither."""
     library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
     if library != "torchvision" and timm.is_model(model):
+        try:
+            timm.models.get_pretrained_cfg(model)
+        except RuntimeError as error:
+            tags = ", ".join(timm.list_pretrained(f"{model.partition('.')[0]}.*")) or "it without a tag"
+            raise ValueError(f"backbone: timm has no weights named {model!r}; use {tags}") from error
         return "timm", model
     torchvision_models = torchvision.models.list_models(module=torchvision.models)
     if library != "timm" and model in torchvision_models:

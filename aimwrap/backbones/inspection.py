@@ -175,7 +175,7 @@ def import_backbone(path: str) -> nn.Module:
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
             f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, with a module that "
-            "can be imported from the current folder"
+            "can be imported from the current folder, or timm's own name for a model of the Hub, without hf-hub:"
         ) from error
     try:
         built = copy.deepcopy(found) if isinstance(found, nn.Module) or not callable(found) else found()

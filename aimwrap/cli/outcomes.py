@@ -6,6 +6,7 @@ interrupted by Ctrl-C.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -45,7 +46,8 @@ def begin_command(options: Mapping[str, Sequence[str]]) -> None:
     _OPTIONS.update({name: dashed[name] for name in options if dashed[name] in options[name]})
 
 
-_CALL = re.compile(r"(\w\((?:[^()]|\([^()]*\))*\))")  # Python code, which stays as it is
+_NESTED = functools.reduce(lambda inner, _: rf"\((?:[^()]|{inner})*\)", range(4), r"\([^()]*\)")
+_CALL = re.compile(rf"(\w{_NESTED})")  # Python code, which stays as it is
 
 
 def in_options(text: str) -> str:
@@ -54,12 +56,13 @@ def in_options(text: str) -> str:
     >>> begin_command({"hold_out": ["--hold-out"]})
     >>> in_options("hold_out must be 0 or more; hold_out=0.2 holds out a fifth")
     '--hold-out must be 0 or more; --hold-out=0.2 holds out a fifth'
-    >>> in_options("runs/hold_out=0.2/a is a file; f(x, hold_out=1); pass hold_out=None")
-    'runs/hold_out=0.2/a is a file; f(x, hold_out=1); leave --hold-out out'
+    >>> in_options("runs/hold_out=0.2/a is a file; f(x, hold_out=1); pass hold_out=None; raise it (hold_out)")
+    'runs/hold_out=0.2/a is a file; f(x, hold_out=1); leave --hold-out out; raise it (--hold-out)'
     """
     parts = _CALL.split(text)
     for name, option in _OPTIONS.items():
-        argument = rf"(?<![\w./\\=,(-]){name}(?=(?: and [\w-]+)? must| needs| is for|=(?!\S*[/\\])[^\[ .])"
+        alone = r"(?![\w=/\\-]|\.\w)" if "_" in name else r"(?= must| needs| is for)"
+        argument = rf"(?<![\w./\\=,-]){name}(?:{alone}|(?=(?: and [\w-]+)? must|=(?!\S*[/\\])[^\[ .]))"
         for i in range(0, len(parts), 2):
             parts[i] = re.sub(argument, option, re.sub(rf"\bpass {name}=None", f"leave {option} out", parts[i]))
     return "".join(parts)
@@ -72,22 +75,25 @@ def _message(error: Exception) -> str:
 
 
 @contextmanager
-def exit_on_error(*kinds: type[Exception], as_json: bool, facts: Mapping[str, Any] | None = None) -> Iterator[None]:
+def exit_on_error(
+    *kinds: type[Exception], as_json: bool, facts: Mapping[str, Any] | None = None, silent: bool = False
+) -> Iterator[None]:
     """End the command with exit code 1 and the error's message, for errors that the user can fix.
 
     Args:
         kinds: of errors.
         as_json: whether to print the message as a JSON document on the output, instead of as text.
         facts: more entries of that document.
+        silent: whether to print nothing.
     """
     try:
         yield
-    except BrokenPipeError:
-        raise  # the reader of the output has left: not a failure of the command
+    except (BrokenPipeError, typer.Exit):
+        raise  # the reader of the output has left, or Ctrl-C was met already: not a failure of the command
     except kinds as error:
-        if as_json:
+        if as_json and not silent:
             echo(json.dumps({**(facts or {}), "error": _message(error)}, indent=2))
-        else:
+        elif not silent:
             echo("\n".join(map(printable, _message(error).split("\n"))), err=True)
         raise typer.Exit(FAILED) from error
 

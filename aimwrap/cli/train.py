@@ -6,8 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from textwrap import indent
@@ -31,7 +30,7 @@ from .options import (
     options_in,
     parse_seeds,
 )
-from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result
+from .outcomes import closing, exit_on_error, exit_on_interrupt, in_options, print_result
 
 if TYPE_CHECKING:
     from ..train import Result
@@ -47,6 +46,10 @@ EPILOG = closing(
     "training failed; the error message says why",
 )
 _result, _machine = options_in(RESULT), options_in(MACHINES)
+INTERRUPTED = (
+    "Interrupted. Run the same command again: it continues from the last checkpoint in {}. A checkpoint is written "
+    "after each epoch, and every --checkpoint-steps steps."
+)
 _PROCESS = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
 
 
@@ -166,7 +169,9 @@ def train(
     """
     numbers = parse_seeds(seeds)
     import_from_here()
-    with _exit_on_error(ImportError, as_json=as_json), exit_on_interrupt(_interrupted(out)):
+    silent = _PROCESS != 0  # the others meet the same error as the first process, and end without a message
+    interrupted = exit_on_interrupt("" if silent else INTERRUPTED.format(out))
+    with exit_on_error(ImportError, as_json=as_json, silent=silent), interrupted:
         from ..data.registry import parse_reader_arguments
         from ..train import CheckpointError, DivergedError, ProcessError, launched_fabric
 
@@ -180,11 +185,12 @@ def train(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         kinds = (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError)
+        more: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard, "keep_masks": keep_masks}
         # A ProcessError is printed by the process that it happened in, whichever that is.
-        with _exit_on_error(*kinds, as_json=as_json), exit_on_error(ProcessError, as_json=False):
+        with exit_on_error(*kinds, as_json=as_json, silent=silent), exit_on_error(ProcessError, as_json=False):
             fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
-            results = [_run(one, out, fabric, workers, tensorboard, keep_masks, quiet or as_json) for one in settings]
-            if _PROCESS == 0:
+            results = [_run(one, out, fabric, quiet or as_json or silent, more) for one in settings]
+            if not silent:
                 _print_results(results, out, as_json)
 
 
@@ -197,36 +203,18 @@ def _signature() -> inspect.Signature:
     return own.replace(parameters=[*found[:7], *settings, *found[7:-1]])
 
 
-def _run(
-    settings: Settings, out: Path, fabric: Any, workers: int, tensorboard: bool, keep_masks: int, quiet: bool
-) -> Result:
+def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str, Any]) -> Result:
     from ..train import run_training
     from ..train.report import format_epoch
-
-    quiet = quiet or _PROCESS != 0
 
     def report(line: dict[str, Any], seconds: float) -> None:
         if not quiet:
             typer.echo(format_epoch(line, seconds))
             for finding in line["mask_findings"]:
-                typer.echo(f"  warning: {finding}", err=True)
+                typer.echo(f"  warning: {in_options(finding)}", err=True)
 
-    def say(text: str) -> None:
-        if not quiet:
-            typer.echo(text)
-
-    folder = out / f"seed-{settings.seed}"
-    return run_training(
-        settings,
-        folder,
-        fabric,
-        workers=workers,
-        report=report,
-        say=say,
-        quiet=quiet,
-        tensorboard=tensorboard,
-        keep_masks=keep_masks,
-    )
+    more["say"] = lambda text: None if quiet else typer.echo(in_options(text))
+    return run_training(settings, out / f"seed-{settings.seed}", fabric, report=report, quiet=quiet, **more)
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
@@ -235,29 +223,8 @@ def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
     with replacing(out / "summary.json") as path:
         path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
     models = ", ".join(f"{result.folder}/model" for result in results)
-    print_result(as_json, [result._asdict() for result in results], f"\n{format_results(results)}\nModels: {models}")
-
-
-@contextmanager
-def _exit_on_error(*kinds: type[Exception], as_json: bool) -> Iterator[None]:
-    """As :func:`exit_on_error` in the first process; the others meet the same error, and end without a message."""
-    if _PROCESS == 0:
-        with exit_on_error(*kinds, as_json=as_json):
-            yield
-        return
-    try:
-        yield
-    except kinds as error:
-        raise typer.Exit(1) from error
-
-
-def _interrupted(out: Path) -> str:
-    if _PROCESS != 0:
-        return ""
-    return (
-        f"Interrupted. Run the same command again: it continues from the last checkpoint in {out}. A checkpoint is "
-        "written after each epoch, and every --checkpoint-steps steps."
-    )
+    text = f"\n{in_options(format_results(results))}\nModels: {models}"
+    print_result(as_json, [result._asdict() for result in results], text)
 
 
 train.__signature__ = _signature()  # type: ignore[attr-defined]  # which typer makes the options of

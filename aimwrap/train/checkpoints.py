@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._files import replacing
+from .._text import first_line
+from .data import OLD
 from .distributed import gathered
 from .evaluation import score_of
 from .run import Run
+from .settings import Settings, differences
 
 KEPT = 2  # checkpoints, and best weights: the older checkpoint may name the older ones
 _FORMAT = "aimwrap training 1"
+UNFIT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of files that were changed by hand
 
 
 class CheckpointError(RuntimeError):
@@ -69,8 +74,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
     state = json.dumps(checkpoint.state)
     metadata = {"format": _FORMAT, "state": state, "sha256": _digest(tensors, state)}
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path.parent} was removed in mid-run; give the same command again to start over")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
@@ -98,7 +104,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise _damaged(path, f"cannot be read ({error}): it was cut off or overwritten") from error
     if metadata.get("format") != _FORMAT:
         raise _damaged(path, "was not written by this version of aimwrap train")
-    if metadata.get("sha256") != _digest(tensors, metadata["state"]):
+    if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
         raise _damaged(path, "is damaged: its contents are not those that were written")
     return Checkpoint(tensors, json.loads(metadata["state"]))
 
@@ -140,13 +146,13 @@ def save_checkpoint(run: Run) -> None:
 
 
 def keep_if_best(run: Run, epoch: int, validation: dict[str, Any] | None) -> None:
-    """Keep the evaluated weights if no epoch before was better by the run's rule.
+    """Keep the evaluated weights if no epoch before was better by the run's rule; none counts before tau is reached.
 
     The epoch is in the file's name: the file before it stays until a checkpoint names the new one.
     """
     score = score_of(run.rule, validation)
     best = run.progress.best
-    if score > (float("-inf") if best is None else best["score"]):
+    if epoch >= run.annealing and score > -math.inf and (best is None or score >= best["score"]):
         path = checkpoint_folder(run.folder) / f"best-epoch-{epoch + 1:04d}.safetensors"
         _write_once(run, path, Checkpoint(dict(run.evaluated.state_dict()), {"epoch": epoch + 1}))
         run.progress.best = {"epoch": epoch + 1, "score": score, "file": path.name}
@@ -174,28 +180,37 @@ def resume(run: Run) -> bool:
     paths = checkpoints_in(checkpoint_folder(run.folder))
     if not paths:
         return False
-    checkpoint = read_checkpoint(paths[-1])
-    state = checkpoint.state
-    for what, here in (("variant", run.variant), ("data", run.splits.fingerprint)):
-        if state[what] != here:
-            named = {"variant": f"of {state[what]}, and this run trains {here}", "data": "of a run on other images"}
-            raise CheckpointError(
-                f"the checkpoint {paths[-1]} is {named[what]}. Give each run its own folder, or remove "
-                "the checkpoint to start from the beginning"
-            )
-    run.network.load_state_dict(checkpoint.part("model"))
-    if run.average is not None:
-        run.average.load_state_dict(checkpoint.part("average"))
-    run.optimizer.load_state_dict(optimizer_state(checkpoint.part("optimizer"), run.optimizer.state_dict()))
-    if run.schedule is not None:
-        run.schedule.load_state_dict(state["tau"])
-    if run.health is not None:  # of the first process, which reports
-        run.health.load_state_dict({n: x.to(run.fabric.device) for n, x in checkpoint.part("health").items()})
-    run.fabric.strategy.precision.load_state_dict(state["precision"])
-    run.progress.load_state_dict(state["progress"], run.fabric.global_rank)
-    states = checkpoint.part(f"generators/{run.fabric.global_rank}")
-    if states:  # else there are more processes than before, and this one keeps its new generators
-        restore_generators(states, run.fabric.device)
+    try:
+        checkpoint = read_checkpoint(paths[-1])
+        state, images = checkpoint.state, run.splits.fingerprint
+        changed = ", ".join(differences(Settings.from_json(state["settings"]), run.settings))
+        for what, differs in {
+            f"of {state['variant']}, and this run trains {run.variant}": state["variant"] != run.variant,
+            "of a run on other images": state["data"] not in (images["train"], images[OLD]),
+            f"of a run with other settings: {changed}": changed,
+        }.items():
+            if differs:
+                raise CheckpointError(
+                    f"the checkpoint {paths[-1]} is {what}. Give each run its own folder, or remove "
+                    "the checkpoint to start from the beginning"
+                )
+        run.network.load_state_dict(checkpoint.part("model"))
+        if run.average is not None:
+            run.average.load_state_dict(checkpoint.part("average"))
+        run.optimizer.load_state_dict(optimizer_state(checkpoint.part("optimizer"), run.optimizer.state_dict()))
+        if run.schedule is not None:
+            run.schedule.load_state_dict(state["tau"])
+        if run.health is not None:  # of the first process, which reports
+            run.health.load_state_dict({n: x.to(run.fabric.device) for n, x in checkpoint.part("health").items()})
+        run.fabric.strategy.precision.load_state_dict(state["precision"])
+        run.progress.load_state_dict(state["progress"], run.fabric.global_rank)
+        states = checkpoint.part(f"generators/{run.fabric.global_rank}")
+        if states:  # else there are more processes than before, and this one keeps its new generators
+            restore_generators(states, run.fabric.device)
+    except UNFIT as error:
+        if isinstance(error, CheckpointError | torch.OutOfMemoryError):
+            raise
+        raise _damaged(paths[-1], f"does not fit this run ({first_line(error)})") from error
     return True
 
 
@@ -232,7 +247,7 @@ def _checkpoint_of(run: Run) -> Checkpoint:
         tensors,
         {
             "variant": run.variant,
-            "data": run.splits.fingerprint,
+            "data": run.splits.fingerprint["train"],
             "settings": run.settings.to_json(),
             "processes": run.fabric.world_size,
             "progress": run.progress.state_dict(),

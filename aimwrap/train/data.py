@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -13,27 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, Subset
 
-from ..data import (
-    Augmentation,
-    Batch,
-    ReleaseDataset,
-    Sample,
-    collate,
-    crop_and_flip,
-    eval_transform,
-    jitter_crop_and_flip,
-    no_augmentation,
-    train_transform,
-    trivial_augment,
-)
+from ..data import Batch, ReleaseDataset, Sample, collate, transforms
+from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
-from ..data.release import ImageLoader, Record, groups_of
+from ..data.release import ImageLoader, Record, Release, groups_of, read_sample
 from ..preprocessing import Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
 
 # The purposes of random numbers, which `mixed` takes after the run's seed.
 OF_IMAGE, OF_ORDER, OF_PROCESS, OF_HOLD_OUT = 1, 2, 3, 4
+OLD = "tables"  # all that older versions compare: one fingerprint of all splits, without the files
 
 
 def mixed(*parts: int) -> int:
@@ -198,11 +189,11 @@ def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:
     return SeededBatch(collate(images), torch.tensor(seeds, dtype=torch.int64))
 
 
-_AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], Augmentation]] = {
-    "crop-and-flip": crop_and_flip,
-    "jitter-crop-and-flip": jitter_crop_and_flip,
-    "trivial-augment": trivial_augment,
-    "none": no_augmentation,
+_AUGMENTATIONS: Mapping[AugmentationName, Callable[[Preprocessing], transforms.Augmentation]] = {
+    "crop-and-flip": transforms.crop_and_flip,
+    "jitter-crop-and-flip": transforms.jitter_crop_and_flip,
+    "trivial-augment": transforms.trivial_augment,
+    "none": transforms.no_augmentation,
 }
 
 
@@ -216,7 +207,7 @@ class Splits:
     tested_on: str  # the name of that split
     classes: tuple[str, ...]
     group_names: tuple[str, ...]  # by number of group; the classes where there are no places
-    fingerprint: str  # of every image's name, label, split and place, to notice another data set
+    fingerprint: dict[str, str]  # of each split's table and files, to notice another data set
 
     @property
     def train_counts(self) -> Tensor:
@@ -225,7 +216,7 @@ class Splits:
 
 
 def read_splits(settings: Settings) -> Splits:
-    """Read the tables of the settings' data set; no image is opened.
+    """Read the tables of the settings' data set, and the ends of its files; no image is decoded.
 
     Raises:
         FileNotFoundError: if it is not there.
@@ -234,7 +225,8 @@ def read_splits(settings: Settings) -> Splits:
     """
     train = read_by_name(settings.data, settings.root, "train", settings.reader)
     release = train.release
-    fingerprint = _fingerprint(release.records)
+    fingerprint = {name: _fingerprint(ReleaseDataset(release, name).records, files=True) for name in train.splits}
+    fingerprint[OLD] = _fingerprint(release.records)
     val = ReleaseDataset(release, "val") if "val" in train.splits else None
     if settings.hold_out:
         if val is not None:
@@ -252,12 +244,29 @@ def read_splits(settings: Settings) -> Splits:
     return Splits(train, val, test, tested_on, train.classes, train.group_names or train.classes, fingerprint)
 
 
+def check_files(splits: Splits, rank: int, processes: int, progress: bool) -> None:
+    """Open this process's share of all images and masks; a ValueError names the first ones that cannot be read."""
+    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
+    mine = [(record, part.release) for part in parts for record in part.records][rank::processes]
+    looks = look_at_all(_opened, mine, None, "checking the files", progress)
+    reasons = [look.error for look in looks if look.error is not None]
+    if reasons:
+        raise ValueError("\n".join([*reasons[:5], f"{len(reasons)} of {len(mine)} images cannot be read"]))
+
+
+def _opened(item: tuple[Record, Release]) -> Look:
+    try:
+        return Look((read_sample(*item).image.height, 0))
+    except (OSError, ValueError) as error:
+        return Look(None, str(error))
+
+
 def prepared(splits: Splits, settings: Settings, preprocessing: Preprocessing) -> Splits:
     """The same splits, which are given the transforms that the settings and the model's preprocessing ask for."""
-    splits.train.transform = train_transform(preprocessing, _AUGMENTATIONS[settings.augmentation])
+    splits.train.transform = transforms.train_transform(preprocessing, _AUGMENTATIONS[settings.augmentation])
     for part in (splits.val, splits.test):
         if part is not None:
-            part.transform = eval_transform(preprocessing)
+            part.transform = transforms.eval_transform(preprocessing)
     return splits
 
 
@@ -281,8 +290,18 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
     return ReleaseDataset(release, "train"), ReleaseDataset(release, "val")
 
 
-def _fingerprint(records: tuple[Record, ...]) -> str:
+def _fingerprint(records: Sequence[Record], files: bool = False) -> str:
     digest = hashlib.sha256()
-    for record in records:
-        digest.update(f"{record.id}\t{record.label}\t{record.split}\t{record.place}\n".encode())
+    for one in records:
+        digest.update(f"{one.id}\t{one.label}\t{one.split}\t{one.place}\n".encode(errors="surrogateescape"))
+        if files:
+            digest.update(repr((one.boxes, _end_of(one.path), _end_of(one.mask_path))).encode())
     return digest.hexdigest()[:16]
+
+
+def _end_of(path: Path | None) -> tuple[int, bytes] | None:
+    """Where the last bytes begin, and these: they differ where pictures do, as a PNG ends in checksums."""
+    if path is None or not path.is_file():  # such as a pipe, from which reading might never end
+        return None
+    with path.open("rb") as file:
+        return file.seek(max(0, path.stat().st_size - 64)), file.read()

@@ -20,13 +20,14 @@ from torch.optim import Optimizer
 
 import aimwrap
 
-from .._files import is_unfinished, remove_unfinished, replacing
-from .._text import with_progress
+from .._files import is_unfinished, locked, remove_unfinished, replacing
+from .._text import first_line, with_progress
 from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
 from ..health import MaskHealth
 from ..model import AIM
 from .checkpoints import (
+    UNFIT,
     DivergedError,
     checkpoint_folder,
     checkpoints_in,
@@ -35,10 +36,11 @@ from .checkpoints import (
     resume,
     save_checkpoint,
 )
-from .data import SeededBatch
+from .data import OLD, SeededBatch, check_files, read_splits
 from .distributed import share_buffers
 from .evaluation import evaluate
-from .run import Report, Result, Run
+from .report import format_results
+from .run import RANDOM, Report, Result, Run, weights_of
 from .settings import Settings, differences
 from .watching import check_tensorboard, log_to_tensorboard, write_masks
 
@@ -83,7 +85,8 @@ def run_training(
 
     Raises:
         ImportError: if TensorBoard is asked for and missing.
-        RunFolderError: if the folder holds a run with other settings, or something else.
+        BlockingIOError: if another process is writing into the folder.
+        RunFolderError: if the folder holds a run with other settings or images, or something else.
         CheckpointError: if a checkpoint is damaged, another run's, or cannot be written.
         DivergedError: if the loss or a weight is not finite.
         ProcessError: in one of several processes, where a single one would raise OSError or ValueError.
@@ -93,34 +96,38 @@ def run_training(
     if tensorboard:
         check_tensorboard()
     _check_folder(folder, settings)
-    if (folder / RESULT).is_file():
+    if (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
+        result = _result_in(folder, read_splits(settings).fingerprint)
         say(f"{folder} is trained already; its result is in {RESULT}")
-        return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
-    run = Run(
-        settings,
-        folder,
-        fabric,
-        workers=workers,
-        report=report,
-        quiet=quiet,
-        tensorboard=tensorboard,
-        keep_masks=keep_masks,
-    )
+        return result
+    if settings.pretrained and ":" not in settings.backbone:
+        say(f"starting from the weights {weights_of(settings)}; without a network, {RANDOM}")
+    more: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard, "keep_masks": keep_masks}
+    run = Run(settings, folder, fabric, report=report, quiet=quiet, **more)
     fabric.barrier()  # no process writes before all have checked the folder
-    if fabric.is_global_zero:
-        _begin(run)
-    if run.lacks is not None:
-        say(run.lacks)
-    if resume(run):
-        say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
-    _write_log(run)  # its last line may be missing: it is written after the checkpoint
     try:
-        train(run)
-        return _finish(run)
-    except (OSError, ValueError) as error:
-        if fabric.world_size == 1:
-            raise
-        raise ProcessError(f"process {fabric.global_rank} of {fabric.world_size}: {error}") from error
+        checkpoint_folder(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be made ({error}); name another folder for the run") from error
+    with locked(checkpoint_folder(folder) / f"lock-{fabric.global_rank}"):
+        if fabric.is_global_zero:
+            _begin(run)
+        if run.lacks is not None:
+            say(run.lacks)
+        if not quiet:
+            say(run.classes)
+        if resume(run):
+            say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
+        _write_log(run)  # its last line may be missing: it is written after the checkpoint
+        try:
+            if run.progress.step == 0:
+                check_files(run.splits, fabric.global_rank, fabric.world_size, not quiet and fabric.is_global_zero)
+            train(run)
+            return _finish(run)
+        except (OSError, ValueError) as error:
+            if fabric.world_size == 1:
+                raise
+            raise ProcessError(f"process {fabric.global_rank} of {fabric.world_size}: {error}") from error
 
 
 def train(run: Run) -> None:
@@ -246,8 +253,10 @@ def _scores(run: Run, images: ReleaseDataset, health: MaskHealth | None = None) 
 def _finish(run: Run) -> Result:
     """Test the selected weights and save them; the file of the result comes last, and marks the run as done."""
     epoch = load_best(run)
+    if run.fabric.is_global_zero:
+        _save_model(run, {})  # before the test, which a damaged image may end
     scores = _scores(run, run.splits.test)
-    history = run.progress.history
+    selected = run.progress.history[epoch - 1]
     result = Result(
         run.variant,
         run.settings.seed,
@@ -255,11 +264,13 @@ def _finish(run: Run) -> Result:
         epoch,
         run.splits.tested_on,
         scores,
-        history[epoch - 1].get("validation"),
-        history[-1]["mask_findings"],
+        selected.get("validation"),
+        selected["mask_findings"],
         str(run.folder),
         list(run.network.departures) if isinstance(run.network, AIM) else None,
         run.weights,
+        run.splits.fingerprint,
+        run.classes,
     )
     if run.fabric.is_global_zero:
         _save_model(run, scores)
@@ -270,6 +281,8 @@ def _finish(run: Run) -> Result:
 
 def _save_model(run: Run, scores: dict[str, Any]) -> None:
     model, folder = run.evaluated, run.folder / MODEL
+    if not checkpoints_in(checkpoint_folder(run.folder)):
+        raise RunFolderError(f"{run.folder} was removed in mid-run; give the same command again to start over")
     try:
         if isinstance(model, AIM):
             shown = {name.replace("_", " "): value for name, value in scores.items() if isinstance(value, float)}
@@ -285,13 +298,9 @@ def _save_model(run: Run, scores: dict[str, Any]) -> None:
 
 def _begin(run: Run) -> None:
     """Write the settings, and remove the unfinished files of an interrupted run."""
-    try:
-        checkpoint_folder(run.folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"{run.folder} cannot be made ({error}); name another folder for the run") from error
     for folder in (run.folder, checkpoint_folder(run.folder)):
         remove_unfinished(folder)
-    if _has_work(run.folder):
+    if _has_work(run.folder) and (run.folder / SETTINGS).is_file():
         return
     splits, preprocessing = run.splits, run.network.preprocessing
     assert preprocessing is not None
@@ -325,14 +334,14 @@ def _check_folder(folder: Path, settings: Settings) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         others = [one for one in folder.glob("*") if one.name != "checkpoints" and not is_unfinished(one)]
-        if others:
+        if others and not checkpoints_in(checkpoint_folder(folder)):
             raise RunFolderError(
                 f"{folder} is not empty and holds no run: name a new folder, or that of an interrupted run"
             )
         return
     try:
         before = Settings.from_json(json.loads(path.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError) as error:
+    except UNFIT as error:
         raise RunFolderError(f"{path} cannot be read ({error}); name another folder for a new run") from error
     other = differences(before, settings)
     if other and _has_work(folder):
@@ -341,6 +350,20 @@ def _check_folder(folder: Path, settings: Settings) -> None:
             f"{folder} holds a run with other settings: {listed}. Give the settings that it was started with to "
             "continue, or name another folder for a new run"
         )
+
+
+def _result_in(folder: Path, fingerprint: dict[str, str]) -> Result:
+    """The result of a run that is done, which must be of these images."""
+    try:
+        found, kept = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (RESULT, SETTINGS))
+        known = found.get("data") or kept["resolved"]["data"]
+        format_results([result := Result(**found)])  # to see that nothing is missing
+    except UNFIT as error:
+        message = f"{folder / RESULT} was changed by hand ({first_line(error)}); remove it, and give the command again"
+        raise RunFolderError(message) from error
+    if known not in (fingerprint, fingerprint[OLD]):
+        raise RunFolderError(f"{folder} holds the result of other images; name another folder for a run on these")
+    return result
 
 
 def _has_work(folder: Path) -> bool:

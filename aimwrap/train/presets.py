@@ -67,13 +67,7 @@ def gals_vanilla() -> Overrides:
     class-balanced accuracy, which is not among the rules here; the average accuracy is used instead.
     """
     rates = {"lr": 1e-2, "head_lr": 1e-3, "weight_decay": 1e-5, "batch_size": 96, "epochs": 200}
-    images = {
-        "backbone": "torchvision/resnet50",
-        "image_size": 224,
-        "crop": 1.0,
-        "squash": True,
-        "augmentation": "none",
-    }
+    images = {**_RESNET_ON_256, "crop": 1.0, "squash": True, "augmentation": "none"}
     return {"method": "plain", **_SGD, **rates, **images, "selection": "validation average"}
 
 

@@ -67,6 +67,7 @@ def format_results(results: Sequence[Result]) -> str:
     first = results[0]
     lines = [f"{first.variant}, on the split {first.tested_on}, seed{'s' if len(results) > 1 else ''} "]
     lines[0] += ", ".join(str(seed) for seed in found["seeds"])
+    lines += [f"  {first.classes}"] if first.classes else []
     width = max(len(_name(name)) for name in found["scores"])
     for name, score in found["scores"].items():
         mean = _text(score["mean"])
@@ -79,14 +80,14 @@ def format_results(results: Sequence[Result]) -> str:
     if first.tested_on == "val" and first.selection != "last":
         lines.append("There is no test split, so these are the images that the epoch was selected on: they flatter.")
     findings = {finding for result in results for finding in result.mask_findings}
-    lines += [f"Masks at the end: {finding}" for finding in sorted(findings)]
+    lines += [f"Masks of the saved model: {finding}" for finding in sorted(findings)]
     return "\n".join(lines)
 
 
 def _columns(results: Sequence[Result]) -> dict[str, list[float | None]]:
-    columns = {name: [r.scores[name] for r in results] for name in _SHOWN if name in results[0].scores}
+    columns = {name: [r.scores.get(name) for r in results] for name in _SHOWN if name in results[0].scores}
     for stage in results[0].scores.get("area", {}):
-        columns[f"area of stage {stage}"] = [result.scores["area"][stage] for result in results]
+        columns[f"area of stage {stage}"] = [r.scores.get("area", {}).get(stage) for r in results]
     return columns
 
 

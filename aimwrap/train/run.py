@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._numerics import predicted_classes
+from .._text import numbered
 from ..backbones.create import create_backbone, default_weights, find_builder
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
@@ -27,22 +28,14 @@ from ..model import AIM
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing
 from ..tau import TauScheduler
-from .data import (
-    OF_PROCESS,
-    BatchOrder,
-    evaluation_loader,
-    mixed,
-    prepared,
-    read_splits,
-    seed_generators,
-    training_loader,
-)
+from . import data as of_data
 from .distributed import mean_over_processes, synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
 from .settings import Settings, one_or_each
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where the backbone has none
 
+RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
 Report = Callable[[dict[str, Any], float], None]
 
 
@@ -57,10 +50,11 @@ class Result(NamedTuple):
         tested_on: the split that the scores are of.
         scores: see ``aimwrap.train.evaluation.evaluate``.
         validation: the same on the validation split, of the selected epoch; None where there is none.
-        mask_findings: the messages of :class:`~aimwrap.MaskHealth` at the end of the last epoch.
+        mask_findings: the messages of :class:`~aimwrap.MaskHealth` after the selected epoch.
         folder: of the run; the model is in its ``model``.
         departures: what the model does otherwise than the paper; None for a plain one, and in older results.
         weights: that the backbone started from; None where its own function decides, and in older results.
+        data: a fingerprint of each split, and ``classes``, the training images of each, in words; None in older ones.
     """
 
     variant: str
@@ -74,6 +68,8 @@ class Result(NamedTuple):
     folder: str
     departures: list[str] | None = None
     weights: str | None = None
+    data: dict[str, str] | None = None
+    classes: str | None = None
 
 
 @dataclass
@@ -150,21 +146,24 @@ class Run:
         self.settings, self.folder, self.fabric = settings, folder, fabric
         self.report, self.quiet, self.tensorboard, self.keep_masks = report, quiet, tensorboard, keep_masks
         self.progress = Progress()
-        seed_generators(settings.seed)  # the same new layers in every process
-        splits = read_splits(settings)
+        of_data.seed_generators(settings.seed)  # the same new layers in every process
+        splits = of_data.read_splits(settings)
         self.rule = chosen_rule(settings.selection, splits)  # which epoch's weights are kept
+        self.weights = weights_of(settings)
         self.network = network = build_model(settings, len(splits.classes))
         self.variant = variant_of(settings, network)
-        self.weights = weights_of(settings)
         network.class_names = splits.classes
         if settings.sync_batchnorm:
             synchronise_batch_norms(network, fabric)
         if settings.precision == "64-true":
             network.double()  # here, since the moving average is a copy
         assert network.preprocessing is not None
-        self.splits = splits = prepared(splits, settings, network.preprocessing)
+        self.splits = splits = of_data.prepared(splits, settings, network.preprocessing)
+        counts = [f"{name} {int((splits.train.labels == n).sum())}" for n, name in enumerate(splits.classes)]
+        more = f", and {len(counts) - 10} more" if len(counts) > 10 else ""
+        self.classes = f"training images of {numbered(len(counts), 'class', 'classes')}: {', '.join(counts[:10])}{more}"
         rank, processes = fabric.global_rank, fabric.world_size
-        self.order = BatchOrder(
+        self.order = of_data.BatchOrder(
             len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
         )
         self.criterion: AIMLoss | PlainLoss = PlainLoss()
@@ -180,6 +179,7 @@ class Run:
                 batch_mean=mean_over_processes,
             ).to(fabric.device)
             self.schedule, self.health = TauScheduler(criterion, settings.epochs_to_anneal), MaskHealth(criterion)
+        self.annealing = 0 if self.schedule is None else self.schedule.length  # epochs before tau is reached
         self.average: AveragedModel | None = None  # of the weights
         if settings.ema is not None:
             self.average = AveragedModel(network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
@@ -189,10 +189,14 @@ class Run:
             precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
         # The network inside the wrappers of Fabric and DistributedDataParallel, which training calls.
         self.model, self.optimizer = fabric.setup(compiled, build_optimizer(settings, network))
-        seed_generators(mixed(settings.seed, OF_PROCESS, rank))  # from here on each process draws its own dropout
+        of_data.seed_generators(
+            of_data.mixed(settings.seed, of_data.OF_PROCESS, rank)
+        )  # from here on each process draws its own dropout
 
         self.workers, self.pin = workers, fabric.device.type == "cuda"
-        self.batches = training_loader(splits.train, self.order, workers, self.pin)  # this process's, in that order
+        self.batches = of_data.training_loader(
+            splits.train, self.order, workers, self.pin
+        )  # this process's, in that order
         self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
         lacking = lacking_objects(splits.test)
         if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
@@ -211,7 +215,7 @@ class Run:
     def batches_of(self, images: ReleaseDataset) -> Iterable[Batch]:
         """This process's part of a split, to evaluate on."""
         rank, processes = self.fabric.global_rank, self.fabric.world_size
-        return evaluation_loader(images, self.settings.batch_size, rank, processes, self.workers, self.pin)
+        return of_data.evaluation_loader(images, self.settings.batch_size, rank, processes, self.workers, self.pin)
 
 
 def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
@@ -268,7 +272,10 @@ def weights_of(settings: Settings) -> str | None:
     """The weights that the backbone starts from, by the name that its library gives them; None if its function does."""
     if ":" in settings.backbone:
         return None
-    return default_weights(settings.backbone) if settings.pretrained else "random"
+    found = default_weights(settings.backbone) if settings.pretrained else "random"
+    if found is None:
+        raise ValueError(f"backbone: {settings.backbone} has no pretrained weights; {RANDOM}")
+    return found
 
 
 def build_optimizer(settings: Settings, model: AIM | PlainClassifier) -> Optimizer:

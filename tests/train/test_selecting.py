@@ -44,8 +44,8 @@ def are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
 
 @pytest.mark.parametrize(
     ("averages", "best"),
-    [((0.5, 0.9, 0.9, 0.7), 2), ((0.9, 0.5, None, 0.8), 1), ((None, 0.1, 0.2, 0.3), 4)],
-    ids=["first of equals", "none is no score", "last"],
+    [((0.5, 0.9, 0.9, 0.7), 3), ((0.9, 0.5, None, 0.8), 1), ((None, 0.1, 0.2, 0.3), 4)],
+    ids=["last of equals", "none is no score", "last"],
 )
 def test_the_best_epoch_s_weights_are_kept(
     settings_of: Callable[..., Settings],

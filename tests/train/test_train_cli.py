@@ -220,7 +220,10 @@ def test_recipes_are_listed() -> None:
 def test_dead_masks_are_named(table: Path, tmp_path: Path) -> None:
     found = train(table, tmp_path / "out", "--tau", 0.05, "--mask-weight", 0)
     assert found.exit_code == 0, found.output
-    assert "warning: the mask of stage 2 is" in found.stderr and "Masks at the end: the mask of stage" in found.stdout
+    assert (
+        "warning: the mask of stage 2 is" in found.stderr
+        and "Masks of the saved model: the mask of stage" in found.stdout
+    )
 
 
 def test_folders_of_other_runs_are_refused(table: Path, tmp_path: Path) -> None:

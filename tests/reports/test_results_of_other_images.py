@@ -1,0 +1,58 @@
+"""Report 3: the same ``--out`` with another data set exited with 0 and printed the result of the first one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_run import make_pictures, train
+
+from aimwrap.train import CheckpointError, RunFolderError
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Path:
+    """A folder with pictures in ``a`` and a run on them in ``out``."""
+    train(make_pictures(tmp_path / "a"), tmp_path / "out")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("colour", "classes"),
+    [(200, ("cat", "dog", "hen")), (200, ("cat", "cow")), (100, ("cat", "dog"))],
+    ids=["three classes", "other names", "same names and sizes in bytes, other pixels"],
+)
+def test_the_result_of_other_images_is_refused(done: Path, colour: int, classes: tuple[str, ...]) -> None:
+    other = make_pictures(done / "b", colour, classes)
+    with pytest.raises(RunFolderError, match="holds the result of other images; name another folder"):
+        train(other, done / "out")
+
+
+def test_one_other_test_image_makes_another_result(done: Path) -> None:
+    (done / "a" / "test" / "cat" / "1.bmp").unlink()
+    with pytest.raises(RunFolderError, match="of other images"):
+        train(done / "a", done / "out")
+
+
+def test_moved_images_are_the_same(done: Path) -> None:
+    said: list[str] = []
+    moved = Path(shutil.move(done / "a", done / "elsewhere"))
+    assert train(moved, done / "out", say=said.append).data is not None
+    assert "is trained already" in said[0]
+
+
+def test_a_result_of_an_older_version_is_compared_by_the_tables(done: Path) -> None:
+    result, settings = (json.loads((done / "out" / f"{name}.json").read_text()) for name in ("result", "settings"))
+    settings["resolved"]["data"] = result["data"]["tables"]
+    del result["data"], result["classes"]
+    for name, content in (("result", result), ("settings", settings)):
+        (done / "out" / f"{name}.json").write_text(json.dumps(content))
+    assert train(done / "a", done / "out").data is None
+    with pytest.raises(RunFolderError, match="of other images"):
+        train(make_pictures(done / "b", classes=("cat", "cow")), done / "out")
+
+
+def test_a_checkpoint_of_images_with_the_same_names_is_refused(done: Path) -> None:
+    (done / "out" / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="of a run on other images"):
+        train(make_pictures(done / "b", 100), done / "out")

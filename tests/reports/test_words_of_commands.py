@@ -1,0 +1,89 @@
+"""Reports 14, 23, 26, 29 and 38: tracebacks for names, Python in the messages of commands, and "130" after Ctrl-C."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from small_run import make_pictures
+from typer.testing import CliRunner, Result
+
+import aimwrap
+from aimwrap.cli import app
+from aimwrap.cli.outcomes import begin_command, exit_on_error, in_options
+
+run = CliRunner()
+
+
+def invoke(*arguments: object) -> Result:
+    return run.invoke(app, list(map(str, arguments)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet10t.nope", "timm has no weights named 'resnet10t.nope'; use resnet10t.c3_in1k"),
+        ("resnetv2_50d.nope", "use it without a tag"),
+        ("hf-hub:timm/resnet10t", "timm's own name for a model of the Hub, without hf-hub:"),
+    ],
+)
+def test_names_of_weights_that_are_not_there(name: str, message: str) -> None:
+    found = invoke("inspect", name)
+    assert found.exit_code == 1 and message in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_a_backbone_without_weights_names_the_option(tmp_path: Path) -> None:
+    root = make_pictures(tmp_path / "a")
+    found = invoke("train", "folder", root, "--backbone", "resnetv2_50d", "--out", tmp_path / "out", "-q")
+    assert found.exit_code == 1 and found.stderr.count("\n") == 1
+    assert "resnetv2_50d has no pretrained weights; start from random ones (--no-pretrained" in found.stderr
+
+
+def test_the_way_to_do_without_a_network_is_said_before_weights_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*arguments: object, **more: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    root = make_pictures(tmp_path / "a")
+    found = invoke("train", "folder", root, "--backbone", "resnet10t", "--out", tmp_path / "out")
+    assert found.exit_code == 1 and "weights resnet10t.c3_in1k; without a network, start from random" in found.stdout
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)], ids=["", "quiet"])
+def test_classes_and_counts_are_always_printed(tmp_path: Path, quiet: tuple[str, ...]) -> None:
+    """One folder too high trained "pictures" against "masks" to an accuracy of 1.000."""
+    root = make_pictures(tmp_path / "a", classes=("masks", "pictures"))
+    given = ("--plain", "--backbone", "small_run:Net", "--image-size", 32, "--epochs", 1, "--batch-size", 4)
+    more = ("--workers", 0, "--accelerator", "cpu", "--out", tmp_path / "out", *quiet)
+    found = invoke("train", "folder", root, *given, *more)
+    assert found.exit_code == 0, found.stderr
+    assert "training images of 2 classes: masks 4, pictures 4" in found.stdout
+
+
+def test_code_of_any_depth_stays_and_arguments_alone_become_options() -> None:
+    begin_command({"image_size": ["--image-size"], "cutout_uses": ["--cutout-uses"], "mask_weight": ["--mask-weight"]})
+    code = "f(g(h(i((224, 224))), image_size=1), image_size=(2, 3))"
+    assert in_options(code) == code
+    assert in_options("let each come more often (cutout_uses)") == "let each come more often (--cutout-uses)"
+    assert in_options("a/image_size b_image_size image_size.png") == "a/image_size b_image_size image_size.png"
+
+
+def test_advice_on_masks_names_options() -> None:
+    begin_command({"mask_weight": ["--mask-weight"], "logit_spread": ["--logit-spread"]})
+    health, masks = aimwrap.MaskHealth(0.25), torch.zeros(4, 1, 4, 4)
+    masks[:, :, :3] = 1
+    masks[0, 0, 0, 0] = 0
+    health.update(aimwrap.AIMOutput(torch.zeros(4, 2), {}, {3: masks}), training=False)
+    (found,) = health.report()
+    assert found.symptom == "off tau" and "AIMLoss" not in found.message
+    assert in_options(found.message).endswith("or raise the weight of the area loss (--mask-weight)")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_exit_is_no_error_of_its_own(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    """Ctrl-C printed "130" in a second line, and the exit code was 1."""
+    with pytest.raises(typer.Exit) as found, exit_on_error(RuntimeError, as_json=as_json):
+        raise typer.Exit(130)
+    assert found.value.exit_code == 130 and capsys.readouterr() == ("", "")
