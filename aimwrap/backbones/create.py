@@ -12,7 +12,6 @@ import timm
 import torchvision
 from torch import nn
 from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
@@ -59,7 +58,6 @@ def building_at_most(values: int, modules: int = 30_000) -> Iterator[None]:
 
     with (
         register_module_parameter_registration_hook(lambda _, __, p: count("values", 0 if p is None else p.numel())),
-        register_module_buffer_registration_hook(lambda _, __, b: count("values", 0 if b is None else b.numel())),
         register_module_module_registration_hook(lambda *_: count("modules", 1)),
     ):
         yield

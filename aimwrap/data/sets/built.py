@@ -67,9 +67,6 @@ def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 class Built(DatasetOnDisk):
     """One split of a set that ``aimwrap data build`` wrote: :func:`read_built` as a data set.
 
-    Takes the arguments of :func:`read_built`, with ``split`` second and ``transform`` by name; for these two see
-    :class:`~aimwrap.data.ReleaseDataset`.
-
     Raises:
         FileNotFoundError: if the set is not there or its build did not finish.
         ValueError: if the table is damaged, or it has no such split.

@@ -220,9 +220,6 @@ class CUB200(DatasetOnDisk):
 
     Reference: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011; segmentations by Farrell, CaltechDATA 2022.
 
-    Takes the arguments of :func:`read_cub`, with ``split`` second and ``transform`` by name; for these two see
-    :class:`~aimwrap.data.ReleaseDataset`.
-
     Raises:
         FileNotFoundError: if a table, the images or the demanded segmentations are not there.
         ValueError: if the tables do not fit each other.

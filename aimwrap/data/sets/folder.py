@@ -175,9 +175,6 @@ class LabelledFolder(DatasetOnDisk):
     """Images in a folder per class: :func:`read_folder` as a data set.
 
     Unlike torchvision's ``ImageFolder`` it takes the folder above the splits, and reads masks.
-
-    Takes the arguments of :func:`read_folder`, with ``split`` second and ``transform`` by name; for these two see
-    :class:`~aimwrap.data.ReleaseDataset`.
     """
 
     read = staticmethod(read_folder)

@@ -358,11 +358,7 @@ def _class_names(path: Path, chosen: list[int]) -> tuple[str, ...] | None:
 
 
 class HardImageNet(DatasetOnDisk):
-    """Hard-ImageNet: :func:`read_hard_imagenet` as a data set. Splits are ``"train"`` and ``"val"``.
-
-    Takes the arguments of :func:`read_hard_imagenet`, with ``split`` second and ``transform`` by name; for these two
-    see :class:`~aimwrap.data.ReleaseDataset`.
-    """
+    """Hard-ImageNet: :func:`read_hard_imagenet` as a data set. Splits are ``"train"`` and ``"val"``."""
 
     read = staticmethod(read_hard_imagenet)
     title = "Hard-ImageNet"

@@ -297,11 +297,7 @@ def _annotation_folder(folder: Path) -> Path:
 
 
 class ImageNet100(DatasetOnDisk):
-    """ImageNet-100: :func:`read_imagenet100` as a data set. Splits are ``"train"`` and ``"val"``.
-
-    Takes the arguments of :func:`read_imagenet100`, with ``split`` second and ``transform`` by name; for these two see
-    :class:`~aimwrap.data.ReleaseDataset`.
-    """
+    """ImageNet-100: :func:`read_imagenet100` as a data set. Splits are ``"train"`` and ``"val"``."""
 
     read = staticmethod(read_imagenet100)
     title = "ImageNet-100"

@@ -201,11 +201,7 @@ def _count_notes(records: list[Record]) -> list[str]:
 
 
 class ImageWoof(DatasetOnDisk):
-    """ImageWoof: :func:`read_imagewoof` as a data set. Splits are ``"train"`` and ``"val"``.
-
-    Takes the arguments of :func:`read_imagewoof`, with ``split`` second and ``transform`` by name; for these two see
-    :class:`~aimwrap.data.ReleaseDataset`.
-    """
+    """ImageWoof: :func:`read_imagewoof` as a data set. Splits are ``"train"`` and ``"val"``."""
 
     read = staticmethod(read_imagewoof)
     title = "ImageWoof"

@@ -337,11 +337,7 @@ def _notes(records: list[Record], rows: Sequence[Row], split: str | None) -> lis
 
 
 class LabelledTable(DatasetOnDisk):
-    """Images that a table lists: :func:`read_table` as a data set.
-
-    Takes the arguments of :func:`read_table`, with ``split`` second and ``transform`` by name; for these two see
-    :class:`~aimwrap.data.ReleaseDataset`.
-    """
+    """Images that a table lists: :func:`read_table` as a data set."""
 
     read = staticmethod(read_table)
     title = "images listed in a table"

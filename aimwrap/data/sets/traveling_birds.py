@@ -168,9 +168,6 @@ class TravelingBirds(DatasetOnDisk):
 
     Reference: Koh et al., "Concept Bottleneck Models", ICML 2020.
 
-    Takes the arguments of :func:`read_traveling_birds`, with ``split`` second and ``transform`` by name; for these
-    two see :class:`~aimwrap.data.ReleaseDataset`.
-
     Raises:
         FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
         ValueError: if a table is damaged, or an argument is not among those allowed.

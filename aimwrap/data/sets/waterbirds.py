@@ -269,9 +269,6 @@ class Waterbirds(DatasetOnDisk):
     Reference: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020 (tie of 95 %);
     Petryk et al., "On Guiding Visual Attention with Language Specification", CVPR 2022 (100 %).
 
-    Takes the arguments of :func:`read_waterbirds`, with ``split`` second and ``transform`` by name; for these two see
-    :class:`~aimwrap.data.ReleaseDataset`.
-
     Raises:
         FileNotFoundError: if the table or what was demanded is not there.
         ValueError: if a table is damaged, or the labels are of another version.
