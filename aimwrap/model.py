@@ -18,6 +18,7 @@ from ._checks import (
     number_of_classes,
     per_stage,
 )
+from ._numerics import autocasts
 from .backbones.create import create_backbone
 from .base import AIMBase, architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
@@ -206,8 +207,10 @@ class AIM(AIMBase, Shareable):
             Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
         """
         check_images(images, self.in_channels, self.classifier, self._least_side)
-        maps: dict[str, Tensor] = self.backbone(images)  # S_l(x_l)
-        return maps
+        dtype = self.classifier.weight.dtype
+        return {  # S_l(x_l), in the head's precision where the backbone's own autocast left another
+            name: x if x.dtype == dtype or autocasts(x) else x.to(dtype) for name, x in self.backbone(images).items()
+        }
 
     def forward_masks(
         self,

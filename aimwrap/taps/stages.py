@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .copies import quiet_fakes, switched, twin_of
-from .layout import STRIDE_TOLERANCE, Shape, map_shape
+from .layout import STRIDE_TOLERANCE, Shape, level_of, map_shape
 from .probe import Call, CallSite, Probe, tensors_in
 from .usage import LAST, call_intermediates
 
@@ -244,6 +244,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     deepest = 0
     certain = True  # whether what comes last is what the classifier reads
     misled = False  # whether what comes last may look like a map of the trunk, and not be one
+    last_map: tuple[int, Shape] | None = None  # the level and shape of the last that counts
     left_out: Call | None = None  # the last map that is deeper than all that count, at no power of two
     for call in _expand(probe.root):
         if _returns_maps_in_a_container(call):
@@ -255,11 +256,11 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         if call.output_shape is not None and len(call.output_shape) == 3:
             obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
             misled = True
-        level = _level(call.output_shape, probe)
+        level = _level(call.output_shape, probe, last_map)
         if level is None and _is_deeper_than(deepest, call, probe):
             left_out = call
-        if level is None or _is_global_pool(call):
-            continue
+        if level is None or _is_global_pool(call) or not (counted or level > 1 or _sees_neighbours(call)):
+            continue  # layers in front, such as a normalisation, are none of the network's stages
         if level >= max(deepest, 2) + 2 and math.prod((call.output_shape or ())[2:]) == 1:
             continue  # what a global pool, or a convolution like it, left over
         if level < deepest:
@@ -269,6 +270,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         deepest = max(deepest, level)
         by_level.setdefault(level, []).append(call)
         counted.append(call)
+        last_map = level, call.output_shape or ()
         left_out = left_out if left_out is not None and _is_deeper_than(deepest, left_out, probe) else None
     if left_out is not None:
         height, width = (left_out.output_shape or ())[2:]
@@ -293,6 +295,11 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         return Stages(dict(enumerate(last.values())), final, 0, obstacle, BY_ORDER, strides=strides, readers=readers)
     nodes = {level - 2: place for level, place in last.items() if level >= 2}
     return Stages(nodes, final, sum(level < 2 for level in by_level), obstacle, readers=readers)
+
+
+def _sees_neighbours(call: Call) -> bool:
+    """Whether a call has weights for more than one position: what prepares the images has not."""
+    return any(weight.ndim == 4 and math.prod(weight.shape[2:]) > 1 for weight in call.module.parameters())
 
 
 def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
@@ -344,13 +351,15 @@ def _is_token_body(call: Call) -> bool:
     return all(shape is not None and len(shape) == 3 for shape in shapes)
 
 
-def _level(shape: Shape | None, probe: Probe) -> int | None:
-    """log2 of a map's stride, or None where the shape is not an (N, C, H, W) map at a power of two."""
-    if shape is None or len(shape) != 4:
+def _level(shape: Shape | None, probe: Probe, before: tuple[int, Shape] | None = None) -> int | None:
+    """log2 of a map's stride, or None where the shape is not an (N, C, H, W) map at a power of two.
+
+    Where two fit a small map, it is counted from the map ``before`` it, whose level and shape are given.
+    """
+    if shape is None or len(shape) != 4 or min(shape[2:]) < 1:
         return None
-    octaves = [math.log2(image / side) for image, side in zip(probe.image_shape[2:], shape[2:], strict=True)]
-    level = round(octaves[0])
-    return level if all(abs(octave - level) <= STRIDE_TOLERANCE for octave in octaves) else None
+    expected = before[0] + math.log2(before[1][2] / shape[2]) if before is not None else None
+    return level_of(shape[2:], probe.image_shape[2:], expected)
 
 
 def _is_global_pool(call: Call) -> bool:
