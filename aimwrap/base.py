@@ -226,6 +226,10 @@ class AIMBase(nn.Module):
         Raises:
             RuntimeError: if the checkpoint does not fit.
         """
+        if not isinstance(state_dict, Mapping) or (strict and not state_dict):
+            raise TypeError(
+                f"a checkpoint is a dict of weights, as model.state_dict() gives it, got {state_dict!r:.80}"
+            )
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:

@@ -99,8 +99,9 @@ class TauScheduler:
         length = anneal_epochs if anneal_epochs is not None else anneal_steps
         assert length is not None
         name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
-        if length < 0:
-            raise ValueError(f"{name} must not be negative, got {length}; 0 starts at the target")
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            wrong = "not be negative" if isinstance(length, int) else "be a whole number"
+            raise ValueError(f"{name} must {wrong}, got {length!r}; 0 starts at the target")
         self.criterion = criterion
         self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:

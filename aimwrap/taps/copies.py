@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_leaves
 
 from .._wrappers import unwrap_compiled
 
+_Renew = Callable[[Tensor], Tensor]
+
 
 class OwnHook:
     """A hook that belongs to how a module works, not one added from outside: copies keep it."""
@@ -163,12 +165,7 @@ def quiet_fakes() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def _copy_of(
-    module: nn.Module,
-    registered: Callable[[Tensor], Tensor],
-    plain: Callable[[Tensor], Tensor],
-    keep_adapters: bool = False,
-) -> nn.Module:
+def _copy_of(module: nn.Module, registered: _Renew, plain: _Renew, keep_adapters: bool = False) -> nn.Module:
     memo: dict[int, Any] = {id(m): m for m in module.modules() if keep_adapters and m is not module and is_adapter(m)}
     own: list[tuple[dict[int, object], int, object]] = []
     for tensor in (*module.parameters(), *module.buffers()):
@@ -261,6 +258,11 @@ def _refuse(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
             raise ValueError(
                 f"{joined(name, key)!r} has no shape yet: {type(module).__name__} takes it from the first batch; "
                 "run the backbone once, on images as it takes them, before wrapping it"
+            )
+        if tensor is not None and tensor.is_inference():
+            raise ValueError(
+                f"{joined(name, key)!r} was made under torch.inference_mode(), so it can never be trained; build the "
+                "backbone outside of that"
             )
     for key, value in vars(module).items():
         torchs_own = key == "forward" or key.startswith("_compiled")  # forwards have a refusal of their own

@@ -241,9 +241,7 @@ def training_of(
     except Exception:  # an operation without fake values or without a gradient
         return None
     updated = {name for name, tensor in tensors.items() if state_of(tensor) != before[name]}
-    spare = {
-        p for module in host.modules() if is_adapter(module) for p in module.parameters()
-    }  # not all are switched on
+    spare = {p for module in host.modules() if is_adapter(module) for p in module.parameters()}
     held = {n for n, p in host.named_parameters(remove_duplicate=False) if n in parameters and p not in spare}
     return Training(reached, held, updated, custom)
 

@@ -17,7 +17,7 @@ from torch import nn
 from .backbone import Program
 from .copies import switched, traceable_shadow_of
 from .equivalence import GraphError, check_training, check_values, fake_runs, measure
-from .graph import GraphNames, GraphProgram, loses_a_context
+from .graph import GraphNames, GraphProgram
 from .hooks import HookProgram, is_called_otherwise, safe_watch_for
 from .layout import Layout, Shape
 from .probe import CallSite, Probe
@@ -112,7 +112,7 @@ def _by_graph(request: _Request) -> Extraction:
         if pair is not None and pair != nodes[name]:
             nodes[name], labels[name] = pair, f"{sites[name].node} + {pair[1]}"
     program = GraphProgram.traced(model, shadow, nodes)
-    if loses_a_context(program):
+    if any("own context" in node.meta for graph in program.graphs.values() for node in graph.nodes):
         raise GraphError(
             f"the backbone {type(model).__name__} computes its maps under torch.no_grad(), inference_mode() or "
             "autocast(), which a graph would lose; name modules, and their own code is run"

@@ -351,11 +351,6 @@ def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
     return function
 
 
-def loses_a_context(program: GraphProgram) -> bool:
-    """Whether the model's own code computes a node under ``no_grad``, ``inference_mode`` or ``autocast``."""
-    return any("own context" in node.meta for graph in program.graphs.values() for node in graph.nodes)
-
-
 def _contexts() -> tuple[bool, bool, int]:
     """What is entered that fx does not write down: whether gradients are on, inference mode is, how many autocasts."""
     torch.autocast_increment_nesting()
@@ -364,10 +359,7 @@ def _contexts() -> tuple[bool, bool, int]:
 
 @contextmanager
 def _noting_what_is_lost() -> Iterator[None]:
-    """While tracing, have nodes say what fx does not write down: contexts that the forward enters, and ``x += y``.
-
-    It writes ``x = x + y``, which takes a new map.
-    """
+    """While tracing, have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``."""
 
     def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
         def assign(x: fx.Proxy, y: Any) -> fx.Proxy:
@@ -465,14 +457,9 @@ def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
 
     What is kept whole asks its own flags, also those that change later; the graph would hold the answers that it got.
     """
-    whole = {type(module) for module in shadow.modules() if _is_kept_whole(module)}
+    whole = {type(m) for m in shadow.modules() if getattr(m, "running_mean", None) is not None or is_adapter(m)}
+    whole |= {type(m) for m in shadow.modules() if type(m).__module__.startswith("torchvision.transforms")}
     return {"leaf_modules": [*get_notrace_modules(), *whole], "autowrap_functions": get_notrace_functions()}
-
-
-def _is_kept_whole(module: nn.Module) -> bool:
-    """Norms that ask their own flag, torchvision's transforms, and adapters (LoRA), which may be merged or switched."""
-    is_transform = type(module).__module__.startswith("torchvision.transforms")
-    return getattr(module, "running_mean", None) is not None or is_transform or is_adapter(module)
 
 
 def _function_of(name: str) -> str:

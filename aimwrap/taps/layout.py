@@ -116,13 +116,11 @@ def level_of(sides: Shape, image_sides: Shape, expected: float | None = None) ->
     if min(sides) < 1:
         return None
     octaves = [math.log2(image / side) for image, side in zip(image_sides, sides, strict=True)]
-
-    def fits(level: int, octave: float, image: int, side: int) -> bool:
-        exact = image / 2**level
-        rounded = math.prod(sides) > 1 and math.floor(exact) <= side <= math.ceil(exact)
-        return rounded or abs(octave - level) <= STRIDE_TOLERANCE
-
     near = octaves[0] if expected is None else expected
-    levels = sorted({*map(math.floor, octaves), *map(math.ceil, octaves)}, key=lambda level: abs(level - near))
-    measured = list(zip(octaves, image_sides, sides, strict=True))
-    return next((level for level in levels if all(fits(level, *side) for side in measured)), None)
+    for level in sorted({*map(math.floor, octaves), *map(math.ceil, octaves)}, key=lambda level: abs(level - near)):
+        rounded = [(image / 2**level, side) for image, side in zip(image_sides, sides, strict=True)]
+        if math.prod(sides) > 1 and all(math.floor(exact) <= side <= math.ceil(exact) for exact, side in rounded):
+            return level
+        if all(abs(octave - level) <= STRIDE_TOLERANCE for octave in octaves):
+            return level
+    return None

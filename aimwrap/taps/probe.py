@@ -151,7 +151,7 @@ class Probe:
         ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
         level = level_of(shape[2:], self.image_shape[2:])
         if level is not None and level >= 0:
-            return 2**level
+            return int(2**level)
         if abs(math.log2(ratios[0] / ratios[1])) > STRIDE_TOLERANCE:
             raise ValueError(f"shape {tuple(shape)} does not fit images {tuple(self.image_shape)}")
         return round(ratios[0])

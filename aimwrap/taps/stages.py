@@ -244,7 +244,6 @@ def _by_module_boundaries(probe: Probe) -> Stages:
     deepest = 0
     certain = True  # whether what comes last is what the classifier reads
     misled = False  # whether what comes last may look like a map of the trunk, and not be one
-    last_map: tuple[int, Shape] | None = None  # the level and shape of the last that counts
     left_out: Call | None = None  # the last map that is deeper than all that count, at no power of two
     for call in _expand(probe.root):
         if _returns_maps_in_a_container(call):
@@ -256,7 +255,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         if call.output_shape is not None and len(call.output_shape) == 3:
             obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
             misled = True
-        level = _level(call.output_shape, probe, last_map)
+        level = _level(call.output_shape, probe, deepest, counted[-1] if counted else None)
         if level is None and _is_deeper_than(deepest, call, probe):
             left_out = call
         if level is None or _is_global_pool(call) or not (counted or level > 1 or _sees_neighbours(call)):
@@ -270,7 +269,6 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         deepest = max(deepest, level)
         by_level.setdefault(level, []).append(call)
         counted.append(call)
-        last_map = level, call.output_shape or ()
         left_out = left_out if left_out is not None and _is_deeper_than(deepest, left_out, probe) else None
     if left_out is not None:
         height, width = (left_out.output_shape or ())[2:]
@@ -351,14 +349,12 @@ def _is_token_body(call: Call) -> bool:
     return all(shape is not None and len(shape) == 3 for shape in shapes)
 
 
-def _level(shape: Shape | None, probe: Probe, before: tuple[int, Shape] | None = None) -> int | None:
-    """log2 of a map's stride, or None where the shape is not an (N, C, H, W) map at a power of two.
-
-    Where two fit a small map, it is counted from the map ``before`` it, whose level and shape are given.
-    """
+def _level(shape: Shape | None, probe: Probe, deepest: int = 0, last: Call | None = None) -> int | None:
+    """log2 of a map's stride, counted from the last map's, or None where it is not (N, C, H, W) at a power of two."""
     if shape is None or len(shape) != 4 or min(shape[2:]) < 1:
         return None
-    expected = before[0] + math.log2(before[1][2] / shape[2]) if before is not None else None
+    before = last.output_shape if last is not None else None
+    expected = deepest + math.log2(before[2] / shape[2]) if before is not None else None
     return level_of(shape[2:], probe.image_shape[2:], expected)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,7 +75,8 @@ def test_a_trunk_without_gradients_stays_so(build: Callable[[], nn.Module]) -> N
 
 
 def test_what_neither_a_graph_nor_hooks_can_keep_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Summed computes its maps under torch.no_grad\(\).*name modules"):
+    refused = pytest.raises(ValueError, match=r"Summed computes its maps under torch.no_grad\(\).*name modules")
+    with refused, pytest.warns(UserWarning, match="no gradient leaves the maps"):
         AIM(Summed(), mask_width=8)
 
 
@@ -211,7 +213,7 @@ def test_adapters_may_be_switched_and_merged_after_wrapping(kind: type[nn.Module
     adapter.enabled, adapter.active = True, "b"  # set_adapter
     seen.append(network.features(images))
     torch.testing.assert_close(backbone(images)["3"], seen[2])
-    assert not any(torch.allclose(a, b) for a, b in zip(seen, seen[1:], strict=False))
+    assert not any(torch.allclose(a, b) for a, b in pairwise(seen))
     adapter.merge()
     network.block2[0] = adapter.base_layer  # merge_and_unload
     torch.testing.assert_close(network.features(images), seen[2], rtol=1e-3, atol=1e-4)
