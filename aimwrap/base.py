@@ -226,10 +226,6 @@ class AIMBase(nn.Module):
         Raises:
             RuntimeError: if the checkpoint does not fit.
         """
-        if not isinstance(state_dict, Mapping) or (strict and not state_dict):
-            raise TypeError(
-                f"a checkpoint is a dict of weights, as model.state_dict() gives it, got {state_dict!r:.80}"
-            )
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
@@ -255,7 +251,7 @@ class AIMBase(nn.Module):
         stages = dict.fromkeys(key.split(".")[1] for key in state if key.startswith("mask_estimators."))
         own = list(self.mask_estimators)
         if list(stages) != own:
-            has = f"it has {', '.join(stages)}, this model ({self.variant}) has {', '.join(own)}"
+            has = f"it has {', '.join(stages) or 'no stages'}, this model ({self.variant}) has {', '.join(own)}"
             return f"the checkpoint is another variant's: {has}"
         head = "paper" if any(key.startswith("top_down.transforms") for key in state) else "feature-preserving"
         if head != self.head:

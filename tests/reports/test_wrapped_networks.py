@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from zoo import TinyNet, conv_block
 
-from aimwrap import AIM
+from aimwrap import AIM, inspect_backbone
+from aimwrap.attribution import LogitsView
 from aimwrap.taps import find_stages, probe, tap_backbone
 from aimwrap.taps.graph import GraphProgram
 
@@ -218,3 +219,17 @@ def test_adapters_may_be_switched_and_merged_after_wrapping(kind: type[nn.Module
     network.block2[0] = adapter.base_layer  # merge_and_unload
     torch.testing.assert_close(network.features(images), seen[2], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(backbone(images)["3"], network.features(images))
+
+
+def test_the_lines_of_inspect_run_as_they_are() -> None:
+    """They lacked imports and ``num_classes``, and built 1000 logits without a word."""
+    found = inspect_backbone("timm/resnet10t")
+    scope: dict[str, AIM] = {}
+    exec("\n".join(found.lines).replace("pretrained=True", "pretrained=False").replace("=1000", "=3"), scope)
+    assert scope["model"].num_classes == 3
+
+
+def test_a_view_of_logits_can_be_traced() -> None:
+    """TensorBoard's ``add_graph`` traces, which AIM's output with its dicts does not allow."""
+    view, images = LogitsView(AIM(TinyNet(), mask_width=8).eval()), torch.zeros(1, 3, 64, 64)
+    assert torch.equal(torch.jit.trace(view, images, check_trace=False)(images), view(images))

@@ -32,8 +32,8 @@ def aim(**arguments: object) -> AIM:
         (lambda: aim(stages=np.array([2.0, 3.0])), r"stages must be numbers or node names, got 2.0"),
         (lambda: aim()(torch.zeros(2, 3, 64, 64), {2: 1.0, 3: 1.0}), "masks must be a dict with a tensor for each"),
         (lambda: aim()(torch.zeros(2, 3, 64, 64), [torch.ones(1)]), "masks must be a dict with a tensor for each"),
-        (lambda: aim().load_state_dict(None), "a checkpoint is a dict of weights.*got None"),
-        (lambda: aim().load_state_dict({}), "a checkpoint is a dict of weights.*got {}"),
+        (lambda: aim().load_state_dict(None), "state_dict to be dict-like, got"),
+        (lambda: aim().load_state_dict({}), "it has no stages, this model"),
         (lambda: active_area({2: torch.ones(1, 1, 2, 2)}), "active_area takes the mask of one stage"),
         (lambda: aim().save_pretrained(None), "save_directory must be a folder"),
         (lambda: aim().save_pretrained(Path(__file__)), "save_directory must be a folder"),
@@ -42,7 +42,7 @@ def aim(**arguments: object) -> AIM:
     ],
 )
 def test_the_message_says_what_is_wrong(call: Callable[[], object], message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
         call()
 
 
