@@ -121,7 +121,8 @@ def inspect_backbone(
         [(2, 'layer3', 256, (14, 14)), (3, 'layer4', 512, (7, 7))]
         >>> for line in found.lines:
         ...     print(line)
-        from aimwrap import AIM; import torchvision; backbone = torchvision.models.get_model("resnet18", weights="DEFAULT")
+        from aimwrap import AIM; import torchvision;
+        backbone = torchvision.models.get_model("resnet18", weights="DEFAULT")
         model = AIM(backbone, stages=[2, 3], num_classes=1000, tau=0.25)
     """
     name = backbone if isinstance(backbone, str) else type(backbone).__name__
