@@ -157,7 +157,7 @@ class GraphProgram:
     @staticmethod
     def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> GraphProgram:
         """Trace a backbone up to the deepest of the nodes."""
-        with warnings.catch_warnings(), _noting_what_is_lost():
+        with warnings.catch_warnings(), _noting_assignments():
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
             extractor = create_feature_extractor(
@@ -358,7 +358,7 @@ def _contexts() -> tuple[bool, bool, int]:
 
 
 @contextmanager
-def _noting_what_is_lost() -> Iterator[None]:
+def _noting_assignments() -> Iterator[None]:
     """While tracing, have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``."""
 
     def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:

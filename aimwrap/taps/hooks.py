@@ -200,8 +200,9 @@ def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation
 
     def catch(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if len(calls) == place.call:
-            caught.append(output if key is None else tensors_in(output)[key])
-            versions.append(-1 if caught[0].is_inference() else caught[0]._version)  # inference tensors have none
+            made = output if key is None else tensors_in(output)[key]
+            versions.append(-1 if made.is_inference() else made._version)  # inference tensors have none
+            caught.append(made)  # from now on, what is done with it is noted
         calls.append(None)
 
     class Follow(TorchFunctionMode):

@@ -229,7 +229,7 @@ def test_the_lines_of_inspect_run_as_they_are() -> None:
     assert scope["model"].num_classes == 3
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # torch advises against tracing
 def test_a_view_of_logits_can_be_traced() -> None:
     """TensorBoard's ``add_graph`` traces, which AIM's output with its dicts does not allow."""
     view, images = LogitsView(AIM(TinyNet(), mask_width=8).eval()), torch.zeros(1, 3, 64, 64)
