@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ._choices import Head, MaskContext, MaskNorm, MaskPadding, Pooling
+from ._numerics import autocasts
 from .taps import Stage, TappedModel
 
 
@@ -37,9 +38,8 @@ def check_arguments(
     check_choices(head=(head, Head), mask_norm=(mask_norm, MaskNorm), pooling=(pooling, Pooling))
     check_choices(mask_padding=(mask_padding, MaskPadding), mask_context=(mask_context, MaskContext))
     check_positive(width=width, mask_width=mask_width, temperature=temperature)
+    check_positive(num_classes=1 if num_classes is None else num_classes)
     check_logit_bounds(logit_spread, logit_range)
-    if num_classes is not None:
-        check_positive(num_classes=num_classes)
     if labels_move_area not in (True, False):
         raise TypeError(f"labels_move_area must be True or False, got {labels_move_area!r}")
     return area_of
@@ -47,8 +47,10 @@ def check_arguments(
 
 def areas_by_stage(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage, float]:
     """Each stage's declared area, in the order in which the user wrote them."""
+    stages = stages.tolist() if hasattr(stages, "tolist") else stages  # NumPy's arrays, and tensors
     if isinstance(stages, str) or not isinstance(stages, Sequence):
-        raise TypeError(f"stages must be a list of numbers or node names, got {stages!r}; write stages=[{stages!r}]")
+        meant = [stages] if isinstance(stages, int | str) else [2, 3]
+        raise TypeError(f"stages must be a list of numbers or node names, got {stages!r}; write stages={meant!r}")
     wrong = [s for s in stages if not isinstance(s, int | str) or isinstance(s, bool)]
     if wrong:
         raise TypeError(f"stages must be numbers or node names, got {wrong[0]!r} of type {type(wrong[0]).__name__}")
@@ -96,7 +98,7 @@ def check_taps(tapped: TappedModel) -> None:
             f"stages={stages} leaves out the deepest stage, {deepest}, where the meaning is; the "
             f"paper always starts from it. stages={[*numbers, deepest]} includes it. The paper counts a ResNet's "
             "stem, so its ResNet50+AIM(2) is stages=[1, 2, 3] here",
-            stacklevel=3,  # where AIM is built
+            stacklevel=4,  # where AIM is built
         )
 
 
@@ -108,10 +110,12 @@ def check_choices(**choices: tuple[str, Any]) -> None:
 
 
 def check_positive(**values: float) -> None:
-    """Each argument, by name, is a number above zero."""
+    """Each argument, by name, is a number above zero, and a whole one except for the temperature."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
             raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if name != "temperature" and not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 def check_logit_bounds(logit_spread: float | None, logit_range: float) -> None:
@@ -185,6 +189,8 @@ def check_noise_seeds(seeds: Tensor, images: int) -> None:
 
 def given_masks(masks: Mapping[Stage, Tensor], stages: Sequence[Stage], maps: Sequence[Tensor]) -> list[Tensor]:
     """The user's masks, one per stage, of the maps' dtype and size."""
+    if not isinstance(masks, Mapping) or not all(isinstance(mask, Tensor) for mask in masks.values()):
+        raise TypeError(f"masks must be a dict with a tensor for each of the stages {list(stages)}, got {masks!r:.80}")
     if set(masks) != set(stages):
         raise ValueError(f"masks must be given for the stages {list(stages)}, got {list(masks)}")
     given = []
@@ -206,8 +212,13 @@ def check_images(images: Tensor, channels: int, classifier: nn.Module, least_sid
     if not isinstance(images, Tensor) or not images.is_floating_point():
         came = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"{expected}, got {came}; scale uint8 images with images.float() / 255 and normalise them")
-    if images.dtype == torch.float64 and classifier.weight.dtype != torch.float64:
-        raise TypeError(f"{expected}, got float64 for a {classifier.weight.dtype} model; call images.float()")
+    weight = classifier.weight
+    if images.layout != torch.strided or (images.is_meta and not weight.is_meta):
+        raise TypeError(f"{expected} with a value for each pixel, got {images.layout} on {images.device}")
+    left_alone = type(weight) is nn.Parameter and not autocasts(images)  # FSDP casts images itself, and autocast does
+    if images.dtype != weight.dtype and (left_alone or images.dtype == torch.float64):
+        way_out = "images.float()" if weight.dtype == torch.float32 else f"images.to({weight.dtype})"
+        raise TypeError(f"{expected}, got {str(images.dtype)[6:]} for a {weight.dtype} model; call {way_out}")
     if images.ndim != 4:
         raise ValueError(f"{expected}, got {tuple(images.shape)}; add a batch dimension with images.unsqueeze(0)")
     if images.shape[1] != channels:

@@ -15,10 +15,13 @@ def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
 
     Where autocast is off, nothing is entered: exporters would write it into their graphs.
     """
+    return torch.autocast(like.device.type, enabled=False) if autocasts(like) else nullcontext()
+
+
+def autocasts(like: Tensor) -> bool:
+    """Whether autocast is on, on the device of this one."""
     device = like.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):  # meta has no autocast, and torch raises
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return device != "meta" and torch.is_autocast_enabled(device)  # meta has no autocast, and torch raises
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

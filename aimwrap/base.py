@@ -257,7 +257,7 @@ class AIMBase(nn.Module):
         stages = dict.fromkeys(key.split(".")[1] for key in state if key.startswith("mask_estimators."))
         own = list(self.mask_estimators)
         if list(stages) != own:
-            has = f"it has {', '.join(stages)}, this model ({self.variant}) has {', '.join(own)}"
+            has = f"it has {', '.join(stages) or 'no stages'}, this model ({self.variant}) has {', '.join(own)}"
             return f"the checkpoint is another variant's: {has}"
         head = "paper" if any(key.startswith("top_down.transforms") for key in state) else "feature-preserving"
         if head != self.head:

@@ -53,6 +53,8 @@ def active_area(mask: Tensor) -> Tensor:
         >>> active_area(torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]))
         tensor([0.2500])
     """
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"active_area takes the mask of one stage, such as output.masks[3], got {type(mask).__name__}")
     return mask.float().mean(dim=(1, 2, 3))
 
 

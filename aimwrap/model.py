@@ -18,6 +18,7 @@ from ._checks import (
     number_of_classes,
     per_stage,
 )
+from ._numerics import autocasts
 from .backbones.create import create_backbone
 from .base import AIMBase, architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
@@ -91,6 +92,7 @@ class AIM(AIMBase, Shareable):
         (torch.Size([1, 10]), {2: (1, 1, 4, 4), 3: (1, 1, 2, 2)})
     """
 
+    @torch.inference_mode(False)  # what is made under it could never be trained
     def __init__(
         self,
         backbone: nn.Module | str,
@@ -130,6 +132,8 @@ class AIM(AIMBase, Shareable):
             pooling=pooling,
             temperature=temperature,
         )
+        if isinstance(backbone, nn.Module) and any(isinstance(module, AIM) for module in backbone.modules()):
+            raise TypeError("backbone is an AIM, or has one in it; pass the network that it was made of")
         name = backbone if isinstance(backbone, str) else None
         if isinstance(backbone, str):
             backbone = create_backbone(backbone, backbone_kwargs)
@@ -137,7 +141,7 @@ class AIM(AIMBase, Shareable):
             raise ValueError("backbone_kwargs builds a backbone given by name; this one is already a module")
         tapped = tap_backbone(
             copying.deepcopy(backbone) if copy else backbone,
-            stages,
+            list(area_of),
             final=head == "feature-preserving",
             example_input=example_input,
         )
@@ -206,8 +210,11 @@ class AIM(AIMBase, Shareable):
             Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
         """
         check_images(images, self.in_channels, self.classifier, self._least_side)
-        maps: dict[str, Tensor] = self.backbone(images)  # S_l(x_l)
-        return maps
+        dtype = self.classifier.weight.dtype
+        return {  # S_l(x_l), in the head's precision where the backbone's own autocast left another
+            name: x if x.dtype in (dtype, images.dtype) or autocasts(x) else x.to(dtype)
+            for name, x in self.backbone(images).items()
+        }
 
     def forward_masks(
         self,

@@ -102,7 +102,8 @@ class TauScheduler:
         length: Any = anneal_epochs if anneal_epochs is not None else anneal_steps
         name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
         if isinstance(length, bool) or not isinstance(length, Integral) or length < 0:
-            raise ValueError(f"{name} must not be negative, got {length!r}; 0 starts at the target (whole numbers)")
+            wrong = "not be negative" if isinstance(length, Integral) else "be a whole number"
+            raise ValueError(f"{name} must {wrong}, got {length!r}; 0 starts at the target")
         self.criterion = criterion
         self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -21,6 +22,8 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 
 IMAGES, CLASSES = 4, 3  # that a notebook shows
+_SWITCHING = threading.Lock()
+_runs: dict[nn.Module, int] = {}  # how many runs, of all threads, hold a module of a training model in evaluation mode
 
 
 class Explanation(NamedTuple):
@@ -212,18 +215,23 @@ def bias_of(model: nn.Module) -> Tensor:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run in evaluation mode, then give every module back the mode that it had.
 
-    Where all of it is in evaluation mode already nothing is written, so that threads may share a model.
+    Threads may share a model: what one of them switched goes back to training when the last has ended. Where all of it
+    is in evaluation mode already nothing is written.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    if not any(training for _, training in modes):
-        yield
-        return
-    model.eval()
+    with _SWITCHING:
+        switched = [module for module in model.modules() if module.training or module in _runs]
+        _runs.update((module, _runs.get(module, 0) + 1) for module in switched)
+        if any(module.training for module in switched):
+            model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with _SWITCHING:
+            for module in switched:
+                _runs[module] -= 1
+                if not _runs[module]:
+                    del _runs[module]
+                    module.training = True
 
 
 def _way_out(model: object) -> str:

@@ -51,9 +51,10 @@ class Inspection(NamedTuple):
     def lines(self) -> tuple[str, str]:
         """Two lines of Python that build the backbone and wrap it, with its two deepest stages."""
         stages = [tap.stage for tap in self.taps[-2:]]
-        classes = "" if self.num_classes is not None else ", num_classes=..."
+        classes = f"num_classes={self.num_classes or '...'}"  # to be replaced by that of the user's own data
         head = "" if self.head == "feature-preserving" else f', head="{self.head}"'
-        return _line_that_builds(self.name), f"model = AIM(backbone, stages={stages}, tau=0.25{classes}{head})"
+        code = f"model = AIM(backbone, stages={stages}, {classes}, tau=0.25{head})"
+        return f"from aimwrap import AIM; {_line_that_builds(self.name)}", code
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain dicts, lists and numbers, for JSON."""
@@ -121,8 +122,9 @@ def inspect_backbone(
         [(2, 'layer3', 256, (14, 14)), (3, 'layer4', 512, (7, 7))]
         >>> for line in found.lines:
         ...     print(line)
+        from aimwrap import AIM; import torchvision;
         backbone = torchvision.models.get_model("resnet18", weights="DEFAULT")
-        model = AIM(backbone, stages=[2, 3], tau=0.25)
+        model = AIM(backbone, stages=[2, 3], num_classes=1000, tau=0.25)
     """
     name = backbone if isinstance(backbone, str) else type(backbone).__name__
     if isinstance(backbone, str):
@@ -206,5 +208,5 @@ def _line_that_builds(name: str) -> str:
     except ValueError:  # the name of a class
         return f"backbone = {name}(...)"
     if library == "timm":
-        return f'backbone = timm.create_model("{model}", pretrained=True)'
-    return f'backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'
+        return f'import timm; backbone = timm.create_model("{model}", pretrained=True)'
+    return f'import torchvision; backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'

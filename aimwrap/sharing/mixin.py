@@ -88,6 +88,8 @@ class Shareable:
             raise TypeError(
                 f"save_pretrained: {', '.join(unused)} is used only for pushing; add push_to_hub=True, or remove it"
             )
+        if not isinstance(save_directory, str | os.PathLike) or os.path.isfile(save_directory):
+            raise TypeError(f"save_directory must be a folder, or one to make, got {save_directory!r}")
         model = cast("AIMBase", self)
         check_whole(model)
         before = model.class_names, model.preprocessing

@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_leaves
 
 from .._wrappers import unwrap_compiled
 
+_Renew = Callable[[Tensor], Tensor]
+
 
 class OwnHook:
     """A hook that belongs to how a module works, not one added from outside: copies keep it."""
@@ -76,13 +78,20 @@ def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     return shadow
 
 
+def is_adapter(module: nn.Module) -> bool:
+    """Whether a module adds to a layer's weights what it can merge into them (LoRA, PEFT): its flags say if it has."""
+    has_layer = hasattr(getattr(module, "base_layer", None), "weight")
+    return has_layer or hasattr(type(module), "merge") or hasattr(module, "merged") or hasattr(module, "lora_A")
+
+
 def twin_of(
     module: nn.Module, own_buffers: bool = False, own_parameters: bool = False, with_hooks: bool = False
 ) -> nn.Module:
     """Copy a module's structure around the very same tensors, with its training flags.
 
     ``own_buffers`` copies the buffers and plain tensor attributes, so that running the twin cannot move the original's;
-    ``own_parameters`` the parameters, for forwards that write into them; ``with_hooks`` keeps hooks that were added.
+    ``own_parameters`` the parameters, for forwards that write into them; ``with_hooks`` keeps hooks that were added,
+    and adapters themselves, so that what they have merged or switched off is so in the twin, too.
     """
 
     def kept(value: Tensor) -> Tensor:
@@ -90,7 +99,7 @@ def twin_of(
             return nn.Parameter(value.detach().clone(), value.requires_grad) if own_parameters else value
         return value.detach().clone() if own_buffers else value
 
-    twin = _copy_of(module, kept, kept)
+    twin = _copy_of(module, kept, kept, keep_adapters=with_hooks)
     if with_hooks:
         for source, copied in zip(module.modules(), twin.modules(), strict=True):
             for attribute, hooks in hooks_of(source).items():
@@ -156,8 +165,8 @@ def quiet_fakes() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def _copy_of(module: nn.Module, registered: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]) -> nn.Module:
-    memo: dict[int, Any] = {}
+def _copy_of(module: nn.Module, registered: _Renew, plain: _Renew, keep_adapters: bool = False) -> nn.Module:
+    memo: dict[int, Any] = {id(m): m for m in module.modules() if keep_adapters and m is not module and is_adapter(m)}
     own: list[tuple[dict[int, object], int, object]] = []
     for tensor in (*module.parameters(), *module.buffers()):
         memo[id(tensor)] = registered(tensor)
@@ -249,6 +258,11 @@ def _refuse(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
             raise ValueError(
                 f"{joined(name, key)!r} has no shape yet: {type(module).__name__} takes it from the first batch; "
                 "run the backbone once, on images as it takes them, before wrapping it"
+            )
+        if tensor is not None and tensor.is_inference():
+            raise ValueError(
+                f"{joined(name, key)!r} was made under torch.inference_mode(), so it can never be trained; build the "
+                "backbone outside of that"
             )
     for key, value in vars(module).items():
         torchs_own = key == "forward" or key.startswith("_compiled")  # forwards have a refusal of their own

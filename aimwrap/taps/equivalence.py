@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from .backbone import Program, TappedBackbone
-from .copies import quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
+from .copies import is_adapter, quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
 from .graph import GraphProgram
 from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
@@ -237,11 +237,12 @@ def training_of(
             outputs = settled.run(host, fake_images(shadow, mode, (2, *image_shape[1:])))
             wanted = [output for name, output in outputs.items() if names is None or name in names]
             custom = next((c for c in map(_custom_backward, wanted) if c is not None), None)
-            reached = gradients_reach(wanted, parameters)
+            reached = gradients_reach(wanted, parameters) if any(o.requires_grad for o in wanted) else set()
     except Exception:  # an operation without fake values or without a gradient
         return None
     updated = {name for name, tensor in tensors.items() if state_of(tensor) != before[name]}
-    held = {name for name, parameter in host.named_parameters(remove_duplicate=False) if name in parameters}
+    spare = {p for module in host.modules() if is_adapter(module) for p in module.parameters()}
+    held = {n for n, p in host.named_parameters(remove_duplicate=False) if n in parameters and p not in spare}
     return Training(reached, held, updated, custom)
 
 

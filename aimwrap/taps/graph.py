@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, cast
 
+import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from .copies import joined, unmoved_generators
+from .copies import is_adapter, joined, unmoved_generators
 from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
 from .probe import CallSite
 
@@ -350,9 +351,15 @@ def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
     return function
 
 
+def _contexts() -> tuple[bool, bool, int]:
+    """What is entered that fx does not write down: whether gradients are on, inference mode is, how many autocasts."""
+    torch.autocast_increment_nesting()
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.autocast_decrement_nesting()
+
+
 @contextmanager
 def _noting_assignments() -> Iterator[None]:
-    """While tracing, have each node of ``x += y`` say so: fx writes down ``x = x + y``, which takes a new map."""
+    """While tracing, have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``."""
 
     def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
         def assign(x: fx.Proxy, y: Any) -> fx.Proxy:
@@ -362,14 +369,23 @@ def _noting_assignments() -> Iterator[None]:
 
         return assign
 
-    for in_place, traced_as in _IN_PLACE_OPERATORS.items():
-        setattr(fx.Proxy, f"__{in_place.__name__}__", noting(in_place, traced_as))
+    def create_proxy(tracer: fx.Tracer, *arguments: Any, **keywords: Any) -> fx.Proxy:
+        proxy = super(fx.Tracer, tracer).create_proxy(*arguments, **keywords)
+        proxy.node.meta |= {"own context": True} if _contexts() != outside else {}
+        return proxy
+
+    operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]
+    noted: list[tuple[Any, str, Any]] = [*operators, (fx.Tracer, "create_proxy", create_proxy)]
+    for owner, name, function in noted:
+        setattr(owner, name, function)
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad():
+            outside = _contexts()
+            yield
     finally:
-        for in_place in _IN_PLACE_OPERATORS:
+        for owner, name, _ in noted:
             with suppress(AttributeError):  # another thread's wrapping has ended first; it misses the notes, no more
-                delattr(fx.Proxy, f"__{in_place.__name__}__")
+                delattr(owner, name)
 
 
 def _work_in_place_again(graph: fx.Graph, shadow: nn.Module) -> None:
@@ -437,12 +453,13 @@ def _plain_attributes(model: nn.Module) -> dict[str, Any]:
 
 
 def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
-    """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes), and norms.
+    """Keep in one piece what timm knows not to be traceable (its same-padding convolutions branch on sizes), and more.
 
-    A norm with running statistics asks its own flag which to use; the graph would hold the answer that it got.
+    What is kept whole asks its own flags, also those that change later; the graph would hold the answers that it got.
     """
-    norms = {type(module) for module in shadow.modules() if getattr(module, "running_mean", None) is not None}
-    return {"leaf_modules": [*get_notrace_modules(), *norms], "autowrap_functions": get_notrace_functions()}
+    whole = {type(m) for m in shadow.modules() if getattr(m, "running_mean", None) is not None or is_adapter(m)}
+    whole |= {type(m) for m in shadow.modules() if type(m).__module__.startswith("torchvision.transforms")}
+    return {"leaf_modules": [*get_notrace_modules(), *whole], "autowrap_functions": get_notrace_functions()}
 
 
 def _function_of(name: str) -> str:

@@ -73,16 +73,20 @@ class HookProgram(OwnCodeProgram):
         """Run the twin until every output has been seen."""
         # Not a call where it would be the same: torch.export would look for the twin among the host's modules.
         run = self.source if is_called_otherwise(self.source) else self.source.forward
-        found = self.catch.start()
+        found, gradients = self.catch.start(), torch.is_grad_enabled()
         try:
             with suppress(Seen):
                 run(images)
         finally:
             self.catch.end()
+            if torch.is_grad_enabled() is not gradients:  # it ended before the forward's own set_grad_enabled(True)
+                torch.set_grad_enabled(gradients)
         missing = [watch.place.node for name, watch in self.wanted.items() if name not in found]
         if missing:
             raise RuntimeError(f"the backbone's forward did not call {missing}; wrap it in the mode that it is used in")
         for name, watch in self.wanted.items():
+            if found[name].is_inference() and not torch.is_inference_mode_enabled():  # the forward's own
+                found[name] = found[name].clone()  # the head could not be trained on it
             if watch.activation is not None:
                 found[name] = watch.activation(found[name])
         return found
@@ -196,8 +200,9 @@ def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation
 
     def catch(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if len(calls) == place.call:
-            caught.append(output if key is None else tensors_in(output)[key])
-            versions.append(caught[0]._version)
+            made = output if key is None else tensors_in(output)[key]
+            versions.append(-1 if made.is_inference() else made._version)  # inference tensors have none
+            caught.append(made)  # from now on, what is done with it is noted
         calls.append(None)
 
     class Follow(TorchFunctionMode):
@@ -218,4 +223,5 @@ def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation
     whatever = suppress(Exception) if training else nullcontext()  # others check whether it can be trained
     with whatever, torch.no_grad(), quiet_fakes(), measured.mode, Follow():
         twin(measured.fake_images(batch_size=2))
-    return functions[0] if functions else Activation(""), bool(caught) and caught[0]._version != versions[0]
+    overwritten = bool(caught) and (caught[0].is_inference() or caught[0]._version != versions[0])
+    return functions[0] if functions else Activation(""), overwritten

@@ -95,8 +95,11 @@ def is_channels_last(shape: Shape, image_shape: Shape) -> bool:
     """
     if len(shape) != 4:
         return False
-    first, last = _octaves_from_image(shape[2:], image_shape), _octaves_from_image(shape[1:3], image_shape)
-    return last <= STRIDE_TOLERANCE and (first > STRIDE_TOLERANCE or (last == 0 and first > 0))
+    first, last = (level_of(sides, image_shape[2:]) for sides in (shape[2:], shape[1:3]))
+    if first is None or last is None:
+        return last is not None
+    sizes = [tuple(side * 2**level for side in image_shape[2:]) for level in (-first, -last)]
+    return shape[1:3] == sizes[1] and shape[2:] != sizes[0]
 
 
 def as_channels_first(shape: Shape, image_shape: Shape) -> Shape:
@@ -104,9 +107,20 @@ def as_channels_first(shape: Shape, image_shape: Shape) -> Shape:
     return (shape[0], shape[3], *shape[1:3]) if is_channels_last(shape, image_shape) else shape
 
 
-def _octaves_from_image(sides: Shape, image_shape: Shape) -> float:
-    """How far, in octaves, height and width are from the image's divided by one power of two."""
+def level_of(sides: Shape, image_sides: Shape, expected: float | None = None) -> int | None:
+    """log2 of a map's stride, or None where that is no power of two; where two fit, the one nearer to ``expected``.
+
+    Each halving of an odd side rounds it up or down, so a small map of more than one position may be far from an exact
+    division: 100 pixels become 4, and 48 x 320 become 2 x 10, at stride 32.
+    """
     if min(sides) < 1:
-        return math.inf
-    octaves = [math.log2(image / side) for image, side in zip(image_shape[2:], sides, strict=True)]
-    return max(abs(octave - round(octaves[0])) for octave in octaves)
+        return None
+    octaves = [math.log2(image / side) for image, side in zip(image_sides, sides, strict=True)]
+    near = octaves[0] if expected is None else expected
+    for level in sorted({*map(math.floor, octaves), *map(math.ceil, octaves)}, key=lambda level: abs(level - near)):
+        rounded = [(image / 2**level, side) for image, side in zip(image_sides, sides, strict=True)]
+        if math.prod(sides) > 1 and all(math.floor(exact) <= side <= math.ceil(exact) for exact, side in rounded):
+            return level
+        if all(abs(octave - level) <= STRIDE_TOLERANCE for octave in octaves):
+            return level
+    return None

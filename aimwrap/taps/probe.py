@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import quiet_fakes, shadow_of, switched
-from .layout import STRIDE_TOLERANCE, Layout, Shape, as_channels_first, is_channels_last, layout_of
+from .layout import STRIDE_TOLERANCE, Layout, Shape, as_channels_first, is_channels_last, layout_of, level_of
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)
@@ -70,7 +70,8 @@ class Call:
             return None
         if len(self.input_shape) != 4 or len(self.output_shape) != 4:
             return None
-        return round(math.log2(self.input_shape[2] / self.output_shape[2]))
+        sides = zip(self.input_shape[2:], self.output_shape[2:], strict=True)
+        return min(round(math.log2(before / after)) for before, after in sides)
 
     def calls(self) -> Iterator[Call]:
         """This call and all inside it, outermost first."""
@@ -120,12 +121,12 @@ class Probe:
         maps = {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1}
         height, width = self.image_shape[2:]
         ratios = {size: (height / size[0], width / size[1]) for size in maps}
-        return {s for s, (h, w) in ratios.items() if min(h, w) >= 1 and abs(math.log2(h / w)) <= STRIDE_TOLERANCE}
+        near = {s for s, (h, w) in ratios.items() if min(h, w) >= 1 and abs(math.log2(h / w)) <= STRIDE_TOLERANCE}
+        return near | {size for size in maps if (level_of(size, self.image_shape[2:]) or -1) >= 0}
 
     def is_even(self) -> bool:
         """Whether every map's stride is near a power of two."""
-        octaves = [math.log2(self.image_shape[2] / height) for height, _ in self.grids]
-        return all(abs(octave - round(octave)) <= STRIDE_TOLERANCE for octave in octaves)
+        return all(level_of(grid, self.image_shape[2:]) is not None for grid in self.grids)
 
     def place(self, call: Call) -> CallSite:
         """The call site of a recorded call."""
@@ -148,10 +149,12 @@ class Probe:
             ValueError: if height and width disagree: the map is not laid out as (N, C, H, W).
         """
         ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
+        level = level_of(shape[2:], self.image_shape[2:])
+        if level is not None and level >= 0:
+            return int(2**level)
         if abs(math.log2(ratios[0] / ratios[1])) > STRIDE_TOLERANCE:
             raise ValueError(f"shape {tuple(shape)} does not fit images {tuple(self.image_shape)}")
-        level = round(math.log2(ratios[0]))
-        return 2**level if abs(math.log2(ratios[0]) - level) <= STRIDE_TOLERANCE else round(ratios[0])
+        return round(ratios[0])
 
     def fake_images(self, batch_size: int = 1) -> Tensor:
         """Fake images like the ones that were probed, (N, C, H, W), on the model's device."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .copies import quiet_fakes, switched, twin_of
-from .layout import STRIDE_TOLERANCE, Shape, map_shape
+from .layout import STRIDE_TOLERANCE, Shape, level_of, map_shape
 from .probe import Call, CallSite, Probe, tensors_in
 from .usage import LAST, call_intermediates
 
@@ -255,11 +255,11 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         if call.output_shape is not None and len(call.output_shape) == 3:
             obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
             misled = True
-        level = _level(call.output_shape, probe)
+        level = _level(call.output_shape, probe, deepest, counted[-1] if counted else None)
         if level is None and _is_deeper_than(deepest, call, probe):
             left_out = call
-        if level is None or _is_global_pool(call):
-            continue
+        if level is None or _is_global_pool(call) or not (counted or level > 1 or _sees_neighbours(call)):
+            continue  # layers in front, such as a normalisation, are none of the network's stages
         if level >= max(deepest, 2) + 2 and math.prod((call.output_shape or ())[2:]) == 1:
             continue  # what a global pool, or a convolution like it, left over
         if level < deepest:
@@ -293,6 +293,11 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         return Stages(dict(enumerate(last.values())), final, 0, obstacle, BY_ORDER, strides=strides, readers=readers)
     nodes = {level - 2: place for level, place in last.items() if level >= 2}
     return Stages(nodes, final, sum(level < 2 for level in by_level), obstacle, readers=readers)
+
+
+def _sees_neighbours(call: Call) -> bool:
+    """Whether a call has weights for more than one position: what prepares the images has not."""
+    return any(weight.ndim == 4 and math.prod(weight.shape[2:]) > 1 for weight in call.module.parameters())
 
 
 def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
@@ -344,13 +349,13 @@ def _is_token_body(call: Call) -> bool:
     return all(shape is not None and len(shape) == 3 for shape in shapes)
 
 
-def _level(shape: Shape | None, probe: Probe) -> int | None:
-    """log2 of a map's stride, or None where the shape is not an (N, C, H, W) map at a power of two."""
-    if shape is None or len(shape) != 4:
+def _level(shape: Shape | None, probe: Probe, deepest: int = 0, last: Call | None = None) -> int | None:
+    """log2 of a map's stride, counted from the last map's, or None where it is not (N, C, H, W) at a power of two."""
+    if shape is None or len(shape) != 4 or min(shape[2:]) < 1:
         return None
-    octaves = [math.log2(image / side) for image, side in zip(probe.image_shape[2:], shape[2:], strict=True)]
-    level = round(octaves[0])
-    return level if all(abs(octave - level) <= STRIDE_TOLERANCE for octave in octaves) else None
+    before = last.output_shape if last is not None else None
+    expected = deepest + math.log2(before[2] / shape[2]) if before is not None else None
+    return level_of(shape[2:], probe.image_shape[2:], expected)
 
 
 def _is_global_pool(call: Call) -> bool:

@@ -104,6 +104,9 @@ def tap_backbone(
             f"{[extraction.labels[name] for name in later]} come after it, so it is another one. {_WITHOUT_FINAL}"
         )
     taps = {name: _measured_tap(name, stages, extraction, measured) for name in extraction.order}
+    for k, target in found.nodes.items():  # of a small map the stride alone is ambiguous: 34 becomes 2 at 16 and 32
+        if targets.get(str(k)) is target and str(k) in by_number:
+            taps[str(k)] = taps[str(k)]._replace(stride=found.strides.get(k, 4 * 2**k))
     final_tap = taps.pop(FINAL, None)
     return TappedModel(
         backbone=TappedBackbone(model, extraction.program, extraction.layouts),

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .copies import joined, quiet_fakes, shadow_of, switched, twin_of
+from .copies import is_adapter, joined, quiet_fakes, shadow_of, switched, twin_of
 from .layout import Shape
 from .probe import fake_images
 
@@ -220,7 +220,8 @@ def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
     """
     needed = usage.entered | usage.used | usage.reached
     kept = {".".join(name.split(".")[:end]) for name in needed for end in range(1, name.count(".") + 2)}
-    for name, module in list(twin.named_modules(remove_duplicate=False)):
+    own = {part for module in twin.modules() if module is not twin and is_adapter(module) for part in module.modules()}
+    for name, module in [pair for pair in twin.named_modules(remove_duplicate=False) if pair[1] not in own]:
         for key, parameter in list(module._parameters.items()):
             full = joined(name, key)
             if parameter is not None and parameter.is_floating_point() and full not in usage.reached:
