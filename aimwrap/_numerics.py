@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -22,6 +22,11 @@ def autocasts(like: Tensor) -> bool:
     """Whether autocast is on, on the device of this one."""
     device = like.device.type
     return device != "meta" and torch.is_autocast_enabled(device)  # meta has no autocast, and torch raises
+
+
+def in_precision(maps: Mapping[str, Tensor], *dtypes: torch.dtype) -> dict[str, Tensor]:
+    """Maps in the first precision, where a backbone's own autocast has left another than these."""
+    return {name: x if x.dtype in dtypes or autocasts(x) else x.to(dtypes[0]) for name, x in maps.items()}
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

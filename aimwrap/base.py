@@ -205,8 +205,6 @@ class AIMBase(nn.Module):
     def cost(self) -> Cost:
         """Count parameters and multiply-accumulates, and those of the backbone as it came.
 
-        The latter are counted again only when a module was replaced.
-
         Returns:
             The counts for one image of the size that the backbone was probed with (its own, or 224 x 224).
         """

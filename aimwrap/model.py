@@ -18,7 +18,7 @@ from ._checks import (
     number_of_classes,
     per_stage,
 )
-from ._numerics import autocasts
+from ._numerics import in_precision
 from .backbones.create import create_backbone
 from .base import AIMBase, architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
@@ -210,11 +210,7 @@ class AIM(AIMBase, Shareable):
             Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
         """
         check_images(images, self.in_channels, self.classifier, self._least_side)
-        dtype = self.classifier.weight.dtype
-        return {  # S_l(x_l), in the head's precision where the backbone's own autocast left another
-            name: x if x.dtype in (dtype, images.dtype) or autocasts(x) else x.to(dtype)
-            for name, x in self.backbone(images).items()
-        }
+        return in_precision(self.backbone(images), self.classifier.weight.dtype, images.dtype)  # S_l(x_l)
 
     def forward_masks(
         self,

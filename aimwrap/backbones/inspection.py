@@ -48,13 +48,14 @@ class Inspection(NamedTuple):
     costs: dict[tuple[Stage, ...], Cost]
 
     @property
-    def lines(self) -> tuple[str, str]:
-        """Two lines of Python that build the backbone and wrap it, with its two deepest stages."""
+    def lines(self) -> tuple[str, ...]:
+        """Lines of Python that build the backbone and wrap it, with its two deepest stages."""
         stages = [tap.stage for tap in self.taps[-2:]]
         classes = f"num_classes={self.num_classes or '...'}"  # to be replaced by that of the user's own data
         head = "" if self.head == "feature-preserving" else f', head="{self.head}"'
         code = f"model = AIM(backbone, stages={stages}, {classes}, tau=0.25{head})"
-        return f"from aimwrap import AIM; {_line_that_builds(self.name)}", code
+        imported, built = _lines_that_build(self.name)
+        return imported, "from aimwrap import AIM", built, code
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain dicts, lists and numbers, for JSON."""
@@ -122,7 +123,8 @@ def inspect_backbone(
         [(2, 'layer3', 256, (14, 14)), (3, 'layer4', 512, (7, 7))]
         >>> for line in found.lines:
         ...     print(line)
-        from aimwrap import AIM; import torchvision;
+        import torchvision
+        from aimwrap import AIM
         backbone = torchvision.models.get_model("resnet18", weights="DEFAULT")
         model = AIM(backbone, stages=[2, 3], num_classes=1000, tau=0.25)
     """
@@ -197,16 +199,16 @@ def _named(path: str) -> Any:
     return functools.reduce(getattr, attribute.split("."), importlib.import_module(place))
 
 
-def _line_that_builds(name: str) -> str:
+def _lines_that_build(name: str) -> tuple[str, str]:
+    """What is imported, and the line with the backbone."""
     if ":" in name:
         place, _, attribute = name.partition(":")
-        first = attribute.partition(".")[0]
         made = attribute if isinstance(_named(name), nn.Module) else f"{attribute}()"
-        return f"from {place} import {first}; backbone = {made}"
+        return f"from {place} import {attribute.partition('.')[0]}", f"backbone = {made}"
     try:
         library, model = find_builder(name)
     except ValueError:  # the name of a class
-        return f"backbone = {name}(...)"
+        return f"# import {name}, which is your own", f"backbone = {name}(...)"
     if library == "timm":
-        return f'import timm; backbone = timm.create_model("{model}", pretrained=True)'
-    return f'import torchvision; backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'
+        return "import timm", f'backbone = timm.create_model("{model}", pretrained=True)'
+    return "import torchvision", f'backbone = torchvision.models.get_model("{model}", weights="DEFAULT")'

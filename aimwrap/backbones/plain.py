@@ -14,25 +14,12 @@ from .._files import checksum, replacing
 from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, preprocessing_of
-from ..sharing.files import (
-    FILE,
-    IMAGES,
-    WAY_OUT,
-    WEIGHTS,
-    checked,
-    load_weights,
-    parsed,
-    read_preprocessing,
-    read_weights,
-    write_weights,
-)
+from ..sharing import files
 from .create import building_at_most, create_backbone
 
 CONFIG = "plain.json"
-_CONTENT = {
-    **{"backbone": str, "num_classes": int, "class_names": ([str],)},
-    **{"preprocessing": (IMAGES,), "weights": (FILE,)},
-}
+_CONTENT = {"backbone": str, "num_classes": int, "class_names": ([str],)}
+_CONTENT |= {"preprocessing": (files.IMAGES,), "weights": (files.FILE,)}
 
 
 class PlainClassifier(nn.Module):
@@ -111,8 +98,8 @@ class PlainClassifier(nn.Module):
 def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:
     """Write ``model.safetensors``, the backbone's weights under their own names, and ``plain.json`` with its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
-        write_weights(model.backbone, weights)
+    with replacing(folder / files.WEIGHTS) as weights, replacing(folder / CONFIG) as config:
+        files.write_weights(model.backbone, weights)
         described = {
             "backbone": backbone,
             "num_classes": model.num_classes,
@@ -143,7 +130,7 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         raise FileNotFoundError(
             f"{folder} has no {CONFIG}: it was not saved by a plain run; AIM.from_pretrained loads a run with AIM"
         )
-    content = parsed(path)
+    content = files.parsed(path)
     name = content.get("backbone")
     if backbone is None and ":" in str(name):
         raise ValueError(
@@ -151,20 +138,20 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
             f"load_plain({str(folder)!r}, backbone=...); on the command line, --backbone {name}"
         )
     try:
-        described = checked({"weights": None} | content, _CONTENT)  # older versions wrote no checksum
-        weights = read_weights(path.with_name(WEIGHTS), described["weights"])
+        described = files.checked({"weights": None} | content, _CONTENT)  # older versions wrote no checksum
+        weights = files.read_weights(path.with_name(files.WEIGHTS), described["weights"])
         with building_at_most(2**27 + sum(tensor.numel() for tensor in weights.values())):
             network = create_backbone(described["backbone"]) if backbone is None else backbone
             model = PlainClassifier(network, described["num_classes"])
-        load_weights(model.backbone, weights, [], strict=True)
+        files.load_weights(model.backbone, weights, [], strict=True)
         if described["preprocessing"] is not None:
-            model.preprocessing = read_preprocessing(described["preprocessing"])
+            model.preprocessing = files.read_preprocessing(described["preprocessing"])
         names = described["class_names"]
         if names is not None and len(names) != model.num_classes:
             raise ValueError(f"'class_names' has {len(names)} name(s) for {model.num_classes} classes")
         model.class_names = None if names is None else tuple(names)
     except Exception as error:  # a library may raise anything for a name that another version of it knew
-        raise ValueError(f"{path}: {error}{WAY_OUT}") from error
+        raise ValueError(f"{path}: {error}{files.WAY_OUT}") from error
     return model.eval()
 
 

@@ -136,9 +136,8 @@ def scores_of(
         "values gets."
     )
     matched = (
-        f"Every model's map averaged down to {grid[0]} x {grid[1]}, the coarsest one's, since a finer map points "
-        "better for free. A cell counts by its share of the object, without enlarging, so it differs from the score "
-        "above; and a report with another model may have another grid."
+        f"Every map averaged down to {grid[0]} x {grid[1]}, the coarsest one's, since a finer map points better for "
+        "free. Cells count by their share of the object, so it differs from the score above, and between reports."
     )
     return [
         _average(measured, labels),

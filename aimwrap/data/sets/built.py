@@ -65,12 +65,7 @@ def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class Built(DatasetOnDisk):
-    """One split of a set that ``aimwrap data build`` wrote: :func:`read_built` as a data set.
-
-    Raises:
-        FileNotFoundError: if the set is not there or its build did not finish.
-        ValueError: if the table is damaged, or it has no such split.
-    """
+    """One split of a set that ``aimwrap data build`` wrote: :func:`read_built` as a data set."""
 
     read = staticmethod(read_built)
     title = "a set that aimwrap data build wrote"

@@ -219,10 +219,6 @@ class CUB200(DatasetOnDisk):
     Splits are ``"train"`` and ``"test"``, CUB's own; it has no validation split.
 
     Reference: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011; segmentations by Farrell, CaltechDATA 2022.
-
-    Raises:
-        FileNotFoundError: if a table, the images or the demanded segmentations are not there.
-        ValueError: if the tables do not fit each other.
     """
 
     read = staticmethod(read_cub)

@@ -167,10 +167,6 @@ class TravelingBirds(DatasetOnDisk):
     Labels are CUB's 200 species; splits are ``"train"`` and ``"test"``.
 
     Reference: Koh et al., "Concept Bottleneck Models", ICML 2020.
-
-    Raises:
-        FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
-        ValueError: if a table is damaged, or an argument is not among those allowed.
     """
 
     read = staticmethod(read_traveling_birds)

@@ -268,10 +268,6 @@ class Waterbirds(DatasetOnDisk):
 
     Reference: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020 (tie of 95 %);
     Petryk et al., "On Guiding Visual Attention with Language Specification", CVPR 2022 (100 %).
-
-    Raises:
-        FileNotFoundError: if the table or what was demanded is not there.
-        ValueError: if a table is damaged, or the labels are of another version.
     """
 
     read = staticmethod(read_waterbirds)
