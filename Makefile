@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(C
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would trip over each other
 .DELETE_ON_ERROR:
-.PHONY: help demo stamps test slow browser minimum wheel lint types docs clean
+.PHONY: help demo stamps test slow rare browser minimum wheel lint types docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -29,8 +29,11 @@ stamps: $(VENV)/.with-demo $(VENV)/.with-train  ## from nothing to a trained mod
 test: $(VENV)/.with-test  ## run the tests and the doctests, without the slow ones, in two processes
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-slow: $(VENV)/.with-test  ## run the slow tests, in two processes
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal $(ARGS)
+slow: $(VENV)/.with-test  ## run the slow tests that CI has time for, in two processes
+	$(BIN)/python -m pytest -m 'slow and not rare' --numprocesses 2 --dist worksteal $(ARGS)
+
+rare: $(VENV)/.with-test  ## run the slow tests that CI has no time for, in two processes; do it before a release
+	$(BIN)/python -m pytest -m rare --numprocesses 2 --dist worksteal $(ARGS)
 
 browser: $(VENV)/.with-test  ## open reports in Chromium (of the system), and check what they do there
 	$(BIN)/python -m pytest -m browser tests/report/browser $(ARGS)

@@ -91,6 +91,7 @@ def test_evaluation_after_training_compiles_once(name: str, head: str, wrapped: 
     assert model == 3 and training == 2 and criterion <= 3
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_training_compiled_for_the_cpu_has_the_same_gradients() -> None:
     """By Inductor; the noise is made of a number per image, so both draw the same masks."""

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -456,11 +456,18 @@ def test_errors_at_the_boundary(tmp_path: Path, wrapped: Wrapped, monkeypatch: p
 TRANSFORMERS = ["tv_swin", "twins"]
 CNNS = [name for name in (*TORCHVISION, *TIMM) if name not in TRANSFORMERS]
 ROUNDING = "tf_efficientnet_lite0"  # pads as TensorFlow does
+LARGE = {"tv_densenet", "densenet121", "tv_efficientnet_b0", "tv_regnet_y_400mf", "regnetx_002", "tv_resnet18"}
+
+
+def with_rare_ones(names: Sequence[str], first: int) -> list[Any]:
+    """Each name with one of the heads; the large ones are left to the rare tests."""
+    marks = {name: pytest.mark.rare if name in LARGE else () for name in names}
+    return [pytest.param(name, HEADS[i % 2 - first], marks=marks[name]) for i, name in enumerate(names)]
 
 
 @needs_torch("onnx")
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % 2]) for i, name in enumerate(CNNS)])
+@pytest.mark.parametrize(("name", "head"), with_rare_ones(CNNS, 0))
 def test_onnx_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
     dynamic_size = name in ("resnet10t", "convnext_atto")  # it takes twice the time
     path = tmp_path / "model.onnx"
@@ -470,9 +477,7 @@ def test_onnx_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "head"), [(name, HEADS[i % 2 - 1]) for i, name in enumerate(["tiny", *CNNS]) if name != ROUNDING]
-)
+@pytest.mark.parametrize(("name", "head"), [p for p in with_rare_ones(["tiny", *CNNS], 1) if p.values[0] != ROUNDING])
 def test_programs_of_many_backbones(name: str, head: str, wrapped: Wrapped, tmp_path: Path) -> None:
     exported = export_program(wrapped(name, head), tmp_path / "model.pt2", preprocessing=SQUARE)
     assert exported.dynamic == FREE and all(row.holds(1e-5) for row in exported.parity)
@@ -517,7 +522,10 @@ COMPILED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "dynamic_size"),
-    [("tiny", "paper", True), *((name, HEADS[i % 2 - 1], False) for i, name in enumerate(COMPILED))],
+    [
+        pytest.param("tiny", "paper", True, marks=pytest.mark.rare),
+        *(pytest.param(*p.values, False, marks=p.marks) for p in with_rare_ones(COMPILED, 1)),
+    ],
 )
 def test_aotinductor(name: str, head: str, dynamic_size: bool, wrapped: Wrapped, tmp_path: Path) -> None:
     model, path = wrapped(name, head), tmp_path / "model.pt2"

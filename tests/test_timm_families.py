@@ -98,6 +98,7 @@ FAMILIES = {
 REFUSED = {"crossvit": "works on tokens"}  # by number: two branches of tokens, and no stages
 BY_DEFAULT = {"convnext", "efficientnet", "byobnet"}  # what timm has in miniature
 EACH = [f if f in BY_DEFAULT else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+EVERY_OTHER = [pytest.param(f, marks=pytest.mark.rare) if i % 2 else f for i, f in enumerate(FAMILIES)]
 
 
 def skip_where_unknown(family: str) -> None:
@@ -120,7 +121,7 @@ def train_a_step_and_evaluate(model: AIM, images: torch.Tensor) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what some of timm's models warn about, building or running
-@pytest.mark.parametrize("family", EACH)
+@pytest.mark.parametrize("family", EVERY_OTHER)
 def test_a_training_step_and_a_forward(family: str) -> None:
     skip_where_unknown(family)
     backbone = timm.create_model(FAMILIES[family], num_classes=5)
