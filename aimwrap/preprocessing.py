@@ -186,6 +186,7 @@ def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
     names = [method.value for method in InterpolationMode]
     fits = {
         "image_size of positive numbers": min(height, width) > 0,
+        "a mean and a std for each channel": len(mean) == len(std) > 0,
         "finite means": all(map(math.isfinite, mean)),
         "a positive std": all(0 < value < math.inf for value in std),
         "a crop in (0, 1]": 0 < crop <= 1,

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from .._files import checksum, replacing
 from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
-from ..preprocessing import Preprocessing, preprocessing_of
+from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_of
 from ..sharing import files
 from .create import building_at_most, create_backbone
 
@@ -145,7 +145,7 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
             model = PlainClassifier(network, described["num_classes"])
         files.load_weights(model.backbone, weights, [], strict=True)
         if described["preprocessing"] is not None:
-            model.preprocessing = files.read_preprocessing(described["preprocessing"])
+            model.preprocessing = checked_preprocessing(Preprocessing(**described["preprocessing"]))
         names = described["class_names"]
         if names is not None and len(names) != model.num_classes:
             raise ValueError(f"'class_names' has {len(names)} name(s) for {model.num_classes} classes")

@@ -77,7 +77,7 @@ def read_config(path: Path) -> Config:
             arguments = decoded_json(config["backbone"]["arguments"])
             config["backbone"]["arguments"] = checked(arguments, dict, "backbone.arguments")
         if config["preprocessing"] is not None:
-            config["preprocessing"] = read_preprocessing(config["preprocessing"], config["image_shape"][0])
+            config["preprocessing"] = checked_preprocessing(Preprocessing(**config["preprocessing"]))
         unknown = config["aim"].keys() - _ARGUMENTS.keys()
         if not unknown:
             check_arguments(**checked(config["aim"], _ARGUMENTS, "aim"))
@@ -90,15 +90,6 @@ def read_config(path: Path) -> Config:
             "it: pip install --upgrade aimwrap"
         )
     return config
-
-
-def read_preprocessing(values: Mapping[str, Any], channels: int | None = None) -> Preprocessing | None:
-    """The preprocessing that a file holds, for images of so many channels, or of as many as it has means."""
-    preprocessing = Preprocessing(**values)
-    channels = channels or len(preprocessing.mean)
-    if not len(preprocessing.mean) == len(preprocessing.std) == channels:
-        raise ValueError(f"'preprocessing' must have a mean and a std for each of {channels} channel(s), got {values}")
-    return checked_preprocessing(preprocessing)
 
 
 def _check_agreement(config: Config) -> None:
@@ -114,6 +105,8 @@ def _check_agreement(config: Config) -> None:
     shape = config["image_shape"]
     if len(shape) != 3 or math.prod(shape) > _LARGEST_IMAGE:
         raise ValueError(f"'image_shape' must be 3 positive integers of a product up to 2**26, got {shape}")
+    if config["preprocessing"] is not None and len(config["preprocessing"].mean) != shape[0]:
+        raise ValueError(f"'preprocessing' must have a mean and a std for each of {shape[0]} channel(s)")
     if not re.fullmatch("[0-9a-f]{64}", config["weights"]["sha256"]):
         raise ValueError(f"'weights.sha256' must be 64 hexadecimal digits, got {config['weights']['sha256']!r:.80}")
 
