@@ -114,7 +114,7 @@ def test_a_temperature_is_finite(value: Any) -> None:
 @pytest.mark.parametrize("unit", ["anneal_epochs", "anneal_steps"])
 def test_an_annealing_has_a_whole_number_of_steps(unit: str, value: Any) -> None:
     """Reported: infinity and True are taken, and the first never moves tau."""
-    with pytest.raises(ValueError, match=f"{unit} must not be negative, got .*whole numbers"):
+    with pytest.raises(ValueError, match=f"{unit} must (be a whole number|not be negative), got"):
         TauScheduler(AIMLoss(tau=0.25), **{unit: value})
     json.dumps(TauScheduler(AIMLoss(tau=0.25), **{unit: torch.tensor([3]).numpy()[0]}).state_dict())
 
