@@ -188,7 +188,10 @@ LAYERS_BEHIND_POOLING = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n not in LAYERS_BEHIND_POOLING])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in RARE else ()) for n in BACKBONES if n not in LAYERS_BEHIND_POOLING],
+)
 def test_feature_preserving_head_selects_from_the_map_that_the_backbone_pools(
     name: str, backbone_of: BackboneOf, wrapped: Wrapped
 ) -> None:
