@@ -210,7 +210,8 @@ class AIM(AIMBase, Shareable):
             Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
         """
         check_images(images, self.in_channels, self.classifier, self._least_side)
-        return in_precision(self.backbone(images), self.classifier.weight.dtype, images.dtype)  # S_l(x_l)
+        own = next(self.classifier.parameters(), images).dtype
+        return in_precision(self.backbone(images), own, images.dtype)  # S_l(x_l)
 
     def forward_masks(
         self,
