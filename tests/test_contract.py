@@ -19,6 +19,13 @@ Wrapped = Callable[..., AIM]
 LIBRARIES = {*TORCHVISION, *TIMM}
 RARE = LIBRARIES - {"tv_convnext", "resnet10t", "twins"}
 SLOW = {"paper": LIBRARIES, "feature-preserving": RARE}
+IN_TURN = with_heads_in_turn(list(BACKBONES))
+
+
+def marks_of(name: str, head: str) -> list[pytest.MarkDecorator]:
+    """Each of the libraries' backbones has one head in the slow tests; the other is left to the rare ones."""
+    twice = name in SLOW[head] and (name, head) not in IN_TURN
+    return [pytest.mark.slow] * (name in SLOW[head]) + [pytest.mark.rare] * twice
 
 
 every_backbone = pytest.mark.parametrize(
@@ -26,11 +33,7 @@ every_backbone = pytest.mark.parametrize(
 )
 every_backbone_and_head = pytest.mark.parametrize(
     ("name", "head"),
-    [
-        pytest.param(name, head, marks=pytest.mark.slow if name in SLOW[head] else ())
-        for name in BACKBONES
-        for head in HEADS
-    ],
+    [pytest.param(name, head, marks=marks_of(name, head)) for name in BACKBONES for head in HEADS],
 )
 
 
@@ -264,12 +267,15 @@ def test_half_precision_weights(name: str, head: str, wrapped: Wrapped) -> None:
         assert all(value.isfinite().all() for value in tensors(output))
 
 
+COMPILED = ("tiny_dropout", "tv_convnext", "tv_swin", "tf_efficientnet_lite0", "twins")
+
+
 @pytest.mark.parametrize(
     ("name", "head"),
     [
         ("train_eval", "feature-preserving"),
         *(
-            pytest.param(name, head, marks=pytest.mark.slow)
+            pytest.param(name, head, marks=[pytest.mark.slow, *([] if name in COMPILED else [pytest.mark.rare])])
             for name, head in with_heads_in_turn(["tiny_dropout", *TORCHVISION, *TIMM])
         ),
     ],

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import BACKBONES, NUM_CLASSES, HeadConvNet, lively, lively_aim
+from zoo import BACKBONES, NUM_CLASSES, HeadConvNet, lively, lively_aim, with_heads_in_turn
 
 from aimwrap import AIM, Explanation, explain
 from aimwrap.attribution import LogitsView
@@ -56,8 +56,7 @@ def test_contributions_are_exact(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["paper", "feature-preserving"])
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize(("name", "head"), with_heads_in_turn(sorted(BACKBONES)))
 def test_contributions_are_exact_at_299_pixels(name: str, head: str) -> None:
     check_exact(wrapped(name, head, (1, 2, 3), "active"), head, (299, 299), 0)
 
