@@ -248,7 +248,8 @@ def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
                 f"soft labels must have the logits' shape {tuple(logits.shape)}, got {tuple(target.shape)}; "
                 "class indices must be integers: labels.long()"
             )
-        if readable and not bool(((target.sum(1) - 1).abs() < 0.01).all() and (target >= 0).all()):
+        sums = target.sum(1) if readable else target.new_ones(1)  # of zeros, an image counts for nothing
+        if readable and not bool((((sums - 1).abs() < 0.01) | (sums == 0)).all() and (target >= 0).all()):
             raise ValueError("soft labels must be shares that add up to 1 for each image; divide by their sum")
         return
     if target.shape != logits.shape[:1]:

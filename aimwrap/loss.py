@@ -196,15 +196,17 @@ class AIMLoss(nn.Module):
         module, dtype = self.classification_loss, wide_dtype(logits)
         own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         cast = {name: x.to(dtype) for name, x in own.items() if x.is_floating_point() and x.dtype != dtype}
-        target = target.to(dtype) if target.is_floating_point() else target
-        loss: Tensor = torch.func.functional_call(module, cast, (logits.to(dtype), target))
+        if isinstance(target, Tensor) and target.is_floating_point():
+            target = target.to(dtype)
+        given = logits.to(dtype), target
+        loss: Tensor = torch.func.functional_call(module, cast, given) if cast else module(*given)
         if isinstance(module, nn.CrossEntropyLoss) and not target.is_floating_point():
             loss = torch.where((target == module.ignore_index).all(), 0.0, loss)  # where it would be 0 / 0
         return loss
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> Any:
         """The tau it was built with, for :meth:`load_state_dict`, which restores it."""
-        return torch.tensor(self.target_tau, dtype=torch.float64)
+        return self.target_tau
 
     def set_extra_state(self, state: Any) -> None:
         """See :meth:`get_extra_state`."""

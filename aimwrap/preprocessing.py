@@ -92,9 +92,14 @@ def upright(image: Any) -> Any:
 
 
 def _as_shown(image: Any, channels: int) -> Any:
-    picture = upright(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
+    if not isinstance(image, Image.Image):
+        return image
+    if image.mode[0] in "IF":
+        raise ValueError(f"image has more than 8 bits (mode {image.mode}), and nothing says which value is white")
     mode = {1: "L", 3: "RGB"}.get(channels)
-    return picture.convert(mode) if isinstance(picture, Image.Image) and mode is not None else picture
+    return upright(image) if mode is None else upright(image).convert(mode)
 
 
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
@@ -141,7 +146,7 @@ def preprocessing_of(backbone: nn.Module, channels: int | None = None) -> Prepro
     """
     own = getattr(backbone, "preprocessing", None)
     if isinstance(own, Preprocessing):
-        return own
+        return own if channels in (None, len(own.mean)) else None
     record = getattr(backbone, "pretrained_cfg", None)
     if not isinstance(record, Mapping) or not all(record.get(key) for key in _RECORDED):
         return None

@@ -16,6 +16,8 @@ facts = session.get_modelmeta().custom_metadata_map  # written by aimwrap's expo
 names, prep = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
 
 image = ImageOps.exif_transpose(Image.open(sys.argv[2]))  # turned upright, by the camera's note
+if image.mode[0] in "IF":
+    sys.exit("The image has more than 8 bits; save it with 8 bits, 255 for white.")
 image = image.convert("L" if len(prep["mean"]) == 1 else "RGB")
 height, width = prep["image_size"]
 high, wide = int(height / prep["crop"]), int(width / prep["crop"])

@@ -111,7 +111,7 @@ def _of_aim(
             maps = aim.forward_backbone(torch.where(kept > 0, images, pixels))
             for how, given in (("fixed", features.masks), ("recomputed", None)):
                 again = aim.forward_head(aim.forward_masks(maps, given)).logits
-                same[name, filling, how] = predicted_classes(again) == predicted
+                same[name, filling, how] = (predicted_classes(again) == predicted) & (predicted >= 0)
     if plain is not None:
         logits, heatmap = _checked_plain(plain(images), len(images))
         kept = highest(heatmap, region)

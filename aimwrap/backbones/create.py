@@ -11,10 +11,7 @@ from typing import Any
 import timm
 import torchvision
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch.nn.modules import module as hooks
 
 from ..preprocessing import preprocessing_of_weights
 
@@ -57,8 +54,11 @@ def building_at_most(values: int, modules: int = 30_000) -> Iterator[None]:
                 raise ValueError(f"it would have more than {modules} modules, or be far larger than its weights")
 
     with (
-        register_module_parameter_registration_hook(lambda _, __, p: count("values", 0 if p is None else p.numel())),
-        register_module_module_registration_hook(lambda *_: count("modules", 1)),
+        hooks.register_module_parameter_registration_hook(
+            lambda _, __, p: count("values", 0 if p is None else p.numel())
+        ),
+        hooks.register_module_buffer_registration_hook(lambda _, __, b: count("values", 0 if b is None else b.numel())),
+        hooks.register_module_module_registration_hook(lambda *_: count("modules", 1)),
     ):
         yield
 

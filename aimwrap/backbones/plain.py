@@ -147,7 +147,7 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         if described["preprocessing"] is not None:
             model.preprocessing = checked_preprocessing(Preprocessing(**described["preprocessing"]))
         names = described["class_names"]
-        if names is not None and len(names) != model.num_classes:
+        if names is not None and len(names) not in (model.num_classes, max(2, model.num_classes)):
             raise ValueError(f"'class_names' has {len(names)} name(s) for {model.num_classes} classes")
         model.class_names = None if names is None else tuple(names)
     except Exception as error:  # a library may raise anything for a name that another version of it knew

@@ -62,9 +62,9 @@ def safe_join(root: Path, relative: str, where: str) -> Path:
     return root / relative
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read an image as RGB, upright as viewers show it, which masks and boxes fit; ValueError if it is not complete."""
-    picture = decoded(path)
+def open_image(path: Path, turned: bool = True) -> Image.Image:
+    """Read an image as RGB, upright as viewers show it unless told otherwise; ValueError if it is not complete."""
+    picture = decoded(path, turned)
     return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
 
 
@@ -102,7 +102,7 @@ def image_size(path: Path) -> tuple[int, int]:
         return picture.height, picture.width
 
 
-def decoded(path: Path) -> Image.Image:
+def decoded(path: Path, turned: bool = True) -> Image.Image:
     """An image in its file's own mode, turned upright; ValueError if it is not complete, or more than can be read."""
     with _opened(path) as picture:
         if picture.width * picture.height > LARGEST_IMAGE or max(picture.size) > NARROWEST * min(picture.size):
@@ -121,7 +121,9 @@ def decoded(path: Path) -> Image.Image:
             ) from error
         if has_16_bits and len(picture.getbands()) > 1:  # of which Pillow has kept the upper 8
             _check_white(path, picture.mode, 0, 256 * int(np.asarray(picture.convert("RGB")).max()) or 255)
-        return cast("Image.Image", upright(picture))  # its file is closed, and its pixels are in memory
+        return cast(
+            "Image.Image", upright(picture) if turned else picture
+        )  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:

@@ -70,7 +70,8 @@ class Release:
 
 def usable(release: Release) -> Release:
     """The release as given; ValueError if no result on it would mean something, or could be computed or written."""
-    if len({record.label for record in release.records}) == 1:
+    trained = {record.label for record in release.records if record.split == "train"}
+    if len(release.classes) == 1 or len(trained) == 1:
         raise ValueError(f"{release.root} has images of one class only; pass the folder of all classes, or add another")
     if len(release.classes) * len(release.places) > 10**6:  # which tables by group list
         raise ValueError(f"{release.root} has over a million pairs of label and place; name other columns")
@@ -166,16 +167,19 @@ def read_sample(record: Record, release: Release) -> Sample:
         FileNotFoundError: if a file is not there.
         ValueError: if a file is damaged, or mask or boxes do not fit the image.
     """
-    image = open_image(record.path)
+    image, mask, boxes = open_image(record.path), None, None
+    if record.mask_path is not None:
+        mask = open_object_mask(record.mask_path, release.any_value_is_object)
+    known = record.size if mask is None else tuple(mask.shape[1:])
+    if known == image.size != image.size[::-1]:  # mask and boxes count the pixels on disk, as published sets may
+        image = open_image(record.path, turned=False)
     size = (image.height, image.width)
     if record.size not in (None, size):
         raise ValueError(
             f"{record.path} has {size[0]} x {size[1]} pixels (H x W), and {record.size[0]} x {record.size[1]} in the "
             "release: it was resized, or is another image, so its boxes would not fit. Get the original"
         )
-    mask, boxes = None, None
-    if record.mask_path is not None:
-        mask = open_object_mask(record.mask_path, release.any_value_is_object)
+    if mask is not None:
         if tuple(mask.shape[1:]) != size:
             raise ValueError(
                 f"{record.mask_path} has {mask.shape[1]} x {mask.shape[2]} pixels (H x W), and its image {record.path} "

@@ -106,7 +106,9 @@ def _check_agreement(config: Config) -> None:
     if len(shape) != 3 or math.prod(shape) > _LARGEST_IMAGE:
         raise ValueError(f"'image_shape' must be 3 positive integers of a product up to 2**26, got {shape}")
     if config["preprocessing"] is not None and len(config["preprocessing"].mean) != shape[0]:
-        raise ValueError(f"'preprocessing' must have a mean and a std for each of {shape[0]} channel(s)")
+        if len(config["preprocessing"].mean) != 3:
+            raise ValueError(f"'preprocessing' must have a mean and a std for each of {shape[0]} channel(s)")
+        config["preprocessing"] = None  # older versions kept timm's, which is of RGB, for images of other channels
     if not re.fullmatch("[0-9a-f]{64}", config["weights"]["sha256"]):
         raise ValueError(f"'weights.sha256' must be 64 hexadecimal digits, got {config['weights']['sha256']!r:.80}")
 

@@ -118,13 +118,14 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
     except TypeError as error:
         raise _refused_by(cls, where, error) from error
     source, by_name = _source(config, backbone, where)
+    limit = config["weights"]["bytes"] + 2**27  # the classifier of the backbone is not in the file
     try:
         given = config["aim"] | by_name | {"example_input": torch.zeros(1, *config["image_shape"])}
-        # loading must not change the user's random numbers; the classifier of the backbone is not in the file
-        with torch.random.fork_rng(devices=[]), building_at_most(config["weights"]["bytes"] + 2**27):
+        # loading must not change the user's random numbers
+        with torch.random.fork_rng(devices=[]), building_at_most(limit):
             model: AIMBase = cls(source, **given)
     except Exception as error:  # whatever a library raises for a name or argument that another version of it knew
-        if cls.__init__ is not base.__init__ and _takes(base, source, given):  # type: ignore[misc]  # compared only
+        if cls.__init__ is not base.__init__ and _takes(base, source, given, limit):  # type: ignore[misc]  # compared only
             raise _refused_by(cls, where, error) from error
         what = "the backbone that was passed" if backbone is not None else f"{was}, built by its name,"
         raise ValueError(
@@ -178,10 +179,10 @@ def _refused_by(cls: type, where: str, error: Exception) -> TypeError:
     )
 
 
-def _takes(base: type, source: nn.Module | str, arguments: dict[str, Any]) -> bool:
+def _takes(base: type, source: nn.Module | str, arguments: dict[str, Any], limit: int) -> bool:
     """Whether AIM itself can be built with the arguments that a subclass refused."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), building_at_most(limit):
             base(source, **arguments)
     except Exception:  # as in rebuild
         return False

@@ -35,36 +35,21 @@ _OF_TORCH = set(vars(nn.Module()))
 
 
 class Likeness(NamedTuple):
-    """Marks of a module, taken when it was wrapped, to recognise it later without keeping it.
+    """Marks of a module, taken when it was wrapped, to recognise it later without keeping it."""
 
-    Attributes:
-        fingerprint: of all its modules' classes, plain values and shapes.
-        candidates: names with the builder's arguments, as JSON, that may build it.
-    """
-
-    fingerprint: str
-    candidates: tuple[tuple[str, str], ...]
+    fingerprint: str  # of all its modules' classes, plain values and shapes
+    candidates: tuple[tuple[str, str], ...]  # names with the builder's arguments, as JSON, that may build it
 
 
 class Recipe(NamedTuple):
-    """The arguments of :class:`~aimwrap.AIM` that it does not keep as attributes.
+    """The arguments of :class:`~aimwrap.AIM` that it does not keep as attributes."""
 
-    Attributes:
-        was: the backbone's name, or its module's class: for messages.
-        builder: its name, such as ``"timm/resnet18"``, and the builder's arguments as JSON; None for a module.
-        likeness: what a backbone that came as a module was like.
-        image_shape: (C, H, W) of the images that the backbone was probed with.
-        width: of the transforms.
-        mask_width: of the mask estimators.
-        mask_norm: of the mask estimators.
-    """
-
-    was: str
-    builder: tuple[str, str] | None
-    likeness: Likeness | None
-    image_shape: tuple[int, ...]
-    width: int
-    mask_width: int
+    was: str  # the backbone's name, or its module's class: for messages
+    builder: tuple[str, str] | None  # its name, such as "timm/resnet18", and its arguments as JSON; None for a module
+    likeness: Likeness | None  # what a backbone that came as a module was like
+    image_shape: tuple[int, ...]  # (C, H, W) of the images that the backbone was probed with
+    width: int  # of the transforms
+    mask_width: int  # of the mask estimators
     mask_norm: str
 
     def named(self) -> tuple[str, str] | None:

@@ -81,7 +81,7 @@ def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 def is_adapter(module: nn.Module) -> bool:
     """Whether a module adds to a layer's weights what it can merge into them (LoRA, PEFT): its flags say if it has."""
     has_layer = hasattr(getattr(module, "base_layer", None), "weight")
-    return has_layer or hasattr(type(module), "unmerge") or hasattr(module, "merged") or hasattr(module, "lora_A")
+    return has_layer or hasattr(module, "lora_A") or (hasattr(module, "merged") and hasattr(module, "unmerge"))
 
 
 def twin_of(

@@ -12,7 +12,7 @@ from ..release import SPLITS, Record, Release
 from . import DatasetOnDisk, Sources
 
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
-KINDS_OF_FILES = re.compile(r"(images?|imgs?|pictures?|photos?|masks?|labels?|annotations?|segmentations?|data)")
+KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
 
 
 def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_is_object: bool = False) -> Release:
@@ -122,12 +122,13 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
     first, *others = below
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
-    of_files = all(KINDS_OF_FILES.fullmatch(name.lower()) for name in below)
+    kinds = [KINDS_OF_FILES.fullmatch(name.lower()) for name in below]
+    of_files = all(kinds) and any(kind is not None and kind[1] for kind in kinds)
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
         raise ValueError(
             f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
             f"({', '.join(same)}) or to hold kinds of files. Pass the folder whose folders are the classes as root (as "
-            f"{root / first} may be), masks as masks=, and call splits train, val and test, above the classes"
+            f"{root / first} may be), masks as masks=, and splits as train, val and test; or a table of the images"
         )
 
 

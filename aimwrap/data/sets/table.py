@@ -53,7 +53,7 @@ def _places_of_groups(
     pairs = set(zip(groups, labels.numbers, strict=True))
     least = max(number // (label + 1) + 1 for number, label in pairs)
     most = min((number // label for number, label in pairs if label), default=max(groups) + 1)
-    counts = range(least, min(most, len(rows)) + 1)  # those with number // count == label; rows are too few for more
+    counts = range(least, min(most, 10**6) + 1)  # those with number // count == label; no table by group holds more
     fitting = counts if names is None else [len(names)] if least <= len(names) <= most else []
     if len(fitting) != 1:
         fit = f"{' or '.join(map(str, fitting[:5]))} places fit" if fitting else "no number of places fits"
