@@ -204,9 +204,9 @@ class AIMLoss(nn.Module):
             loss = torch.where((target == module.ignore_index).all(), 0.0, loss)  # where it would be 0 / 0
         return loss
 
-    def get_extra_state(self) -> Any:
+    def get_extra_state(self) -> Tensor:
         """The tau it was built with, for :meth:`load_state_dict`, which restores it."""
-        return self.target_tau
+        return torch.tensor(self.target_tau, dtype=torch.float64)
 
     def set_extra_state(self, state: Any) -> None:
         """See :meth:`get_extra_state`."""

@@ -138,7 +138,7 @@ def test_an_annealed_tau_stays_an_area(arguments: tuple[float, float, float], na
         annealed_tau(*arguments, **named)
 
 
-@pytest.mark.parametrize("row", [[3.5, 0.0], [0.0, 0.0], [-0.5, 1.5], [math.nan, 1.0]])
+@pytest.mark.parametrize("row", [[3.5, 0.0], [-0.5, 1.5], [math.nan, 1.0]])
 def test_soft_labels_are_shares(row: list[float]) -> None:
     """Reported: labels that sum to 3.5 are taken in silence."""
     with pytest.raises(ValueError, match="soft labels must be shares"):
