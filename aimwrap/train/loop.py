@@ -110,6 +110,7 @@ def run_training(
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be made ({error}); name another folder for the run") from error
     with locked(checkpoint_folder(folder) / f"lock-{fabric.global_rank}"):
+        _check_folder(folder, settings)  # again, since another process may have begun a run in the meantime
         if fabric.is_global_zero:
             _begin(run)
         if run.lacks is not None:
