@@ -202,6 +202,9 @@ class MaskHealth:
             One finding per stage and symptom, empty where the masks are healthy.
         """
         batches, self._batches = self._batches, _Batches()
+        return self._findings(batches)
+
+    def _findings(self, batches: _Batches) -> list[MaskFinding]:
         if batches.tau is None:
             return []
         findings: list[MaskFinding] = []
@@ -255,8 +258,8 @@ class MaskHealth:
             every = [*batches.training.values(), *batches.evaluation.values()]
             if every and any(value is None for part in (batches, *every) for value in vars(part).values()):
                 raise ValueError(wrong)
-            tried._batches, tried._last_first = batches, dict(last)
-            tried.report()  # what cannot be reported is refused here, and not at the end of an epoch
+            tried._last_first = dict(last)
+            tried._findings(batches)  # what cannot be reported is refused here, and not at the end of an epoch
         except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"state must be a MaskHealth's state_dict(), and {wrong}; pass that one") from error
         self._batches, self._last_first = batches, last

@@ -122,8 +122,8 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
     first, *others = below
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
-    kinds = [KINDS_OF_FILES.fullmatch(name.lower()) for name in below]
-    of_files = all(kinds) and any(kind is not None and kind[1] for kind in kinds)
+    kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
+    of_files = len(kinds) == len(below) and any(kinds)
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
         raise ValueError(
             f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
