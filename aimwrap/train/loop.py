@@ -110,8 +110,8 @@ def run_training(
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be made ({error}); name another folder for the run") from error
     with locked(checkpoint_folder(folder) / f"lock-{fabric.global_rank}"):
-        _check_folder(folder, settings)  # again, since another process may have begun a run in the meantime
-        if fabric.is_global_zero:
+        if fabric.is_global_zero:  # who writes; the others would see what it is writing
+            _check_folder(folder, settings)  # again, since another command may have begun a run in the meantime
             _begin(run)
         if run.lacks is not None:
             say(run.lacks)
