@@ -172,9 +172,6 @@ def _copy_of(module: nn.Module, registered: _Renew, plain: _Renew, keep_adapters
         memo[id(tensor)] = registered(tensor)
     modules = set(module.modules())
     for submodule in modules:
-        for value in tree_leaves(dict(vars(submodule))):
-            if isinstance(value, Tensor) and not value.is_leaf:  # an activation that the module stores
-                memo[id(value)] = plain(value)
         tables = [value for name, value in vars(submodule).items() if "_hooks" in name and isinstance(value, dict)]
         kept = {key for table in tables for key, hook in table.items() if _works_by(hook, modules)}
         for table in tables:
@@ -186,8 +183,11 @@ def _copy_of(module: nn.Module, registered: _Renew, plain: _Renew, keep_adapters
     prepared = dict(memo)
     try:
         copied: nn.Module = copy.deepcopy(module, memo)
-    except Exception:  # locks, open files, handles of data bases
+    except Exception:  # activations, locks, open files, handles of data bases
         memo = prepared
+        for value in tree_leaves([dict(vars(submodule)) for submodule in modules]):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = plain(value)
         _share_what_cannot_be_copied(module, memo)
         copied = copy.deepcopy(module, memo)
     for hooks, key, hook in own:

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
 from .backbone import Program, TappedBackbone
 from .copies import is_adapter, quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
 from .graph import GraphProgram
 from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
-from .probe import CallSite, Probe, fake_images, state_of, tensors_in
+from .probe import CallSite, Probe, state_of, tensors_in
 from .usage import gradients_reach
 
 
@@ -174,7 +174,7 @@ def _own_maps(
     return returned, received
 
 
-def check_training(model: nn.Module, measured: Probe, program: GraphProgram, sites: dict[str, CallSite]) -> None:
+def check_training(measured: Probe, program: GraphProgram, sites: dict[str, CallSite]) -> None:
     """Compare a training step of the graph with one of the model's own code, on fake tensors.
 
     Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, custom backward functions.
@@ -186,8 +186,8 @@ def check_training(model: nn.Module, measured: Probe, program: GraphProgram, sit
     if not modules:
         return
     hooks = HookProgram("", {name: watch_for(place, measured) for name, place in modules.items()})
-    own = training_of(hooks, model, measured.image_shape)
-    traced = training_of(program, model, measured.image_shape, list(modules))
+    own = training_of(hooks, measured)
+    traced = training_of(program, measured, list(modules))
     if own is None or traced is None:
         return  # it cannot be trained on fake tensors, so nothing can be said
     differing = own.reached ^ traced.reached
@@ -218,12 +218,10 @@ class Training(NamedTuple):
     custom_backward: str | None  # the class of a backward written in Python
 
 
-def training_of(
-    program: Program, model: nn.Module, image_shape: Shape, names: list[str] | None = None
-) -> Training | None:
+def training_of(program: Program, measured: Probe, names: list[str] | None = None) -> Training | None:
     """Run a program in training, with gradients, on a shadow of the model; None where that is not possible."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = switched(shadow_of(model, mode), True).requires_grad_(False)
+    mode = measured.mode
+    shadow = switched(shadow_of(measured.shadow, mode), True).requires_grad_(False)
     parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}
     for parameter in parameters.values():
         parameter.requires_grad_(True)
@@ -234,7 +232,7 @@ def training_of(
     try:
         with torch.enable_grad(), quiet_fakes(), mode:
             settled = program.settled(host, shadow)
-            outputs = settled.run(host, fake_images(shadow, mode, (2, *image_shape[1:])))
+            outputs = settled.run(host, measured.fake_images(batch_size=2))
             wanted = [output for name, output in outputs.items() if names is None or name in names]
             custom = next((c for c in map(_custom_backward, wanted) if c is not None), None)
             reached = gradients_reach(wanted, parameters) if any(o.requires_grad for o in wanted) else set()

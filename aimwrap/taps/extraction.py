@@ -128,7 +128,7 @@ def _by_graph(request: _Request) -> Extraction:
             )
     module_outputs = {name: site for name, site in sites.items() if nodes[name] == resolved[name][0]}
     check_values(model, measured, program, layouts, labels, module_outputs, request.next_reader)
-    check_training(model, measured, program, module_outputs)
+    check_training(measured, program, module_outputs)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
     return Extraction(program, layouts, shapes, labels, positions)
 
