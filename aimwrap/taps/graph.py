@@ -196,6 +196,16 @@ class GraphProgram:
         result: Tensor = function(value, *node.args[1:], **keywords)
         return result
 
+    def loses_context(self, model: nn.Module) -> bool:
+        """Whether the forward has its own autocast, or keeps gradients from parameters; others, it may prepare by."""
+        for graph in self.graphs.values():
+            noted = [node for node in graph.nodes if "own autocast" in node.meta]
+            before = [f"{n.target}." for n in _ancestors(noted, stop=set()) if n.op in ("call_module", "get_attr")]
+            names = (f"{name}." for name, _ in model.named_parameters(remove_duplicate=False))
+            if any(n.meta["own autocast"] for n in noted) or any(name.startswith(tuple(before)) for name in names):
+                return True
+        return False
+
     def train(self, mode: bool) -> None:
         """Nothing to do: models with a custom ``train`` are not traced."""
 
@@ -371,7 +381,8 @@ def _noting_assignments() -> Iterator[None]:
 
     def create_proxy(tracer: fx.Tracer, *arguments: Any, **keywords: Any) -> fx.Proxy:
         proxy = super(fx.Tracer, tracer).create_proxy(*arguments, **keywords)
-        proxy.node.meta |= {"own context": True} if _contexts() != outside else {}
+        inside = _contexts()
+        proxy.node.meta |= {"own autocast": inside[2] != outside[2]} if inside != outside else {}
         return proxy
 
     operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]

@@ -234,3 +234,35 @@ def test_a_view_of_logits_can_be_traced() -> None:
     """TensorBoard's ``add_graph`` traces, which AIM's output with its dicts does not allow."""
     view, images = LogitsView(AIM(TinyNet(), mask_width=8).eval()), torch.zeros(1, 3, 64, 64)
     assert torch.equal(torch.jit.trace(view, images, check_trace=False)(images), view(images))
+
+
+class Prepared(Summed):
+    """Prepares its images within a context; its maps are made by functions, which hooks cannot tap."""
+
+    def __init__(self, context: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__()
+        self.context = context
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+
+    def features(self, x: Tensor) -> Tensor:
+        with self.context():
+            x = (x - self.mean) / self.mean.clone()
+        return Summed.features.__wrapped__(self, x.clone())
+
+
+class LearnedPreparation(Prepared):
+    def __init__(self, context: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__(context)
+        self.mean = nn.Parameter(self._buffers.pop("mean"))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)])
+def test_images_prepared_without_gradients_are_no_trunk(context: Callable[[], AbstractContextManager[object]]) -> None:
+    """``no_grad`` around a normalisation sent the graph to hooks, and where those cannot follow, it was refused."""
+    network = Prepared(context).train()
+    model = AIM(network, mask_width=8)
+    assert isinstance(model.backbone.tapped_program, GraphProgram)
+    model(torch.rand(2, 3, 64, 64)).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+    with pytest.raises(ValueError, match="name modules"):
+        AIM(LearnedPreparation(context), mask_width=8)  # the mean is not trained, and a graph would train it
