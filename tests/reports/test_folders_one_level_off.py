@@ -1,11 +1,12 @@
 """Reports of users whose folders were one level off, and trained happily (kind: a layout that is misread)."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from aimwrap.data import examine, read_folder
+from aimwrap.data import examine, read_folder, read_table
 from aimwrap.data.registry import read_by_name
 
 
@@ -47,6 +48,22 @@ def test_a_layout_that_is_misread_is_refused_by_training_and_doctor(kind: str, t
         read_by_name("folder", str(root), None, {})
     found = examine(root, "folder")
     assert not found.healthy and message in found.faults[0].summary
+
+
+@pytest.mark.parametrize(("below", "column"), [(("indoor", "outdoor"), "places"), (("train", "test"), "splits")])
+def test_the_way_out_where_every_class_has_the_same_folders(
+    tmp_path: Path, below: tuple[str, str], column: str
+) -> None:
+    """Refused, and nothing said how to go on; the message's own command makes a table that is read."""
+    root = folders(tmp_path / "my pictures", *(f"{name}/{inner}" for name in ("cat", "dog") for inner in below))
+    (root / "cat" / below[0] / ".DS_Store").touch()
+    with pytest.raises(ValueError, match=f"with the same {column} in each") as caught:
+        read_folder(root)
+    subprocess.run(str(caught.value).partition("table:\n")[2], shell=True, cwd=root, check=True)
+    release = read_table(root / "images.tsv")
+    assert release.classes == ("cat", "dog") and [record.label for record in release.records] == [0] * 4 + [1] * 4
+    found = [record.split if column == "splits" else release.places[record.place] for record in release.records]
+    assert found == [name for name in sorted(below) for _ in range(2)] * 2
 
 
 def test_splits_of_usual_names_are_splits(tmp_path: Path) -> None:

@@ -88,6 +88,6 @@ def test_decimal_commas_stay_in_texts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got '1\.0', '1\.0', '0\.5', '0\.5'"):
         read_table(tmp_path / "t.csv", classes=release.classes, box=box)
     with pytest.raises(ValueError, match=r"pass classes= with all values as names"):
-        read_table(tmp_path / "t.csv")
+        read_table(tmp_path / "t.csv", box=None)
     (tmp_path / "t.csv").write_text("image;label\na.png;0,0\nb.png;1,0\n")
     assert [record.label for record in read_table(tmp_path / "t.csv").records] == [0, 1]

@@ -14,6 +14,10 @@ from . import DatasetOnDisk, Sources
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
 
+_AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and pass its images.tsv as a table:
+python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
+for p in sorted(pathlib.Path().glob('*/*/**/*.*')) if p.suffix and p.is_file()), sep='\n')" > images.tsv"""
+
 
 def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_is_object: bool = False) -> Release:
     """Read images in a folder per class: ``root/class/*.jpg``, or ``root/train/class/*.jpg`` and so on.
@@ -124,11 +128,13 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
     kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
     of_files = len(kinds) == len(below) and any(kinds)
+    column = "split" if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in same) else "place"
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
         raise ValueError(
             f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
             f"({', '.join(same)}) or to hold kinds of files. Pass the folder whose folders are the classes as root (as "
             f"{root / first} may be), masks as masks=, and splits as train, val and test; or a table of the images"
+            f"{_AS_TABLE.format(', '.join(below), column, root) if same else ''}"
         )
 
 
