@@ -12,15 +12,16 @@ import itertools
 import operator
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
 from .copies import is_adapter, joined, unmoved_generators
 from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
@@ -42,6 +43,7 @@ _LEAVE_THE_MAP = frozenset(
 
 _BELONG_TO_A_STAGE = ACTIVATIONS | MAKE_ANOTHER_MAP | _LEAVE_THE_MAP
 
+ONE_AT_A_TIME = threading.RLock()  # wraps: tracing replaces what all threads use, and trial runs the random states
 MOST_NAMES = 24  # that an error lists
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
@@ -56,7 +58,7 @@ class GraphNames:
     def __init__(self, shadow: nn.Module) -> None:
         before = _plain_attributes(shadow)
         try:
-            with warnings.catch_warnings(), unmoved_generators() as has_drawn:
+            with warnings.catch_warnings(), unmoved_generators() as has_drawn, _tracing():
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
                 drawn = has_drawn()
@@ -157,7 +159,7 @@ class GraphProgram:
     @staticmethod
     def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> GraphProgram:
         """Trace a backbone up to the deepest of the nodes."""
-        with warnings.catch_warnings(), _noting_assignments():
+        with warnings.catch_warnings(), _tracing():
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
             extractor = create_feature_extractor(
@@ -367,9 +369,21 @@ def _contexts() -> tuple[bool, bool, int]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.autocast_decrement_nesting()
 
 
+_call_module = NodePathTracer.call_module
+
+
 @contextmanager
-def _noting_assignments() -> Iterator[None]:
-    """While tracing, have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``."""
+def _tracing() -> Iterator[None]:
+    """Have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``.
+
+    Meanwhile fx replaces the call of every module: one thread at a time traces, and others' forwards go on.
+    """
+    thread = threading.get_ident()
+
+    def call_module(tracer: NodePathTracer, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return forward(*args, **kwargs)
+        return _call_module(tracer, module, forward, args, kwargs)
 
     def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
         def assign(x: fx.Proxy, y: Any) -> fx.Proxy:
@@ -387,15 +401,15 @@ def _noting_assignments() -> Iterator[None]:
 
     operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]
     noted: list[tuple[Any, str, Any]] = [*operators, (fx.Tracer, "create_proxy", create_proxy)]
-    for owner, name, function in noted:
-        setattr(owner, name, function)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            outside = _contexts()
+    with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad():
+        outside = _contexts()
+        for owner, name, function in [*noted, (NodePathTracer, "call_module", call_module)]:
+            setattr(owner, name, function)
+        try:
             yield
-    finally:
-        for owner, name, _ in noted:
-            with suppress(AttributeError):  # another thread's wrapping has ended first; it misses the notes, no more
+        finally:
+            NodePathTracer.call_module = _call_module
+            for owner, name, _ in noted:
                 delattr(owner, name)
 
 

@@ -1,6 +1,8 @@
 """Reports about wrapping a network: what tracing loses, sizes of images, layers in front, adapters."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
@@ -11,6 +13,7 @@ from torchvision.transforms import v2
 from zoo import TinyNet, conv_block
 
 from aimwrap import AIM, inspect_backbone
+from aimwrap.analysis.explanation import evaluating
 from aimwrap.attribution import LogitsView
 from aimwrap.taps import find_stages, probe, tap_backbone
 from aimwrap.taps.graph import GraphProgram
@@ -266,3 +269,27 @@ def test_images_prepared_without_gradients_are_no_trunk(context: Callable[[], Ab
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
     with pytest.raises(ValueError, match="name modules"):
         AIM(LearnedPreparation(context), mask_width=8)  # the mean is not trained, and a graph would train it
+
+
+def test_threads_may_wrap_while_others_run() -> None:
+    """Threads that wrapped one network left every module of the process unable to run ("not installed")."""
+    network, images = TinyNet().eval(), torch.rand(1, 3, 64, 64)
+    logits = network(images)
+    with ThreadPoolExecutor(2) as pool:
+        wrapped = [pool.submit(AIM, network, mask_width=8) for _ in range(2)]
+        while not all(each.done() for each in wrapped):
+            time.sleep(0.001)
+            assert torch.equal(network(images), logits)
+    wanted = network.features(images)
+    for each in wrapped:
+        model = each.result().eval()
+        assert isinstance(model.backbone.tapped_program, GraphProgram)
+        assert torch.equal(model.forward_backbone(images)["3"], wanted)
+
+
+def test_a_model_that_another_thread_trains_is_not_explained() -> None:
+    """It was explained in training mode, with noise in its masks, and its statistics moved."""
+    model = AIM(TinyNet(), mask_width=8).train()
+    with pytest.raises(RuntimeError, match=r"explain copy.deepcopy\(model\)"), evaluating(model):
+        model.train()  # as the other thread does
+    assert model.training
