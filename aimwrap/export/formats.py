@@ -117,13 +117,16 @@ def export_onnx(
     return _export(_Onnx(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
 
 
+_DEFAULTS: dict[str, Any] = export_onnx.__kwdefaults__ or {}
+
+
 def export_program(model: nn.Module, path: str | Path, **arguments: Any) -> Exported:
     """Write a ``torch.export`` program, which ``torch.export.load(path).module()`` runs without this library.
 
     The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. All arguments,
     returns and errors as for :func:`export_onnx`; the path ends in ``.pt2``, and no extra is needed.
     """
-    return _export(_Program(), model, path, **(export_onnx.__kwdefaults__ | arguments))
+    return _export(_Program(), model, path, **{**_DEFAULTS, **arguments})
 
 
 def export_aotinductor(model: nn.Module, path: str | Path, **arguments: Any) -> Exported:
@@ -133,7 +136,7 @@ def export_aotinductor(model: nn.Module, path: str | Path, **arguments: Any) -> 
     compiler and a minute or more; ``dynamic_size=False`` takes less. Arguments, returns and errors as for
     :func:`export_onnx`; the path ends in ``.pt2``. No extra is needed, and a missing compiler is a RuntimeError.
     """
-    return _export(_AotInductor(), model, path, **(export_onnx.__kwdefaults__ | arguments))
+    return _export(_AotInductor(), model, path, **{**_DEFAULTS, **arguments})
 
 
 class _Onnx:

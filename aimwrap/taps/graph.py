@@ -199,7 +199,7 @@ class GraphProgram:
         return result
 
     def loses_context(self, model: nn.Module) -> bool:
-        """Whether the forward has its own autocast, or keeps gradients from parameters; others, it may prepare by."""
+        """Whether the forward has its own autocast, or keeps gradients from parameters; images have none to lose."""
         for graph in self.graphs.values():
             noted = [node for node in graph.nodes if "own autocast" in node.meta]
             before = [f"{n.target}." for n in _ancestors(noted, stop=set()) if n.op in ("call_module", "get_attr")]
@@ -363,10 +363,11 @@ def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
     return function
 
 
-def _contexts() -> tuple[bool, bool, int]:
-    """What is entered that fx does not write down: whether gradients are on, inference mode is, how many autocasts."""
+def _contexts() -> tuple[bool, bool, tuple[int, ...]]:
+    """What is set that fx does not write down: whether gradients are on, inference mode is, and autocasts."""
     torch.autocast_increment_nesting()
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.autocast_decrement_nesting()
+    casts = torch.autocast_decrement_nesting(), *map(torch.is_autocast_enabled, ("cpu", "cuda"))
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), casts
 
 
 _call_module = NodePathTracer.call_module

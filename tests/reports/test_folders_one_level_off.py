@@ -87,3 +87,22 @@ def test_a_table_of_one_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one class only"):
         read_by_name("table", str(tmp_path / "t.csv"), "train", {})
     assert not examine(tmp_path / "t.csv").healthy
+
+
+@pytest.mark.parametrize("extra", ["masks", "@eaDir", "old"])
+def test_a_folder_of_the_classes_names_is_no_class(tmp_path: Path, extra: str) -> None:
+    """Masks, a server's thumbnails or a copy beside the classes became one more class."""
+    root = folders(tmp_path, "cat", "dog", f"{extra}/cat", f"{extra}/dog")
+    with pytest.raises(ValueError, match=r"folders named as the classes \(cat, dog\), so it is none itself"):
+        read_folder(root)
+    if extra == "masks":
+        assert read_folder(root, masks=root / extra).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("one", "other"), [("cat", "Cat"), ("caf\u00e9", "cafe\u0301"), ("cat", "cat ")])
+def test_one_class_is_written_alike_in_all_splits(tmp_path: Path, one: str, other: str) -> None:
+    """They were two classes, one of them never trained and the other never tested."""
+    with pytest.raises(ValueError, match="differ in case, spaces or accents only"):
+        read_folder(folders(tmp_path / "a", f"train/{one}", "train/dog", f"test/{other}", "test/dog"))
+    if one != "caf\u00e9":
+        assert len(read_folder(folders(tmp_path / "b", f"train/{one}", f"train/{other}")).classes) == 2

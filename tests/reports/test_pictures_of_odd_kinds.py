@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from aimwrap import Preprocessing
@@ -176,3 +177,15 @@ def test_long_and_narrow_pictures_are_refused(tmp_path: Path, size: tuple[int, i
     for opening in (open_image, open_object_mask):
         with pytest.raises(ValueError, match="a side more than 100 times the other; it was not decoded"):
             opening(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint16, torch.bool, torch.float32])
+def test_values_of_another_kind_are_no_image(kind: torch.dtype) -> None:
+    """0 to 255 as int64 were divided by 2 ** 63, and as floats by nothing."""
+    transform = Preprocessing((4, 8), (0.0,) * 3, (1.0,) * 3, crop=1.0).transform()
+    image = torch.full((3, 4, 8), 200).to(kind)
+    with pytest.raises(ValueError, match="8 bits.*floats in"):
+        transform(image)
+    with pytest.raises(ValueError, match="8 bits.*floats in"):
+        transform(image.permute(1, 2, 0).numpy())
+    assert transform(torch.full((3, 4, 8), 200 / 255)).max() == 200 / 255

@@ -294,3 +294,20 @@ def test_a_model_that_another_thread_trains_is_not_explained() -> None:
     with pytest.raises(RuntimeError, match=r"explain copy.deepcopy\(model\)"), evaluating(model):
         model.train()  # as the other thread does
     assert model.training
+
+
+class SwitchesAutocast(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        before = torch.is_autocast_enabled("cpu")
+        torch.set_autocast_enabled("cpu", False)
+        x = super().features(x)
+        torch.set_autocast_enabled("cpu", before)
+        return x.clone()
+
+
+def test_what_a_forward_sets_by_functions_is_kept() -> None:
+    """``set_autocast_enabled(False)`` was lost, and the maps had half precision."""
+    images = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = AIM(SwitchesAutocast(), mask_width=8).forward_backbone(images)
+    assert {x.dtype for x in maps.values()} == {torch.float32}

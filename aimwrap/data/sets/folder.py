@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +65,14 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
         if mask_root is not None and mask_of is None:
             notes.append(f"The split {split} has no masks: {mask_root / folder.relative_to(root)} is not a folder.")
         lacking = sorted(set(classes) - set(names))
+        alike = {unicodedata.normalize("NFC", name.strip()).casefold(): name for name in names}
+        for name in lacking:
+            other = alike.get(unicodedata.normalize("NFC", name.strip()).casefold())
+            if other is not None:
+                raise ValueError(
+                    f"{root} has the class {name!a} in one split and {other!a} in {split}, which differ in case, spaces "
+                    "or accents only, and would be two classes; rename one"
+                )
         if lacking:
             notes.append(
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
@@ -124,6 +133,12 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
 
 def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
+    for name, inner in below.items():
+        if inner - {""} and inner - {""} <= below.keys() - {name}:
+            raise ValueError(
+                f"{root / name} has folders named as the classes ({', '.join(sorted(inner - {''}))}), so it is none "
+                f"itself: move it out of {root}, and pass it as masks= if it holds masks"
+            )
     first, *others = below
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
     kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
