@@ -119,10 +119,10 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
 
 
 def _as_shown(image: Any, channels: int) -> Any:
-    values = torch.from_numpy(image) if isinstance(image, np.ndarray) and image.ndim == 3 else image
-    if isinstance(values, torch.Tensor) and values.dtype != torch.uint8:
-        if not isinstance(image, torch.Tensor) or not values.is_floating_point() or (values > 2).any():
-            raise ValueError(f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {values.dtype}")
+    kind = getattr(image, "dtype", None)
+    wrong = image.ndim == 3 and kind != np.uint8 if isinstance(image, np.ndarray) else kind not in (None, torch.uint8)
+    if wrong and not (isinstance(image, torch.Tensor) and image.is_floating_point() and not (image > 2).any()):
+        raise ValueError(f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind}")
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
     if not isinstance(image, Image.Image):

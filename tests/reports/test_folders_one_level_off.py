@@ -93,7 +93,7 @@ def test_a_table_of_one_class_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_the_classes_names_is_no_class(tmp_path: Path, extra: str) -> None:
     """Masks, a server's thumbnails or a copy beside the classes became one more class."""
     root = folders(tmp_path, "cat", "dog", f"{extra}/cat", f"{extra}/dog")
-    with pytest.raises(ValueError, match=r"folders named as the classes \(cat, dog\), so it is none itself"):
+    with pytest.raises(ValueError, match=r"folders named as the classes \(cat, dog\), so it is none"):
         read_folder(root)
     if extra == "masks":
         assert read_folder(root, masks=root / extra).classes == ("cat", "dog")

@@ -184,8 +184,8 @@ def test_values_of_another_kind_are_no_image(kind: torch.dtype) -> None:
     """0 to 255 as int64 were divided by 2 ** 63, and as floats by nothing."""
     transform = Preprocessing((4, 8), (0.0,) * 3, (1.0,) * 3, crop=1.0).transform()
     image = torch.full((3, 4, 8), 200).to(kind)
-    with pytest.raises(ValueError, match="8 bits.*floats in"):
+    with pytest.raises(ValueError, match=r"8 bits.*floats in"):
         transform(image)
-    with pytest.raises(ValueError, match="8 bits.*floats in"):
+    with pytest.raises(ValueError, match=r"8 bits.*floats in"):
         transform(image.permute(1, 2, 0).numpy())
     assert transform(torch.full((3, 4, 8), 200 / 255)).max() == 200 / 255

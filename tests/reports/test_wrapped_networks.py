@@ -125,7 +125,8 @@ def test_stages_are_found_at_every_even_size(padding: int) -> None:
     blocks = [nn.Sequential(nn.Conv2d(i, o, 2 + padding, 2, padding), nn.ReLU(), nn.Conv2d(o, o, 1)) for i, o in layers]
     network = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 3)).eval()
     sizes = [(side, side) for side in range(34 if padding else 64, 257, 6)]
-    for size in [*sizes, (100, 100), (80, 60), (99, 75), (34, 46), (48, 48), (63, 63), *([(48, 320)] if padding else [])]:
+    sizes += [(100, 100), (80, 60), (99, 75), (34, 46), (48, 48), (63, 63), *([(48, 320)] if padding else [])]
+    for size in sizes:
         found = find_stages(network, probe(network, torch.zeros(1, 3, *size)))
         last = "4.2" if size in ((48, 48), (63, 63)) and not padding else "4"  # whose 3 x 3 become one position
         assert [found.nodes[stage].node for stage in range(4)] == ["1", "2", "3", last], size

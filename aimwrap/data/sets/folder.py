@@ -15,7 +15,7 @@ from . import DatasetOnDisk, Sources
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
 
-_AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and pass its images.tsv as a table:
+_AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
 for p in sorted(pathlib.Path().glob('*/*/**/*.*')) if p.suffix and p.is_file()), sep='\n')" > images.tsv"""
 
@@ -65,14 +65,12 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
         if mask_root is not None and mask_of is None:
             notes.append(f"The split {split} has no masks: {mask_root / folder.relative_to(root)} is not a folder.")
         lacking = sorted(set(classes) - set(names))
-        alike = {unicodedata.normalize("NFC", name.strip()).casefold(): name for name in names}
-        for name in lacking:
-            other = alike.get(unicodedata.normalize("NFC", name.strip()).casefold())
-            if other is not None:
-                raise ValueError(
-                    f"{root} has the class {name!a} in one split and {other!a} in {split}, which differ in case, spaces "
-                    "or accents only, and would be two classes; rename one"
-                )
+        alike = {*map(_plain, names)} & {*map(_plain, lacking)}
+        if alike:
+            raise ValueError(
+                f"{root} has {', '.join(alike)} in two ways that differ in case, spaces or accents only, and would be "
+                f"other classes in {split}; rename these folders"
+            )
         if lacking:
             notes.append(
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
@@ -136,8 +134,8 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     for name, inner in below.items():
         if inner - {""} and inner - {""} <= below.keys() - {name}:
             raise ValueError(
-                f"{root / name} has folders named as the classes ({', '.join(sorted(inner - {''}))}), so it is none "
-                f"itself: move it out of {root}, and pass it as masks= if it holds masks"
+                f"{root / name} has folders named as the classes ({', '.join(sorted(inner - {''}))}), so it is none: "
+                "move it elsewhere, and pass it as masks= if it holds masks"
             )
     first, *others = below
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
@@ -187,6 +185,10 @@ def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> 
             "mask has the same folder and name as its image, except for the suffix (.png). Add them, or pass masks=None"
         )
     return found
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _stem(relative: str) -> str:
