@@ -15,8 +15,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules
@@ -58,7 +59,7 @@ class GraphNames:
     def __init__(self, shadow: nn.Module) -> None:
         before = _plain_attributes(shadow)
         try:
-            with warnings.catch_warnings(), unmoved_generators() as has_drawn, _tracing():
+            with warnings.catch_warnings(), unmoved_generators() as has_drawn, _noting_assignments():
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
                 drawn = has_drawn()
@@ -159,7 +160,7 @@ class GraphProgram:
     @staticmethod
     def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> GraphProgram:
         """Trace a backbone up to the deepest of the nodes."""
-        with warnings.catch_warnings(), _tracing():
+        with warnings.catch_warnings(), _noting_assignments():
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
             extractor = create_feature_extractor(
@@ -370,11 +371,8 @@ def _contexts() -> tuple[bool, bool, tuple[int, ...]]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), casts
 
 
-_call_module = NodePathTracer.call_module
-
-
 @contextmanager
-def _tracing() -> Iterator[None]:
+def _noting_assignments() -> Iterator[None]:
     """Have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``.
 
     Meanwhile fx replaces the call of every module: one thread at a time traces, and others' forwards go on.
@@ -384,7 +382,7 @@ def _tracing() -> Iterator[None]:
     def call_module(tracer: NodePathTracer, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return forward(*args, **kwargs)
-        return _call_module(tracer, module, forward, args, kwargs)
+        return own(tracer, module, forward, args, kwargs)
 
     def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
         def assign(x: fx.Proxy, y: Any) -> fx.Proxy:
@@ -401,17 +399,12 @@ def _tracing() -> Iterator[None]:
         return proxy
 
     operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]
-    noted: list[tuple[Any, str, Any]] = [*operators, (fx.Tracer, "create_proxy", create_proxy)]
-    with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad():
-        outside = _contexts()
-        for owner, name, function in [*noted, (NodePathTracer, "call_module", call_module)]:
-            setattr(owner, name, function)
-        try:
-            yield
-        finally:
-            NodePathTracer.call_module = _call_module
-            for owner, name, _ in noted:
-                delattr(owner, name)
+    calls = [(fx.Tracer, "create_proxy", create_proxy), (NodePathTracer, "call_module", call_module)]
+    with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), ExitStack() as replaced:
+        own, outside = NodePathTracer.call_module, _contexts()
+        for owner, name, function in [*operators, *calls]:
+            replaced.enter_context(patch.object(owner, name, function, create=True))
+        yield
 
 
 def _work_in_place_again(graph: fx.Graph, shadow: nn.Module) -> None:
