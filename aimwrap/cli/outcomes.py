@@ -77,10 +77,11 @@ def _message(error: Exception) -> str:
 
 def _in_options_of(error: BaseException, text: str) -> str:
     """An error's message in options, unless readers of data raised it: it names their columns, classes and files."""
+    module = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals["__name__"])
-    reader = error.__traceback__ is not None and module.startswith("aimwrap.data.") and ".builder." not in module
-    return text if reader and not module.endswith(".digits") else in_options(text)
+    readers = ("aimwrap.data.io", "aimwrap.data.release", "aimwrap.data.sets.")
+    return text if module.startswith(readers) and not module.endswith(".digits") else in_options(text)
 
 
 @contextmanager

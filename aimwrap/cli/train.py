@@ -213,10 +213,7 @@ def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str
             for finding in line["mask_findings"]:
                 typer.echo(f"  warning: {in_options(finding)}", err=True)
 
-    def say(text: str) -> None:
-        if not quiet:
-            typer.echo(text)
-
+    say = (lambda text: None) if quiet else typer.echo
     folder = out / f"seed-{settings.seed}"
     return run_training(settings, folder, fabric, report=report, say=say, quiet=quiet, **more)
 

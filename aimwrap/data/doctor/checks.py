@@ -296,8 +296,8 @@ def check_turned(seen: Sequence[Seen], release: Release) -> Check | None:
     for record, image, mask in seen:
         size = image.size if mask is None else mask.size
         told = image.orientation > 4 and (record.size or mask) is not None and size is not None and size[0] != size[1]
-        placed = (record.boxes is not None and not release.boxes_as_stored) or record.mask_path is not None
-        if image.orientation > 1 and placed and not told:
+        told = told or (release.boxes_as_stored and record.boxes is not None)
+        if image.orientation > 1 and not told and (record.boxes or record.mask_path) is not None:
             findings.append(Finding(shown(record.path, release.root), f"EXIF orientation {image.orientation}"))
     summary = (
         f"{len(findings):,} with masks or boxes are turned upright as their EXIF data say, and no size tells whether "
