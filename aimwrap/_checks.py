@@ -37,8 +37,8 @@ def check_arguments(
     area_of = areas_by_stage(stages, tau)
     check_choices(head=(head, Head), mask_norm=(mask_norm, MaskNorm), pooling=(pooling, Pooling))
     check_choices(mask_padding=(mask_padding, MaskPadding), mask_context=(mask_context, MaskContext))
-    check_positive(width=width, mask_width=mask_width, temperature=temperature)
-    check_positive(num_classes=1 if num_classes is None else num_classes)
+    check_positive(Real, temperature=temperature)
+    check_positive(Integral, width=width, mask_width=mask_width, num_classes=1 if num_classes is None else num_classes)
     check_logit_bounds(logit_spread, logit_range)
     if labels_move_area not in (True, False):
         raise TypeError(f"labels_move_area must be True or False, got {labels_move_area!r}")
@@ -109,12 +109,12 @@ def check_choices(**choices: tuple[str, Any]) -> None:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(literal)))}, got {value!r}")
 
 
-def check_positive(**values: float) -> None:
-    """Each argument, by name, is a number above zero, and a whole one except for the temperature."""
+def check_positive(kind: type, /, **values: float) -> None:
+    """Each argument, by name, is a number above zero, and a whole one where the kind is ``Integral``."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
             raise ValueError(f"{name} must be a positive number, got {value!r}")
-        if name != "temperature" and not isinstance(value, Integral):
+        if not isinstance(value, kind):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import platform
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -42,13 +43,19 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a file, unless another process does (a BlockingIOError names it); a process that is killed holds nothing."""
     with path.open("a+b", buffering=0) as file:
         try:
-            if os.name != "nt":
+            if sys.platform == "win32":
+                import msvcrt
+
+                file.seek(2**20)  # what is locked there, others cannot even read: a byte after the text
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
                 from fcntl import LOCK_EX, LOCK_NB, lockf
 
                 lockf(file, LOCK_EX | LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
-                holder = f"process {os.pread(file.fileno(), 99, 0).decode()}"
+                file.seek(0)
+                holder = f"process {file.read(99).decode()}"
                 raise BlockingIOError(
                     f"{holder} is writing {path.parent}: wait for it, or name another folder"
                 ) from error

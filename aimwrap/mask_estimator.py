@@ -16,21 +16,31 @@ from ._numerics import wide_dtype, without_autocast
 from .resizing import resize_to
 
 
-class ProjectedConv3x3(nn.Conv2d):
-    """A 3x3 convolution of several maps, each resized to the first and concatenated.
-
-    Each of the nine kernel positions is a 1x1 convolution, and that commutes with resizing and padding. So every map is
-    projected at its own size, and only the few projected channels are resized, padded and shifted: wide maps are never
-    copied. Same parameters as ``nn.Conv2d`` on the concatenation, and the same result except for rounding.
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution, (N, C, H, W) to (N, D, H, W).
 
     Args:
-        in_channels: C, of all maps together.
+        in_channels: C.
         out_channels: D.
         padding: what is outside the border.
     """
 
     def __init__(self, in_channels: int, out_channels: int, padding: MaskPadding = "replicate") -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return F.conv2d(with_border(x, self.padding_mode), self.weight, self.bias)
+
+
+class ProjectedConv3x3(Conv3x3):
+    """A 3x3 convolution of several maps, each resized to the first and concatenated.
+
+    Each of the nine kernel positions is a 1x1 convolution, and that commutes with resizing and padding. So every map is
+    projected at its own size, and only the few projected channels are resized, padded and shifted: wide maps are never
+    copied. Same parameters as ``nn.Conv2d`` on the concatenation, and the same result except for rounding.
+    ``in_channels`` are those of all maps together.
+    """
 
     def forward(self, features: Tensor, *deeper: Tensor) -> Tensor:
         """Convolve (N, C_1, H, W), (N, C_2, h, w), ... to (N, D, H, W)."""
@@ -50,23 +60,6 @@ class ProjectedConv3x3(nn.Conv2d):
             row, column = divmod(k, 3)
             convolved = convolved + part[..., row : row + height, column : column + width]
         return convolved.to(self.weight.dtype)
-
-
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution, (N, C, H, W) to (N, D, H, W).
-
-    Args:
-        in_channels: C.
-        out_channels: D.
-        padding: what is outside the border.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, padding: MaskPadding = "replicate") -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        return F.conv2d(with_border(x, self.padding_mode), self.weight, self.bias)
 
 
 def with_border(x: Tensor, padding: str) -> Tensor:

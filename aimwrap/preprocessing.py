@@ -16,6 +16,7 @@ from timm.data import resolve_data_config
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
+LEAST_WHITE = 1 << 14  # in 16 bits; what has no brighter value is more likely of 10 to 14 bits than so dark
 _RECORDED = ("input_size", "mean", "std")  # without these, timm would fall back to ImageNet's usual values
 
 
@@ -91,15 +92,44 @@ def upright(image: Any) -> Any:
         return image
 
 
+def loses_bits(picture: Image.Image) -> bool:
+    """Whether Pillow, which has not loaded this image, will keep the upper 8 of its 16 bits."""
+    return len(picture.getbands()) > 1 and ";16" in str(getattr(picture, "tile", ""))
+
+
+def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Image.Image:
+    """A PIL image with 8 bits: of more, 65,535 is white, since no file says which other value it would be.
+
+    Raises:
+        ValueError: if its values say that another one is white; ``name`` is the picture's in the message.
+    """
+    deep = picture.mode == "F" or picture.mode.startswith("I")
+    if not (deep or lowered):
+        return picture
+    values = np.asarray(picture) if deep else 256 * np.asarray(picture.convert("RGB"), np.int32)  # Pillow has kept 8
+    least, most = (values.min(), values.max()) if deep else (0, values.max() or 255)
+    if picture.mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
+        raise ValueError(
+            f"{name} has pixels of {'fractions' if picture.mode == 'F' else 'more than 8 bits'}, from {least:g} to "
+            f"{most:g}, and nothing says which value is white; only 16 bits with 65535 for white can be read, and no "
+            f"brightest value below {LEAST_WHITE} (dark, or of 8 to 14 bits). Save it with 8 bits, 255 for white: with "
+            "NumPy, (values * (255 / white)).clip(0, 255).round().astype('uint8'), with the value that is white"
+        )
+    return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8)) if deep else picture
+
+
 def _as_shown(image: Any, channels: int) -> Any:
+    kind = getattr(image, "dtype", None)
+    wrong = image.ndim == 3 and kind != np.uint8 if isinstance(image, np.ndarray) else kind not in (None, torch.uint8)
+    if wrong and not (isinstance(image, torch.Tensor) and image.is_floating_point() and not (image > 2).any()):
+        raise ValueError(f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind}")
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
     if not isinstance(image, Image.Image):
         return image
-    if image.mode[0] in "IF":
-        raise ValueError(f"image has more than 8 bits (mode {image.mode}), and nothing says which value is white")
-    mode = {1: "L", 3: "RGB"}.get(channels)
-    return upright(image) if mode is None else upright(image).convert(mode)
+    lowered, mode = loses_bits(image), {1: "L", 3: "RGB"}.get(channels)
+    image = eight_bit(upright(image), lowered)
+    return image if mode is None else image.convert(mode)
 
 
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types

@@ -216,15 +216,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Run in evaluation mode, then give every module back the mode that it had.
 
     Threads may share a model: what one of them switched goes back to training when the last has ended. Where all of it
-    is in evaluation mode already nothing is written.
+    is in evaluation mode already nothing is written. A RuntimeError says that another thread began to train it.
     """
     with _SWITCHING:
         switched = [module for module in model.modules() if module.training or module in _runs]
         _runs.update((module, _runs.get(module, 0) + 1) for module in switched)
         if any(module.training for module in switched):
             model.eval()
+        held = [module for module in model.modules() if not module.training]
     try:
         yield
+        if any(module.training for module in held):
+            raise RuntimeError("model was switched to training while it was explained; explain copy.deepcopy(model)")
     finally:
         with _SWITCHING:
             for module in switched:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +125,20 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         FileNotFoundError: if it is not such a folder.
         ValueError: if what it holds is damaged, or its backbone must be passed.
     """
+    return load_plain_with(folder, lambda name: backbone)
+
+
+def load_plain_with(folder: str | Path, own: Callable[[str], nn.Module | None]) -> PlainClassifier:
+    """:func:`load_plain` with the backbone that is given for the name in the file."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no {CONFIG}: it was not saved by a plain run; AIM.from_pretrained loads a run with AIM"
         )
     content = files.parsed(path)
-    name = content.get("backbone")
-    if backbone is None and ":" in str(name):
+    name = str(content.get("backbone"))
+    backbone = own(name)
+    if backbone is None and ":" in name:
         raise ValueError(
             f"{path}: the backbone was {name}, which is not imported because a file says so. Pass it: "
             f"load_plain({str(folder)!r}, backbone=...); on the command line, --backbone {name}"

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,16 @@ def in_options(text: str) -> str:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}; use another path, or fix its permissions"
-    return in_options(str(error))
+    return _in_options_of(error, str(error))
+
+
+def _in_options_of(error: BaseException, text: str) -> str:
+    """An error's message in options, unless readers of data raised it: it names their columns, classes and files."""
+    module = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals["__name__"])
+    readers = ("aimwrap.data.io", "aimwrap.data.release", "aimwrap.data.sets.")
+    return text if module.startswith(readers) and not module.endswith(".digits") else in_options(text)
 
 
 @contextmanager
@@ -180,5 +190,6 @@ class Group(_VerbatimEpilog, TyperGroup):
             with exit_on_interrupt(GENERAL):
                 return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = in_options(error.message.removeprefix("Value error, "))  # added by typer's own validation
+            text = error.message.removeprefix("Value error, ")  # added by typer's own validation
+            error.message = _in_options_of(error.__cause__ or error, text)
             raise

@@ -213,8 +213,9 @@ def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str
             for finding in line["mask_findings"]:
                 typer.echo(f"  warning: {in_options(finding)}", err=True)
 
-    more["say"] = lambda text: None if quiet else typer.echo(in_options(text))
-    return run_training(settings, out / f"seed-{settings.seed}", fabric, report=report, quiet=quiet, **more)
+    say = (lambda text: None) if quiet else typer.echo
+    folder = out / f"seed-{settings.seed}"
+    return run_training(settings, folder, fabric, report=report, say=say, quiet=quiet, **more)
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
@@ -223,8 +224,8 @@ def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
     with replacing(out / "summary.json") as path:
         path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
     models = ", ".join(f"{result.folder}/model" for result in results)
-    text = f"\n{in_options(format_results(results))}\nModels: {models}"
-    print_result(as_json, [result._asdict() for result in results], text)
+    shown = [result._replace(mask_findings=[*map(in_options, result.mask_findings)]) for result in results]
+    print_result(as_json, [result._asdict() for result in results], f"\n{format_results(shown)}\nModels: {models}")
 
 
 train.__signature__ = _signature()  # type: ignore[attr-defined]  # which typer makes the options of

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, cast
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..preprocessing import upright
+from ..preprocessing import eight_bit, loses_bits, upright
 
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
@@ -30,7 +30,6 @@ DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeErro
 # No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []))
 SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".avif", ".apng", ".dib", ".pbm", ".pnm")
-LEAST_WHITE = 1 << 14  # in 16 bits; what has no brighter value is more likely of 10 to 14 bits than so dark
 
 
 def expand_path(path: str | os.PathLike[str]) -> Path:
@@ -95,11 +94,17 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of an image as it is shown, from its header."""
+    return size_and_orientation(path)[0]
+
+
+def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
+    """(H, W) of an image as it is shown, and its EXIF orientation, 1 to 8, from its header."""
     with _opened(path) as picture:
-        with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels; Pillow turns TIFF by itself
-            if picture.format != "TIFF" and Image.Image.getexif(picture).get(0x0112, 1) > 4:
-                return picture.width, picture.height
-        return picture.height, picture.width
+        orientation, shown = 1, (picture.height, picture.width)
+        with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels
+            orientation = int(Image.Image.getexif(picture).get(0x0112, 1))
+        # Pillow turns TIFF by itself
+        return shown[::-1] if picture.format != "TIFF" and orientation > 4 else shown, orientation
 
 
 def decoded(path: Path, turned: bool = True) -> Image.Image:
@@ -111,7 +116,7 @@ def decoded(path: Path, turned: bool = True) -> Image.Image:
                 f"these sets, or a side more than {NARROWEST} times the other; it was not decoded, since it would fill "
                 "the memory. Get the file again"
             )
-        has_16_bits = ";16" in str(getattr(picture, "tile", ""))
+        lowered = loses_bits(picture)
         try:
             picture.load()
         except DAMAGED as error:
@@ -119,11 +124,10 @@ def decoded(path: Path, turned: bool = True) -> Image.Image:
                 f"{path} is not complete, or of a kind that Pillow cannot read: {error}. If it was cut off, get it "
                 "again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
             ) from error
-        if has_16_bits and len(picture.getbands()) > 1:  # of which Pillow has kept the upper 8
-            _check_white(path, picture.mode, 0, 256 * int(np.asarray(picture.convert("RGB")).max()) or 255)
-        return cast(
-            "Image.Image", upright(picture) if turned else picture
-        )  # its file is closed, and its pixels are in memory
+        if lowered:
+            eight_bit(picture, lowered, path)
+        result: Image.Image = upright(picture) if turned else picture
+        return result  # its file is closed, and its pixels are in memory
 
 
 def _opened(path: Path) -> Image.Image:
@@ -176,23 +180,7 @@ def _flattened(picture: Image.Image, path: Path) -> Image.Image:
     """Of images with 16 bits or a palette with transparency, which ``convert`` would clip or warn about."""
     if picture.mode == "P" and "transparency" in picture.info:
         return picture.convert("RGBA")
-    return _eight_bit(picture, path) if picture.mode == "F" or picture.mode.startswith("I") else picture
-
-
-def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
-    """White is 65,535: no file says which other value it would be."""
-    values = np.asarray(picture)
-    _check_white(path, picture.mode, values.min(), values.max())
-    return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8))
-
-
-def _check_white(path: Path, mode: str, least: float, most: float) -> None:
-    if mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
-        raise ValueError(
-            f"{path} has pixels of {'fractions' if mode == 'F' else 'more than 8 bits'}, from {least:g} to {most:g}, "
-            "and nothing says which value is white; only 16 bits with 65535 for white can be read. Save it with 8 "
-            "bits, 255 for white"
-        )
+    return eight_bit(picture, False, path)
 
 
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
@@ -209,6 +197,12 @@ class Row(NamedTuple):
 
     where: str  # file and line, for messages
     values: dict[str, str]  # by column
+    decimal_comma: bool = False
+
+    def number(self, column: str) -> str:
+        """A value as numbers are written here; one that is no number, as it is."""
+        text = self.values[column].strip()
+        return re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", text) if self.decimal_comma else text
 
 
 def read_csv(
@@ -216,7 +210,7 @@ def read_csv(
 ) -> Iterator[Row]:
     """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values."""
     with _table(path) as file:
-        separator, _ = header_of(path)  # where it is a semicolon, numbers may have decimal commas
+        separator, _ = header_of(path)
         reader = csv.DictReader(file, strict=True, delimiter=separator)
         reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
         missing = [column for column in columns if column not in header]
@@ -235,9 +229,7 @@ def read_csv(
             if reader.line_num != line + 1 and any("\n" in value or "\r" in value for value in values.values()):
                 raise ValueError(f"{where}: a stray quotation mark joins this line to others; get the file again")
             line = reader.line_num
-            if separator == ";":
-                values = {name: re.sub(r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2", values[name]) for name in values}
-            yield Row(where, values)
+            yield Row(where, values, separator == ";")
 
 
 def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -292,7 +284,7 @@ def integer(row: Row, column: str, allowed: range, way_out: str = "Get the file 
 
 def parse_float(row: Row, column: str) -> float:
     """A row's number, with or without a fraction; ValueError if it is not finite."""
-    text = row.values[column].strip()
+    text = row.number(column)
     try:
         number = float(text)
     except ValueError:

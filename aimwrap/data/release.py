@@ -57,6 +57,7 @@ class Release:
         places: names, by number of place; empty if there are none.
         any_value_is_object: whether every value of a mask above zero means the object.
         notes: for users: traps, found versions.
+        boxes_as_stored: whether boxes, and masks beside them, count the pixels on disk, before EXIF data turn them.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Release:
     places: tuple[str, ...] = ()
     any_value_is_object: bool = False
     notes: tuple[str, ...] = field(default=())
+    boxes_as_stored: bool = False
 
 
 def usable(release: Release) -> Release:
@@ -167,12 +169,13 @@ def read_sample(record: Record, release: Release) -> Sample:
         FileNotFoundError: if a file is not there.
         ValueError: if a file is damaged, or mask or boxes do not fit the image.
     """
-    image, mask, boxes = open_image(record.path), None, None
+    as_stored = release.boxes_as_stored and record.boxes is not None
+    image, mask, boxes = open_image(record.path, turned=not as_stored), None, None
     if record.mask_path is not None:
         mask = open_object_mask(record.mask_path, release.any_value_is_object)
     known = record.size if mask is None else tuple(mask.shape[1:])
-    if known == image.size != image.size[::-1]:  # mask and boxes count the pixels on disk, as published sets may
-        image = open_image(record.path, turned=False)
+    if known == image.size != image.size[::-1]:  # mask and boxes count the pixels of the other way to read it
+        image = open_image(record.path, turned=as_stored)
     size = (image.height, image.width)
     if record.size not in (None, size):
         raise ValueError(

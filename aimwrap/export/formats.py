@@ -117,13 +117,16 @@ def export_onnx(
     return _export(_Onnx(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
 
 
+_DEFAULTS: dict[str, Any] = export_onnx.__kwdefaults__ or {}
+
+
 def export_program(model: nn.Module, path: str | Path, **arguments: Any) -> Exported:
     """Write a ``torch.export`` program, which ``torch.export.load(path).module()`` runs without this library.
 
     The metadata is the extra file ``aimwrap.json`` in it; what is exported stays on the model's device. All arguments,
     returns and errors as for :func:`export_onnx`; the path ends in ``.pt2``, and no extra is needed.
     """
-    return _export(_Program(), model, path, **arguments)
+    return _export(_Program(), model, path, **{**_DEFAULTS, **arguments})
 
 
 def export_aotinductor(model: nn.Module, path: str | Path, **arguments: Any) -> Exported:
@@ -133,7 +136,7 @@ def export_aotinductor(model: nn.Module, path: str | Path, **arguments: Any) -> 
     compiler and a minute or more; ``dynamic_size=False`` takes less. Arguments, returns and errors as for
     :func:`export_onnx`; the path ends in ``.pt2``. No extra is needed, and a missing compiler is a RuntimeError.
     """
-    return _export(_AotInductor(), model, path, **arguments)
+    return _export(_AotInductor(), model, path, **{**_DEFAULTS, **arguments})
 
 
 class _Onnx:
@@ -237,12 +240,12 @@ def _export(
     writer: _Onnx | _Program | _AotInductor,
     model: nn.Module,
     path: str | Path,
-    image_size: int | tuple[int, int] | None = None,
-    dynamic_size: bool = True,
-    class_names: Sequence[str] | None = None,
-    preprocessing: Any = None,
-    images: Tensor | None = None,
-    tolerance: float = 1e-3,
+    image_size: int | tuple[int, int] | None,
+    dynamic_size: bool,
+    class_names: Sequence[str] | None,
+    preprocessing: Any,
+    images: Tensor | None,
+    tolerance: float,
 ) -> Exported:
     """All three exports, with the arguments of the first."""
     path = Path(path)

@@ -112,7 +112,7 @@ def _by_graph(request: _Request) -> Extraction:
         if pair is not None and pair != nodes[name]:
             nodes[name], labels[name] = pair, f"{sites[name].node} + {pair[1]}"
     program = GraphProgram.traced(model, shadow, nodes)
-    if any("own context" in node.meta for graph in program.graphs.values() for node in graph.nodes):
+    if program.loses_context(model):
         raise GraphError(
             f"the backbone {type(model).__name__} computes its maps under torch.no_grad(), inference_mode() or "
             "autocast(), which a graph would lose; name modules, and their own code is run"

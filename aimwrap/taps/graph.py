@@ -12,15 +12,17 @@ import itertools
 import operator
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
 from .copies import is_adapter, joined, unmoved_generators
 from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
@@ -42,6 +44,7 @@ _LEAVE_THE_MAP = frozenset(
 
 _BELONG_TO_A_STAGE = ACTIVATIONS | MAKE_ANOTHER_MAP | _LEAVE_THE_MAP
 
+ONE_AT_A_TIME = threading.RLock()  # wraps: tracing replaces what all threads use, and trial runs the random states
 MOST_NAMES = 24  # that an error lists
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
@@ -56,7 +59,7 @@ class GraphNames:
     def __init__(self, shadow: nn.Module) -> None:
         before = _plain_attributes(shadow)
         try:
-            with warnings.catch_warnings(), unmoved_generators() as has_drawn:
+            with warnings.catch_warnings(), unmoved_generators() as has_drawn, _noting_assignments():
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
                 drawn = has_drawn()
@@ -195,6 +198,16 @@ class GraphProgram:
         function = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
         result: Tensor = function(value, *node.args[1:], **keywords)
         return result
+
+    def loses_context(self, model: nn.Module) -> bool:
+        """Whether the forward has its own autocast, or keeps gradients from parameters; images have none to lose."""
+        for graph in self.graphs.values():
+            noted = [node for node in graph.nodes if "own autocast" in node.meta]
+            before = [f"{n.target}." for n in _ancestors(noted, stop=set()) if n.op in ("call_module", "get_attr")]
+            names = (f"{name}." for name, _ in model.named_parameters(remove_duplicate=False))
+            if any(n.meta["own autocast"] for n in noted) or any(name.startswith(tuple(before)) for name in names):
+                return True
+        return False
 
     def train(self, mode: bool) -> None:
         """Nothing to do: models with a custom ``train`` are not traced."""
@@ -351,15 +364,25 @@ def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
     return function
 
 
-def _contexts() -> tuple[bool, bool, int]:
-    """What is entered that fx does not write down: whether gradients are on, inference mode is, how many autocasts."""
+def _contexts() -> tuple[bool, bool, tuple[int, ...]]:
+    """What is set that fx does not write down: whether gradients are on, inference mode is, and autocasts."""
     torch.autocast_increment_nesting()
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.autocast_decrement_nesting()
+    casts = torch.autocast_decrement_nesting(), *map(torch.is_autocast_enabled, ("cpu", "cuda"))
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), casts
 
 
 @contextmanager
 def _noting_assignments() -> Iterator[None]:
-    """While tracing, have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``."""
+    """Have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``.
+
+    Meanwhile fx replaces the call of every module: one thread at a time traces, and others' forwards go on.
+    """
+    thread = threading.get_ident()
+
+    def call_module(tracer: NodePathTracer, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return forward(*args, **kwargs)
+        return own(tracer, module, forward, args, kwargs)
 
     def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
         def assign(x: fx.Proxy, y: Any) -> fx.Proxy:
@@ -371,21 +394,17 @@ def _noting_assignments() -> Iterator[None]:
 
     def create_proxy(tracer: fx.Tracer, *arguments: Any, **keywords: Any) -> fx.Proxy:
         proxy = super(fx.Tracer, tracer).create_proxy(*arguments, **keywords)
-        proxy.node.meta |= {"own context": True} if _contexts() != outside else {}
+        inside = _contexts()
+        proxy.node.meta |= {"own autocast": inside[2] != outside[2]} if inside != outside else {}
         return proxy
 
     operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]
-    noted: list[tuple[Any, str, Any]] = [*operators, (fx.Tracer, "create_proxy", create_proxy)]
-    for owner, name, function in noted:
-        setattr(owner, name, function)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            outside = _contexts()
-            yield
-    finally:
-        for owner, name, _ in noted:
-            with suppress(AttributeError):  # another thread's wrapping has ended first; it misses the notes, no more
-                delattr(owner, name)
+    calls = [(fx.Tracer, "create_proxy", create_proxy), (NodePathTracer, "call_module", call_module)]
+    with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), ExitStack() as replaced:
+        own, outside = NodePathTracer.call_module, _contexts()
+        for owner, name, function in [*operators, *calls]:
+            replaced.enter_context(patch.object(owner, name, function, create=True))
+        yield
 
 
 def _work_in_place_again(graph: fx.Graph, shadow: nn.Module) -> None:

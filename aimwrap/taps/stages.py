@@ -256,6 +256,8 @@ def _by_module_boundaries(probe: Probe) -> Stages:
             obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
             misled = True
         level = _level(call.output_shape, probe, deepest, counted[-1] if counted else None)
+        if counted and _ends_in_one_position(call, counted[-1]):
+            level = deepest + (math.prod((counted[-1].output_shape or ())[2:]) > 1)
         if level is None and _is_deeper_than(deepest, call, probe):
             left_out = call
         if level is None or _is_global_pool(call) or not (counted or level > 1 or _sees_neighbours(call)):
@@ -298,6 +300,12 @@ def _by_module_boundaries(probe: Probe) -> Stages:
 def _sees_neighbours(call: Call) -> bool:
     """Whether a call has weights for more than one position: what prepares the images has not."""
     return any(weight.ndim == 4 and math.prod(weight.shape[2:]) > 1 for weight in call.module.parameters())
+
+
+def _ends_in_one_position(call: Call, last: Call) -> bool:
+    """Whether a call makes one position of a map that one more halving, rounded down, leaves one of."""
+    shape, before = call.output_shape or (), max((last.output_shape or ())[2:])
+    return len(shape) == 4 and max(shape[2:]) == 1 and (before == 1 or (before < 4 and _sees_neighbours(call)))
 
 
 def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:

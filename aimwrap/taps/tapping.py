@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .backbone import TappedBackbone
 from .copies import unwrapped
 from .extraction import FINAL, Extraction, extract
+from .graph import ONE_AT_A_TIME
 from .probe import CallSite, Probe, probe
 from .stages import BY_ORDER, Intermediate, Stages, Target, find_stages, number_of_classes
 
@@ -85,7 +86,11 @@ def tap_backbone(
         TypeError: if the model is not an ``nn.Module`` that can be read.
         ValueError: if a stage does not exist, or the backbone cannot be run or traced.
     """
-    model = unwrapped(model)
+    with ONE_AT_A_TIME:
+        return _tapped(unwrapped(model), stages, final, example_input)
+
+
+def _tapped(model: nn.Module, stages: Sequence[Stage], final: bool, example_input: Tensor | None) -> TappedModel:
     measured = probe(model, example_input)
     found = find_stages(model, measured)
     targets = {str(stage): target for stage, target in _targets(stages, found, model).items()}

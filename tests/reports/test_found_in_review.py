@@ -59,10 +59,12 @@ def test_a_first_layer_of_another_number_of_channels_leaves_the_record_behind(tm
     model.save_pretrained(tmp_path)
 
 
-def test_more_than_8_bits_are_refused_and_not_clipped() -> None:
-    image = Image.fromarray(np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8))
+def test_more_than_8_bits_are_scaled_or_refused_and_not_clipped() -> None:
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    transform = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3, crop=1.0).transform()
+    assert (transform(Image.fromarray(values)) - torch.from_numpy(values / 65535)).abs().max() < 1 / 255
     with pytest.raises(ValueError, match="more than 8 bits"):
-        Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3).transform()(image)
+        transform(Image.fromarray(values // 16))
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])

@@ -1,15 +1,18 @@
 """Report 31: of two processes that wrote into one folder, the settings were one's and the model the other's."""
 
+import errno
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_run import make_pictures, train
 
 from aimwrap._files import locked
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows does not fork")
 
 
 def holding(path: Path) -> tuple[int, int]:
@@ -58,3 +61,22 @@ def test_a_finished_run_needs_no_lock(tmp_path: Path) -> None:
     assert train(root, tmp_path / "out") == first
     os.write(let, b"x")
     os.waitpid(process, 0)
+
+
+def test_windows_locks_by_its_own_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no ``fcntl``, and nothing was locked there, without a word."""
+    held = []
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        at = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if held:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        held.append((at > 1000, mode, count))
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    message = rf"process {os.getpid()} on .* is writing"
+    with locked(tmp_path / "lock"), pytest.raises(BlockingIOError, match=message), locked(tmp_path / "lock"):
+        pass
+    assert held == [(True, 2, 1)] and (tmp_path / "lock").stat().st_size < 200

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from aimwrap import Preprocessing
 from aimwrap.data import examine, read_folder
 from aimwrap.data.io import FORMATS, image_size, open_image, open_object_mask
 
@@ -77,6 +79,26 @@ def test_full_16_bits_are_read(tmp_path: Path) -> None:
     Image.fromarray(values[..., 0].copy()).save(tmp_path / "grey.png")
     assert np.abs(np.asarray(open_image(tmp_path / "rgb.png")) - values / 257).max() <= 1
     assert np.abs(np.asarray(open_image(tmp_path / "grey.png"))[..., 0] - values[..., 0] / 257).max() <= 0.5
+
+
+@pytest.mark.parametrize("most", [200, 1023, 4095, 16383, 65535])
+def test_readers_and_preparation_decide_alike_about_16_bits(tmp_path: Path, most: int) -> None:
+    """Readers scaled grey of 16 bits and the preparation refused it; RGB of 12 bits passed the preparation as black."""
+    values = np.linspace(0, most, 96).astype(np.uint16).reshape(4, 8, 3)
+    png_of_16_bits(tmp_path / "rgb.png", values)
+    Image.fromarray(values[..., 0].copy()).save(tmp_path / "grey.png")
+    transform = Preprocessing((4, 8), (0.0,) * 3, (1.0,) * 3, crop=1.0).transform()
+    for name in ("rgb.png", "grey.png"):
+        if most == 65535:
+            read = np.asarray(open_image(tmp_path / name), np.float32).transpose(2, 0, 1) / 255
+            assert np.abs(transform(Image.open(tmp_path / name)).numpy() - read).max() < 1e-6
+            continue
+        said = []
+        for reading in (lambda path: transform(Image.open(path)), open_image, open_object_mask):
+            with pytest.raises(ValueError, match=r"with NumPy, \(values \* \(255 / white\)\)") as caught:
+                reading(tmp_path / name)
+            said.append(str(caught.value).replace(str(tmp_path / name), "image"))
+        assert len({*said}) == 1
 
 
 TIFFS = {
@@ -155,3 +177,15 @@ def test_long_and_narrow_pictures_are_refused(tmp_path: Path, size: tuple[int, i
     for opening in (open_image, open_object_mask):
         with pytest.raises(ValueError, match="a side more than 100 times the other; it was not decoded"):
             opening(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint16, torch.bool, torch.float32])
+def test_values_of_another_kind_are_no_image(kind: torch.dtype) -> None:
+    """0 to 255 as int64 were divided by 2 ** 63, and as floats by nothing."""
+    transform = Preprocessing((4, 8), (0.0,) * 3, (1.0,) * 3, crop=1.0).transform()
+    image = torch.full((3, 4, 8), 200).to(kind)
+    with pytest.raises(ValueError, match=r"8 bits.*floats in"):
+        transform(image)
+    with pytest.raises(ValueError, match=r"8 bits.*floats in"):
+        transform(image.permute(1, 2, 0).numpy())
+    assert transform(torch.full((3, 4, 8), 200 / 255)).max() == 200 / 255

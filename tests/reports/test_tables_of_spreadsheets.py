@@ -76,3 +76,18 @@ def test_a_file_name_that_is_not_utf_8_is_named_by_training_and_doctor(tmp_path:
     found = examine(tmp_path)
     assert not found.healthy
     str(found).encode()
+
+
+def test_decimal_commas_stay_in_texts(tmp_path: Path) -> None:
+    """With semicolons, "1,5" became "1.5" in every column, also where it is a class's name."""
+    rows = "".join(f"{n}.png;{name};red,green;1,0;{n},5\n" for n, name in enumerate(["1,5", "2,5", "1,5 mm"]))
+    (tmp_path / "t.csv").write_text("image;label;place;left;right\n" + rows)
+    box = ("left", "left", "right", "right")
+    release = read_table(tmp_path / "t.csv", classes=["1,5", "2,5", "1,5 mm"], box=None)
+    assert [record.label for record in release.records] == [0, 1, 2] and release.places == ("red,green",)
+    with pytest.raises(ValueError, match=r"got '1\.0', '1\.0', '0\.5', '0\.5'"):
+        read_table(tmp_path / "t.csv", classes=release.classes, box=box)
+    with pytest.raises(ValueError, match=r"pass classes= with all values as names"):
+        read_table(tmp_path / "t.csv", box=None)
+    (tmp_path / "t.csv").write_text("image;label\na.png;0,0\nb.png;1,0\n")
+    assert [record.label for record in read_table(tmp_path / "t.csv").records] == [0, 1]

@@ -1,5 +1,6 @@
 """Reports of photographs that a camera has marked as turned (kind: masks and boxes against the picture as shown)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from aimwrap import Preprocessing
 from aimwrap.data import LabelledTable, eval_transform, examine, read_table
 from aimwrap.data.builder.draw import _open_cutout
 from aimwrap.data.builder.sources import Cutout
+from aimwrap.data.doctor.checks import check_turned
+from aimwrap.data.doctor.scan import look_at_image
 from aimwrap.data.io import FORMATS, image_size, open_image, open_object_mask
-from aimwrap.data.release import read_sample
+from aimwrap.data.release import Release, read_sample
 from aimwrap.report.images import PreparedImages
 
 AVIF = pytest.param("x.avif", marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="Pillow has no AVIF"))
@@ -69,6 +72,41 @@ def test_masks_boxes_training_report_and_serving_agree(tmp_path: Path) -> None:
     trained = eval_transform(preprocessing)(sample).image
     reported = PreparedImages(LabelledTable(tmp_path / "t.csv"), [preprocessing], 24)[0].views[0].image
     assert all(torch.equal(each[0] > 0.5, shown) for each in (served, by_tag, trained, reported))
+
+
+def boxed(tmp_path: Path, orientation: int) -> Release:
+    """A square photograph with a box around the object as shown."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    square = Image.fromarray(np.repeat(CORNER, 3, axis=1)[:, :24])
+    square.transpose(Image.Transpose(BACK[orientation])).save(tmp_path / "x.png", exif=exif)
+    square.save(tmp_path / "y.png")
+    (tmp_path / "t.csv").write_text("image,label,left,top,right,bottom\nx.png,0,0,16,18,24\ny.png,1,,,,\n")
+    return read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_boxes_on_turned_pictures_are_named(tmp_path: Path, orientation: int) -> None:
+    """The size of a half turned or square picture is the same, so nothing noticed boxes on the pixels on disk."""
+    release = boxed(tmp_path, orientation)
+    sample = read_sample(release.records[0], release)
+    assert (np.asarray(sample.image)[16:, :18] == 255).all(), "boxes of a user's table are of the picture as shown"
+    for quick in (True, False):
+        found = examine(tmp_path / "t.csv", quick=quick)
+        (turned,) = (check for check in found.checks if check.name == "turned images")
+        assert turned.mark == "warning" and "remove the EXIF orientation" in turned.summary
+        assert [str(finding.message) for finding in turned.findings] == [f"EXIF orientation {orientation}"]
+        assert found.healthy
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_boxes_of_published_sets_count_the_pixels_on_disk(tmp_path: Path, orientation: int) -> None:
+    """CUB's and ImageNet's boxes are older than browsers that turn pictures."""
+    release = replace(boxed(tmp_path, orientation), boxes_as_stored=True)
+    with Image.open(tmp_path / "x.png") as stored:
+        assert np.array_equal(read_sample(release.records[0], release).image, stored)
+    look = [(release.records[0], look_at_image(tmp_path / "x.png"), None)]
+    assert check_turned(look, release) is None
 
 
 def test_cutouts_with_their_own_opacity_are_turned_too(tmp_path: Path) -> None:

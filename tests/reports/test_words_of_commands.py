@@ -87,3 +87,22 @@ def test_an_exit_is_no_error_of_its_own(capsys: pytest.CaptureFixture[str], as_j
     with pytest.raises(typer.Exit) as found, exit_on_error(RuntimeError, as_json=as_json):
         raise typer.Exit(130)
     assert found.value.exit_code == 130 and capsys.readouterr() == ("", "")
+
+
+def test_names_in_tables_stay_as_they_are(tmp_path: Path) -> None:
+    """A class named tau, or a column image_size, was called "--tau" and "--image-size" in errors and results."""
+    table, root = tmp_path / "t.csv", make_pictures(tmp_path / "a", classes=("image_size", "tau"))
+    given = ("--plain", "--backbone", "small_run:Net", "--image-size", 32, "--epochs", 1, "--batch-size", 4)
+    given = (*given, "--workers", 0, "--accelerator", "cpu", "--out", tmp_path / "out")
+    for text, said in (
+        ("image_size,tau\na.png,1\n", "it has image_size, tau. Name its columns"),
+        ("image,label,image_size\na.png,a,b\n", "which has image, label, image_size"),
+    ):
+        table.write_text(text)
+        found = invoke("train", "table", table, "place=no", *given)
+        assert found.exit_code and said in " ".join(found.stderr.split())
+    table.write_text("image,tau\na.png,\n")
+    assert "line 2: tau must have a value" in invoke("train", "table", table, "label=tau", *given).stderr
+    found = invoke("train", "folder", root, *given)
+    assert found.exit_code == 0 and found.stdout.count("image_size 4, tau 4") == 2
+    assert "--tau must be in (0, 1]" in invoke("train", "folder", root, "--tau", 2, "--out", tmp_path / "b").stderr

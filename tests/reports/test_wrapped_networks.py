@@ -1,6 +1,8 @@
 """Reports about wrapping a network: what tracing loses, sizes of images, layers in front, adapters."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
@@ -11,6 +13,7 @@ from torchvision.transforms import v2
 from zoo import TinyNet, conv_block
 
 from aimwrap import AIM, inspect_backbone
+from aimwrap.analysis.explanation import evaluating
 from aimwrap.attribution import LogitsView
 from aimwrap.taps import find_stages, probe, tap_backbone
 from aimwrap.taps.graph import GraphProgram
@@ -122,10 +125,12 @@ def test_stages_are_found_at_every_even_size(padding: int) -> None:
     blocks = [nn.Sequential(nn.Conv2d(i, o, 2 + padding, 2, padding), nn.ReLU(), nn.Conv2d(o, o, 1)) for i, o in layers]
     network = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 3)).eval()
     sizes = [(side, side) for side in range(34 if padding else 64, 257, 6)]
-    for size in [*sizes, (100, 100), (80, 60), (99, 75), *([(48, 320), (34, 46)] if padding else [])]:
+    sizes += [(100, 100), (80, 60), (99, 75), (34, 46), (48, 48), (63, 63), *([(48, 320)] if padding else [])]
+    for size in sizes:
         found = find_stages(network, probe(network, torch.zeros(1, 3, *size)))
-        assert [found.nodes[stage].node for stage in range(4)] == ["1", "2", "3", "4"], size
-        assert found.final is not None and found.final.node == "4" and found.obstacle is None, size
+        last = "4.2" if size in ((48, 48), (63, 63)) and not padding else "4"  # whose 3 x 3 become one position
+        assert [found.nodes[stage].node for stage in range(4)] == ["1", "2", "3", last], size
+        assert found.final is not None and found.final.node == last and found.obstacle is None, size
 
 
 def test_small_odd_maps_have_their_stages_stride() -> None:
@@ -234,3 +239,76 @@ def test_a_view_of_logits_can_be_traced() -> None:
     """TensorBoard's ``add_graph`` traces, which AIM's output with its dicts does not allow."""
     view, images = LogitsView(AIM(TinyNet(), mask_width=8).eval()), torch.zeros(1, 3, 64, 64)
     assert torch.equal(torch.jit.trace(view, images, check_trace=False)(images), view(images))
+
+
+class Prepared(Summed):
+    """Prepares its images within a context; its maps are made by functions, which hooks cannot tap."""
+
+    def __init__(self, context: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__()
+        self.context = context
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+
+    def features(self, x: Tensor) -> Tensor:
+        with self.context():
+            x = (x - self.mean) / self.mean.clone()
+        return Summed.features.__wrapped__(self, x.clone())
+
+
+class LearnedPreparation(Prepared):
+    def __init__(self, context: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__(context)
+        self.mean = nn.Parameter(self._buffers.pop("mean"))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)])
+def test_images_prepared_without_gradients_are_no_trunk(context: Callable[[], AbstractContextManager[object]]) -> None:
+    """``no_grad`` around a normalisation sent the graph to hooks, and where those cannot follow, it was refused."""
+    network = Prepared(context).train()
+    model = AIM(network, mask_width=8)
+    assert isinstance(model.backbone.tapped_program, GraphProgram)
+    model(torch.rand(2, 3, 64, 64)).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+    with pytest.raises(ValueError, match="name modules"):
+        AIM(LearnedPreparation(context), mask_width=8)  # the mean is not trained, and a graph would train it
+
+
+def test_threads_may_wrap_while_others_run() -> None:
+    """Threads that wrapped one network left every module of the process unable to run ("not installed")."""
+    network, images = TinyNet().eval(), torch.rand(1, 3, 64, 64)
+    logits = network(images)
+    with ThreadPoolExecutor(2) as pool:
+        wrapped = [pool.submit(AIM, network, mask_width=8) for _ in range(2)]
+        while not all(each.done() for each in wrapped):
+            time.sleep(0.001)
+            assert torch.equal(network(images), logits)
+    wanted = network.features(images)
+    for each in wrapped:
+        model = each.result().eval()
+        assert isinstance(model.backbone.tapped_program, GraphProgram)
+        assert torch.equal(model.forward_backbone(images)["3"], wanted)
+
+
+def test_a_model_that_another_thread_trains_is_not_explained() -> None:
+    """It was explained in training mode, with noise in its masks, and its statistics moved."""
+    model = AIM(TinyNet(), mask_width=8).train()
+    with pytest.raises(RuntimeError, match=r"explain copy.deepcopy\(model\)"), evaluating(model):
+        model.train()  # as the other thread does
+    assert model.training
+
+
+class SwitchesAutocast(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        before = torch.is_autocast_enabled("cpu")
+        torch.set_autocast_enabled("cpu", False)
+        x = super().features(x)
+        torch.set_autocast_enabled("cpu", before)
+        return x.clone()
+
+
+def test_what_a_forward_sets_by_functions_is_kept() -> None:
+    """``set_autocast_enabled(False)`` was lost, and the maps had half precision."""
+    images = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = AIM(SwitchesAutocast(), mask_width=8).forward_backbone(images)
+    assert {x.dtype for x in maps.values()} == {torch.float32}

@@ -281,6 +281,31 @@ def check_sizes(seen: Sequence[Seen], root: Path) -> Check:
     return Check("sizes", "ok", f"{sides}{fit}")
 
 
+def as_read(release: Release, record: Record, image: Look, mask: Look | None) -> Look:
+    """An image's look, with its size on disk where its mask or boxes count those pixels."""
+    known = record.size if mask is None else mask.size
+    by_boxes = release.boxes_as_stored and record.boxes is not None and known != image.size
+    if image.size is None or image.orientation < 5 or not (by_boxes or known == image.size[::-1]):
+        return image
+    return image._replace(size=image.size[::-1])
+
+
+def check_turned(seen: Sequence[Seen], release: Release) -> Check | None:
+    """A warning of turned images of which no size tells whether masks or boxes count the pixels as shown, or None."""
+    findings = []
+    for record, image, mask in seen:
+        size = image.size if mask is None else mask.size
+        told = image.orientation > 4 and (record.size or mask) is not None and size is not None and size[0] != size[1]
+        told = told or (release.boxes_as_stored and record.boxes is not None)
+        if image.orientation > 1 and not told and (record.boxes or record.mask_path) is not None:
+            findings.append(Finding(shown(record.path, release.root), f"EXIF orientation {image.orientation}"))
+    summary = (
+        f"{len(findings):,} with masks or boxes are turned upright as their EXIF data say, and no size tells whether "
+        "masks and boxes fit that: look at them. If they fit the pixels on disk, remove the EXIF orientation"
+    )
+    return Check("turned images", "warning", summary, tuple(findings)) if findings else None
+
+
 def _by(size: tuple[int, int] | None) -> str:
     return "unknown" if size is None else f"{size[1]} x {size[0]}"
 

@@ -16,6 +16,7 @@ from ..registry import READERS
 from ..release import Release, usable
 from ..sets import DatasetOnDisk, Sources
 from .checks import (
+    as_read,
     check_boxes,
     check_counts,
     check_duplicates,
@@ -26,6 +27,7 @@ from .checks import (
     check_masks_there,
     check_readable,
     check_sizes,
+    check_turned,
     check_unnamed,
     count,
     worth_a_digest,
@@ -266,12 +268,15 @@ def _checks(
         yield check_unnamed(release, folders, listing)
     images, masks = _look(release, listing, options)
     yield check_readable({**images, **masks}, release.root, options.quick)
-    seen = [
+    looks = [
         (record, images[record.path], masks.get(record.mask_path) if record.mask_path is not None else None)
         for record in release.records
         if record.path in images
     ]
+    seen = [(record, as_read(release, record, image, mask), mask) for record, image, mask in looks]
     yield check_sizes(seen, release.root)
+    if turned := check_turned(seen, release):
+        yield turned
     if masks and not options.quick:
         yield check_mask_contents(seen, release.root, kind.some_masks_are_empty)
     if any(record.boxes is not None for record in release.records):

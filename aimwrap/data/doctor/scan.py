@@ -19,7 +19,7 @@ from PIL import ImageFile
 
 from ..._files import checksum
 from ..._text import with_progress
-from ..io import image_size, open_image, open_object_mask
+from ..io import image_size, open_image, open_object_mask, size_and_orientation
 from ..release import Box
 
 CHUNK = 32  # files a thread takes at once
@@ -41,15 +41,16 @@ class Look(NamedTuple):
     error: str | None = None  # why it could not
     digest: str | None = None  # SHA-256, where it was asked for
     mask: MaskLook | None = None  # where it is a mask and was decoded
+    orientation: int = 1  # by its EXIF data, which turn it upright
 
 
 def look_at_image(path: Path, quick: bool = False, digest: bool = False) -> Look:
     """Open an image."""
     try:
-        if quick:
-            return Look(image_size(path))
-        image = open_image(path)
-        return Look((image.height, image.width), digest=checksum(path) if digest else None)
+        size, orientation = size_and_orientation(path)
+        if not quick:
+            open_image(path)
+        return Look(size, digest=checksum(path) if digest and not quick else None, orientation=orientation)
     except Exception as error:  # a decoder that meets arbitrary bytes raises what it likes
         return Look(None, _reason(error, path))
 

@@ -128,7 +128,7 @@ def read_cub(
             f"The tables have {sizes['train']} images for training and {sizes['test']} for the test, the official "
             f"ones {SPLIT_SIZES['train']} and {SPLIT_SIZES['test']}: this is a part of the release, or another one."
         )
-    return Release("CUB-200-2011", cub, records, classes, notes=tuple(notes))
+    return Release("CUB-200-2011", cub, records, classes, notes=tuple(notes), boxes_as_stored=True)
 
 
 def find_cub(root: str | os.PathLike[str], argument: str = "root") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,10 @@ from . import DatasetOnDisk, Sources
 
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
+
+_AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
+python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
+for p in sorted(pathlib.Path().glob('*/*/**/*.*')) if p.suffix and p.is_file()), sep='\n')" > images.tsv"""
 
 
 def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_is_object: bool = False) -> Release:
@@ -60,6 +65,12 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
         if mask_root is not None and mask_of is None:
             notes.append(f"The split {split} has no masks: {mask_root / folder.relative_to(root)} is not a folder.")
         lacking = sorted(set(classes) - set(names))
+        alike = {*map(_plain, names)} & {*map(_plain, lacking)}
+        if alike:
+            raise ValueError(
+                f"{root} has {', '.join(alike)} in two ways that differ in case, spaces or accents only, and would be "
+                f"other classes in {split}; rename these folders"
+            )
         if lacking:
             notes.append(
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
@@ -120,15 +131,23 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
 
 def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
+    for name, inner in below.items():
+        if inner - {""} and inner - {""} <= below.keys() - {name}:
+            raise ValueError(
+                f"{root / name} has folders named as the classes ({', '.join(sorted(inner - {''}))}), so it is none: "
+                "move it elsewhere, and pass it as masks= if it holds masks"
+            )
     first, *others = below
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
     kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
     of_files = len(kinds) == len(below) and any(kinds)
+    column = "split" if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in same) else "place"
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
         raise ValueError(
             f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
             f"({', '.join(same)}) or to hold kinds of files. Pass the folder whose folders are the classes as root (as "
             f"{root / first} may be), masks as masks=, and splits as train, val and test; or a table of the images"
+            f"{_AS_TABLE.format(', '.join(below), column, root) if same else ''}"
         )
 
 
@@ -166,6 +185,10 @@ def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> 
             "mask has the same folder and name as its image, except for the suffix (.png). Add them, or pass masks=None"
         )
     return found
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _stem(relative: str) -> str:

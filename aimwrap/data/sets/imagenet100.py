@@ -211,7 +211,7 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
     if annotations is not None:
         records = _with_boxes(records, wnids, expand_path(annotations))
         notes.append("Validation samples have ImageNet's boxes of their own class; training samples have none.")
-    return Release("ImageNet-100", root, tuple(records), tuple(wnids), notes=tuple(notes))
+    return Release("ImageNet-100", root, tuple(records), tuple(wnids), notes=tuple(notes), boxes_as_stored=True)
 
 
 def _read_class_list(path: Path) -> tuple[list[str], list[str]]:

@@ -95,7 +95,7 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
             )
     if names is not None:
         return _among(rows, values, column, names, argument)
-    matches = [WHOLE_NUMBER.fullmatch(value) for value in values]
+    matches = [WHOLE_NUMBER.fullmatch(row.number(column)) for row in rows]
     if not all(matches):
         _check_names(rows, values, column, argument)
         found = tuple(sorted(set(values)))
@@ -119,7 +119,7 @@ def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[
     numbers = []
     by_name = any(value in number for value in values)
     for row, value in zip(rows, values, strict=True):
-        match = WHOLE_NUMBER.fullmatch(value)
+        match = WHOLE_NUMBER.fullmatch(row.number(column))
         if by_name and value in number:
             numbers.append(number[value])
         elif not by_name and match is not None and int(match[1]) < len(names):
@@ -135,11 +135,11 @@ def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[
 
 def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: str) -> None:
     """Names of which some are numbers are a damaged column, or measurements."""
-    numeric = next((value for value in values if NUMBER.fullmatch(value)), None)
+    numeric = next((row.values[column] for row in rows if NUMBER.fullmatch(row.number(column))), None)
     if numeric is None:
         return
     row, value = next(
-        (row, value) for row, value in zip(rows, values, strict=True) if not WHOLE_NUMBER.fullmatch(value)
+        (row, value) for row, value in zip(rows, values, strict=True) if not WHOLE_NUMBER.fullmatch(row.number(column))
     )
     raise ValueError(
         f"{row.where}: {column} must have integers from 0, or only names, and has {value!r:.40} here and "
@@ -296,7 +296,7 @@ def _split(row: Row, column: str, splits: Mapping[str, str]) -> str:
 
 
 def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
-    texts = [row.values[column].strip() for column in columns]
+    texts = [row.number(column) for column in columns]
     if not any(texts):
         return None
     try:

@@ -71,7 +71,8 @@ def read_traveling_birds(
                 records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
     name = f"TravelingBirds ({home.name}{', all birds in both splits' if split_by == 'all' else ''})"
     notes = (*_notes(variant, split_by, places is not None), masks_note(masks))
-    return Release(name, home, tuple(records), classes, () if places is None else places.names, notes=notes)
+    names = () if places is None else places.names
+    return Release(name, home, tuple(records), classes, names, notes=notes, boxes_as_stored=True)
 
 
 class _Places(NamedTuple):
