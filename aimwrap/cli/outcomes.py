@@ -172,7 +172,8 @@ class Group(_VerbatimEpilog, TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; without any, print the help, which is not an error."""
-        return super().parse_args(ctx, args or ["--help"])
+        with exit_on_interrupt(GENERAL):  # this imports, too
+            return super().parse_args(ctx, args or ["--help"])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import PIL
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..._choices import FileFormat as FileFormat
 from ..._text import with_progress
 from ..io import expand_path, read_json
-from ..release import SPLITS, Release
+from ..release import SPLITS, ImageLoader, Release
 from ..sets.built import MANIFEST, read_built
 from .draw import Drawn, Placed, Style, forget_pictures
 from .plan import Shot, Source, Tying, generator_of, plan_shots
@@ -287,8 +287,8 @@ def _write_set(
         (out / class_name).mkdir(parents=True, exist_ok=True)
         (out / MASKS / class_name).mkdir(parents=True, exist_ok=True)
     missing = [i for i, (image, mask) in enumerate(names) if not ((out / image).is_file() and (out / mask).is_file())]
-    # a DataLoader, whose workers end by themselves when this process is killed
-    loader = DataLoader(_Writing(out, names, draw), batch_size=None, sampler=missing, num_workers=workers)
+    # whose workers end by themselves when this process is killed
+    loader = ImageLoader(_Writing(out, names, draw), batch_size=None, sampler=missing, num_workers=workers)
     problems = []
     for problem in with_progress(loader, "building", "image") if progress else loader:
         if isinstance(problem, _CannotWrite):
