@@ -13,48 +13,83 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _UNFINISHED = ".unfinished-"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk, or of one's share of it
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file replaces the given one once it is on the disk; on an error the given one stays.
+def replacing(*paths: Path, wait: bool = True) -> Iterator[tuple[Path, ...]]:
+    """Paths to write to, whose files replace the given ones together once all are on the disk; on an error none does.
 
-    A link is replaced itself: the file that it points to is not changed.
+    A link is replaced itself: the file that it points to is not changed. What a killed process has left of the same
+    files is removed.
 
     Args:
-        path: the file to replace or to make.
+        *paths: the files to replace or to make, of one folder.
+        wait: for another process that writes the same; else that is a BlockingIOError.
 
     Yields:
-        Where to write it.
+        Where to write each.
+
+    Raises:
+        OSError: naming the file, if the disk is full.
     """
-    temporary = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
+    folder, names = (
+        paths[0].parent,
+        [_UNFINISHED + hashlib.sha256(path.name.encode()).hexdigest()[:16] for path in paths],
+    )
+    drafts = [folder / f"{name}-{uuid.uuid4().hex}{path.suffix}" for name, path in zip(names, paths, strict=True)]
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)  # the folder is what knows the new name
-    finally:
-        temporary.unlink(missing_ok=True)
+        with locked(folder / names[0], wait) as held:
+            for name in names if held else ():
+                remove_unfinished(folder, f"{name}-")
+            try:
+                yield tuple(drafts)
+                for draft in drafts:
+                    _sync(draft)
+                for draft, path in zip(drafts, paths, strict=True):
+                    draft.replace(path)
+                _sync(folder)  # which is what knows the new names
+            finally:
+                for draft in drafts:
+                    draft.unlink(missing_ok=True)
+    except Exception as error:  # of any library that writes
+        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "the disk is full", str(paths[0])) from error
+        raise
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file, unless another process does (a BlockingIOError names it); a process that is killed holds nothing."""
-    with path.open("a+b", buffering=0) as file:
-        try:
-            if os.name != "nt":
-                from fcntl import LOCK_EX, LOCK_NB, lockf
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a file, which is removed at the end; False where there are no locks. A process that is killed holds nothing.
 
-                lockf(file, LOCK_EX | LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
-                holder = f"process {os.pread(file.fileno(), 99, 0).decode()}"
-                raise BlockingIOError(
-                    f"{holder} is writing {path.parent}: wait for it, or name another folder"
-                ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
-        yield
+    Another process that holds it is a BlockingIOError, which names it, unless it is waited for.
+    """
+    if os.name == "nt":
+        yield False
+        return
+    from fcntl import LOCK_EX, LOCK_NB, lockf
+
+    while True:
+        with path.open("a+b", buffering=0) as file:
+            held = True
+            try:
+                lockf(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    holder = f"process {os.pread(file.fileno(), 99, 0).decode()}"
+                    raise BlockingIOError(
+                        f"{holder} is writing {path.parent}: wait for it, or name another folder"
+                    ) from error
+                held = False  # the file system has no locks
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # removed by the process before, and another may hold a new one
+            try:
+                file.truncate(0)
+                file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
+                yield held
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def is_unfinished(path: Path) -> bool:
@@ -62,9 +97,9 @@ def is_unfinished(path: Path) -> bool:
     return path.name.startswith(_UNFINISHED)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+def remove_unfinished(folder: Path, name: str = _UNFINISHED) -> None:
+    """Remove what a killed process left half written, under names that begin so."""
+    for path in folder.glob(f"{name}*"):
         path.unlink(missing_ok=True)
 
 

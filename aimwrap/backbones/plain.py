@@ -98,7 +98,7 @@ class PlainClassifier(nn.Module):
 def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:
     """Write ``model.safetensors``, the backbone's weights under their own names, and ``plain.json`` with its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / files.WEIGHTS) as weights, replacing(folder / CONFIG) as config:
+    with replacing(folder / files.WEIGHTS, folder / CONFIG) as (weights, config):
         files.write_weights(model.backbone, weights)
         described = {
             "backbone": backbone,

@@ -6,6 +6,7 @@ interrupted by Ctrl-C.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -70,7 +71,8 @@ def in_options(text: str) -> str:
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; use another path, or fix its permissions"
+        way_out = "make room" if error.errno == errno.ENOSPC else "use another path, or fix its permissions"
+        return f"{error.filename}: {error.strerror}; {way_out}"
     return in_options(str(error))
 
 

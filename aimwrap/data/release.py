@@ -157,8 +157,8 @@ class ImageLoader(DataLoader[Any]):
         except Exception as error:
             if str(error).startswith("DataLoader worker ("):
                 raise ChildProcessError(
-                    f"a process that reads images was killed ({str(error).strip(' .')}), most often since the memory was "
-                    "full: take fewer workers; with workers=0 there is none"
+                    f"a process that reads images was killed ({str(error).strip(' .')}), most often since the "
+                    "memory was full: take fewer workers; with workers=0 there is none"
                 ) from None
             before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
             if not before.startswith("Caught "):

@@ -81,11 +81,11 @@ class Report:
         text = render(self.content)
         page.parent.mkdir(parents=True, exist_ok=True)
         numbers = page.with_suffix(".json")
-        with replacing(page) as unfinished:
-            unfinished.write_text(text, encoding="utf-8", errors="replace")  # file names may not be valid text
         images = [{name: image[name] for name in image if name != "thumbnail"} for image in self.content["images"]]
-        with replacing(numbers) as unfinished:
-            unfinished.write_text(json.dumps(self.content | {"images": images}, indent=1) + "\n", encoding="utf-8")
+        values = json.dumps(self.content | {"images": images}, indent=1) + "\n"
+        with replacing(page, numbers) as (new_page, new_numbers):
+            new_page.write_text(text, encoding="utf-8", errors="replace")  # file names may not be valid text
+            new_numbers.write_text(values, encoding="utf-8")
         return Written(page, numbers)
 
     def __str__(self) -> str:

@@ -77,11 +77,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     if not path.parent.is_dir():
         raise CheckpointError(f"{path.parent} was removed in mid-run; give the same command again to start over")
     try:
-        with replacing(path) as temporary:
+        with replacing(path) as (temporary,):
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         needed = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         left = [other.name for other in checkpoints_in(path.parent)]
         good = f"The last good one, {left[-1]}, is unchanged" if left else "There is none before it"
         raise CheckpointError(
