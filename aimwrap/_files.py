@@ -13,15 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _UNFINISHED = ".unfinished-"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk, or of one's share of it
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk, or of one's share of it
 
 
 @contextmanager
-def replacing(*paths: Path, wait: bool = True) -> Iterator[tuple[Path, ...]]:
+def replacing(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
     """Paths to write to, whose files replace the given ones together once all are on the disk; on an error none does.
 
-    A link is replaced itself: the file that it points to is not changed. What a killed process has left of the same
-    files is removed.
+    A link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.
 
     Args:
         *paths: the files to replace or to make, of one folder.
@@ -33,17 +32,15 @@ def replacing(*paths: Path, wait: bool = True) -> Iterator[tuple[Path, ...]]:
     Raises:
         OSError: naming the file, if the disk is full.
     """
-    folder, names = (
-        paths[0].parent,
-        [_UNFINISHED + hashlib.sha256(path.name.encode()).hexdigest()[:16] for path in paths],
-    )
+    folder = paths[0].parent
+    names = [_UNFINISHED + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] for path in paths]
     drafts = [folder / f"{name}-{uuid.uuid4().hex}{path.suffix}" for name, path in zip(names, paths, strict=True)]
     try:
-        with locked(folder / names[0], wait) as held:
-            for name in names if held else ():
+        with locked(folder / names[0], wait):
+            for name in names:
                 remove_unfinished(folder, f"{name}-")
             try:
-                yield tuple(drafts)
+                yield drafts
                 for draft in drafts:
                     _sync(draft)
                 for draft, path in zip(drafts, paths, strict=True):
@@ -53,43 +50,41 @@ def replacing(*paths: Path, wait: bool = True) -> Iterator[tuple[Path, ...]]:
                 for draft in drafts:
                     draft.unlink(missing_ok=True)
     except Exception as error:  # of any library that writes
-        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
             raise OSError(errno.ENOSPC, "the disk is full", str(paths[0])) from error
         raise
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a file, which is removed at the end; False where there are no locks. A process that is killed holds nothing.
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a file, and remove it at the end; a process that is killed holds nothing.
 
-    Another process that holds it is a BlockingIOError, which names it, unless it is waited for.
+    Where another process holds it, wait for it, or raise a BlockingIOError that names it.
     """
-    if os.name == "nt":
-        yield False
-        return
-    from fcntl import LOCK_EX, LOCK_NB, lockf
+    with path.open("a+b", buffering=0) as file:
+        try:
+            if os.name != "nt":
+                from fcntl import LOCK_EX, LOCK_NB, lockf
 
-    while True:
-        with path.open("a+b", buffering=0) as file:
-            held = True
-            try:
                 lockf(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EACCES):
-                    holder = f"process {os.pread(file.fileno(), 99, 0).decode()}"
-                    raise BlockingIOError(
-                        f"{holder} is writing {path.parent}: wait for it, or name another folder"
-                    ) from error
-                held = False  # the file system has no locks
-            if os.fstat(file.fileno()).st_nlink == 0:
-                continue  # removed by the process before, and another may hold a new one
-            try:
-                file.truncate(0)
-                file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
-                yield held
-            finally:
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
+                holder = f"process {os.pread(file.fileno(), 99, 0).decode()}"
+                raise BlockingIOError(
+                    f"{holder} is writing {path.parent}: wait for it, or name another folder"
+                ) from error
+        removed = os.fstat(file.fileno()).st_nlink == 0  # by the process before, and another may hold a new one
+        try:
+            if removed:
+                with locked(path, wait):
+                    yield
+                return
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
+            yield
+        finally:
+            if os.name != "nt" and not removed:
                 path.unlink(missing_ok=True)
-            return
 
 
 def is_unfinished(path: Path) -> bool:
