@@ -6,7 +6,6 @@ here imports torch: a command imports what it needs when it is called, so that h
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 from .. import __version__
@@ -17,7 +16,7 @@ from .export import EPILOG as EXPORT
 from .export import export
 from .inspect import EPILOG as INSPECT
 from .inspect import inspect
-from .outcomes import INTERRUPTED, Command, Group, leave_quietly
+from .outcomes import Command, Group, leave_quietly
 from .report import EPILOG as REPORT
 from .report import report
 from .train import EPILOG as TRAIN
@@ -96,7 +95,5 @@ def main() -> None:
     """Entry point of the ``aimwrap`` command."""
     try:
         app(prog_name="aimwrap")
-    except KeyboardInterrupt:  # before the command is known
-        sys.exit(INTERRUPTED)
     finally:
         leave_quietly()
