@@ -17,7 +17,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk, or of one's share
 
 
 @contextmanager
-def replacing(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
+def replacing(path: Path, wait: bool = True) -> Iterator[Path]:
+    """:func:`replacing_together` of one file."""
+    with replacing_together(path, wait=wait) as (draft,):
+        yield draft
+
+
+@contextmanager
+def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
     """Paths to write to, whose files replace the given ones together once all are on the disk; on an error none does.
 
     A link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.

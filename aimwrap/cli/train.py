@@ -220,7 +220,7 @@ def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
     from ..train.report import format_results, summary
 
-    with replacing(out / "summary.json") as (path,):
+    with replacing(out / "summary.json") as path:
         path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
     models = ", ".join(f"{result.folder}/model" for result in results)
     text = f"\n{in_options(format_results(results))}\nModels: {models}"

@@ -262,7 +262,7 @@ def _export(
             "normalise and resize them as for the model, or pass image_size= (--image-size)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, wait=False) as (draft,):
+    with replacing(path, wait=False) as draft:
         reason = _why_fixed(serving) if dynamic_size else None
         for free in (True, False) if dynamic_size and reason is None else (False,):
             try:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._files import replacing
+from .._files import replacing_together
 from ..data.release import ReleaseDataset, groups_of
 from ..health import MaskFinding
 from .measuring import Evaluation, Groups, Seen, differences, group_rows, scores_of
@@ -83,7 +83,7 @@ class Report:
         numbers = page.with_suffix(".json")
         images = [{name: image[name] for name in image if name != "thumbnail"} for image in self.content["images"]]
         values = json.dumps(self.content | {"images": images}, indent=1) + "\n"
-        with replacing(page, numbers) as (new_page, new_numbers):
+        with replacing_together(page, numbers) as (new_page, new_numbers):
             new_page.write_text(text, encoding="utf-8", errors="replace")  # file names may not be valid text
             new_numbers.write_text(values, encoding="utf-8")
         return Written(page, numbers)

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from torch import nn
 
-from .._files import checksum, replacing
+from .._files import checksum, replacing_together
 from ..base import AIMBase
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
@@ -101,7 +101,7 @@ class Shareable:
             old = folder / _CARD
             own_card = old.exists() and MARKER not in old.read_text(encoding="utf-8", errors="replace")
             paths = [folder / name for name in (WEIGHTS, CONFIG, *(() if own_card else (_CARD,)))]
-            with replacing(*paths) as (weights, config, *readme):
+            with replacing_together(*paths) as (weights, config, *readme):
                 write_weights(model, weights)
                 config.write_text(config_of(model, weights.stat().st_size, checksum(weights)), encoding="utf-8")
                 _check_readable(config)

@@ -77,7 +77,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     if not path.parent.is_dir():
         raise CheckpointError(f"{path.parent} was removed in mid-run; give the same command again to start over")
     try:
-        with replacing(path) as (temporary,):
+        with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         needed = sum(tensor.nbytes for tensor in tensors.values()) / 2**20

@@ -375,10 +375,10 @@ def _has_work(folder: Path) -> bool:
 def _write_log(run: Run) -> None:
     if run.fabric.is_global_zero:
         lines = [json.dumps(line) for line in run.progress.history]
-        with replacing(run.folder / LOG) as (path,):
+        with replacing(run.folder / LOG) as path:
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with replacing(path) as (temporary,):
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

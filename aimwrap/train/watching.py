@@ -74,7 +74,7 @@ def write_masks(run: Run, line: Mapping[str, Any]) -> None:
     _, seen = _look_at(run, model, shown, numbers)
     masks = {str(stage): mask.byte().cpu().contiguous() for stage, mask in seen.output.masks.items()}
     (run.folder / MASKS).mkdir(exist_ok=True)
-    with replacing(run.folder / MASKS / f"epoch-{line['epoch']:04d}.safetensors") as (path,):
+    with replacing(run.folder / MASKS / f"epoch-{line['epoch']:04d}.safetensors") as path:
         save_file({**masks, "images": torch.tensor(numbers)}, path)
 
 

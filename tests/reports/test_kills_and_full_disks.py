@@ -9,7 +9,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from aimwrap import AIM, _files
-from aimwrap._files import replacing
+from aimwrap._files import replacing, replacing_together
 from aimwrap.cli.outcomes import exit_on_error, typer
 from aimwrap.data.release import ImageLoader
 from aimwrap.export import export_program, formats
@@ -87,7 +87,7 @@ def test_files_that_belong_together_are_replaced_together(tmp_path: Path, monkey
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Input"):
         patch.setattr(_files, "_sync", failing)
-        with replacing(*paths) as drafts:
+        with replacing_together(*paths) as drafts:
             for draft in drafts:
                 draft.write_text("new")
     assert [path.read_text() for path in paths] == ["old", "old"]
@@ -99,12 +99,12 @@ def test_the_next_command_removes_what_a_killed_one_left(tmp_path: Path) -> None
     for name in ("a.html", "b.html"):
         process = os.fork()
         if process == 0:
-            with replacing(tmp_path / name) as (draft,):
+            with replacing(tmp_path / name) as draft:
                 draft.write_text("half")
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(process, 0)
     left = set(tmp_path.iterdir())
-    with replacing(tmp_path / "a.html") as (draft,):
+    with replacing(tmp_path / "a.html") as draft:
         draft.write_text("whole")
     there = set(tmp_path.iterdir())
     assert len(left) == 4 and len(there & left) == 2 and there - left == {tmp_path / "a.html"}

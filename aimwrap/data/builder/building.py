@@ -286,7 +286,7 @@ def _write_set(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK):
         _check_folder(out, manifest)  # again, since another process may have begun a build in the meantime
-        with replacing(out / MANIFEST) as (path,):
+        with replacing(out / MANIFEST) as path:
             path.write_bytes((json.dumps(manifest, indent=2) + "\n").encode())
         stems = [f"{classes[entry.label]}/{entry.split}_{entry.number:05d}" for entry in entries]
         names = [(f"{stem}.{file_format}", f"{MASKS}/{stem}.png") for stem in stems]
@@ -319,7 +319,7 @@ def _write_set(
         for number, (entry, (image, mask)) in enumerate(zip(entries, names, strict=True), start=1):
             split, sources = SPLITS.index(entry.split), (entry.place_filename, entry.cutout_filename)
             writer.writerow([number, image, entry.label, split, entry.place, *sources, mask])
-        with replacing(out / METADATA) as (path,):
+        with replacing(out / METADATA) as path:
             path.write_bytes(table.getvalue().encode())
         shutil.rmtree(out / PARTIAL, ignore_errors=True)
 
