@@ -14,33 +14,61 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _UNFINISHED = ".unfinished-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk, or of one's share of it
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file replaces the given one once it is on the disk; on an error the given one stays.
+def replacing(path: Path, wait: bool = True) -> Iterator[Path]:
+    """:func:`replacing_together` of one file."""
+    with replacing_together(path, wait=wait) as (draft,):
+        yield draft
 
-    A link is replaced itself: the file that it points to is not changed.
+
+@contextmanager
+def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
+    """Paths to write to, whose files replace the given ones together once all are on the disk; on an error none does.
+
+    A link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.
 
     Args:
-        path: the file to replace or to make.
+        *paths: the files to replace or to make, of one folder.
+        wait: for another process that writes the same; else that is a BlockingIOError.
 
     Yields:
-        Where to write it.
+        Where to write each.
+
+    Raises:
+        OSError: naming the file, if the disk is full.
     """
-    temporary = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
+    folder = paths[0].parent
+    names = [_UNFINISHED + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] for path in paths]
+    drafts = [folder / f"{name}-{uuid.uuid4().hex}{path.suffix}" for name, path in zip(names, paths, strict=True)]
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)  # the folder is what knows the new name
-    finally:
-        temporary.unlink(missing_ok=True)
+        with locked(folder / names[0], wait):
+            for name in names:
+                remove_unfinished(folder, f"{name}-")
+            try:
+                yield drafts
+                for draft in drafts:
+                    _sync(draft)
+                for draft, path in zip(drafts, paths, strict=True):
+                    draft.replace(path)
+                _sync(folder)  # which is what knows the new names
+            finally:
+                for draft in drafts:
+                    draft.unlink(missing_ok=True)
+    except Exception as error:  # of any library that writes
+        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "the disk is full", str(paths[0])) from error
+        raise
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file, unless another process does (a BlockingIOError names it); a process that is killed holds nothing."""
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a file, and remove it at the end; a process that is killed holds nothing.
+
+    Where another process holds it, wait for it, or raise a BlockingIOError that names it.
+    """
     with path.open("a+b", buffering=0) as file:
         try:
             if sys.platform == "win32":
@@ -51,7 +79,7 @@ def locked(path: Path) -> Iterator[None]:
             else:
                 from fcntl import LOCK_EX, LOCK_NB, lockf
 
-                lockf(file, LOCK_EX | LOCK_NB)
+                lockf(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
                 file.seek(0)
@@ -59,9 +87,18 @@ def locked(path: Path) -> Iterator[None]:
                 raise BlockingIOError(
                     f"{holder} is writing {path.parent}: wait for it, or name another folder"
                 ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
-        yield
+        removed = os.fstat(file.fileno()).st_nlink == 0  # by the process before, and another may hold a new one
+        try:
+            if removed:
+                with locked(path, wait):
+                    yield
+                return
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
+            yield
+        finally:
+            if os.name != "nt" and not removed:
+                path.unlink(missing_ok=True)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -69,9 +106,9 @@ def is_unfinished(path: Path) -> bool:
     return path.name.startswith(_UNFINISHED)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+def remove_unfinished(folder: Path, name: str = _UNFINISHED) -> None:
+    """Remove what a killed process left half written, under names that begin so."""
+    for path in folder.glob(f"{name}*"):
         path.unlink(missing_ok=True)
 
 

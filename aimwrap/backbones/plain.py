@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .._files import checksum, replacing
+from .._files import checksum, replacing_together
 from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_of
@@ -98,7 +98,7 @@ class PlainClassifier(nn.Module):
 def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:
     """Write ``model.safetensors``, the backbone's weights under their own names, and ``plain.json`` with its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / files.WEIGHTS) as weights, replacing(folder / CONFIG) as config:
+    with replacing_together(folder / files.WEIGHTS, folder / CONFIG) as (weights, config):
         files.write_weights(model.backbone, weights)
         described = {
             "backbone": backbone,

@@ -6,6 +6,7 @@ interrupted by Ctrl-C.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -71,7 +72,8 @@ def in_options(text: str) -> str:
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; use another path, or fix its permissions"
+        way_out = "make room" if error.errno == errno.ENOSPC else "use another path, or fix its permissions"
+        return f"{error.filename}: {error.strerror}; {way_out}"
     return _in_options_of(error, str(error))
 
 
@@ -182,7 +184,8 @@ class Group(_VerbatimEpilog, TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; without any, print the help, which is not an error."""
-        return super().parse_args(ctx, args or ["--help"])
+        with exit_on_interrupt(GENERAL):  # this imports, too
+            return super().parse_args(ctx, args or ["--help"])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""

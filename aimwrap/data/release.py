@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,17 +148,44 @@ class ReleaseDataset(Dataset[Sample]):
 
 
 class ImageLoader(DataLoader[Any]):
-    """A loader of images, in which an error in a worker reads as it would without workers."""
+    """A loader whose workers leave Ctrl-C to this process; an error in one reads as it would without workers."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # which only torch's own code needs more of
         """The batches; a worker's error is raised without the worker's traceback."""
         try:
-            yield from super().__iter__()
+            with _signals_held_back():
+                batches = super().__iter__()
+            yield from batches
         except Exception as error:
+            if str(error).startswith("DataLoader worker ("):
+                raise ChildProcessError(
+                    f"a process that reads images was killed ({str(error).strip(' .')}), most often since the "
+                    "memory was full: take fewer workers; with workers=0 there is none"
+                ) from None
             before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
             if not before.startswith("Caught "):
                 raise
             raise type(error)(said.strip()) from None
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, and whose end is met where their results are read, not anywhere."""
+    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+    on_end = signal.getsignal(signal.SIGCHLD)  # torch's own would raise an error at once, whatever runs
+    on_interrupt = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes inherit both
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, on_end)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, on_interrupt)
+        if seen:
+            signal.raise_signal(signal.SIGINT)
 
 
 def groups_of(images: ReleaseDataset) -> Tensor:

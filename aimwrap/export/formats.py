@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from .._choices import ExportFormat as Format
+from .._files import replacing
 from .._text import first_line, table
 from ..taps.hooks import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
@@ -204,7 +205,9 @@ class _Program:
     suffix = ".pt2"
 
     def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
-        torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+        file = BytesIO()  # on a full disk, torch's own writer ends the process
+        torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(metadata)})
+        path.write_bytes(file.getbuffer())
 
     def load(self, path: Path) -> Runnable:
         module: Runnable = torch.export.load(path).module()
@@ -262,19 +265,19 @@ def _export(
             "normalise and resize them as for the model, or pass image_size= (--image-size)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aimwrap-") as folder:  # where a rename is only a rename
-        draft = Path(folder) / f"model{writer.suffix}"
+    with replacing(path, wait=False) as draft:
         reason = _why_fixed(serving) if dynamic_size else None
         for free in (True, False) if dynamic_size and reason is None else (False,):
             try:
                 exported = _attempt(writer, serving, draft, metadata, size, free, images)
                 break
+            except OSError:  # such as a full disk
+                raise
             except Exception as error:  # the exporters have no error in common; the fixed size says whether it matters
                 reason = first_line(error)
                 if not free:
                     raise ValueError(_why_not(writer, serving, error)) from error
         _check_parity(exported, path, tolerance)
-        os.replace(draft, path)
     if reason is not None:
         warnings.warn(
             f"{path} takes images of {size[0]} x {size[1]} only; for any size: {reason}. dynamic_size=False "

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._files import replacing
+from .._files import replacing_together
 from ..data.release import ReleaseDataset, groups_of
 from ..health import MaskFinding
 from .measuring import Evaluation, Groups, Seen, differences, group_rows, scores_of
@@ -81,11 +81,11 @@ class Report:
         text = render(self.content)
         page.parent.mkdir(parents=True, exist_ok=True)
         numbers = page.with_suffix(".json")
-        with replacing(page) as unfinished:
-            unfinished.write_text(text, encoding="utf-8", errors="replace")  # file names may not be valid text
         images = [{name: image[name] for name in image if name != "thumbnail"} for image in self.content["images"]]
-        with replacing(numbers) as unfinished:
-            unfinished.write_text(json.dumps(self.content | {"images": images}, indent=1) + "\n", encoding="utf-8")
+        values = json.dumps(self.content | {"images": images}, indent=1) + "\n"
+        with replacing_together(page, numbers) as (new_page, new_numbers):
+            new_page.write_text(text, encoding="utf-8", errors="replace")  # file names may not be valid text
+            new_numbers.write_text(values, encoding="utf-8")
         return Written(page, numbers)
 
     def __str__(self) -> str:

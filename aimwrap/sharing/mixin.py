@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from torch import nn
 
-from .._files import checksum, replacing
+from .._files import checksum, replacing_together
 from ..base import AIMBase
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
@@ -98,18 +98,20 @@ class Shareable:
             check_savable(model, class_names, preprocessing)
             card = model_card(model, metrics, ".")  # what is wrong shows before anything is written
             folder.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
+            old = folder / _CARD
+            own_card = old.exists() and MARKER not in old.read_text(encoding="utf-8", errors="replace")
+            paths = [folder / name for name in (WEIGHTS, CONFIG, *(() if own_card else (_CARD,)))]
+            with replacing_together(*paths) as (weights, config, *readme):
                 write_weights(model, weights)
                 config.write_text(config_of(model, weights.stat().st_size, checksum(weights)), encoding="utf-8")
                 _check_readable(config)
                 weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
+                for path in readme:
+                    path.write_text(str(card), encoding="utf-8")
         except BaseException:
             model.class_names, model.preprocessing = before
             raise
-        if not (folder / _CARD).exists() or MARKER in (folder / _CARD).read_text(encoding="utf-8", errors="replace"):
-            with replacing(folder / _CARD) as readme:
-                readme.write_text(str(card), encoding="utf-8")
-        elif metrics:
+        if own_card and metrics:
             warnings.warn(
                 f"{folder / _CARD} is your own and was kept, so the metrics are not in it; "
                 "model.generate_model_card(metrics) writes a new one to copy from",

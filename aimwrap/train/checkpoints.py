@@ -81,7 +81,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         needed = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         left = [other.name for other in checkpoints_in(path.parent)]
         good = f"The last good one, {left[-1]}, is unchanged" if left else "There is none before it"
         raise CheckpointError(

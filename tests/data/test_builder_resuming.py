@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builder_sources import Made, contents, save, table
 
+from aimwrap._files import locked
 from aimwrap.data import Built
 from aimwrap.data.builder import InPlace, Placed, building, waterbirds
 
@@ -28,6 +29,26 @@ def test_two_builds_are_the_same_byte_for_byte(made: Made, built: Path, tmp_path
 def test_the_number_of_workers_changes_nothing(made: Made, built: Path, tmp_path: Path, workers: int) -> None:
     made.build(tmp_path / "again", file_format="png", workers=workers)
     assert contents(tmp_path / "again") == contents(built)
+
+
+@forks
+def test_two_builds_do_not_write_into_one_folder(made: Made, tmp_path: Path) -> None:
+    """They wrote into one folder together, and each removed what the other had half written."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (ready, held), (end, let) = os.pipe(), os.pipe()
+    process = os.fork()
+    if process == 0:
+        with locked(out / building.LOCK):
+            os.write(held, b"x")
+            os.read(end, 1)
+        os._exit(0)
+    os.read(ready, 1)
+    with pytest.raises(BlockingIOError, match=rf"process {process} on .* is writing .*out: wait for it"):
+        made.build(out)
+    os.write(let, b"x")
+    os.waitpid(process, 0)
+    assert not list(out.iterdir())
 
 
 def test_seeds_draw_other_splits_and_other_images(made: Made, built: Path, tmp_path: Path) -> None:

@@ -16,19 +16,20 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import PIL
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..._choices import FileFormat as FileFormat
+from ..._files import is_unfinished, locked, replacing
 from ..._text import with_progress
 from ..io import expand_path, read_json
-from ..release import SPLITS, Release
+from ..release import SPLITS, ImageLoader, Release
 from ..sets.built import MANIFEST, read_built
 from .draw import Drawn, Placed, Style, forget_pictures
 from .plan import Shot, Source, Tying, generator_of, plan_shots
 from .sources import Background, Cutout
 
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename", "mask")
-METADATA, MASKS, PARTIAL = "metadata.csv", "segmentations", ".partial"
+METADATA, MASKS, PARTIAL, LOCK = "metadata.csv", "segmentations", ".partial", ".unfinished-lock"
 JPEG_QUALITY = 95
 
 
@@ -280,38 +281,47 @@ def _write_set(
         "file_format": file_format,
         "made_with": {"numpy": np.__version__, "Pillow": PIL.__version__},
     }
-    _check_folder(out, json.loads(json.dumps(manifest)))  # as it is read back: tuples become lists
-    stems = [f"{classes[entry.label]}/{entry.split}_{entry.number:05d}" for entry in entries]
-    names = [(f"{stem}.{file_format}", f"{MASKS}/{stem}.png") for stem in stems]
-    for class_name in classes:
-        (out / class_name).mkdir(parents=True, exist_ok=True)
-        (out / MASKS / class_name).mkdir(parents=True, exist_ok=True)
-    missing = [i for i, (image, mask) in enumerate(names) if not ((out / image).is_file() and (out / mask).is_file())]
-    # a DataLoader, whose workers end by themselves when this process is killed
-    loader = DataLoader(_Writing(out, names, draw), batch_size=None, sampler=missing, num_workers=workers)
-    problems = []
-    for problem in with_progress(loader, "building", "image") if progress else loader:
-        if isinstance(problem, _CannotWrite):
-            raise OSError(
-                f"{out} cannot be written to: {problem}. Make room, or fix its permissions, and build again: the "
-                "finished images are kept"
+    manifest = json.loads(json.dumps(manifest))  # as it is read back: tuples become lists
+    _check_folder(out, manifest)  # before anything is written
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / LOCK):
+        _check_folder(out, manifest)  # again, since another process may have begun a build in the meantime
+        with replacing(out / MANIFEST) as path:
+            path.write_bytes((json.dumps(manifest, indent=2) + "\n").encode())
+        stems = [f"{classes[entry.label]}/{entry.split}_{entry.number:05d}" for entry in entries]
+        names = [(f"{stem}.{file_format}", f"{MASKS}/{stem}.png") for stem in stems]
+        for class_name in classes:
+            (out / class_name).mkdir(parents=True, exist_ok=True)
+            (out / MASKS / class_name).mkdir(parents=True, exist_ok=True)
+        missing = [
+            i for i, (image, mask) in enumerate(names) if not ((out / image).is_file() and (out / mask).is_file())
+        ]
+        # whose workers end by themselves when this process is killed
+        loader = ImageLoader(_Writing(out, names, draw), batch_size=None, sampler=missing, num_workers=workers)
+        problems = []
+        for problem in with_progress(loader, "building", "image") if progress else loader:
+            if isinstance(problem, _CannotWrite):
+                raise OSError(
+                    f"{out} cannot be written to: {problem}. Make room, or fix its permissions, and build again: the "
+                    "finished images are kept"
+                )
+            problems += [] if problem is None else [problem]
+        if problems:
+            shutil.rmtree(out / PARTIAL, ignore_errors=True)
+            lines = "\n  ".join(sorted(set(problems))[:10])
+            raise ValueError(
+                f"{len(problems)} of {len(names)} images could not be made, and {METADATA} was not written:\n  {lines}"
+                "\nFix or replace these files under the same names and build again: the finished images are kept"
             )
-        problems += [] if problem is None else [problem]
-    if problems:
+        table = StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for number, (entry, (image, mask)) in enumerate(zip(entries, names, strict=True), start=1):
+            split, sources = SPLITS.index(entry.split), (entry.place_filename, entry.cutout_filename)
+            writer.writerow([number, image, entry.label, split, entry.place, *sources, mask])
+        with replacing(out / METADATA) as path:
+            path.write_bytes(table.getvalue().encode())
         shutil.rmtree(out / PARTIAL, ignore_errors=True)
-        lines = "\n  ".join(sorted(set(problems))[:10])
-        raise ValueError(
-            f"{len(problems)} of {len(names)} images could not be made, and {METADATA} was not written:\n  {lines}\n"
-            "Fix or replace these files under the same names and build again: the finished images are kept"
-        )
-    table = StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for number, (entry, (image, mask)) in enumerate(zip(entries, names, strict=True), start=1):
-        split, sources = SPLITS.index(entry.split), (entry.place_filename, entry.cutout_filename)
-        writer.writerow([number, image, entry.label, split, entry.place, *sources, mask])
-    _write_whole(out, METADATA, table.getvalue().encode())
-    shutil.rmtree(out / PARTIAL, ignore_errors=True)
 
 
 class _CannotWrite(str):
@@ -356,7 +366,7 @@ def _write_whole(out: Path, name: str, content: bytes) -> None:
 
 
 def _check_folder(out: Path, manifest: Mapping[str, Any]) -> None:
-    """Leave the manifest in an empty folder, or compare it with the one that is there."""
+    """Compare the manifest with the one that is there, or check that the folder is empty."""
     path = out / MANIFEST
     if path.is_file():
         try:
@@ -377,12 +387,12 @@ def _check_folder(out: Path, manifest: Mapping[str, Any]) -> None:
                 "remove this one"
             )
         return
-    if out.exists() and (not out.is_dir() or any(child.name != PARTIAL for child in out.iterdir())):
+    if out.exists() and (
+        not out.is_dir() or any(child.name != PARTIAL and not is_unfinished(child) for child in out.iterdir())
+    ):
         raise FileExistsError(
             f"{out} exists, and is not a folder of a build ({MANIFEST} is missing); use a folder that is new or empty"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    _write_whole(out, MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
