@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import platform
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _UNFINISHED = ".unfinished-"
 
@@ -40,6 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a file, unless another process does (a BlockingIOError names it); a process that is killed holds nothing."""
+    if path.is_symlink() or not path.is_file():
+        path.unlink(missing_ok=True)  # else the file that a link leads to would be emptied
     with path.open("a+b", buffering=0) as file:
         try:
             if os.name != "nt":
@@ -66,6 +70,31 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process left half written."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         path.unlink(missing_ok=True)
+
+
+def read_json(source: Path | str, constant: Callable[[str], Any] = float) -> Any:
+    """The value in a JSON file, or in a text; ``constant`` is called with ``"NaN"`` and its like.
+
+    Raises:
+        ValueError: without the file's name, if it is not JSON, or JSON that no program would write.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("it has a name twice in one object")
+        return found
+
+    if isinstance(source, Path):
+        size = source.stat().st_size / 2**20
+        if not source.is_file() or size > 64:  # the names of a million classes
+            raise ValueError(f"it is not a file, or has {size:.0f} MiB, and no config of aimwrap has more than 64")
+        source = source.read_text(encoding="utf-8")
+    if source.count("[") + source.count("{") > 10**6:
+        raise ValueError("it has over a million lists and objects")
+    try:
+        return json.loads(source, parse_constant=constant, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def checksum(path: Path) -> str:
