@@ -282,6 +282,13 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield line
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """The content of a file; a ValueError, without its name, if it has more bytes than any of its kind."""
+    if path.stat().st_size > most:
+        raise ValueError(f"it has {path.stat().st_size} bytes, and must have at most {most} bytes; it was not read")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     try:

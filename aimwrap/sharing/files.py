@@ -241,7 +241,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise ValueError(f"its header has {header} bytes, and none of aimwrap has more than {_LARGEST_HEADER}")
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError, LookupError, RuntimeError, TypeError) as error:  # also of unknown dtypes
+    except (OSError, SafetensorError, LookupError, MemoryError, RuntimeError, TypeError) as error:  # of dtypes, too
         raise ValueError(str(error)) from error
 
 

@@ -99,16 +99,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         tensors, metadata = read_tensors(path)
+        state = read_json(metadata.get("state", "null"))
     except ValueError as error:
         raise _damaged(path, f"cannot be read ({error}): it was cut off or overwritten") from error
     if metadata.get("format") != _FORMAT:
         raise _damaged(path, "was not written by this version of aimwrap train")
     if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
         raise _damaged(path, "is damaged: its contents are not those that were written")
-    try:
-        return Checkpoint(tensors, read_json(metadata["state"]))
-    except ValueError as error:
-        raise _damaged(path, f"holds no JSON ({error})") from error
+    return Checkpoint(tensors, state)
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
