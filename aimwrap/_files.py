@@ -42,8 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a file, unless another process does (a BlockingIOError names it); a process that is killed holds nothing."""
-    if path.is_symlink() or not path.is_file():
-        path.unlink(missing_ok=True)  # else the file that a link leads to would be emptied
+    if path.is_symlink():
+        path.unlink()  # else the file that a link leads to would be emptied
     with path.open("a+b", buffering=0) as file:
         try:
             if os.name != "nt":

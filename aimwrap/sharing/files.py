@@ -231,7 +231,7 @@ def read_weights(path: Path, expected: Mapping[str, Any] | None) -> dict[str, Te
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and its metadata; a ValueError, without its name, if it is none."""
+    """The tensors of a safetensors file, on the CPU, and its metadata; a ValueError without its name if it is none."""
     try:
         if not path.is_file():
             raise ValueError("it is not a file")

@@ -127,7 +127,9 @@ class Progress:
         if [*map(type, [*counts, best or {}, *state["sums"]])] != [int] * 3 + [dict] + [float] * 3 or min(counts) < 0:
             raise ValueError("its progress was changed")
         epochs = [line["epoch"] for line in state["history"] if isinstance(line["mask_findings"], list)]
-        if epochs != [*range(1, counts[0] + 1)] or (best and not (best["epoch"] in epochs and best["score"] > -math.inf)):
+        if epochs != [*range(1, counts[0] + 1)] or (
+            best and not (best["epoch"] in epochs and best["score"] > -math.inf)
+        ):
             raise ValueError("its history or its best epoch was changed")
         vars(self).update({name: state[name] for name in vars(self)}, batches=[])
         self.sums = state["sums"] if rank == 0 else [0.0] * 3

@@ -32,7 +32,7 @@ import small_run
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 
 from aimwrap import AIM
 from aimwrap._files import checksum
@@ -45,8 +45,8 @@ from aimwrap.train.checkpoints import Checkpoint, read_checkpoint, write_checkpo
 from aimwrap.train.watching import kept_masks
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
-import imagenet_releases  # noqa: E402  # of the folder above
-import releases  # noqa: E402
+import imagenet_releases  # of the folder above
+import releases
 
 SECONDS, MEMORY = 10, 2 * 2**30
 PATIENCE = 8  # seconds without using the processor
@@ -175,8 +175,8 @@ def remove_at(path: tuple[Any, ...]) -> Change:
     return change
 
 
-def texts(healthy: str) -> dict[str, str]:
-    """Texts that are not JSON, or that no program of ours writes."""
+def texts(healthy: str) -> dict[str, str | Callable[[], str]]:
+    """Texts that are not JSON, or that no program of ours writes; long ones are made when they are written."""
     key = next(iter(json.loads(healthy)))
     inside = healthy.rstrip()[:-1]
     return {
@@ -186,11 +186,11 @@ def texts(healthy: str) -> dict[str, str]:
         "a comma at its end": inside + ",}",
         "key twice": f'{inside}, "{key}": 1}}',
         "number of 5000 digits": f'{inside}, "more": {HUGE}}}',
-        "lists in lists": f'{inside}, "more": {"[" * 10**5}{"]" * 10**5}}}',
-        "objects in objects": '{"a":' * 10**5,
-        "open lists": "[" * 10**6,
-        "5 million objects": f'{inside}, "more": [{"{}," * (5 * 10**6)}0]}}',
-        "20 million lists": f'{inside}, "more": [{"[]," * (20 * 10**6)}0]}}',
+        "lists in lists": lambda: f'{inside}, "more": {"[" * 10**5}{"]" * 10**5}}}',
+        "objects in objects": lambda: '{"a":' * 10**5,
+        "open lists": lambda: "[" * 10**6,
+        "5 million objects": lambda: f'{inside}, "more": [{"{}," * (5 * 10**6)}0]}}',
+        "20 million lists": lambda: f'{inside}, "more": [{"[]," * (20 * 10**6)}0]}}',
     }
 
 
@@ -199,7 +199,11 @@ def json_changes(path: Path, rng: random.Random, tried: int) -> Iterator[tuple[s
     healthy = path.read_text()
     unread = {"number of 5000 digits", "lists in lists", "5 million objects", "{}"}  # what is not asked for
     for name, text in texts(healthy).items():
-        yield name, lambda path, text=text: path.write_text(text), name not in unread
+        yield (
+            name,
+            lambda path, text=text: path.write_text(text if isinstance(text, str) else text()),
+            name not in unread,
+        )
     content = json.loads(healthy)
     places = [place for place in leaves(content) if place]
     pairs = [(place, value) for place in places for value in VALUES]
@@ -242,8 +246,7 @@ def safetensors_changes(path: Path, rng: random.Random) -> Iterator[tuple[str, C
         yield what, lambda path, header=header, data=data: _header(path, header, data), True
     for length in (2**63, 2**64 - 1, 99_999_999, 0, 7):
         yield f"header of {length}", lambda path, length=length: _header(path, b"{}", length=length), True
-    many = ",".join(f'"{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(1_500_000))
-    yield "1.5 million tensors", lambda path: _header(path, f"{{{many}}}".encode()), True
+    yield "1.5 million tensors", _many, True
     for dtype in (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint8):
 
         def convert(path: Path, dtype: torch.dtype = dtype) -> None:
@@ -266,6 +269,11 @@ def safetensors_changes(path: Path, rng: random.Random) -> Iterator[tuple[str, C
         yield f"one more tensor, {more[:9]!r}", add, True
     yield "one less", lambda path: save_file({k: v for k, v in load_file(path).items() if k != name}, path), True
     yield "a zip of 10 MB", _zip, True
+
+
+def _many(path: Path) -> None:
+    many = ",".join(f'"{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(1_500_000))
+    _header(path, f"{{{many}}}".encode())
 
 
 def _zip(path: Path) -> None:
@@ -329,7 +337,11 @@ def _aim_config(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, b
         "a loader": {"pretrained_custom_load": True, "pretrained_strict": False},
         "no argument": {"os:abort": 1},
     }.items():
-        yield f"arguments of {what}", set_at(arguments, {**json.loads(path.read_text())["backbone"][arguments[1]], **new}), False
+        yield (
+            f"arguments of {what}",
+            set_at(arguments, {**json.loads(path.read_text())["backbone"][arguments[1]], **new}),
+            False,
+        )
     for name, more in {
         "timm/vit_giant_patch14_224": {},
         "timm/vit_tiny_patch16_224": {"img_size": 10**5},
@@ -378,7 +390,9 @@ def _plain_config(path: Path, rng: random.Random) -> Iterator[tuple[str, Change,
 def _read_plain(path: Path) -> object:
     from aimwrap.cli.report import _loaded
 
-    return _loaded(path.parent, None, "cpu") if path.name == "plain.json" and path.is_file() else load_plain(path.parent)
+    return (
+        _loaded(path.parent, None, "cpu") if path.name == "plain.json" and path.is_file() else load_plain(path.parent)
+    )
 
 
 def _run(method: str, name: str, result: bool = False) -> Callable[[Path], Path]:
@@ -430,7 +444,11 @@ def _checkpoint_changes(path: Path, rng: random.Random) -> Iterator[tuple[str, C
     for place, value in rng.sample(pairs, 40):
         yield f"{'.'.join(map(str, place))} = {value!r:.40}", changed_state(place, value), False
     for file in ("../../../pipe", "/dev/zero", "/etc/passwd", "nowhere", "", ".", None, 3):
-        yield f"best file {file!r}", changed_state(("progress", "best"), {"epoch": 1, "score": 0.5, "file": file}), False
+        yield (
+            f"best file {file!r}",
+            changed_state(("progress", "best"), {"epoch": 1, "score": 0.5, "file": file}),
+            False,
+        )
     names = list(healthy.tensors)
     for name in rng.sample(names, min(10, len(names))):
         for what, new in (("float", torch.zeros(3)), ("int", torch.zeros(1, dtype=torch.int64)), ("nan", math.nan)):
@@ -488,8 +506,29 @@ def _table_changes(path: Path, rng: random.Random) -> Iterator[tuple[str, Change
     separator = "," if "," in lines[0] else " "
     for number in (0, len(lines) - 1):
         for column, value in enumerate(lines[number].split(separator)):
-            for new in rng.sample(["", "-1", "1e9", "9" * 30, HUGE, "nan", "../../x", "/etc/passwd", "a\0b", '"', "é" * 9,
-                                   "\u202e", "=cmd()", "999999999", "0x1", "１", "os:abort", "\ud800"], 4):
+            for new in rng.sample(
+                [
+                    "",
+                    "-1",
+                    "1e9",
+                    "9" * 30,
+                    HUGE,
+                    "nan",
+                    "../../x",
+                    "/etc/passwd",
+                    "a\0b",
+                    '"',
+                    "é" * 9,
+                    "\u202e",
+                    "=cmd()",
+                    "999999999",
+                    "0x1",
+                    "１",
+                    "os:abort",
+                    "\ud800",
+                ],
+                4,
+            ):
                 changed = lines[number].split(separator)
                 changed[column] = new
 
@@ -508,7 +547,11 @@ def _table_changes(path: Path, rng: random.Random) -> Iterator[tuple[str, Change
         "NULs": [*lines[:-1], lines[-1] + "\0"],
         "no rows": lines[:1],
     }.items():
-        yield what, lambda path, text=text: path.write_bytes("\n".join([*text, ""]).encode(errors="surrogateescape")), False
+        yield (
+            what,
+            lambda path, text=text: path.write_bytes("\n".join([*text, ""]).encode(errors="surrogateescape")),
+            False,
+        )
 
 
 def _reader(name: str, root_of: Callable[[Path], Path], **given: Callable[[Path], Path]) -> Callable[[Path], object]:
@@ -545,8 +588,14 @@ def _built(name: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         imagenet_releases.table(folder / "set")
         for path in (folder / "set").glob("*/*.*"):
-            imagenet_releases.mask((folder / "set" / "segmentations" / path.relative_to(folder / "set")).with_suffix(".png"))
-        manifest = {"classes": ["a", "b"], "places": ["forest", "lake"], "num_images": {"train": 2, "val": 1, "test": 1}}
+            imagenet_releases.mask(
+                (folder / "set" / "segmentations" / path.relative_to(folder / "set")).with_suffix(".png")
+            )
+        manifest = {
+            "classes": ["a", "b"],
+            "places": ["forest", "lake"],
+            "num_images": {"train": 2, "val": 1, "test": 1},
+        }
         manifest["tyings"] = {"train": {"tie": 0.5, "shift": 0}}
         (folder / "set" / "build.json").write_text(json.dumps(manifest))
         return folder / "set" / name
@@ -653,8 +702,12 @@ def _read_picture(path: Path) -> object:
     return "read"
 
 
+def _zeros(number: int) -> bytes:
+    return zlib.compress(bytes(number), 1)
+
+
 def _png(*chunks: tuple[bytes, bytes]) -> bytes:
-    parts = [(*chunk,) for chunk in (*chunks, (b"IEND", b""))]
+    parts = [*chunks, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )
@@ -684,14 +737,14 @@ def _picture_changes(path: Path, rng: random.Random) -> Iterator[tuple[str, Chan
             path.write_bytes(changed)
 
         yield f"bits of bytes {places}", flip, False
-    for number in range(4):
+    for _ in range(4):
         cut = rng.randrange(len(content))
         yield f"cut at {cut}", lambda path, cut=cut: path.write_bytes(content[:cut]), False
 
 
 def _bombs(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool]]:
     """Of any format, under the name of one."""
-    zeros = zlib.compress(bytes(10**7), 9)
+    zeros = _zeros(10**7)
     size = {256: (3, 1, 40), 257: (3, 1, 30), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
     strips = {273: (4, 1, 200), 278: (3, 1, 30), 279: (4, 1, 1200)}
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02D\x01\x00"
@@ -702,16 +755,44 @@ def _bombs(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool]]
         ("2**31 x 2**31 pixels", _png(_head(2**31 - 1, 2**31 - 1), (b"IDAT", zeros)), True),
         ("0 x 0 pixels", _png(_head(0, 0), (b"IDAT", zeros)), True),
         ("1 x 100,000 pixels", _png(_head(1, 100_000), (b"IDAT", zeros)), True),
-        ("9,999 x 9,999 of 16 bits", _png(_head(9_999, 9_999, 16, 0), (b"IDAT", zlib.compress(bytes(9_999 * 19_999), 9))), False),
-        ("9,999 x 9,999 RGBA of 16 bits", _png(_head(9_999, 9_999, 16, 6), (b"IDAT", zlib.compress(bytes(9_999 * 79_993), 1))), False),
-        ("9,999 x 9,999 of 1 bit", _png(_head(9_999, 9_999, 1, 0), (b"IDAT", zlib.compress(bytes(9_999 * 1251), 9))), False),
-        ("more data than pixels", _png(_head(40, 30), (b"IDAT", zlib.compress(bytes(10**9), 1))), False),
-        ("compressed text", _png(_head(40, 30), (b"zTXt", b"a\0\0" + zlib.compress(bytes(10**9), 1)), (b"IDAT", zeros)), False),
-        ("compressed profile", _png(_head(40, 30), (b"iCCP", b"a\0\0" + zlib.compress(bytes(10**9), 1)), (b"IDAT", zeros)), False),
+        (
+            "9,999 x 9,999 of 16 bits",
+            lambda: _png(_head(9_999, 9_999, 16, 0), (b"IDAT", _zeros(9_999 * 19_999))),
+            False,
+        ),
+        (
+            "9,999 x 9,999 RGBA of 16 bits",
+            lambda: _png(_head(9_999, 9_999, 16, 6), (b"IDAT", _zeros(9_999 * 79_993))),
+            False,
+        ),
+        (
+            "9,999 x 9,999 of 1 bit",
+            lambda: _png(_head(9_999, 9_999, 1, 0), (b"IDAT", _zeros(9_999 * 1251))),
+            False,
+        ),
+        ("more data than pixels", lambda: _png(_head(40, 30), (b"IDAT", _zeros(4 * 10**8))), False),
+        (
+            "compressed text",
+            lambda: _png(_head(40, 30), (b"zTXt", b"a\0\0" + _zeros(4 * 10**8)), (b"IDAT", zeros)),
+            False,
+        ),
+        (
+            "compressed profile",
+            lambda: _png(_head(40, 30), (b"iCCP", b"a\0\0" + _zeros(4 * 10**8)), (b"IDAT", zeros)),
+            False,
+        ),
         ("100,000 texts", _png(_head(40, 30), *[(b"tEXt", b"a\0b")] * 100_000, (b"IDAT", zeros)), False),
-        ("frames by its header", _png(_head(40, 30), (b"acTL", struct.pack(">II", 2**31 - 1, 0)), (b"IDAT", zeros)), False),
+        (
+            "frames by its header",
+            _png(_head(40, 30), (b"acTL", struct.pack(">II", 2**31 - 1, 0)), (b"IDAT", zeros)),
+            False,
+        ),
         ("a GIF of 300,000 frames", gif + frame * 300_000 + b";", True),
-        ("a GIF of 65,535 x 65,535", b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0) + bytes(6) + frame, True),
+        (
+            "a GIF of 65,535 x 65,535",
+            b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0) + bytes(6) + frame,
+            True,
+        ),
         ("a TIFF in a circle", _tiff(size | strips, after=8), True),
         ("a TIFF of 300,000 pages", b"II*\0" + struct.pack("<I", 8) + pages, True),
         ("a TIFF with a giant strip", _tiff(size | {**strips, 279: (4, 1, 2**32 - 1)}), True),
@@ -719,7 +800,11 @@ def _bombs(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool]]
         ("a TIFF of giant bits", _tiff(size | {**strips, 258: (3, 1, 65535)}), True),
         ("a TIFF of many bands", _tiff(size | {**strips, 277: (3, 1, 65535)}), True),
         ("a TIFF of another offset", _tiff(size | {**strips, 273: (4, 1, 2**32 - 1)}), True),
-        ("a BMP of giant size", b"BM" + struct.pack("<IHHIIIIHHIIIIII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0), True),
+        (
+            "a BMP of giant size",
+            b"BM" + struct.pack("<IHHIIIIHHIIIIII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
+            True,
+        ),
         ("a PPM of giant size", b"P6 999999999 999999999 255\n", True),
         ("a PPM of giant numbers", b"P6 " + b"9" * 10**6 + b" 1 255\n", True),
         ("a PPM of fractions", b"Pf 40 30 -1.0\n" + bytes(4800), True),
@@ -729,8 +814,8 @@ def _bombs(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool]]
         ("an AVIF of a terabyte", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", True),
     ):
 
-        def write(path: Path, what: str = what, new: bytes = new) -> None:
-            path.write_bytes(new)
+        def write(path: Path, what: str = what, new: Any = new) -> None:
+            path.write_bytes(new() if callable(new) else new)
             if "terabyte" in what:
                 _sparse(path, 2**40)
 
@@ -756,7 +841,9 @@ KINDS: dict[str, Kind] = {
     "table of Waterbirds": Kind(_waterbirds, _reader("waterbirds", lambda path: path.parent), _table_changes),
     "images.txt of CUB": Kind(_cub("images.txt"), _reader("cub", lambda path: path.parent), _table_changes),
     "boxes of CUB": Kind(_cub("bounding_boxes.txt"), _reader("cub", lambda path: path.parent), _table_changes),
-    "places of TravelingBirds": Kind(_traveling, _reader("traveling-birds", lambda path: path.parents[1]), _places_changes),
+    "places of TravelingBirds": Kind(
+        _traveling, _reader("traveling-birds", lambda path: path.parents[1]), _places_changes
+    ),
     "table of ImageWoof": Kind(_woof, _reader("imagewoof", lambda path: path.parent), _table_changes),
     "class list": Kind(
         _imagenet100("classes.txt"),
@@ -926,5 +1013,8 @@ if __name__ == "__main__":  # python hostile.py SEED [KIND]
     which = [kind for kind in KINDS if not sys.argv[2:] or any(word in kind for word in sys.argv[2:])]
     for one in try_all(int(sys.argv[1]), lambda every: every, which):
         mark = "WRONG" if one.wrong else "fine"
-        print(f"{mark}\t{one.variant.kind}\t{one.variant.name[:70]!r}\t{one.seconds:.1f} s\t{one.memory >> 20} MiB\t"
-              f"{one.wrong[:1500]!r}\t{one.text[:300]!r}", flush=True)
+        print(
+            f"{mark}\t{one.variant.kind}\t{one.variant.name[:70]!r}\t{one.seconds:.1f} s\t{one.memory >> 20} MiB\t"
+            f"{one.wrong[:1500]!r}\t{one.text[:300]!r}",
+            flush=True,
+        )
