@@ -407,7 +407,7 @@ def _run(method: str, name: str, result: bool = False) -> Callable[[Path], Path]
 
 
 def _train(out: Path, pictures: Path, method: str = "plain") -> object:
-    return small_run.train(pictures, out, method=method, epochs=2, **({"stages": (2, 3)} if method == "aim" else {}))
+    return small_run.train(pictures, out, method=method, epochs=2, **({"stages": (1, 2)} if method == "aim" else {}))
 
 
 def _resume(method: str) -> Callable[[Path], object]:
@@ -831,7 +831,7 @@ KINDS: dict[str, Kind] = {
     "weights of a plain model": Kind((one := _weights(_plain, "plain.json"))[0], _read_plain, one[1]),
     "checkpoint of a plain run": Kind(_run("plain", "checkpoints/step-*4*"), _resume("plain"), _checkpoint_changes),
     "checkpoint of AIM's run": Kind(_run("aim", "checkpoints/step-*4*"), _resume("aim"), _checkpoint_changes),
-    "best weights": Kind(_run("plain", "checkpoints/best-*"), _resume("plain"), _kept_changes),
+    "best weights": Kind(_run("plain", "checkpoints/best-epoch-0002*"), _resume("plain"), _kept_changes),
     "settings.json": Kind(_run("plain", "settings.json", result=True), _resume("plain"), _json_of_run),
     "result.json": Kind(_run("plain", "result.json", result=True), _resume("plain"), _json_of_run),
     "kept masks": Kind(_masks, lambda path: kept_masks(path.parents[1]), _kept_changes),
