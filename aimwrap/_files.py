@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import platform
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _UNFINISHED = ".unfinished-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk, or of one's share of it
@@ -69,6 +71,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
     Where another process holds it, wait for it, or raise a BlockingIOError that names it.
     """
+    if path.is_symlink():
+        path.unlink()  # else the file that a link leads to would be emptied
     with path.open("a+b", buffering=0) as file:
         try:
             if sys.platform == "win32":
@@ -110,6 +114,31 @@ def remove_unfinished(folder: Path, name: str = _UNFINISHED) -> None:
     """Remove what a killed process left half written, under names that begin so."""
     for path in folder.glob(f"{name}*"):
         path.unlink(missing_ok=True)
+
+
+def read_json(source: Path | str, constant: Callable[[str], Any] = float) -> Any:
+    """The value in a JSON file, or in a text; ``constant`` is called with ``"NaN"`` and its like.
+
+    Raises:
+        ValueError: without the file's name, if it is not JSON, or JSON that no program would write.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("it has a name twice in one object")
+        return found
+
+    if isinstance(source, Path):
+        size = source.stat().st_size / 2**20
+        if not source.is_file() or size > 64:  # the names of a million classes
+            raise ValueError(f"it is not a file, or has {size:.0f} MiB, and no config of aimwrap has more than 64")
+        source = source.read_text(encoding="utf-8")
+    if source.count("[") + source.count("{") > 10**6:
+        raise ValueError("it has over a million lists and objects")
+    try:
+        return json.loads(source, parse_constant=constant, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def checksum(path: Path) -> str:

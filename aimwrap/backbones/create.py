@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from torch import nn
 from torch.nn.modules import module as hooks
@@ -61,6 +62,19 @@ def building_at_most(values: int, modules: int = 30_000) -> Iterator[None]:
         hooks.register_module_module_registration_hook(lambda *_: count("modules", 1)),
     ):
         yield
+
+
+def check_size(name: str, backbone_kwargs: Mapping[str, Any], values: int) -> None:
+    """A ValueError if a backbone is larger; its tables, which are computed before they are counted, take no memory."""
+    try:
+        with building_at_most(values), torch.device("meta"):
+            create_backbone(name, backbone_kwargs)
+    except (
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+    ):  # it cannot be built so; or not at all, which comes out later
+        return
 
 
 def default_weights(name: str) -> str | None:

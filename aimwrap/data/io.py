@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -21,8 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from .. import _files
 from ..preprocessing import eight_bit, loses_bits, upright
 
+LONGEST_LINE = 1 << 20
+LARGEST_FILE = 1 << 30  # bytes of an image; some decoders read all of it first
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
@@ -131,10 +133,11 @@ def decoded(path: Path, turned: bool = True) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+    there = os.path.exists(path) and not os.path.isdir(path)
+    if there and not (os.path.isfile(path) and os.path.getsize(path) <= LARGEST_FILE):
         raise ValueError(
-            f"{path} must be a file, and is a pipe, a socket or a device; it was not opened, since reading it might "
-            "never end. Get the file again"
+            f"{path} must be a file, and is a pipe, a socket or a device, or has over a gigabyte; it was not opened, "
+            "since reading it might never end. Get the file again"
         )
     try:
         picture = Image.open(path, formats=FORMATS)
@@ -249,12 +252,12 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 @contextmanager
-def _table(path: Path) -> Iterator[TextIO]:
+def _table(path: Path) -> Iterator[Iterator[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield file
+            yield _lines(file)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error}): it is damaged, or was saved by a spreadsheet in another encoding. "
@@ -264,11 +267,25 @@ def _table(path: Path) -> Iterator[TextIO]:
         raise ValueError(f"{path} is not a table of comma-separated values: {error}. Get the file again") from error
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise csv.Error(f"a line has over {LONGEST_LINE} characters")
+        yield line
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """The content of a file; a ValueError, without its name, if it has more bytes than any of its kind."""
+    if path.stat().st_size > most:
+        raise ValueError(f"it has {path.stat().st_size} bytes, and must have at most {most} bytes; it was not read")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return _files.read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}. Get the file again") from error
 
 
@@ -386,7 +403,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]:
     """A folder and all below it; each real folder once, even if links lead to it, and by its own name if it can."""
-    waiting, seen = [root], set()
+    waiting, seen = [root], {*map(os.path.realpath, root.absolute().parents)}  # no link leads to a folder above
     links: list[Path] = []
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop()

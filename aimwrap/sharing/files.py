@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .._checks import check_arguments
-from .._files import checksum
+from .._files import checksum, read_json
 from ..preprocessing import Preprocessing, checked_preprocessing
 from .recipe import decoded_json
 
@@ -25,7 +24,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
 _AGAIN = "download or copy it again, or save the model again"
-_LARGEST = 64 * 2**20  # bytes: the names of a million classes
+_LARGEST_HEADER = 2**24  # bytes of a weights file: the names of a hundred thousand tensors
 _LARGEST_IMAGE = 2**26  # values: three channels of 4,729 x 4,729 pixels
 
 Config = dict[str, Any]  # the values of config.json, checked; "preprocessing" is a Preprocessing
@@ -136,16 +135,13 @@ def checked(value: Any, kind: Any, where: str = "") -> Any:
 
 def parsed(path: Path) -> dict[str, Any]:
     """The JSON object in a file; a ValueError if it holds none."""
-    size = path.stat().st_size
-    if size > _LARGEST:
-        raise ValueError(f"{path} has {size / 2**20:.0f} MiB, and no config of aimwrap has more than 64")
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:  # also of a wrong encoding, and of numbers with thousands of digits
+        content = read_json(path, refuse)
+    except ValueError as error:  # also of a wrong encoding, and of numbers with thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}); it is damaged: download or copy it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__} and not a JSON object; aimwrap did not write it")
@@ -223,15 +219,30 @@ def read_weights(path: Path, expected: Mapping[str, Any] | None) -> dict[str, Te
     size = path.stat().st_size
     if expected is not None and size < expected["bytes"]:
         raise ValueError(f"{path} is cut off: it has {size} of {expected['bytes']} bytes; {_AGAIN}")
-    if expected is not None and checksum(path) != expected["sha256"]:
+    if expected is not None and (size > expected["bytes"] or checksum(path) != expected["sha256"]):
         raise ValueError(
             f"{path} is not the file that its config.json describes (the SHA-256 differs): it was changed or swapped, "
             f"or saving was interrupted; {_AGAIN}"
         )
     try:
-        return load_file(path)
-    except (SafetensorError, ValueError, KeyError) as error:  # the latter two for dtypes that this version cannot hold
+        return read_tensors(path)[0]
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error}); {_AGAIN}") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its metadata; a ValueError without its name if it is none."""
+    try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        with path.open("rb") as content:
+            header = int.from_bytes(content.read(8), "little")
+        if header > _LARGEST_HEADER:
+            raise ValueError(f"its header has {header} bytes, and none of aimwrap has more than {_LARGEST_HEADER}")
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError, LookupError, MemoryError, RuntimeError, TypeError) as error:  # of dtypes, too
+        raise ValueError(str(error)) from error
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last: list[str], strict: bool) -> None:

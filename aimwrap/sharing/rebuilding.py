@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones.create import building_at_most, find_builder
+from ..backbones.create import building_at_most, check_size, find_builder
 from ..base import AIMBase
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
@@ -121,6 +121,8 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
     limit = config["weights"]["bytes"] + 2**27  # the classifier of the backbone is not in the file
     try:
         given = config["aim"] | by_name | {"example_input": torch.zeros(1, *config["image_shape"])}
+        if by_name and by_name["backbone_kwargs"].keys() - {"num_classes", "in_chans"}:
+            check_size(str(source), by_name["backbone_kwargs"], limit)
         # loading must not change the user's random numbers
         with torch.random.fork_rng(devices=[]), building_at_most(limit):
             model: AIMBase = cls(source, **given)

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .._files import replacing
+from .._files import read_json, replacing
 from .._text import first_line
+from ..sharing.files import read_tensors
 from .data import OLD
 from .distributed import gathered
 from .evaluation import score_of
@@ -27,7 +28,14 @@ from .settings import Settings, differences
 
 KEPT = 2  # checkpoints, and best weights: the older checkpoint may name the older ones
 _FORMAT = "aimwrap training 1"
-UNFIT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of files that were changed by hand
+UNFIT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)  # of files that were changed by hand
 
 
 class CheckpointError(RuntimeError):
@@ -97,16 +105,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if it is cut off, damaged or not a checkpoint; the message names the one before it.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (OSError, SafetensorError) as error:
+        tensors, metadata = read_tensors(path)
+        state = read_json(metadata.get("state", "null"))
+    except ValueError as error:
         raise _damaged(path, f"cannot be read ({error}): it was cut off or overwritten") from error
     if metadata.get("format") != _FORMAT:
         raise _damaged(path, "was not written by this version of aimwrap train")
     if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
         raise _damaged(path, "is damaged: its contents are not those that were written")
-    return Checkpoint(tensors, json.loads(metadata["state"]))
+    return Checkpoint(tensors, state)
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -153,9 +160,9 @@ def keep_if_best(run: Run, epoch: int, validation: dict[str, Any] | None) -> Non
     score = score_of(run.rule, validation)
     best = run.progress.best
     if epoch >= run.annealing and score > -math.inf and (best is None or score >= best["score"]):
-        path = checkpoint_folder(run.folder) / f"best-epoch-{epoch + 1:04d}.safetensors"
-        _write_once(run, path, Checkpoint(dict(run.evaluated.state_dict()), {"epoch": epoch + 1}))
-        run.progress.best = {"epoch": epoch + 1, "score": score, "file": path.name}
+        checkpoint = Checkpoint(dict(run.evaluated.state_dict()), {"epoch": epoch + 1})
+        _write_once(run, _path_of_best(run, epoch + 1), checkpoint)
+        run.progress.best = {"epoch": epoch + 1, "score": score}
 
 
 def load_best(run: Run) -> int:
@@ -167,8 +174,18 @@ def load_best(run: Run) -> int:
     best = run.progress.best
     if best is None:
         return run.progress.epoch
-    run.evaluated.load_state_dict(read_checkpoint(checkpoint_folder(run.folder) / best["file"]).tensors)
+    path = _path_of_best(run, best["epoch"])
+    try:
+        run.evaluated.load_state_dict(read_checkpoint(path).tensors)
+    except UNFIT as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise _damaged(path, f"does not fit this run ({first_line(error)})") from error
     return int(best["epoch"])
+
+
+def _path_of_best(run: Run, epoch: int) -> Path:
+    return checkpoint_folder(run.folder) / f"best-epoch-{epoch:04d}.safetensors"
 
 
 def resume(run: Run) -> bool:
@@ -198,6 +215,9 @@ def resume(run: Run) -> bool:
         if run.average is not None:
             run.average.load_state_dict(checkpoint.part("average"))
         run.optimizer.load_state_dict(optimizer_state(checkpoint.part("optimizer"), run.optimizer.state_dict()))
+        for weight, values in run.optimizer.state.items():
+            if any(value.shape not in ((), weight.shape) for value in values.values()):
+                raise ValueError("the optimizer's state has other shapes than the weights")
         if run.schedule is not None:
             run.schedule.load_state_dict(state["tau"])
         if run.health is not None:  # of the first process, which reports

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 import aimwrap
 
-from .._files import is_unfinished, locked, remove_unfinished, replacing
+from .._files import is_unfinished, locked, read_json, remove_unfinished, replacing
 from .._text import first_line, with_progress
 from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
@@ -341,7 +341,7 @@ def _check_folder(folder: Path, settings: Settings) -> None:
             )
         return
     try:
-        before = Settings.from_json(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        before = Settings.from_json(read_json(path)["settings"])
     except UNFIT as error:
         raise RunFolderError(f"{path} cannot be read ({error}); name another folder for a new run") from error
     other = differences(before, settings)
@@ -356,7 +356,7 @@ def _check_folder(folder: Path, settings: Settings) -> None:
 def _result_in(folder: Path, fingerprint: dict[str, str]) -> Result:
     """The result of a run that is done, which must be of these images."""
     try:
-        found, kept = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (RESULT, SETTINGS))
+        found, kept = (read_json(folder / name) for name in (RESULT, SETTINGS))
         known = found.get("data") or kept["resolved"]["data"]
         format_results([result := Result(**found)])  # to see that nothing is missing
     except UNFIT as error:

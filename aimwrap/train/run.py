@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,8 +118,20 @@ class Progress:
         return {**vars(self), "sums": self.sums_of_all(), "batches": []}
 
     def load_state_dict(self, state: dict[str, Any], rank: int) -> None:
-        """Continue from a state; the first process takes over the sums of all."""
-        vars(self).update(state)
+        """Continue from a state; the first process takes over the sums of all.
+
+        Raises:
+            ValueError: if it was changed by hand.
+        """
+        counts, best = [state[name] for name in ("epoch", "step_of_epoch", "step")], state["best"]
+        if [*map(type, [*counts, best or {}, *state["sums"]])] != [int] * 3 + [dict] + [float] * 3 or min(counts) < 0:
+            raise ValueError("its progress was changed")
+        epochs = [line["epoch"] for line in state["history"] if isinstance(line["mask_findings"], list)]
+        if epochs != [*range(1, counts[0] + 1)] or (
+            best and not (best["epoch"] in epochs and best["score"] > -math.inf)
+        ):
+            raise ValueError("its history or its best epoch was changed")
+        vars(self).update({name: state[name] for name in vars(self)}, batches=[])
         self.sums = state["sums"] if rank == 0 else [0.0] * 3
 
 

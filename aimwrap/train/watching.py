@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .._files import replacing
@@ -17,6 +17,7 @@ from ..data.release import ReleaseDataset
 from ..model import AIM
 from ..preprocessing import Preprocessing
 from ..resizing import resize_to
+from ..sharing.files import read_weights
 from .run import Run
 
 MASKS = "masks"  # in the folder of a run
@@ -99,7 +100,7 @@ def kept_masks(folder: Path) -> dict[int, dict[str, Tensor]]:
         kept none.
     """
     files = sorted((folder / MASKS).glob("epoch-*.safetensors"))
-    return {int(path.stem.removeprefix("epoch-")): load_file(path) for path in files}
+    return {int(path.stem.removeprefix("epoch-")): read_weights(path, None) for path in files}
 
 
 def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

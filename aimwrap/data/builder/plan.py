@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.random import Generator
 
+from ..._files import checksum
 from ..release import SPLITS
 from ..sample import images_per_group, own_place
 from .sources import Background, Cutout
@@ -59,8 +59,7 @@ def twins_of(paths: Mapping[str, Path]) -> dict[str, str]:
     first_of: dict[str, str] = {}
     for names in (names for names in by_size.values() if len(names) > 1):  # so that most files are never read
         for name in names:
-            content = hashlib.sha256(paths[name].read_bytes()).hexdigest()
-            twins[name] = first_of.setdefault(content, name)
+            twins[name] = first_of.setdefault(checksum(paths[name]), name)
     return twins
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from ..io import FolderListing, expand_path, list_folder
+from ..io import FolderListing, expand_path, list_folder, read_small
 from ..release import Record, Release
 from . import DatasetOnDisk, Sources
 from .imagenet100 import SPLITS, TRAIN_STEM, VAL_STEM, WNID, split_folders, wnid_folders
@@ -164,15 +164,10 @@ def read_pickle(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
-    data = path.read_bytes() if path.stat().st_size <= LARGEST_PICKLE else None
-    if data is None:
-        raise ValueError(
-            f"{path} must be a pickle of a few numbers and names, at most {LARGEST_PICKLE} bytes, and has "
-            f"{path.stat().st_size}; it was not read. Get the release again"
-        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own on unknown escapes in text
+            data = read_small(path, LARGEST_PICKLE)
             for opcode, argument, _ in pickletools.genops(data):  # finds wrong lengths before memory is taken for them
                 if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
                     raise ValueError("it numbers more values than it can have")

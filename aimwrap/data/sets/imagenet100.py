@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from ..io import expand_path, list_folder, subfolders
+from ..io import expand_path, list_folder, read_small, subfolders
 from ..release import Box, Record, Release
 from . import DatasetOnDisk, Expected, Sources
 
@@ -97,11 +97,6 @@ def read_annotation(path: Path) -> Annotation:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; unpack the archive of the annotations again")
-    if path.stat().st_size > LARGEST_ANNOTATION:
-        raise ValueError(
-            f"{path} must be an annotation of one image, at most {LARGEST_ANNOTATION} bytes, and has "
-            f"{path.stat().st_size}; it was not read. Get it again"
-        )
     root = _parse(path)
     size = (_whole(root, "size/height", path), _whole(root, "size/width", path))
     boxes = [(_text(item, "name", path), _box(item, size, path)) for item in root.findall("object")]
@@ -124,7 +119,7 @@ def _parse(path: Path) -> ElementTree.Element:
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_small(path, LARGEST_ANNOTATION), True)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
     except (expat.ExpatError, LookupError, ValueError) as error:
