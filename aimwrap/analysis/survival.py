@@ -157,4 +157,4 @@ def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"plain must return logits ({images}, K) and heatmaps ({images}, h, w), got {came}")
     if not all(part.isfinite().all() for part in result):
         raise ValueError("plain's heatmaps must be finite, like its logits, got NaN or infinity; check its weights")
-    return result
+    return result[0], result[1]
