@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -51,6 +54,32 @@ def check_data(value: str | None) -> str | None:
 def complete_data(incomplete: str) -> list[str]:
     """Names of data sets that begin so."""
     return [name for name in DATA_SETS if name.startswith(incomplete)]
+
+
+def help_on_data(name: str, command: str) -> str:
+    """The layout of a data set and its own options, as its reader's docstring has them, with examples."""
+    from ..data.registry import READERS, arguments_of
+
+    text = inspect.cleandoc(READERS[name].read.__doc__ or "").replace("``", "").partition("\n\nReturns:")[0]
+    about, _, described = text.partition("\n\nArgs:")
+    _, root, *own = re.split(r"\n    \w+: ", described)
+    arguments = arguments_of(READERS[name])
+    needed = [each.name for each in arguments if each.default is each.empty] or ["masks"] * (name == "folder")
+    place = f"data/mine{'.csv' if name == 'table' else ''}"
+    options = " ".join(f"--{each.replace('_', '-')} data/{each}" for each in needed)
+    values = " ".join(f"{each}=data/{each}" for each in needed)
+    paragraphs = [
+        f"Usage: aimwrap train {name} ROOT [NAME=VALUE]... [OPTIONS]",
+        *about.replace("::", ":").split("\n\n"),
+        f"ROOT: {root}",
+        *(f"{each.name}=VALUE: {says}" for each, says in zip(arguments, own, strict=True)),
+        "A value is a path, a name, or true, false, null (None), a number or a list as in JSON.",
+        f"Example: aimwrap train {name} {place} {values}",
+        f"Check it: aimwrap data doctor {place} --as {name} {options}",
+        f"All other options: {command} --help",
+    ]
+    width = min(100, shutil.get_terminal_size().columns)
+    return "\n".join(fill(" ".join(each.split()), width, subsequent_indent="    ") for each in paragraphs)
 
 
 def import_from_here() -> None:
