@@ -225,6 +225,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
         ValueError: if the backbone is unknown or cannot be wrapped, or the size of its images is unknown.
     """
     model: AIM | PlainClassifier
+    side = settings.image_size
     kwargs: dict[str, Any] | None = None
     if ":" not in settings.backbone:
         library, _ = find_builder(settings.backbone)
@@ -243,6 +244,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
             mask_width=settings.mask_width,
             temperature=settings.temperature,
             **settings.design_arguments,
+            example_input=None if side is None else torch.zeros(1, 3, side, side),  # so that costs are of this size
             backbone_kwargs=kwargs,
         )
     else:
@@ -252,7 +254,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
         model.freeze_backbone()
     elif settings.frozen == "norm-statistics":
         model.freeze_norm_statistics()
-    side, found = settings.image_size, model.preprocessing
+    found = model.preprocessing
     if found is None:
         if side is None:
             raise ValueError(
