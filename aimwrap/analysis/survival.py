@@ -151,10 +151,9 @@ def plain_model(plain: PlainModel | None) -> Explained | None:
 
 
 def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:
-    shapes = [tuple(getattr(part, "shape", ())) for part in result] if isinstance(result, tuple) else []
-    if [len(shape) for shape in shapes] != [2, 3]:
-        came = shapes or type(result).__name__
-        raise ValueError(f"plain must return logits ({images}, K) and heatmaps ({images}, h, w), got {came}")
+    shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result).__name__
+    if not isinstance(result, tuple) or len(result) != 2 or result[0].ndim != 2 or result[1].ndim != 3:
+        raise ValueError(f"plain must return logits ({images}, K) and heatmaps ({images}, h, w), got {shapes}")
     if not all(part.isfinite().all() for part in result):
         raise ValueError("plain's heatmaps must be finite, like its logits, got NaN or infinity; check its weights")
-    return result[0], result[1]
+    return result

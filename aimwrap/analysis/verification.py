@@ -17,6 +17,7 @@ from ..output import AIMOutput
 from ..resizing import resize_to
 from ..second_look import SecondLook, SecondLookOutput
 from ..taps import Stage
+from ..taps.probe import logits_in
 from ..top_down import pool
 from .explanation import bias_of, evaluating, explain, inside, linear_classifier, unwrap
 from .findings import Check, Verification
@@ -101,7 +102,7 @@ def verify(
 def _checks_of_aim(model: nn.Module, aim: AIM, images: Tensor, generator: torch.Generator) -> list[Check]:
     """Every guarantee on one batch; the first says whether values are finite."""
     before = _under_one_seed(aim, images)
-    features = aim.forward_masks(aim.forward_backbone(images)).features
+    seen = aim.forward_masks(aim.forward_backbone(images)).features
     first, again = aim(images), aim(images)  # torch's generator has moved on in between
     noise = "differs from run to run: noise is left on in eval()"
     return [
@@ -111,13 +112,8 @@ def _checks_of_aim(model: nn.Module, aim: AIM, images: Tensor, generator: torch.
             *((first.masks[stage], again.masks[stage], f"the mask of stage {stage!r} {noise}") for stage in aim.stages),
             (first.logits, again.logits, "masks repeat but logits do not: look for dropout or other noise in eval()"),
         ),
-        *(
-            _masked_features_move_nothing(
-                aim, images, stage, _hidden(aim, features[stage], before, stage), before, generator
-            )
-            for stage in aim.stages
-        ),
-        _contributions_add_up(aim, images, _logits_of(model, images)),
+        *(_masked_features_move_nothing(aim, images, stage, seen[stage], before, generator) for stage in aim.stages),
+        _contributions_add_up(aim, images, model),
     ]
 
 
@@ -134,7 +130,7 @@ def _checks_of_second_look(second: SecondLook, images: Tensor, generator: torch.
             (output.logits, again.logits, "the same pixels are kept but logits differ: dropout is left on in eval()"),
         ),
         _hidden_pixels_move_nothing(second, images, output, generator),
-        _contributions_add_up(second, images, _logits_of(second, images)),
+        _contributions_add_up(second, images, second),
     ]
 
 
@@ -179,10 +175,11 @@ def _repeatable(*runs: tuple[Tensor, Tensor, str]) -> Check:
 
 
 def _masked_features_move_nothing(
-    aim: AIM, images: Tensor, stage: Stage, hidden: Tensor, before: AIMOutput, generator: torch.Generator
+    aim: AIM, images: Tensor, stage: Stage, features: Tensor, before: AIMOutput, generator: torch.Generator
 ) -> Check:
     """Replace the stage's features where its mask is 0, under the same random numbers: no bit may differ."""
     name = f"features outside the mask of stage {stage!r} move no logit"
+    hidden = _hidden(aim, features, before, stage)
     outside = int(hidden.sum())
     if outside == 0:
         return Check(name, True, "not tested: the mask shows something of every position")
@@ -260,15 +257,8 @@ def _hidden_pixels_move_nothing(
     return Check(name, True, f"to the bit, {hidden} pixels of {output.kept.numel()} replaced, the masks held")
 
 
-def _logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    with exact_matmul():
-        output = model(images)
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits
-
-
-def _contributions_add_up(model: AIM | SecondLook, images: Tensor, logits: Tensor) -> Check:
-    """With the logits of the model's own forward, which is what users call."""
+def _contributions_add_up(model: AIM | SecondLook, images: Tensor, called: nn.Module) -> Check:
+    """With the logits of the module that users call, which may be around the model."""
     name = "contributions add up to the logits"
     try:
         linear = linear_classifier(model)
@@ -277,6 +267,8 @@ def _contributions_add_up(model: AIM | SecondLook, images: Tensor, logits: Tenso
     tiny = torch.finfo(torch.float32).tiny
     asked = torch.arange(0, linear.out_features, math.ceil(linear.out_features / ASKED))
     with exact_matmul():
+        logits = logits_in(called(images))
+        assert logits is not None
         if isinstance(model, SecondLook):
             contributions, parts, outside = model.contributions(images)[:, asked], None, 0.0
             fused = model.look(images)[0]

@@ -58,24 +58,20 @@ def complete_data(incomplete: str) -> list[str]:
 
 def help_on_data(name: str, command: str) -> str:
     """The layout of a data set and its own options, as its reader's docstring has them, with examples."""
-    from ..data.registry import READERS, arguments_of
+    from ..data.registry import READERS
 
-    text = inspect.cleandoc(READERS[name].read.__doc__ or "").replace("``", "").partition("\n\nReturns:")[0]
-    about, _, described = text.partition("\n\nArgs:")
-    _, root, *own = re.split(r"\n    \w+: ", described)
-    arguments = arguments_of(READERS[name])
-    needed = [each.name for each in arguments if each.default is each.empty] or ["masks"] * (name == "folder")
+    text = inspect.cleandoc(READERS[name].read.__doc__ or "").partition("\n\nReturns:")[0].replace("``", "")
+    text = re.sub(r"\n {4}(\w+): ", r"\n\n\1=VALUE: ", re.sub(r"Args:\n {4}\w+", "ROOT", text))
+    needed = [each.name for each in inspect.signature(READERS[name]).parameters.values() if each.default is each.empty]
+    more = needed[1:] or ["masks"] * (name == "folder")
     place = f"data/mine{'.csv' if name == 'table' else ''}"
-    options = " ".join(f"--{each.replace('_', '-')} data/{each}" for each in needed)
-    values = " ".join(f"{each}=data/{each}" for each in needed)
     paragraphs = [
         f"Usage: aimwrap train {name} ROOT [NAME=VALUE]... [OPTIONS]",
-        *about.replace("::", ":").split("\n\n"),
-        f"ROOT: {root}",
-        *(f"{each.name}=VALUE: {says}" for each, says in zip(arguments, own, strict=True)),
+        *text.split("\n\n"),
         "A value is a path, a name, or true, false, null (None), a number or a list as in JSON.",
-        f"Example: aimwrap train {name} {place} {values}",
-        f"Check it: aimwrap data doctor {place} --as {name} {options}",
+        f"Example: aimwrap train {name} {place} {' '.join(f'{each}=data/{each}' for each in more)}",
+        f"Check it: aimwrap data doctor {place} --as {name} "
+        + " ".join(f"--{each.replace('_', '-')} data/{each}" for each in more),
         f"All other options: {command} --help",
     ]
     width = min(100, shutil.get_terminal_size().columns)

@@ -69,14 +69,12 @@ def parse_reader_arguments(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def arguments_of(reader: type[ReleaseDataset]) -> list[inspect.Parameter]:
-    """A reader's own arguments, after the folder."""
-    taken = list(inspect.signature(reader).parameters.values())[1:]
-    return [each for each in taken if each.name not in ("split", "transform")]
-
-
 def _check_arguments(name: str, reader: type[ReleaseDataset], arguments: Mapping[str, Any]) -> None:
-    taken = arguments_of(reader)
+    taken = [
+        parameter
+        for parameter in list(inspect.signature(reader).parameters.values())[1:]
+        if parameter.name not in ("split", "transform")
+    ]
     names = [parameter.name for parameter in taken]
     unknown = [given for given in arguments if given not in names]
     if unknown:

@@ -33,9 +33,9 @@ from .distributed import mean_over_processes, synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
 from .settings import Settings, one_or_each
 
+RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where the backbone has none
 
-RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
 Report = Callable[[dict[str, Any], float], None]
 
 

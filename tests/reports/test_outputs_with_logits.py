@@ -76,9 +76,3 @@ def test_verify_compares_it() -> None:
     aim = AIM(bare, stages=[2, 3]).eval()
     compared, expected = (verify(aim, IMAGES, plain, progress=False) for plain in (network, bare))
     assert compared.survival == expected.survival
-
-
-def test_a_function_that_returns_an_output_is_told_so() -> None:
-    network, bare = pair("dataclass")
-    with pytest.raises(ValueError, match=r"got \[\(\), \(2, 2, 2\)\]"):
-        verify(AIM(bare, stages=[2, 3]).eval(), IMAGES, lambda x: (network(x), torch.rand(2, 2, 2)), progress=False)
