@@ -24,6 +24,6 @@ def test_missing_masks_are_one_fault_beside_the_other_checks(root: Path) -> None
     (masks / "dog" / "b.png").unlink()
     (root / "dog" / "a.png").write_bytes(b"no picture")
     found = examine(root, "folder", masks=masks)
-    assert [check.name for check in found.faults][:2] == ["tables", "readable"]
+    assert [check.name for check in found.faults][:2] == ["object masks", "readable"]
     assert "lacks the masks of 2 of 4 images" in found.faults[0].summary
     assert found.classes == ("cat", "dog") and len(found.checks) > 5

@@ -202,7 +202,8 @@ def examine(
         release, checks = _without_tables(found, problem or release, options)
     else:
         checks = tuple(_checks(release, found.kind, FolderListing(), options))
-        checks = checks if problem is None else (problem, *checks[1:])  # of the masks alone
+    if problem is not None:  # where the rest could be read, it is of the masks
+        checks = tuple(problem._replace(name=c.name) if c.name == "object masks" else c for c in checks)
     return Examination(
         here,
         found.name,
