@@ -17,6 +17,7 @@ from ..output import AIMOutput
 from ..resizing import resize_to
 from ..second_look import SecondLook, SecondLookOutput
 from ..taps import Stage
+from ..taps.probe import logits_in
 from ..top_down import pool
 from .explanation import bias_of, evaluating, explain, inside, linear_classifier, unwrap
 from .findings import Check, Verification
@@ -24,6 +25,7 @@ from .survival import PlainModel, measure, plain_model
 
 # Of a logit's terms before they cancel, summed without sign.
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+ASKED = 64  # classes, evenly spaced, whose contributions are made position by position: of 1000 they are gigabytes
 
 
 @torch.no_grad()
@@ -100,6 +102,7 @@ def verify(
 def _checks_of_aim(model: nn.Module, aim: AIM, images: Tensor, generator: torch.Generator) -> list[Check]:
     """Every guarantee on one batch; the first says whether values are finite."""
     before = _under_one_seed(aim, images)
+    seen = aim.forward_masks(aim.forward_backbone(images)).features
     first, again = aim(images), aim(images)  # torch's generator has moved on in between
     noise = "differs from run to run: noise is left on in eval()"
     return [
@@ -109,8 +112,8 @@ def _checks_of_aim(model: nn.Module, aim: AIM, images: Tensor, generator: torch.
             *((first.masks[stage], again.masks[stage], f"the mask of stage {stage!r} {noise}") for stage in aim.stages),
             (first.logits, again.logits, "masks repeat but logits do not: look for dropout or other noise in eval()"),
         ),
-        *(_masked_features_move_nothing(aim, images, stage, before, generator) for stage in aim.stages),
-        _contributions_add_up(aim, images, _logits_of(model, images)),
+        *(_masked_features_move_nothing(aim, images, stage, seen[stage], before, generator) for stage in aim.stages),
+        _contributions_add_up(aim, images, model),
     ]
 
 
@@ -127,7 +130,7 @@ def _checks_of_second_look(second: SecondLook, images: Tensor, generator: torch.
             (output.logits, again.logits, "the same pixels are kept but logits differ: dropout is left on in eval()"),
         ),
         _hidden_pixels_move_nothing(second, images, output, generator),
-        _contributions_add_up(second, images, _logits_of(second, images)),
+        _contributions_add_up(second, images, second),
     ]
 
 
@@ -172,11 +175,11 @@ def _repeatable(*runs: tuple[Tensor, Tensor, str]) -> Check:
 
 
 def _masked_features_move_nothing(
-    aim: AIM, images: Tensor, stage: Stage, before: AIMOutput, generator: torch.Generator
+    aim: AIM, images: Tensor, stage: Stage, features: Tensor, before: AIMOutput, generator: torch.Generator
 ) -> Check:
     """Replace the stage's features where its mask is 0, under the same random numbers: no bit may differ."""
     name = f"features outside the mask of stage {stage!r} move no logit"
-    hidden = _hidden(aim, images, before, stage)
+    hidden = _hidden(aim, features, before, stage)
     outside = int(hidden.sum())
     if outside == 0:
         return Check(name, True, "not tested: the mask shows something of every position")
@@ -196,12 +199,11 @@ def _masked_features_move_nothing(
     return Check(name, True, f"to the bit, {outside} positions of {hidden.numel()} replaced")
 
 
-def _hidden(aim: AIM, images: Tensor, output: AIMOutput, stage: Stage) -> Tensor:
+def _hidden(aim: AIM, features: Tensor, output: AIMOutput, stage: Stage) -> Tensor:
     """Positions of a stage's features that its mask shows nothing of, (N, 1, h, w) on the features' own grid.
 
     By the masks that the model returned and by resizing alone, not by how the model applies them.
     """
-    features = aim.forward_masks(aim.forward_backbone(images)).features[stage]
     numbers = torch.arange(1.0, features[0, 0].numel() + 1, device=features.device).view(1, 1, *features.shape[2:])
     masks, index = list(output.masks.values()), aim.stages.index(stage)
     seen = numbers
@@ -255,35 +257,34 @@ def _hidden_pixels_move_nothing(
     return Check(name, True, f"to the bit, {hidden} pixels of {output.kept.numel()} replaced, the masks held")
 
 
-def _logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    with exact_matmul():
-        output = model(images)
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits
-
-
-def _contributions_add_up(model: AIM | SecondLook, images: Tensor, logits: Tensor) -> Check:
-    """With the logits of the model's own forward, which is what users call."""
+def _contributions_add_up(model: AIM | SecondLook, images: Tensor, called: nn.Module) -> Check:
+    """With the logits of the module that users call, which may be around the model."""
     name = "contributions add up to the logits"
     try:
         linear = linear_classifier(model)
     except TypeError as error:
         return Check(name, False, str(error))
     tiny = torch.finfo(torch.float32).tiny
+    asked = torch.arange(0, linear.out_features, math.ceil(linear.out_features / ASKED))
     with exact_matmul():
+        logits = logits_in(called(images))
+        assert logits is not None
         if isinstance(model, SecondLook):
-            contributions, parts, outside = model.contributions(images), None, 0.0
-            terms = model.look(images)[0].abs().mean((2, 3))
+            contributions, parts, outside = model.contributions(images)[:, asked], None, 0.0
+            fused = model.look(images)[0]
+            merged, pooling = torch.ones_like(fused[:, :1]), model.first.pooling
         else:
             features = model.forward_masks(model.forward_backbone(images))
-            explanation = explain(model, images)
+            explanation = explain(model, images, asked)
             contributions, parts = explanation.contributions, explanation.stage_contributions
             outside = (contributions * (explanation.merged_mask == 0)).abs().max().item()
-            terms = pool(features.fused.abs(), features.merged_mask, model.pooling)
+            fused, merged, pooling = features.fused, features.merged_mask, model.pooling
+        fused, weight = fused.to(contributions), linear.weight.to(contributions)
         # What a logit's terms add up to without their signs: rounding is a share of this, not of the logit.
-        size = terms.to(contributions) @ linear.weight.abs().to(contributions).T + bias_of(model).abs()
+        size = pool(fused.abs(), merged, pooling) @ weight.abs().T + bias_of(model).abs()
+        rebuilt = pool(fused, merged, pooling) @ weight.T + bias_of(model)
+    rebuilt[:, asked] = contributions.sum((2, 3)) + bias_of(model)[asked]
     bound = ROUNDING[logits.dtype]
-    rebuilt = contributions.sum((2, 3)) + bias_of(model)
     miss = ((rebuilt - logits).abs() / size.clamp(min=tiny)).max().item()
     if not miss <= bound:
         how = "something, such as a norm or a non-linearity, is between the pooled map and the logits"
@@ -293,8 +294,8 @@ def _contributions_add_up(model: AIM | SecondLook, images: Tensor, logits: Tenso
         return Check(name, False, f"positions outside the merged mask add up to {outside:.1e}, not 0: {how}")
     if parts is None:
         return Check(name, True, f"within {miss:.1e} of their terms")
-    by_stage = sum(share.sum((2, 3)) for share in parts.values()) + bias_of(model)
-    gap = ((by_stage - rebuilt).abs() / size.clamp(min=tiny)).max().item()
+    by_stage = sum(share.sum((2, 3)) for share in parts.values()) + bias_of(model)[asked]
+    gap = ((by_stage - rebuilt[:, asked]).abs() / size[:, asked].clamp(min=tiny)).max().item()
     if not gap <= bound:
         return Check(name, False, f"the stages' shares miss the sum by {gap:.1e}: fuse() adds more than masked maps")
     return Check(name, True, f"within {miss:.1e} of their terms, and are 0 outside the merged mask")

@@ -16,6 +16,7 @@ from .._numerics import both_sides
 from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..model import AIM
+from ..taps.probe import logits_in
 from .guidance import guidance_of
 from .view import LogitsView, chosen_layer
 
@@ -175,9 +176,9 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
     with evaluating(view), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()
-        with torch.no_grad():
-            targets = _targets(classes, view(inputs), len(images))
-        with view.register_forward_hook(lambda *called: both_sides(called[-1], 1)):
+        with view.register_forward_hook(lambda *called: _both_sides_in(called[-1])):
+            with torch.no_grad():
+                targets = _targets(classes, view(inputs), len(images))
             yield view, inputs, targets
 
 
@@ -188,13 +189,17 @@ def _classifier(model: nn.Module) -> nn.Module:
     return LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
 
 
+def _both_sides_in(output: object) -> object:
+    logits = logits_in(output)
+    return output if logits is None or logits.ndim != 2 else both_sides(logits, 1)
+
+
 def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"model must return logits of shape ({images}, K), got {came}; wrap it in a module that picks them out"
         )
-    logits = both_sides(logits, 1)
     if classes is None:
         return logits.argmax(dim=1)
     if not isinstance(classes, Tensor) or classes.is_floating_point():

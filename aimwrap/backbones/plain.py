@@ -15,6 +15,7 @@ from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_of
 from ..sharing import files
+from ..taps.probe import logits_in
 from .create import building_at_most, create_backbone
 
 CONFIG = "plain.json"
@@ -57,10 +58,10 @@ class PlainClassifier(nn.Module):
 
     def forward(self, images: Tensor, noise_seeds: Tensor | None = None) -> AIMOutput:
         """Classify images (N, 3, H, W); an :class:`~aimwrap.AIMOutput` without stages. There is no noise to seed."""
-        logits = self.backbone(images)
-        expected = (len(images), self.num_classes)
-        if not isinstance(logits, Tensor) or logits.shape != expected:
-            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        output = self.backbone(images)
+        logits, expected = logits_in(output), (len(images), self.num_classes)
+        if logits is None or logits.shape != expected:
+            came = type(output).__name__ if logits is None else tuple(logits.shape)
             raise ValueError(
                 f"backbone: {type(self.backbone).__name__} must return logits {expected} to be trained plain, got "
                 f"{came}. Auxiliary classifiers are not trained: timm's models come without them"

@@ -14,6 +14,7 @@ from ..analysis.explanation import evaluating
 from ..metrics import class_activation_map
 from ..model import AIM
 from ..taps import FINAL, tap_backbone
+from ..taps.probe import logits_in
 
 _NEAR = 1e-3  # of the largest feature: rounding is far below it, and other pooling far above
 
@@ -134,7 +135,7 @@ def _end_of(
         return None
     images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(linears[-1].weight)
     with _outputs_of([*linears, *norms]) as seen:
-        logits = network(images)
+        logits = logits_in(network(images))
     last = [linear for linear in linears if linear in seen and _is_same(seen[linear][1], logits)]
     means = backbone(images)[FINAL].mean((2, 3))
     if not last or seen[last[0]][0].shape != means.shape:
@@ -150,8 +151,8 @@ def _end_of(
     return (last[0], norm) if is_near else None
 
 
-def _is_same(output: Tensor, given: Tensor) -> bool:
-    if output.numel() != given.numel():
+def _is_same(output: Tensor, given: Tensor | None) -> bool:
+    if given is None or output.numel() != given.numel():
         return False
     return torch.allclose(output.flatten(1), given, rtol=0, atol=0, equal_nan=True)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -51,6 +54,28 @@ def check_data(value: str | None) -> str | None:
 def complete_data(incomplete: str) -> list[str]:
     """Names of data sets that begin so."""
     return [name for name in DATA_SETS if name.startswith(incomplete)]
+
+
+def help_on_data(name: str, command: str) -> str:
+    """The layout of a data set and its own options, as its reader's docstring has them, with examples."""
+    from ..data.registry import READERS
+
+    text = inspect.cleandoc(READERS[name].read.__doc__ or "").partition("\n\nReturns:")[0].replace("``", "")
+    text = re.sub(r"\n {4}(\w+): ", r"\n\n\1=VALUE: ", re.sub(r"Args:\n {4}\w+", "ROOT", text))
+    needed = [each.name for each in inspect.signature(READERS[name]).parameters.values() if each.default is each.empty]
+    more = needed[1:] or ["masks"] * (name == "folder")
+    place = f"data/mine{'.csv' if name == 'table' else ''}"
+    paragraphs = [
+        f"Usage: aimwrap train {name} ROOT [NAME=VALUE]... [OPTIONS]",
+        *text.split("\n\n"),
+        "A value is a path, a name, or true, false, null (None), a number or a list as in JSON.",
+        f"Example: aimwrap train {name} {place} {' '.join(f'{each}=data/{each}' for each in more)}",
+        f"Check it: aimwrap data doctor {place} --as {name} "
+        + " ".join(f"--{each.replace('_', '-')} data/{each}" for each in more),
+        f"All other options: {command} --help",
+    ]
+    width = min(100, shutil.get_terminal_size().columns)
+    return "\n".join(fill(" ".join(each.split()), width, subsequent_indent="    ") for each in paragraphs)
 
 
 def import_from_here() -> None:

@@ -21,7 +21,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from .._choices import DATA_SETS
 from .._text import printable
+from .options import help_on_data
 
 FAILED, INTERRUPTED = 1, 130
 GENERAL = "Interrupted. Nothing was kept: run the command again to start over."
@@ -172,6 +174,14 @@ class _VerbatimEpilog:
 
 class Command(_VerbatimEpilog, TyperCommand):
     """A command, whose messages name its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; where a data set is named before ``--help``, help on it."""
+        named = [each for each in args[: args.index("--help")] if each in DATA_SETS] if "--help" in args else []
+        if named and {"data", "kind"} & {parameter.name for parameter in self.params}:
+            typer.echo(help_on_data(named[0], ctx.command_path))
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""

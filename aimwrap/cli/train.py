@@ -207,11 +207,15 @@ def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str
     from ..train import run_training
     from ..train.report import format_epoch
 
+    told: set[str] = set()  # remedies, which are long and the same at every epoch
+
     def report(line: dict[str, Any], seconds: float) -> None:
         if not quiet:
             typer.echo(format_epoch(line, seconds))
             for finding in line["mask_findings"]:
-                typer.echo(f"  warning: {in_options(finding)}", err=True)
+                state, _, remedy = finding.partition(": ")
+                typer.echo(f"  warning: {state if remedy in told else in_options(finding)}", err=True)
+                told.add(remedy)
 
     say = (lambda text: None) if quiet else typer.echo
     folder = out / f"seed-{settings.seed}"

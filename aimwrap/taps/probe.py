@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -354,8 +354,15 @@ def tensors_in(output: object) -> dict[Key, Tensor]:
     elif isinstance(output, tuple | list):
         fields = getattr(output, "_fields", range(len(output)))
         items = zip(fields, output, strict=True)
-    elif is_dataclass(output):
-        items = vars(output).items()
     else:
-        items = ()
+        items = getattr(output, "__dict__", {}).items()
     return {key: value for key, value in items if isinstance(value, Tensor)}
+
+
+def logits_in(output: object) -> Tensor | None:
+    """What a network returns as logits: its output, the part named ``logits``, or the only (N, K) tensor in it."""
+    if isinstance(output, Tensor):
+        return output
+    held = tensors_in(output)
+    flat = [tensor for tensor in held.values() if tensor.ndim == 2]
+    return held.get("logits", flat[0] if len(flat) == 1 else None)

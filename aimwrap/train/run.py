@@ -34,9 +34,9 @@ from .distributed import mean_over_processes, synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
 from .settings import Settings, one_or_each
 
+RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where the backbone has none
 
-RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
 Report = Callable[[dict[str, Any], float], None]
 
 
@@ -238,6 +238,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
         ValueError: if the backbone is unknown or cannot be wrapped, or the size of its images is unknown.
     """
     model: AIM | PlainClassifier
+    side = settings.image_size
     kwargs: dict[str, Any] | None = None
     if ":" not in settings.backbone:
         library, _ = find_builder(settings.backbone)
@@ -256,6 +257,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
             mask_width=settings.mask_width,
             temperature=settings.temperature,
             **settings.design_arguments,
+            example_input=None if side is None else torch.zeros(1, 3, side, side),  # so that costs are of this size
             backbone_kwargs=kwargs,
         )
     else:
@@ -265,7 +267,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
         model.freeze_backbone()
     elif settings.frozen == "norm-statistics":
         model.freeze_norm_statistics()
-    side, found = settings.image_size, model.preprocessing
+    found = model.preprocessing
     if found is None:
         if side is None:
             raise ValueError(

@@ -32,7 +32,7 @@ from .checks import (
     count,
     worth_a_digest,
 )
-from .report import Check, Count, Examination
+from .report import Check, Examination
 from .scan import Look, look_at_all, look_at_image, look_at_mask
 
 EXAMPLES = 10  # of folders that a message names
@@ -197,11 +197,15 @@ def examine(
     found = recognise(here, sources, kind)
     again = _command(here, kind, sources, options)
     release = _read(found, sources)
+    problem = release if isinstance(release, Check) else None
+    if problem is not None and sources.masks is not None and found.root not in sources.masks.parents:
+        release = _read(found, sources._replace(masks=None))
     if isinstance(release, Check):
-        return _without_release(here, found, release, sources, options, again)
-    listing = FolderListing()
-    counts = count(release)
-    checks = tuple(_checks(release, counts, found.kind, listing, options))
+        release, checks = _without_tables(found, problem or release, options)
+    else:
+        checks = tuple(_checks(release, found.kind, FolderListing(), options))
+    if problem is not None:  # where the rest could be read, it is of the masks
+        checks = tuple(problem._replace(name=c.name) if c.name == "object masks" else c for c in checks)
     return Examination(
         here,
         found.name,
@@ -210,7 +214,7 @@ def examine(
         found.reason,
         release.classes,
         release.places,
-        counts,
+        count(release),
         checks,
         release.notes,
         _next_lines(found, sources, all(check.mark != "fault" for check in checks), again),
@@ -228,34 +232,18 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
     return release if release.records else Check("tables", "fault", "they list no image")
 
 
-def _without_release(
-    path: Path, found: Recognised, problem: Check, sources: Sources, options: Options, again: str
-) -> Examination:
+def _without_tables(found: Recognised, problem: Check, options: Options) -> tuple[Release, tuple[Check, ...]]:
     """Where the tables have faults, the images are checked too, so that users see both at once."""
     paths = pictures(FolderListing(), folders_below(found.root))
     readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
     note = (
         "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
     )
-    return Examination(
-        path,
-        found.name,
-        found.kind.title,
-        found.root,
-        found.reason,
-        (),
-        (),
-        (),
-        (problem, readable),
-        (note,),
-        _next_lines(found, sources, healthy=False, again=again),
-        options.quick,
-    )
+    return Release(found.kind.title, found.root, (), (), (), False, (note,)), (problem, readable)
 
 
-def _checks(
-    release: Release, counts: tuple[Count, ...], kind: type[DatasetOnDisk], listing: FolderListing, options: Options
-) -> Iterator[Check]:
+def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing, options: Options) -> Iterator[Check]:
+    counts = count(release)
     yield Check("tables", "ok", f"{numbered(len(release.records), 'image')}, read without a fault")
     yield check_counts(counts, release, kind.expected(release) if options.official else None, kind.authority)
     yield check_labels(counts, release, kind.num_classes if options.official else None)
