@@ -69,12 +69,8 @@ def check_size(name: str, backbone_kwargs: Mapping[str, Any], values: int) -> No
     try:
         with building_at_most(values), torch.device("meta"):
             create_backbone(name, backbone_kwargs)
-    except (
-        NotImplementedError,
-        RuntimeError,
-        TypeError,
-    ):  # it cannot be built so; or not at all, which comes out later
-        return
+    except (NotImplementedError, RuntimeError, TypeError):
+        return  # it cannot be built so; or not at all, which comes out later
 
 
 def default_weights(name: str) -> str | None:

@@ -28,14 +28,8 @@ from .settings import Settings, differences
 
 KEPT = 2  # checkpoints, and best weights: the older checkpoint may name the older ones
 _FORMAT = "aimwrap training 1"
-UNFIT = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)  # of files that were changed by hand
+# Of files that were changed by hand.
+UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class CheckpointError(RuntimeError):
