@@ -105,9 +105,9 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
     lacking = sorted(set(range(min(max(numbers), len(rows)) + 1)) - set(numbers))  # rows are too few for more
     if lacking:
         raise ValueError(
-            f"{column} has numbers from {min(numbers)} to {max(numbers)} and lacks {lacking[0]}; numbers must count "
-            f"from 0 without gaps. Pass {argument}= with a name for each number from 0, or, where the table counts "
-            f'from 1, its numbers as names: {argument}=["1", "2", ...]'
+            f"{rows[numbers.index(max(numbers))].where}: {column} has numbers from {min(numbers)} to {max(numbers)} and "
+            f"lacks {lacking[0]}; numbers must count from 0 without gaps. Pass {argument}= with a name for each number "
+            f'from 0, or, where the table counts from 1, its numbers as names: {argument}=["1", "2", ...]'
         )
     return Numbered(numbers, tuple(str(number) for number in range(max(numbers) + 1)))
 
