@@ -102,14 +102,15 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
         number = {name: position for position, name in enumerate(found)}
         return Numbered([number[value] for value in values], found)
     numbers = [int(match[1]) for match in matches if match is not None]
-    lacking = sorted(set(range(min(max(numbers), len(rows)) + 1)) - set(numbers))  # rows are too few for more
+    most = max(numbers)
+    lacking = sorted(set(range(min(most, len(rows)) + 1)) - set(numbers))  # rows are too few for more
     if lacking:
         raise ValueError(
-            f"{rows[numbers.index(max(numbers))].where}: {column} has numbers from {min(numbers)} to {max(numbers)} and "
+            f"{rows[numbers.index(most)].where}: {column} has numbers from {min(numbers)} to {most} and "
             f"lacks {lacking[0]}; numbers must count from 0 without gaps. Pass {argument}= with a name for each number "
             f'from 0, or, where the table counts from 1, its numbers as names: {argument}=["1", "2", ...]'
         )
-    return Numbered(numbers, tuple(str(number) for number in range(max(numbers) + 1)))
+    return Numbered(numbers, tuple(str(number) for number in range(most + 1)))
 
 
 def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[str], argument: str) -> Numbered:
