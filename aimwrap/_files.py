@@ -101,7 +101,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
             file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
             yield
         finally:
-            if os.name != "nt" and not removed:
+            if sys.platform != "win32" and not removed:
                 path.unlink(missing_ok=True)
 
 
@@ -151,7 +151,7 @@ def checksum(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
+    if path.is_dir() and sys.platform == "win32":
         return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY)
     try:

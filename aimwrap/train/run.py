@@ -131,7 +131,7 @@ class Progress:
             best and not (best["epoch"] in epochs and best["score"] > -math.inf)
         ):
             raise ValueError("its history or its best epoch was changed")
-        vars(self).update({name: state[name] for name in vars(self)}, batches=[])
+        vars(self).update({name: state[name] for name in vars(self).keys() - {"batches"}})
         self.sums = state["sums"] if rank == 0 else [0.0] * 3
 
 

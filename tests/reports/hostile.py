@@ -96,7 +96,7 @@ def _sparse(path: Path, size: int) -> None:
 
 
 def no_files(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool]]:
-    """A file's name with something else under it."""
+    """A file's name with something else under it; a link that leads to no file may count as no file."""
     for name, make in {
         "folder": Path.mkdir,
         "pipe": os.mkfifo,
@@ -106,7 +106,7 @@ def no_files(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool
         "link to a folder": lambda path: path.symlink_to("/"),
         "gone": lambda path: None,
     }.items():
-        yield name, lambda path, make=make: _no_file(path, make), name != "gone"
+        yield name, lambda path, make=make: _no_file(path, make), name in ("folder", "pipe")
 
 
 def spoiled_bytes(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool]]:

@@ -453,10 +453,10 @@ def test_a_subclass_that_adds_an_argument_is_loaded_and_does_not_take_the_blame(
 
 
 def test_tensors_that_this_version_cannot_hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def newer(path: Path) -> None:
+    def newer(path: Path, framework: str) -> None:
         raise KeyError("F4")
 
-    monkeypatch.setattr(files, "load_file", newer)
+    monkeypatch.setattr(files, "safe_open", newer)
     with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
         load(folder)
 
