@@ -84,7 +84,7 @@ def _in_options_of(error: BaseException, text: str) -> str:
     module = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals["__name__"])
-    readers = ("aimwrap.data.io", "aimwrap.data.release", "aimwrap.data.sets.")
+    readers = ("aimwrap.data.io", "aimwrap.data.sets.")
     return text if module.startswith(readers) and not module.endswith(".digits") else in_options(text)
 
 
