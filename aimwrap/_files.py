@@ -8,15 +8,18 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 import uuid
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _UNFINISHED = ".unfinished-"
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk, or of one's share of it
+_HELD: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # systems lock for processes, not for threads
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
                 for draft in drafts:
                     draft.unlink(missing_ok=True)
     except Exception as error:  # of any library that writes
-        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+        if is_full(error):
             raise OSError(errno.ENOSPC, "the disk is full", str(paths[0])) from error
         raise
 
@@ -69,40 +72,73 @@ def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold a file, and remove it at the end; a process that is killed holds nothing.
 
-    Where another process holds it, wait for it, or raise a BlockingIOError that names it.
+    Where another process or thread holds it, wait for it, or raise a BlockingIOError that names it.
     """
-    if path.is_symlink():
-        path.unlink()  # else the file that a link leads to would be emptied
-    with path.open("a+b", buffering=0) as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                file.seek(2**20)  # what is locked there, others cannot even read: a byte after the text
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                from fcntl import LOCK_EX, LOCK_NB, lockf
-
-                lockf(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
-                file.seek(0)
-                holder = f"process {file.read(99).decode()}"
-                raise BlockingIOError(
-                    f"{holder} is writing {path.parent}: wait for it, or name another folder"
-                ) from error
-        removed = os.fstat(file.fileno()).st_nlink == 0  # by the process before, and another may hold a new one
-        try:
-            if removed:
-                with locked(path, wait):
-                    yield
-                return
+    # Closing a file ends this process's lock on it, so it is not even opened where another thread holds it.
+    of_threads, tries = _HELD[os.path.join(os.path.realpath(path.parent), path.name)], 0
+    if not of_threads.acquire(blocking=wait):
+        raise BlockingIOError(_is_writing(f"{os.getpid()} on {platform.node()}", path))
+    try:
+        while (file := _taken(path)) is None:
+            tries += 1
+            if not wait and tries > 3:  # else its holder may have ended just now
+                raise BlockingIOError(_is_writing(_text_of(path), path))
+            if tries == 100:
+                warnings.warn(_is_writing(_text_of(path), path), stacklevel=2)
+            time.sleep(0.1)
+        with file:
             file.truncate(0)
             file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
-            yield
-        finally:
-            if sys.platform != "win32" and not removed:
-                path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                if sys.platform != "win32":  # while it is held: from now on the name may be another's
+                    path.unlink(missing_ok=True)
+        if sys.platform == "win32":  # which removes no open file
+            with suppress(OSError):
+                path.unlink()
+    finally:
+        of_threads.release()
+
+
+def _taken(path: Path) -> BinaryIO | None:
+    """The file, locked; None where another process holds it, or has just removed it."""
+    if path.is_symlink():
+        path.unlink()  # else the file that a link leads to would be emptied
+    file = path.open("a+b", buffering=0)
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(2**20)  # what is locked there, others cannot even read: a byte after the text
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            from fcntl import LOCK_EX, LOCK_NB, lockf
+
+            lockf(file, LOCK_EX | LOCK_NB)
+        taken = os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        taken = False
+    except OSError as error:
+        taken = error.errno not in (errno.EAGAIN, errno.EACCES)  # else the file system has no locks
+    if not taken:
+        file.close()
+    return file if taken else None
+
+
+def _text_of(path: Path) -> str:
+    with suppress(OSError):  # its holder has ended
+        return path.read_text(errors="replace")[:99]
+    return ""
+
+
+def _is_writing(holder: str, path: Path) -> str:
+    return f"process {holder} is writing {path.parent}: wait for it, or name another folder"
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error, of any library that writes, means a full disk, or that one's share of it is used up."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -129,9 +165,10 @@ def read_json(source: Path | str, constant: Callable[[str], Any] = float) -> Any
         return found
 
     if isinstance(source, Path):
-        size = source.stat().st_size / 2**20
-        if not source.is_file() or size > 64:  # the names of a million classes
-            raise ValueError(f"it is not a file, or has {size:.0f} MiB, and no config of aimwrap has more than 64")
+        if not source.is_file():
+            raise ValueError("it is not a file")
+        if (size := source.stat().st_size / 2**20) > 64:  # the names of a million classes
+            raise ValueError(f"it has {size:.0f} MiB, and at most 64 are read")
         source = source.read_text(encoding="utf-8")
     if source.count("[") + source.count("{") > 10**6:
         raise ValueError("it has over a million lists and objects")

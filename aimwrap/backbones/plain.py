@@ -15,7 +15,7 @@ from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_of
 from ..sharing import files
-from ..taps.probe import logits_in
+from ..taps.probe import logits_in, tensors_in
 from .create import building_at_most, create_backbone
 
 CONFIG = "plain.json"
@@ -60,8 +60,9 @@ class PlainClassifier(nn.Module):
         """Classify images (N, 3, H, W); an :class:`~aimwrap.AIMOutput` without stages. There is no noise to seed."""
         output = self.backbone(images)
         logits, expected = logits_in(output), (len(images), self.num_classes)
-        if logits is None or logits.shape != expected:
-            came = type(output).__name__ if logits is None else tuple(logits.shape)
+        others = [part for part in tensors_in(output).values() if part is not logits and part.shape == expected]
+        if logits is None or logits.shape != expected or (self.training and others):
+            came = type(output).__name__ if logits is None or others else tuple(logits.shape)
             raise ValueError(
                 f"backbone: {type(self.backbone).__name__} must return logits {expected} to be trained plain, got "
                 f"{came}. Auxiliary classifiers are not trained: timm's models come without them"

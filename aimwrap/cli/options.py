@@ -66,8 +66,8 @@ def help_on_data(name: str, command: str) -> str:
     more = needed[1:] or ["masks"] * (name == "folder")
     place = f"data/mine{'.csv' if name == 'table' else ''}"
     paragraphs = [
-        f"Usage: aimwrap train {name} ROOT [NAME=VALUE]... [OPTIONS]",
-        *text.split("\n\n"),
+        f"The data set {name}, as in: aimwrap train {name} ROOT [NAME=VALUE]... [OPTIONS]",
+        *re.sub(r"[^.]*::\n\n( {4}.*\n?)+", "\n", text).split("\n\n"),  # without examples in Python
         "A value is a path, a name, or true, false, null (None), a number or a list as in JSON.",
         f"Example: aimwrap train {name} {place} {' '.join(f'{each}=data/{each}' for each in more)}",
         f"Check it: aimwrap data doctor {place} --as {name} "

@@ -83,7 +83,7 @@ def _in_options_of(error: BaseException, text: str) -> str:
     """An error's message in options, unless readers of data raised it: it names their columns, classes and files."""
     module = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        module = str(frame.f_globals["__name__"])
+        module = str(frame.f_globals.get("__name__", ""))  # generated code has none
     readers = ("aimwrap.data.io", "aimwrap.data.sets.")
     return text if module.startswith(readers) and not module.endswith(".digits") else in_options(text)
 

@@ -159,8 +159,8 @@ class ImageLoader(DataLoader[Any]):
         except Exception as error:
             if str(error).startswith("DataLoader worker ("):
                 raise ChildProcessError(
-                    f"a process that reads images was killed ({str(error).strip(' .')}), most often since the "
-                    "memory was full: take fewer workers; with workers=0 there is none"
+                    f"a process that reads images ended early ({str(error).strip(' .')}). If it printed an error, fix "
+                    "that; else the memory was full: take fewer workers; with workers=0 there is none"
                 ) from None
             before, _, said = str(error).rpartition(f"\n{type(error).__name__}: ")
             if not before.startswith("Caught "):
@@ -170,8 +170,9 @@ class ImageLoader(DataLoader[Any]):
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, and whose end is met where their results are read, not anywhere."""
-    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+    """Start (fork) processes that do not see Ctrl-C, and whose end does not raise torch's error at once, anywhere."""
+    set_from_c = os.name == "nt" or None in map(signal.getsignal, (signal.SIGINT, signal.SIGCHLD))  # and not to be set
+    if set_from_c or threading.current_thread() is not threading.main_thread():
         yield
         return
     seen: list[int] = []

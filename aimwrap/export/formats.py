@@ -20,7 +20,7 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from .._choices import ExportFormat as Format
-from .._files import replacing
+from .._files import is_full, replacing
 from .._text import first_line, table
 from ..taps.hooks import HookProgram
 from .parity import LEAST_AGREEMENT, Parity, ParityError, Runnable, measure_parity, seeded_images
@@ -271,9 +271,9 @@ def _export(
             try:
                 exported = _attempt(writer, serving, draft, metadata, size, free, images)
                 break
-            except OSError:  # such as a full disk
-                raise
             except Exception as error:  # the exporters have no error in common; the fixed size says whether it matters
+                if is_full(error):
+                    raise
                 reason = first_line(error)
                 if not free:
                     raise ValueError(_why_not(writer, serving, error)) from error

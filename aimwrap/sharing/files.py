@@ -24,7 +24,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
 _AGAIN = "download or copy it again, or save the model again"
-_LARGEST_HEADER = 2**24  # bytes of a weights file: the names of a hundred thousand tensors
+_LARGEST_HEADER = 2**26  # bytes: of a checkpoint it holds the history, 50 kB per epoch with a thousand groups
 _LARGEST_IMAGE = 2**26  # values: three channels of 4,729 x 4,729 pixels
 
 Config = dict[str, Any]  # the values of config.json, checked; "preprocessing" is a Preprocessing

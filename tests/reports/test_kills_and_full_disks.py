@@ -39,7 +39,7 @@ def test_a_killed_worker_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -
         list(ImageLoader(Signalled(signal.SIGKILL), num_workers=1, timeout=1))
     assert caught.value.exit_code == 1
     said = capsys.readouterr().err
-    assert said.startswith("a process that reads images was killed (DataLoader worker (pid") and said.count("\n") == 1
+    assert said.startswith("a process that reads images ended early (DataLoader worker (pid") and said.count("\n") == 1
 
 
 @forks

@@ -3,14 +3,17 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from small_run import make_pictures, train
 
-from aimwrap._files import locked
+from aimwrap import _files
+from aimwrap._files import locked, replacing
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows does not fork")
 
@@ -77,6 +80,32 @@ def test_windows_locks_by_its_own_means(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
     monkeypatch.setitem(sys.modules, "fcntl", None)
     message = rf"process {os.getpid()} on .* is writing"
-    with locked(tmp_path / "lock"), pytest.raises(BlockingIOError, match=message), locked(tmp_path / "lock"):
-        pass
-    assert held == [(True, 2, 1)] and (tmp_path / "lock").stat().st_size < 200
+    with locked(tmp_path / "lock"):
+        assert held == [(True, 2, 1)] and (tmp_path / "lock").stat().st_size < 200
+        _files._HELD.clear()  # as in another process
+        with pytest.raises(BlockingIOError, match=message), locked(tmp_path / "lock"):
+            pass
+    assert not (tmp_path / "lock").exists()
+
+
+def test_threads_wait_for_each_other(tmp_path: Path) -> None:
+    """A second one removed the first one's draft, since the system's locks are of processes."""
+
+    def write(number: int) -> None:
+        for _ in range(20):
+            with replacing(tmp_path / "x") as draft:
+                draft.write_text(str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(write, range(4))) == [None] * 4
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_second_try_in_one_process_leaves_the_lock(tmp_path: Path) -> None:
+    """Closing any file of a process ends its lock on that file."""
+    with locked(tmp_path / "lock"):
+        with pytest.raises(BlockingIOError, match="is writing"), locked(tmp_path / "lock"):
+            pass
+        code = "import pathlib, sys; from aimwrap import _files; print(_files._taken(pathlib.Path(sys.argv[1])))"
+        command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "None\n"

@@ -76,3 +76,15 @@ def test_verify_compares_it() -> None:
     aim = AIM(bare, stages=[2, 3]).eval()
     compared, expected = (verify(aim, IMAGES, plain, progress=False) for plain in (network, bare))
     assert compared.survival == expected.survival
+
+
+def test_auxiliary_classifiers_are_not_trained_in_silence() -> None:
+    class Auxiliary(Returns):
+        def forward(self, x: Tensor) -> Any:
+            logits = TinyNet.forward(self, x)
+            return {"logits": logits, "auxiliary": logits + 1}
+
+    model = PlainClassifier(Auxiliary("dict"), 5)
+    assert model.eval()(IMAGES).logits.shape == (2, 5)
+    with pytest.raises(ValueError, match="got dict. Auxiliary classifiers are not trained"):
+        model.train()(IMAGES)

@@ -106,3 +106,9 @@ def test_names_in_tables_stay_as_they_are(tmp_path: Path) -> None:
     found = invoke("train", "folder", root, *given)
     assert found.exit_code == 0 and found.stdout.count("image_size 4, tau 4") == 2
     assert "--tau must be in (0, 1]" in invoke("train", "folder", root, "--tau", 2, "--out", tmp_path / "b").stderr
+
+
+def test_errors_of_generated_code_are_told() -> None:
+    """A traced backbone's code has no module name: a full GPU ended in ``KeyError: '__name__'``."""
+    with pytest.raises(typer.Exit), exit_on_error(RuntimeError, as_json=False):
+        exec("raise RuntimeError('out of memory')", {"__builtins__": {"RuntimeError": RuntimeError}})

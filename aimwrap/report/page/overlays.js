@@ -16,7 +16,7 @@ const overlays = [
   ...(anyMask ? [{ name: MERGED, key: "m", label: "Merged" }] : []),
   { name: CONTRIBUTIONS, key: "c", label: "Contributions" },
 ];
-const usualOverlay = models.every((model) => model.kind === "aim") ? MERGED : CONTRIBUTIONS; // one that all have
+const usualOverlay = models[0].kind === "aim" ? MERGED : CONTRIBUTIONS; // of what is reported on
 const overlayOf = (name) => overlays.find((overlay) => overlay.name === name) ?? overlays[0];
 
 /** The cells of a model's mask that an overlay shows, with their grid; null where the model has none. */
