@@ -86,5 +86,5 @@ def test_auxiliary_classifiers_are_not_trained_in_silence() -> None:
 
     model = PlainClassifier(Auxiliary("dict"), 5)
     assert model.eval()(IMAGES).logits.shape == (2, 5)
-    with pytest.raises(ValueError, match="got dict. Auxiliary classifiers are not trained"):
+    with pytest.raises(ValueError, match=r"got dict\. Auxiliary classifiers are not trained"):
         model.train()(IMAGES)
