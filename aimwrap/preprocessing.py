@@ -123,8 +123,8 @@ def _as_shown(image: Any, channels: int) -> Any:
     wrong = image.ndim == 3 and kind != np.uint8 if isinstance(image, np.ndarray) else kind not in (None, torch.uint8)
     if wrong and not (isinstance(image, torch.Tensor) and image.is_floating_point() and not (image > 2).any()):
         raise ValueError(
-            f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind} up to {image.max():g}; "
-            "divide a tensor by its white, or write (image / white * 255).round().astype('uint8') of an array"
+            f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind}; divide a "
+            "tensor of floats by its white, or write (image / white * 255).round().astype('uint8') of an array"
         )
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)

@@ -209,7 +209,7 @@ def test_a_config_that_is_no_text(folder: Path) -> None:
 def test_a_huge_config_is_not_read(folder: Path) -> None:
     with (folder / "config.json").open("r+b") as file:
         file.truncate(65 * 2**20)  # a file with a hole, which takes no room
-    with pytest.raises(ValueError, match="has 65 MiB, and no config of aimwrap has more than 64"):
+    with pytest.raises(ValueError, match="has 65 MiB, and at most 64 are read"):
         load(folder)
 
 
