@@ -75,9 +75,10 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     Where another process or thread holds it, wait for it, or raise a BlockingIOError that names it.
     """
     # Closing a file ends this process's lock on it, so it is not even opened where another thread holds it.
-    of_threads, tries = _HELD[os.path.join(os.path.realpath(path.parent), path.name)], 0
+    of_threads = _HELD[os.path.join(os.path.realpath(path.parent), path.name)]
+    this, tries = f"{os.getpid()} on {platform.node()}", 0
     if not of_threads.acquire(blocking=wait):
-        raise BlockingIOError(_is_writing(f"{os.getpid()} on {platform.node()}", path))
+        raise BlockingIOError(_is_writing(this, path))
     try:
         while (file := _taken(path)) is None:
             tries += 1
@@ -88,7 +89,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
             time.sleep(0.1)
         with file:
             file.truncate(0)
-            file.write(f"{os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
+            file.write(f"{this}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode())
             try:
                 yield
             finally:

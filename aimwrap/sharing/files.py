@@ -240,7 +240,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if header > _LARGEST_HEADER:
             raise ValueError(f"its header has {header} bytes, and none of aimwrap has more than {_LARGEST_HEADER}")
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            return tensors, file.metadata() or {}
     except (OSError, SafetensorError, LookupError, MemoryError, RuntimeError, TypeError) as error:  # of dtypes, too
         raise ValueError(str(error)) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .._files import read_json, replacing
+from .._files import is_full, read_json, replacing
 from .._text import first_line
 from ..sharing.files import read_tensors
 from .data import OLD
@@ -83,7 +82,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         needed = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        full = is_full(error)
         left = [other.name for other in checkpoints_in(path.parent)]
         good = f"The last good one, {left[-1]}, is unchanged" if left else "There is none before it"
         raise CheckpointError(

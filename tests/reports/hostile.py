@@ -90,7 +90,7 @@ def _no_file(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
 
 
-def _sparse(path: Path, size: int) -> None:
+def with_hole(path: Path, size: int) -> None:
     with path.open("ab") as file:
         file.truncate(size)
 
@@ -125,8 +125,8 @@ def spoiled_bytes(path: Path, rng: random.Random) -> Iterator[tuple[str, Change,
         "direction marks": "\u202e\u2066".encode() * 1000,
     }.items():
         yield name, lambda path, new=new: path.write_bytes(new), name != "UTF-16"  # which XML may be
-    yield "a terabyte of NULs at its end", lambda path: _sparse(path, 2**40), True
-    yield "a terabyte of NULs", lambda path: (path.write_bytes(b""), _sparse(path, 2**40)), True
+    yield "a terabyte of NULs at its end", lambda path: with_hole(path, 2**40), True
+    yield "a terabyte of NULs", lambda path: (path.write_bytes(b""), with_hole(path, 2**40)), True
 
 
 class _Calling:
@@ -817,7 +817,7 @@ def _bombs(path: Path, rng: random.Random) -> Iterator[tuple[str, Change, bool]]
         def write(path: Path, what: str = what, new: Any = new) -> None:
             path.write_bytes(new() if callable(new) else new)
             if "terabyte" in what:
-                _sparse(path, 2**40)
+                with_hole(path, 2**40)
 
         yield what, write, refused
 

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hostile import KINDS, Outcome, Variant, try_all
+from hostile import KINDS, Outcome, Variant, try_all, with_hole
 
 from aimwrap._files import locked, read_json
 from aimwrap.backbones.create import check_size
@@ -76,8 +76,7 @@ def test_a_line_without_an_end(tmp_path: Path) -> None:
     """A file with a hole of a terabyte was read as one line."""
     path = tmp_path / "x.csv"
     path.write_bytes(b"a,b\n")
-    with path.open("r+b") as file:
-        file.truncate(2**40)
+    with_hole(path, 2**40)
     with pytest.raises(ValueError, match=r"x\.csv is not a table .* a line has over"):
         list(read_csv(path, ["a"]))
 
@@ -86,8 +85,7 @@ def test_a_picture_of_a_terabyte(tmp_path: Path) -> None:
     """Some decoders read all of a file before they look at it."""
     path = tmp_path / "x.webp"
     path.write_bytes(b"RIFF\xff\xff\xff\xffWEBPVP8 ")
-    with path.open("r+b") as file:
-        file.truncate(2**40)
+    with_hole(path, 2**40)
     with pytest.raises(ValueError, match=r"x\.webp must be a file, .* or has over a gigabyte"):
         open_image(path)
 
