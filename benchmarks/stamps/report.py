@@ -31,6 +31,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 SEARCHES = ("aim-search", "control-search", "look-again")
 SHOWN_PARTS = ("headline", "paper-head", "oracle")
 SHOWN: dict[str, Any] = {"method": "aim", "head": "feature-preserving", "tau": 0.1}
+MASKS_BY_SEED = ("areas of stages 2, 3, by seed", "seeds with a dead mask")
 HEADLINE = [
     ("linear probe, its best setting", "plain"),
     ("masks held open, feature-preserving head", {**SHOWN, "method": "open", "epochs": 20}),
@@ -92,6 +93,10 @@ def tables() -> dict[str, str]:
         written["fine-tuned-gains"] = fine_tuned_gains(results["fine-tuned"], search)
     if results["paper-design"]:
         written["paper-design"] = designs([*results["headline"], *results["paper-design"], *results["sparsity"]])
+        papers = [run for part in ("paper-design", "paper-search", "paper-fine-tuned") for run in results[part]]
+        written["rule"] = rule([*search, *results["fine-tuned"]], papers)
+    if results["paper-norms"]:
+        written["paper-norms"] = norms(results["paper-norms"])
     if results["second-look"]:
         written["second-look"] = second_look(results["second-look"], search)
     if results["rivals"]:
@@ -135,8 +140,7 @@ def gain_cells(runs: Sequence[Run], others: Sequence[Run]) -> list[str]:
     for measure in ("accuracy", "worst_group", "pointing"):
         gain = difference(runs, others, measure)
         wins = sum(value > 0 for value in gain.seeds)
-        ends = f"[{gain.low:+.3f},{NO_BREAK}{gain.high:+.3f}]"
-        cells.append(f"{gain.mean:+.3f} {ends}, {wins}{NO_BREAK}of{NO_BREAK}{len(gain.seeds)}")
+        cells.append(f"{signed(gain)}, {wins}{NO_BREAK}of{NO_BREAK}{len(gain.seeds)}")
     return cells
 
 
@@ -279,11 +283,79 @@ def designs(records: Sequence[Run]) -> str:
         if runs:
             asked = "" if setting.get("mask_weight") == 0 else f", tau {tau:g}"
             cells = [interval(estimate(runs, m)) for m in ("accuracy", "worst_group", "pointing", "precision")]
-            areas = "; ".join(", ".join(f"{area:.2f}" for area in run["areas"].values()) for run in runs)
-            dead = sum(any(not 0.02 < area < 0.98 for area in run["areas"].values()) for run in runs)
-            rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{asked}{few(runs)}", *cells, areas, str(dead)])
+            rows.append([f"{100 * tie:.0f}{NO_BREAK}%", f"{name}{asked}{few(runs)}", *cells, *masks_by_seed(runs)])
     header = ["tie", "", "accuracy", "worst group", "pointing", "mask precision"]
-    return markdown([*header, "areas of stages 2, 3, by seed", "seeds with a dead mask"], rows)
+    return markdown([*header, *MASKS_BY_SEED], rows)
+
+
+def norms(records: Sequence[Run]) -> str:
+    """The paper's design with each norm in its mask estimators."""
+    rows = []
+    for runs in by_setting(records, lambda c: True).values():
+        cells = [deviation(runs, m) for m in ("accuracy", "worst_group", "precision")]
+        rows.append([f"`mask_norm={runs[0]['config']['mask_norm']!r}`{few(runs)}", *cells, *masks_by_seed(runs)])
+    return markdown(["", "accuracy", "worst group", "mask precision", *MASKS_BY_SEED], rows)
+
+
+def masks_by_seed(runs: Sequence[Run]) -> list[str]:
+    """The cells below ``MASKS_BY_SEED``."""
+    areas = (", ".join(f"{area:.2f}" for area in run["areas"].values()) for run in runs)
+    return ["; ".join(areas), str(dead_masks(runs))]
+
+
+def rule(ours: Sequence[Run], papers: Sequence[Run]) -> str:
+    """Both designs at their best settings, and what the rule of README.md says of them."""
+    rows, verdicts = [], []
+    for regime, trained in (("frozen", False), ("trained", True)):
+        gains: dict[str, list[Estimate]] = {"worst group": [], "mask precision": []}
+        for tie in TIES:
+            of_rule = [searched(records, tie, trained=trained) for records in (ours, papers)]
+            shared = of_rule[0].keys() & of_rule[1].keys()
+            best = [best_of([runs[key] for key in sorted(shared)], "aim", tie) for runs in of_rule]
+            seeds = set.intersection(*({run["config"]["seed"] for run in runs} for runs in best))
+            if not seeds:
+                continue
+            best = [[run for run in runs if run["config"]["seed"] in seeds] for runs in best]
+            row = [regime, f"{100 * tie:.0f}{NO_BREAK}%{few(best[0])}", *map(best_setting, best)]
+            for found, measure in zip(gains.values(), ("worst_group", "precision"), strict=True):
+                found.append(difference(*best, measure))
+                row += [*(f"{mean(runs, measure):.3f}" for runs in best), signed(found[-1])]
+            rows.append(row)
+        if gains["worst group"]:
+            verdicts.append(f"With a {regime} backbone {verdict(gains)}.")
+    header = ["backbone", "tie", "our design at", "the paper's design at"]
+    for measure in ("worst group", "mask precision"):
+        header += [f"{measure}: ours", "the paper's", "difference"]
+    return "\n\n".join([markdown(header, rows), *verdicts])
+
+
+def searched(records: Sequence[Run], tie: float, *, trained: bool) -> dict[tuple[Any, ...], Run]:
+    """AIM's runs that the rule compares, all at tau 0.1, by what was searched and by seed."""
+    names = ("epochs", "learning_rate", "backbone_rate", "norms", "seed")
+    return {
+        tuple(run["config"][name] for name in names): run
+        for run in pick(records, method="aim", tie=tie, tau=SHOWN["tau"])
+        if (run["config"]["backbone_rate"] > 0) == trained
+    }
+
+
+def best_setting(runs: Sequence[Run]) -> str:
+    """What these runs share of what was searched, and their dead masks."""
+    config = runs[0]["config"]
+    trained = f", backbone at {config['backbone_rate']:g}, norms {config['norms']}" if config["backbone_rate"] else ""
+    dead = f"; {dead_masks(runs)} of {len(runs)} seeds with a dead mask"
+    return f"{config['epochs']} epochs at {config['learning_rate']:g}{trained}{dead}"
+
+
+def verdict(gains: dict[str, list[Estimate]]) -> str:
+    """Which design is better by the rule, and in what: above zero at one tie, not below zero at the other."""
+    names = {1: "our design", -1: "the paper's design"}
+    won = []
+    for (sign, name), (measure, found) in itertools.product(names.items(), gains.items()):
+        ends = [sorted((sign * gain.low, sign * gain.high)) for gain in found]
+        if len(ends) == len(TIES) and any(low > 0 for low, _ in ends) and all(high >= 0 for _, high in ends):
+            won.append(f"{name} is better in {measure}")
+    return " and ".join(won) or "neither design is better"
 
 
 def second_look(records: Sequence[Run], search: Sequence[Run]) -> str:
@@ -432,6 +504,11 @@ def few(runs: Sequence[Run]) -> str:
     return "" if len(runs) >= 5 else f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
 
 
+def dead_masks(runs: Sequence[Run]) -> int:
+    """The number of runs in which a stage's mask is open nearly everywhere or nearly nowhere."""
+    return sum(any(not 0.02 < area < 0.98 for area in run["areas"].values()) for run in runs)
+
+
 # ---- Cells ----------------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +518,10 @@ def mean(runs: Sequence[Run], measure: str) -> float:
 
 def interval(value: Estimate) -> str:
     return f"{value.mean:.3f} [{value.low:.3f},{NO_BREAK}{value.high:.3f}]"
+
+
+def signed(gain: Estimate) -> str:
+    return f"{gain.mean:+.3f} [{gain.low:+.3f},{NO_BREAK}{gain.high:+.3f}]"
 
 
 def deviation(runs: Sequence[Run], measure: str) -> str:

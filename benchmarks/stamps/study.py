@@ -6,7 +6,7 @@
     python benchmarks/stamps/study.py control-search
     python benchmarks/stamps/study.py paper-head
     python benchmarks/stamps/study.py paper-design                 # section 3 of the paper; then paper-search,
-    python benchmarks/stamps/study.py sparsity                     # paper-fine-tuned
+    python benchmarks/stamps/study.py sparsity                     # paper-norms and paper-fine-tuned
     python benchmarks/stamps/study.py oracle
     python benchmarks/stamps/study.py second-look --seeds 0,1
     python benchmarks/stamps/study.py look-again

@@ -11,7 +11,8 @@ if not STAMPS.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(STAMPS), *sys.path])
-    from bootstrap import DRAWS, _draws_of, _weights, by_setting, difference, estimate
+    from bootstrap import DRAWS, Estimate, _draws_of, _weights, by_setting, difference, estimate
+    from report import rule, verdict
 
 
 def run(seed: int, right: list[int], cutout: list[int], group: list[int], **config: object) -> dict:
@@ -68,3 +69,39 @@ def test_settings_differ_by_everything_except_the_seed() -> None:
     settings = list(by_setting(runs, lambda config: True).values())
     assert [[r["config"]["seed"] for r in each] for each in settings] == [[0, 1], [0, 1]]
     assert len(list(by_setting(runs, lambda config: config["rate"] == 0.1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("at_95", "at_100", "said"),
+    [
+        ((0.01, 0.10), (-0.05, 0.05), "our design is better in worst group"),
+        ((-0.02, 0.10), (0.01, 0.05), "our design is better in worst group"),
+        ((0.01, 0.10), (-0.05, -0.01), "neither design is better"),
+        ((-0.01, 0.10), (-0.05, 0.01), "neither design is better"),
+        ((-0.10, -0.01), (-0.05, 0.05), "the paper's design is better in worst group"),
+    ],
+)
+def test_a_design_is_better_if_off_zero_at_one_tie_and_not_worse_at_the_other(
+    at_95: tuple[float, float], at_100: tuple[float, float], said: str
+) -> None:
+    assert verdict({"worst group": [Estimate(sum(ends) / 2, *ends, ()) for ends in (at_95, at_100)]}) == said
+
+
+def test_one_tie_is_no_verdict() -> None:
+    assert verdict({"worst group": [Estimate(0.1, 0.05, 0.15, ())]}) == "neither design is better"
+
+
+def test_the_rule_compares_what_both_designs_have() -> None:
+    """Ours is best at 6 epochs, but the paper's was run at 20 alone, and with one seed of two."""
+
+    def trained(right: int, epochs: int, seed: int) -> dict:
+        searched = {"epochs": epochs, "learning_rate": 0.001, "backbone_rate": 0.0, "norms": "kept"}
+        made = run(seed, [right] * 8, CUTOUTS, GROUPS, method="aim", tie=1.0, tau=0.1, **searched)
+        made["images"]["precision"] = [0.5] * 8
+        return made | {"worst_group": right, "precision": 0.5, "areas": {"2": 0.99, "3": 0.1}}
+
+    ours = [trained(1, 6, 0), trained(0, 20, 0), trained(0, 20, 1)]
+    table = rule(ours, [trained(1, 20, 1)])
+    assert "| frozen | 100\N{NO-BREAK SPACE}% (1 seed) | 20 epochs at 0.001; 1 of 1 seeds with a dead mask |" in table
+    assert "-1.000 [-1.000,\N{NO-BREAK SPACE}-1.000]" in table
+    assert "6 epochs" not in table and "trained" not in table
