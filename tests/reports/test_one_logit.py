@@ -159,6 +159,7 @@ def test_serving_goes_by_the_sign(
     image = tmp_path / "image.png"
     Image.new("RGB", (64, 64)).save(image)
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    monkeypatch.chdir(tmp_path)  # where it writes its picture
     monkeypatch.setattr(sys, "argv", ["serve_onnx.py", "model.onnx", str(image)])
     runpy.run_path(str(SERVE))
     assert capsys.readouterr().out.strip() == said
