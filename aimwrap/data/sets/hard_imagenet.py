@@ -64,16 +64,11 @@ def _nested(values: bytes, kind: _NumberType, shape: Any, order: Any) -> list[An
     return list(kind.numbers(values).reshape(sides, order=order).tolist())
 
 
-def _no_tuples(values: Iterable[Any]) -> None:
-    """A tuple's hash walks through all that is shared in it, which a few bytes can make endless."""
-    if any(isinstance(value, tuple) for value in values):
+class _Tuple(tuple[Any, ...]):
+    """A tuple without a hash, which would walk through all that is shared in it: a few bytes can make that endless."""
+
+    def __hash__(self) -> int:
         raise ValueError("it has a tuple for a key")
-
-
-def _set(values: Iterable[Any] = (), kind: type[set[Any]] | type[frozenset[Any]] = set) -> Any:
-    values = list(values)
-    _no_tuples(values)
-    return kind(values)
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
@@ -85,8 +80,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": lambda text, _="latin1": text.encode("latin-1"),  # how protocols 0 to 2 write bytes
     "collections.OrderedDict": lambda: {},
     "builtins.bytes": lambda: b"",
-    "builtins.set": _set,
-    "builtins.frozenset": lambda values=(): _set(values, frozenset),
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
 }
 
 
@@ -104,17 +99,17 @@ class _Name:
         raise ValueError(f"it changes {self.name}")
 
 
-def _checked(load: Callable[[Any], None], keys: Callable[[list[Any]], list[Any]]) -> Callable[[Any], None]:
-    """A step of the unpickler that first looks at the keys it is about to hash."""
+def _without_hash(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A step of the unpickler that makes a tuple."""
 
     def run(unpickler: Any) -> None:
-        _no_tuples(keys(unpickler.stack))
         load(unpickler)
+        unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
 
     return run
 
 
-_PythonUnpickler: Any = pickle._Unpickler  # its steps can be checked; those in C cannot
+_PythonUnpickler: Any = pickle._Unpickler  # its steps can be changed; those in C cannot
 
 
 class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
@@ -147,14 +142,8 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
             raise ValueError("it takes the same values again and again, which fills the memory")
 
 
-for _code, _keys in {
-    pickle.SETITEM: lambda stack: stack[-2:-1],
-    pickle.SETITEMS: lambda stack: stack[::2],
-    pickle.DICT: lambda stack: stack[::2],
-    pickle.ADDITEMS: lambda stack: stack,
-    pickle.FROZENSET: lambda stack: stack,
-}.items():
-    _Unpickler.dispatch[_code[0]] = _checked(_Unpickler.dispatch[_code[0]], _keys)
+for _code in (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _Unpickler.dispatch[_code[0]] = _without_hash(_Unpickler.dispatch[_code[0]])
 
 
 def read_pickle(path: Path) -> Any:
