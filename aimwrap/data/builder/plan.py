@@ -224,29 +224,41 @@ Source = TypeVar("Source", Cutout, Background)
 def _part_sources(
     kinds: Mapping[str, Sequence[Source]], shares: Mapping[str, float], rng: Generator, what: str
 ) -> dict[str, dict[str, list[Source]]]:
-    """By split and kind, the sources: by the source's own splits if it has any, else by shares."""
+    """By split and kind, the sources: by the source's own splits if it has any, else by shares.
+
+    Files with the same bytes come into one split, whatever their kind; of splits of their own it is the last one, so
+    that the test is kept apart.
+    """
     everything = [source for sources in kinds.values() for source in sources]
     own = {source.split for source in everything}
     if None in own and len(own) > 1:
         raise ValueError(f"all {what.split()[0]} must have a split, or none; add it to the others")
-    missing = [split for split in shares if split not in own and split != "val"]
-    if None not in own and missing:
-        raise ValueError(
-            f"the {what.split()[0]} have their own splits, {', '.join(sorted(map(str, own)))}, so they must also have "
-            f"the split {', '.join(missing)}; add it, or move them into folders without splits"
-        )
-    kinds = kinds if None in own else _in_one_split(kinds)
-    drawn = dict(shares) if None in own else {}
-    if None not in own and "val" in shares and "val" not in own:
-        drawn = {split: shares[split] for split in ("train", "val")}
+    twins = twins_of({source.name: source.path for source in everything})
+    drawn = shares
+    if None not in own:
+        missing = [split for split in shares if split not in own and split != "val"]
+        if missing:
+            raise ValueError(
+                f"the {what.split()[0]} have their own splits, {', '.join(sorted(map(str, own)))}, so they must also "
+                f"have the split {', '.join(missing)}; add it, or move them into folders without splits"
+            )
+        number = {source.name: SPLITS.index(str(source.split)) for source in everything}
+        last: dict[str, int] = {}
+        for name, twin in twins.items():
+            last[twin] = max(last.get(twin, 0), number[name])
+        kinds = {
+            kind: [source for source in sources if number[source.name] == last[twins[source.name]]]
+            for kind, sources in kinds.items()
+        }
+        drawn = {split: shares[split] for split in ("train", "val")} if "val" in {*shares} - own else {}
+    pool = {kind: [twins[s.name] for s in sources if s.split in (None, "train")] for kind, sources in kinds.items()}
+    split_of = _draw_splits(pool, drawn, rng, what) if drawn else {}
     parts: dict[str, dict[str, list[Source]]] = {split: {kind: [] for kind in kinds} for split in shares}
     for kind, sources in kinds.items():
         for source in sources:
-            if source.split in parts and source.split not in drawn:
-                parts[source.split][kind].append(source)
-    if drawn:
-        pool = {kind: [s for s in sources if s.split in (None, "train")] for kind, sources in kinds.items()}
-        _draw_splits(pool, drawn, parts, rng, what)
+            split = split_of.get(twins[source.name], source.split)
+            if split in parts:
+                parts[split][kind].append(source)
     for split, by_kind in parts.items():
         empty = [kind for kind, sources in by_kind.items() if not sources]
         if empty:
@@ -254,32 +266,14 @@ def _part_sources(
     return parts
 
 
-def _in_one_split(kinds: Mapping[str, Sequence[Source]]) -> dict[str, list[Source]]:
-    """Without files of earlier splits whose bytes are also in a later one: the test is kept apart."""
-    everything = [source for sources in kinds.values() for source in sources]
-    twins = twins_of({source.name: source.path for source in everything})
-    last: dict[str, int] = {}
-    for source in everything:
-        last[twins[source.name]] = max(last.get(twins[source.name], 0), SPLITS.index(str(source.split)))
-    return {
-        kind: [source for source in sources if SPLITS.index(str(source.split)) == last[twins[source.name]]]
-        for kind, sources in kinds.items()
-    }
-
-
 def _draw_splits(
-    kinds: Mapping[str, Sequence[Source]],
-    shares: Mapping[str, float],
-    parts: dict[str, dict[str, list[Source]]],
-    rng: Generator,
-    what: str,
-) -> None:
-    """Divide by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
+    kinds: Mapping[str, Sequence[str]], shares: Mapping[str, float], rng: Generator, what: str
+) -> dict[str, str]:
+    """The split of each name, divided by shares, kind by kind."""
     total = sum(shares.values())
-    twins = twins_of({source.name: source.path for sources in kinds.values() for source in sources})
     split_of: dict[str, str] = {}
-    for kind, sources in kinds.items():
-        names = [name for name in dict.fromkeys(twins[source.name] for source in sources) if name not in split_of]
+    for kind, every in kinds.items():
+        names = [name for name in dict.fromkeys(every) if name not in split_of]
         if len(names) < len(shares):
             raise ValueError(
                 f"there are too few {what} {kind}: {len(names)} different images, and at least {len(shares)} "
@@ -287,8 +281,7 @@ def _draw_splits(
             )
         divided = part_names(names, [share / total for share in shares.values()], rng)
         split_of |= {name: split for split, part in zip(shares, divided, strict=True) for name in part}
-        for source in sources:
-            parts[split_of[twins[source.name]]][kind].append(source)
+    return split_of
 
 
 def _check_names(sources: Sequence[Cutout | Background]) -> None:
