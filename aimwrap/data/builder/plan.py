@@ -190,8 +190,6 @@ def plan_shots(
     Cut-outs are by label, and backgrounds by place, in the order of their numbers; see
     :func:`aimwrap.data.builder.build` for the other arguments.
     """
-    for sources in (cutouts, backgrounds):
-        _check_names([source for kind in sources.values() for source in kind])
     shares = {"train": (1 - test_share) * (1 - val_share), "val": (1 - test_share) * val_share, "test": test_share}
     shares = {split: share for split, share in shares.items() if split in tyings and share > 0}
     rng = generator_of(seed, SOURCES_STREAM)
@@ -230,10 +228,15 @@ def _part_sources(
     that the test is kept apart.
     """
     everything = [source for sources in kinds.values() for source in sources]
+    paths: dict[str, Path] = {}
+    for source in everything:
+        if source.name in paths:
+            raise ValueError(f"{paths[source.name]} and {source.path} have the same name, {source.name}; rename one")
+        paths[source.name] = source.path
+    twins = twins_of(paths)
     own = {source.split for source in everything}
     if None in own and len(own) > 1:
         raise ValueError(f"all {what.split()[0]} must have a split, or none; add it to the others")
-    twins = twins_of({source.name: source.path for source in everything})
     drawn = shares
     if None not in own:
         missing = [split for split in shares if split not in own and split != "val"]
@@ -282,14 +285,6 @@ def _draw_splits(
         divided = part_names(names, [share / total for share in shares.values()], rng)
         split_of |= {name: split for split, part in zip(shares, divided, strict=True) for name in part}
     return split_of
-
-
-def _check_names(sources: Sequence[Cutout | Background]) -> None:
-    paths: dict[str, Path] = {}
-    for source in sources:
-        if source.name in paths:
-            raise ValueError(f"{paths[source.name]} and {source.path} have the same name, {source.name}; rename one")
-        paths[source.name] = source.path
 
 
 def _group_sizes(
