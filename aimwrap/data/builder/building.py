@@ -92,7 +92,6 @@ def build(
     """
     style = Placed() if style is None else style
     style.check()
-    _check_numbers(tyings, seed, test_share, val_share, cutout_uses, background_uses)
     if file_format not in get_args(FileFormat):
         raise ValueError(f"file_format must be one of {', '.join(get_args(FileFormat))}, got {file_format!r}")
     cutouts_by_class = _by_kind(cutouts, [cutout.class_name for cutout in cutouts], classes, "classes")
@@ -160,34 +159,6 @@ def _by_kind(
             f"{', '.join(names) or 'none'}"
         )
     return {name: [source for source, kind in zip(sources, kinds, strict=True) if kind == name] for name in names}
-
-
-def _check_numbers(
-    tyings: Mapping[str, Tying],
-    seed: int,
-    test_share: float,
-    val_share: float,
-    cutout_uses: int,
-    background_uses: int,
-) -> None:
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
-    uses: dict[str, Any] = {"cutout_uses": cutout_uses, "background_uses": background_uses}
-    for name, number in uses.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    for name, share in (("test_share", test_share), ("val_share", val_share)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must be a share from 0 to below 1, got {share}")
-    for split, tying in tyings.items():
-        if split not in SPLITS:
-            raise ValueError(f"tyings must have splits as keys ({', '.join(SPLITS)}), got {split!r}")
-        if tying.tie is not None and not 0 <= tying.tie <= 1:
-            raise ValueError(f"tie must be a share of the images, 0 to 1, got {tying.tie} for {split}")
-        if tying.num_images is not None and {"test": test_share, "val": val_share}.get(split) == 0:
-            raise ValueError(
-                f"{split} was asked for {tying.num_images} images, but {split}_share is 0: give it a share"
-            )
 
 
 def build_composed(

@@ -190,6 +190,23 @@ def plan_shots(
     Cut-outs are by label, and backgrounds by place, in the order of their numbers; see
     :func:`aimwrap.data.builder.build` for the other arguments.
     """
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+    for name, number in (("cutout_uses", cutout_uses), ("background_uses", background_uses)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, share in (("test_share", test_share), ("val_share", val_share)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must be a share from 0 to below 1, got {share}")
+    for split, tying in tyings.items():
+        if split not in SPLITS:
+            raise ValueError(f"tyings must have splits as keys ({', '.join(SPLITS)}), got {split!r}")
+        if tying.tie is not None and not 0 <= tying.tie <= 1:
+            raise ValueError(f"tie must be a share of the images, 0 to 1, got {tying.tie} for {split}")
+        if tying.num_images is not None and {"test": test_share, "val": val_share}.get(split) == 0:
+            raise ValueError(
+                f"{split} was asked for {tying.num_images} images, but {split}_share is 0: give it a share"
+            )
     shares = {"train": (1 - test_share) * (1 - val_share), "val": (1 - test_share) * val_share, "test": test_share}
     shares = {split: share for split, share in shares.items() if split in tyings and share > 0}
     rng = generator_of(seed, SOURCES_STREAM)
