@@ -216,15 +216,20 @@ def plan_shots(
     for split in shares:
         rng = generator_of(seed, SPLITS.index(split))
         objects, places = cutouts_by_split[split], backgrounds_by_split[split]
-        sizes = _group_sizes(
-            split, tyings[split], {label: len(objects[label]) * cutout_uses for label in objects}, places
-        )
-        _check_backgrounds(split, sizes, places, background_uses)
+        available = {label: len(members) * cutout_uses for label, members in objects.items()}
+        sizes = _group_sizes(split, tyings[split], available, len(places))
         rows = deal([rng.permutation(len(members)) for members in objects.values()], sizes, tyings[split].shift)
         backdrop = np.empty(len(rows), np.int64)
-        for place, members in enumerate(places.values()):
+        for place, (name, members) in enumerate(places.items()):
             here = rows[:, 1] == place
-            backdrop[here] = evenly(np.arange(len(members)), int(here.sum()), rng) if here.any() else 0
+            needed = int(here.sum())
+            if needed > len(members) * background_uses:
+                raise ValueError(
+                    f"there are too few backgrounds of place {name} in {split}: {len(members)}, each used "
+                    f"{background_uses} times, for {needed} images. Add photographs, ask for fewer images, or let "
+                    f"each come more often: background_uses={-(-needed // len(members))} would do"
+                )
+            backdrop[here] = evenly(np.arange(len(members)), needed, rng) if needed else 0
         object_lists, place_lists = list(objects.values()), list(places.values())
         for number, row in enumerate(rng.permutation(len(rows))):
             label, place, cutout = rows[row].tolist()
@@ -305,9 +310,9 @@ def _draw_splits(
 
 
 def _group_sizes(
-    split: str, tying: Tying, available: Mapping[str, int], places: Mapping[str, Sequence[Background]]
+    split: str, tying: Tying, available: Mapping[str, int], num_places: int
 ) -> tuple[tuple[int, ...], ...]:
-    num_labels, num_places = len(available), len(places)
+    num_labels = len(available)
     step = num_places if tying.tie is None else 1
     counts = [count // step * step for count in available.values()]
     if tying.equal_labels:
@@ -329,16 +334,3 @@ def _group_sizes(
             )
     tie = 1 / num_places if tying.tie is None else tying.tie
     return images_per_group(counts, tie, num_places, tying.shift)
-
-
-def _check_backgrounds(
-    split: str, sizes: Sequence[Sequence[int]], places: Mapping[str, Sequence[Background]], uses: int
-) -> None:
-    for place, (name, members) in enumerate(places.items()):
-        needed = sum(row[place] for row in sizes)
-        if needed > len(members) * uses:
-            raise ValueError(
-                f"there are too few backgrounds of place {name} in {split}: {len(members)}, each used {uses} times, "
-                f"for {needed} images. Add photographs, ask for fewer images, or let each come more often: "
-                f"background_uses={-(-needed // len(members))} would do"
-            )
