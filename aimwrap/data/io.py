@@ -66,7 +66,7 @@ def safe_join(root: Path, relative: str, where: str) -> Path:
 def open_image(path: Path, turned: bool = True) -> Image.Image:
     """Read an image as RGB, upright as viewers show it unless told otherwise; ValueError if it is not complete."""
     picture = decoded(path, turned)
-    return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
+    return picture if picture.mode == "RGB" else _converted(picture, "RGB", path)
 
 
 def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
@@ -85,7 +85,7 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
         values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
         return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
-    brightness = np.asarray(_converted(_flattened(picture, path), "L", path))
+    brightness = np.asarray(_converted(picture, "L", path))
     if brightness.max() == 1:
         raise ValueError(
             f"{path} has no value above 1 of 255: it was saved with 1 for the object, where 255 is expected. Multiply "
@@ -179,14 +179,10 @@ def _lost(picture: Image.Image) -> str:
     return "more than 8 bits with 0 for white, or in a plane per colour, which Pillow reads wrong" if wrong else ""
 
 
-def _flattened(picture: Image.Image, path: Path) -> Image.Image:
-    """Of images with 16 bits or a palette with transparency, which ``convert`` would clip or warn about."""
-    if picture.mode == "P" and "transparency" in picture.info:
-        return picture.convert("RGBA")
-    return eight_bit(picture, False, path)
-
-
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
+    picture = eight_bit(picture, False, path)  # of which `convert` would clip what is above
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # else it would warn
     try:
         return picture.convert(mode)
     except ValueError as error:
