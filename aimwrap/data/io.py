@@ -372,16 +372,12 @@ class FolderListing:
     def files(self, folder: Path) -> dict[str, int]:
         """Names and sizes in bytes of a folder's files; none if it cannot be read."""
         if folder not in self._folders:
-            try:
-                entries = list(os.scandir(folder))
-            except OSError:
-                entries = []
-            found: dict[str, int] = {}
-            for each in entries:
-                with suppress(OSError):  # a link in a circle, one without permission, or a file that has gone
-                    if each.is_file():
-                        found[each.name] = each.stat().st_size
-            self._folders[folder] = found
+            found = self._folders[folder] = {}
+            with suppress(OSError), os.scandir(folder) as entries:
+                for each in entries:
+                    with suppress(OSError):  # a link in a circle, one without permission, or a file that has gone
+                        if each.is_file():
+                            found[each.name] = each.stat().st_size
         return self._folders[folder]
 
     def has(self, path: Path) -> bool:
