@@ -340,24 +340,21 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
 
 def pictures_below(folder: Path) -> list[str]:
     """List a folder with all below it; ValueError if a link leads back, so that the listing would not end."""
-    found: list[tuple[str, list[str]]] = []
+    found: list[str] = []
     waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
     while waiting:
         prefix, above = waiting.pop()  # above: where the folders really are that led here, itself the last
-        here = folder / prefix
-        listing = list_folder(here)
-        found.append((prefix, listing.pictures))
+        listing = list_folder(folder / prefix)
+        found += [prefix + name for name in listing.pictures]
         for name in listing.folders:
-            below, really = here / name, above[-1] / name
-            if below.is_symlink():
-                really = below.resolve()
-                if any(each.is_relative_to(really) for each in above):
-                    raise ValueError(
-                        f"{below} is a link that leads back to a folder above, so listing would never end; remove it"
-                    )
+            below = folder / prefix / name
+            really = below.resolve()
+            if any(each.is_relative_to(really) for each in above):
+                raise ValueError(
+                    f"{below} is a link that leads back to a folder above, so listing would never end; remove it"
+                )
             waiting.append((f"{prefix}{name}/", (*above, really)))
-    found.sort(key=lambda part: part[0].removesuffix("/"))
-    return [prefix + name for prefix, names in found for name in names]
+    return sorted(found, key=lambda name: name.rpartition("/")[::2])  # by folder, as torchvision's ImageFolder
 
 
 IMAGE_NAME = re.compile(r"\.(jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)", re.I)
