@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from ..io import read_json, require_folder, safe_join
 from ..release import Record, Release
@@ -60,26 +60,18 @@ def read_traveling_birds(
     sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
     for source in sources.values():
         _check_species(source, classes)
-    places = _read_places(home, classes) if variant == "fixed" else None
+    places, numbers = _read_places(home, classes) if variant == "fixed" else ((), {})
     records = []
     for split, source in sources.items():
         for bird in birds.values():
             if split_by == "all" or bird.split == split:
                 path = safe_join(source, bird.name, bird.where)
-                place = None if places is None else places.numbers[split][bird.label]
+                place = numbers[split][bird.label] if places else None
                 mask_path = None if masks is None else mask_of(masks, bird.name)
                 records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
     name = f"TravelingBirds ({home.name}{', all birds in both splits' if split_by == 'all' else ''})"
-    notes = (*_notes(variant, split_by, places is not None), masks_note(masks))
-    names = () if places is None else places.names
-    return Release(name, home, tuple(records), classes, names, notes=notes, boxes_as_stored=True)
-
-
-class _Places(NamedTuple):
-    """The background's kind of each species: names by number, and numbers by split and label."""
-
-    names: tuple[str, ...]
-    numbers: dict[str, list[int]]
+    notes = (*_notes(variant, split_by, bool(places)), masks_note(masks))
+    return Release(name, home, tuple(records), classes, places, notes=notes, boxes_as_stored=True)
 
 
 def _find_variant(root: Path, variant: str) -> Path:
@@ -118,16 +110,16 @@ def _check_species(source: Path, classes: Sequence[str]) -> None:
         )
 
 
-def _read_places(home: Path, classes: Sequence[str]) -> _Places | None:
-    """``train_places.json`` and ``test_places.json``, which not all copies have."""
+def _read_places(home: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+    """The places' names, and by split each species' place; none without the two tables, which not all copies have."""
     tables = [home / f"{split}_places.json" for split in ("train", "test")]
     if not any(table.is_file() for table in tables):
-        return None
+        return (), {}
     train, test = (_read_place_ids(table, classes) for table in tables)
     ids = list(dict.fromkeys([*train, *test]))  # in the order of the species, so that place p is label p's own
     names = tuple(f"Places365 class {id}" for id in ids)
     number = {id: position for position, id in enumerate(ids)}
-    return _Places(names, {"train": [number[id] for id in train], "test": [number[id] for id in test]})
+    return names, {"train": [number[id] for id in train], "test": [number[id] for id in test]}
 
 
 def _read_place_ids(table: Path, classes: Sequence[str]) -> list[int]:
