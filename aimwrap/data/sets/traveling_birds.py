@@ -14,7 +14,7 @@ from .cub import CUB200, GET_SEGMENTATIONS, cub_next_to, find_cub, find_segmenta
 
 Variant = Literal["fixed", "black", "random"]
 SplitBy = Literal["cub", "all"]
-VARIANTS = ("fixed", "black", "random")
+FOLDERS = {variant: f"CUB_{variant}" for variant in ("fixed", "black", "random")}
 
 
 def read_traveling_birds(
@@ -47,22 +47,26 @@ def read_traveling_birds(
         FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
         ValueError: if a table is damaged, or an argument is not among those allowed.
     """
-    if variant not in VARIANTS:
+    if variant not in FOLDERS:
         raise ValueError(f"variant must be 'fixed', 'black' or 'random', got {variant!r}")
     if split_by not in ("cub", "all"):
         raise ValueError(f"split_by must be 'cub' or 'all', got {split_by!r}")
     if split_by == "all" and variant != "fixed":
         raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
     home = _find_variant(require_folder(root), variant)
-    cub_home = find_cub(cub, "cub") if cub is not None else _cub_for(home)
+    cub_home = cub_next_to(home) if cub is None else find_cub(cub, "cub")
+    if cub_home is None:
+        raise FileNotFoundError(
+            f"cub must be the folder CUB_200_2011: {home} does not say which birds are for the test (its folders have "
+            "all of them), and CUB's train_test_split.txt does. There is no such folder next to it"
+        )
     classes, birds = read_birds(cub_home)
     masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
     sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
-    for source in sources.values():
-        _check_species(source, classes)
     places, numbers = _read_places(home, classes) if variant == "fixed" else ((), {})
     records = []
     for split, source in sources.items():
+        _check_species(source, classes)
         for bird in birds.values():
             if split_by == "all" or bird.split == split:
                 path = safe_join(source, bird.name, bird.where)
@@ -76,28 +80,17 @@ def read_traveling_birds(
 
 def _find_variant(root: Path, variant: str) -> Path:
     """``CUB_<variant>`` in the root, or the root itself if it is not one of the others."""
-    name = f"CUB_{variant}"
+    name = FOLDERS[variant]
     if (root / name).is_dir():
         return root / name
-    is_another = root.name in {f"CUB_{other}" for other in VARIANTS} - {name}
     has_splits = (root / "train").is_dir() and (root / "test").is_dir()
-    if root.name == name or (variant == "fixed" and has_splits and not is_another):
+    if root.name == name or (variant == "fixed" and has_splits and root.name not in FOLDERS.values()):
         return root
-    there = [other for other in VARIANTS if (root / f"CUB_{other}").is_dir()]
+    there = [other for other, folder in FOLDERS.items() if (root / folder).is_dir()]
     raise FileNotFoundError(
         f"variant={variant!r} needs the folder {name}, and {root} is not this folder and does not have it"
         + (f"; it has variant {' and '.join(map(repr, there))}" if there else "")
     )
-
-
-def _cub_for(home: Path) -> Path:
-    found = cub_next_to(home)
-    if found is None:
-        raise FileNotFoundError(
-            f"cub must be the folder CUB_200_2011: {home} does not say which birds are for the test (its folders have "
-            "all of them), and CUB's train_test_split.txt does. There is no such folder next to it"
-        )
-    return found
 
 
 def _check_species(source: Path, classes: Sequence[str]) -> None:
@@ -171,11 +164,10 @@ class TravelingBirds(DatasetOnDisk):
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:
         """Its folder's name, one level up or down, or the tables of places."""
-        names = [f"CUB_{variant}" for variant in VARIANTS]
-        there = [name for name in names if (folder / name).is_dir()]
+        there = [name for name in FOLDERS.values() if (folder / name).is_dir()]
         if there:
             return f"it has {' and '.join(there)}"
-        if folder.name in names:
+        if folder.name in FOLDERS.values():
             return f"it is called {folder.name}"
         tables = [name for name in ("train_places.json", "test_places.json") if (folder / name).is_file()]
         return f"it has {' and '.join(tables)}" if tables else None
@@ -204,7 +196,6 @@ class TravelingBirds(DatasetOnDisk):
 
 def _variant_folder(root: Path) -> Path:
     """The folder itself if it is one, or the first in it, TravelingBirds proper before its controls."""
-    names = [f"CUB_{variant}" for variant in VARIANTS]
-    if root.name in names:
+    if root.name in FOLDERS.values():
         return root
-    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
+    return next((root / name for name in FOLDERS.values() if (root / name).is_dir()), root / FOLDERS["fixed"])
