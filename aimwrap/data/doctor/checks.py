@@ -132,11 +132,11 @@ def _group_names(release: Release) -> list[str]:
     return [f"{label} on {place}" for label in release.classes for place in release.places]
 
 
-def worth_a_digest(paths: Sequence[Path], listing: FolderListing) -> list[bool]:
-    """For each file whether another has as many bytes: files of different sizes differ."""
-    sizes = [listing.files(path.parent).get(path.name) for path in paths]
-    times = Counter(sizes)
-    return [times[size] > 1 for size in sizes]
+def worth_a_digest(paths: Iterable[Path], listing: FolderListing) -> set[Path]:
+    """The files of which another has as many bytes: files of different sizes differ."""
+    sizes = {path: listing.files(path.parent).get(path.name) for path in paths}
+    times = Counter(sizes.values())
+    return {path for path, size in sizes.items() if times[size] > 1}
 
 
 def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) -> Check:

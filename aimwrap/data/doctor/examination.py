@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -235,7 +235,8 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
 def _without_tables(found: Recognised, problem: Check, options: Options) -> tuple[Release, tuple[Check, ...]]:
     """Where the tables have faults, the images are checked too, so that users see both at once."""
     paths = pictures(FolderListing(), folders_below(found.root))
-    readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
+    looks = _looks(lambda path: look_at_image(path, options.quick), paths, "images", options)
+    readable = check_readable(looks, found.root, options.quick)
     note = (
         "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
     )
@@ -277,24 +278,17 @@ def _look(
     release: Release, listing: FolderListing, options: Options
 ) -> tuple[Mapping[Path, Look], Mapping[Path, Look]]:
     """At every image and every mask that is there, each once."""
-    there = [path for path in dict.fromkeys(record.path for record in release.records) if listing.has(path)]
-    images = _look_at_images(there, worth_a_digest(there, listing), options)
-    named = dict.fromkeys(record.mask_path for record in release.records if record.mask_path is not None)
-    masks = [path for path in named if listing.has(path)]
-
-    def look_at(path: Path) -> Look:
-        return look_at_mask(path, release.any_value_is_object, options.quick)
-
-    seen = look_at_all(look_at, masks, options.workers, "masks", options.progress)
-    return images, dict(zip(masks, seen, strict=True))
+    images = [path for path in dict.fromkeys(each.path for each in release.records) if listing.has(path)]
+    masks = [path for path in dict.fromkeys(each.mask_path for each in release.records) if path and listing.has(path)]
+    alike, quick, any_value = worth_a_digest(images, listing), options.quick, release.any_value_is_object
+    return (
+        _looks(lambda path: look_at_image(path, quick, path in alike), images, "images", options),
+        _looks(lambda path: look_at_mask(path, any_value, quick), masks, "masks", options),
+    )
 
 
-def _look_at_images(paths: list[Path], digests: list[bool], options: Options) -> dict[Path, Look]:
-    def look_at(item: tuple[Path, bool]) -> Look:
-        return look_at_image(item[0], options.quick, digest=item[1])
-
-    items = list(zip(paths, digests, strict=True))
-    return dict(zip(paths, look_at_all(look_at, items, options.workers, "images", options.progress), strict=True))
+def _looks(look: Callable[[Path], Look], paths: Sequence[Path], description: str, options: Options) -> dict[Path, Look]:
+    return dict(zip(paths, look_at_all(look, paths, options.workers, description, options.progress), strict=True))
 
 
 def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
