@@ -149,8 +149,8 @@ def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) 
     findings = [_finding(records, release) for records in same.values() if _is_a_leak(records)]
     if not findings:
         return Check("duplicates", "ok", "no file's content is in two splits or under two labels")
-    contents = "content is" if len(findings) == 1 else "contents are"
-    summary = f"{len(findings):,} {contents} in two splits or under two labels: scores on them are not on new images"
+    contents = numbered(len(findings), "content is", "contents are")
+    summary = f"{contents} in two splits or under two labels: scores on them are not on new images"
     return Check("duplicates", mark, summary, tuple(findings))
 
 
@@ -228,9 +228,8 @@ def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderList
     findings = tuple(Finding(shown(path, release.root), "") for path in found)
     if not findings:
         return Check("other files", "ok", "no unlisted image")
-    several = "images are" if len(findings) > 1 else "image is"
-    summary = f"{len(findings):,} {several} on disk that the release does not name; never read"
-    return Check("other files", "warning", summary, findings)
+    several = numbered(len(findings), "image is", "images are")
+    return Check("other files", "warning", f"{several} on disk that the release does not name; never read", findings)
 
 
 def shown(path: Path, root: Path) -> str:
