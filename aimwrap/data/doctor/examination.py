@@ -235,7 +235,7 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
 def _without_tables(found: Recognised, problem: Check, options: Options) -> tuple[Release, tuple[Check, ...]]:
     """Where the tables have faults, the images are checked too, so that users see both at once."""
     paths = pictures(FolderListing(), folders_below(found.root))
-    looks = _looks(lambda path: look_at_image(path, options.quick), paths, "images", options)
+    looks = _looks_at(lambda path: look_at_image(path, options.quick), paths, "images", options)
     readable = check_readable(looks, found.root, options.quick)
     note = (
         "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
@@ -282,12 +282,14 @@ def _look(
     masks = [path for path in dict.fromkeys(each.mask_path for each in release.records) if path and listing.has(path)]
     alike, quick, any_value = worth_a_digest(images, listing), options.quick, release.any_value_is_object
     return (
-        _looks(lambda path: look_at_image(path, quick, path in alike), images, "images", options),
-        _looks(lambda path: look_at_mask(path, any_value, quick), masks, "masks", options),
+        _looks_at(lambda path: look_at_image(path, quick, path in alike), images, "images", options),
+        _looks_at(lambda path: look_at_mask(path, any_value, quick), masks, "masks", options),
     )
 
 
-def _looks(look: Callable[[Path], Look], paths: Sequence[Path], description: str, options: Options) -> dict[Path, Look]:
+def _looks_at(
+    look: Callable[[Path], Look], paths: Sequence[Path], description: str, options: Options
+) -> dict[Path, Look]:
     return dict(zip(paths, look_at_all(look, paths, options.workers, description, options.progress), strict=True))
 
 
