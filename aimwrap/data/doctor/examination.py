@@ -66,16 +66,12 @@ def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognis
         what = is_file if path.exists() else "does not exist"
         raise NotRecognisedError(f"PATH must be the folder of a data set, and {path} {what}")
     found = _chosen(path, sources, name) if name is not None else _found(path, sources)
+    what = f"{found.root} was recognised as {found.kind.title}, because {found.reason}"
     if sources.columns and found.name != "table":
-        raise NotRecognisedError(
-            f"{path} was recognised as {found.kind.title}, because {found.reason}; its columns are fixed: leave "
-            "--column out, or pass the table itself (.csv)"
-        )
+        raise NotRecognisedError(f"{what}; its columns are fixed: leave --column out, or pass the table itself (.csv)")
     lacking = found.kind.missing_source(found.root, sources)
     if lacking is not None:
-        raise NotRecognisedError(
-            f"{found.root} was recognised as {found.kind.title}, because {found.reason}. {lacking}"
-        )
+        raise NotRecognisedError(f"{what}. {lacking}")
     return found
 
 
