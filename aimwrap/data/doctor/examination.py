@@ -312,17 +312,12 @@ def _quoted(value: Path | str | bool) -> str:
 
 def _command(path: Path, kind: str | None, sources: Sources, options: Options) -> str:
     """The same examination on the command line."""
-    words = ["aimwrap", "data", "doctor", str(path), *([] if kind is None else ["--as", kind]), *_as_options(sources)]
-    return shlex.join([*words, *([] if options.official else ["--subset"]), *(["--quick"] if options.quick else [])])
-
-
-def _as_options(sources: Sources) -> Iterator[str]:
-    """The sources as they are given on the command line."""
-    for name in ("cub", "segmentations", "imagenet", "class_list", "annotations", "masks"):
-        value = getattr(sources, name)
-        if value is not None:
-            yield from (f"--{name.replace('_', '-')}", str(value))
+    named = {"as": kind, **sources._asdict(), "table": None}  # a table is the path itself
+    words = ["aimwrap", "data", "doctor", str(path)]
+    for name, value in named.items():
+        if isinstance(value, str | Path):
+            words += [f"--{name.replace('_', '-')}", str(value)]
     for argument, column in sources.columns.items():
-        yield from ("--column", f"{argument.removesuffix('_column')}={column}")
-    if sources.any_value_is_object:
-        yield "--any-value-is-object"
+        words += ["--column", f"{argument.removesuffix('_column')}={column}"]
+    flags = {"any-value-is-object": sources.any_value_is_object, "subset": not options.official, "quick": options.quick}
+    return shlex.join([*words, *(f"--{flag}" for flag, is_on in flags.items() if is_on)])
