@@ -105,9 +105,8 @@ def percent(share: float) -> str:
 
 def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
     """The notes on tie, version and groups."""
-    counts = {split: [0] * 4 for split in SPLITS}
-    for (split, label, place), number in Counter((r.split, r.label, r.place or 0) for r in records).items():
-        counts[split][2 * label + place] = number
+    found = Counter((record.split, 2 * record.label + (record.place or 0)) for record in records)
+    counts = {split: tuple(found[split, group] for group in range(4)) for split in SPLITS}
     land, water = sum(counts["train"][:2]), sum(counts["train"][2:])
     tie = tie_of(records)
     notes = []
@@ -127,7 +126,7 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
             f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee {wrong}. "
             "Results with the other labels cannot be compared."
         )
-    if {split: tuple(numbers) for split, numbers in counts.items()} == OFFICIAL_COUNTS:
+    if counts == OFFICIAL_COUNTS:
         notes.append("The groups are as large as in the official 95 % release.")
     if len(records) != NUM_IMAGES:
         notes.append(
