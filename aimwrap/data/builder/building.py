@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..._checks import check_choices
 from ..._choices import FileFormat as FileFormat
 from ..._files import is_unfinished, locked, replacing
 from ..._text import with_progress
@@ -92,8 +93,7 @@ def build(
     """
     style = Placed() if style is None else style
     style.check()
-    if file_format not in get_args(FileFormat):
-        raise ValueError(f"file_format must be one of {', '.join(get_args(FileFormat))}, got {file_format!r}")
+    check_choices(file_format=(file_format, FileFormat))
     cutouts_by_class = _by_kind(cutouts, [cutout.class_name for cutout in cutouts], classes, "classes")
     by_place = _by_kind(backgrounds, [background.place for background in backgrounds], places, "places")
     shifts = any(tying.shift for tying in tyings.values())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from ..._checks import check_choices
 from ..io import read_json, require_folder, safe_join
 from ..release import Record, Release
 from . import DatasetOnDisk, Expected, Sources
@@ -14,7 +15,7 @@ from .cub import CUB200, GET_SEGMENTATIONS, cub_next_to, find_cub, find_segmenta
 
 Variant = Literal["fixed", "black", "random"]
 SplitBy = Literal["cub", "all"]
-FOLDERS = {variant: f"CUB_{variant}" for variant in ("fixed", "black", "random")}
+FOLDERS = {variant: f"CUB_{variant}" for variant in get_args(Variant)}
 
 
 def read_traveling_birds(
@@ -47,10 +48,7 @@ def read_traveling_birds(
         FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
         ValueError: if a table is damaged, or an argument is not among those allowed.
     """
-    if variant not in FOLDERS:
-        raise ValueError(f"variant must be 'fixed', 'black' or 'random', got {variant!r}")
-    if split_by not in ("cub", "all"):
-        raise ValueError(f"split_by must be 'cub' or 'all', got {split_by!r}")
+    check_choices(variant=(variant, Variant), split_by=(split_by, SplitBy))
     if split_by == "all" and variant != "fixed":
         raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
     home = _find_variant(require_folder(root), variant)
