@@ -48,7 +48,7 @@ def test_opacity_has_the_same_names(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="cutouts must be a folder, and .*nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"cutouts must be a folder, and .*nowhere does not exist"):
         cutouts_in(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="must have a folder for each place, with images in it, and has none"):
         backgrounds_in(tmp_path)
