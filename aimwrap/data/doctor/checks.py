@@ -61,7 +61,7 @@ def _differences(split: str, found: Count, expected: Expected, release: Release,
         findings.append(Finding(split, f"{numbered(found.images, 'image')}, and {authority} has {expected.images:,}"))
     for names, numbers, official in (
         (release.classes, found.labels, expected.labels),
-        (_group_names(release), found.groups, expected.groups),
+        (group_names(release), found.groups, expected.groups),
     ):
         findings += [
             Finding(f"{split}, {name}", f"{numbered(number, 'image')}, and {authority} has {right:,}")
@@ -110,7 +110,7 @@ def check_groups(counts: Sequence[Count], release: Release) -> Check:
         Finding(f"{row.split}, {name}", "no images, so its accuracy is not known")
         for row in counts
         if row.split != "train" and _untied(row, len(release.places))
-        for name, number in zip(_group_names(release), row.groups or (), strict=True)
+        for name, number in zip(group_names(release), row.groups or (), strict=True)
         if not number
     )
     if findings:
@@ -128,7 +128,8 @@ def _rows(groups: tuple[int, ...], num_places: int) -> list[tuple[int, ...]]:
     return [groups[start : start + num_places] for start in range(0, len(groups), num_places)] if num_places else []
 
 
-def _group_names(release: Release) -> list[str]:
+def group_names(release: Release) -> list[str]:
+    """Names, by number of group; none without places."""
     return [f"{label} on {place}" for label in release.classes for place in release.places]
 
 
