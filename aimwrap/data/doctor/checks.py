@@ -147,28 +147,19 @@ def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) 
         look = images.get(record.path)
         if look is not None and look.digest is not None:
             same[look.digest].append(record)
-    findings = [_finding(records, release) for records in same.values() if _is_a_leak(records)]
+    findings = []
+    for records in same.values():
+        apart = len({(record.split, record.label) for record in records}) > 1
+        if apart and len({record.path for record in records}) > 1:
+            first, *others = (
+                f"{shown(each.path, release.root)} ({each.split}, {release.classes[each.label]})" for each in records
+            )
+            findings.append(Finding(first, "the same as " + " and ".join(others)))
     if not findings:
         return Check("duplicates", "ok", "no file's content is in two splits or under two labels")
     contents = numbered(len(findings), "content is", "contents are")
     summary = f"{contents} in two splits or under two labels: scores on them are not on new images"
     return Check("duplicates", mark, summary, tuple(findings))
-
-
-def _is_a_leak(records: Sequence[Record]) -> bool:
-    kinds = {(record.split, record.label) for record in records}
-    return len(kinds) > 1 and len({record.path for record in records}) > 1
-
-
-def _finding(records: Sequence[Record], release: Release) -> Finding:
-    first, *others = (
-        f"{shown(record.path, release.root)} ({record.split}, {_label(record, release)})" for record in records
-    )
-    return Finding(first, "the same as " + " and ".join(others))
-
-
-def _label(record: Record, release: Release) -> str:
-    return release.classes[record.label] if record.label < len(release.classes) else str(record.label)
 
 
 def check_images_there(release: Release, listing: FolderListing) -> Check:
