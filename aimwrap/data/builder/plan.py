@@ -26,10 +26,7 @@ def generator_of(seed: int, stream: int, index: int = -1) -> Generator:
     return np.random.default_rng([seed, stream, index + 1])
 
 
-Name = TypeVar("Name")
-
-
-def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -> list[list[Name]]:
+def part_names(names: Sequence[str], shares: Sequence[float], rng: Generator) -> list[list[str]]:
     """Divide names at random by shares; each part gets at least one name.
 
     >>> import numpy as np
