@@ -6,7 +6,6 @@ The list that most works mean is that of Tian, Krishnan, Isola: Contrastive Mult
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import re
 from collections.abc import Mapping
@@ -214,7 +213,7 @@ def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
         raise ValueError(
             f"class_list must be a text file of WordNet numbers, one on each line; {path} is too long for one"
         )
-    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     others = [line for line in lines if not WNID.fullmatch(line)]
     if others or not lines:
