@@ -47,8 +47,10 @@ def find_segmentations(
     return None
 
 
-def mask_of(segmentations: Path, name: str) -> Path:
-    """The mask of an image: of the same name except for the ending."""
+def mask_of(segmentations: Path | None, name: str) -> Path | None:
+    """The mask of an image, of the same name except for the ending; None without segmentations."""
+    if segmentations is None:
+        return None
     stem, _, ending = name.rpartition(".")
     return segmentations / f"{stem if stem and '/' not in ending else name}.png"
 
@@ -111,7 +113,7 @@ def read_cub(
             safe_join(images, bird.name, bird.where),
             bird.label,
             bird.split,
-            mask_path=None if masks is None else mask_of(masks, bird.name),
+            mask_path=mask_of(masks, bird.name),
             boxes=(bird.box,),
         )
         for bird in birds.values()

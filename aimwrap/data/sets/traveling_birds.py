@@ -69,7 +69,7 @@ def read_traveling_birds(
             if split_by == "all" or bird.split == split:
                 path = safe_join(source, bird.name, bird.where)
                 place = numbers[split][bird.label] if places else None
-                mask_path = None if masks is None else mask_of(masks, bird.name)
+                mask_path = mask_of(masks, bird.name)
                 records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
     name = f"TravelingBirds ({home.name}{', all birds in both splits' if split_by == 'all' else ''})"
     notes = (*_notes(variant, split_by, bool(places)), masks_note(masks))

@@ -192,10 +192,7 @@ def read_waterbirds(
     species = {name.rpartition("/")[0] for name in names}
     masks = find_segmentations(segmentations, folders, species, object_masks)
     joined = tuple(
-        record._replace(
-            mask_path=None if masks is None else mask_of(masks, name),
-            boxes=(birds[int(record.id)].box,) if birds else None,
-        )
+        record._replace(mask_path=mask_of(masks, name), boxes=(birds[int(record.id)].box,) if birds else None)
         for name, (_, record) in zip(names, rows, strict=True)
     )
     notes = notes_on(joined, found)
