@@ -94,11 +94,6 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     return torch.from_numpy(brightness / np.float32(255))[None]
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image as it is shown, from its header."""
-    return size_and_orientation(path)[0]
-
-
 def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
     """(H, W) of an image as it is shown, and its EXIF orientation, 1 to 8, from its header."""
     with _opened(path) as picture:

@@ -19,7 +19,7 @@ from PIL import ImageFile
 
 from ..._files import checksum
 from ..._text import with_progress
-from ..io import image_size, open_image, open_object_mask, size_and_orientation
+from ..io import open_image, open_object_mask, size_and_orientation
 from ..release import Box
 
 CHUNK = 32  # files a thread takes at once
@@ -59,7 +59,7 @@ def look_at_mask(path: Path, any_value: bool, quick: bool = False) -> Look:
     """Open a mask."""
     try:
         if quick:
-            return Look(image_size(path))
+            return Look(size_and_orientation(path)[0])
         mask = open_object_mask(path, any_value)[0].numpy()
     except Exception as error:
         return Look(None, _reason(error, path))
