@@ -173,7 +173,8 @@ def read_waterbirds(
     if version not in (None, "original", "corrected"):
         raise ValueError(f"version must be 'original', 'corrected' or None, got {version!r}")
     home = find_waterbirds(root)
-    rows = _read_rows(home)
+    rows = read_rows(home, labels=2, places=2, way_out="Get the file again")
+    check_labels(rows)
     found = version_of(record for _, record in rows)
     if version is not None and found != version:
         raise ValueError(
@@ -227,21 +228,20 @@ def find_waterbirds(root: str | os.PathLike[str]) -> Path:
     return named[0].parent
 
 
-def _read_rows(home: Path) -> list[tuple[Row, Record]]:
-    table = home / "metadata.csv"
-    rows, ids, names = [], set(), set()
-    for row in read_csv(table, ("img_id", "img_filename", "y", "split", "place")):
+def read_rows(home: Path, labels: int, places: int, way_out: str) -> list[tuple[Row, Record]]:
+    """The rows of ``metadata.csv``, as built sets have it too, with their images."""
+    rows: list[tuple[Row, Record]] = []
+    seen: set[int | Path] = set()
+    for row in read_csv(home / "metadata.csv", ("img_id", "img_filename", "y", "split", "place")):
         id, name = integer(row, "img_id", range(1, 10**9)), row.values["img_filename"]
-        label, place = integer(row, "y", range(2)), integer(row, "place", range(2))
-        split = SPLITS[integer(row, "split", range(3))]
-        if id in ids or name in names:
-            raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Get it again")
-        ids.add(id)
-        names.add(name)
-        rows.append((row, Record(str(id), safe_join(home, name, row.where), label, split, place)))
+        path = safe_join(home, name, row.where)
+        if id in seen or path in seen:
+            raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. {way_out}")
+        seen |= {id, path}
+        label, place = integer(row, "y", range(labels)), integer(row, "place", range(places))
+        rows.append((row, Record(str(id), path, label, SPLITS[integer(row, "split", range(len(SPLITS)))], place)))
     if not rows:
-        raise ValueError(f"{table} has a header and no images. Get the file again")
-    check_labels(rows)
+        raise ValueError(f"{home / 'metadata.csv'} has a header and no images. {way_out}")
     return rows
 
 
