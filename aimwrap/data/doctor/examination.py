@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -230,8 +230,9 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
 
 def _without_tables(found: Recognised, problem: Check, options: Options) -> tuple[Release, tuple[Check, ...]]:
     """Where the tables have faults, the images are checked too, so that users see both at once."""
-    paths = pictures(FolderListing(), folders_below(found.root))
-    looks = _looks_at(lambda path: look_at_image(path, options.quick), paths, "images", options)
+    listing = FolderListing()
+    paths = pictures(listing, folders_below(found.root))
+    looks = _looks_at(lambda path: look_at_image(path, options.quick), paths, "images", listing, options)
     readable = check_readable(looks, found.root, options.quick)
     note = (
         "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
@@ -251,8 +252,11 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
     folders = list(kind.own_folders(release))
     if folders:
         yield check_unnamed(release, folders, listing)
-    images, masks = _look(release, listing, options)
-    yield check_readable({**images, **masks}, release.root, options.quick)
+    paths, mask_paths = zip(*((record.path, record.mask_path) for record in release.records), strict=True)
+    alike, quick, any_value = worth_a_digest(paths, listing), options.quick, release.any_value_is_object
+    images = _looks_at(lambda path: look_at_image(path, quick, path in alike), paths, "images", listing, options)
+    masks = _looks_at(lambda path: look_at_mask(path, any_value, quick), mask_paths, "masks", listing, options)
+    yield check_readable({**images, **masks}, release.root, quick)
     looks = [
         (record, images[record.path], masks.get(record.mask_path) if record.mask_path is not None else None)
         for record in release.records
@@ -262,31 +266,24 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
     yield check_sizes(seen, release.root)
     if turned := check_turned(seen, release):
         yield turned
-    if masks and not options.quick:
+    if masks and not quick:
         yield check_mask_contents(seen, release.root, kind.some_masks_are_empty)
     if any(record.boxes is not None for record in release.records):
         yield check_boxes(seen, release)
-    if not options.quick:
+    if not quick:
         yield check_duplicates(release, images, kind.duplicates)
 
 
-def _look(
-    release: Release, listing: FolderListing, options: Options
-) -> tuple[Mapping[Path, Look], Mapping[Path, Look]]:
-    """At every image and every mask that is there, each once."""
-    images = [path for path in dict.fromkeys(each.path for each in release.records) if listing.has(path)]
-    masks = [path for path in dict.fromkeys(each.mask_path for each in release.records) if path and listing.has(path)]
-    alike, quick, any_value = worth_a_digest(images, listing), options.quick, release.any_value_is_object
-    return (
-        _looks_at(lambda path: look_at_image(path, quick, path in alike), images, "images", options),
-        _looks_at(lambda path: look_at_mask(path, any_value, quick), masks, "masks", options),
-    )
-
-
 def _looks_at(
-    look: Callable[[Path], Look], paths: Sequence[Path], description: str, options: Options
+    look: Callable[[Path], Look],
+    paths: Iterable[Path | None],
+    description: str,
+    listing: FolderListing,
+    options: Options,
 ) -> dict[Path, Look]:
-    return dict(zip(paths, look_at_all(look, paths, options.workers, description, options.progress), strict=True))
+    """At every file that is there, each once."""
+    there = [path for path in dict.fromkeys(paths) if path is not None and listing.has(path)]
+    return dict(zip(there, look_at_all(look, there, options.workers, description, options.progress), strict=True))
 
 
 def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
