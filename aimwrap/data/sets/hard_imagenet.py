@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from . import DatasetOnDisk, Sources
 from .imagenet100 import SPLITS, TRAIN_STEM, VAL_STEM, WNID, split_folders, wnid_folders
 
 LARGEST_PICKLE = 1 << 18  # bytes; a thousand class names take a tenth
-BYTE_ORDERS: dict[str, Literal["<", ">", "="]] = {"<": "<", ">": ">", "=": "=", "|": "="}  # |: of a single byte
 
 
 class _NumberType:
@@ -36,7 +35,7 @@ class _NumberType:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
-        self.dtype = self.dtype.newbyteorder(BYTE_ORDERS[state[1]])
+        self.dtype = self.dtype.newbyteorder(state[1])
 
     def numbers(self, values: bytes | str) -> np.ndarray[Any, Any]:
         raw = values.encode("latin-1") if isinstance(values, str) else values  # Python 2 wrote strings
