@@ -134,12 +134,10 @@ def build(
     }
     names = list(cutouts_by_class), list(by_place)
     try:
-        _write_set(
-            out, entries, *names, arguments, partial(draw_shot, shots, style, seed), file_format, workers, progress
-        )
+        draw = partial(draw_shot, shots, style, seed)
+        return _write_set(out, entries, *names, arguments, draw, file_format, workers, progress)
     finally:
         forget_pictures()  # which may be others the next time
-    return read_built(out)
 
 
 def draw_shot(shots: Sequence[Shot], style: Style, seed: int, number: int) -> Drawn:
@@ -198,8 +196,7 @@ def build_composed(
             images.append((data, index))
     first = next(iter(splits.values()))
     names, draw = (first.label_names, first.place_names), partial(_draw_composed, images)
-    _write_set(out, entries, *names, arguments, draw, file_format, workers, progress)
-    return read_built(out)
+    return _write_set(out, entries, *names, arguments, draw, file_format, workers, progress)
 
 
 def _draw_composed(images: Sequence[tuple[Any, int]], number: int) -> Drawn:
@@ -230,7 +227,7 @@ def _write_set(
     file_format: FileFormat,
     workers: int,
     progress: bool,
-) -> None:
+) -> Release:
     """Draw and write every image that is not there yet, then the table: a set that has its table is complete.
 
     Files are written under another name and renamed, so that a file with its final name is complete.
@@ -293,6 +290,7 @@ def _write_set(
         with replacing(out / METADATA) as path:
             path.write_bytes(table.getvalue().encode())
         shutil.rmtree(out / PARTIAL, ignore_errors=True)
+    return read_built(out)
 
 
 class _CannotWrite(str):
