@@ -109,16 +109,13 @@ def build(
             f"shift must not be a multiple of the number of places ({len(by_place)}), because it would move nothing; "
             "choose another"
         )
-    shots = plan_shots(
-        cutouts_by_class,
-        by_place,
-        tyings,
-        seed,
-        test_share=test_share,
-        val_share=val_share,
-        cutout_uses=cutout_uses,
-        background_uses=background_uses,
-    )
+    shares_and_uses: dict[str, Any] = {
+        "test_share": test_share,
+        "val_share": val_share,
+        "cutout_uses": cutout_uses,
+        "background_uses": background_uses,
+    }
+    shots = plan_shots(cutouts_by_class, by_place, tyings, seed, **shares_and_uses)
     entries = [
         Entry(shot.split, shot.number, shot.label, shot.place, shot.background.name, shot.cutout.name) for shot in shots
     ]
@@ -126,10 +123,7 @@ def build(
         "seed": seed,
         "tyings": {split: tying._asdict() for split, tying in tyings.items()},
         "style": {type(style).__name__: style._asdict()},
-        "test_share": test_share,
-        "val_share": val_share,
-        "cutout_uses": cutout_uses,
-        "background_uses": background_uses,
+        **shares_and_uses,
         "sources": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
     }
     names = list(cutouts_by_class), list(by_place)
