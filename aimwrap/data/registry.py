@@ -5,21 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from .._choices import DATA_SETS
 from .release import ReleaseDataset, usable
 from .sets import DatasetOnDisk
 
-
-def _class_at(place: str) -> type[DatasetOnDisk]:
-    module, name = place.split(".")
-    found: type[DatasetOnDisk] = getattr(import_module(f"{__package__}.sets.{module}"), name)
-    return found
-
-
-READERS: Mapping[str, type[DatasetOnDisk]] = {name: _class_at(place) for name, place in DATA_SETS.items()}
+READERS: Mapping[str, type[DatasetOnDisk]] = {
+    name: resolve_name(f"{__package__}.sets.{place}") for name, place in DATA_SETS.items()
+}
 """Data sets by name. Called with the folder (``table``: its CSV file), the split, and the set's own arguments."""
 
 
