@@ -289,18 +289,14 @@ def _looks_at(
 def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
     if not healthy:
         return (f"{again}   # again, after it is fixed",)
-    return (
-        "aimwrap inspect convnext_tiny   # the cost of masks on a backbone, and the lines that train it",
-        f"python -c {shlex.quote(_python(found, sources) + '; print(len(train), train[0])')}",
-    )
-
-
-def _python(found: Recognised, sources: Sources) -> str:
-    """The Python that makes the data set."""
     kind, root = found.kind, found.root
     rest = "".join(f", {name}={_quoted(value)}" for name, value in kind.arguments(root, sources).items())
-    first = _quoted(kind.path(root, sources))
-    return f'from aimwrap.data import {kind.__name__}; train = {kind.__name__}({first}, "train"{rest})'
+    made = f'{kind.__name__}({_quoted(kind.path(root, sources))}, "train"{rest})'
+    python = f"from aimwrap.data import {kind.__name__}; train = {made}; print(len(train), train[0])"
+    return (
+        "aimwrap inspect convnext_tiny   # the cost of masks on a backbone, and the lines that train it",
+        f"python -c {shlex.quote(python)}",
+    )
 
 
 def _quoted(value: Path | str | bool) -> str:
