@@ -272,7 +272,7 @@ def _part_sources(
             kind: [source for source in sources if number[source.name] == last[twins[source.name]]]
             for kind, sources in kinds.items()
         }
-        drawn = {split: shares[split] for split in ("train", "val")} if "val" in {*shares} - own else {}
+        drawn = {split: shares[split] for split in ("train", "val")} if "val" in shares and "val" not in own else {}
     pool = {kind: [twins[s.name] for s in sources if s.split in (None, "train")] for kind, sources in kinds.items()}
     split_of = _draw_splits(pool, drawn, rng, what) if drawn else {}
     parts: dict[str, dict[str, list[Source]]] = {split: {kind: [] for kind in kinds} for split in shares}
