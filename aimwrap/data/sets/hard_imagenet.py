@@ -12,7 +12,6 @@ import pickletools
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -353,8 +352,7 @@ class HardImageNet(DatasetOnDisk):
     def evidence(cls, folder: Path, sources: Sources) -> str | None:
         """Flat masks, its list of classes, or its name."""
         for split in SPLITS:
-            names = islice(FolderListing().files(folder / split), 1000)
-            if any(FLAT_MASK.fullmatch(name) for name in names):
+            if any(FLAT_MASK.fullmatch(name) for name in FolderListing().files(folder / split)):
                 return f"{split} has files named <wnid>_<ImageNet's file name>"
         if (folder / "meta" / "hard_imagenet_idx.pkl").is_file():
             return "it has meta/hard_imagenet_idx.pkl"
