@@ -59,7 +59,7 @@ def read_traveling_birds(
             "all of them), and CUB's train_test_split.txt does. There is no such folder next to it"
         )
     classes, birds = read_birds(cub_home)
-    masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
+    masks = find_segmentations(segmentations, [cub_home], classes, object_masks)
     sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
     places, numbers = _read_places(home, classes) if variant == "fixed" else ((), {})
     records = []

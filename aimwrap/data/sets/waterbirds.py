@@ -189,9 +189,8 @@ def read_waterbirds(
     if cub_home is not None:
         _check_ids(rows, birds, cub_home)
     homes = [home] if cub_home is None else [cub_home, home]
-    folders = [folder for here in homes for folder in (here, here.absolute().parent)]
     species = {name.rpartition("/")[0] for name in names}
-    masks = find_segmentations(segmentations, folders, species, object_masks)
+    masks = find_segmentations(segmentations, homes, species, object_masks)
     joined = tuple(
         record._replace(mask_path=mask_of(masks, name), boxes=(birds[int(record.id)].box,) if birds else None)
         for name, (_, record) in zip(names, rows, strict=True)
