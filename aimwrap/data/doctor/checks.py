@@ -11,8 +11,7 @@ from torchvision.ops import box_iou
 
 from ..._text import numbered
 from ..io import FolderListing, pictures
-from ..release import SPLITS, Box, Record, Release, are_inside
-from ..sample import group_number
+from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside
 from ..sets import Expected
 from .report import Check, Count, Finding, Mark
 from .scan import Look
@@ -20,18 +19,12 @@ from .scan import Look
 
 def count(release: Release) -> tuple[Count, ...]:
     """Count the images of each split that has some."""
-    num_labels, num_places = len(release.classes), len(release.places)
-    counts = []
-    for split in SPLITS:
-        records = [record for record in release.records if record.split == split]
-        if not records:
-            continue
-        labels = Counter(record.label for record in records)
-        groups = None
-        if num_places and all(record.place is not None for record in records):
-            found = Counter(group_number(record.label, record.place, num_places) for record in records)
-            groups = tuple(found[group] for group in range(num_labels * num_places))
-        counts.append(Count(split, len(records), tuple(labels[label] for label in range(num_labels)), groups))
+    counts, num_labels, num_groups = [], len(release.classes), len(release.classes) * len(release.places)
+    for split in ReleaseDataset(release, None).splits:
+        images = ReleaseDataset(release, split)
+        labels = tuple(torch.bincount(images.labels, minlength=num_labels).tolist())
+        groups = None if images.groups is None else tuple(torch.bincount(images.groups, minlength=num_groups).tolist())
+        counts.append(Count(split, len(images), labels, groups))
     return tuple(counts)
 
 
