@@ -214,10 +214,8 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
             f"{folder} has folders named after splits ({', '.join(split_names)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
-    parents: list[tuple[str | None, Path]] = (
-        [(name, folder / name) for name in top] if split_names else [(None, folder)]
-    )
-    for split, parent in parents:
+    for split in split_names or [None]:
+        parent = folder / (split or "")
         kinds = list_folder(parent).folders
         if not kinds:
             raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has none")

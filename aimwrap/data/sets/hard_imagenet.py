@@ -213,7 +213,6 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         )
     found = sorted({mask.wnid for split in masks.values() for mask in split})
     wnids, classes, notes = _classes(root / "meta", found)
-    label = {wnid: number for number, wnid in enumerate(wnids)}
     records = []
     for split in usable:
         paths = _picture_paths(pictures[split], masks[split])
@@ -223,7 +222,7 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
                 f"{len(lacking)} of {len(paths)} images of {split} are missing from ImageNet, such as {lacking[0]}."
             )
         records += [
-            Record(mask.stem, path, label[mask.wnid], split, mask_path=mask.path)
+            Record(mask.stem, path, wnids.index(mask.wnid), split, mask_path=mask.path)
             for mask, (path, _) in zip(masks[split], paths, strict=True)
         ]
     for split in (split for split in SPLITS if split not in usable):

@@ -109,8 +109,7 @@ def _read_places(home: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], d
     train, test = (_read_place_ids(table, classes) for table in tables)
     ids = list(dict.fromkeys([*train, *test]))  # in the order of the species, so that place p is label p's own
     names = tuple(f"Places365 class {id}" for id in ids)
-    number = {id: position for position, id in enumerate(ids)}
-    return names, {"train": [number[id] for id in train], "test": [number[id] for id in test]}
+    return names, {"train": [ids.index(id) for id in train], "test": [ids.index(id) for id in test]}
 
 
 def _read_place_ids(table: Path, classes: Sequence[str]) -> list[int]:
