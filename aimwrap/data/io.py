@@ -175,7 +175,7 @@ def _lost(picture: Image.Image) -> str:
 
 
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
-    picture = eight_bit(picture, False, path)  # of which `convert` would clip what is above
+    picture = eight_bit(picture, False, path)  # else `convert` would clip 16 bits
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")  # else it would warn
     try:

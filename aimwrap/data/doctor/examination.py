@@ -66,12 +66,14 @@ def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognis
         what = is_file if path.exists() else "does not exist"
         raise NotRecognisedError(f"PATH must be the folder of a data set, and {path} {what}")
     found = _chosen(path, sources, name) if name is not None else _found(path, sources)
-    what = f"{found.root} was recognised as {found.kind.title}, because {found.reason}"
+    recognised = f"{found.root} was recognised as {found.kind.title}, because {found.reason}"
     if sources.columns and found.name != "table":
-        raise NotRecognisedError(f"{what}; its columns are fixed: leave --column out, or pass the table itself (.csv)")
+        raise NotRecognisedError(
+            f"{recognised}; its columns are fixed: leave --column out, or pass the table itself (.csv)"
+        )
     lacking = found.kind.missing_source(found.root, sources)
     if lacking is not None:
-        raise NotRecognisedError(f"{what}. {lacking}")
+        raise NotRecognisedError(f"{recognised}. {lacking}")
     return found
 
 
@@ -232,7 +234,7 @@ def _without_tables(found: Recognised, problem: Check, options: Options) -> tupl
     """Where the tables have faults, the images are checked too, so that users see both at once."""
     listing = FolderListing()
     paths = pictures(listing, folders_below(found.root))
-    looks = _looks_at(lambda path: look_at_image(path, options.quick), paths, "images", listing, options)
+    looks = _look_at_files(lambda path: look_at_image(path, options.quick), paths, "images", listing, options)
     readable = check_readable(looks, found.root, options.quick)
     note = (
         "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
@@ -252,10 +254,11 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
     folders = list(kind.own_folders(release))
     if folders:
         yield check_unnamed(release, folders, listing)
-    paths, mask_paths = zip(*((record.path, record.mask_path) for record in release.records), strict=True)
+    paths = [record.path for record in release.records]
+    mask_paths = [record.mask_path for record in release.records]
     alike, quick, any_value = worth_a_digest(paths, listing), options.quick, release.any_value_is_object
-    images = _looks_at(lambda path: look_at_image(path, quick, path in alike), paths, "images", listing, options)
-    masks = _looks_at(lambda path: look_at_mask(path, any_value, quick), mask_paths, "masks", listing, options)
+    images = _look_at_files(lambda path: look_at_image(path, quick, path in alike), paths, "images", listing, options)
+    masks = _look_at_files(lambda path: look_at_mask(path, any_value, quick), mask_paths, "masks", listing, options)
     yield check_readable({**images, **masks}, release.root, quick)
     looks = [
         (record, images[record.path], masks.get(record.mask_path) if record.mask_path is not None else None)
@@ -274,7 +277,7 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
         yield check_duplicates(release, images, kind.duplicates)
 
 
-def _looks_at(
+def _look_at_files(
     look: Callable[[Path], Look],
     paths: Iterable[Path | None],
     description: str,
