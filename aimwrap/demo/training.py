@@ -87,9 +87,10 @@ class Outcome(NamedTuple):
 
 def load_splits(tie: float, seed: int, settings: Settings) -> tuple[Split, Split]:
     """Draw the training set, tied, and the test set, untied."""
+    sizes = {"train": settings.train_images, "test": settings.test_images}
     splits = []
-    for name, size in (("train", settings.train_images), ("test", settings.test_images)):
-        data = DigitsOnPhotographs(name, tie, seed, settings.image_size, num_images=size)
+    for name in ("train", "test"):
+        data = DigitsOnPhotographs(name, tie, seed, settings.image_size, num_images=sizes[name])
         images, labels, places, object_masks = data.stacked()
         images = ((images - MEAN_AND_STD) / MEAN_AND_STD).contiguous(memory_format=torch.channels_last)
         splits.append(Split(images, labels, places, object_masks))
