@@ -214,7 +214,8 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
             f"{folder} has folders named after splits ({', '.join(split_names)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
-    for split in split_names or [None]:
+    splits: list[str | None] = [*split_names] or [None]
+    for split in splits:
         parent = folder / (split or "")
         kinds = list_folder(parent).folders
         if not kinds:
