@@ -3,9 +3,7 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,18 +20,15 @@ if TYPE_CHECKING:
 
 def summary(release: Release) -> dict[str, Any]:
     """A built set's groups by split, for ``--json``."""
-    from ..data.release import SPLITS
+    from ..data.doctor.checks import count, group_names
 
-    groups: dict[str, dict[str, int]] = {}
-    pairs = list(product(range(len(release.classes)), range(len(release.places))))
-    for split in SPLITS:
-        counts = Counter((record.label, record.place) for record in release.records if record.split == split)
-        if counts:
-            groups[split] = {
-                f"{release.classes[label]} on {release.places[place]}": counts[label, place]
-                for label, place in pairs
-                if counts[label, place] or len(pairs) <= 16
-            }
+    names = group_names(release)
+    groups = {
+        row.split: {
+            name: number for name, number in zip(names, row.groups or (), strict=True) if number or len(names) <= 16
+        }
+        for row in count(release)
+    }
     return {
         "out": str(release.root),
         "num_images": len(release.records),

@@ -66,7 +66,7 @@ def safe_join(root: Path, relative: str, where: str) -> Path:
 def open_image(path: Path, turned: bool = True) -> Image.Image:
     """Read an image as RGB, upright as viewers show it unless told otherwise; ValueError if it is not complete."""
     picture = decoded(path, turned)
-    return picture if picture.mode == "RGB" else _converted(_flattened(picture, path), "RGB", path)
+    return picture if picture.mode == "RGB" else _converted(picture, "RGB", path)
 
 
 def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
@@ -85,18 +85,13 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
         values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
         return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
-    brightness = np.asarray(_converted(_flattened(picture, path), "L", path))
+    brightness = np.asarray(_converted(picture, "L", path))
     if brightness.max() == 1:
         raise ValueError(
             f"{path} has no value above 1 of 255: it was saved with 1 for the object, where 255 is expected. Multiply "
             "its values by 255, or get the file again"
         )
     return torch.from_numpy(brightness / np.float32(255))[None]
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image as it is shown, from its header."""
-    return size_and_orientation(path)[0]
 
 
 def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
@@ -179,14 +174,10 @@ def _lost(picture: Image.Image) -> str:
     return "more than 8 bits with 0 for white, or in a plane per colour, which Pillow reads wrong" if wrong else ""
 
 
-def _flattened(picture: Image.Image, path: Path) -> Image.Image:
-    """Of images with 16 bits or a palette with transparency, which ``convert`` would clip or warn about."""
-    if picture.mode == "P" and "transparency" in picture.info:
-        return picture.convert("RGBA")
-    return eight_bit(picture, False, path)
-
-
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
+    picture = eight_bit(picture, False, path)  # else `convert` would clip 16 bits
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # else it would warn
     try:
         return picture.convert(mode)
     except ValueError as error:
@@ -344,24 +335,21 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
 
 def pictures_below(folder: Path) -> list[str]:
     """List a folder with all below it; ValueError if a link leads back, so that the listing would not end."""
-    found: list[tuple[str, list[str]]] = []
+    found: list[str] = []
     waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
     while waiting:
         prefix, above = waiting.pop()  # above: where the folders really are that led here, itself the last
-        here = folder / prefix
-        listing = list_folder(here)
-        found.append((prefix, listing.pictures))
+        listing = list_folder(folder / prefix)
+        found += [prefix + name for name in listing.pictures]
         for name in listing.folders:
-            below, really = here / name, above[-1] / name
-            if below.is_symlink():
-                really = below.resolve()
-                if any(each.is_relative_to(really) for each in above):
-                    raise ValueError(
-                        f"{below} is a link that leads back to a folder above, so listing would never end; remove it"
-                    )
+            below = folder / prefix / name
+            really = below.resolve()
+            if any(each.is_relative_to(really) for each in above):
+                raise ValueError(
+                    f"{below} is a link that leads back to a folder above, so listing would never end; remove it"
+                )
             waiting.append((f"{prefix}{name}/", (*above, really)))
-    found.sort(key=lambda part: part[0].removesuffix("/"))
-    return [prefix + name for prefix, names in found for name in names]
+    return sorted(found, key=lambda name: name.rpartition("/")[::2])  # by folder, as torchvision's ImageFolder
 
 
 IMAGE_NAME = re.compile(r"\.(jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)", re.I)
@@ -376,16 +364,12 @@ class FolderListing:
     def files(self, folder: Path) -> dict[str, int]:
         """Names and sizes in bytes of a folder's files; none if it cannot be read."""
         if folder not in self._folders:
-            try:
-                entries = list(os.scandir(folder))
-            except OSError:
-                entries = []
-            found: dict[str, int] = {}
-            for each in entries:
-                with suppress(OSError):  # a link in a circle, one without permission, or a file that has gone
-                    if each.is_file():
-                        found[each.name] = each.stat().st_size
-            self._folders[folder] = found
+            found = self._folders[folder] = {}
+            with suppress(OSError), os.scandir(folder) as entries:
+                for each in entries:
+                    with suppress(OSError):  # a link in a circle, one without permission, or a file that has gone
+                        if each.is_file():
+                            found[each.name] = each.stat().st_size
         return self._folders[folder]
 
     def has(self, path: Path) -> bool:

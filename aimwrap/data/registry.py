@@ -5,21 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from .._choices import DATA_SETS
 from .release import ReleaseDataset, usable
 from .sets import DatasetOnDisk
 
-
-def _class_at(place: str) -> type[DatasetOnDisk]:
-    module, name = place.split(".")
-    found: type[DatasetOnDisk] = getattr(import_module(f"{__package__}.sets.{module}"), name)
-    return found
-
-
-READERS: Mapping[str, type[DatasetOnDisk]] = {name: _class_at(place) for name, place in DATA_SETS.items()}
+READERS: Mapping[str, type[DatasetOnDisk]] = {
+    name: resolve_name(f"{__package__}.sets.{place}") for name, place in DATA_SETS.items()
+}
 """Data sets by name. Called with the folder (``table``: its CSV file), the split, and the set's own arguments."""
 
 
@@ -43,7 +38,14 @@ def read_by_name(name: str, root: str, split: str | None, arguments: Mapping[str
     """
     if name not in READERS:
         raise ValueError(f"data must be one of {', '.join(READERS)}, got {name!r}")
-    _check_arguments(name, READERS[name], arguments)
+    _, *taken = inspect.signature(READERS[name].read).parameters.values()
+    names = [each.name for each in taken]
+    unknown = [given for given in arguments if given not in names]
+    if unknown:
+        raise ValueError(f"the data set {name} takes no argument {unknown[0]!r}; it takes {', '.join(names) or 'none'}")
+    lacking = [each.name for each in taken if each.default is each.empty and each.name not in arguments]
+    if lacking:
+        raise ValueError(f"the data set {name} needs {lacking[0]}=..., the path of another part of it")
     found = READERS[name](root, split, **arguments)
     usable(found.release)
     return found
@@ -67,18 +69,3 @@ def parse_reader_arguments(texts: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
-
-
-def _check_arguments(name: str, reader: type[ReleaseDataset], arguments: Mapping[str, Any]) -> None:
-    taken = [
-        parameter
-        for parameter in list(inspect.signature(reader).parameters.values())[1:]
-        if parameter.name not in ("split", "transform")
-    ]
-    names = [parameter.name for parameter in taken]
-    unknown = [given for given in arguments if given not in names]
-    if unknown:
-        raise ValueError(f"the data set {name} takes no argument {unknown[0]!r}; it takes {', '.join(names) or 'none'}")
-    lacking = [p.name for p in taken if p.default is inspect.Parameter.empty and p.name not in arguments]
-    if lacking:
-        raise ValueError(f"the data set {name} needs {lacking[0]}=..., the path of another part of it")

@@ -17,7 +17,7 @@ from torch import nn
 from ..top_down import Head
 from .backbone import load_pretrained_backbone
 from .report import Run, Scores, check_picture, draw_demo, format_report, format_table, score
-from .training import PLAIN, Settings, aim_name, load_splits, train_aim_frozen, train_linear_probe, train_plain
+from .training import PLAIN, Settings, aim_name, load_splits, train_aim_frozen, train_plain
 
 __all__ = ["Run", "Scores", "Settings", "format_report", "format_table", "run_demo"]
 
@@ -54,7 +54,7 @@ def run_demo(
     for tie in ties:
         for seed in seeds:
             splits = load_splits(tie, seed, settings)
-            outcomes = [train(make_backbone(), splits, settings, seed) for train in (train_plain, train_linear_probe)]
+            outcomes = [train_plain(make_backbone(), splits, settings, seed, frozen) for frozen in (False, True)]
             for head in heads:
                 outcomes += train_aim_frozen(make_backbone(), splits, settings, seed, head)
             test = splits[1]

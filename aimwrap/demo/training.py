@@ -130,41 +130,27 @@ def final_maps(backbone: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([backbone.forward_features(batch) for batch in images.split(64)])  # type: ignore[operator]
 
 
-def train_plain(backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int) -> Outcome:
-    """Fine-tune the complete network with a new classifier, as one usually would."""
+def train_plain(
+    backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int, frozen: bool = False
+) -> Outcome:
+    """Train a new classifier on the network's pooled final map, and the network with it, unless it is frozen."""
     started = time.perf_counter()
     torch.manual_seed(seed)
     images, labels, *_ = splits[0]
     classifier = nn.Linear(backbone.num_features, 2)  # type: ignore[arg-type]
-    groups = [
-        {"params": backbone.parameters(), "lr": settings.backbone_learning_rate},
-        {"params": classifier.parameters(), "lr": settings.learning_rate},
-    ]
+    groups = [{"params": classifier.parameters(), "lr": settings.learning_rate}]
+    fixed = final_maps(backbone, images) if frozen else None
+    if not frozen:
+        groups.append({"params": backbone.parameters(), "lr": settings.backbone_learning_rate})
 
     def loss_of_batch(batch: Tensor) -> Tensor:
-        maps: Tensor = backbone.forward_features(images[batch])  # type: ignore[operator]
+        maps: Tensor = backbone.forward_features(images[batch]) if fixed is None else fixed[batch]  # type: ignore[operator]
         return F.cross_entropy(classifier(maps.mean(dim=(2, 3))), labels[batch])
 
-    train(loss_of_batch, AdamW(groups), len(labels), PLAIN, settings, seed)
+    name = PROBE if frozen else PLAIN
+    train(loss_of_batch, AdamW(groups), len(labels), name, settings, seed)
     look = look_at_map(final_maps(backbone, splits[1].images), classifier)
-    return Outcome(PLAIN, look, time.perf_counter() - started)
-
-
-def train_linear_probe(backbone: nn.Module, splits: tuple[Split, Split], settings: Settings, seed: int) -> Outcome:
-    """Train only a linear layer, on the frozen network's own pooled final map."""
-    started = time.perf_counter()
-    torch.manual_seed(seed)
-    images, labels, *_ = splits[0]
-    pooled = final_maps(backbone, images).mean(dim=(2, 3))
-    classifier = nn.Linear(pooled.shape[1], 2)
-    optimizer = AdamW(classifier.parameters(), settings.learning_rate)
-
-    def loss_of_batch(batch: Tensor) -> Tensor:
-        return F.cross_entropy(classifier(pooled[batch]), labels[batch])
-
-    train(loss_of_batch, optimizer, len(labels), PROBE, settings, seed)
-    look = look_at_map(final_maps(backbone, splits[1].images), classifier)
-    return Outcome(PROBE, look, time.perf_counter() - started)
+    return Outcome(name, look, time.perf_counter() - started)
 
 
 def train_aim_frozen(

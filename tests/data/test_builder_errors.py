@@ -35,7 +35,7 @@ from aimwrap.data.builder import Placed, Tying, backgrounds_in, build, cutouts_i
         (waterbirds(), {"cutout_uses": 0}, "cutout_uses must be at least 1"),
         (waterbirds(), {"classes": ["cat", "cow"]}, "classes must name some of cat, dog, each once, got cat, cow"),
         (waterbirds(), {"places": []}, "places must name some of beach, forest, each once, got none"),
-        (waterbirds(), {"file_format": "gif"}, "file_format must be one of jpg, png, got 'gif'"),
+        (waterbirds(), {"file_format": "gif"}, "file_format must be one of 'jpg', 'png', got 'gif'"),
         (waterbirds(), {"style": Placed(image_size=8)}, "image_size must be at least 16"),
         (waterbirds(), {"style": Placed(object_size=(0.9, 0.5))}, "object_size must be"),
         (waterbirds(), {"style": Placed(crop=(0.5, 1.5))}, "crop must be"),

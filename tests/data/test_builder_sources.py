@@ -48,7 +48,7 @@ def test_opacity_has_the_same_names(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="cutouts must be a folder with a folder for each class"):
+    with pytest.raises(FileNotFoundError, match=r"cutouts must be a folder, and .*nowhere does not exist"):
         cutouts_in(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="must have a folder for each place, with images in it, and has none"):
         backgrounds_in(tmp_path)
@@ -69,7 +69,7 @@ def test_a_place_of_several_folders(tmp_path: Path) -> None:
     make_backgrounds(tmp_path / "another", ("lake",), count=1)
     with pytest.raises(ValueError, match=r"would both be called water/lake/lake00.png; rename one of the two folders"):
         backgrounds_of({"water": [tmp_path / "lake", tmp_path / "another" / "lake"]})
-    with pytest.raises(FileNotFoundError, match=r"place 'sky' needs a folder of photographs, and .*sky does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"the folder of place 'sky' must be a folder, and .*sky does not"):
         backgrounds_of({"sky": [tmp_path / "sky"]})
 
 

@@ -123,7 +123,7 @@ def test_masks_that_some_lack(tmp_path: Path) -> None:
 def test_files_of_one_size_get_a_digest(tmp_path: Path) -> None:
     for name, content in (("a", b"xy"), ("b", b"xz"), ("c", b"x")):
         (tmp_path / name).write_bytes(content)
-    assert worth_a_digest([tmp_path / name for name in "abc"], FolderListing()) == [True, True, False]
+    assert worth_a_digest([tmp_path / name for name in "abc"], FolderListing()) == {tmp_path / "a", tmp_path / "b"}
 
 
 def test_labels_and_groups_that_are_lacking() -> None:

@@ -18,7 +18,6 @@ from aimwrap.data.io import (
     FolderListing,
     Row,
     expand_path,
-    image_size,
     integer,
     open_image,
     open_object_mask,
@@ -27,6 +26,7 @@ from aimwrap.data.io import (
     read_space_separated,
     require_folder,
     safe_join,
+    size_and_orientation,
 )
 
 RAMP = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))  # 16 x 24, dark to bright from left to right
@@ -136,7 +136,7 @@ class TestOpenImage:
         assert read.mode == "RGB" and read.size == (24, 16)
         difference = np.abs(np.asarray(read).astype(int) - RAMP[..., None])
         assert difference.max() <= tolerance
-        assert image_size(tmp_path / name) == (16, 24)
+        assert size_and_orientation(tmp_path / name)[0] == (16, 24)
 
     def test_transparency_of_palettes(self, tmp_path: Path) -> None:
         picture = palette_picture()
@@ -156,7 +156,7 @@ class TestOpenImage:
         with Image.open(tmp_path / "x.jpg") as turned:
             assert ImageOps.exif_transpose(turned).size == (16, 24)
         read = open_image(tmp_path / "x.jpg")
-        assert read.size == (16, 24) and image_size(tmp_path / "x.jpg") == (24, 16)
+        assert read.size == (16, 24) and size_and_orientation(tmp_path / "x.jpg")[0] == (24, 16)
         assert np.abs(np.asarray(read).astype(int) - np.rot90(RAMP, -1)[..., None]).max() <= 3
 
     def test_result_is_free_of_its_file(self, tmp_path: Path) -> None:
@@ -230,14 +230,14 @@ class TestOpenImage:
 
 
 class TestNoPictures:
-    @pytest.mark.parametrize("opening", [open_image, open_object_mask, image_size])
+    @pytest.mark.parametrize("opening", [open_image, open_object_mask, size_and_orientation])
     def test_pipes_and_devices_are_not_waited_for(self, tmp_path: Path, opening: Callable[[Path], object]) -> None:
         os.mkfifo(tmp_path / "x.jpg")
         for path in (tmp_path / "x.jpg", Path("/dev/null")):
             with pytest.raises(ValueError, match="must be a file, and is a pipe, a socket or a device"):
                 opening(path)
 
-    @pytest.mark.parametrize("opening", [open_image, open_object_mask, image_size])
+    @pytest.mark.parametrize("opening", [open_image, open_object_mask, size_and_orientation])
     def test_formats_that_hold_programs_are_not_opened(self, tmp_path: Path, opening: Callable[[Path], object]) -> None:
         """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
         (tmp_path / "x.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")

@@ -135,11 +135,11 @@ class TestFinding:
             read_traveling_birds(tables, "random")
 
     def test_no_such_variant(self, tree: Path) -> None:
-        with pytest.raises(ValueError, match="variant must be 'fixed', 'black' or 'random', got 'green'"):
+        with pytest.raises(ValueError, match="variant must be one of 'fixed', 'black', 'random', got 'green'"):
             read_traveling_birds(tree, "green")
 
     def test_no_such_split_by(self, tree: Path) -> None:
-        with pytest.raises(ValueError, match="split_by must be 'cub' or 'all', got 'folder'"):
+        with pytest.raises(ValueError, match="split_by must be one of 'cub', 'all', got 'folder'"):
             read_traveling_birds(tree, split_by="folder")
 
     def test_all_is_for_fixed(self, tree: Path) -> None:

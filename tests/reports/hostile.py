@@ -38,7 +38,7 @@ from aimwrap import AIM
 from aimwrap._files import checksum
 from aimwrap.backbones.plain import PlainClassifier, load_plain, save_plain
 from aimwrap.data.doctor import examine
-from aimwrap.data.io import image_size, open_image, open_object_mask
+from aimwrap.data.io import open_image, open_object_mask, size_and_orientation
 from aimwrap.data.registry import read_by_name
 from aimwrap.train import CheckpointError
 from aimwrap.train.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
@@ -690,7 +690,7 @@ def _picture(suffix: str, mode: str = "RGB") -> Callable[[Path], Path]:
 def _read_picture(path: Path) -> object:
     """As the reader opens it, as the doctor does with ``--quick``, and as a mask."""
     errors: list[Exception] = []
-    for read in (image_size, open_object_mask, open_image):
+    for read in (size_and_orientation, open_object_mask, open_image):
         try:
             read(path)
         except (OSError, ValueError) as error:

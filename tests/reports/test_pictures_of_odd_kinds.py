@@ -10,7 +10,7 @@ from PIL import Image
 
 from aimwrap import Preprocessing
 from aimwrap.data import examine, read_folder
-from aimwrap.data.io import FORMATS, image_size, open_image, open_object_mask
+from aimwrap.data.io import FORMATS, open_image, open_object_mask, size_and_orientation
 
 RNG = np.random.default_rng(0)
 
@@ -115,7 +115,7 @@ def test_what_pillow_would_drop_or_read_wrong_is_refused(tmp_path: Path, kind: s
     """Six bands were read as the first three, planes of 16 bits as noise; twelve bands were called "cut off"."""
     planes, tags, message = TIFFS[kind]
     write_tiff(tmp_path / "x.tif", planes, **tags)
-    for opening in (open_image, open_object_mask, image_size):
+    for opening in (open_image, open_object_mask, size_and_orientation):
         with pytest.raises(ValueError, match=message) as caught:
             opening(tmp_path / "x.tif")
         assert "with 8 bits" in str(caught.value) and "cut off" not in str(caught.value)
@@ -135,7 +135,7 @@ def test_several_pages_or_frames_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} has 3 pages or frames, of which only the first would be read"):
         open_image(tmp_path / name)
     with pytest.raises(ValueError, match="3 pages"):
-        image_size(tmp_path / name)
+        size_and_orientation(tmp_path / name)
 
 
 @pytest.mark.skipif("AVIF" not in FORMATS, reason="Pillow has no AVIF")

@@ -15,7 +15,7 @@ from aimwrap.data.builder.draw import _open_cutout
 from aimwrap.data.builder.sources import Cutout
 from aimwrap.data.doctor.checks import check_turned
 from aimwrap.data.doctor.scan import look_at_image
-from aimwrap.data.io import FORMATS, image_size, open_image, open_object_mask
+from aimwrap.data.io import FORMATS, open_image, open_object_mask, size_and_orientation
 from aimwrap.data.release import Release, read_sample
 from aimwrap.report.images import PreparedImages
 
@@ -40,7 +40,7 @@ def test_every_orientation_is_shown_upright(tmp_path: Path, name: str, orientati
     path = tmp_path / name
     save_turned(path, orientation)
     read = open_image(path)
-    assert read.size == (16, 24) and image_size(path) == (24, 16)
+    assert read.size == (16, 24) and size_and_orientation(path)[0] == (24, 16)
     assert np.abs(np.asarray(read).astype(int) - CORNER)[::4, ::4].mean() < 12
     assert (open_object_mask(path)[0].round() == torch.from_numpy(CORNER[..., 0] > 0)).float().mean() > 0.97
     assert ImageOps.exif_transpose(read).tobytes() == read.tobytes(), "nobody turns it twice"

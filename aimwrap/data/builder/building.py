@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..._checks import check_choices
 from ..._choices import FileFormat as FileFormat
 from ..._files import is_unfinished, locked, replacing
 from ..._text import with_progress
@@ -92,9 +93,7 @@ def build(
     """
     style = Placed() if style is None else style
     style.check()
-    _check_numbers(tyings, seed, test_share, val_share, cutout_uses, background_uses)
-    if file_format not in get_args(FileFormat):
-        raise ValueError(f"file_format must be one of {', '.join(get_args(FileFormat))}, got {file_format!r}")
+    check_choices(file_format=(file_format, FileFormat))
     cutouts_by_class = _by_kind(cutouts, [cutout.class_name for cutout in cutouts], classes, "classes")
     by_place = _by_kind(backgrounds, [background.place for background in backgrounds], places, "places")
     shifts = any(tying.shift for tying in tyings.values())
@@ -110,16 +109,13 @@ def build(
             f"shift must not be a multiple of the number of places ({len(by_place)}), because it would move nothing; "
             "choose another"
         )
-    shots = plan_shots(
-        cutouts_by_class,
-        by_place,
-        tyings,
-        seed,
-        test_share=test_share,
-        val_share=val_share,
-        cutout_uses=cutout_uses,
-        background_uses=background_uses,
-    )
+    shares_and_uses: dict[str, Any] = {
+        "test_share": test_share,
+        "val_share": val_share,
+        "cutout_uses": cutout_uses,
+        "background_uses": background_uses,
+    }
+    shots = plan_shots(cutouts_by_class, by_place, tyings, seed, **shares_and_uses)
     entries = [
         Entry(shot.split, shot.number, shot.label, shot.place, shot.background.name, shot.cutout.name) for shot in shots
     ]
@@ -127,20 +123,15 @@ def build(
         "seed": seed,
         "tyings": {split: tying._asdict() for split, tying in tyings.items()},
         "style": {type(style).__name__: style._asdict()},
-        "test_share": test_share,
-        "val_share": val_share,
-        "cutout_uses": cutout_uses,
-        "background_uses": background_uses,
+        **shares_and_uses,
         "sources": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
     }
     names = list(cutouts_by_class), list(by_place)
     try:
-        _write_set(
-            out, entries, *names, arguments, partial(draw_shot, shots, style, seed), file_format, workers, progress
-        )
+        draw = partial(draw_shot, shots, style, seed)
+        return _write_set(out, entries, *names, arguments, draw, file_format, workers, progress)
     finally:
         forget_pictures()  # which may be others the next time
-    return read_built(out)
 
 
 def draw_shot(shots: Sequence[Shot], style: Style, seed: int, number: int) -> Drawn:
@@ -160,34 +151,6 @@ def _by_kind(
             f"{', '.join(names) or 'none'}"
         )
     return {name: [source for source, kind in zip(sources, kinds, strict=True) if kind == name] for name in names}
-
-
-def _check_numbers(
-    tyings: Mapping[str, Tying],
-    seed: int,
-    test_share: float,
-    val_share: float,
-    cutout_uses: int,
-    background_uses: int,
-) -> None:
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
-    uses: dict[str, Any] = {"cutout_uses": cutout_uses, "background_uses": background_uses}
-    for name, number in uses.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    for name, share in (("test_share", test_share), ("val_share", val_share)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must be a share from 0 to below 1, got {share}")
-    for split, tying in tyings.items():
-        if split not in SPLITS:
-            raise ValueError(f"tyings must have splits as keys ({', '.join(SPLITS)}), got {split!r}")
-        if tying.tie is not None and not 0 <= tying.tie <= 1:
-            raise ValueError(f"tie must be a share of the images, 0 to 1, got {tying.tie} for {split}")
-        if tying.num_images is not None and {"test": test_share, "val": val_share}.get(split) == 0:
-            raise ValueError(
-                f"{split} was asked for {tying.num_images} images, but {split}_share is 0: give it a share"
-            )
 
 
 def build_composed(
@@ -227,8 +190,7 @@ def build_composed(
             images.append((data, index))
     first = next(iter(splits.values()))
     names, draw = (first.label_names, first.place_names), partial(_draw_composed, images)
-    _write_set(out, entries, *names, arguments, draw, file_format, workers, progress)
-    return read_built(out)
+    return _write_set(out, entries, *names, arguments, draw, file_format, workers, progress)
 
 
 def _draw_composed(images: Sequence[tuple[Any, int]], number: int) -> Drawn:
@@ -259,7 +221,7 @@ def _write_set(
     file_format: FileFormat,
     workers: int,
     progress: bool,
-) -> None:
+) -> Release:
     """Draw and write every image that is not there yet, then the table: a set that has its table is complete.
 
     Files are written under another name and renamed, so that a file with its final name is complete.
@@ -322,6 +284,7 @@ def _write_set(
         with replacing(out / METADATA) as path:
             path.write_bytes(table.getvalue().encode())
         shutil.rmtree(out / PARTIAL, ignore_errors=True)
+    return read_built(out)
 
 
 class _CannotWrite(str):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageOps
 
+from ..._checks import check_choices
 from ..._choices import Placement as Placement
 from ..io import decoded, open_image, open_object_mask
 from .sources import Background, Cutout
@@ -172,9 +173,7 @@ class Placed(NamedTuple):
                     f"{name} must be (smallest, largest) with 0.05 <= smallest <= largest <= 1, got "
                     f"({smallest}, {largest})"
                 )
-        if self.placement not in get_args(Placement):
-            among = ", ".join(map(repr, get_args(Placement)))
-            raise ValueError(f"placement must be one of {among}, got {self.placement!r}")
+        check_choices(placement=(self.placement, Placement))
 
     def draw(self, cutout: Cutout, background: Background, rng: Generator) -> Drawn:
         """Make an image."""

@@ -26,10 +26,7 @@ def generator_of(seed: int, stream: int, index: int = -1) -> Generator:
     return np.random.default_rng([seed, stream, index + 1])
 
 
-Name = TypeVar("Name")
-
-
-def part_names(names: Sequence[Name], shares: Sequence[float], rng: Generator) -> list[list[Name]]:
+def part_names(names: Sequence[str], shares: Sequence[float], rng: Generator) -> list[list[str]]:
     """Divide names at random by shares; each part gets at least one name.
 
     >>> import numpy as np
@@ -190,8 +187,23 @@ def plan_shots(
     Cut-outs are by label, and backgrounds by place, in the order of their numbers; see
     :func:`aimwrap.data.builder.build` for the other arguments.
     """
-    for sources in (cutouts, backgrounds):
-        _check_names([source for kind in sources.values() for source in kind])
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+    for name, number in (("cutout_uses", cutout_uses), ("background_uses", background_uses)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, share in (("test_share", test_share), ("val_share", val_share)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must be a share from 0 to below 1, got {share}")
+    for split, tying in tyings.items():
+        if split not in SPLITS:
+            raise ValueError(f"tyings must have splits as keys ({', '.join(SPLITS)}), got {split!r}")
+        if tying.tie is not None and not 0 <= tying.tie <= 1:
+            raise ValueError(f"tie must be a share of the images, 0 to 1, got {tying.tie} for {split}")
+        if tying.num_images is not None and {"test": test_share, "val": val_share}.get(split) == 0:
+            raise ValueError(
+                f"{split} was asked for {tying.num_images} images, but {split}_share is 0: give it a share"
+            )
     shares = {"train": (1 - test_share) * (1 - val_share), "val": (1 - test_share) * val_share, "test": test_share}
     shares = {split: share for split, share in shares.items() if split in tyings and share > 0}
     rng = generator_of(seed, SOURCES_STREAM)
@@ -201,15 +213,20 @@ def plan_shots(
     for split in shares:
         rng = generator_of(seed, SPLITS.index(split))
         objects, places = cutouts_by_split[split], backgrounds_by_split[split]
-        sizes = _group_sizes(
-            split, tyings[split], {label: len(objects[label]) * cutout_uses for label in objects}, places
-        )
-        _check_backgrounds(split, sizes, places, background_uses)
+        available = {label: len(members) * cutout_uses for label, members in objects.items()}
+        sizes = _group_sizes(split, tyings[split], available, len(places))
         rows = deal([rng.permutation(len(members)) for members in objects.values()], sizes, tyings[split].shift)
         backdrop = np.empty(len(rows), np.int64)
-        for place, members in enumerate(places.values()):
+        for place, (name, members) in enumerate(places.items()):
             here = rows[:, 1] == place
-            backdrop[here] = evenly(np.arange(len(members)), int(here.sum()), rng) if here.any() else 0
+            needed = int(here.sum())
+            if needed > len(members) * background_uses:
+                raise ValueError(
+                    f"there are too few backgrounds of place {name} in {split}: {len(members)}, each used "
+                    f"{background_uses} times, for {needed} images. Add photographs, ask for fewer images, or let "
+                    f"each come more often: background_uses={-(-needed // len(members))} would do"
+                )
+            backdrop[here] = evenly(np.arange(len(members)), needed, rng) if needed else 0
         object_lists, place_lists = list(objects.values()), list(places.values())
         for number, row in enumerate(rng.permutation(len(rows))):
             label, place, cutout = rows[row].tolist()
@@ -224,29 +241,46 @@ Source = TypeVar("Source", Cutout, Background)
 def _part_sources(
     kinds: Mapping[str, Sequence[Source]], shares: Mapping[str, float], rng: Generator, what: str
 ) -> dict[str, dict[str, list[Source]]]:
-    """By split and kind, the sources: by the source's own splits if it has any, else by shares."""
+    """By split and kind, the sources: by the source's own splits if it has any, else by shares.
+
+    Files with the same bytes come into one split, whatever their kind; of splits of their own it is the last one, so
+    that the test is kept apart.
+    """
     everything = [source for sources in kinds.values() for source in sources]
+    paths: dict[str, Path] = {}
+    for source in everything:
+        if source.name in paths:
+            raise ValueError(f"{paths[source.name]} and {source.path} have the same name, {source.name}; rename one")
+        paths[source.name] = source.path
+    twins = twins_of(paths)
     own = {source.split for source in everything}
     if None in own and len(own) > 1:
         raise ValueError(f"all {what.split()[0]} must have a split, or none; add it to the others")
-    missing = [split for split in shares if split not in own and split != "val"]
-    if None not in own and missing:
-        raise ValueError(
-            f"the {what.split()[0]} have their own splits, {', '.join(sorted(map(str, own)))}, so they must also have "
-            f"the split {', '.join(missing)}; add it, or move them into folders without splits"
-        )
-    kinds = kinds if None in own else _in_one_split(kinds)
-    drawn = dict(shares) if None in own else {}
-    if None not in own and "val" in shares and "val" not in own:
-        drawn = {split: shares[split] for split in ("train", "val")}
+    drawn = shares
+    if None not in own:
+        missing = [split for split in shares if split not in own and split != "val"]
+        if missing:
+            raise ValueError(
+                f"the {what.split()[0]} have their own splits, {', '.join(sorted(map(str, own)))}, so they must also "
+                f"have the split {', '.join(missing)}; add it, or move them into folders without splits"
+            )
+        number = {source.name: SPLITS.index(str(source.split)) for source in everything}
+        last: dict[str, int] = {}
+        for name, twin in twins.items():
+            last[twin] = max(last.get(twin, 0), number[name])
+        kinds = {
+            kind: [source for source in sources if number[source.name] == last[twins[source.name]]]
+            for kind, sources in kinds.items()
+        }
+        drawn = {split: shares[split] for split in ("train", "val")} if "val" in shares and "val" not in own else {}
+    pool = {kind: [twins[s.name] for s in sources if s.split in (None, "train")] for kind, sources in kinds.items()}
+    split_of = _draw_splits(pool, drawn, rng, what) if drawn else {}
     parts: dict[str, dict[str, list[Source]]] = {split: {kind: [] for kind in kinds} for split in shares}
     for kind, sources in kinds.items():
         for source in sources:
-            if source.split in parts and source.split not in drawn:
-                parts[source.split][kind].append(source)
-    if drawn:
-        pool = {kind: [s for s in sources if s.split in (None, "train")] for kind, sources in kinds.items()}
-        _draw_splits(pool, drawn, parts, rng, what)
+            split = split_of.get(twins[source.name], source.split)
+            if split in parts:
+                parts[split][kind].append(source)
     for split, by_kind in parts.items():
         empty = [kind for kind, sources in by_kind.items() if not sources]
         if empty:
@@ -254,32 +288,14 @@ def _part_sources(
     return parts
 
 
-def _in_one_split(kinds: Mapping[str, Sequence[Source]]) -> dict[str, list[Source]]:
-    """Without files of earlier splits whose bytes are also in a later one: the test is kept apart."""
-    everything = [source for sources in kinds.values() for source in sources]
-    twins = twins_of({source.name: source.path for source in everything})
-    last: dict[str, int] = {}
-    for source in everything:
-        last[twins[source.name]] = max(last.get(twins[source.name], 0), SPLITS.index(str(source.split)))
-    return {
-        kind: [source for source in sources if SPLITS.index(str(source.split)) == last[twins[source.name]]]
-        for kind, sources in kinds.items()
-    }
-
-
 def _draw_splits(
-    kinds: Mapping[str, Sequence[Source]],
-    shares: Mapping[str, float],
-    parts: dict[str, dict[str, list[Source]]],
-    rng: Generator,
-    what: str,
-) -> None:
-    """Divide by shares, kind by kind; files with the same bytes come into the same split, whatever their kind."""
+    kinds: Mapping[str, Sequence[str]], shares: Mapping[str, float], rng: Generator, what: str
+) -> dict[str, str]:
+    """The split of each name, divided by shares, kind by kind."""
     total = sum(shares.values())
-    twins = twins_of({source.name: source.path for sources in kinds.values() for source in sources})
     split_of: dict[str, str] = {}
-    for kind, sources in kinds.items():
-        names = [name for name in dict.fromkeys(twins[source.name] for source in sources) if name not in split_of]
+    for kind, every in kinds.items():
+        names = [name for name in dict.fromkeys(every) if name not in split_of]
         if len(names) < len(shares):
             raise ValueError(
                 f"there are too few {what} {kind}: {len(names)} different images, and at least {len(shares)} "
@@ -287,22 +303,13 @@ def _draw_splits(
             )
         divided = part_names(names, [share / total for share in shares.values()], rng)
         split_of |= {name: split for split, part in zip(shares, divided, strict=True) for name in part}
-        for source in sources:
-            parts[split_of[twins[source.name]]][kind].append(source)
-
-
-def _check_names(sources: Sequence[Cutout | Background]) -> None:
-    paths: dict[str, Path] = {}
-    for source in sources:
-        if source.name in paths:
-            raise ValueError(f"{paths[source.name]} and {source.path} have the same name, {source.name}; rename one")
-        paths[source.name] = source.path
+    return split_of
 
 
 def _group_sizes(
-    split: str, tying: Tying, available: Mapping[str, int], places: Mapping[str, Sequence[Background]]
+    split: str, tying: Tying, available: Mapping[str, int], num_places: int
 ) -> tuple[tuple[int, ...], ...]:
-    num_labels, num_places = len(available), len(places)
+    num_labels = len(available)
     step = num_places if tying.tie is None else 1
     counts = [count // step * step for count in available.values()]
     if tying.equal_labels:
@@ -324,16 +331,3 @@ def _group_sizes(
             )
     tie = 1 / num_places if tying.tie is None else tying.tie
     return images_per_group(counts, tie, num_places, tying.shift)
-
-
-def _check_backgrounds(
-    split: str, sizes: Sequence[Sequence[int]], places: Mapping[str, Sequence[Background]], uses: int
-) -> None:
-    for place, (name, members) in enumerate(places.items()):
-        needed = sum(row[place] for row in sizes)
-        if needed > len(members) * uses:
-            raise ValueError(
-                f"there are too few backgrounds of place {name} in {split}: {len(members)}, each used {uses} times, "
-                f"for {needed} images. Add photographs, ask for fewer images, or let each come more often: "
-                f"background_uses={-(-needed // len(members))} would do"
-            )

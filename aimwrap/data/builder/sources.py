@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..io import SUFFIXES, expand_path, list_folder, pictures_below
+from ..io import SUFFIXES, expand_path, list_folder, pictures_below, require_folder
 from ..release import SPLITS, Release
 from ..sets.waterbirds import WATER_BIRDS
 
@@ -65,9 +65,9 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
         FileNotFoundError: if a folder or an image of the opacity is not there.
         ValueError: if there is no class, or one without images.
     """
-    folder, opacity = expand_path(folder), None if opacity is None else expand_path(opacity)
+    folder, opacity = require_folder(folder, "cutouts"), None if opacity is None else expand_path(opacity)
     found = []
-    for split, class_name, path in _pictures_by_kind(folder, "cutouts", "class"):
+    for split, class_name, path in _pictures_by_kind(folder, "class"):
         name = path.relative_to(folder).as_posix()
         opacity_path = None if opacity is None else (opacity / name).with_suffix(".png")
         if opacity_path is not None and not opacity_path.is_file():
@@ -126,10 +126,10 @@ def backgrounds_in(folder: Path | str) -> list[Background]:
         FileNotFoundError: if the folder is not there.
         ValueError: if there is no place, or one without photographs.
     """
-    folder = expand_path(folder)
+    folder = require_folder(folder, "backgrounds")
     return [
         Background(path.relative_to(folder).as_posix(), path, place, split)
-        for split, place, path in _pictures_by_kind(folder, "backgrounds", "place")
+        for split, place, path in _pictures_by_kind(folder, "place")
     ]
 
 
@@ -148,9 +148,7 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
     """
     found: dict[str, Background] = {}
     for place, folders in places.items():
-        for folder in map(expand_path, folders):
-            if not folder.is_dir():
-                raise FileNotFoundError(f"place {place!r} needs a folder of photographs, and {folder} does not exist")
+        for folder in (require_folder(each, f"the folder of place {place!r}") for each in folders):
             paths = sorted(folder / name for name in pictures_below(folder))
             if not paths:
                 raise ValueError(f"place {place!r} must have photographs ({ENDINGS}), but {folder} has none")
@@ -206,10 +204,8 @@ def water_or_land(class_name: str) -> str:
     return "waterbird" if words & {name.lower() for name in WATER_BIRDS} else "landbird"
 
 
-def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[str | None, str, Path]]:
+def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str, Path]]:
     """(split, class or place, path) of every image, sorted."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{argument} must be a folder with a folder for each {kind}, but {folder} is not there")
     top = list_folder(folder).folders
     split_names = [name for name in top if name in SPLITS]
     if split_names and len(split_names) < len(top):
@@ -218,10 +214,9 @@ def _pictures_by_kind(folder: Path, argument: str, kind: str) -> Iterator[tuple[
             f"{folder} has folders named after splits ({', '.join(split_names)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
-    parents: list[tuple[str | None, Path]] = (
-        [(name, folder / name) for name in top] if split_names else [(None, folder)]
-    )
-    for split, parent in parents:
+    splits: list[str | None] = [*split_names] or [None]
+    for split in splits:
+        parent = folder / (split or "")
         kinds = list_folder(parent).folders
         if not kinds:
             raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has none")

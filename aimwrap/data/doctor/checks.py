@@ -11,8 +11,7 @@ from torchvision.ops import box_iou
 
 from ..._text import numbered
 from ..io import FolderListing, pictures
-from ..release import SPLITS, Box, Record, Release, are_inside
-from ..sample import group_number
+from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside
 from ..sets import Expected
 from .report import Check, Count, Finding, Mark
 from .scan import Look
@@ -20,18 +19,12 @@ from .scan import Look
 
 def count(release: Release) -> tuple[Count, ...]:
     """Count the images of each split that has some."""
-    num_labels, num_places = len(release.classes), len(release.places)
-    counts = []
-    for split in SPLITS:
-        records = [record for record in release.records if record.split == split]
-        if not records:
-            continue
-        labels = Counter(record.label for record in records)
-        groups = None
-        if num_places and all(record.place is not None for record in records):
-            found = Counter(group_number(record.label, record.place, num_places) for record in records)
-            groups = tuple(found[group] for group in range(num_labels * num_places))
-        counts.append(Count(split, len(records), tuple(labels[label] for label in range(num_labels)), groups))
+    counts, num_labels, num_groups = [], len(release.classes), len(release.classes) * len(release.places)
+    for split in ReleaseDataset(release, None).splits:
+        images = ReleaseDataset(release, split)
+        labels = tuple(torch.bincount(images.labels, minlength=num_labels).tolist())
+        groups = None if images.groups is None else tuple(torch.bincount(images.groups, minlength=num_groups).tolist())
+        counts.append(Count(split, len(images), labels, groups))
     return tuple(counts)
 
 
@@ -61,7 +54,7 @@ def _differences(split: str, found: Count, expected: Expected, release: Release,
         findings.append(Finding(split, f"{numbered(found.images, 'image')}, and {authority} has {expected.images:,}"))
     for names, numbers, official in (
         (release.classes, found.labels, expected.labels),
-        (_group_names(release), found.groups, expected.groups),
+        (group_names(release), found.groups, expected.groups),
     ):
         findings += [
             Finding(f"{split}, {name}", f"{numbered(number, 'image')}, and {authority} has {right:,}")
@@ -110,7 +103,7 @@ def check_groups(counts: Sequence[Count], release: Release) -> Check:
         Finding(f"{row.split}, {name}", "no images, so its accuracy is not known")
         for row in counts
         if row.split != "train" and _untied(row, len(release.places))
-        for name, number in zip(_group_names(release), row.groups or (), strict=True)
+        for name, number in zip(group_names(release), row.groups or (), strict=True)
         if not number
     )
     if findings:
@@ -128,15 +121,16 @@ def _rows(groups: tuple[int, ...], num_places: int) -> list[tuple[int, ...]]:
     return [groups[start : start + num_places] for start in range(0, len(groups), num_places)] if num_places else []
 
 
-def _group_names(release: Release) -> list[str]:
+def group_names(release: Release) -> list[str]:
+    """Names, by number of group; none without places."""
     return [f"{label} on {place}" for label in release.classes for place in release.places]
 
 
-def worth_a_digest(paths: Sequence[Path], listing: FolderListing) -> list[bool]:
-    """For each file whether another has as many bytes: files of different sizes differ."""
-    sizes = [listing.files(path.parent).get(path.name) for path in paths]
-    times = Counter(sizes)
-    return [times[size] > 1 for size in sizes]
+def worth_a_digest(paths: Iterable[Path], listing: FolderListing) -> set[Path]:
+    """The files of which another has as many bytes: files of different sizes differ."""
+    sizes = {path: listing.files(path.parent).get(path.name) for path in paths}
+    times = Counter(sizes.values())
+    return {path for path, size in sizes.items() if times[size] > 1}
 
 
 def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) -> Check:
@@ -146,28 +140,19 @@ def check_duplicates(release: Release, images: Mapping[Path, Look], mark: Mark) 
         look = images.get(record.path)
         if look is not None and look.digest is not None:
             same[look.digest].append(record)
-    findings = [_finding(records, release) for records in same.values() if _is_a_leak(records)]
+    findings = []
+    for records in same.values():
+        apart = len({(record.split, record.label) for record in records}) > 1
+        if apart and len({record.path for record in records}) > 1:
+            first, *others = (
+                f"{shown(each.path, release.root)} ({each.split}, {release.classes[each.label]})" for each in records
+            )
+            findings.append(Finding(first, "the same as " + " and ".join(others)))
     if not findings:
         return Check("duplicates", "ok", "no file's content is in two splits or under two labels")
-    contents = "content is" if len(findings) == 1 else "contents are"
-    summary = f"{len(findings):,} {contents} in two splits or under two labels: scores on them are not on new images"
+    contents = numbered(len(findings), "content is", "contents are")
+    summary = f"{contents} in two splits or under two labels: scores on them are not on new images"
     return Check("duplicates", mark, summary, tuple(findings))
-
-
-def _is_a_leak(records: Sequence[Record]) -> bool:
-    kinds = {(record.split, record.label) for record in records}
-    return len(kinds) > 1 and len({record.path for record in records}) > 1
-
-
-def _finding(records: Sequence[Record], release: Release) -> Finding:
-    first, *others = (
-        f"{shown(record.path, release.root)} ({record.split}, {_label(record, release)})" for record in records
-    )
-    return Finding(first, "the same as " + " and ".join(others))
-
-
-def _label(record: Record, release: Release) -> str:
-    return release.classes[record.label] if record.label < len(release.classes) else str(record.label)
 
 
 def check_images_there(release: Release, listing: FolderListing) -> Check:
@@ -228,9 +213,8 @@ def check_unnamed(release: Release, folders: Iterable[Path], listing: FolderList
     findings = tuple(Finding(shown(path, release.root), "") for path in found)
     if not findings:
         return Check("other files", "ok", "no unlisted image")
-    several = "images are" if len(findings) > 1 else "image is"
-    summary = f"{len(findings):,} {several} on disk that the release does not name; never read"
-    return Check("other files", "warning", summary, findings)
+    several = numbered(len(findings), "image is", "images are")
+    return Check("other files", "warning", f"{several} on disk that the release does not name; never read", findings)
 
 
 def shown(path: Path, root: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,16 +66,14 @@ def recognise(path: Path, sources: Sources, name: str | None = None) -> Recognis
         what = is_file if path.exists() else "does not exist"
         raise NotRecognisedError(f"PATH must be the folder of a data set, and {path} {what}")
     found = _chosen(path, sources, name) if name is not None else _found(path, sources)
+    recognised = f"{found.root} was recognised as {found.kind.title}, because {found.reason}"
     if sources.columns and found.name != "table":
         raise NotRecognisedError(
-            f"{path} was recognised as {found.kind.title}, because {found.reason}; its columns are fixed: leave "
-            "--column out, or pass the table itself (.csv)"
+            f"{recognised}; its columns are fixed: leave --column out, or pass the table itself (.csv)"
         )
     lacking = found.kind.missing_source(found.root, sources)
     if lacking is not None:
-        raise NotRecognisedError(
-            f"{found.root} was recognised as {found.kind.title}, because {found.reason}. {lacking}"
-        )
+        raise NotRecognisedError(f"{recognised}. {lacking}")
     return found
 
 
@@ -234,8 +232,10 @@ def _read(found: Recognised, sources: Sources) -> Release | Check:
 
 def _without_tables(found: Recognised, problem: Check, options: Options) -> tuple[Release, tuple[Check, ...]]:
     """Where the tables have faults, the images are checked too, so that users see both at once."""
-    paths = pictures(FolderListing(), folders_below(found.root))
-    readable = check_readable(_look_at_images(paths, [False] * len(paths), options), found.root, options.quick)
+    listing = FolderListing()
+    paths = pictures(listing, folders_below(found.root))
+    looks = _look_at_files(lambda path: look_at_image(path, options.quick), paths, "images", listing, options)
+    readable = check_readable(looks, found.root, options.quick)
     note = (
         "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
     )
@@ -254,8 +254,12 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
     folders = list(kind.own_folders(release))
     if folders:
         yield check_unnamed(release, folders, listing)
-    images, masks = _look(release, listing, options)
-    yield check_readable({**images, **masks}, release.root, options.quick)
+    paths = [record.path for record in release.records]
+    mask_paths = [record.mask_path for record in release.records]
+    alike, quick, any_value = worth_a_digest(paths, listing), options.quick, release.any_value_is_object
+    images = _look_at_files(lambda path: look_at_image(path, quick, path in alike), paths, "images", listing, options)
+    masks = _look_at_files(lambda path: look_at_mask(path, any_value, quick), mask_paths, "masks", listing, options)
+    yield check_readable({**images, **masks}, release.root, quick)
     looks = [
         (record, images[record.path], masks.get(record.mask_path) if record.mask_path is not None else None)
         for record in release.records
@@ -265,53 +269,37 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
     yield check_sizes(seen, release.root)
     if turned := check_turned(seen, release):
         yield turned
-    if masks and not options.quick:
+    if masks and not quick:
         yield check_mask_contents(seen, release.root, kind.some_masks_are_empty)
     if any(record.boxes is not None for record in release.records):
         yield check_boxes(seen, release)
-    if not options.quick:
+    if not quick:
         yield check_duplicates(release, images, kind.duplicates)
 
 
-def _look(
-    release: Release, listing: FolderListing, options: Options
-) -> tuple[Mapping[Path, Look], Mapping[Path, Look]]:
-    """At every image and every mask that is there, each once."""
-    there = [path for path in dict.fromkeys(record.path for record in release.records) if listing.has(path)]
-    images = _look_at_images(there, worth_a_digest(there, listing), options)
-    named = dict.fromkeys(record.mask_path for record in release.records if record.mask_path is not None)
-    masks = [path for path in named if listing.has(path)]
-
-    def look_at(path: Path) -> Look:
-        return look_at_mask(path, release.any_value_is_object, options.quick)
-
-    seen = look_at_all(look_at, masks, options.workers, "masks", options.progress)
-    return images, dict(zip(masks, seen, strict=True))
-
-
-def _look_at_images(paths: list[Path], digests: list[bool], options: Options) -> dict[Path, Look]:
-    def look_at(item: tuple[Path, bool]) -> Look:
-        return look_at_image(item[0], options.quick, digest=item[1])
-
-    items = list(zip(paths, digests, strict=True))
-    return dict(zip(paths, look_at_all(look_at, items, options.workers, "images", options.progress), strict=True))
+def _look_at_files(
+    look: Callable[[Path], Look],
+    paths: Iterable[Path | None],
+    description: str,
+    listing: FolderListing,
+    options: Options,
+) -> dict[Path, Look]:
+    """At every file that is there, each once."""
+    there = [path for path in dict.fromkeys(paths) if path is not None and listing.has(path)]
+    return dict(zip(there, look_at_all(look, there, options.workers, description, options.progress), strict=True))
 
 
 def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
     if not healthy:
         return (f"{again}   # again, after it is fixed",)
-    return (
-        "aimwrap inspect convnext_tiny   # the cost of masks on a backbone, and the lines that train it",
-        f"python -c {shlex.quote(_python(found, sources) + '; print(len(train), train[0])')}",
-    )
-
-
-def _python(found: Recognised, sources: Sources) -> str:
-    """The Python that makes the data set."""
     kind, root = found.kind, found.root
     rest = "".join(f", {name}={_quoted(value)}" for name, value in kind.arguments(root, sources).items())
-    first = _quoted(kind.path(root, sources))
-    return f'from aimwrap.data import {kind.__name__}; train = {kind.__name__}({first}, "train"{rest})'
+    made = f'{kind.__name__}({_quoted(kind.path(root, sources))}, "train"{rest})'
+    python = f"from aimwrap.data import {kind.__name__}; train = {made}; print(len(train), train[0])"
+    return (
+        "aimwrap inspect convnext_tiny   # the cost of masks on a backbone, and the lines that train it",
+        f"python -c {shlex.quote(python)}",
+    )
 
 
 def _quoted(value: Path | str | bool) -> str:
@@ -320,17 +308,12 @@ def _quoted(value: Path | str | bool) -> str:
 
 def _command(path: Path, kind: str | None, sources: Sources, options: Options) -> str:
     """The same examination on the command line."""
-    words = ["aimwrap", "data", "doctor", str(path), *([] if kind is None else ["--as", kind]), *_as_options(sources)]
-    return shlex.join([*words, *([] if options.official else ["--subset"]), *(["--quick"] if options.quick else [])])
-
-
-def _as_options(sources: Sources) -> Iterator[str]:
-    """The sources as they are given on the command line."""
-    for name in ("cub", "segmentations", "imagenet", "class_list", "annotations", "masks"):
-        value = getattr(sources, name)
-        if value is not None:
-            yield from (f"--{name.replace('_', '-')}", str(value))
+    named = {"as": kind, **sources._asdict(), "table": None}  # a table is the path itself
+    words = ["aimwrap", "data", "doctor", str(path)]
+    for name, value in named.items():
+        if isinstance(value, str | Path):
+            words += [f"--{name.replace('_', '-')}", str(value)]
     for argument, column in sources.columns.items():
-        yield from ("--column", f"{argument.removesuffix('_column')}={column}")
-    if sources.any_value_is_object:
-        yield "--any-value-is-object"
+        words += ["--column", f"{argument.removesuffix('_column')}={column}"]
+    flags = {"any-value-is-object": sources.any_value_is_object, "subset": not options.official, "quick": options.quick}
+    return shlex.join([*words, *(f"--{flag}" for flag, is_on in flags.items() if is_on)])

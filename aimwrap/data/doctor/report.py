@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..._text import printable, table
+from ..._text import numbered, printable, table
 
 EXAMPLES = 10  # of a check's findings; --json has all
 WIDTH = 110
@@ -140,9 +140,7 @@ def report(examination: Examination, paint: Paint = lambda text, mark: text) -> 
         "\n".join(_check(check, paint) for check in examination.checks),
         _paragraphs("Known pitfalls of this release", examination.notes),
         _verdict(examination, paint),
-        "\n".join(["Next", *(f"  {printable(line)}" for line in examination.next_lines)])
-        if examination.next_lines
-        else "",
+        "\n".join(["Next", *(f"  {printable(line)}" for line in examination.next_lines)]),
     ]
     return "\n\n".join(block for block in blocks if block)
 
@@ -174,10 +172,8 @@ def _check(check: Check, paint: Paint) -> str:
     mark = "FAULT" if check.mark == "fault" else check.mark
     text = _wrapped(f"{check.name}: {check.summary}", " " * 11)
     lines = [f"  {paint(f'{mark:<7}', check.mark)}  {text.lstrip()}"]
-    lines += [
-        f"             {printable(subject)}: {printable(message)}" if message else f"             {printable(subject)}"
-        for subject, message in check.findings[:EXAMPLES]
-    ]
+    for finding in check.findings[:EXAMPLES]:
+        lines.append(f"             {': '.join(printable(part) for part in finding if part)}")
     if len(check.findings) > EXAMPLES:
         lines.append(f"             and {len(check.findings) - EXAMPLES:,} more (--json lists all)")
     return "\n".join(lines)
@@ -189,13 +185,10 @@ def _paragraphs(title: str, sentences: tuple[str, ...]) -> str:
 
 
 def _verdict(examination: Examination, paint: Paint) -> str:
-    faults, warnings = len(examination.faults), len(examination.warnings)
-    if faults:
-        text = f"{faults} {'check' if faults == 1 else 'checks'} found faults: fix them before training."
-        return paint(text, "fault")
-    if warnings:
-        text = f"No faults; {warnings} {'check has a warning' if warnings == 1 else 'checks have warnings'}."
-        return paint(text, "warning")
+    if faults := len(examination.faults):
+        return paint(f"{numbered(faults, 'check')} found faults: fix them before training.", "fault")
+    if warnings := len(examination.warnings):
+        return paint(f"No faults; {numbered(warnings, 'check has a warning', 'checks have warnings')}.", "warning")
     return paint("Healthy.", "ok")
 
 

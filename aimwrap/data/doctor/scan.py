@@ -19,7 +19,7 @@ from PIL import ImageFile
 
 from ..._files import checksum
 from ..._text import with_progress
-from ..io import image_size, open_image, open_object_mask, size_and_orientation
+from ..io import open_image, open_object_mask, size_and_orientation
 from ..release import Box
 
 CHUNK = 32  # files a thread takes at once
@@ -59,7 +59,7 @@ def look_at_mask(path: Path, any_value: bool, quick: bool = False) -> Look:
     """Open a mask."""
     try:
         if quick:
-            return Look(image_size(path))
+            return Look(size_and_orientation(path)[0])
         mask = open_object_mask(path, any_value)[0].numpy()
     except Exception as error:
         return Look(None, _reason(error, path))
@@ -80,15 +80,12 @@ def look_at_all(
     look: Callable[[T], Look], items: Sequence[T], workers: int | None, description: str, progress: bool
 ) -> list[Look]:
     """Call ``look`` with every item, in threads; None takes as many as there are cores."""
-
-    def look_at(chunk: Sequence[T]) -> list[Look]:
-        return [look(item) for item in chunk]
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     with _strict_and_silent_decoding(), ThreadPoolExecutor(workers or cores) as pool:
         try:
-            looks: Iterable[Look] = (seen for chunk in pool.map(look_at, chunks) for seen in chunk)
+            parts = pool.map(lambda chunk: [look(item) for item in chunk], chunks)
+            looks: Iterable[Look] = (seen for part in parts for seen in part)
             return list(with_progress(looks, description, "file", len(items)) if progress else looks)
         except BaseException:  # Ctrl-C is not to wait for the files that are queued
             pool.shutdown(wait=False, cancel_futures=True)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..io import expand_path, integer, read_csv, read_json, safe_join
-from ..release import SPLITS, Record, Release
+from ..io import expand_path, read_json
+from ..release import SPLITS, Release
 from ..sample import images_per_group
 from . import DatasetOnDisk, Expected, Sources
+from .waterbirds import read_rows
 
 MANIFEST = "build.json"
 
@@ -38,21 +39,10 @@ def read_built(root: Path | str) -> Release:
             "again to continue"
         )
     classes, places = _names(manifest_path)
-    records, seen = [], set()
-    for row in read_csv(root / "metadata.csv", ("img_id", "img_filename", "y", "split", "place")):
-        id, name = row.values["img_id"], row.values["img_filename"]
-        image, mask = safe_join(root, name, row.where), safe_join(root / "segmentations", name, row.where)
-        if id in seen or image in seen:
-            raise ValueError(
-                f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Build the set again"
-            )
-        seen |= {id, image}
-        label, place = integer(row, "y", range(len(classes))), integer(row, "place", range(len(places)))
-        split = SPLITS[integer(row, "split", range(len(SPLITS)))]
-        records.append(Record(id, image, label, split, place, mask.with_suffix(".png")))
-    if not records:
-        raise ValueError(f"{root / 'metadata.csv'} has a header and no images. Build the set again")
-    return Release(f"the set in {root.name}", root, tuple(records), classes, places)
+    rows = read_rows(root, len(classes), len(places), way_out="Build the set again")
+    masks = [(root / "segmentations" / row.values["img_filename"]).with_suffix(".png") for row, _ in rows]
+    records = tuple(record._replace(mask_path=mask) for (_, record), mask in zip(rows, masks, strict=True))
+    return Release(f"the set in {root.name}", root, records, classes, places)
 
 
 def _names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -14,11 +14,11 @@ from . import DatasetOnDisk, Expected, Sources
 
 def find_segmentations(
     segmentations: str | os.PathLike[str] | None,
-    folders: Sequence[Path],
+    homes: Sequence[Path],
     species: Iterable[str],
     object_masks: bool | None,
 ) -> Path | None:
-    """The folder with a folder of masks for every species; None if it is not there and was not demanded."""
+    """The masks of every species, in a home or next to it; None if they are not there and were not demanded."""
     if object_masks is False:
         if segmentations is not None:
             raise ValueError("segmentations cannot be used with object_masks=False; leave one of the two out")
@@ -27,7 +27,7 @@ def find_segmentations(
         given = require_folder(segmentations, "segmentations")
         candidates = [given, given / "segmentations"]
     else:
-        candidates = [parent / "segmentations" for parent in folders]
+        candidates = [folder / "segmentations" for home in homes for folder in (home, home.absolute().parent)]
     expected = sorted(set(species))
     for candidate in candidates:
         there = {entry.name for entry in os.scandir(candidate)} if candidate.is_dir() else set()
@@ -47,8 +47,10 @@ def find_segmentations(
     return None
 
 
-def mask_of(segmentations: Path, name: str) -> Path:
-    """The mask of an image: of the same name except for the ending."""
+def mask_of(segmentations: Path | None, name: str) -> Path | None:
+    """The mask of an image, of the same name except for the ending; None without segmentations."""
+    if segmentations is None:
+        return None
     stem, _, ending = name.rpartition(".")
     return segmentations / f"{stem if stem and '/' not in ending else name}.png"
 
@@ -104,14 +106,14 @@ def read_cub(
     cub = find_cub(root)
     classes, birds = read_birds(cub)
     images = require_folder(cub / "images", "the folder of CUB's images")
-    masks = find_segmentations(segmentations, [cub, cub.absolute().parent], classes, object_masks)
+    masks = find_segmentations(segmentations, [cub], classes, object_masks)
     records = tuple(
         Record(
             str(bird.id),
             safe_join(images, bird.name, bird.where),
             bird.label,
             bird.split,
-            mask_path=None if masks is None else mask_of(masks, bird.name),
+            mask_path=mask_of(masks, bird.name),
             boxes=(bird.box,),
         )
         for bird in birds.values()

@@ -97,7 +97,22 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         num_images: int = 320,
         classes: tuple[Sequence[int], Sequence[int]] = ((0,), (1,)),
     ) -> None:
-        _check_arguments(split, tie, image_size, digit_size, classes)
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+        if not 0.5 <= tie <= 1:
+            raise ValueError(f"tie is a share of the images, 0.5 (untied) to 1 (always), got {tie}.")
+        if image_size < 32:
+            raise ValueError(f"image_size must be at least 32 pixels to show a digit, got {image_size}.")
+        if not 0.1 <= digit_size[0] <= digit_size[1] <= 0.9:
+            raise ValueError(
+                "digit_size must be (smallest, largest) with 0.1 <= smallest <= largest <= 0.9, as shares of the "
+                f"image's side, got {digit_size}."
+            )
+        first, second = map(set, classes)
+        if not first or not second or first & second or not first | second <= set(range(10)):
+            raise ValueError(
+                f"classes must be two disjoint, non-empty collections of the digits 0 to 9, got {classes}."
+            )
         self.split = split
         self.tie = tie
         self.seed = seed
@@ -138,29 +153,6 @@ class DigitsOnPhotographs(Dataset[DigitSample]):
         """All images at once, for sets this small."""
         images, _, _, object_masks = zip(*(self[index] for index in range(len(self))), strict=True)
         return torch.stack(images), self.labels, self.places, torch.stack(object_masks)
-
-
-def _check_arguments(
-    split: str,
-    tie: float,
-    image_size: int,
-    digit_size: tuple[float, float],
-    classes: tuple[Sequence[int], Sequence[int]],
-) -> None:
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
-    if not 0.5 <= tie <= 1:
-        raise ValueError(f"tie is a share of the images, 0.5 (untied) to 1 (always), got {tie}.")
-    if image_size < 32:
-        raise ValueError(f"image_size must be at least 32 pixels to show a digit, got {image_size}.")
-    if not 0.1 <= digit_size[0] <= digit_size[1] <= 0.9:
-        raise ValueError(
-            "digit_size must be (smallest, largest) with 0.1 <= smallest <= largest <= 0.9, as shares of the image's "
-            f"side, got {digit_size}."
-        )
-    first, second = map(set, classes)
-    if not first or not second or first & second or not first | second <= set(range(10)):
-        raise ValueError(f"classes must be two disjoint, non-empty collections of the digits 0 to 9, got {classes}.")
 
 
 def _load_sources(split: str) -> tuple[Tensor, np.ndarray, list[Tensor]]:

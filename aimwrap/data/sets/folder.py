@@ -51,19 +51,19 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     records, notes = [], []
     below: dict[str, set[str]] = {name: set() for name in classes}
     for split, (folder, names) in found.items():
-        relatives = {name: _class_pictures(folder / name) for name in names}
-        for name in names:
-            below[name] |= {path.rpartition("/")[0].partition("/")[0] for path in relatives[name]}
-        mask_of = None
-        if mask_root is not None and (mask_root / folder.relative_to(root)).is_dir():
-            mask_of = _masks(folder, mask_root / folder.relative_to(root), relatives)
-        for name in names:
-            for relative in relatives[name]:
-                path = folder / name / relative
-                mask = None if mask_of is None else mask_of[_stem(f"{name}/{relative}")]
-                records.append(Record(path.relative_to(root).as_posix(), path, label[name], split, mask_path=mask))
-        if mask_root is not None and mask_of is None:
-            notes.append(f"The split {split} has no masks: {mask_root / folder.relative_to(root)} is not a folder.")
+        relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name)]
+        mask_of: dict[str, Path] = {}
+        if mask_root is not None:
+            mask_folder = mask_root / folder.relative_to(root)
+            if mask_folder.is_dir():
+                mask_of = _masks(folder, mask_folder, relatives)
+            else:
+                notes.append(f"The split {split} has no masks: {mask_folder} is not a folder.")
+        for relative in relatives:
+            name, *inner = relative.split("/")[:-1]
+            below[name].add(inner[0] if inner else "")
+            path, mask = folder / relative, mask_of.get(_stem(relative))
+            records.append(Record(path.relative_to(root).as_posix(), path, label[name], split, mask_path=mask))
         lacking = sorted(set(classes) - set(names))
         alike = {*map(_plain, names)} & {*map(_plain, lacking)}
         if alike:
@@ -161,7 +161,7 @@ def _class_pictures(folder: Path) -> list[str]:
     return relatives
 
 
-def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> dict[str, Path]:
+def _masks(folder: Path, mask_folder: Path, names: list[str]) -> dict[str, Path]:
     """Masks by the images' names without suffix."""
     found: dict[str, Path] = {}
     for relative in pictures_below(mask_folder):
@@ -171,7 +171,6 @@ def _masks(folder: Path, mask_folder: Path, relatives: dict[str, list[str]]) -> 
                 f"{mask_folder} has two masks of one name, {found[stem].name} and {mask_folder / relative}; remove one"
             )
         found[stem] = mask_folder / relative
-    names = [f"{name}/{relative}" for name, pictures in relatives.items() for relative in pictures]
     stem, count = Counter(map(_stem, names)).most_common(1)[0]
     if count > 1:
         raise ValueError(

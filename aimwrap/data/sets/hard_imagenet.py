@@ -12,9 +12,8 @@ import pickletools
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from . import DatasetOnDisk, Sources
 from .imagenet100 import SPLITS, TRAIN_STEM, VAL_STEM, WNID, split_folders, wnid_folders
 
 LARGEST_PICKLE = 1 << 18  # bytes; a thousand class names take a tenth
-BYTE_ORDERS: dict[str, Literal["<", ">", "="]] = {"<": "<", ">": ">", "=": "=", "|": "="}  # |: of a single byte
 
 
 class _NumberType:
@@ -36,7 +34,7 @@ class _NumberType:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
-        self.dtype = self.dtype.newbyteorder(BYTE_ORDERS[state[1]])
+        self.dtype = self.dtype.newbyteorder(state[1])
 
     def numbers(self, values: bytes | str) -> np.ndarray[Any, Any]:
         raw = values.encode("latin-1") if isinstance(values, str) else values  # Python 2 wrote strings
@@ -64,16 +62,11 @@ def _nested(values: bytes, kind: _NumberType, shape: Any, order: Any) -> list[An
     return list(kind.numbers(values).reshape(sides, order=order).tolist())
 
 
-def _no_tuples(values: Iterable[Any]) -> None:
-    """A tuple's hash walks through all that is shared in it, which a few bytes can make endless."""
-    if any(isinstance(value, tuple) for value in values):
+class _Tuple(tuple[Any, ...]):
+    """A tuple without a hash, which would walk through all that is shared in it: a few bytes can make that endless."""
+
+    def __hash__(self) -> int:
         raise ValueError("it has a tuple for a key")
-
-
-def _set(values: Iterable[Any] = (), kind: type[set[Any]] | type[frozenset[Any]] = set) -> Any:
-    values = list(values)
-    _no_tuples(values)
-    return kind(values)
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
@@ -85,8 +78,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": lambda text, _="latin1": text.encode("latin-1"),  # how protocols 0 to 2 write bytes
     "collections.OrderedDict": lambda: {},
     "builtins.bytes": lambda: b"",
-    "builtins.set": _set,
-    "builtins.frozenset": lambda values=(): _set(values, frozenset),
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
 }
 
 
@@ -104,17 +97,17 @@ class _Name:
         raise ValueError(f"it changes {self.name}")
 
 
-def _checked(load: Callable[[Any], None], keys: Callable[[list[Any]], list[Any]]) -> Callable[[Any], None]:
-    """A step of the unpickler that first looks at the keys it is about to hash."""
+def _without_hash(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A step of the unpickler that makes a tuple."""
 
     def run(unpickler: Any) -> None:
-        _no_tuples(keys(unpickler.stack))
         load(unpickler)
+        unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
 
     return run
 
 
-_PythonUnpickler: Any = pickle._Unpickler  # its steps can be checked; those in C cannot
+_PythonUnpickler: Any = pickle._Unpickler  # its steps can be changed; those in C cannot
 
 
 class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
@@ -147,14 +140,8 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
             raise ValueError("it takes the same values again and again, which fills the memory")
 
 
-for _code, _keys in {
-    pickle.SETITEM: lambda stack: stack[-2:-1],
-    pickle.SETITEMS: lambda stack: stack[::2],
-    pickle.DICT: lambda stack: stack[::2],
-    pickle.ADDITEMS: lambda stack: stack,
-    pickle.FROZENSET: lambda stack: stack,
-}.items():
-    _Unpickler.dispatch[_code[0]] = _checked(_Unpickler.dispatch[_code[0]], _keys)
+for _code in (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _Unpickler.dispatch[_code[0]] = _without_hash(_Unpickler.dispatch[_code[0]])
 
 
 def read_pickle(path: Path) -> Any:
@@ -226,7 +213,6 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
         )
     found = sorted({mask.wnid for split in masks.values() for mask in split})
     wnids, classes, notes = _classes(root / "meta", found)
-    label = {wnid: number for number, wnid in enumerate(wnids)}
     records = []
     for split in usable:
         paths = _picture_paths(pictures[split], masks[split])
@@ -236,7 +222,7 @@ def read_hard_imagenet(root: str | Path, imagenet: str | Path) -> Release:
                 f"{len(lacking)} of {len(paths)} images of {split} are missing from ImageNet, such as {lacking[0]}."
             )
         records += [
-            Record(mask.stem, path, label[mask.wnid], split, mask_path=mask.path)
+            Record(mask.stem, path, wnids.index(mask.wnid), split, mask_path=mask.path)
             for mask, (path, _) in zip(masks[split], paths, strict=True)
         ]
     for split in (split for split in SPLITS if split not in usable):
@@ -365,8 +351,7 @@ class HardImageNet(DatasetOnDisk):
     def evidence(cls, folder: Path, sources: Sources) -> str | None:
         """Flat masks, its list of classes, or its name."""
         for split in SPLITS:
-            names = islice(FolderListing().files(folder / split), 1000)
-            if any(FLAT_MASK.fullmatch(name) for name in names):
+            if any(FLAT_MASK.fullmatch(name) for name in FolderListing().files(folder / split)):
                 return f"{split} has files named <wnid>_<ImageNet's file name>"
         if (folder / "meta" / "hard_imagenet_idx.pkl").is_file():
             return "it has meta/hard_imagenet_idx.pkl"

@@ -6,14 +6,12 @@ The list that most works mean is that of Tian, Krishnan, Isola: Contrastive Mult
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 from ..io import expand_path, list_folder, read_small, subfolders
 from ..release import Box, Record, Release
@@ -103,30 +101,25 @@ def read_annotation(path: Path) -> Annotation:
     return Annotation(_text(root, "filename", path).removesuffix(".JPEG"), size, tuple(boxes))
 
 
-def _parse(path: Path) -> ElementTree.Element:
-    """Use Expat directly, since ElementTree would expand a document type's entities before it could be refused."""
+class _Builder(ElementTree.TreeBuilder):
+    """Refuses a document type where it begins, before its entities."""
 
-    def refuse(*_: object) -> None:
+    def doctype(self, *_: object) -> None:
         raise RuntimeError(
-            f"{path} declares a document type, with which a small file can fill the memory or read other files; "
+            "declares a document type, with which a small file can fill the memory or read other files; "
             "annotations have none, so it is damaged or hostile, and was not read further. Get it again"
         )
 
-    builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = refuse
+
+def _parse(path: Path) -> ElementTree.Element:
     try:
-        parser.Parse(read_small(path, LARGEST_ANNOTATION), True)
+        return ElementTree.fromstring(read_small(path, LARGEST_ANNOTATION), ElementTree.XMLParser(target=_Builder()))
     except RuntimeError as error:
-        raise ValueError(str(error)) from None
-    except (expat.ExpatError, LookupError, ValueError) as error:
+        raise ValueError(f"{path} {error}") from None
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(
             f"{path} is not a complete XML file: {error}. It was cut off or damaged; get it again"
         ) from error
-    return builder.close()
 
 
 def _text(element: ElementTree.Element, name: str, path: Path) -> str:
@@ -220,7 +213,7 @@ def _read_class_list(path: Path) -> tuple[list[str], list[str]]:
         raise ValueError(
             f"class_list must be a text file of WordNet numbers, one on each line; {path} is too long for one"
         )
-    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     others = [line for line in lines if not WNID.fullmatch(line)]
     if others or not lines:

@@ -98,9 +98,7 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
     matches = [WHOLE_NUMBER.fullmatch(row.number(column)) for row in rows]
     if not all(matches):
         _check_names(rows, values, column, argument)
-        found = tuple(sorted(set(values)))
-        number = {name: position for position, name in enumerate(found)}
-        return Numbered([number[value] for value in values], found)
+        return _among(rows, values, column, sorted(set(values)), argument)
     numbers = [int(match[1]) for match in matches if match is not None]
     most = max(numbers)
     lacking = sorted(set(range(min(most, len(rows)) + 1)) - set(numbers))  # rows are too few for more

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, get_args
 
+from ..._checks import check_choices
 from ..io import read_json, require_folder, safe_join
 from ..release import Record, Release
 from . import DatasetOnDisk, Expected, Sources
@@ -14,7 +15,7 @@ from .cub import CUB200, GET_SEGMENTATIONS, cub_next_to, find_cub, find_segmenta
 
 Variant = Literal["fixed", "black", "random"]
 SplitBy = Literal["cub", "all"]
-VARIANTS = ("fixed", "black", "random")
+FOLDERS = {variant: f"CUB_{variant}" for variant in get_args(Variant)}
 
 
 def read_traveling_birds(
@@ -47,65 +48,47 @@ def read_traveling_birds(
         FileNotFoundError: if a folder, CUB's tables or what was demanded is not there.
         ValueError: if a table is damaged, or an argument is not among those allowed.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be 'fixed', 'black' or 'random', got {variant!r}")
-    if split_by not in ("cub", "all"):
-        raise ValueError(f"split_by must be 'cub' or 'all', got {split_by!r}")
+    check_choices(variant=(variant, Variant), split_by=(split_by, SplitBy))
     if split_by == "all" and variant != "fixed":
         raise ValueError(f"split_by='all' is for variant='fixed', whose folders hold all birds twice, got {variant!r}")
     home = _find_variant(require_folder(root), variant)
-    cub_home = find_cub(cub, "cub") if cub is not None else _cub_for(home)
-    classes, birds = read_birds(cub_home)
-    masks = find_segmentations(segmentations, [cub_home, cub_home.absolute().parent], classes, object_masks)
-    sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
-    for source in sources.values():
-        _check_species(source, classes)
-    places = _read_places(home, classes) if variant == "fixed" else None
-    records = []
-    for split, source in sources.items():
-        for bird in birds.values():
-            if split_by == "all" or bird.split == split:
-                path = safe_join(source, bird.name, bird.where)
-                place = None if places is None else places.numbers[split][bird.label]
-                mask_path = None if masks is None else mask_of(masks, bird.name)
-                records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
-    name = f"TravelingBirds ({home.name}{', all birds in both splits' if split_by == 'all' else ''})"
-    notes = (*_notes(variant, split_by, places is not None), masks_note(masks))
-    names = () if places is None else places.names
-    return Release(name, home, tuple(records), classes, names, notes=notes, boxes_as_stored=True)
-
-
-class _Places(NamedTuple):
-    """The background's kind of each species: names by number, and numbers by split and label."""
-
-    names: tuple[str, ...]
-    numbers: dict[str, list[int]]
-
-
-def _find_variant(root: Path, variant: str) -> Path:
-    """``CUB_<variant>`` in the root, or the root itself if it is not one of the others."""
-    name = f"CUB_{variant}"
-    if (root / name).is_dir():
-        return root / name
-    is_another = root.name in {f"CUB_{other}" for other in VARIANTS} - {name}
-    has_splits = (root / "train").is_dir() and (root / "test").is_dir()
-    if root.name == name or (variant == "fixed" and has_splits and not is_another):
-        return root
-    there = [other for other in VARIANTS if (root / f"CUB_{other}").is_dir()]
-    raise FileNotFoundError(
-        f"variant={variant!r} needs the folder {name}, and {root} is not this folder and does not have it"
-        + (f"; it has variant {' and '.join(map(repr, there))}" if there else "")
-    )
-
-
-def _cub_for(home: Path) -> Path:
-    found = cub_next_to(home)
-    if found is None:
+    cub_home = cub_next_to(home) if cub is None else find_cub(cub, "cub")
+    if cub_home is None:
         raise FileNotFoundError(
             f"cub must be the folder CUB_200_2011: {home} does not say which birds are for the test (its folders have "
             "all of them), and CUB's train_test_split.txt does. There is no such folder next to it"
         )
-    return found
+    classes, birds = read_birds(cub_home)
+    masks = find_segmentations(segmentations, [cub_home], classes, object_masks)
+    sources = {split: home / split if variant == "fixed" else home for split in ("train", "test")}
+    places, numbers = _read_places(home, classes) if variant == "fixed" else ((), {})
+    records = []
+    for split, source in sources.items():
+        _check_species(source, classes)
+        for bird in birds.values():
+            if split_by == "all" or bird.split == split:
+                path = safe_join(source, bird.name, bird.where)
+                place = numbers[split][bird.label] if places else None
+                mask_path = mask_of(masks, bird.name)
+                records.append(Record(str(bird.id), path, bird.label, split, place, mask_path, (bird.box,)))
+    name = f"TravelingBirds ({home.name}{', all birds in both splits' if split_by == 'all' else ''})"
+    notes = (*_notes(variant, split_by, bool(places)), masks_note(masks))
+    return Release(name, home, tuple(records), classes, places, notes=notes, boxes_as_stored=True)
+
+
+def _find_variant(root: Path, variant: str) -> Path:
+    """``CUB_<variant>`` in the root, or the root itself if it is not one of the others."""
+    name = FOLDERS[variant]
+    if (root / name).is_dir():
+        return root / name
+    has_splits = (root / "train").is_dir() and (root / "test").is_dir()
+    if root.name == name or (variant == "fixed" and has_splits and root.name not in FOLDERS.values()):
+        return root
+    there = [other for other, folder in FOLDERS.items() if (root / folder).is_dir()]
+    raise FileNotFoundError(
+        f"variant={variant!r} needs the folder {name}, and {root} is not this folder and does not have it"
+        + (f"; it has variant {' and '.join(map(repr, there))}" if there else "")
+    )
 
 
 def _check_species(source: Path, classes: Sequence[str]) -> None:
@@ -118,16 +101,15 @@ def _check_species(source: Path, classes: Sequence[str]) -> None:
         )
 
 
-def _read_places(home: Path, classes: Sequence[str]) -> _Places | None:
-    """``train_places.json`` and ``test_places.json``, which not all copies have."""
+def _read_places(home: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+    """The places' names, and by split each species' place; none without the two tables, which not all copies have."""
     tables = [home / f"{split}_places.json" for split in ("train", "test")]
     if not any(table.is_file() for table in tables):
-        return None
+        return (), {}
     train, test = (_read_place_ids(table, classes) for table in tables)
     ids = list(dict.fromkeys([*train, *test]))  # in the order of the species, so that place p is label p's own
     names = tuple(f"Places365 class {id}" for id in ids)
-    number = {id: position for position, id in enumerate(ids)}
-    return _Places(names, {"train": [number[id] for id in train], "test": [number[id] for id in test]})
+    return names, {"train": [ids.index(id) for id in train], "test": [ids.index(id) for id in test]}
 
 
 def _read_place_ids(table: Path, classes: Sequence[str]) -> list[int]:
@@ -179,11 +161,10 @@ class TravelingBirds(DatasetOnDisk):
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:
         """Its folder's name, one level up or down, or the tables of places."""
-        names = [f"CUB_{variant}" for variant in VARIANTS]
-        there = [name for name in names if (folder / name).is_dir()]
+        there = [name for name in FOLDERS.values() if (folder / name).is_dir()]
         if there:
             return f"it has {' and '.join(there)}"
-        if folder.name in names:
+        if folder.name in FOLDERS.values():
             return f"it is called {folder.name}"
         tables = [name for name in ("train_places.json", "test_places.json") if (folder / name).is_file()]
         return f"it has {' and '.join(tables)}" if tables else None
@@ -212,7 +193,6 @@ class TravelingBirds(DatasetOnDisk):
 
 def _variant_folder(root: Path) -> Path:
     """The folder itself if it is one, or the first in it, TravelingBirds proper before its controls."""
-    names = [f"CUB_{variant}" for variant in VARIANTS]
-    if root.name in names:
+    if root.name in FOLDERS.values():
         return root
-    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
+    return next((root / name for name in FOLDERS.values() if (root / name).is_dir()), root / FOLDERS["fixed"])

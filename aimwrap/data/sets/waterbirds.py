@@ -105,9 +105,8 @@ def percent(share: float) -> str:
 
 def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
     """The notes on tie, version and groups."""
-    counts = {split: [0] * 4 for split in SPLITS}
-    for (split, label, place), number in Counter((r.split, r.label, r.place or 0) for r in records).items():
-        counts[split][2 * label + place] = number
+    found = Counter((record.split, 2 * record.label + (record.place or 0)) for record in records)
+    counts = {split: tuple(found[split, group] for group in range(4)) for split in SPLITS}
     land, water = sum(counts["train"][:2]), sum(counts["train"][2:])
     tie = tie_of(records)
     notes = []
@@ -127,7 +126,7 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
             f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee {wrong}. "
             "Results with the other labels cannot be compared."
         )
-    if {split: tuple(numbers) for split, numbers in counts.items()} == OFFICIAL_COUNTS:
+    if counts == OFFICIAL_COUNTS:
         notes.append("The groups are as large as in the official 95 % release.")
     if len(records) != NUM_IMAGES:
         notes.append(
@@ -174,7 +173,8 @@ def read_waterbirds(
     if version not in (None, "original", "corrected"):
         raise ValueError(f"version must be 'original', 'corrected' or None, got {version!r}")
     home = find_waterbirds(root)
-    rows = _read_rows(home)
+    rows = read_rows(home, labels=2, places=2, way_out="Get the file again")
+    check_labels(rows)
     found = version_of(record for _, record in rows)
     if version is not None and found != version:
         raise ValueError(
@@ -189,14 +189,10 @@ def read_waterbirds(
     if cub_home is not None:
         _check_ids(rows, birds, cub_home)
     homes = [home] if cub_home is None else [cub_home, home]
-    folders = [folder for here in homes for folder in (here, here.absolute().parent)]
     species = {name.rpartition("/")[0] for name in names}
-    masks = find_segmentations(segmentations, folders, species, object_masks)
+    masks = find_segmentations(segmentations, homes, species, object_masks)
     joined = tuple(
-        record._replace(
-            mask_path=None if masks is None else mask_of(masks, name),
-            boxes=(birds[int(record.id)].box,) if birds else None,
-        )
+        record._replace(mask_path=mask_of(masks, name), boxes=(birds[int(record.id)].box,) if birds else None)
         for name, (_, record) in zip(names, rows, strict=True)
     )
     notes = notes_on(joined, found)
@@ -231,21 +227,20 @@ def find_waterbirds(root: str | os.PathLike[str]) -> Path:
     return named[0].parent
 
 
-def _read_rows(home: Path) -> list[tuple[Row, Record]]:
-    table = home / "metadata.csv"
-    rows, ids, names = [], set(), set()
-    for row in read_csv(table, ("img_id", "img_filename", "y", "split", "place")):
+def read_rows(home: Path, labels: int, places: int, way_out: str) -> list[tuple[Row, Record]]:
+    """The rows of ``metadata.csv``, as built sets have it too, with their images."""
+    rows: list[tuple[Row, Record]] = []
+    seen: set[int | Path] = set()
+    for row in read_csv(home / "metadata.csv", ("img_id", "img_filename", "y", "split", "place")):
         id, name = integer(row, "img_id", range(1, 10**9)), row.values["img_filename"]
-        label, place = integer(row, "y", range(2)), integer(row, "place", range(2))
-        split = SPLITS[integer(row, "split", range(3))]
-        if id in ids or name in names:
-            raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. Get it again")
-        ids.add(id)
-        names.add(name)
-        rows.append((row, Record(str(id), safe_join(home, name, row.where), label, split, place)))
+        path = safe_join(home, name, row.where)
+        if id in seen or path in seen:
+            raise ValueError(f"{row.where}: img_id {id} or img_filename {name!r:.80} is there twice. {way_out}")
+        seen |= {id, path}
+        label, place = integer(row, "y", range(labels)), integer(row, "place", range(places))
+        rows.append((row, Record(str(id), path, label, SPLITS[integer(row, "split", range(len(SPLITS)))], place)))
     if not rows:
-        raise ValueError(f"{table} has a header and no images. Get the file again")
-    check_labels(rows)
+        raise ValueError(f"{home / 'metadata.csv'} has a header and no images. {way_out}")
     return rows
 
 
