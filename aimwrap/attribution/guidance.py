@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from ..taps.equivalence import gradient_nodes
+from ..taps.graph import reachable
+
 # Rectifiers other than ReLU, as autograd names them (ReLU6 is a hardtanh). Gates (sigmoid, hardsigmoid, tanh) multiply
 # what passes and rectify nothing: they keep their gradient in guided backpropagation too.
 _OTHER_RECTIFIERS = {
@@ -57,7 +60,7 @@ def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
         for handle in handles:
             handle.remove()
     assert start.grad_fn is not None
-    readers = _readers(logits.grad_fn)
+    readers = _readers(logits)
     on_the_way = _ahead_of(start.grad_fn, readers)
 
     relus = {node for node in on_the_way if _kind(node) == "Relu"}
@@ -78,20 +81,13 @@ def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
 _Output = tuple[Node | None, int]  # one output of a graph node
 
 
-def _readers(end: Node | None) -> dict[_Output, list[Node]]:
+def _readers(result: Tensor) -> dict[_Output, list[Node]]:
     """The nodes that read each output, over the complete graph of a result."""
     readers: dict[_Output, list[Node]] = {}
-    seen: set[Node] = set()
-    waiting = [end] if end is not None else []
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+    for node in gradient_nodes([result]):
         for source in node.next_functions:
             if source[0] is not None:
                 readers.setdefault(source, []).append(node)
-                waiting.append(source[0])
     return readers
 
 
@@ -100,14 +96,7 @@ def _ahead_of(start: Node, readers: dict[_Output, list[Node]]) -> set[Node]:
     by_node: dict[Node | None, list[Node]] = {}
     for (node, _), ahead in readers.items():
         by_node.setdefault(node, []).extend(ahead)
-    found: set[Node] = set()
-    waiting = [start]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting.extend(by_node.get(node, ()))
-    return found
+    return reachable([start], lambda node: by_node.get(node, ()))
 
 
 def _kind(node: Node) -> str:

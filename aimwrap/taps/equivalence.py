@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
 
 from .backbone import Program, TappedBackbone
 from .copies import is_adapter, quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
-from .graph import GraphProgram
+from .graph import GraphProgram, reachable
 from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
 from .probe import CallSite, Probe, state_of, tensors_in
@@ -215,7 +217,7 @@ class Training(NamedTuple):
     reached: set[str]  # by a gradient
     held: set[str]
     updated: set[str]  # buffers and parameters
-    custom_backward: str | None  # the class of a backward written in Python
+    custom_backward: str | None  # the name of one written in Python
 
 
 def training_of(program: Program, measured: Probe, names: list[str] | None = None) -> Training | None:
@@ -234,24 +236,17 @@ def training_of(program: Program, measured: Probe, names: list[str] | None = Non
             settled = program.settled(host, shadow)
             outputs = settled.run(host, measured.fake_images(batch_size=2))
             wanted = [output for name, output in outputs.items() if names is None or name in names]
-            custom = next((c for c in map(_custom_backward, wanted) if c is not None), None)
+            custom = [type(n).__name__ for n in gradient_nodes(wanted) if isinstance(n, BackwardCFunction)]
             reached = gradients_reach(wanted, parameters) if any(o.requires_grad for o in wanted) else set()
     except Exception:  # an operation without fake values or without a gradient
         return None
     updated = {name for name, tensor in tensors.items() if state_of(tensor) != before[name]}
     spare = {p for module in host.modules() if is_adapter(module) for p in module.parameters()}
     held = {n for n, p in host.named_parameters(remove_duplicate=False) if n in parameters and p not in spare}
-    return Training(reached, held, updated, custom)
+    return Training(reached, held, updated, min(custom, default=None))
 
 
-def _custom_backward(output: Tensor) -> str | None:
-    waiting, seen = [output.grad_fn], set()
-    while waiting:
-        function = waiting.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        if isinstance(function, torch.autograd.function.BackwardCFunction):
-            return type(function).__name__.removesuffix("Backward")
-        waiting.extend(following for following, _ in function.next_functions)
-    return None
+def gradient_nodes(outputs: Iterable[Tensor]) -> set[Node]:
+    """What computes the outputs' gradients, down to the tensors that they are of."""
+    ends = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    return reachable(ends, lambda node: [source for source, _ in node.next_functions if source is not None])

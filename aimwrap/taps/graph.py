@@ -14,9 +14,9 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from unittest.mock import patch
 
 import torch
@@ -27,6 +27,8 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 from .copies import is_adapter, joined, unmoved_generators
 from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
 from .probe import CallSite
+
+T = TypeVar("T")
 
 # Operators with an assignment, and as what fx traces them.
 _IN_PLACE_OPERATORS = {
@@ -285,13 +287,18 @@ def _tapped_nodes(graph: fx.Graph) -> dict[str, fx.Node]:
 
 def _ancestors(nodes: list[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
     """Nodes and all that they depend on, without what comes before the ``stop`` nodes."""
-    found: set[fx.Node] = set()
-    waiting = list(nodes)
+    return reachable(nodes, lambda node: () if node in stop else node.all_input_nodes)
+
+
+def reachable(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> set[T]:
+    """The starts, what follows each, what follows that, and so on."""
+    found: set[T] = set()
+    waiting = list(starts)
     while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting.extend(() if node in stop else node.all_input_nodes)
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting.extend(following(one))
     return found
 
 
