@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor, nn
 
+from .graph import GraphProgram
 from .layout import Layout
+from .usage import OwnCodeProgram
 
-
-class Program(Protocol):
-    """How the tapped outputs of a backbone are computed."""
-
-    architecture: str
-
-    def settled(self, host: nn.Module, model: nn.Module) -> Program:
-        """Give the host the parts of the model that are needed, under their own names, and run on it from now on."""
-
-    def run(self, host: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """The tapped outputs by name, as the backbone lays them out."""
-
-    def train(self, mode: bool) -> None:
-        """Do what switching the model to training or evaluation does in addition to setting every module's flag."""
-
-    def names_up_to(self, name: str) -> set[str]:
-        """Names of the modules and tensors that a tapped output depends on, in either mode."""
-
-    def freeze(self, names: tuple[str, ...]) -> None:
-        """In training, compute these outputs, and what they depend on, as in evaluation; an empty tuple undoes it."""
+Program = GraphProgram | OwnCodeProgram  # how the tapped outputs of a backbone are computed
 
 
 class TappedBackbone(nn.Module):
@@ -46,6 +27,7 @@ class TappedBackbone(nn.Module):
     def __init__(self, model: nn.Module, program: Program, layouts: dict[str, Layout]) -> None:
         super().__init__()
         # Attributes, as the methods below, have names that no submodule of a backbone will have.
+        self._aimwrap_architecture = type(model).__name__
         self._aimwrap_program = program.settled(self, model)
         self._aimwrap_layouts = layouts
         self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
@@ -113,5 +95,5 @@ class TappedBackbone(nn.Module):
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        source = self._aimwrap_program.architecture
-        return f"{type(self).__name__}({source} up to its deepest tap, {parameters / 1e6:.2f} M parameters)"
+        taken = f"{self._aimwrap_architecture} up to its deepest tap"
+        return f"{type(self).__name__}({taken}, {parameters / 1e6:.2f} M parameters)"

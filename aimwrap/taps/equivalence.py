@@ -187,7 +187,7 @@ def check_training(measured: Probe, program: GraphProgram, sites: dict[str, Call
     modules = {name: place for name, place in sites.items() if measured.call_at(place) is not None}
     if not modules:
         return
-    hooks = HookProgram("", {name: watch_for(place, measured) for name, place in modules.items()})
+    hooks = HookProgram({name: watch_for(place, measured) for name, place in modules.items()})
     own = training_of(hooks, measured)
     traced = training_of(program, measured, list(modules))
     if own is None or traced is None:

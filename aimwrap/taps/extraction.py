@@ -136,7 +136,7 @@ def _by_graph(request: _Request) -> Extraction:
 def _by_hooks(request: _Request) -> Extraction:
     model, measured, sites = request.model, request.measured, request.sites
     watches = {name: safe_watch_for(site, measured, name in request.by_number) for name, site in sites.items()}
-    program = HookProgram(type(model).__name__, watches)
+    program = HookProgram(watches)
     program.measure_usage(model, measured.image_shape)
     labels = {
         n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation.name}" for n, w in watches.items()
@@ -178,7 +178,7 @@ def _last_map_between(
 
 
 def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermediate]) -> Extraction:
-    program = IntermediatesProgram(type(model).__name__, {name: target.position for name, target in own.items()})
+    program = IntermediatesProgram({name: target.position for name, target in own.items()})
     program.measure_usage(model, measured.image_shape)
     labels = {name: target.node for name, target in own.items()}
     layouts, shapes = measure(program, measured, labels)

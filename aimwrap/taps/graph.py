@@ -140,13 +140,8 @@ class GraphProgram:
     """
 
     def __init__(
-        self,
-        architecture: str,
-        nodes: dict[str, NodePair],
-        graphs: dict[bool, fx.Graph],
-        constants: dict[str, Tensor] | None = None,
+        self, nodes: dict[str, NodePair], graphs: dict[bool, fx.Graph], constants: dict[str, Tensor] | None = None
     ) -> None:
-        self.architecture = architecture
         self.nodes = nodes
         self.graphs = graphs
         self.constants = constants or {}
@@ -178,7 +173,7 @@ class GraphProgram:
             _protect_taps(graph, shadow)
         # Tensors that the forward itself makes are found on what was traced, not on the user's model.
         constants = {target: extractor.get_buffer(target) for target in _targets(graphs) if not _has(model, target)}
-        return GraphProgram(type(model).__name__, dict(nodes), graphs, constants)
+        return GraphProgram(dict(nodes), graphs, constants)
 
     def settled(self, host: nn.Module, model: nn.Module) -> GraphProgram:
         """Share with the host each module, parameter, buffer or tensor of the model that the graphs name."""
@@ -244,7 +239,7 @@ class GraphProgram:
 
     def __reduce__(self) -> tuple[Any, ...]:
         packed = {training: _pack(graph) for training, graph in self.graphs.items()}
-        return _unpack_program, (self.architecture, self.nodes, packed, self.frozen)
+        return _unpack_program, (self.nodes, packed, self.frozen)
 
 
 def _with_evaluated(graphs: dict[bool, fx.Graph], nodes: dict[str, NodePair], frozen: tuple[str, ...]) -> fx.Graph:
@@ -326,10 +321,8 @@ class _Function(NamedTuple):
     name: str
 
 
-def _unpack_program(
-    architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]], frozen: tuple[str, ...]
-) -> GraphProgram:
-    program = GraphProgram(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
+def _unpack_program(nodes: dict[str, NodePair], packed: dict[bool, list[Any]], frozen: tuple[str, ...]) -> GraphProgram:
+    program = GraphProgram(nodes, {training: _unpack(graph) for training, graph in packed.items()})
     program.freeze(frozen)
     return program
 

@@ -59,8 +59,8 @@ class HookProgram(OwnCodeProgram):
 
     wanted: Mapping[str, Watch]
 
-    def __init__(self, architecture: str, wanted: Mapping[str, Watch]) -> None:
-        super().__init__(architecture, wanted)
+    def __init__(self, wanted: Mapping[str, Watch]) -> None:
+        super().__init__(wanted)
         self.catch = _Catch(wanted)
 
     def prepared(self, twin: nn.Module) -> nn.Module:

@@ -41,7 +41,6 @@ class OwnCodeProgram:
     """Tapped outputs by the backbone's own code on a twin of it; :meth:`outputs` differs among subclasses.
 
     Attributes:
-        architecture: the backbone's class.
         wanted: by the name of each output, where the subclass finds it.
         source: the twin, once settled on a host, with which it shares its dicts of modules, parameters and buffers.
         usage: what the outputs depend on, once measured.
@@ -50,8 +49,7 @@ class OwnCodeProgram:
 
     source: nn.Module
 
-    def __init__(self, architecture: str, wanted: Mapping[str, Any]) -> None:
-        self.architecture = architecture
+    def __init__(self, wanted: Mapping[str, Any]) -> None:
         self.wanted = wanted
         self.usage: Usage | None = None
         self.image_shape: Shape | None = None
@@ -66,7 +64,7 @@ class OwnCodeProgram:
 
     def only(self, *names: str) -> OwnCodeProgram:
         """A program, not settled anywhere, for some of the outputs."""
-        return type(self)(self.architecture, {name: self.wanted[name] for name in names})
+        return type(self)({name: self.wanted[name] for name in names})
 
     def settled(self, host: nn.Module, model: nn.Module) -> OwnCodeProgram:
         """Give the host the parts of a twin of the model that the outputs depend on."""
@@ -106,7 +104,7 @@ class OwnCodeProgram:
         if self.usage.cut_off:
             warnings.warn(
                 f"no gradient leaves the maps of {sorted(self.usage.cut_off)} in training, so what makes them will not "
-                f"be trained: {self.architecture} computes them under torch.no_grad(), or by reentrant gradient "
+                f"be trained: {type(model).__name__} computes them under torch.no_grad(), or by reentrant gradient "
                 "checkpointing, for which pass use_reentrant=False",
                 stacklevel=2,
             )
