@@ -235,11 +235,8 @@ def _disturbed(aim: AIM, stage: Stage, hidden: Tensor, generator: torch.Generato
         features[index] = torch.where(hidden, noise, features[index])
         return features
 
-    handle = aim.top_down.register_forward_hook(disturb)
-    try:
+    with aim.top_down.register_forward_hook(disturb):
         yield
-    finally:
-        handle.remove()
 
 
 def _hidden_pixels_move_nothing(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -47,18 +48,12 @@ def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
     ``x.clamp(min=0)``) or run inside reentrant checkpointing.
     """
     by_modules: set[Node] = set()
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output: by_modules.add(output.grad_fn))
-        for module in model.modules()
-        if isinstance(module, nn.ReLU)
-    ]
-    try:
-        with torch.enable_grad():
-            start = image.detach().clone().requires_grad_().clone()
-            logits = model(start)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.enable_grad(), ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                hooks.enter_context(module.register_forward_hook(lambda m, _, output: by_modules.add(output.grad_fn)))
+        start = image.detach().clone().requires_grad_().clone()
+        logits = model(start)
     assert start.grad_fn is not None
     readers = _readers(logits)
     on_the_way = _ahead_of(start.grad_fn, readers)

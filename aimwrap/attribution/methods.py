@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._numerics import both_sides
 from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
+from ..backbones.pooled import calls_of
 from ..model import AIM
 from ..taps.probe import logits_in
 from .guidance import guidance_of
@@ -216,14 +217,9 @@ def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
 def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> nn.Module:
     """The layer to hook, which gives one map per forward."""
     chosen = chosen_layer(view, layer, inputs[:1])
-    outputs: list[object] = []
-    handle = chosen.register_forward_hook(lambda module, arguments, output: outputs.append(output))
-    try:
-        with torch.no_grad():
-            view(inputs[:1])
-    finally:
-        handle.remove()
-    kind = type(chosen).__name__
+    with torch.no_grad(), calls_of([chosen]) as calls:
+        view(inputs[:1])
+    outputs, kind = [output for _, output in calls[chosen]], type(chosen).__name__
     if not outputs:
         raise ValueError(
             f"layer ({kind}) is not called in a forward; choose another. Of an AIM's backbone, only the innermost "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -317,7 +317,6 @@ def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
 
     root = Call("", shadow)
     stack: list[Call] = []
-    handles = []
 
     def enter(name: str, module: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]) -> None:
         call = Call(name, module) if stack else root
@@ -335,15 +334,11 @@ def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
             call.container = type(output).__name__ if tensors else None
             call.contained = {key: as_channels_first(tuple(t.shape), image_shape) for key, t in tensors.items()}
 
-    for name, module in shadow.named_modules():
-        entering = partial(enter, name)
-        handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
-        handles.append(module.register_forward_hook(lambda m, args, output: leave(output)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in shadow.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(lambda module, arguments, output: leave(output)))
         yield root
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def tensors_in(output: object) -> dict[Key, Tensor]:
