@@ -174,7 +174,7 @@ def _candidates(measured: Probe, limit: int = 6) -> str:
     shapes = {
         call.name: call.output_shape
         for call in measured.root.calls()
-        if call.name and call.output_shape is not None and len(call.output_shape) == 4 and call.output_shape[2] > 1
+        if call.name and len(call.output_shape) == 4 and call.output_shape[2] > 1
     }
     last = list(shapes.items())[-limit:]
     listed = ", ".join(f"{name!r} ({'x'.join(map(str, shape[1:]))})" for name, shape in last)

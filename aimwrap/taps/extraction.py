@@ -120,8 +120,8 @@ def _by_graph(request: _Request) -> Extraction:
     layouts, shapes = measure(program, measured, labels)
     for name, site in sites.items():
         call = measured.call_at(site)
-        seen = call.output_shape if call is not None else None
-        if seen is not None and len(seen) == 4 and seen != shapes[name] and " + " not in labels[name]:
+        seen = call.output_shape if call is not None else ()
+        if len(seen) == 4 and seen != shapes[name] and " + " not in labels[name]:
             raise GraphError(
                 f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives "
                 f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
@@ -157,8 +157,8 @@ def _last_map_between(
 ) -> tuple[str, str] | None:
     """The last function between a stage and its reader that makes a map of the stage's size; None if there is none."""
     call = measured.call_at(place)
-    shape = call.output_shape if call is not None else None
-    if shape is None or len(shape) != 4 or shape[2] * shape[3] == 1:
+    shape = call.output_shape if call is not None else ()
+    if len(shape) != 4 or shape[2] * shape[3] == 1:
         return None
     called = {other.name for other in measured.root.calls()}
     chosen = []

@@ -158,7 +158,7 @@ def watch_for(place: CallSite, measured: Probe) -> Watch:
     call = measured.call_at(place)
     if call is None:
         raise ValueError(f"the backbone calls no module {place.node!r}")
-    if call.output_shape is None and call.only_map is None:
+    if not call.output_shape and call.only_map is None:
         raise ValueError(
             f"{place.node!r} returns a {call.container or 'value'} with {call.contained or 'no tensor'}; name a module "
             "inside it that returns one map"
@@ -166,7 +166,7 @@ def watch_for(place: CallSite, measured: Probe) -> Watch:
     if place.calls < 1:
         same = sum(other.name == place.node for other in measured.root.calls())
         place = CallSite(place.node, same - 1, same)
-    return Watch(place, None if call.output_shape is not None else call.only_map)
+    return Watch(place, None if call.output_shape else call.only_map)
 
 
 def safe_watch_for(place: CallSite, measured: Probe, following_activation: bool) -> Watch:

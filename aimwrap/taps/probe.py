@@ -45,13 +45,14 @@ class CallSite(NamedTuple):
 class Call:
     """One call of a submodule: its name and class, the shapes that went in and came out, and the calls inside it.
 
-    A shape is None where no argument, or the result, was not a tensor. Channels-last maps are given as (N, C, H, W).
+    A shape is empty where the first argument, or the result, was not a tensor. Channels-last maps are given as
+    (N, C, H, W).
     """
 
     name: str
     module: nn.Module
-    input_shape: Shape | None = None
-    output_shape: Shape | None = None
+    input_shape: Shape = ()
+    output_shape: Shape = ()
     channels_last: bool = False  # whether the output itself is (N, H, W, C)
     container: str | None = None  # the type of an output that is not a tensor but holds some
     contained: dict[Key, Shape] = field(default_factory=dict)  # what it holds, by index or name
@@ -66,8 +67,6 @@ class Call:
     @property
     def doublings(self) -> int | None:
         """Halvings of the map by the call; None where its input or output is not an (N, C, H, W) map."""
-        if self.input_shape is None or self.output_shape is None:
-            return None
         if len(self.input_shape) != 4 or len(self.output_shape) != 4:
             return None
         sides = zip(self.input_shape[2:], self.output_shape[2:], strict=True)
@@ -110,14 +109,14 @@ class Probe:
     writes_parameters: bool = False
 
     @property
-    def logits_shape(self) -> Shape | None:
-        """Of the output or, where that has fields or keys, of its ``logits``."""
-        return self.root.output_shape or self.root.contained.get("logits")
+    def logits_shape(self) -> Shape:
+        """Of the output or, where that has fields or keys, of its ``logits``; empty without either."""
+        return self.root.output_shape or self.root.contained.get("logits", ())
 
     @cached_property
     def grids(self) -> set[tuple[int, int]]:
         """(height, width) of every map that was seen: what tokens may be laid out on."""
-        shapes = {call.output_shape for call in self.root.calls() if call.output_shape is not None}
+        shapes = {call.output_shape for call in self.root.calls()}
         maps = {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1}
         height, width = self.image_shape[2:]
         ratios = {size: (height / size[0], width / size[1]) for size in maps}
@@ -312,8 +311,8 @@ def _unfused_attention() -> Iterator[None]:
 def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
     """Record the tree of calls of one forward; yields its root, which fills while the forward runs."""
 
-    def shape_of(value: object) -> Shape | None:
-        return as_channels_first(tuple(value.shape), image_shape) if isinstance(value, Tensor) else None
+    def shape_of(value: object) -> Shape:
+        return as_channels_first(tuple(value.shape), image_shape) if isinstance(value, Tensor) else ()
 
     root = Call("", shadow)
     stack: list[Call] = []
@@ -332,7 +331,7 @@ def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
         if not isinstance(output, Tensor):
             tensors = tensors_in(output)
             call.container = type(output).__name__ if tensors else None
-            call.contained = {key: as_channels_first(tuple(t.shape), image_shape) for key, t in tensors.items()}
+            call.contained = {key: shape_of(tensor) for key, tensor in tensors.items()}
 
     with ExitStack() as hooks:
         for name, module in shadow.named_modules():
