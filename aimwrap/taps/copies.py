@@ -15,9 +15,10 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FunctionType, MethodType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -152,17 +153,11 @@ def unmoved_generators() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
     """Silence logs and warnings of trial runs, and put the random generators back afterwards."""
-    loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        with warnings.catch_warnings(), unmoved_generators():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+    with warnings.catch_warnings(), unmoved_generators(), ExitStack() as silenced:
+        warnings.simplefilter("ignore")
+        for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter"):
+            silenced.enter_context(patch.object(logging.getLogger(name), "disabled", True))
+        yield
 
 
 def _copy_of(module: nn.Module, registered: _Renew, plain: _Renew, keep_adapters: bool = False) -> nn.Module:
