@@ -61,7 +61,7 @@ def extract(
     measured: Probe,
     targets: dict[str, Target],
     by_number: frozenset[str],
-    readers: Mapping[CallSite, CallSite | None] | None = None,
+    readers: Mapping[CallSite, CallSite | None],
 ) -> Extraction:
     """Find a program for the targets, by name of the output.
 
@@ -75,7 +75,7 @@ def extract(
     if own:
         return _by_intermediates(model, measured, own)
     sites = {name: target for name, target in targets.items() if isinstance(target, CallSite)}
-    next_reader = {n: (readers or {})[s] for n, s in sites.items() if n in by_number and s in (readers or {})}
+    next_reader = {name: readers[s] for name, s in sites.items() if name in by_number and s in readers}
     request = _Request(model, measured, sites, by_number, next_reader)
     lost = _what_a_graph_would_lose(model, measured)
     if lost is not None:
