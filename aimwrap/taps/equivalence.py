@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -155,23 +156,16 @@ def _own_maps(
     returned: dict[str, Tensor] = {}
     received: dict[str, Tensor] = {}
 
-    def keep(into: dict[str, Tensor], sites: dict[str, CallSite], node: str) -> Callable[..., None]:
-        calls: list[None] = []
+    def keep(into: dict[str, Tensor], name: str, module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
+        value = output[0] if output else arguments[0] if arguments and isinstance(arguments[0], Tensor) else ()
+        maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
+        if len(maps) == 1:
+            into[name] = maps[0].clone()
 
-        def hook(module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
-            value = output[0] if output else arguments[0] if arguments and isinstance(arguments[0], Tensor) else ()
-            maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
-            for name, place in sites.items():
-                if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
-                    into[name] = maps[0].clone()
-            calls.append(None)
-
-        return hook
-
-    for node in {place.node for place in modules.values()}:
-        twin.get_submodule(node).register_forward_hook(keep(returned, modules, node))
-    for node in {place.node for place in readers.values()}:
-        twin.get_submodule(node).register_forward_pre_hook(keep(received, readers, node))
+    for name, place in modules.items():
+        twin.get_submodule(place.node).register_forward_hook(place.hook(partial(keep, returned, name)))
+    for name, place in readers.items():
+        twin.get_submodule(place.node).register_forward_pre_hook(place.hook(partial(keep, received, name)))
     twin(images)
     return returned, received
 

@@ -192,18 +192,14 @@ def safe_watch_for(place: CallSite, measured: Probe, following_activation: bool)
 def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation, bool]:
     """The first function that is given an output, "" if none is, and whether the output is later overwritten."""
     twin = switched(twin_of(measured.shadow), training)
-    place, key = watch.place, watch.key
-    calls: list[None] = []
     caught: list[Tensor] = []
     versions: list[int] = []
     functions: list[Activation] = []
 
     def catch(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if len(calls) == place.call:
-            made = output if key is None else tensors_in(output)[key]
-            versions.append(-1 if made.is_inference() else made._version)  # inference tensors have none
-            caught.append(made)  # from now on, what is done with it is noted
-        calls.append(None)
+        made = output if watch.key is None else tensors_in(output)[watch.key]
+        versions.append(-1 if made.is_inference() else made._version)  # inference tensors have none
+        caught.append(made)  # from now on, what is done with it is noted
 
     class Follow(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -219,7 +215,7 @@ def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation
 
     for module in twin.modules():
         module.register_forward_pre_hook(enter)
-    twin.get_submodule(place.node).register_forward_hook(catch)
+    twin.get_submodule(watch.place.node).register_forward_hook(watch.place.hook(catch))
     whatever = suppress(Exception) if training else nullcontext()  # others check whether it can be trained
     with whatever, torch.no_grad(), quiet_fakes(), measured.mode, Follow():
         twin(measured.fake_images(batch_size=2))

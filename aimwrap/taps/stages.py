@@ -7,6 +7,7 @@ only where it spans two or more halvings of the map; what it keeps per stride is
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -381,15 +382,12 @@ def _without_branches(calls: list[Call], probe: Probe) -> list[Call]:
 
 def _can_be_bypassed(call: Call, probe: Probe) -> bool:
     """Whether the model's output still depends on the images when the output of a call does not; False if unknown."""
-    place, calls = probe.place(call), 0
 
     def cut(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return output.detach() if isinstance(output, Tensor) and calls == place.call + 1 else None
+        return output.detach() if isinstance(output, Tensor) else None
 
     twin = switched(twin_of(probe.shadow), False)
-    twin.get_submodule(call.name).register_forward_hook(cut)
+    twin.get_submodule(call.name).register_forward_hook(probe.place(call).hook(cut))
     try:
         with torch.enable_grad(), quiet_fakes(), probe.mode:
             images = probe.fake_images().requires_grad_(True)
@@ -408,11 +406,9 @@ def _without_classifier(calls: list[Call], probe: Probe) -> list[Call]:
     """Drop a convolutional classifier (SqueezeNet's) and what follows it."""
     classifier = _last_weighted(probe)
     makes_logits = isinstance(classifier, nn.Conv2d) and probe.logits_shape == (1, classifier.out_channels)
-    if not makes_logits or getattr(probe.shadow, "num_classes", None) == 0:
-        return _without_do_nothing(calls)
-    for index, call in enumerate(calls):
-        if call.module is classifier and index > 0:
-            return _without_do_nothing(calls[:index])
+    if makes_logits and getattr(probe.shadow, "num_classes", None) != 0:
+        before = list(itertools.takewhile(lambda call: call.module is not classifier, calls))
+        calls = before or calls
     return _without_do_nothing(calls)
 
 
