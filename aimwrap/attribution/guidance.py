@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,24 +27,15 @@ _OTHER_RECTIFIERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """The activations that hooks on ``nn.ReLU`` modules would guide.
-
-    Attributes:
-        guided: ReLUs between the logits and the images that the hooks reach.
-        missed: what they miss or change wrongly, in words; empty if all is guided.
-    """
-
-    guided: int
-    missed: tuple[str, ...]
-
-
-def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
+def guidance_of(model: nn.Module, image: Tensor) -> tuple[int, str]:
     """Run one image (1, C, H, W) and search the graph of its logits.
 
     Not seen is what autograd does not show: an activation composed of arithmetic (``x * torch.sigmoid(x)``,
     ``x.clamp(min=0)``) or run inside reentrant checkpointing.
+
+    Returns:
+        How many ReLUs between the logits and the image hooks on ``nn.ReLU`` modules would guide, and what they would
+        miss or change wrongly, in words; empty if all is guided.
     """
     by_modules: set[Node] = set()
     with torch.enable_grad(), ExitStack() as hooks:
@@ -70,7 +60,7 @@ def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
         words.append(f"custom autograd functions ({', '.join(sorted(own))})")
     if shared:
         words.append(f"{shared} x ReLU whose input another branch reads (captum clips that branch's gradient too)")
-    return Guidance(len(guided), tuple(words))
+    return len(guided), "; ".join(words)
 
 
 _Output = tuple[Node | None, int]  # one output of a graph node

@@ -237,9 +237,8 @@ def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> n
 
 
 def _check_guidance(function: str, view: nn.Module, inputs: Tensor, partial: bool) -> None:
-    guidance = guidance_of(view, inputs[:1])
-    missed = "; ".join(guidance.missed)
-    if guidance.guided == 0:
+    guided, missed = guidance_of(view, inputs[:1])
+    if guided == 0:
         raise ValueError(
             f"{function} needs nn.ReLU modules, which captum hooks, between the images and the logits; "
             f"{type(view).__name__} has none there ({missed or 'no activation at all'}), so the result would be the "
@@ -248,8 +247,7 @@ def _check_guidance(function: str, view: nn.Module, inputs: Tensor, partial: boo
     if not missed:
         return
     finding = (
-        f"captum guides nn.ReLU modules only: {guidance.guided} of them between the images and the logits, "
-        f"but not {missed}"
+        f"captum guides nn.ReLU modules only: {guided} of them between the images and the logits, but not {missed}"
     )
     if not partial:
         raise ValueError(
