@@ -210,8 +210,9 @@ class MaskHealth:
             what = f"{int(batches.bad_values)} logits are not finite"
             findings.append(MaskFinding(None, "not finite", float("nan"), f"{what}: {_REMEDIES['not finite']}"))
         stages = list(dict.fromkeys((*batches.training, *batches.evaluation)))
-        taus = _per_stage(batches.tau, len(stages))
-        targets = _per_stage(torch.tensor(self._criterion.target_tau), len(stages))
+        taus, targets = (
+            torch.as_tensor(tau).expand(len(stages)).tolist() for tau in (batches.tau, self._criterion.target_tau)
+        )
         for stage, tau, target in zip(stages, taus, targets, strict=True):
             training, evaluation = batches.training.get(stage), batches.evaluation.get(stage)
             findings += self._of_stage(stage, tau, tau > 1.01 * target, training, evaluation)
@@ -308,8 +309,3 @@ class MaskHealth:
 def _is_off(area: float, tau: float) -> bool:
     """Further from tau than healthy masks are (benchmarks/mask_health.py)."""
     return abs(area - tau) > max(0.05, 0.4 * tau)
-
-
-def _per_stage(tau: Tensor, stages: int) -> list[float]:
-    values: list[float] = tau.flatten().tolist()
-    return values * stages if len(values) == 1 else values
