@@ -101,10 +101,9 @@ class GraphNames:
         """The functions, in train or in eval mode, that run between a module and the next at its level."""
         names = self.train if training else self.eval
         begin = names.index(self._last_of(names, place, False)) + 1
-        end = len(names)
         if reader is None:  # heads follow: only what directly follows belongs to the stage
             own = itertools.takewhile(lambda name: _function_of(name) in _BELONG_TO_A_STAGE, names[begin:])
-            end = begin + sum(1 for _ in own)
+            end = begin + len(list(own))
         else:
             repeated = reader.calls > 1
             positions = [i for i, name in enumerate(names) if _is_under(name, reader.node, repeated)]
@@ -426,8 +425,7 @@ def _renew_constants(graph: fx.Graph, model: nn.Module, shadow: nn.Module) -> No
             with graph.inserting_after(nodes[0]):
                 copy = graph.call_method("clone", (nodes[0],))
             for node in nodes:
-                for user in [user for user in node.users if user is not copy]:
-                    user.replace_input_with(node, copy)
+                node.replace_all_uses_with(copy, lambda user, copy=copy: user is not copy)
 
 
 def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:

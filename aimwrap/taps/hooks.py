@@ -163,10 +163,7 @@ def watch_for(place: CallSite, measured: Probe) -> Watch:
             f"{place.node!r} returns a {call.container or 'value'} with {call.contained or 'no tensor'}; name a module "
             "inside it that returns one map"
         )
-    if place.calls < 1:
-        same = sum(other.name == place.node for other in measured.root.calls())
-        place = CallSite(place.node, same - 1, same)
-    return Watch(place, None if call.output_shape else call.only_map)
+    return Watch(measured.place(call), None if call.output_shape else call.only_map)
 
 
 def safe_watch_for(place: CallSite, measured: Probe, following_activation: bool) -> Watch:

@@ -318,7 +318,7 @@ def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
 
 
 def _next_place(call: Call, counted: list[Call], probe: Probe) -> CallSite | None:
-    following = counted[next(i for i, other in enumerate(counted) if other is call) + 1 :]
+    following = counted[counted.index(call) + 1 :]
     return next((probe.place(c) for c in following if not isinstance(c.module, _DO_NOTHING)), None)
 
 
