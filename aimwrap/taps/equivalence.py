@@ -93,10 +93,9 @@ def check_values(
         GraphError: if an output is not what its module returns.
         ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
     """
-    modules = {name: place for name, place in module_outputs.items() if measured.call_at(place) is not None}
     readers = {name: reader for name, reader in next_reader.items() if reader is not None}
     tensors = [*model.parameters(), *model.buffers()]
-    if not (modules or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+    if not (module_outputs or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
@@ -111,7 +110,7 @@ def check_values(
             parameter.requires_grad_(flag)
     try:
         with torch.no_grad(), _same_draws(like.device):
-            returned, received = _own_maps(twin, modules, readers, images.clone())  # it may overwrite them
+            returned, received = _own_maps(twin, module_outputs, readers, images.clone())  # it may overwrite them
     except Exception as error:  # it has run on fake tensors of this shape
         raise ValueError(
             f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
@@ -170,7 +169,7 @@ def _own_maps(
     return returned, received
 
 
-def check_training(measured: Probe, program: GraphProgram, sites: dict[str, CallSite]) -> None:
+def check_training(measured: Probe, program: GraphProgram, modules: dict[str, CallSite]) -> None:
     """Compare a training step of the graph with one of the model's own code, on fake tensors.
 
     Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, custom backward functions.
@@ -178,7 +177,6 @@ def check_training(measured: Probe, program: GraphProgram, sites: dict[str, Call
     Raises:
         GraphError: if gradients reach other parameters, other buffers move, or a custom backward is lost.
     """
-    modules = {name: place for name, place in sites.items() if measured.call_at(place) is not None}
     if not modules:
         return
     hooks = HookProgram({name: watch_for(place, measured) for name, place in modules.items()})

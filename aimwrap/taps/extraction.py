@@ -118,15 +118,15 @@ def _by_graph(request: _Request) -> Extraction:
             "autocast(), which a graph would lose; name modules, and their own code is run"
         )
     layouts, shapes = measure(program, measured, labels)
-    for name, site in sites.items():
-        call = measured.call_at(site)
-        seen = call.output_shape if call is not None else ()
+    called = {name: call for name, site in sites.items() if (call := measured.call_at(site)) is not None}
+    for name, call in called.items():
+        seen = call.output_shape
         if len(seen) == 4 and seen != shapes[name] and " + " not in labels[name]:
             raise GraphError(
                 f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives "
                 f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
-    module_outputs = {name: site for name, site in sites.items() if nodes[name] == resolved[name][0]}
+    module_outputs = {name: sites[name] for name in called if nodes[name] == resolved[name][0]}
     check_values(model, measured, program, layouts, labels, module_outputs, request.next_reader)
     check_training(measured, program, module_outputs)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
