@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._numerics import both_sides, without_autocast
 from .._wrappers import unwrap
-from ..analysis.explanation import evaluating
+from ..analysis.explanation import bias_of, evaluating
 from ..metrics import class_activation_map
 from ..model import AIM
 from ..taps import FINAL, tap_backbone
@@ -77,11 +77,10 @@ class PooledClassifier:
     @property
     def bias(self) -> Tensor:
         """What is added to each logit whatever the image shows, (K,); of a single logit, for both classes, (2,)."""
-        weight = self.linear.weight.detach()
-        bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias.detach()
-        if self.norm is None or self.norm.bias is None:
-            return both_sides(bias, 0)
-        return both_sides(bias + weight @ self.norm.bias.detach(), 0)
+        bias = bias_of(self.linear)
+        if self.norm is not None and self.norm.bias is not None:
+            bias = bias + self.linear.weight @ self.norm.bias
+        return both_sides(bias, 0).detach()
 
     @torch.no_grad()
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor]:
