@@ -59,12 +59,9 @@ class HookProgram(OwnCodeProgram):
 
     wanted: Mapping[str, Watch]
 
-    def __init__(self, wanted: Mapping[str, Watch]) -> None:
-        super().__init__(wanted)
-        self.catch = _Catch(wanted)
-
     def prepared(self, twin: nn.Module) -> nn.Module:
         """Put the hooks on."""
+        self.catch = _Catch(self.wanted)
         for node in {watch.place.node for watch in self.wanted.values()}:
             twin.get_submodule(node).register_forward_hook(_Hook(self.catch, node))
         return twin
