@@ -15,15 +15,11 @@ from torch.autograd.graph import Node
 
 from .backbone import Program, TappedBackbone
 from .copies import is_adapter, quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
-from .graph import GraphProgram, reachable
+from .graph import GraphError, GraphProgram, reachable
 from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
 from .probe import CallSite, Probe, state_of, tensors_in
 from .usage import gradients_reach
-
-
-class GraphError(ValueError):
-    """A graph that cannot be made, or a program whose outputs differ from the modules'."""
 
 
 def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:

@@ -16,8 +16,8 @@ from torch import nn
 
 from .backbone import Program
 from .copies import switched, traceable_shadow_of
-from .equivalence import GraphError, check_training, check_values, fake_runs, measure
-from .graph import GraphNames, GraphProgram
+from .equivalence import check_training, check_values, fake_runs, measure
+from .graph import GraphError, GraphNames, GraphProgram
 from .hooks import HookProgram, is_called_otherwise, safe_watch_for
 from .layout import Layout, Shape
 from .probe import CallSite, Probe
@@ -98,10 +98,7 @@ def extract(
 def _by_graph(request: _Request) -> Extraction:
     model, measured, sites = request.model, request.measured, request.sites
     shadow = traceable_shadow_of(model, measured.mode)
-    try:
-        names = GraphNames(shadow)
-    except ValueError as error:
-        raise GraphError(str(error)) from error
+    names = GraphNames(shadow)
     resolved = {
         name: names.resolve(site, following_activation=name in request.by_number) for name, site in sites.items()
     }

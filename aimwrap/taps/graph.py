@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 import operator
+import pkgutil
 import re
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 import torch
@@ -51,11 +52,15 @@ MOST_NAMES = 24  # that an error lists
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
 
+class GraphError(ValueError):
+    """A graph that cannot be made, or a program whose outputs differ from the modules'."""
+
+
 class GraphNames:
     """The names of a backbone's graph nodes in train and in eval mode, and what users may call them.
 
     Raises:
-        ValueError: if the backbone cannot be traced.
+        GraphError: if the backbone cannot be traced.
     """
 
     def __init__(self, shadow: nn.Module) -> None:
@@ -66,20 +71,20 @@ class GraphNames:
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
                 drawn = has_drawn()
         except Exception as error:  # a user's forward may raise anything under tracing
-            raise ValueError(
+            raise GraphError(
                 f"the backbone {type(shadow).__name__} cannot be traced by torchvision's graph utilities "
                 f"(tried with timm's untraced modules and functions): {type(error).__name__}: {error}\n"
                 "This is usually control flow that depends on sizes or values. Move it into its own submodule and "
                 "register that with timm.models.register_notrace_module(TheClass), which keeps it in one piece."
             ) from error
         if drawn:
-            raise ValueError(
+            raise GraphError(
                 f"the backbone {type(shadow).__name__} draws random numbers in its forward that do not depend on its "
                 "images, and a graph would always repeat the first ones"
             )
         changed = [key for key, value in _plain_attributes(shadow).items() if key in before and before[key] != value]
         if changed:
-            raise ValueError(
+            raise GraphError(
                 f"the backbone {type(shadow).__name__} changes {changed[0]!r} in its forward, which a graph would not"
             )
 
@@ -313,11 +318,8 @@ class _Reference(str):
     """A graph node inside another node's arguments, by name."""
 
 
-class _Function(NamedTuple):
-    """A function by its place, for those that pickle does not find by themselves (torch.nn.functional's max_pool2d)."""
-
-    module: str
-    name: str
+class _Function(str):
+    """The place of a function, for those that pickle does not find by themselves (torch.nn.functional's max_pool2d)."""
 
 
 def _unpack_program(nodes: dict[str, NodePair], packed: dict[bool, list[Any]], frozen: tuple[str, ...]) -> GraphProgram:
@@ -342,8 +344,7 @@ def _unpack(packed: list[tuple[Any, ...]]) -> fx.Graph:
 
     for op, target, args, kwargs, name in packed:
         if isinstance(target, _Function):
-            __import__(target.module)
-            target = getattr(sys.modules[target.module], target.name)
+            target = pkgutil.resolve_name(target)
         nodes[name] = graph.create_node(op, target, by_node(args), by_node(kwargs), name)
     return graph
 
@@ -352,7 +353,7 @@ def _by_place(target: Any) -> Any:
     module, name = getattr(target, "__module__", None), getattr(target, "__name__", None)
     if module is None or name is None or getattr(sys.modules.get(module), name, None) is not target:
         return target  # a module's or method's name, or a builtin, which pickle knows how to find
-    return _Function(module, name)
+    return _Function(f"{module}:{name}")
 
 
 def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
