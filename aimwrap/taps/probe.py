@@ -147,18 +147,14 @@ class Probe:
         """The layout of an output of that shape; None if it is neither a map nor a map's tokens."""
         return layout_of(shape, self.image_shape, self.grids)
 
-    def stride(self, shape: Shape) -> int:
-        """Pixels of the image per position of a map, for a shape (N, C, H, W).
-
-        Raises:
-            ValueError: if height and width disagree: the map is not laid out as (N, C, H, W).
-        """
+    def stride(self, shape: Shape) -> int | None:
+        """Pixels of the image per position of an (N, C, H, W) map; None where height and width disagree on it."""
         ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
         level = level_of(shape[2:], self.image_shape[2:])
         if level is not None and level >= 0:
             return int(2**level)
         if abs(math.log2(ratios[0] / ratios[1])) > STRIDE_TOLERANCE:
-            raise ValueError(f"shape {tuple(shape)} does not fit images {tuple(self.image_shape)}")
+            return None
         return round(ratios[0])
 
     def fake_images(self, batch_size: int = 1) -> Tensor:

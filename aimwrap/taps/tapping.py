@@ -202,10 +202,10 @@ def _final_target(found: Stages, targets: dict[str, Target], architecture: str) 
 def _measured_tap(name: str, stages: Sequence[Stage], extraction: Extraction, measured: Probe) -> Tap:
     stage = next((stage for stage in stages if str(stage) == name), FINAL)
     shape, node = extraction.shapes[name], extraction.labels[name]
-    try:
-        stride = measured.stride(shape)
-    except ValueError as error:
+    stride = measured.stride(shape)
+    if stride is None:
         raise ValueError(
-            f"stages: node {node!r} does not give an (N, C, H, W) map: {error}; name another node"
-        ) from error
+            f"stages: node {node!r} does not give an (N, C, H, W) map: shape {shape} does not fit images "
+            f"{measured.image_shape}; name another node"
+        )
     return Tap(stage, node, shape[1], stride, (shape[2], shape[3]))
