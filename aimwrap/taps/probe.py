@@ -17,12 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import quiet_fakes, shadow_of, switched
-from .layout import STRIDE_TOLERANCE, Layout, Shape, as_channels_first, is_channels_last, layout_of, level_of
+from .layout import STRIDE_TOLERANCE, Layout, Shape, is_channels_last, layout_of, level_of, map_shape
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)
 _SIZE_OF_UNPADDED = 299  # tried where strides at 224 are no powers of two, for networks of Inception's kind
-
 
 Key = int | str  # of a tensor in a container: an index, a dict's key or a field's name
 
@@ -86,10 +85,7 @@ class Call:
 
     def leaves(self) -> Iterator[Call]:
         """The innermost calls, in the order in which they were made."""
-        if not self.children:
-            yield self
-        for child in self.children:
-            yield from child.leaves()
+        return (call for call in self.calls() if not call.children)
 
 
 @dataclass
@@ -314,7 +310,9 @@ def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
     """Record the tree of calls of one forward; yields its root, which fills while the forward runs."""
 
     def shape_of(value: object) -> Shape:
-        return as_channels_first(tuple(value.shape), image_shape) if isinstance(value, Tensor) else ()
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        layout = layout_of(shape, image_shape)
+        return shape if layout is None else map_shape(shape, layout)
 
     root = Call("", shadow)
     stack: list[Call] = []
