@@ -168,7 +168,10 @@ def _library(name: str) -> Any:
 @contextlib.contextmanager
 def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
     """The classifier in evaluation mode, inputs that take a gradient, and their classes; afterwards all as before."""
-    view = _classifier(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    inner = unwrap(model)
+    view = LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
     if not isinstance(images, Tensor) or not images.is_floating_point():
         came = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a floating tensor of shape (N, C, H, W), got {came}")
@@ -181,13 +184,6 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
             with torch.no_grad():
                 targets = _targets(classes, view(inputs), len(images))
             yield view, inputs, targets
-
-
-def _classifier(model: nn.Module) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    inner = unwrap(model)
-    return LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
 
 
 def _both_sides_in(output: object) -> object:

@@ -200,7 +200,6 @@ def _works_by(hook: object, modules: set[nn.Module]) -> bool:
 
 
 def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Let copies have the original's own attributes that cannot be copied."""
     for submodule in module.modules():
         for name, value in vars(submodule).items():
             if name not in nn.Module().__dict__:
@@ -242,7 +241,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _refuse(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
-    """Raise if one of the modules cannot be copied."""
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
             f"the backbone's part {name!r} is a scripted module, which cannot be tapped; use the module "
