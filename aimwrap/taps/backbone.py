@@ -58,12 +58,10 @@ class TappedBackbone(nn.Module):
             up_to: name of a map, or None for all of the backbone.
         """
         modules = dict(self.named_modules(remove_duplicate=False))
-        parameters = dict(self.named_parameters(remove_duplicate=False))
+        parts = {**modules, **dict(self.named_parameters(remove_duplicate=False))}
         names = {""} if up_to is None else self._aimwrap_program.names_up_to(up_to)
-        for name in names & modules.keys():
-            modules[name].requires_grad_(False)
-        for name in names & parameters.keys():
-            parameters[name].requires_grad_(False)
+        for name in names & parts.keys():
+            parts[name].requires_grad_(False)
         self._aimwrap_frozen |= names & modules.keys()
         self._aimwrap_held |= {up_to} if up_to is not None else set()
         self._aimwrap_program.freeze(tuple(sorted(self._aimwrap_held)))

@@ -176,8 +176,7 @@ def check_training(measured: Probe, program: GraphProgram, modules: dict[str, Ca
     if not modules:
         return
     hooks = HookProgram({name: watch_for(place, measured) for name, place in modules.items()})
-    own = training_of(hooks, measured)
-    traced = training_of(program, measured, list(modules))
+    own, traced = (training_of(each, measured, modules) for each in (hooks, program))
     if own is None or traced is None:
         return  # it cannot be trained on fake tensors, so nothing can be said
     differing = own.reached ^ traced.reached
@@ -208,8 +207,8 @@ class Training(NamedTuple):
     custom_backward: str | None  # the name of one written in Python
 
 
-def training_of(program: Program, measured: Probe, names: list[str] | None = None) -> Training | None:
-    """Run a program in training, with gradients, on a shadow of the model; None where that is not possible."""
+def training_of(program: Program, measured: Probe, names: Iterable[str]) -> Training | None:
+    """Train a program's outputs of these names on a shadow of the model; None where that is not possible."""
     mode = measured.mode
     shadow = switched(shadow_of(measured.shadow, mode), True).requires_grad_(False)
     parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}
@@ -223,7 +222,7 @@ def training_of(program: Program, measured: Probe, names: list[str] | None = Non
         with torch.enable_grad(), quiet_fakes(), mode:
             settled = program.settled(host, shadow)
             outputs = settled.run(host, measured.fake_images(batch_size=2))
-            wanted = [output for name, output in outputs.items() if names is None or name in names]
+            wanted = [outputs[name] for name in names]
             custom = [type(n).__name__ for n in gradient_nodes(wanted) if isinstance(n, BackwardCFunction)]
             reached = gradients_reach(wanted, parameters) if any(o.requires_grad for o in wanted) else set()
     except Exception:  # an operation without fake values or without a gradient
