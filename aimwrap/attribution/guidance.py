@@ -45,12 +45,18 @@ def guidance_of(model: nn.Module, image: Tensor) -> tuple[int, str]:
         start = image.detach().clone().requires_grad_().clone()
         logits = model(start)
     assert start.grad_fn is not None
-    readers = _readers(logits)
-    on_the_way = _ahead_of(start.grad_fn, readers)
+    nodes = gradient_nodes([logits])
+    readers = Counter(output for node in nodes for output in node.next_functions)
+    ahead: dict[Node | None, list[Node]] = {}
+    for node in nodes:
+        for source, _ in node.next_functions:
+            ahead.setdefault(source, []).append(node)
+    # Between the image and the logits: parameters' own computations are not among them.
+    on_the_way = reachable([start.grad_fn], lambda node: ahead.get(node, ()))
 
     relus = {node for node in on_the_way if _kind(node) == "Relu"}
     guided = relus & by_modules
-    shared = sum(len(readers[node.next_functions[0]]) > 1 for node in guided)
+    shared = sum(readers[node.next_functions[0]] > 1 for node in guided)
     missed = Counter(_OTHER_RECTIFIERS[kind] for kind in map(_kind, on_the_way) if kind in _OTHER_RECTIFIERS)
     own = {type(n).__name__ for n in on_the_way if isinstance(n, torch.autograd.function.BackwardCFunction)}
     words = [f"{count} x {name}" for name, count in sorted(missed.items())]
@@ -61,27 +67,6 @@ def guidance_of(model: nn.Module, image: Tensor) -> tuple[int, str]:
     if shared:
         words.append(f"{shared} x ReLU whose input another branch reads (captum clips that branch's gradient too)")
     return len(guided), "; ".join(words)
-
-
-_Output = tuple[Node | None, int]  # one output of a graph node
-
-
-def _readers(result: Tensor) -> dict[_Output, list[Node]]:
-    """The nodes that read each output, over the complete graph of a result."""
-    readers: dict[_Output, list[Node]] = {}
-    for node in gradient_nodes([result]):
-        for source in node.next_functions:
-            if source[0] is not None:
-                readers.setdefault(source, []).append(node)
-    return readers
-
-
-def _ahead_of(start: Node, readers: dict[_Output, list[Node]]) -> set[Node]:
-    """The nodes between ``start`` and the result: parameters' own computations are not among them."""
-    by_node: dict[Node | None, list[Node]] = {}
-    for (node, _), ahead in readers.items():
-        by_node.setdefault(node, []).extend(ahead)
-    return reachable([start], lambda node: by_node.get(node, ()))
 
 
 def _kind(node: Node) -> str:
