@@ -204,7 +204,7 @@ class Training(NamedTuple):
     reached: set[str]  # by a gradient
     held: set[str]
     updated: set[str]  # buffers and parameters
-    custom_backward: str | None  # the name of one written in Python
+    custom_backward: str | None  # the name of one that is written in Python
 
 
 def training_of(program: Program, measured: Probe, names: Iterable[str]) -> Training | None:
@@ -223,14 +223,15 @@ def training_of(program: Program, measured: Probe, names: Iterable[str]) -> Trai
             settled = program.settled(host, shadow)
             outputs = settled.run(host, measured.fake_images(batch_size=2))
             wanted = [outputs[name] for name in names]
-            custom = [type(n).__name__ for n in gradient_nodes(wanted) if isinstance(n, BackwardCFunction)]
+            written = [type(node).__name__ for node in gradient_nodes(wanted) if isinstance(node, BackwardCFunction)]
+            custom = min((name.removesuffix("Backward") for name in written), default=None)
             reached = gradients_reach(wanted, parameters) if any(o.requires_grad for o in wanted) else set()
     except Exception:  # an operation without fake values or without a gradient
         return None
     updated = {name for name, tensor in tensors.items() if state_of(tensor) != before[name]}
     spare = {p for module in host.modules() if is_adapter(module) for p in module.parameters()}
     held = {n for n, p in host.named_parameters(remove_duplicate=False) if n in parameters and p not in spare}
-    return Training(reached, held, updated, min(custom, default=None))
+    return Training(reached, held, updated, custom)
 
 
 def gradient_nodes(outputs: Iterable[Tensor]) -> set[Node]:

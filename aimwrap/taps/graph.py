@@ -8,9 +8,9 @@ host forgets one of the graphs when pickled, and switches a frozen BatchNorm bac
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import operator
-import pkgutil
 import re
 import sys
 import threading
@@ -344,7 +344,8 @@ def _unpack(packed: list[tuple[Any, ...]]) -> fx.Graph:
 
     for op, target, args, kwargs, name in packed:
         if isinstance(target, _Function):
-            target = pkgutil.resolve_name(target)
+            module, _, function = target.rpartition(":")
+            target = getattr(importlib.import_module(module), function)
         nodes[name] = graph.create_node(op, target, by_node(args), by_node(kwargs), name)
     return graph
 
