@@ -184,8 +184,8 @@ class MaskHealth:
         seen = self._batches.training if training else self._batches.evaluation
         for stage, mask in output.masks.items():
             batch = _Seen.of(mask)
-            if (before := seen.setdefault(stage, batch)) is not batch:
-                before.add(batch)
+            if (so_far := seen.setdefault(stage, batch)) is not batch:
+                so_far.add(batch)
         bad = sum((~logits.detach().isfinite()).sum() for logits in (output.logits, *output.stage_logits.values()))
         before = self._batches.bad_values
         self._batches.bad_values = torch.as_tensor(bad if before is None else before + bad)

@@ -99,7 +99,8 @@ class TauScheduler:
             )
         if not hasattr(criterion, "target_tau"):
             raise TypeError(f"TauScheduler moves an AIMLoss's tau, got {type(criterion).__name__}; pass the criterion")
-        name, length = ("anneal_epochs", anneal_epochs) if anneal_steps is None else ("anneal_steps", anneal_steps)
+        length: Any = anneal_epochs if anneal_epochs is not None else anneal_steps
+        name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
         if isinstance(length, bool) or not isinstance(length, Integral) or length < 0:
             wrong = "not be negative" if isinstance(length, Integral) else "be a whole number"
             raise ValueError(f"{name} must {wrong}, got {length!r}; 0 starts at the target")

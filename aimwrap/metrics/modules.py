@@ -91,7 +91,7 @@ class EnergyPointingGame(_PerImage):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        settings = {"negatives": negatives, "threshold": threshold}
+        settings: dict[str, Any] = {"negatives": negatives, "threshold": threshold}
         settings |= {"resolution": resolution, "interpolation": interpolation}
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
         super().__init__("scores", "chances", settings=settings, **kwargs)

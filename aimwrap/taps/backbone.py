@@ -27,7 +27,7 @@ class TappedBackbone(nn.Module):
     def __init__(self, model: nn.Module, program: Program, layouts: dict[str, Layout]) -> None:
         super().__init__()
         # Attributes, as the methods below, have names that no submodule of a backbone will have.
-        self._aimwrap_architecture = type(model).__name__
+        self.tapped_architecture = type(model).__name__
         self._aimwrap_program = program.settled(self, model)
         self._aimwrap_layouts = layouts
         self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
@@ -93,5 +93,5 @@ class TappedBackbone(nn.Module):
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        taken = f"{self._aimwrap_architecture} up to its deepest tap"
+        taken = f"{self.tapped_architecture} up to its deepest tap"
         return f"{type(self).__name__}({taken}, {parameters / 1e6:.2f} M parameters)"

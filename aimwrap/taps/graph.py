@@ -427,7 +427,8 @@ def _renew_constants(graph: fx.Graph, model: nn.Module, shadow: nn.Module) -> No
             with graph.inserting_after(nodes[0]):
                 copy = graph.call_method("clone", (nodes[0],))
             for node in nodes:
-                node.replace_all_uses_with(copy, lambda user, copy=copy: user is not copy)
+                for user in [user for user in node.users if user is not copy]:
+                    user.replace_input_with(node, copy)
 
 
 def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
