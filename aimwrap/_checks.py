@@ -169,8 +169,8 @@ def number_of_classes(asked: int | None, tapped: TappedModel) -> int:
         return asked
     if tapped.num_classes is None:
         raise ValueError(
-            f"num_classes cannot be read off {tapped.architecture}: it does not end in a classifier that "
-            "gives (N, K) logits. Pass num_classes="
+            f"num_classes cannot be read off {tapped.backbone.tapped_architecture}: it does not end in a classifier "
+            "that gives (N, K) logits. Pass num_classes="
         )
     return tapped.num_classes
 

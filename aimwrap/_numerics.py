@@ -44,11 +44,9 @@ def predicted_classes(logits: Tensor) -> Tensor:
     return both_sides(logits, 1).argmax(1).where(logits.amax(1).isfinite(), torch.iinfo(torch.int64).min)
 
 
-@contextmanager
-def kept_random_state() -> Iterator[None]:
+def kept_random_state() -> AbstractContextManager[Any]:
     """Restore the states of torch's generators at the end."""
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        yield
+    return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
 
 
 @contextmanager

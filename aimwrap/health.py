@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,43 +76,39 @@ class MaskFinding(NamedTuple):
 class _Seen:
     """A stage's masks in one mode, summed up; tensors stay on their device until a report is asked for."""
 
-    images: int = 0
-    area: Tensor | None = None  # summed over images
-    extreme: Tensor | None = None  # images that are fully on or fully off
-    any_on: Tensor | None = None  # per position, while all maps have one size
-    all_on: Tensor | None = None
+    images: int
+    area: Tensor  # summed over images
+    extreme: Tensor  # images that are fully on or fully off
+    any_on: Tensor  # per position, while all maps have one size
+    all_on: Tensor
+    first: Tensor  # the first batch's masks
     comparable: bool = True
-    first: Tensor | None = None  # the first batch's masks
 
-    def add(self, mask: Tensor) -> None:
-        mask = mask.detach()
+    @staticmethod
+    def of(mask: Tensor) -> _Seen:
         areas = mask.float().mean((1, 2, 3))
-        area, extreme = areas.sum(), ((areas == 0) | (areas == 1)).sum()
-        any_on, all_on = mask.amax(0), mask.amin(0)
-        self.images += len(mask)
-        if self.area is None or self.extreme is None or self.any_on is None or self.all_on is None:
-            self.area, self.extreme, self.any_on, self.all_on = area, extreme, any_on, all_on
-            self.first = mask.bool()
-            return
-        self.area, self.extreme = self.area + area, self.extreme + extreme
-        self.comparable = self.comparable and any_on.shape == self.any_on.shape
+        extreme = ((areas == 0) | (areas == 1)).sum()
+        return _Seen(len(mask), areas.sum(), extreme, mask.amax(0), mask.amin(0), mask.bool())
+
+    def add(self, more: _Seen) -> None:
+        self.images += more.images
+        self.area, self.extreme = self.area + more.area, self.extreme + more.extreme
+        self.comparable = self.comparable and self.any_on.shape == more.any_on.shape
         if self.comparable:
-            self.any_on, self.all_on = torch.maximum(self.any_on, any_on), torch.minimum(self.all_on, all_on)
+            self.any_on = torch.maximum(self.any_on, more.any_on)
+            self.all_on = torch.minimum(self.all_on, more.all_on)
 
     @property
     def mean_area(self) -> float:
-        return float(self.area) / self.images if self.area is not None else float("nan")
+        return float(self.area) / self.images
 
     @property
     def all_or_nothing(self) -> bool:
-        positions = self.first[0].numel() if self.first is not None else 0
-        return self.extreme is not None and positions > 1 and float(self.extreme) >= _MOST * self.images
+        return self.first[0].numel() > 1 and float(self.extreme) >= _MOST * self.images
 
     @property
     def one_for_all(self) -> bool:
-        if self.any_on is None or self.all_on is None or not self.comparable:
-            return False
-        return self.images > 1 and torch.equal(self.any_on, self.all_on)
+        return self.comparable and self.images > 1 and torch.equal(self.any_on, self.all_on)
 
 
 @dataclass
@@ -187,7 +183,9 @@ class MaskHealth:
             raise ValueError(f"tau must be one value or one per stage: the outputs have {stages}, tau has {values}")
         seen = self._batches.training if training else self._batches.evaluation
         for stage, mask in output.masks.items():
-            seen.setdefault(stage, _Seen()).add(mask)
+            batch = _Seen.of(mask)
+            if (so_far := seen.setdefault(stage, batch)) is not batch:
+                so_far.add(batch)
         bad = sum((~logits.detach().isfinite()).sum() for logits in (output.logits, *output.stage_logits.values()))
         before = self._batches.bad_values
         self._batches.bad_values = torch.as_tensor(bad if before is None else before + bad)
@@ -212,14 +210,13 @@ class MaskHealth:
             what = f"{int(batches.bad_values)} logits are not finite"
             findings.append(MaskFinding(None, "not finite", float("nan"), f"{what}: {_REMEDIES['not finite']}"))
         stages = list(dict.fromkeys((*batches.training, *batches.evaluation)))
-        taus = _per_stage(batches.tau, len(stages))
-        targets = _per_stage(torch.tensor(self._criterion.target_tau), len(stages))
+        taus, targets = (
+            torch.as_tensor(tau).expand(len(stages)).tolist() for tau in (batches.tau, self._criterion.target_tau)
+        )
         for stage, tau, target in zip(stages, taus, targets, strict=True):
             training, evaluation = batches.training.get(stage), batches.evaluation.get(stage)
             findings += self._of_stage(stage, tau, tau > 1.01 * target, training, evaluation)
-        for stage, seen in batches.evaluation.items():
-            if seen.first is not None:
-                self._last_first[stage] = seen.first
+        self._last_first |= {stage: seen.first for stage, seen in batches.evaluation.items()}
         return findings
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -240,27 +237,29 @@ class MaskHealth:
         Raises:
             ValueError: if it is not such a state, or not all of it.
         """
-        batches, last = _Batches(bad_values=state.get("bad_values"), tau=state.get("tau")), dict[Stage, Tensor]()
+        parts: dict[str, dict[Stage, dict[str, Any]]] = {"training": {}, "evaluation": {}, "last": {}}
         tried, wrong = MaskHealth(self._criterion), ""
         try:
             for key, value in state.items():
                 wrong = f"has {key!r}"
                 mode, _, rest = key.partition("/")
                 encoded, _, name = rest.rpartition("/")
-                if mode == "last":
-                    last[json.loads(encoded)] = value
-                elif mode in ("training", "evaluation") and name in _Seen.__dataclass_fields__:
-                    seen = getattr(batches, mode).setdefault(json.loads(encoded), _Seen())
-                    setattr(seen, name, value.item() if name in ("images", "comparable") else value)
+                if mode in parts and name in _Seen.__dataclass_fields__:
+                    part = parts[mode].setdefault(json.loads(encoded), {})
+                    part[name] = value.item() if name in ("images", "comparable") else value
                 elif key not in ("bad_values", "tau"):
                     raise ValueError(key)
             wrong = "lacks a part, or its parts do not fit each other"
-            every = [*batches.training.values(), *batches.evaluation.values()]
-            if every and any(value is None for part in (batches, *every) for value in vars(part).values()):
+            training, evaluation = (
+                {stage: _Seen(**part) for stage, part in parts[mode].items()} for mode in ("training", "evaluation")
+            )
+            last = {stage: part["first"] for stage, part in parts["last"].items()}
+            batches = _Batches(training, evaluation, state.get("bad_values"), state.get("tau"))
+            if (training or evaluation) and (batches.bad_values is None or batches.tau is None):
                 raise ValueError(wrong)
             tried._last_first = dict(last)
             tried._findings(batches)  # what cannot be reported is refused here, and not at the end of an epoch
-        except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"state must be a MaskHealth's state_dict(), and {wrong}; pass that one") from error
         self._batches, self._last_first = batches, last
 
@@ -304,16 +303,9 @@ class MaskHealth:
 
     def _frozen(self, stage: Stage, tau: float, evaluation: _Seen) -> bool:
         last, first = self._last_first.get(stage), evaluation.first
-        if last is None or first is None or last.shape != first.shape:
-            return False
-        return _is_off(evaluation.mean_area, tau) and torch.equal(last, first)
+        return last is not None and _is_off(evaluation.mean_area, tau) and torch.equal(last, first)
 
 
 def _is_off(area: float, tau: float) -> bool:
     """Further from tau than healthy masks are (benchmarks/mask_health.py)."""
     return abs(area - tau) > max(0.05, 0.4 * tau)
-
-
-def _per_stage(tau: Tensor, stages: int) -> list[float]:
-    values: list[float] = tau.flatten().tolist()
-    return values * stages if len(values) == 1 else values

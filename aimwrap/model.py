@@ -18,20 +18,21 @@ from ._checks import (
     number_of_classes,
     per_stage,
 )
+from ._choices import Head, MaskContext, MaskNorm, MaskPadding, Pooling
 from ._numerics import in_precision
 from .backbones.create import create_backbone
-from .base import AIMBase, architecture_of, fresh_linear, notation
+from .base import architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
-from .mask_estimator import MaskContext, MaskEstimator, MaskNorm, MaskPadding
+from .mask_estimator import MaskEstimator
 from .output import AIMOutput, MaskedFeatures, Prediction
 from .preprocessing import preprocessing_of
 from .sharing import Shareable
 from .sharing.recipe import Recipe, builder_of
 from .taps import FINAL, Stage, tap_backbone
-from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
+from .top_down import FeaturePreservingTopDown, PaperTopDown
 
 
-class AIM(AIMBase, Shareable):
+class AIM(Shareable):
     """Wrap a CNN classifier so that it chooses, per image, which positions of its feature maps the decision may use.
 
     The backbone's own classifier is not used: AIM adds new classifiers, which have to be trained. The backbone's
@@ -237,7 +238,8 @@ class AIM(AIMBase, Shareable):
         else:
             attention, binary = [], given_masks(masks, self.stages, tapped)
             selected = binary
-        return MaskedFeatures(self.stages, self.top_down, attention, binary, selected, features)
+        lists = attention, binary, selected, features
+        return MaskedFeatures(self.top_down, *(dict(zip(self.stages, values, strict=False)) for values in lists))
 
     def forward_head(self, features: MaskedFeatures) -> AIMOutput:
         """The classifiers: each stage's on its own masked map, before any merging, and the final one on the fused map.
@@ -249,7 +251,8 @@ class AIM(AIMBase, Shareable):
             Logits, stage logits and masks.
         """
         # O_l = T_l(S_l(x_l)) x B_l (eq. 3), merged coarse to fine into O_final; each averaged over its positions
-        means, final_mean = self.top_down.means(features.transformed, features.selected, self.pooling)
+        given, selected = list(features.features.values()), list(features.selections.values())
+        means, final_mean = self.top_down.means(given, selected, self.pooling)
         classifiers = zip(self.stages, self.stage_classifiers.values(), means, strict=True)
         stage_logits = {stage: classify(mean) for stage, classify, mean in classifiers}  # f_l(O_l), eq. 4
         return AIMOutput(self.classifier(final_mean), stage_logits, features.masks)  # f_final(O_final), eq. 5

@@ -44,60 +44,40 @@ _pytree._register_namedtuple(AIMOutput, serialized_type_name="aimwrap.AIMOutput"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MaskedFeatures:
-    """Everything between the backbone's maps and the classifiers: lists shallow to deep, and dicts of them by stage.
+    """Everything between the backbone's maps and the classifiers, by stage as the user named them, shallow to deep.
 
     The classifiers read averages only, so the masked maps and the fused one are made when they are asked for.
 
     Attributes:
-        stages: as the user named them, shallow to deep: the order of the lists.
         top_down: the head's pathway, which knows how the masked maps are made.
-        attention: list of :attr:`mask_logits`.
-        binary: list of :attr:`masks`.
-        selected: list of :attr:`selections`.
-        transformed: list of :attr:`features`.
+        mask_logits: the paper's A (eq. 1), (N, 1, H_l, W_l) each; empty where masks were given.
+        masks: the paper's B (eq. 2), (N, 1, H_l, W_l) each, for the area loss.
+        selections: the same masks as the features meet them. Only the gradient differs, and only without
+            ``labels_move_area``: through them the classification losses order an image's positions, but do not shift
+            their logits together.
+        features: the maps to be masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map,
+            (N, D, h, w).
     """
 
-    stages: tuple[Stage, ...]
     top_down: PaperTopDown | FeaturePreservingTopDown
-    attention: list[Tensor]
-    binary: list[Tensor]
-    selected: list[Tensor]
-    transformed: list[Tensor]
-
-    @property
-    def mask_logits(self) -> dict[Stage, Tensor]:
-        """The paper's A (eq. 1), (N, 1, H_l, W_l) each; empty where masks were given."""
-        return dict(zip(self.stages, self.attention, strict=False))
-
-    @property
-    def masks(self) -> dict[Stage, Tensor]:
-        """The paper's B (eq. 2), (N, 1, H_l, W_l) each, for the area loss."""
-        return dict(zip(self.stages, self.binary, strict=True))
-
-    @property
-    def selections(self) -> dict[Stage, Tensor]:
-        """The same masks as the features meet them. Only the gradient differs, and only without ``labels_move_area``.
-
-        Through them the classification losses order an image's positions, but do not shift their logits together.
-        """
-        return dict(zip(self.stages, self.selected, strict=True))
-
-    @property
-    def features(self) -> dict[Stage, Tensor]:
-        """The maps to be masked: T_l(S_l(x_l)), (N, D, H_l, W_l) each, or the backbone's final map, (N, D, h, w)."""
-        return dict(zip(self.stages, self.transformed, strict=True))
+    mask_logits: dict[Stage, Tensor]
+    masks: dict[Stage, Tensor]
+    selections: dict[Stage, Tensor]
+    features: dict[Stage, Tensor]
 
     @property
     def masked(self) -> dict[Stage, Tensor]:
         """The paper's O (eq. 3), (N, D, H_l, W_l) each."""
-        return dict(zip(self.stages, self.top_down.masked(self.transformed, self.selected), strict=True))
+        masked = self.top_down.masked(list(self.features.values()), list(self.selections.values()))
+        return dict(zip(self.features, masked, strict=True))
 
     @property
     def fused(self) -> Tensor:
         """The paper's O_final, (N, D, H, W)."""
-        return self.top_down.fuse(list(self.masked.values()), self.selected)[0]
+        return self.top_down.fuse(list(self.masked.values()), list(self.selections.values()))[0]
 
     @property
     def merged_mask(self) -> Tensor:
         """The support of ``fused``, (N, 1, H, W)."""
-        return self.top_down.fuse(self.selected, self.selected)[1]
+        selected = list(self.selections.values())
+        return self.top_down.fuse(selected, selected)[1]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from ._checks import check_images
-from ._numerics import wide_dtype, without_autocast
-from .analysis.explanation import evaluating, linear_classifier, unwrap
+from ._numerics import wide_dtype
+from .analysis.explanation import evaluating, linear_classifier, shares, unwrap
 from .base import fresh_linear
 from .output import AIMOutput
 from .resizing import resize_to
@@ -152,12 +152,8 @@ class SecondLook(nn.Module):
         Raises:
             TypeError: if the classifier was replaced by something other than one linear layer.
         """
-        weight = linear_classifier(self).weight
         closer = self.look(images)[0]
-        with without_autocast(closer):
-            wide = closer.to(wide_dtype(closer))
-            shares: Tensor = torch.einsum("kd,ndhw->nkhw", weight.to(wide.dtype), wide) / math.prod(wide.shape[-2:])
-        return shares
+        return shares(linear_classifier(self), closer, torch.ones_like(closer[:, :1]), "all")
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ._checks import check_choices
+
 if TYPE_CHECKING:
     from .loss import AIMLoss
-
 
 Curve = Literal["linear", "cosine"]
 
@@ -41,8 +42,7 @@ def annealed_tau(
         >>> [annealed_tau(epoch, target=0.2, anneal_steps=4) for epoch in (0, 2, 4, 9)]
         [1.0, 0.6, 0.2, 0.2]
     """
-    if curve not in get_args(Curve):
-        raise ValueError(f"curve must be one of {', '.join(map(repr, get_args(Curve)))}, got {curve!r}")
+    check_choices(curve=(curve, Curve))
     if not (step >= 0 and 0 <= anneal_steps < math.inf and 0 < target <= 1 and 0 < start <= 1):
         raise ValueError(f"steps must be 0 or more, areas in (0, 1], got {step=}, {anneal_steps=}, {target=}, {start=}")
     progress = min(1.0, step / anneal_steps) if anneal_steps > 0 else 1.0

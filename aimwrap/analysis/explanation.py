@@ -10,16 +10,15 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._choices import Pooling
 from .._numerics import predicted_classes, wide_dtype, without_autocast
 from .._text import numbered
 from ..model import AIM
-from ..output import MaskedFeatures
 from ..taps import Stage
 from ..top_down import pooling_weights
 from . import html
 
 Kind = TypeVar("Kind", bound=nn.Module)
-
 
 IMAGES, CLASSES = 4, 3  # that a notebook shows
 _SWITCHING = threading.Lock()
@@ -138,31 +137,32 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
     with evaluating(aim):
         features = aim.forward_masks(aim.forward_backbone(images))
         output = aim.forward_head(features)
+    linear, merged = linear_classifier(aim), features.merged_mask
     return Explanation(
         output.logits,
         output.masks,
         {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()},
-        features.merged_mask,
-        shares(aim, features.fused, features, asked),
+        merged,
+        shares(linear, features.fused, merged, aim.pooling, asked),
         {
-            stage: shares(aim, part, features, asked)
+            stage: shares(linear, part, merged, aim.pooling, asked)
             for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
         },
-        bias_of(aim)[asked],
+        bias_of(linear)[asked],
     )
 
 
-def shares(aim: AIM, part: Tensor, features: MaskedFeatures, classes: Tensor | None = None) -> Tensor:
+def shares(linear: nn.Linear, part: Tensor, mask: Tensor, pooling: Pooling, classes: Tensor | None = None) -> Tensor:
     """How much each position of a part (N, D, H, W) of the classified map adds to the logits (eq. 5, before its sum).
 
-    (N, K, H, W), float32 at least, for K class numbers, or for all classes.
+    ``mask`` (N, 1, H, W) says which positions the map is averaged over. (N, K, H, W), float32 at least, for K class
+    numbers, or for all classes.
     """
     with without_autocast(part):
-        weight = linear_classifier(aim).weight if classes is None else linear_classifier(aim).weight[classes]
-        weight = weight.to(wide_dtype(part))
+        weight = (linear.weight if classes is None else linear.weight[classes]).to(wide_dtype(part))
         # einsum's result has strides that tie an export's image size to its batch size.
         per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
-        contributions: Tensor = per_position * pooling_weights(features.merged_mask, aim.pooling).to(weight.dtype)
+        contributions: Tensor = per_position * pooling_weights(mask, pooling).to(weight.dtype)
         return contributions
 
 
@@ -205,9 +205,8 @@ def linear_classifier(model: nn.Module) -> nn.Linear:
     return model.classifier
 
 
-def bias_of(model: nn.Module) -> Tensor:
-    """What the final classifier adds to each logit whatever it sees, (K,)."""
-    linear = linear_classifier(model)
+def bias_of(linear: nn.Linear) -> Tensor:
+    """What a classifier adds to each logit whatever it sees, (K,)."""
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 

@@ -33,18 +33,17 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def bootstrap_means(values: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Tensor:
+def bootstrap_means(values: Tensor, *, seed: int = 0) -> Tensor:
     """Means over images that are drawn with replacement, as often as there are images (Efron 1979).
 
     The columns of a draw are means over the same images, so that differences of columns are paired.
 
     Args:
         values: (N, C), a row per image, at least one and without NaN.
-        draws: how often.
         seed: of the draws.
 
     Returns:
-        (draws, C) float64.
+        (:data:`DRAWS`, C) float64.
 
     Example:
         >>> means = bootstrap_means(torch.tensor([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]))
@@ -54,7 +53,7 @@ def bootstrap_means(values: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Ten
     generator = torch.Generator().manual_seed(seed)
     wide, count = values.detach().cpu().double(), len(values)
     chunk = max(1, _AT_ONCE // (count * values.shape[1]))
-    sizes = [chunk] * (draws // chunk) + [draws % chunk] * (draws % chunk > 0)
+    sizes = [chunk] * (DRAWS // chunk) + [DRAWS % chunk] * (DRAWS % chunk > 0)
     return torch.cat([wide[torch.randint(count, (size, count), generator=generator)].mean(1) for size in sizes])
 
 

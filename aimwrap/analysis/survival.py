@@ -17,6 +17,11 @@ from ..second_look import SecondLook
 from .findings import Survival
 from .intervals import wilson_interval
 
+Explained = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to logits (N, K) and heatmaps (N, h, w)
+PlainModel = nn.Module | Explained
+Key = tuple[str, str, str]  # of a row: region, filling and masks
+_FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"
+
 
 def other_images(batches: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor | None, ...]:
     """For each image another one, along one random cycle through all of them; none where there is but one."""
@@ -57,13 +62,6 @@ def highest(heatmap: Tensor, region: Tensor) -> Tensor:
     wide = F.interpolate(heatmap[:, None].float(), size=region.shape[-2:], mode="bilinear").flatten(1)
     ranks = wide.argsort(1, descending=True).argsort(1)
     return (ranks < region.flatten(1).sum(1, keepdim=True)).to(region.dtype).view_as(region)
-
-
-Explained = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to logits (N, K) and heatmaps (N, h, w)
-PlainModel = nn.Module | Explained
-
-
-Key = tuple[str, str, str]  # of a row: region, filling and masks
 
 
 def measure(
@@ -131,9 +129,6 @@ def _of_second_look(
         again = second(torch.where(output.kept > 0, images, pixels)).logits
         same["kept pixels", filling, "recomputed"] = predicted_classes(again) == predicted_classes(output.logits)
     return output.kept, same
-
-
-_FUNCTION_FORM = "pass a function from images to logits (N, K) and heatmaps (N, h, w) instead"
 
 
 def plain_model(plain: PlainModel | None) -> Explained | None:

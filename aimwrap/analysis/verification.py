@@ -235,11 +235,8 @@ def _disturbed(aim: AIM, stage: Stage, hidden: Tensor, generator: torch.Generato
         features[index] = torch.where(hidden, noise, features[index])
         return features
 
-    handle = aim.top_down.register_forward_hook(disturb)
-    try:
+    with aim.top_down.register_forward_hook(disturb):
         yield
-    finally:
-        handle.remove()
 
 
 def _hidden_pixels_move_nothing(
@@ -281,9 +278,9 @@ def _contributions_add_up(model: AIM | SecondLook, images: Tensor, called: nn.Mo
             fused, merged, pooling = features.fused, features.merged_mask, model.pooling
         fused, weight = fused.to(contributions), linear.weight.to(contributions)
         # What a logit's terms add up to without their signs: rounding is a share of this, not of the logit.
-        size = pool(fused.abs(), merged, pooling) @ weight.abs().T + bias_of(model).abs()
-        rebuilt = pool(fused, merged, pooling) @ weight.T + bias_of(model)
-    rebuilt[:, asked] = contributions.sum((2, 3)) + bias_of(model)[asked]
+        size = pool(fused.abs(), merged, pooling) @ weight.abs().T + bias_of(linear).abs()
+        rebuilt = pool(fused, merged, pooling) @ weight.T + bias_of(linear)
+    rebuilt[:, asked] = contributions.sum((2, 3)) + bias_of(linear)[asked]
     bound = ROUNDING[logits.dtype]
     miss = ((rebuilt - logits).abs() / size.clamp(min=tiny)).max().item()
     if not miss <= bound:
@@ -294,7 +291,7 @@ def _contributions_add_up(model: AIM | SecondLook, images: Tensor, called: nn.Mo
         return Check(name, False, f"positions outside the merged mask add up to {outside:.1e}, not 0: {how}")
     if parts is None:
         return Check(name, True, f"within {miss:.1e} of their terms")
-    by_stage = sum(share.sum((2, 3)) for share in parts.values()) + bias_of(model)[asked]
+    by_stage = sum(share.sum((2, 3)) for share in parts.values()) + bias_of(linear)[asked]
     gap = ((by_stage - rebuilt[:, asked]).abs() / size[:, asked].clamp(min=tiny)).max().item()
     if not gap <= bound:
         return Check(name, False, f"the stages' shares miss the sum by {gap:.1e}: fuse() adds more than masked maps")

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+
+from ..taps.equivalence import gradient_nodes
+from ..taps.graph import reachable
 
 # Rectifiers other than ReLU, as autograd names them (ReLU6 is a hardtanh). Gates (sigmoid, hardsigmoid, tanh) multiply
 # what passes and rectify nothing: they keep their gradient in guided backpropagation too.
@@ -24,45 +27,36 @@ _OTHER_RECTIFIERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """The activations that hooks on ``nn.ReLU`` modules would guide.
-
-    Attributes:
-        guided: ReLUs between the logits and the images that the hooks reach.
-        missed: what they miss or change wrongly, in words; empty if all is guided.
-    """
-
-    guided: int
-    missed: tuple[str, ...]
-
-
-def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
+def guidance_of(model: nn.Module, image: Tensor) -> tuple[int, str]:
     """Run one image (1, C, H, W) and search the graph of its logits.
 
     Not seen is what autograd does not show: an activation composed of arithmetic (``x * torch.sigmoid(x)``,
     ``x.clamp(min=0)``) or run inside reentrant checkpointing.
+
+    Returns:
+        How many ReLUs between the logits and the image hooks on ``nn.ReLU`` modules would guide, and what they would
+        miss or change wrongly, in words; empty if all is guided.
     """
     by_modules: set[Node] = set()
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output: by_modules.add(output.grad_fn))
-        for module in model.modules()
-        if isinstance(module, nn.ReLU)
-    ]
-    try:
-        with torch.enable_grad():
-            start = image.detach().clone().requires_grad_().clone()
-            logits = model(start)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.enable_grad(), ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                hooks.enter_context(module.register_forward_hook(lambda m, _, output: by_modules.add(output.grad_fn)))
+        start = image.detach().clone().requires_grad_().clone()
+        logits = model(start)
     assert start.grad_fn is not None
-    readers = _readers(logits.grad_fn)
-    on_the_way = _ahead_of(start.grad_fn, readers)
+    nodes = gradient_nodes([logits])
+    readers = Counter(output for node in nodes for output in node.next_functions)
+    ahead: dict[Node | None, list[Node]] = {}
+    for node in nodes:
+        for source, _ in node.next_functions:
+            ahead.setdefault(source, []).append(node)
+    # Between the image and the logits: parameters' own computations are not among them.
+    on_the_way = reachable([start.grad_fn], lambda node: ahead.get(node, ()))
 
     relus = {node for node in on_the_way if _kind(node) == "Relu"}
     guided = relus & by_modules
-    shared = sum(len(readers[node.next_functions[0]]) > 1 for node in guided)
+    shared = sum(readers[node.next_functions[0]] > 1 for node in guided)
     missed = Counter(_OTHER_RECTIFIERS[kind] for kind in map(_kind, on_the_way) if kind in _OTHER_RECTIFIERS)
     own = {type(n).__name__ for n in on_the_way if isinstance(n, torch.autograd.function.BackwardCFunction)}
     words = [f"{count} x {name}" for name, count in sorted(missed.items())]
@@ -72,42 +66,7 @@ def guidance_of(model: nn.Module, image: Tensor) -> Guidance:
         words.append(f"custom autograd functions ({', '.join(sorted(own))})")
     if shared:
         words.append(f"{shared} x ReLU whose input another branch reads (captum clips that branch's gradient too)")
-    return Guidance(len(guided), tuple(words))
-
-
-_Output = tuple[Node | None, int]  # one output of a graph node
-
-
-def _readers(end: Node | None) -> dict[_Output, list[Node]]:
-    """The nodes that read each output, over the complete graph of a result."""
-    readers: dict[_Output, list[Node]] = {}
-    seen: set[Node] = set()
-    waiting = [end] if end is not None else []
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        for source in node.next_functions:
-            if source[0] is not None:
-                readers.setdefault(source, []).append(node)
-                waiting.append(source[0])
-    return readers
-
-
-def _ahead_of(start: Node, readers: dict[_Output, list[Node]]) -> set[Node]:
-    """The nodes between ``start`` and the result: parameters' own computations are not among them."""
-    by_node: dict[Node | None, list[Node]] = {}
-    for (node, _), ahead in readers.items():
-        by_node.setdefault(node, []).extend(ahead)
-    found: set[Node] = set()
-    waiting = [start]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting.extend(by_node.get(node, ()))
-    return found
+    return len(guided), "; ".join(words)
 
 
 def _kind(node: Node) -> str:

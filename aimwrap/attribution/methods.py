@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._numerics import both_sides
 from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
+from ..backbones.pooled import calls_of
 from ..model import AIM
 from ..taps.probe import logits_in
 from .guidance import guidance_of
@@ -167,7 +168,10 @@ def _library(name: str) -> Any:
 @contextlib.contextmanager
 def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
     """The classifier in evaluation mode, inputs that take a gradient, and their classes; afterwards all as before."""
-    view = _classifier(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    inner = unwrap(model)
+    view = LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
     if not isinstance(images, Tensor) or not images.is_floating_point():
         came = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a floating tensor of shape (N, C, H, W), got {came}")
@@ -180,13 +184,6 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
             with torch.no_grad():
                 targets = _targets(classes, view(inputs), len(images))
             yield view, inputs, targets
-
-
-def _classifier(model: nn.Module) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    inner = unwrap(model)
-    return LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
 
 
 def _both_sides_in(output: object) -> object:
@@ -216,14 +213,9 @@ def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
 def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> nn.Module:
     """The layer to hook, which gives one map per forward."""
     chosen = chosen_layer(view, layer, inputs[:1])
-    outputs: list[object] = []
-    handle = chosen.register_forward_hook(lambda module, arguments, output: outputs.append(output))
-    try:
-        with torch.no_grad():
-            view(inputs[:1])
-    finally:
-        handle.remove()
-    kind = type(chosen).__name__
+    with torch.no_grad(), calls_of([chosen]) as calls:
+        view(inputs[:1])
+    outputs, kind = [output for _, output in calls[chosen]], type(chosen).__name__
     if not outputs:
         raise ValueError(
             f"layer ({kind}) is not called in a forward; choose another. Of an AIM's backbone, only the innermost "
@@ -241,9 +233,8 @@ def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> n
 
 
 def _check_guidance(function: str, view: nn.Module, inputs: Tensor, partial: bool) -> None:
-    guidance = guidance_of(view, inputs[:1])
-    missed = "; ".join(guidance.missed)
-    if guidance.guided == 0:
+    guided, missed = guidance_of(view, inputs[:1])
+    if guided == 0:
         raise ValueError(
             f"{function} needs nn.ReLU modules, which captum hooks, between the images and the logits; "
             f"{type(view).__name__} has none there ({missed or 'no activation at all'}), so the result would be the "
@@ -252,8 +243,7 @@ def _check_guidance(function: str, view: nn.Module, inputs: Tensor, partial: boo
     if not missed:
         return
     finding = (
-        f"captum guides nn.ReLU modules only: {guidance.guided} of them between the images and the logits, "
-        f"but not {missed}"
+        f"captum guides nn.ReLU modules only: {guided} of them between the images and the logits, but not {missed}"
     )
     if not partial:
         raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .._wrappers import unwrap
 from ..model import AIM
 from ..taps.copies import traceable_shadow_of
-from ..taps.graph import GraphNames
+from ..taps.graph import GraphError, GraphNames
 from ..taps.probe import CallSite, Probe, probe
 from ..taps.stages import find_stages
 from ..top_down import pool
@@ -163,7 +163,7 @@ def _step_after(model: nn.Module, measured: Probe, place: CallSite) -> str | Non
         return f"{place.node!r} is called {place.calls} times, and call {place.call + 1} makes it"
     try:
         names = GraphNames(traceable_shadow_of(model, measured.mode))
-    except ValueError:
+    except GraphError:
         return None  # what cannot be traced cannot be searched for functions, either
     (_, module_only), _ = names.resolve(place)
     (_, with_function), _ = names.resolve(place, following_activation=True)
@@ -174,7 +174,7 @@ def _candidates(measured: Probe, limit: int = 6) -> str:
     shapes = {
         call.name: call.output_shape
         for call in measured.root.calls()
-        if call.name and call.output_shape is not None and len(call.output_shape) == 4 and call.output_shape[2] > 1
+        if call.name and len(call.output_shape) == 4 and call.output_shape[2] > 1
     }
     last = list(shapes.items())[-limit:]
     listed = ", ".join(f"{name!r} ({'x'.join(map(str, shape[1:]))})" for name, shape in last)

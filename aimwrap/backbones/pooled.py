@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._numerics import both_sides, without_autocast
 from .._wrappers import unwrap
-from ..analysis.explanation import evaluating
+from ..analysis.explanation import bias_of, evaluating
 from ..metrics import class_activation_map
 from ..model import AIM
 from ..taps import FINAL, tap_backbone
@@ -76,11 +77,10 @@ class PooledClassifier:
     @property
     def bias(self) -> Tensor:
         """What is added to each logit whatever the image shows, (K,); of a single logit, for both classes, (2,)."""
-        weight = self.linear.weight.detach()
-        bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias.detach()
-        if self.norm is None or self.norm.bias is None:
-            return both_sides(bias, 0)
-        return both_sides(bias + weight @ self.norm.bias.detach(), 0)
+        bias = bias_of(self.linear)
+        if self.norm is not None and self.norm.bias is not None:
+            bias = bias + self.linear.weight @ self.norm.bias
+        return both_sides(bias, 0).detach()
 
     @torch.no_grad()
     def explained(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,8 +134,9 @@ def _end_of(
     if not linears:
         return None
     images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(linears[-1].weight)
-    with _outputs_of([*linears, *norms]) as seen:
+    with calls_of([*linears, *norms]) as calls:
         logits = logits_in(network(images))
+    seen = {module: (given[0], output) for module, made in calls.items() for given, output in made[-1:] if given}
     last = [linear for linear in linears if linear in seen and _is_same(seen[linear][1], logits)]
     means = backbone(images)[FINAL].mean((2, 3))
     if not last or seen[last[0]][0].shape != means.shape:
@@ -162,17 +163,10 @@ def _normalised(norm: nn.LayerNorm, means: Tensor) -> Tensor:
 
 
 @contextmanager
-def _outputs_of(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
-    """Fills, while it is entered, with the last input and output of each module that is called."""
-    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if arguments:
-            seen[module] = (arguments[0], output)
-
-    handles = [module.register_forward_hook(note) for module in modules]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def calls_of(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[tuple[Any, ...], Any]]]]:
+    """Fills, while it is entered, with the arguments and the output of each call of each of the modules."""
+    calls: dict[nn.Module, list[tuple[tuple[Any, ...], Any]]] = {module: [] for module in modules}
+    with ExitStack() as hooks:
+        for module in calls:
+            hooks.enter_context(module.register_forward_hook(lambda called, *seen: calls[called].append(seen)))
+        yield calls

@@ -385,11 +385,11 @@ def _checked_size(
 
 
 def _why_not(writer: _Onnx | _Program | _AotInductor, serving: ServingModel, error: Exception) -> str:
-    tapped = serving.model.backbone.tapped_program
+    tapped = serving.model.backbone
     hint = (
-        f". {tapped.architecture} is tapped by hooks, since no graph of it could be traced, and such a backbone cannot "
-        "be exported; most often its forward makes decisions that depend on the input"
-        if isinstance(tapped, HookProgram)
+        f". {tapped.tapped_architecture} is tapped by hooks, since no graph of it could be traced, and such a backbone "
+        "cannot be exported; most often its forward makes decisions that depend on the input"
+        if isinstance(tapped.tapped_program, HookProgram)
         else ""
     )
     if writer.format == "onnx" and not hint:

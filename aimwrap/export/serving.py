@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..analysis.explanation import shares, unwrap
+from ..analysis.explanation import linear_classifier, shares, unwrap
 from ..model import AIM
 
 
@@ -62,7 +62,8 @@ class ServingModel(nn.Module):
         output = self.model.forward_head(features)
         masks = {name: output.masks[stage] for stage, name in self.mask_names.items()}
         merged_mask = features.merged_mask.clone()  # with the feature-preserving head it is a stage's own
-        contributions = shares(self.model, features.fused, features)
+        linear = linear_classifier(self.model)
+        contributions = shares(linear, features.fused, features.merged_mask, self.model.pooling)
         return {"logits": output.logits, **masks, "merged_mask": merged_mask, "contributions": contributions}
 
     def metadata(self, class_names: Sequence[str] | None, preprocessing: Any) -> dict[str, str]:

@@ -16,7 +16,7 @@ else:
 
     def __getattr__(name: str) -> type:
         """Import the Metric classes when they are asked for: torchmetrics is an extra."""
-        if name not in ("EnergyPointingGame", "GroupAccuracy", "MaskOverlap", "PointingGame"):
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import modules
 

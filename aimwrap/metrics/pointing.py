@@ -239,9 +239,8 @@ def _resize(maps: Tensor, size: Sequence[int], interpolation: Interpolation) -> 
         maps = _area_average(maps, (min(height, maps.shape[-2]), min(width, maps.shape[-1])))
     if tuple(maps.shape[-2:]) == (height, width):
         return maps
-    if interpolation == "nearest":
-        return F.interpolate(maps[:, None], size=(height, width), mode="nearest-exact")[:, 0]
-    return F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+    mode = "nearest-exact" if interpolation == "nearest" else interpolation
+    return F.interpolate(maps[:, None], size=(height, width), mode=mode)[:, 0]
 
 
 def _area_average(maps: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -86,6 +86,7 @@ def _snippet(model: AIMBase, location: str) -> str:
 def facts_of(model: AIMBase) -> list[tuple[str, str]]:
     """A model's properties in words, by name."""
     named = model._recipe.named()
+    unknown = f"{model.in_channels} channels; their preprocessing is not recorded"
     facts = [
         ("backbone", model._recipe.was if named is None else named[0]),
         ("head", model.head),
@@ -96,7 +97,7 @@ def facts_of(model: AIMBase) -> list[tuple[str, str]]:
         ),
         ("pooling", f"mean over {model.pooling} positions"),
         ("classes", listed_classes(model.num_classes, model.class_names)),
-        ("images", _images(model)),
+        ("images", unknown if model.preprocessing is None else prepared_as(model.preprocessing)),
     ]
     try:
         facts += [("cost", line) for line in str(model.cost()).splitlines()]
@@ -131,12 +132,6 @@ def prepared_as(images: Preprocessing) -> str:
     return f"{height} x {width}, {prepared}"
 
 
-def _images(model: AIMBase) -> str:
-    if model.preprocessing is None:
-        return f"{model.in_channels} channels; their preprocessing is not recorded"
-    return prepared_as(model.preprocessing)
-
-
 def _metrics(metrics: Mapping[str, Metric] | None) -> str:
     if metrics is None:
         return "None were given."
@@ -147,7 +142,6 @@ def _metrics(metrics: Mapping[str, Metric] | None) -> str:
 
 
 def _formatted(name: str, metric: Metric) -> tuple[str, str]:
-    """Value and interval as they are shown."""
     got = f"got {metric!r:.80}"
     try:
         value, *interval = map(_number, metric if isinstance(metric, tuple | list) else (metric,))

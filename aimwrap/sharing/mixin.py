@@ -33,7 +33,7 @@ _ELSEWHERE = {  # what save_pretrained takes in transformers, diffusers and hugg
 }
 
 
-class Shareable:
+class Shareable(AIMBase):
     """Saving, loading and sharing, which :class:`~aimwrap.AIM` inherits."""
 
     def save_pretrained(
@@ -90,26 +90,25 @@ class Shareable:
             )
         if not isinstance(save_directory, str | os.PathLike) or os.path.isfile(save_directory):
             raise TypeError(f"save_directory must be a folder, or one to make, got {save_directory!r}")
-        model = cast("AIMBase", self)
-        check_whole(model)
-        before = model.class_names, model.preprocessing
+        check_whole(self)
+        before = self.class_names, self.preprocessing
         folder = Path(save_directory).expanduser()
         try:
-            check_savable(model, class_names, preprocessing)
-            card = model_card(model, metrics, ".")  # what is wrong shows before anything is written
+            check_savable(self, class_names, preprocessing)
+            card = model_card(self, metrics, ".")  # what is wrong shows before anything is written
             folder.mkdir(parents=True, exist_ok=True)
             old = folder / _CARD
             own_card = old.exists() and MARKER not in old.read_text(encoding="utf-8", errors="replace")
             paths = [folder / name for name in (WEIGHTS, CONFIG, *(() if own_card else (_CARD,)))]
             with replacing_together(*paths) as (weights, config, *readme):
-                write_weights(model, weights)
-                config.write_text(config_of(model, weights.stat().st_size, checksum(weights)), encoding="utf-8")
+                write_weights(self, weights)
+                config.write_text(config_of(self, weights.stat().st_size, checksum(weights)), encoding="utf-8")
                 _check_readable(config)
                 weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
                 for path in readme:
                     path.write_text(str(card), encoding="utf-8")
         except BaseException:
-            model.class_names, model.preprocessing = before
+            self.class_names, self.preprocessing = before
             raise
         if own_card and metrics:
             warnings.warn(
@@ -236,9 +235,8 @@ class Shareable:
         Returns:
             The card; ``str(card)`` is its text.
         """
-        model = cast("AIMBase", self)
-        check_savable(model, None, None)
-        return model_card(model, metrics, location)
+        check_savable(self, None, None)
+        return model_card(self, metrics, location)
 
 
 def _check_keywords(given: Mapping[str, Any]) -> None:

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor, nn
 
+from .graph import GraphProgram
 from .layout import Layout
+from .usage import OwnCodeProgram
 
-
-class Program(Protocol):
-    """How the tapped outputs of a backbone are computed."""
-
-    architecture: str
-
-    def settled(self, host: nn.Module, model: nn.Module) -> Program:
-        """Give the host the parts of the model that are needed, under their own names, and run on it from now on."""
-
-    def run(self, host: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """The tapped outputs by name, as the backbone lays them out."""
-
-    def train(self, mode: bool) -> None:
-        """Do what switching the model to training or evaluation does in addition to setting every module's flag."""
-
-    def names_up_to(self, name: str) -> set[str]:
-        """Names of the modules and tensors that a tapped output depends on, in either mode."""
-
-    def freeze(self, names: tuple[str, ...]) -> None:
-        """In training, compute these outputs, and what they depend on, as in evaluation; an empty tuple undoes it."""
+Program = GraphProgram | OwnCodeProgram  # how the tapped outputs of a backbone are computed
 
 
 class TappedBackbone(nn.Module):
@@ -46,6 +27,7 @@ class TappedBackbone(nn.Module):
     def __init__(self, model: nn.Module, program: Program, layouts: dict[str, Layout]) -> None:
         super().__init__()
         # Attributes, as the methods below, have names that no submodule of a backbone will have.
+        self.tapped_architecture = type(model).__name__
         self._aimwrap_program = program.settled(self, model)
         self._aimwrap_layouts = layouts
         self._aimwrap_frozen: frozenset[str] = frozenset()  # modules that train() leaves in evaluation mode
@@ -76,12 +58,10 @@ class TappedBackbone(nn.Module):
             up_to: name of a map, or None for all of the backbone.
         """
         modules = dict(self.named_modules(remove_duplicate=False))
-        parameters = dict(self.named_parameters(remove_duplicate=False))
+        parts = {**modules, **dict(self.named_parameters(remove_duplicate=False))}
         names = {""} if up_to is None else self._aimwrap_program.names_up_to(up_to)
-        for name in names & modules.keys():
-            modules[name].requires_grad_(False)
-        for name in names & parameters.keys():
-            parameters[name].requires_grad_(False)
+        for name in names & parts.keys():
+            parts[name].requires_grad_(False)
         self._aimwrap_frozen |= names & modules.keys()
         self._aimwrap_held |= {up_to} if up_to is not None else set()
         self._aimwrap_program.freeze(tuple(sorted(self._aimwrap_held)))
@@ -113,5 +93,5 @@ class TappedBackbone(nn.Module):
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        source = self._aimwrap_program.architecture
-        return f"{type(self).__name__}({source} up to its deepest tap, {parameters / 1e6:.2f} M parameters)"
+        taken = f"{self.tapped_architecture} up to its deepest tap"
+        return f"{type(self).__name__}({taken}, {parameters / 1e6:.2f} M parameters)"

@@ -15,9 +15,10 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FunctionType, MethodType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -152,17 +153,11 @@ def unmoved_generators() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def quiet_fakes() -> Iterator[None]:
     """Silence logs and warnings of trial runs, and put the random generators back afterwards."""
-    loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter")]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        with warnings.catch_warnings(), unmoved_generators():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+    with warnings.catch_warnings(), unmoved_generators(), ExitStack() as silenced:
+        warnings.simplefilter("ignore")
+        for name in ("torch._subclasses.fake_tensor", "torch.utils.flop_counter"):
+            silenced.enter_context(patch.object(logging.getLogger(name), "disabled", True))
+        yield
 
 
 def _copy_of(module: nn.Module, registered: _Renew, plain: _Renew, keep_adapters: bool = False) -> nn.Module:
@@ -205,7 +200,6 @@ def _works_by(hook: object, modules: set[nn.Module]) -> bool:
 
 
 def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Let copies have the original's own attributes that cannot be copied."""
     for submodule in module.modules():
         for name, value in vars(submodule).items():
             if name not in nn.Module().__dict__:
@@ -247,7 +241,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _refuse(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
-    """Raise if one of the modules cannot be copied."""
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
             f"the backbone's part {name!r} is a scripted module, which cannot be tapped; use the module "

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
 
 from .backbone import Program, TappedBackbone
 from .copies import is_adapter, quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
-from .graph import GraphProgram
+from .graph import GraphError, GraphProgram, reachable
 from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
 from .probe import CallSite, Probe, state_of, tensors_in
 from .usage import gradients_reach
-
-
-class GraphError(ValueError):
-    """A graph that cannot be made, or a program whose outputs differ from the modules'."""
 
 
 def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
@@ -90,10 +89,9 @@ def check_values(
         GraphError: if an output is not what its module returns.
         ValueError: if the next module reads another map of that size: the number would be a branch, not the trunk.
     """
-    modules = {name: place for name, place in module_outputs.items() if measured.call_at(place) is not None}
     readers = {name: reader for name, reader in next_reader.items() if reader is not None}
     tensors = [*model.parameters(), *model.buffers()]
-    if not (modules or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+    if not (module_outputs or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
@@ -108,7 +106,7 @@ def check_values(
             parameter.requires_grad_(flag)
     try:
         with torch.no_grad(), _same_draws(like.device):
-            returned, received = _own_maps(twin, modules, readers, images.clone())  # it may overwrite them
+            returned, received = _own_maps(twin, module_outputs, readers, images.clone())  # it may overwrite them
     except Exception as error:  # it has run on fake tensors of this shape
         raise ValueError(
             f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
@@ -153,28 +151,21 @@ def _own_maps(
     returned: dict[str, Tensor] = {}
     received: dict[str, Tensor] = {}
 
-    def keep(into: dict[str, Tensor], sites: dict[str, CallSite], node: str) -> Callable[..., None]:
-        calls: list[None] = []
+    def keep(into: dict[str, Tensor], name: str, module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
+        value = output[0] if output else arguments[0] if arguments and isinstance(arguments[0], Tensor) else ()
+        maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
+        if len(maps) == 1:
+            into[name] = maps[0].clone()
 
-        def hook(module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
-            value = output[0] if output else arguments[0] if arguments and isinstance(arguments[0], Tensor) else ()
-            maps = [value] if isinstance(value, Tensor) else [t for t in tensors_in(value).values() if t.ndim == 4]
-            for name, place in sites.items():
-                if place.node == node and (place.calls == 0 or place.call == len(calls)) and len(maps) == 1:
-                    into[name] = maps[0].clone()
-            calls.append(None)
-
-        return hook
-
-    for node in {place.node for place in modules.values()}:
-        twin.get_submodule(node).register_forward_hook(keep(returned, modules, node))
-    for node in {place.node for place in readers.values()}:
-        twin.get_submodule(node).register_forward_pre_hook(keep(received, readers, node))
+    for name, place in modules.items():
+        twin.get_submodule(place.node).register_forward_hook(place.hook(partial(keep, returned, name)))
+    for name, place in readers.items():
+        twin.get_submodule(place.node).register_forward_pre_hook(place.hook(partial(keep, received, name)))
     twin(images)
     return returned, received
 
 
-def check_training(measured: Probe, program: GraphProgram, sites: dict[str, CallSite]) -> None:
+def check_training(measured: Probe, program: GraphProgram, modules: dict[str, CallSite]) -> None:
     """Compare a training step of the graph with one of the model's own code, on fake tensors.
 
     Tracing drops what it does not see: ``torch.no_grad()``, updates of buffers, custom backward functions.
@@ -182,12 +173,10 @@ def check_training(measured: Probe, program: GraphProgram, sites: dict[str, Call
     Raises:
         GraphError: if gradients reach other parameters, other buffers move, or a custom backward is lost.
     """
-    modules = {name: place for name, place in sites.items() if measured.call_at(place) is not None}
     if not modules:
         return
-    hooks = HookProgram("", {name: watch_for(place, measured) for name, place in modules.items()})
-    own = training_of(hooks, measured)
-    traced = training_of(program, measured, list(modules))
+    hooks = HookProgram({name: watch_for(place, measured) for name, place in modules.items()})
+    own, traced = (training_of(each, measured, modules) for each in (hooks, program))
     if own is None or traced is None:
         return  # it cannot be trained on fake tensors, so nothing can be said
     differing = own.reached ^ traced.reached
@@ -215,11 +204,11 @@ class Training(NamedTuple):
     reached: set[str]  # by a gradient
     held: set[str]
     updated: set[str]  # buffers and parameters
-    custom_backward: str | None  # the class of a backward written in Python
+    custom_backward: str | None  # the name of one that is written in Python
 
 
-def training_of(program: Program, measured: Probe, names: list[str] | None = None) -> Training | None:
-    """Run a program in training, with gradients, on a shadow of the model; None where that is not possible."""
+def training_of(program: Program, measured: Probe, names: Iterable[str]) -> Training | None:
+    """Train a program's outputs of these names on a shadow of the model; None where that is not possible."""
     mode = measured.mode
     shadow = switched(shadow_of(measured.shadow, mode), True).requires_grad_(False)
     parameters = {n: p for n, p in shadow.named_parameters(remove_duplicate=False) if p.is_floating_point()}
@@ -233,8 +222,9 @@ def training_of(program: Program, measured: Probe, names: list[str] | None = Non
         with torch.enable_grad(), quiet_fakes(), mode:
             settled = program.settled(host, shadow)
             outputs = settled.run(host, measured.fake_images(batch_size=2))
-            wanted = [output for name, output in outputs.items() if names is None or name in names]
-            custom = next((c for c in map(_custom_backward, wanted) if c is not None), None)
+            wanted = [outputs[name] for name in names]
+            written = [type(node).__name__ for node in gradient_nodes(wanted) if isinstance(node, BackwardCFunction)]
+            custom = min((name.removesuffix("Backward") for name in written), default=None)
             reached = gradients_reach(wanted, parameters) if any(o.requires_grad for o in wanted) else set()
     except Exception:  # an operation without fake values or without a gradient
         return None
@@ -244,14 +234,7 @@ def training_of(program: Program, measured: Probe, names: list[str] | None = Non
     return Training(reached, held, updated, custom)
 
 
-def _custom_backward(output: Tensor) -> str | None:
-    waiting, seen = [output.grad_fn], set()
-    while waiting:
-        function = waiting.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        if isinstance(function, torch.autograd.function.BackwardCFunction):
-            return type(function).__name__.removesuffix("Backward")
-        waiting.extend(following for following, _ in function.next_functions)
-    return None
+def gradient_nodes(outputs: Iterable[Tensor]) -> set[Node]:
+    """What computes the outputs' gradients, down to the tensors that they are of."""
+    ends = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    return reachable(ends, lambda node: [source for source, _ in node.next_functions if source is not None])

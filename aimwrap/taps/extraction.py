@@ -16,8 +16,8 @@ from torch import nn
 
 from .backbone import Program
 from .copies import switched, traceable_shadow_of
-from .equivalence import GraphError, check_training, check_values, fake_runs, measure
-from .graph import GraphNames, GraphProgram
+from .equivalence import check_training, check_values, fake_runs, measure
+from .graph import GraphError, GraphNames, GraphProgram
 from .hooks import HookProgram, is_called_otherwise, safe_watch_for
 from .layout import Layout, Shape
 from .probe import CallSite, Probe
@@ -61,7 +61,7 @@ def extract(
     measured: Probe,
     targets: dict[str, Target],
     by_number: frozenset[str],
-    readers: Mapping[CallSite, CallSite | None] | None = None,
+    readers: Mapping[CallSite, CallSite | None],
 ) -> Extraction:
     """Find a program for the targets, by name of the output.
 
@@ -75,7 +75,7 @@ def extract(
     if own:
         return _by_intermediates(model, measured, own)
     sites = {name: target for name, target in targets.items() if isinstance(target, CallSite)}
-    next_reader = {n: (readers or {})[s] for n, s in sites.items() if n in by_number and s in (readers or {})}
+    next_reader = {name: readers[s] for name, s in sites.items() if name in by_number and s in readers}
     request = _Request(model, measured, sites, by_number, next_reader)
     lost = _what_a_graph_would_lose(model, measured)
     if lost is not None:
@@ -98,10 +98,7 @@ def extract(
 def _by_graph(request: _Request) -> Extraction:
     model, measured, sites = request.model, request.measured, request.sites
     shadow = traceable_shadow_of(model, measured.mode)
-    try:
-        names = GraphNames(shadow)
-    except ValueError as error:
-        raise GraphError(str(error)) from error
+    names = GraphNames(shadow)
     resolved = {
         name: names.resolve(site, following_activation=name in request.by_number) for name, site in sites.items()
     }
@@ -118,15 +115,15 @@ def _by_graph(request: _Request) -> Extraction:
             "autocast(), which a graph would lose; name modules, and their own code is run"
         )
     layouts, shapes = measure(program, measured, labels)
-    for name, site in sites.items():
-        call = measured.call_at(site)
-        seen = call.output_shape if call is not None else None
-        if seen is not None and len(seen) == 4 and seen != shapes[name] and " + " not in labels[name]:
+    called = {name: call for name, site in sites.items() if (call := measured.call_at(site)) is not None}
+    for name, call in called.items():
+        seen = call.output_shape
+        if len(seen) == 4 and seen != shapes[name] and " + " not in labels[name]:
             raise GraphError(
                 f"stages: tapping {labels[name]!r} through the graph gives {shapes[name]}, but the module gives "
                 f"{seen}; name a graph node instead (torchvision's get_graph_node_names lists them)"
             )
-    module_outputs = {name: site for name, site in sites.items() if nodes[name] == resolved[name][0]}
+    module_outputs = {name: sites[name] for name in called if nodes[name] == resolved[name][0]}
     check_values(model, measured, program, layouts, labels, module_outputs, request.next_reader)
     check_training(measured, program, module_outputs)
     positions = {name: names.eval.index(pair[1]) for name, pair in nodes.items()}
@@ -136,7 +133,7 @@ def _by_graph(request: _Request) -> Extraction:
 def _by_hooks(request: _Request) -> Extraction:
     model, measured, sites = request.model, request.measured, request.sites
     watches = {name: safe_watch_for(site, measured, name in request.by_number) for name, site in sites.items()}
-    program = HookProgram(type(model).__name__, watches)
+    program = HookProgram(watches)
     program.measure_usage(model, measured.image_shape)
     labels = {
         n: w.place.node if w.activation is None else f"{w.place.node} + {w.activation.name}" for n, w in watches.items()
@@ -157,8 +154,8 @@ def _last_map_between(
 ) -> tuple[str, str] | None:
     """The last function between a stage and its reader that makes a map of the stage's size; None if there is none."""
     call = measured.call_at(place)
-    shape = call.output_shape if call is not None else None
-    if shape is None or len(shape) != 4 or shape[2] * shape[3] == 1:
+    shape = call.output_shape if call is not None else ()
+    if len(shape) != 4 or shape[2] * shape[3] == 1:
         return None
     called = {other.name for other in measured.root.calls()}
     chosen = []
@@ -178,7 +175,7 @@ def _last_map_between(
 
 
 def _by_intermediates(model: nn.Module, measured: Probe, own: dict[str, Intermediate]) -> Extraction:
-    program = IntermediatesProgram(type(model).__name__, {name: target.position for name, target in own.items()})
+    program = IntermediatesProgram({name: target.position for name, target in own.items()})
     program.measure_usage(model, measured.image_shape)
     labels = {name: target.node for name, target in own.items()}
     layouts, shapes = measure(program, measured, labels)

@@ -8,15 +8,16 @@ host forgets one of the graphs when pickled, and switches a frozen BatchNorm bac
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import operator
 import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 import torch
@@ -27,6 +28,8 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 from .copies import is_adapter, joined, unmoved_generators
 from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
 from .probe import CallSite
+
+T = TypeVar("T")
 
 # Operators with an assignment, and as what fx traces them.
 _IN_PLACE_OPERATORS = {
@@ -49,11 +52,15 @@ MOST_NAMES = 24  # that an error lists
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
 
 
+class GraphError(ValueError):
+    """A graph that cannot be made, or a program whose outputs differ from the modules'."""
+
+
 class GraphNames:
     """The names of a backbone's graph nodes in train and in eval mode, and what users may call them.
 
     Raises:
-        ValueError: if the backbone cannot be traced.
+        GraphError: if the backbone cannot be traced.
     """
 
     def __init__(self, shadow: nn.Module) -> None:
@@ -64,20 +71,20 @@ class GraphNames:
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
                 drawn = has_drawn()
         except Exception as error:  # a user's forward may raise anything under tracing
-            raise ValueError(
+            raise GraphError(
                 f"the backbone {type(shadow).__name__} cannot be traced by torchvision's graph utilities "
                 f"(tried with timm's untraced modules and functions): {type(error).__name__}: {error}\n"
                 "This is usually control flow that depends on sizes or values. Move it into its own submodule and "
                 "register that with timm.models.register_notrace_module(TheClass), which keeps it in one piece."
             ) from error
         if drawn:
-            raise ValueError(
+            raise GraphError(
                 f"the backbone {type(shadow).__name__} draws random numbers in its forward that do not depend on its "
                 "images, and a graph would always repeat the first ones"
             )
         changed = [key for key, value in _plain_attributes(shadow).items() if key in before and before[key] != value]
         if changed:
-            raise ValueError(
+            raise GraphError(
                 f"the backbone {type(shadow).__name__} changes {changed[0]!r} in its forward, which a graph would not"
             )
 
@@ -99,10 +106,9 @@ class GraphNames:
         """The functions, in train or in eval mode, that run between a module and the next at its level."""
         names = self.train if training else self.eval
         begin = names.index(self._last_of(names, place, False)) + 1
-        end = len(names)
         if reader is None:  # heads follow: only what directly follows belongs to the stage
             own = itertools.takewhile(lambda name: _function_of(name) in _BELONG_TO_A_STAGE, names[begin:])
-            end = begin + sum(1 for _ in own)
+            end = begin + len(list(own))
         else:
             repeated = reader.calls > 1
             positions = [i for i, name in enumerate(names) if _is_under(name, reader.node, repeated)]
@@ -138,13 +144,8 @@ class GraphProgram:
     """
 
     def __init__(
-        self,
-        architecture: str,
-        nodes: dict[str, NodePair],
-        graphs: dict[bool, fx.Graph],
-        constants: dict[str, Tensor] | None = None,
+        self, nodes: dict[str, NodePair], graphs: dict[bool, fx.Graph], constants: dict[str, Tensor] | None = None
     ) -> None:
-        self.architecture = architecture
         self.nodes = nodes
         self.graphs = graphs
         self.constants = constants or {}
@@ -176,7 +177,7 @@ class GraphProgram:
             _protect_taps(graph, shadow)
         # Tensors that the forward itself makes are found on what was traced, not on the user's model.
         constants = {target: extractor.get_buffer(target) for target in _targets(graphs) if not _has(model, target)}
-        return GraphProgram(type(model).__name__, dict(nodes), graphs, constants)
+        return GraphProgram(dict(nodes), graphs, constants)
 
     def settled(self, host: nn.Module, model: nn.Module) -> GraphProgram:
         """Share with the host each module, parameter, buffer or tensor of the model that the graphs name."""
@@ -242,7 +243,7 @@ class GraphProgram:
 
     def __reduce__(self) -> tuple[Any, ...]:
         packed = {training: _pack(graph) for training, graph in self.graphs.items()}
-        return _unpack_program, (self.architecture, self.nodes, packed, self.frozen)
+        return _unpack_program, (self.nodes, packed, self.frozen)
 
 
 def _with_evaluated(graphs: dict[bool, fx.Graph], nodes: dict[str, NodePair], frozen: tuple[str, ...]) -> fx.Graph:
@@ -285,13 +286,18 @@ def _tapped_nodes(graph: fx.Graph) -> dict[str, fx.Node]:
 
 def _ancestors(nodes: list[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
     """Nodes and all that they depend on, without what comes before the ``stop`` nodes."""
-    found: set[fx.Node] = set()
-    waiting = list(nodes)
+    return reachable(nodes, lambda node: () if node in stop else node.all_input_nodes)
+
+
+def reachable(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> set[T]:
+    """The starts, what follows each, what follows that, and so on."""
+    found: set[T] = set()
+    waiting = list(starts)
     while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting.extend(() if node in stop else node.all_input_nodes)
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting.extend(following(one))
     return found
 
 
@@ -312,17 +318,12 @@ class _Reference(str):
     """A graph node inside another node's arguments, by name."""
 
 
-class _Function(NamedTuple):
-    """A function by its place, for those that pickle does not find by themselves (torch.nn.functional's max_pool2d)."""
-
-    module: str
-    name: str
+class _Function(str):
+    """The place of a function, for those that pickle does not find by themselves (torch.nn.functional's max_pool2d)."""
 
 
-def _unpack_program(
-    architecture: str, nodes: dict[str, NodePair], packed: dict[bool, list[Any]], frozen: tuple[str, ...]
-) -> GraphProgram:
-    program = GraphProgram(architecture, nodes, {training: _unpack(graph) for training, graph in packed.items()})
+def _unpack_program(nodes: dict[str, NodePair], packed: dict[bool, list[Any]], frozen: tuple[str, ...]) -> GraphProgram:
+    program = GraphProgram(nodes, {training: _unpack(graph) for training, graph in packed.items()})
     program.freeze(frozen)
     return program
 
@@ -343,8 +344,8 @@ def _unpack(packed: list[tuple[Any, ...]]) -> fx.Graph:
 
     for op, target, args, kwargs, name in packed:
         if isinstance(target, _Function):
-            __import__(target.module)
-            target = getattr(sys.modules[target.module], target.name)
+            module, _, function = target.rpartition(":")
+            target = getattr(importlib.import_module(module), function)
         nodes[name] = graph.create_node(op, target, by_node(args), by_node(kwargs), name)
     return graph
 
@@ -353,7 +354,7 @@ def _by_place(target: Any) -> Any:
     module, name = getattr(target, "__module__", None), getattr(target, "__name__", None)
     if module is None or name is None or getattr(sys.modules.get(module), name, None) is not target:
         return target  # a module's or method's name, or a builtin, which pickle knows how to find
-    return _Function(module, name)
+    return _Function(f"{module}:{name}")
 
 
 def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:

@@ -59,12 +59,9 @@ class HookProgram(OwnCodeProgram):
 
     wanted: Mapping[str, Watch]
 
-    def __init__(self, architecture: str, wanted: Mapping[str, Watch]) -> None:
-        super().__init__(architecture, wanted)
-        self.catch = _Catch(wanted)
-
     def prepared(self, twin: nn.Module) -> nn.Module:
         """Put the hooks on."""
+        self.catch = _Catch(self.wanted)
         for node in {watch.place.node for watch in self.wanted.values()}:
             twin.get_submodule(node).register_forward_hook(_Hook(self.catch, node))
         return twin
@@ -158,15 +155,12 @@ def watch_for(place: CallSite, measured: Probe) -> Watch:
     call = measured.call_at(place)
     if call is None:
         raise ValueError(f"the backbone calls no module {place.node!r}")
-    if call.output_shape is None and call.only_map is None:
+    if not call.output_shape and call.only_map is None:
         raise ValueError(
             f"{place.node!r} returns a {call.container or 'value'} with {call.contained or 'no tensor'}; name a module "
             "inside it that returns one map"
         )
-    if place.calls < 1:
-        same = sum(other.name == place.node for other in measured.root.calls())
-        place = CallSite(place.node, same - 1, same)
-    return Watch(place, None if call.output_shape is not None else call.only_map)
+    return Watch(measured.place(call), None if call.output_shape else call.only_map)
 
 
 def safe_watch_for(place: CallSite, measured: Probe, following_activation: bool) -> Watch:
@@ -192,18 +186,14 @@ def safe_watch_for(place: CallSite, measured: Probe, following_activation: bool)
 def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation, bool]:
     """The first function that is given an output, "" if none is, and whether the output is later overwritten."""
     twin = switched(twin_of(measured.shadow), training)
-    place, key = watch.place, watch.key
-    calls: list[None] = []
     caught: list[Tensor] = []
     versions: list[int] = []
     functions: list[Activation] = []
 
     def catch(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if len(calls) == place.call:
-            made = output if key is None else tensors_in(output)[key]
-            versions.append(-1 if made.is_inference() else made._version)  # inference tensors have none
-            caught.append(made)  # from now on, what is done with it is noted
-        calls.append(None)
+        made = output if watch.key is None else tensors_in(output)[watch.key]
+        versions.append(-1 if made.is_inference() else made._version)  # inference tensors have none
+        caught.append(made)  # from now on, what is done with it is noted
 
     class Follow(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -219,7 +209,7 @@ def _followed(watch: Watch, measured: Probe, training: bool) -> tuple[Activation
 
     for module in twin.modules():
         module.register_forward_pre_hook(enter)
-    twin.get_submodule(place.node).register_forward_hook(catch)
+    twin.get_submodule(watch.place.node).register_forward_hook(watch.place.hook(catch))
     whatever = suppress(Exception) if training else nullcontext()  # others check whether it can be trained
     with whatever, torch.no_grad(), quiet_fakes(), measured.mode, Follow():
         twin(measured.fake_images(batch_size=2))

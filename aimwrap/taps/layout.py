@@ -102,11 +102,6 @@ def is_channels_last(shape: Shape, image_shape: Shape) -> bool:
     return shape[1:3] == sizes[1] and shape[2:] != sizes[0]
 
 
-def as_channels_first(shape: Shape, image_shape: Shape) -> Shape:
-    """The shape as (N, C, H, W) where :func:`is_channels_last`, and as it is elsewhere."""
-    return (shape[0], shape[3], *shape[1:3]) if is_channels_last(shape, image_shape) else shape
-
-
 def level_of(sides: Shape, image_sides: Shape, expected: float | None = None) -> int | None:
     """log2 of a map's stride, or None where that is no power of two; where two fit, the one nearer to ``expected``.
 

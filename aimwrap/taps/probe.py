@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -16,12 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import quiet_fakes, shadow_of, switched
-from .layout import STRIDE_TOLERANCE, Layout, Shape, as_channels_first, is_channels_last, layout_of, level_of
+from .layout import STRIDE_TOLERANCE, Layout, Shape, is_channels_last, layout_of, level_of, map_shape
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
 _USUAL_SIZES = (224, 32, 64, 96, 28, 128, 299, 384)
 _SIZE_OF_UNPADDED = 299  # tried where strides at 224 are no powers of two, for networks of Inception's kind
-
 
 Key = int | str  # of a tensor in a container: an index, a dict's key or a field's name
 
@@ -40,18 +40,24 @@ class CallSite(NamedTuple):
     call: int = 0
     calls: int = 0
 
+    def hook(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        """A hook for the module that acts at this call; where that is unknown, at each, and the last one counts."""
+        numbers = itertools.count()
+        return lambda *seen: act(*seen) if next(numbers) == self.call or self.calls == 0 else None
 
-@dataclass
+
+@dataclass(eq=False)
 class Call:
     """One call of a submodule: its name and class, the shapes that went in and came out, and the calls inside it.
 
-    A shape is None where no argument, or the result, was not a tensor. Channels-last maps are given as (N, C, H, W).
+    A shape is empty where the first argument, or the result, was not a tensor. Channels-last maps are given as
+    (N, C, H, W).
     """
 
     name: str
     module: nn.Module
-    input_shape: Shape | None = None
-    output_shape: Shape | None = None
+    input_shape: Shape = ()
+    output_shape: Shape = ()
     channels_last: bool = False  # whether the output itself is (N, H, W, C)
     container: str | None = None  # the type of an output that is not a tensor but holds some
     contained: dict[Key, Shape] = field(default_factory=dict)  # what it holds, by index or name
@@ -66,8 +72,6 @@ class Call:
     @property
     def doublings(self) -> int | None:
         """Halvings of the map by the call; None where its input or output is not an (N, C, H, W) map."""
-        if self.input_shape is None or self.output_shape is None:
-            return None
         if len(self.input_shape) != 4 or len(self.output_shape) != 4:
             return None
         sides = zip(self.input_shape[2:], self.output_shape[2:], strict=True)
@@ -81,10 +85,7 @@ class Call:
 
     def leaves(self) -> Iterator[Call]:
         """The innermost calls, in the order in which they were made."""
-        if not self.children:
-            yield self
-        for child in self.children:
-            yield from child.leaves()
+        return (call for call in self.calls() if not call.children)
 
 
 @dataclass
@@ -110,14 +111,14 @@ class Probe:
     writes_parameters: bool = False
 
     @property
-    def logits_shape(self) -> Shape | None:
-        """Of the output or, where that has fields or keys, of its ``logits``."""
-        return self.root.output_shape or self.root.contained.get("logits")
+    def logits_shape(self) -> Shape:
+        """Of the output or, where that has fields or keys, of its ``logits``; empty without either."""
+        return self.root.output_shape or self.root.contained.get("logits", ())
 
     @cached_property
     def grids(self) -> set[tuple[int, int]]:
         """(height, width) of every map that was seen: what tokens may be laid out on."""
-        shapes = {call.output_shape for call in self.root.calls() if call.output_shape is not None}
+        shapes = {call.output_shape for call in self.root.calls()}
         maps = {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1}
         height, width = self.image_shape[2:]
         ratios = {size: (height / size[0], width / size[1]) for size in maps}
@@ -131,7 +132,7 @@ class Probe:
     def place(self, call: Call) -> CallSite:
         """The call site of a recorded call."""
         same = [other for other in self.root.calls() if other.name == call.name]
-        return CallSite(call.name, next(i for i, other in enumerate(same) if other is call), len(same))
+        return CallSite(call.name, same.index(call), len(same))
 
     def call_at(self, place: CallSite) -> Call | None:
         """The recorded call at a place, or None where no module of that name was called."""
@@ -142,18 +143,14 @@ class Probe:
         """The layout of an output of that shape; None if it is neither a map nor a map's tokens."""
         return layout_of(shape, self.image_shape, self.grids)
 
-    def stride(self, shape: Shape) -> int:
-        """Pixels of the image per position of a map, for a shape (N, C, H, W).
-
-        Raises:
-            ValueError: if height and width disagree: the map is not laid out as (N, C, H, W).
-        """
+    def stride(self, shape: Shape) -> int | None:
+        """Pixels of the image per position of an (N, C, H, W) map; None where height and width disagree on it."""
         ratios = [image / side for image, side in zip(self.image_shape[2:], shape[2:], strict=True)]
         level = level_of(shape[2:], self.image_shape[2:])
         if level is not None and level >= 0:
             return int(2**level)
         if abs(math.log2(ratios[0] / ratios[1])) > STRIDE_TOLERANCE:
-            raise ValueError(f"shape {tuple(shape)} does not fit images {tuple(self.image_shape)}")
+            return None
         return round(ratios[0])
 
     def fake_images(self, batch_size: int = 1) -> Tensor:
@@ -312,12 +309,13 @@ def _unfused_attention() -> Iterator[None]:
 def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
     """Record the tree of calls of one forward; yields its root, which fills while the forward runs."""
 
-    def shape_of(value: object) -> Shape | None:
-        return as_channels_first(tuple(value.shape), image_shape) if isinstance(value, Tensor) else None
+    def shape_of(value: object) -> Shape:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        layout = layout_of(shape, image_shape)
+        return shape if layout is None else map_shape(shape, layout)
 
     root = Call("", shadow)
     stack: list[Call] = []
-    handles = []
 
     def enter(name: str, module: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]) -> None:
         call = Call(name, module) if stack else root
@@ -333,17 +331,13 @@ def _recorded_calls(shadow: nn.Module, image_shape: Shape) -> Iterator[Call]:
         if not isinstance(output, Tensor):
             tensors = tensors_in(output)
             call.container = type(output).__name__ if tensors else None
-            call.contained = {key: as_channels_first(tuple(t.shape), image_shape) for key, t in tensors.items()}
+            call.contained = {key: shape_of(tensor) for key, tensor in tensors.items()}
 
-    for name, module in shadow.named_modules():
-        entering = partial(enter, name)
-        handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
-        handles.append(module.register_forward_hook(lambda m, args, output: leave(output)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in shadow.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(lambda module, arguments, output: leave(output)))
         yield root
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def tensors_in(output: object) -> dict[Key, Tensor]:

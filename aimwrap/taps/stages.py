@@ -7,6 +7,7 @@ only where it spans two or more halvings of the map; what it keeps per stride is
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -115,7 +116,7 @@ def number_of_classes(model: nn.Module, probe: Probe) -> int | None:
     layer or a convolution as wide as the output.
     """
     shape = probe.logits_shape
-    if shape is None or len(shape) != 2 or getattr(model, "num_classes", None) == 0:
+    if len(shape) != 2 or getattr(model, "num_classes", None) == 0:
         return None
     last = _last_weighted(probe)
     calls = list(probe.root.leaves())
@@ -145,7 +146,7 @@ def _by_feature_info(model: nn.Module, probe: Probe) -> dict[int, CallSite]:
         if stage < 0 or stage != int(stage):
             continue
         call = measured.get(entry["module"])
-        if call is None or call.output_shape is None or len(call.output_shape) != 4:
+        if call is None or len(call.output_shape) != 4:
             return {}
         if call.output_shape[1] != entry["num_chs"] or _level(call.output_shape, probe) != stage + 2:
             return {}
@@ -200,7 +201,7 @@ def _blocks(probe: Probe) -> list[Call]:
 
     None where tokens are on several grids: a run at one of them is then not the model's depth.
     """
-    tokens = [call.output_shape for call in probe.root.calls() if call.output_shape and len(call.output_shape) == 3]
+    tokens = [call.output_shape for call in probe.root.calls() if len(call.output_shape) == 3]
     layouts = [probe.layout(shape) for shape in tokens if shape[0] == 1]  # what is split into windows has other N
     if len({layout.grid for layout in layouts if layout is not None}) > 1:
         return []
@@ -209,7 +210,7 @@ def _blocks(probe: Probe) -> list[Call]:
         run: list[Call] = []
         for call in parent.children:
             alike = run and type(call.module) is type(run[-1].module) and call.output_shape == run[-1].output_shape
-            same = call.input_shape == call.output_shape and probe.layout(call.output_shape or ()) is not None
+            same = call.input_shape == call.output_shape and probe.layout(call.output_shape) is not None
             run = [*run, call] if alike and same else [call] if same and call.children else []
             if len(run) > max(len(longest), 1):
                 longest = list(run)
@@ -229,8 +230,8 @@ def _candidates(probe: Probe) -> tuple[str, ...]:
     by_size: dict[tuple[int, int], str] = {}
     for call in (call for child in probe.root.children for call in _expand(child)):
         shape = call.output_shape if call.only_map is None else call.contained[call.only_map]
-        layout = probe.layout(shape) if shape is not None else None
-        if shape is not None and layout is not None:
+        layout = probe.layout(shape)
+        if layout is not None:
             height, width = shape[2:] if len(shape) == 4 else layout.grid
             if height * width > 1:
                 by_size[height, width] = call.name
@@ -252,17 +253,17 @@ def _by_module_boundaries(probe: Probe) -> Stages:
             held = [_level(shape, probe) for shape in call.contained.values()]
             deepest = max([deepest, *(level for level in held if level is not None)])
             continue
-        if call.output_shape is not None and len(call.output_shape) == 3:
+        if len(call.output_shape) == 3:
             obstacles.append(f"{call.name!r} works on tokens, {call.output_shape}, not on (N, C, H, W) maps")
             misled = True
         level = _level(call.output_shape, probe, deepest, counted[-1] if counted else None)
         if counted and _ends_in_one_position(call, counted[-1]):
-            level = deepest + (math.prod((counted[-1].output_shape or ())[2:]) > 1)
+            level = deepest + (math.prod(counted[-1].output_shape[2:]) > 1)
         if level is None and _is_deeper_than(deepest, call, probe):
             left_out = call
         if level is None or _is_global_pool(call) or not (counted or level > 1 or _sees_neighbours(call)):
             continue  # layers in front, such as a normalisation, are none of the network's stages
-        if level >= max(deepest, 2) + 2 and math.prod((call.output_shape or ())[2:]) == 1:
+        if level >= max(deepest, 2) + 2 and math.prod(call.output_shape[2:]) == 1:
             continue  # what a global pool, or a convolution like it, left over
         if level < deepest:
             obstacles.append(f"{call.name!r} goes back from stride {2**deepest} to {2**level}")
@@ -273,7 +274,7 @@ def _by_module_boundaries(probe: Probe) -> Stages:
         counted.append(call)
         left_out = left_out if left_out is not None and _is_deeper_than(deepest, left_out, probe) else None
     if left_out is not None:
-        height, width = (left_out.output_shape or ())[2:]
+        height, width = left_out.output_shape[2:]
         obstacles.append(f"{left_out.name!r} gives a map of {height} x {width}, whose stride is no power of two")
     obstacle = obstacles[0] if obstacles else None
     if deepest not in by_level:
@@ -304,26 +305,26 @@ def _sees_neighbours(call: Call) -> bool:
 
 def _ends_in_one_position(call: Call, last: Call) -> bool:
     """Whether a call makes one position of a map that one more halving, rounded down, leaves one of."""
-    shape, before = call.output_shape or (), max((last.output_shape or ())[2:])
+    shape, before = call.output_shape, max(last.output_shape[2:])
     return len(shape) == 4 and max(shape[2:]) == 1 and (before == 1 or (before < 4 and _sees_neighbours(call)))
 
 
 def _is_deeper_than(level: int, call: Call, probe: Probe) -> bool:
     """Whether a call makes a map, of more than one position, that is smaller than those of a level."""
     shape = call.output_shape
-    if shape is None or len(shape) != 4 or math.prod(shape[2:]) == 1 or _is_global_pool(call):
+    if len(shape) != 4 or math.prod(shape[2:]) == 1 or _is_global_pool(call):
         return False
     return math.log2(probe.image_shape[2] / shape[2]) > level + STRIDE_TOLERANCE
 
 
 def _next_place(call: Call, counted: list[Call], probe: Probe) -> CallSite | None:
-    following = counted[next(i for i, other in enumerate(counted) if other is call) + 1 :]
+    following = counted[counted.index(call) + 1 :]
     return next((probe.place(c) for c in following if not isinstance(c.module, _DO_NOTHING)), None)
 
 
 def _returns_maps_in_a_container(call: Call) -> bool:
     """Whether a call below the model returns a container with a map that spans less than two halvings."""
-    if not call.name or call.input_shape is None or len(call.input_shape) != 4:
+    if not call.name or len(call.input_shape) != 4:
         return False
     spans = [math.log2(call.input_shape[2] / shape[2]) for shape in call.contained.values() if len(shape) == 4]
     return bool(spans) and round(max(spans)) < 2
@@ -334,7 +335,7 @@ def _expand(call: Call) -> Iterator[Call]:
     spans = call.doublings
     opened = (
         (spans is None or spans >= 2 or _works_before_it_halves(call))
-        and not _is_token_body(call)
+        and not len(call.input_shape) == len(call.output_shape) == 3  # a body that works on tokens
         and not _returns_maps_in_a_container(call)
     )
     if call.children and opened:
@@ -352,17 +353,11 @@ def _works_before_it_halves(call: Call) -> bool:
     return bool(first.children) and first.input_shape == first.output_shape == call.input_shape
 
 
-def _is_token_body(call: Call) -> bool:
-    shapes = (call.input_shape, call.output_shape)
-    return all(shape is not None and len(shape) == 3 for shape in shapes)
-
-
-def _level(shape: Shape | None, probe: Probe, deepest: int = 0, last: Call | None = None) -> int | None:
+def _level(shape: Shape, probe: Probe, deepest: int = 0, last: Call | None = None) -> int | None:
     """log2 of a map's stride, counted from the last map's, or None where it is not (N, C, H, W) at a power of two."""
-    if shape is None or len(shape) != 4 or min(shape[2:]) < 1:
+    if len(shape) != 4 or min(shape[2:]) < 1:
         return None
-    before = last.output_shape if last is not None else None
-    expected = deepest + math.log2(before[2] / shape[2]) if before is not None else None
+    expected = deepest + math.log2(last.output_shape[2] / shape[2]) if last is not None else None
     return level_of(shape[2:], probe.image_shape[2:], expected)
 
 
@@ -387,15 +382,12 @@ def _without_branches(calls: list[Call], probe: Probe) -> list[Call]:
 
 def _can_be_bypassed(call: Call, probe: Probe) -> bool:
     """Whether the model's output still depends on the images when the output of a call does not; False if unknown."""
-    place, calls = probe.place(call), 0
 
     def cut(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return output.detach() if isinstance(output, Tensor) and calls == place.call + 1 else None
+        return output.detach() if isinstance(output, Tensor) else None
 
     twin = switched(twin_of(probe.shadow), False)
-    twin.get_submodule(call.name).register_forward_hook(cut)
+    twin.get_submodule(call.name).register_forward_hook(probe.place(call).hook(cut))
     try:
         with torch.enable_grad(), quiet_fakes(), probe.mode:
             images = probe.fake_images().requires_grad_(True)
@@ -414,11 +406,9 @@ def _without_classifier(calls: list[Call], probe: Probe) -> list[Call]:
     """Drop a convolutional classifier (SqueezeNet's) and what follows it."""
     classifier = _last_weighted(probe)
     makes_logits = isinstance(classifier, nn.Conv2d) and probe.logits_shape == (1, classifier.out_channels)
-    if not makes_logits or getattr(probe.shadow, "num_classes", None) == 0:
-        return _without_do_nothing(calls)
-    for index, call in enumerate(calls):
-        if call.module is classifier and index > 0:
-            return _without_do_nothing(calls[:index])
+    if makes_logits and getattr(probe.shadow, "num_classes", None) != 0:
+        before = list(itertools.takewhile(lambda call: call.module is not classifier, calls))
+        calls = before or calls
     return _without_do_nothing(calls)
 
 
@@ -440,7 +430,7 @@ def _without_do_nothing(calls: list[Call]) -> list[Call]:
 
 def _is_head_expansion(call: Call) -> bool:
     convolutions = [module for module in call.module.modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions or call.input_shape is None or call.output_shape is None:
+    if not (convolutions and call.input_shape and call.output_shape):
         return False
     for conv in convolutions:
         several = conv.groups == conv.in_channels < conv.out_channels  # of each channel: FastViT widens its last map so

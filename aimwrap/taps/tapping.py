@@ -46,7 +46,6 @@ class TappedModel:
         backbone: the extractor, sharing the user's parameters; it returns maps keyed by ``str(stage)``.
         taps: the stages' taps, shallow to deep.
         final: the tap of the map before global pooling, or None where it was not asked for.
-        architecture: the backbone's class.
         num_classes: width of the backbone's classifier, or None where it has none.
         image_shape: (C, H, W) of the probed images.
         paper_stage_offset: by how much the paper's stage count is ahead of ours on this backbone.
@@ -58,7 +57,6 @@ class TappedModel:
     backbone: TappedBackbone
     taps: tuple[Tap, ...]
     final: Tap | None
-    architecture: str
     num_classes: int | None
     image_shape: tuple[int, ...]
     paper_stage_offset: int
@@ -117,7 +115,6 @@ def _tapped(model: nn.Module, stages: Sequence[Stage], final: bool, example_inpu
         backbone=TappedBackbone(model, extraction.program, extraction.layouts),
         taps=tuple(sorted(taps.values(), key=lambda tap: tap.stride)),  # a stable sort: equal strides stay in order
         final=final_tap,
-        architecture=type(model).__name__,
         num_classes=number_of_classes(model, measured),
         image_shape=measured.image_shape[1:],
         paper_stage_offset=found.levels_before_stage_0,
@@ -202,10 +199,10 @@ def _final_target(found: Stages, targets: dict[str, Target], architecture: str) 
 def _measured_tap(name: str, stages: Sequence[Stage], extraction: Extraction, measured: Probe) -> Tap:
     stage = next((stage for stage in stages if str(stage) == name), FINAL)
     shape, node = extraction.shapes[name], extraction.labels[name]
-    try:
-        stride = measured.stride(shape)
-    except ValueError as error:
+    stride = measured.stride(shape)
+    if stride is None:
         raise ValueError(
-            f"stages: node {node!r} does not give an (N, C, H, W) map: {error}; name another node"
-        ) from error
+            f"stages: node {node!r} does not give an (N, C, H, W) map: shape {shape} does not fit images "
+            f"{measured.image_shape}; name another node"
+        )
     return Tap(stage, node, shape[1], stride, (shape[2], shape[3]))

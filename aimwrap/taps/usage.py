@@ -35,26 +35,23 @@ class Usage(NamedTuple):
     reached: set[str]  # those among them that a gradient reaches
     cut_off: set[str]  # outputs that carry no gradient in training
     finished: set[str]  # modules whose calls had ended when the last output was seen
+    image_shape: Shape  # that it was measured with
 
 
 class OwnCodeProgram:
     """Tapped outputs by the backbone's own code on a twin of it; :meth:`outputs` differs among subclasses.
 
     Attributes:
-        architecture: the backbone's class.
         wanted: by the name of each output, where the subclass finds it.
         source: the twin, once settled on a host, with which it shares its dicts of modules, parameters and buffers.
         usage: what the outputs depend on, once measured.
-        image_shape: of the images it was measured with.
     """
 
     source: nn.Module
 
-    def __init__(self, architecture: str, wanted: Mapping[str, Any]) -> None:
-        self.architecture = architecture
+    def __init__(self, wanted: Mapping[str, Any]) -> None:
         self.wanted = wanted
         self.usage: Usage | None = None
-        self.image_shape: Shape | None = None
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Run the twin and return the tapped outputs by name."""
@@ -66,12 +63,12 @@ class OwnCodeProgram:
 
     def only(self, *names: str) -> OwnCodeProgram:
         """A program, not settled anywhere, for some of the outputs."""
-        return type(self)(self.architecture, {name: self.wanted[name] for name in names})
+        return type(self)({name: self.wanted[name] for name in names})
 
     def settled(self, host: nn.Module, model: nn.Module) -> OwnCodeProgram:
         """Give the host the parts of a twin of the model that the outputs depend on."""
         program = self.only(*self.wanted)
-        program.usage, program.image_shape = self.usage, self.image_shape
+        program.usage = self.usage
         program.source = program.prepared(twin_of(model, with_hooks=True))
         if self.usage is not None:
             _take_out_unused(program.source, self.usage)
@@ -90,9 +87,9 @@ class OwnCodeProgram:
 
     def names_up_to(self, name: str) -> set[str]:
         """Names of the modules and tensors that a tapped output depends on, in either mode."""
-        assert self.image_shape is not None
-        usage = _usage_of(self.only(name), self.source, self.image_shape)
-        later = (self.usage.entered if self.usage is not None else set()) - usage.entered
+        assert self.usage is not None
+        usage = _usage_of(self.only(name), self.source, self.usage.image_shape)
+        later = self.usage.entered - usage.entered
         layers = {n for n in usage.entered if not any(True for _ in self.source.get_submodule(n).children())}
         done = {n for n in usage.finished if not any(other.startswith(f"{n}.") for other in later)}
         return usage.used | layers | done
@@ -102,11 +99,11 @@ class OwnCodeProgram:
 
     def measure_usage(self, model: nn.Module, image_shape: Shape) -> None:
         """Find out on a shadow, in both modes, what the outputs depend on."""
-        self.usage, self.image_shape = _usage_of(self, model, image_shape), image_shape
+        self.usage = _usage_of(self, model, image_shape)
         if self.usage.cut_off:
             warnings.warn(
                 f"no gradient leaves the maps of {sorted(self.usage.cut_off)} in training, so what makes them will not "
-                f"be trained: {self.architecture} computes them under torch.no_grad(), or by reentrant gradient "
+                f"be trained: {type(model).__name__} computes them under torch.no_grad(), or by reentrant gradient "
                 "checkpointing, for which pass use_reentrant=False",
                 stacklevel=2,
             )
@@ -164,7 +161,7 @@ class Removed(nn.Module):
 
 
 def _usage_of(program: OwnCodeProgram, model: nn.Module, image_shape: Shape) -> Usage:
-    usage = Usage(set(), set(), set(), set(), set())
+    usage = Usage(set(), set(), set(), set(), set(), image_shape)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for training in (True, False):
         run = program.only(*program.wanted)

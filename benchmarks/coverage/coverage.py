@@ -180,7 +180,7 @@ def judge_rule(
         return "refused", found.obstacle or "no stage found"
     places = {str(stage): place for stage, place in found.nodes.items()}
     try:
-        extraction = extract(model, measured, places, frozenset(places))
+        extraction = extract(model, measured, places, frozenset(places), {})
     except ValueError as refusal:
         return "refused", one_line(refusal)
     strides = {name: measured.stride(extraction.shapes[name]) for name in places}

@@ -125,4 +125,4 @@ def test_an_example_without_a_batch_dimension() -> None:
 def test_doublings_need_two_maps() -> None:
     assert Call("", nn.Identity(), (1, 3, 64, 64), (1, 3, 16, 16)).doublings == 2
     assert Call("", nn.Identity(), (1, 3, 64, 64), (1, 3)).doublings is None
-    assert Call("", nn.Identity(), None, (1, 3, 64, 64)).doublings is None
+    assert Call("", nn.Identity(), (), (1, 3, 64, 64)).doublings is None
