@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from torch import nn
 
-from ._choices import DEPARTURES, PAPER, Head, Pooling
+from ._choices import DEPARTURES, PAPER
 from ._wrappers import unwrap_compiled
 from .taps import Stage, Tap, TappedBackbone, TappedModel, count_macs
 
 if TYPE_CHECKING:
     from .preprocessing import Preprocessing
     from .sharing.recipe import Recipe
-    from .top_down import FeaturePreservingTopDown, PaperTopDown
+    from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
 
 Model = TypeVar("Model", bound="AIMBase")
 

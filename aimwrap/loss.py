@@ -16,7 +16,7 @@ from ._checks import (
     check_target,
     check_tau,
 )
-from ._choices import AreaPer
+from ._choices import AreaPer as AreaPer
 from ._numerics import wide_dtype
 from .output import AIMOutput
 from .taps import Stage

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import check_choices, check_logit_bounds
-from ._choices import MaskContext, MaskNorm, MaskPadding
+from ._choices import MaskContext as MaskContext
+from ._choices import MaskNorm as MaskNorm
+from ._choices import MaskPadding as MaskPadding
 from ._numerics import wide_dtype, without_autocast
 from .resizing import resize_to
 

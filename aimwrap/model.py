@@ -18,18 +18,17 @@ from ._checks import (
     number_of_classes,
     per_stage,
 )
-from ._choices import Head, MaskContext, MaskNorm, MaskPadding, Pooling
 from ._numerics import in_precision
 from .backbones.create import create_backbone
 from .base import architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
-from .mask_estimator import MaskEstimator
+from .mask_estimator import MaskContext, MaskEstimator, MaskNorm, MaskPadding
 from .output import AIMOutput, MaskedFeatures, Prediction
 from .preprocessing import preprocessing_of
 from .sharing import Shareable
 from .sharing.recipe import Recipe, builder_of
 from .taps import FINAL, Stage, tap_backbone
-from .top_down import FeaturePreservingTopDown, PaperTopDown
+from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
 
 
 class AIM(Shareable):

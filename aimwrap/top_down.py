@@ -14,7 +14,8 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ._choices import Pooling
+from ._choices import Head as Head
+from ._choices import Pooling as Pooling
 from ._numerics import wide_dtype
 from .resizing import resize_to, sum_to
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aimwrap import AIM, AIMLoss, AreaCurve, TauScheduler, area_curve
-from aimwrap._choices import Head
 from aimwrap.demo.backbone import load_pretrained_backbone
 from aimwrap.demo.training import Settings, Split, backbone_maps, load_splits, new_parameters
 from aimwrap.plot import plot_area_curves
+from aimwrap.top_down import Head
 
 HEADS: tuple[Head, ...] = ("feature-preserving", "paper")
 EPOCHS, BATCH_SIZE = 8, 16

@@ -10,12 +10,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._choices import Pooling
 from .._numerics import predicted_classes, wide_dtype, without_autocast
 from .._text import numbered
 from ..model import AIM
 from ..taps import Stage
-from ..top_down import pooling_weights
+from ..top_down import Pooling, pooling_weights
 from . import html
 
 Kind = TypeVar("Kind", bound=nn.Module)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .._choices import Head
 from .._text import table
 from ..analysis import html
 from ..base import Cost
@@ -17,6 +16,7 @@ from ..model import AIM
 from ..taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
 from ..taps.stages import Stages
 from ..taps.tapping import HIGHEST_STAGE
+from ..top_down import Head
 from .create import create_backbone, find_builder
 
 UNKNOWN_CLASSES = 1000  # for the cost, where the backbone has no classifier that says how many

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .._choices import Head
+from ..top_down import Head
 from .backbone import load_pretrained_backbone
 from .report import Run, Scores, check_picture, draw_demo, format_report, format_table, score
 from .training import PLAIN, Settings, aim_name, load_splits, train_aim_frozen, train_plain

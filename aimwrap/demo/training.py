@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from .._choices import Head
 from .._text import with_progress
 from ..analysis.look import Look, look_at, look_at_map
 from ..data import DigitsOnPhotographs
@@ -24,6 +23,7 @@ from ..loss import AIMLoss
 from ..model import AIM
 from ..taps import Stage
 from ..tau import TauScheduler
+from ..top_down import Head
 from .backbone import MEAN_AND_STD
 
 STAGES = (2, 3)

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from aimwrap import AIM, AIMLoss, AIMOutput, MaskEstimator, TauScheduler
-from aimwrap._choices import DESIGNS, Design, Pooling
+from aimwrap._choices import DESIGNS, Design
 from aimwrap.analysis.look import Look, look_at, look_at_map
 from aimwrap.demo.backbone import MEAN_AND_STD
 from aimwrap.metrics import class_activation_map
 from aimwrap.output import MaskedFeatures
 from aimwrap.resizing import resize_to
-from aimwrap.top_down import FeaturePreservingTopDown, pool, union
+from aimwrap.top_down import FeaturePreservingTopDown, Pooling, pool, union
 
 STAGES = (1, 2, 3)  # whose maps are cached, with the final one
 
