@@ -26,6 +26,7 @@ from ..preprocessing import eight_bit, loses_bits, upright
 LONGEST_LINE = 1 << 20
 LARGEST_FILE = 1 << 30  # bytes of an image; some decoders read all of it first
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
+_FAINT = 26  # no soft mask of an object is darker than this everywhere, of 255
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
@@ -86,10 +87,10 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
         return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
     brightness = np.asarray(_converted(picture, "L", path))
-    if brightness.max() == 1:
+    if 0 < brightness.max() < _FAINT:
         raise ValueError(
-            f"{path} has no value above 1 of 255: it was saved with 1 for the object, where 255 is expected. Multiply "
-            "its values by 255, or get the file again"
+            f"{path} has no value above {brightness.max()} of 255: it was saved with 1, or with class numbers, for the "
+            "object, where 255 is expected. Write 255 for the object, or get the file again"
         )
     return torch.from_numpy(brightness / np.float32(255))[None]
 

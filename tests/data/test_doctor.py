@@ -234,7 +234,7 @@ def replace(path: Path, old: str, new: str) -> None:
         (resized_mask, "fault sizes", 1, "20 x 10 pixels (W x H), and its image 41 x 33"),
         (empty_mask, "fault mask contents", 1, "Black_footed_Albatross_0001_100.png: empty"),
         (full_mask, "fault mask contents", 1, "every pixel is object"),
-        (mask_of_class_numbers, "fault mask contents", 1, "its brightest value is 2 of 255"),
+        (mask_of_class_numbers, "fault readable", 1, "no value above 2 of 255: it was saved with 1, or with"),
         (mask_of_ones, "fault readable", 1, "no value above 1 of 255"),
         (unnamed_image, "warning other files", 1, "new.jpg"),
         (image_of_the_test_in_training, "fault duplicates", 1, "(train, water bird): the same as 001.Black"),

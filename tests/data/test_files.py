@@ -309,10 +309,11 @@ class TestOpenObjectMask:
             open_object_mask(tmp_path / "x.png", any_value=True)[0], torch.from_numpy(RAMP > 100).float()
         )
 
-    def test_zeros_and_ones_are_no_shares(self, tmp_path: Path) -> None:
-        """They would be read as a mask that covers 0.4 % of the object."""
-        Image.fromarray((RAMP > 100).astype(np.uint8)).save(tmp_path / "x.png")
-        with pytest.raises(ValueError, match=r"no value above 1 of 255.*Multiply its values by 255"):
+    @pytest.mark.parametrize("number", [1, 2, 21])
+    def test_ones_and_class_numbers_are_no_shares(self, number: int, tmp_path: Path) -> None:
+        """They would be read as masks in which the object covers a few per cent of each of its pixels."""
+        Image.fromarray(number * (RAMP > 100).astype(np.uint8)).save(tmp_path / "x.png")
+        with pytest.raises(ValueError, match=rf"no value above {number} of 255.*Write 255 for the object"):
             open_object_mask(tmp_path / "x.png")
 
     def test_empty_masks_are_read(self, tmp_path: Path) -> None:

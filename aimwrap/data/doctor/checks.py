@@ -222,7 +222,6 @@ def shown(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-FAINT = 0.1  # a mask that is nowhere brighter was written with 0 and 1 where 0 and 255 are meant
 LOW_OVERLAP = 0.5  # of a box with its mask's; where CUB's are the image's own, they hardly ever fall below
 MANY_LOW = 0.01  # share of boxes below LOW_OVERLAP from which the table is taken to be in another order
 
@@ -306,9 +305,7 @@ def check_mask_contents(seen: Sequence[Seen], root: Path, empty_is_usual: bool) 
             empty.append(Finding(name, "empty: no pixel is object"))
         elif look.mask.box is None:
             values = f"its brightest value is {round(look.mask.brightest * 255)} of 255"
-            faint = look.mask.brightest <= FAINT
-            guess = "written with 0 and 1, or class numbers, where 0 and 255 are meant" if faint else "all too soft"
-            odd.append(Finding(name, f"no pixel is at least half object; {values}: {guess}"))
+            odd.append(Finding(name, f"no pixel is at least half object; {values}: all too soft"))
         elif look.mask.share == 1:
             odd.append(Finding(name, "full: every pixel is object"))
     if odd or (empty and not empty_is_usual):
