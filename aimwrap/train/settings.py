@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .._choices import DESIGNS, AreaPer, Design, Head, MaskContext, MaskNorm, MaskPadding, Pooling
@@ -36,34 +37,21 @@ def parse_stages(text: str) -> tuple[int | str, ...]:
     return tuple(int(part) if part.strip().isdecimal() else part.strip() for part in text.split(",") if part.strip())
 
 
-def parse_tau(text: str) -> tuple[float, ...]:
-    """Read areas from a command line.
+def parse_numbers(name: str, example: str, text: str) -> tuple[float, ...]:
+    """Read a setting of one number, or one per stage, from a command line.
 
-    >>> parse_tau("0.35,0.25")
+    >>> parse_numbers("tau", "0.25 or 0.35,0.25", "0.35,0.25")
     (0.35, 0.25)
     """
-    return _parse_numbers(text, "tau", "0.25 or 0.35,0.25")
-
-
-def parse_weights(text: str) -> tuple[float, ...]:
-    """Read weights of stages from a command line.
-
-    >>> parse_weights("0,1")
-    (0.0, 1.0)
-    """
-    return _parse_numbers(text, "stage_weight", "1 or 0,1")
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be one number or one per stage, such as {example}; got {text!r}") from None
 
 
 def one_or_each(values: tuple[float, ...]) -> float | tuple[float, ...]:
     """As AIM and its loss take what may be given per stage: one number alone is for all stages."""
     return values[0] if len(values) == 1 else values
-
-
-def _parse_numbers(text: str, name: str, example: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name} must be one number or one per stage, such as {example}; got {text!r}") from None
 
 
 def setting(
@@ -164,7 +152,7 @@ class Settings:
         MASKS,
         shown="0.25",
         needs=_AIM,
-        parse=parse_tau,
+        parse=partial(parse_numbers, "tau", "0.25 or 0.35,0.25"),
     )
     design: Design = setting(
         "ours",
@@ -197,7 +185,7 @@ class Settings:
         MASKS,
         shown="1",
         needs=_AIM,
-        parse=parse_weights,
+        parse=partial(parse_numbers, "stage_weight", "1 or 0,1"),
     )
     final_weight: float = setting(1.0, "Weight of the loss of the final classifier", MASKS, needs=_AIM)
     anneal_share: float = setting(
