@@ -26,6 +26,7 @@ from .._text import printable
 from .options import help_on_data
 
 FAILED, INTERRUPTED = 1, 130
+GIVEN = "aimwrap.given"  # in a context's meta: what follows the command's name
 GENERAL = "Interrupted. Nothing was kept: run the command again to start over."
 
 
@@ -181,6 +182,7 @@ class Command(_VerbatimEpilog, TyperCommand):
         if named and {"data", "kind"} & {parameter.name for parameter in self.params}:
             typer.echo(help_on_data(named[0], ctx.command_path))
             ctx.exit()
+        ctx.meta[GIVEN] = list(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

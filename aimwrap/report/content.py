@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -71,15 +72,13 @@ class Report:
         Raises:
             ImportError: without Jinja, naming the extra.
             OSError: if it cannot be written.
-            ValueError: if the path has another ending.
+            ValueError: if the path has another ending, or is a folder.
         """
         from .html import render
 
         page = Path(path)
-        if page.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"path must end in .html, got {str(path)!r}: its JSON goes next to it with another ending")
+        check_page(page)
         text = render(self.content)
-        page.parent.mkdir(parents=True, exist_ok=True)
         numbers = page.with_suffix(".json")
         images = [{name: image[name] for name in image if name != "thumbnail"} for image in self.content["images"]]
         values = json.dumps(self.content | {"images": images}, indent=1) + "\n"
@@ -102,6 +101,26 @@ class Report:
         if self.content["differences"] is not None:
             lines += ["", "Difference, first minus second", *_score_lines(self.content["differences"])]
         return "\n".join(lines)
+
+
+def check_page(path: Path, name: str = "path") -> None:
+    """Check before the long work that a page can be written there, and make its folder; ``name`` is the argument's.
+
+    Raises:
+        ImportError: without Jinja, naming the extra.
+        OSError: if its folder cannot be made, or written to.
+        ValueError: if the path has another ending, or is a folder.
+    """
+    from .html import page_template
+
+    page_template()
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{name} must end in .html, got {str(path)!r}: its JSON goes next to it with another ending")
+    if path.is_dir():
+        raise ValueError(f"{name} must be a file, and {path} is a folder; write {path / 'report.html'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{name} must be in a folder that can be written to, and {path.parent} cannot")
 
 
 def content_of(

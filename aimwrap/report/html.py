@@ -115,16 +115,8 @@ def render(content: dict[str, Any]) -> str:
         ImportError: without Jinja, naming the extra.
         ValueError: if a number is NaN or infinite: what is undefined must be None.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise ImportError("reports need Jinja: pip install 'aimwrap[report]'") from error
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "points": points, "count": count}
     style, script = joined_styles(), joined_scripts()
-    page = environment.get_template("page.html.j2").render(
+    page = page_template().render(
         content=content,
         scores=by_score(content),
         groups=by_group(content),
@@ -137,6 +129,19 @@ def render(content: dict[str, Any]) -> str:
     )
     # Names of files that are not UTF-8 hold lone surrogates, which no page can.
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def page_template() -> Any:
+    """Jinja's template of the page; an ImportError without Jinja, naming the extra."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise ImportError("reports need Jinja: pip install 'aimwrap[report]'") from error
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "count": count}
+    return environment.get_template("page.html.j2")
 
 
 def joined_styles() -> str:
