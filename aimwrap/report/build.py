@@ -217,20 +217,19 @@ def _note_on_control(subjects: list[Subject], plain: Subject | None) -> list[str
 
 def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """The plain model as a function of images that were prepared for another model."""
-    own, pooled = plain.preprocessing, plain.pooled
-    assert pooled is not None
-    if own == prepared:
-        return pooled.explained
+    own = plain.preprocessing
 
     def explained(images: Tensor) -> tuple[Tensor, Tensor]:
         mean, std, own_mean, own_std = (
             torch.tensor(values, device=images.device, dtype=images.dtype)[:, None, None]
             for values in (prepared.mean, prepared.std, own.mean, own.std)
         )
-        images = (images * std + mean - own_mean) / own_std
+        if (own.mean, own.std) != (prepared.mean, prepared.std):
+            images = (images * std + mean - own_mean) / own_std
         if own.image_size != prepared.image_size:
             images = F.interpolate(images, own.image_size, mode="bilinear", antialias=True)
-        return pooled.explained(images)
+        seen = plain.look(images)
+        return seen.logits, seen.heatmap
 
     return explained
 
