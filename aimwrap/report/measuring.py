@@ -207,16 +207,14 @@ def _average(measured: Measured, labels: Tensor) -> Score:
 
 
 def _worst_group(measured: Measured, labels: Tensor, groups: Groups) -> Score:
-    correct, counts = count_by_group(measured.predicted, labels, groups.numbers, len(groups.names))
-    number = int((correct / counts).nan_to_num(nan=math.inf).argmin())
-    low, high = wilson_interval(int(correct[number]), int(counts[number]))
+    rows = [row for row in group_rows(measured, labels, groups) if row["images"]]
+    lowest = min(rows, key=lambda row: row["accuracy"])
     kind = "group" if groups.are_places else "class (the data set knows no groups)"
     explained = (
-        f"Accuracy of the {kind} that does worst: {groups.names[number]}. The interval is that one's own, and does not "
+        f"Accuracy of the {kind} that does worst: {lowest['name']}. The interval is that one's own, and does not "
         "count that the worst was picked."
     )
-    value = float(correct[number] / counts[number])
-    return Score("worst_group", value, low, high, int(counts[number]), explained)
+    return Score("worst_group", lowest["accuracy"], lowest["low"], lowest["high"], lowest["images"], explained)
 
 
 def _weighted_average(measured: Measured, labels: Tensor, groups: Groups) -> Score:
