@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._text import with_progress
-from ..analysis.explanation import evaluating
 from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
 from ..analysis.look import Look, Measured, joined, measure
 from ..data.release import ImageLoader, Record, ReleaseDataset
@@ -357,11 +355,8 @@ def evaluate(
     prepared, own = PreparedImages(images, found.preprocessings, found.side), torch.Generator()  # else torch's moved
     loader = ImageLoader(prepared, batch_size, num_workers=workers, generator=own)
     count = -(-len(images) // batch_size)
-    with ExitStack() as modes:
-        for subject in subjects:
-            modes.enter_context(evaluating(subject.network))
-        for batch in with_progress(loader, "evaluating", total=count) if progress else loader:
-            found.add(batch)
+    for batch in with_progress(loader, "evaluating", total=count) if progress else loader:
+        found.add(batch)
     return found
 
 
