@@ -3,7 +3,6 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from .._choices import COLUMNS, DATA_SETS, FileFormat
 from .build import EPILOG as BUILD
 from .build import INTERRUPTED, build
 from .options import AsJson, Quiet, Workers, check_data, complete_data, option, options_in
-from .outcomes import Command, Group, closing, echo, exit_on_error, exit_on_interrupt, print_result
+from .outcomes import Command, Group, closing, exit_on_error, exit_on_interrupt, print_result
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
 _elsewhere, _judged = options_in("Files in other folders"), options_in("Checks")
@@ -91,7 +90,7 @@ def doctor(
                 workers=workers,
                 progress=not (quiet or as_json),
             )
-    echo(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured))
+    print_result(as_json, found.as_dict(), report(found, _coloured))
     raise typer.Exit(found.exit_code)
 
 
