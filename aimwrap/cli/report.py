@@ -135,14 +135,16 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     """The model of a folder, with AIM or plain, on the device."""
     import torch
 
-    from ..backbones.plain import CONFIG, load_plain_with
+    from ..backbones.plain import CONFIG, load_plain
     from ..model import AIM
+    from ..sharing.files import parsed
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not (folder / CONFIG).is_file():
         return AIM.from_pretrained(folder, backbone=imported_backbone(backbone)).to(place)
     # Where the folder names a model of a library, --backbone is another folder's.
-    return load_plain_with(folder, lambda name: imported_backbone(backbone if ":" in name else None)).to(place)
+    own = ":" in str(parsed(folder / CONFIG).get("backbone"))
+    return load_plain(folder, backbone=imported_backbone(backbone if own else None)).to(place)
 
 
 def _size(path: Path) -> str:
