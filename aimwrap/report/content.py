@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._files import replacing_together
+from .._text import table
 from ..data.release import ReleaseDataset, groups_of
 from ..health import MaskFinding
 from .measuring import Evaluation, Groups, Seen, differences, group_rows, scores_of
@@ -91,7 +92,7 @@ class Report:
         data = self.content["data"]
         lines = [f"{data['name']}, split {data['split']}: {data['images']} images"]
         for model in self.content["models"]:
-            lines += ["", f"{model['name']} ({model['variant']})", *_score_lines(model["scores"])]
+            lines += ["", f"{model['name']} ({model['variant']})", _score_table(model["scores"])]
             for finding in model["health"] or ():
                 lines.append(f"  {finding['message']}")
             if model["verification"] is not None:
@@ -99,7 +100,7 @@ class Report:
                 said = f"FAILED: {', '.join(failed)}" if failed else "every guarantee holds"
                 lines.append(f"  verify, on {model['verification']['images']} images: {said}")
         if self.content["differences"] is not None:
-            lines += ["", "Difference, first minus second", *_score_lines(self.content["differences"])]
+            lines += ["", "Difference, first minus second", _score_table(self.content["differences"])]
         return "\n".join(lines)
 
 
@@ -228,11 +229,10 @@ def _chosen(evaluation: Evaluation) -> str | None:
     return f"the {worst} {extreme}, and {drawn} drawn at random from the others"
 
 
-def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
-    defined = [score for score in scores if score["value"] is not None]
-    width = max((len(score["name"]) for score in defined), default=0)
-    lines = []
-    for score in defined:
-        interval = "" if score["low"] is None else f"  [{score['low']:.3f}, {score['high']:.3f}]"
-        lines.append(f"  {score['name']:<{width}}  {score['value']:.3f}{interval}")
-    return lines
+def _score_table(scores: list[dict[str, Any]]) -> str:
+    rows = []
+    for score in scores:
+        if score["value"] is not None:
+            interval = "" if score["low"] is None else f"[{score['low']:.3f}, {score['high']:.3f}]"
+            rows.append((score["name"], f"{score['value']:.3f}", interval))
+    return table(rows, indent="  ")

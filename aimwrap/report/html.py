@@ -115,7 +115,8 @@ def render(content: dict[str, Any]) -> str:
         ImportError: without Jinja, naming the extra.
         ValueError: if a number is NaN or infinite: what is undefined must be None.
     """
-    style, script = joined_styles(), joined_scripts()
+    style = "\n".join((PAGE / f"{name}.css").read_text("utf-8") for name in STYLES)
+    script = joined_scripts()
     page = page_template().render(
         content=content,
         scores=by_score(content),
@@ -142,11 +143,6 @@ def page_template() -> Any:
     )
     environment.filters |= {"percent": percent, "points": points, "count": count}
     return environment.get_template("page.html.j2")
-
-
-def joined_styles() -> str:
-    """The style sheets in one."""
-    return "\n".join((PAGE / f"{name}.css").read_text("utf-8") for name in STYLES)
 
 
 def joined_scripts() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ class PreparedImages(Dataset[PreparedImage]):
     def __init__(self, images: ReleaseDataset, preprocessings: Sequence[Preprocessing], side: int) -> None:
         self._images, self._side, self._groups = images, side, groups_of(images)
         self._steps = [
-            (SampleTransform(preprocessing.resize_and_crop(), ()), preprocessing.normalise())
+            (SampleTransform(preprocessing.resize_and_crop(), ()), v2.Compose(preprocessing.normalise()))
             for preprocessing in preprocessings
         ]
 
@@ -97,11 +97,9 @@ class PreparedImages(Dataset[PreparedImage]):
         return PreparedImage(number, label, group, views, thumbnail(cropped[0].image, self._side))
 
 
-def _view(sample: Sample, normalise: Sequence[Any]) -> View:
+def _view(sample: Sample, normalise: Callable[[Any], Any]) -> View:
     """A cropped image, normalised, with the object's mask, or the union of its boxes where there is no mask."""
-    image = sample.image
-    for step in normalise:
-        image = step(image)
+    image = normalise(sample.image)
     mask = image.new_zeros(image.shape[-2:])
     if sample.object_mask is not None:
         mask = sample.object_mask[0]
