@@ -96,10 +96,6 @@ def _by_design(help: str, name: str) -> Any:
     return setting(None, help, MASKS, shown=f"{ours}; {papers} with --design paper")
 
 
-def _is_weight(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
-
-
 def _plain(value: Any) -> Any:
     """A value of a design as a setting: no spread and no limit are 0, since None leaves it to the design."""
     return 0 if value is None or value == math.inf else value
@@ -276,8 +272,9 @@ class Settings:
         for name, value in DESIGNS[self.design].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, _plain(value))
-        weights, numbers = self.stage_weight, (1, len(self.stages))
-        if not (isinstance(weights, tuple) and len(weights) in numbers and all(_is_weight(each) for each in weights)):
+        weights = self.stage_weight
+        fit = isinstance(weights, tuple) and len(weights) in (1, len(self.stages))
+        if not fit or not all(type(each) in (int, float) and 0 <= each < math.inf for each in weights):
             raise ValueError(
                 f"stage_weight must be one number or {len(self.stages)}, one per stage, each 0 or more, got {weights!r}"
             )
