@@ -188,7 +188,7 @@ def objects_in(images: ReleaseDataset) -> str | None:
 def _model(
     seen: Seen, groups: Groups, labels: Tensor, objects: str | None, coarsest: tuple[int, int]
 ) -> dict[str, Any]:
-    subject, aim, measured, findings = seen.subject, seen.subject.aim, seen.measured, seen.findings()
+    subject, aim, measured = seen.subject, seen.subject.aim, seen.measured
     return {
         "name": subject.name,
         "role": subject.role,
@@ -203,7 +203,7 @@ def _model(
         "card": card_of(subject),
         "scores": [score.as_dict() for score in scores_of(measured, groups, labels, objects, coarsest)],
         "groups": group_rows(measured, labels, groups),
-        "health": None if findings is None else [_finding(found) for found in findings],
+        "health": None if seen.health is None else [_finding(found) for found in seen.health.report()],
     }
 
 

@@ -16,7 +16,7 @@ from .._text import with_progress
 from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
 from ..analysis.look import Look, Measured, joined, measure
 from ..data.release import ImageLoader, Record, ReleaseDataset
-from ..health import MaskFinding, MaskHealth
+from ..health import MaskHealth
 from ..metrics import average_accuracy, group_accuracies, weighted_average_accuracy
 from ..metrics.groups import count_by_group, train_shares, worst
 from ..preprocessing import Preprocessing
@@ -35,7 +35,7 @@ class Seen:
         self.mask_grids: dict[Stage, tuple[int, int]] = {}
         self._measured: list[Measured] = []
         self._areas: dict[Stage, list[Tensor]] = {stage: [] for stage in subject.stages}
-        self._health = None if subject.aim is None else MaskHealth(subject.aim.tau)
+        self.health = None if subject.aim is None else MaskHealth(subject.aim.tau)
 
     def add(self, look: Look, measured: Measured) -> None:
         """Add a batch."""
@@ -44,8 +44,8 @@ class Seen:
         for stage, mask in look.output.masks.items():
             self._areas[stage].append(mask.float().mean((1, 2, 3)).cpu())
             self.mask_grids[stage] = (mask.shape[2], mask.shape[3])
-        if self._health is not None:
-            self._health.update(look.output, training=False)
+        if self.health is not None:
+            self.health.update(look.output, training=False)
 
     @property
     def measured(self) -> Measured:
@@ -55,10 +55,6 @@ class Seen:
     def area(self, stage: Stage) -> float:
         """Mean area of a stage's mask."""
         return torch.cat(self._areas[stage]).mean().item()
-
-    def findings(self) -> list[MaskFinding] | None:
-        """What is wrong with the masks; None for a model without masks."""
-        return None if self._health is None else self._health.report()
 
 
 NAMES = {
@@ -268,6 +264,7 @@ class Evaluation:
         seen: by model, the one that is reported on first.
         images: the split.
         cards: those that the gallery shows.
+        coarsest: rows and columns of the coarsest map.
     """
 
     def __init__(
@@ -275,6 +272,7 @@ class Evaluation:
     ) -> None:
         self.subjects, self.images = subjects, images
         self.seen = [Seen(subject) for subject in subjects]
+        self.coarsest = (0, 0)
         self.cards = Cards(len(images), limit, seed)
         self.preprocessings = list(dict.fromkeys(subject.preprocessing for subject in subjects))
         self.side = thumbnail_side(min(limit, len(images)))
@@ -282,11 +280,6 @@ class Evaluation:
         self._verified = torch.zeros(len(images), dtype=torch.bool)
         self._verified[order[:verify_images]] = True
         self._pixels: dict[Preprocessing, list[Tensor]] = {s.preprocessing: [] for s in subjects if s.aim is not None}
-
-    @property
-    def coarsest(self) -> tuple[int, int]:
-        """Rows and columns of the coarsest map."""
-        return min(seen.grid[0] for seen in self.seen), min(seen.grid[1] for seen in self.seen)
 
     def to_verify(self, subject: Subject) -> Tensor:
         """Images (M, 3, H, W) for :func:`~aimwrap.verify`, prepared for an AIM."""
@@ -297,13 +290,13 @@ class Evaluation:
         views = dict(zip(self.preprocessings, batch.views, strict=True))
         looks = [subject.look(views[subject.preprocessing].image).cpu() for subject in self.subjects]
         grids = [(look.heatmap.shape[1], look.heatmap.shape[2]) for look in looks]
-        coarsest = min(rows for rows, _ in grids), min(columns for _, columns in grids)
+        self.coarsest = min(rows for rows, _ in grids), min(columns for _, columns in grids)
         measured = []
         for seen, look in zip(self.seen, looks, strict=True):
             if not bool(look.logits.isfinite().all()):
                 raise ValueError("model: its logits are not finite: training diverged, so there is nothing to report")
             view = views[seen.subject.preprocessing]
-            measured.append(measure(look, batch.label, view.object_mask, coarsest, view.known))
+            measured.append(measure(look, batch.label, view.object_mask, self.coarsest, view.known))
             seen.add(look, measured[-1])
         for preprocessing, kept in self._pixels.items():
             kept.append(views[preprocessing].image[self._verified[batch.number]])
