@@ -17,8 +17,8 @@ POINTING = ("energy_pointing", "energy_pointing_matched")
 def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry per score: its name, what it means, each model's value, and the difference of two models.
 
-    In the order of the first model's scores. The chance level is not among them, but is the ``chance`` of those that a
-    map of equal values has a score of, None where that says nothing.
+    In the order of the first model's scores. The chance level has no entry of its own: it is the ``chance`` of the
+    pointing scores, what a map of equal values gets.
 
     Example:
         >>> score = {"key": "area", "name": "Area", "value": 0.2, "low": 0.1, "high": 0.3, "n": 9, "explained": "open"}
