@@ -16,7 +16,7 @@ from .options import AsJson, Quiet, Workers, options_in
 from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
-    from ..data.builder import Background, Cutout, Tying
+    from ..data.builder import Background, Cutout
     from ..data.release import Release
 
 
@@ -53,19 +53,6 @@ def format_summary(release: Release) -> str:
         lines.append(f"  {split}, {sum(groups.values())}: {', '.join([*shown, *more])}")
     lines.append(f'Read it with aimwrap.data.Built("{release.root}", "train").')
     return "\n".join(lines)
-
-
-def chosen_tyings(
-    permuted: bool, tie: float | None, num_images: Sequence[int | None], keep_label_shares: bool
-) -> dict[str, Tying]:
-    """The tie of each split; ``num_images`` are ``--train``, ``--val`` and ``--test``."""
-    from ..data.builder import travelingbirds, waterbirds
-    from ..data.release import SPLITS
-
-    numbers = {split: number for split, number in zip(SPLITS, num_images, strict=True) if number is not None}
-    if permuted:
-        return travelingbirds(1.0 if tie is None else tie, num_images=numbers)
-    return waterbirds(0.95 if tie is None else tie, num_images=numbers, keep_label_shares=keep_label_shares)
 
 
 def chosen_cutouts(
@@ -257,15 +244,19 @@ def build(
     if permuted and keep_label_shares:
         raise typer.BadParameter("--keep-label-shares has no effect with --permuted, which keeps them anyway")
     with exit_on_error(OSError, ValueError, as_json=as_json, facts={"out": str(out)}), exit_on_interrupt(INTERRUPTED):
-        from ..data.builder import InPlace, Placed
+        from ..data.builder import InPlace, Placed, travelingbirds, waterbirds
         from ..data.builder import build as build_set
 
+        numbers = {"train": train, "val": val, "test": test}
+        tied: dict[str, Any] = {"num_images": {name: number for name, number in numbers.items() if number is not None}}
+        if tie is not None:
+            tied["tie"] = tie
         check_outside(out, [cutouts, opacity, cub, backgrounds, *folders_of(place).values()])
         release = build_set(
             out,
             chosen_cutouts(cutouts, opacity, cub, labels, water_or_land),
             chosen_backgrounds(backgrounds, place),
-            chosen_tyings(permuted, tie, (train, val, test), keep_label_shares),
+            travelingbirds(**tied) if permuted else waterbirds(**tied, keep_label_shares=keep_label_shares),
             seed,
             style=InPlace() if in_place else Placed()._replace(**given),
             classes=_listed(classes),
