@@ -90,7 +90,7 @@ def doctor(
                 workers=workers,
                 progress=not (quiet or as_json),
             )
-    print_result(as_json, found.as_dict(), report(found, _coloured))
+    print_result(as_json, found.as_dict(), report(found, lambda text, mark: typer.style(text, fg=COLOURS[mark])))
     raise typer.Exit(found.exit_code)
 
 
@@ -106,10 +106,6 @@ def _columns(pairs: list[str]) -> dict[str, str]:
             )
         columns[argument] = column
     return columns
-
-
-def _coloured(text: str, mark: str) -> str:
-    return typer.style(text, fg=COLOURS[mark])
 
 
 DIGITS = closing(
