@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..data.release import Release
 
 
-def summary(release: Release) -> dict[str, Any]:
-    """A built set's groups by split, for ``--json``."""
+def print_summary(as_json: bool, release: Release) -> None:
+    """Print a built set's groups by split."""
     from ..data.release import SPLITS
 
     groups: dict[str, dict[str, int]] = {}
@@ -34,25 +34,20 @@ def summary(release: Release) -> dict[str, Any]:
                 for label, place in pairs
                 if counts[label, place] or len(pairs) <= 16
             }
-    return {
+    lines = [f"{len(release.records)} images in {release.root}"]
+    for split, numbers in groups.items():
+        shown = [f"{name} {count}" for name, count in list(numbers.items())[:8]]
+        more = [f"and {len(numbers) - 8} more groups"] if len(numbers) > 8 else []
+        lines.append(f"  {split}, {sum(numbers.values())}: {', '.join([*shown, *more])}")
+    lines.append(f'Read it with aimwrap.data.Built("{release.root}", "train").')
+    found = {
         "out": str(release.root),
         "num_images": len(release.records),
         "classes": list(release.classes),
         "places": list(release.places),
         "groups": groups,
     }
-
-
-def format_summary(release: Release) -> str:
-    """A built set's groups by split, as text."""
-    found = summary(release)
-    lines = [f"{found['num_images']} images in {release.root}"]
-    for split, groups in found["groups"].items():
-        shown = [f"{name} {count}" for name, count in list(groups.items())[:8]]
-        more = [f"and {len(groups) - 8} more groups"] if len(groups) > 8 else []
-        lines.append(f"  {split}, {sum(groups.values())}: {', '.join([*shown, *more])}")
-    lines.append(f'Read it with aimwrap.data.Built("{release.root}", "train").')
-    return "\n".join(lines)
+    print_result(as_json, found, "\n".join(lines))
 
 
 def chosen_cutouts(
@@ -269,7 +264,7 @@ def build(
             workers=workers,
             progress=not (quiet or as_json),
         )
-    print_result(as_json, summary(release), format_summary(release))
+    print_summary(as_json, release)
 
 
 def _listed(text: str | None) -> list[str] | None:

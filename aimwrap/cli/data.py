@@ -10,7 +10,7 @@ import typer
 
 from .._choices import COLUMNS, DATA_SETS, FileFormat
 from .build import EPILOG as BUILD
-from .build import INTERRUPTED, build
+from .build import INTERRUPTED, build, print_summary
 from .options import AsJson, Quiet, Workers, check_data, complete_data, option, options_in
 from .outcomes import Command, Group, closing, exit_on_error, exit_on_interrupt, print_result
 
@@ -144,17 +144,15 @@ def digits(
     with errors, exit_on_interrupt(INTERRUPTED):
         from ..data.builder import build_composed
         from ..data.sets.digits import DigitsOnPhotographs
-        from .build import format_summary, summary
 
         splits = {
-            "train": DigitsOnPhotographs("train", tie, seed, image_size, num_images=num_images),
-            "test": DigitsOnPhotographs("test", tie, seed, image_size, num_images=num_images),
+            name: DigitsOnPhotographs(name, tie, seed, image_size, num_images=num_images) for name in ("train", "test")
         }
         progress = not (quiet or as_json)
         release = build_composed(
             out, splits, {"digits": given}, file_format=file_format, workers=workers, progress=progress
         )
-    print_result(as_json, summary(release), format_summary(release))
+    print_summary(as_json, release)
 
 
 EPILOG = """\
