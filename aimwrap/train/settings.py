@@ -311,8 +311,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a file."""
-        found = {name.name: getattr(self, name.name) for name in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Settings:
