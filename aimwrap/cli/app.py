@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import typer
+
 from .. import __version__
 from . import data, demo, export, inspect, report, train
 from .outcomes import Command, Group, leave_quietly
-
-try:
-    import typer
-except ImportError as error:
-    raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
-
 
 BEFORE, TRAINING, AFTER = "Before training", "Training", "With a trained model"
 
