@@ -99,7 +99,12 @@ def build_report(
     subjects = [Subject(one, role, called, preprocessing) for one, role, called in given if one is not None]
     found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
     control = next((subject for subject in subjects if subject.role == "plain"), None)
-    found_notes += [*on_one_view(subjects), *(_note_on_control(subjects, control) if verify_images else ())]
+    found_notes += on_one_view(subjects)
+    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
+    if verify_images and control is not None and sizes - {control.preprocessing.image_size}:
+        found_notes.append(
+            "For verify's control, images are prepared for AIM and then resized to what the plain model takes."
+        )
     settings: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
     evaluation = evaluate(subjects, images, limit=limit, verify_images=verify_images, workers=workers, **settings)
     verifications = [
@@ -206,13 +211,6 @@ def _verified(
         "area": found.area if found.area == found.area else None,
         "note": found.note,
     }
-
-
-def _note_on_control(subjects: list[Subject], plain: Subject | None) -> list[str]:
-    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
-    if plain is None or sizes <= {plain.preprocessing.image_size}:
-        return []
-    return ["For verify's control, images are prepared for AIM and then resized to what the plain model takes."]
 
 
 def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
