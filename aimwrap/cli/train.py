@@ -209,16 +209,14 @@ def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str
     told: set[str] = set()  # remedies, which are long and the same at every epoch
 
     def report(line: dict[str, Any], seconds: float) -> None:
-        if not quiet:
-            typer.echo(format_epoch(line, seconds))
-            for finding in line["mask_findings"]:
-                state, _, remedy = finding.partition(": ")
-                typer.echo(f"  warning: {state if remedy in told else in_options(finding)}", err=True)
-                told.add(remedy)
+        typer.echo(format_epoch(line, seconds))
+        for finding in line["mask_findings"]:
+            state, _, remedy = finding.partition(": ")
+            typer.echo(f"  warning: {state if remedy in told else in_options(finding)}", err=True)
+            told.add(remedy)
 
-    say = (lambda text: None) if quiet else typer.echo
-    folder = out / f"seed-{settings.seed}"
-    return run_training(settings, folder, fabric, report=report, say=say, quiet=quiet, **more)
+    words: dict[str, Any] = {} if quiet else {"report": report, "say": typer.echo}
+    return run_training(settings, out / f"seed-{settings.seed}", fabric, quiet=quiet, **words, **more)
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
