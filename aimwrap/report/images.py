@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ..data import Sample, SampleTransform
-from ..data.release import ReleaseDataset, groups_of, read_sample
+from ..data.release import ReleaseDataset, read_sample
 from ..metrics import boxes_to_masks
 from ..preprocessing import Preprocessing
 
@@ -62,14 +62,12 @@ class View(NamedTuple):
 
 
 class PreparedImage(NamedTuple):
-    """An image for every model: number in the data set, label, group, one view per preprocessing, a JPEG thumbnail.
+    """An image for every model: number in the data set, one view per preprocessing, a JPEG thumbnail.
 
-    Of a batch, the tensors are (N,), and the thumbnails a list.
+    Of a batch, the numbers are (N,), and the thumbnails a list.
     """
 
     number: Tensor
-    label: Tensor
-    group: Tensor
     views: Sequence[View]
     jpeg: Any
 
@@ -78,7 +76,7 @@ class PreparedImages(Dataset[PreparedImage]):
     """The images of a split for all models, without its transform; thumbnails show the first preprocessing."""
 
     def __init__(self, images: ReleaseDataset, preprocessings: Sequence[Preprocessing], side: int) -> None:
-        self._images, self._side, self._groups = images, side, groups_of(images)
+        self._images, self._side = images, side
         self._steps = [
             (SampleTransform(preprocessing.resize_and_crop(), ()), v2.Compose(preprocessing.normalise()))
             for preprocessing in preprocessings
@@ -93,8 +91,7 @@ class PreparedImages(Dataset[PreparedImage]):
         sample = read_sample(self._images.records[index], self._images.release)
         cropped = [crop(sample) for crop, _ in self._steps]
         views = [_view(seen, normalise) for seen, (_, normalise) in zip(cropped, self._steps, strict=True)]
-        number, label, group = map(torch.as_tensor, (index, sample.label, self._groups[index]))
-        return PreparedImage(number, label, group, views, thumbnail(cropped[0].image, self._side))
+        return PreparedImage(torch.tensor(index), views, thumbnail(cropped[0].image, self._side))
 
 
 def _view(sample: Sample, normalise: Callable[[Any], Any]) -> View:

@@ -291,12 +291,12 @@ class Evaluation:
         looks = [subject.look(views[subject.preprocessing].image).cpu() for subject in self.subjects]
         grids = [(look.heatmap.shape[1], look.heatmap.shape[2]) for look in looks]
         self.coarsest = min(rows for rows, _ in grids), min(columns for _, columns in grids)
-        measured = []
+        measured, labels = [], self.images.labels[batch.number]
         for seen, look in zip(self.seen, looks, strict=True):
             if not bool(look.logits.isfinite().all()):
                 raise ValueError("model: its logits are not finite: training diverged, so there is nothing to report")
             view = views[seen.subject.preprocessing]
-            measured.append(measure(look, batch.label, view.object_mask, self.coarsest, view.known))
+            measured.append(measure(look, labels, view.object_mask, self.coarsest, view.known))
             seen.add(look, measured[-1])
         for preprocessing, kept in self._pixels.items():
             kept.append(views[preprocessing].image[self._verified[batch.number]])
@@ -305,12 +305,12 @@ class Evaluation:
             self.cards.add(index, badness[position], partial(self._card, batch, looks, measured, position))
 
     def _card(self, batch: PreparedImage, looks: list[Look], measured: list[Measured], position: int) -> Card:
-        record = self.images.records[int(batch.number[position])]
-        view = batch.views[0]
+        number, view = int(batch.number[position]), batch.views[0]
+        record, groups = self.images.records[number], self.images.groups
         return {
             "id": shown_id(record, self.images.release.root),
             "label": record.label,
-            "group": None if self.images.groups is None else int(batch.group[position]),
+            "group": None if groups is None else int(groups[number]),
             "thumbnail": as_url(batch.jpeg[position]),
             "object": self._object(view.object_mask[position]) if view.known[position] else None,
             "by_model": [
