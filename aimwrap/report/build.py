@@ -115,7 +115,6 @@ def build_report(
     ]
     content = content_of(
         evaluation,
-        images,
         root=images.release.root.name if root is None else root,
         title=title,
         command=command,

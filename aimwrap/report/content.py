@@ -126,7 +126,6 @@ def check_page(path: Path, name: str = "path") -> None:
 
 def content_of(
     evaluation: Evaluation,
-    images: ReleaseDataset,
     *,
     root: str,
     title: str | None,
@@ -137,8 +136,8 @@ def content_of(
     """Dicts, lists, texts and finite numbers; the arguments are those of ``build_report``, or made by it."""
     from .. import __version__
 
+    images, shown = evaluation.images, evaluation.cards.shown()
     groups, objects = groups_in(images), objects_in(images)
-    shown = evaluation.cards.shown()
     return {
         "format": FORMAT,
         "title": title or f"{evaluation.subjects[0].name} on {images.release.name}",
