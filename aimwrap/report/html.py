@@ -111,7 +111,7 @@ def render(content: dict[str, Any]) -> str:
     """
     style = "\n".join((PAGE / f"{name}.css").read_text("utf-8") for name in STYLES)
     script = joined_scripts()
-    page = page_template().render(
+    page: str = page_template().render(
         content=content,
         scores=by_score(content),
         groups=by_group(content),
