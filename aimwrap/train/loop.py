@@ -42,7 +42,7 @@ from .evaluation import evaluate
 from .report import format_results
 from .run import RANDOM, Report, Result, Run, weights_of
 from .settings import Settings, differences
-from .watching import check_tensorboard, log_to_tensorboard, write_masks
+from .watching import log_to_tensorboard, write_masks
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
 
@@ -94,7 +94,10 @@ def run_training(
         ValueError: if the settings do not fit each other, the data, the backbone or the number of processes.
     """
     if tensorboard:
-        check_tensorboard()
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: F401  # to see at the beginning that it is there
+        except ImportError as error:
+            raise ImportError('--tensorboard needs tensorboard: pip install "aimwrap[train]"') from error
     _check_folder(folder, settings)
     if (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
         result = _result_in(folder, read_splits(settings).fingerprint)
