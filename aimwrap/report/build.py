@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from ..analysis.verification import verify
 from ..data.release import ReleaseDataset
-from ..model import AIM
 from ..preprocessing import Preprocessing
 from .content import Report, content_of
-from .measuring import evaluate
+from .measuring import Evaluation, evaluate
 from .subjects import Role, Subject
 
 
@@ -108,10 +107,7 @@ def build_report(
     settings: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
     evaluation = evaluate(subjects, images, limit=limit, verify_images=verify_images, workers=workers, **settings)
     verifications = [
-        None
-        if subject.aim is None or not verify_images
-        else _verified(subject.aim, subject.preprocessing, control, evaluation.to_verify(subject), **settings)
-        for subject in subjects
+        _verified(subject, control, evaluation, **settings) if verify_images else None for subject in subjects
     ]
     content = content_of(
         evaluation,
@@ -193,15 +189,14 @@ def _cropped(preprocessing: Preprocessing) -> str:
 
 
 def _verified(
-    aim: AIM, prepared: Preprocessing, plain: Subject | None, images: Tensor, **settings: Any
-) -> dict[str, Any]:
-    """The findings of :func:`~aimwrap.verify` as plain values.
-
-    ``images`` are (M, 3, H, W), prepared for the model. The class activation map of ``plain`` is the control.
-    """
-    weight = next(aim.parameters())
-    control = None if plain is None else _seen_by(plain, prepared)
-    found = verify(aim, images.to(weight.device, weight.dtype), control, **settings)
+    subject: Subject, plain: Subject | None, evaluation: Evaluation, **settings: Any
+) -> dict[str, Any] | None:
+    """The findings of :func:`~aimwrap.verify` as plain values; the class activation map of ``plain`` is the control."""
+    if subject.aim is None:
+        return None
+    images, weight = evaluation.to_verify(subject), next(subject.aim.parameters())
+    control = None if plain is None else _seen_by(plain, subject.preprocessing)
+    found = verify(subject.aim, images.to(weight.device, weight.dtype), control, **settings)
     return {
         "images": len(images),
         "passed": found.passed,
