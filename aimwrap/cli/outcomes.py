@@ -1,8 +1,4 @@
-"""What every command prints: its help, and at its end a result, an error message, or nothing to a closed output.
-
-Exit codes of every command: 0 success; 1 failure, or problems found; 2 usage error, nothing was changed; 130
-interrupted by Ctrl-C.
-"""
+"""What every command prints: its help, and at its end a result, an error message, or nothing to a closed output."""
 
 from __future__ import annotations
 
