@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -139,15 +139,13 @@ def digits(
         raise typer.BadParameter(
             f"--num-images must be a multiple of 4, the number of pairs of digit and photograph; got {num_images}"
         )
-    given = {"tie": tie, "seed": seed, "image_size": image_size}
+    given: dict[str, Any] = {"tie": tie, "seed": seed, "image_size": image_size}
     errors = exit_on_error(ImportError, OSError, ValueError, as_json=as_json, facts={"out": str(out)})
     with errors, exit_on_interrupt(INTERRUPTED):
         from ..data.builder import build_composed
         from ..data.sets.digits import DigitsOnPhotographs
 
-        splits = {
-            name: DigitsOnPhotographs(name, tie, seed, image_size, num_images=num_images) for name in ("train", "test")
-        }
+        splits = {name: DigitsOnPhotographs(name, **given, num_images=num_images) for name in ("train", "test")}
         progress = not (quiet or as_json)
         release = build_composed(
             out, splits, {"digits": given}, file_format=file_format, workers=workers, progress=progress
