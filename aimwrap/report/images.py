@@ -33,15 +33,11 @@ def thumbnail_side(images: int) -> int:
     return next((side for most, side in _SIDES if images <= most), _MANY)
 
 
-def thumbnail(image: Any, side: int) -> bytes:
-    """A PIL image or 8-bit tensor (3, H, W), cropped but not normalised, as a JPEG file; never enlarged."""
-    small: Image.Image = image if isinstance(image, Image.Image) else v2.functional.to_pil_image(image)
-    longer = max(small.size)
-    if longer > side:
-        size = [max(1, round(length * side / longer)) for length in small.size]
-        small = small.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    file = BytesIO()
-    small.convert("RGB").save(file, "JPEG", quality=_QUALITY, optimize=True)
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """An image, cropped but not normalised, as a JPEG file; never enlarged."""
+    small, file = image.convert("RGB"), BytesIO()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
+    small.save(file, "JPEG", quality=_QUALITY, optimize=True)
     return file.getvalue()
 
 
