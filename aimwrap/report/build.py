@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -212,11 +211,9 @@ def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tupl
     own = plain.preprocessing
 
     def explained(images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std, own_mean, own_std = (
-            torch.tensor(values, device=images.device, dtype=images.dtype)[:, None, None]
-            for values in (prepared.mean, prepared.std, own.mean, own.std)
-        )
         if (own.mean, own.std) != (prepared.mean, prepared.std):
+            numbers = (prepared.mean, prepared.std, own.mean, own.std)
+            mean, std, own_mean, own_std = (images.new_tensor(values)[:, None, None] for values in numbers)
             images = (images * std + mean - own_mean) / own_std
         if own.image_size != prepared.image_size:
             images = F.interpolate(images, own.image_size, mode="bilinear", antialias=True)
