@@ -30,46 +30,29 @@ Design = Literal["ours", "paper"]
 Placement = Literal["anywhere", "centre", "edge"]
 COLUMNS = ("image", "label", "place", "group", "split_column", "mask")
 
-PAPER: Mapping[str, Any] = MappingProxyType(
-    {
-        "head": "paper",
-        "mask_padding": "zeros",
-        "mask_context": "raw",
-        "logit_spread": None,
-        "logit_range": math.inf,
-        "labels_move_area": True,
-        "pooling": "all",
-        "mask_norm": "batch",
-    }
-)
+_DECIDED: Mapping[str, tuple[Any, Any, str | None]] = {  # the paper's value, ours, and what ours is as a departure
+    "head": ("paper", "feature-preserving", "feature-preserving head"),
+    "mask_padding": ("zeros", "replicate", "replicated borders"),
+    "mask_context": ("raw", "normalised", "normalised context"),
+    "logit_spread": (None, 4.0, "standardised logits"),
+    "logit_range": (math.inf, 6.0, "bounded logits"),
+    "labels_move_area": (True, False, "labels do not move the area"),
+    "pooling": ("all", "active", "mean over open positions"),
+    "mask_norm": ("batch", "layer", None),
+}
+
+PAPER: Mapping[str, Any] = MappingProxyType({name: paper for name, (paper, _, _) in _DECIDED.items()})
 """Arguments of :class:`~aimwrap.AIM` for the method of the paper's section 3: ``AIM(backbone, **PAPER)``.
 
-``mask_norm`` and the mean over positions before each classifier are our choices, because the paper does not name any.
+They are ``head``, ``mask_padding``, ``mask_context``, ``logit_spread``, ``logit_range``, ``labels_move_area``,
+``pooling`` and ``mask_norm``; ``print(dict(PAPER))`` shows their values. ``mask_norm`` and the mean over positions
+before each classifier are our choices, because the paper does not name any.
 """
 
-OURS: Mapping[str, Any] = MappingProxyType(
-    {
-        "head": "feature-preserving",
-        "mask_padding": "replicate",
-        "mask_context": "normalised",
-        "logit_spread": 4.0,
-        "logit_range": 6.0,
-        "labels_move_area": False,
-        "pooling": "active",
-        "mask_norm": "layer",
-    }
-)
+OURS: Mapping[str, Any] = MappingProxyType({name: ours for name, (_, ours, _) in _DECIDED.items()})
 """The same arguments of the library's own design: the defaults of :class:`~aimwrap.AIM`."""
 
 DESIGNS: Mapping[Design, Mapping[str, Any]] = {"ours": OURS, "paper": PAPER}
 
-DEPARTURES = {
-    "head": "feature-preserving head",
-    "mask_padding": "replicated borders",
-    "mask_context": "normalised context",
-    "logit_spread": "standardised logits",
-    "logit_range": "bounded logits",
-    "labels_move_area": "labels do not move the area",
-    "pooling": "mean over open positions",
-}
+DEPARTURES = {name: words for name, (_, _, words) in _DECIDED.items() if words is not None}
 """Short names of what differs from the paper, by the argument of ``PAPER`` that has another value."""

@@ -179,6 +179,12 @@ def read_json(source: Path | str, constant: Callable[[str], Any] = float) -> Any
         raise ValueError("it is nested too deep") from error
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Write values as a JSON file that people can read."""
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()

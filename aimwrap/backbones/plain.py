@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +127,6 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         FileNotFoundError: if it is not such a folder.
         ValueError: if what it holds is damaged, or its backbone must be passed.
     """
-    return load_plain_with(folder, lambda name: backbone)
-
-
-def load_plain_with(folder: str | Path, own: Callable[[str], nn.Module | None]) -> PlainClassifier:
-    """:func:`load_plain` with the backbone that is given for the name in the file."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
@@ -139,7 +134,6 @@ def load_plain_with(folder: str | Path, own: Callable[[str], nn.Module | None]) 
         )
     content = files.parsed(path)
     name = str(content.get("backbone"))
-    backbone = own(name)
     if backbone is None and ":" in name:
         raise ValueError(
             f"{path}: the backbone was {name}, which is not imported because a file says so. Pass it: "

@@ -8,25 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import typer
+
 from .. import __version__
-from .data import app as data_app
-from .demo import EPILOG as DEMO
-from .demo import demo
-from .export import EPILOG as EXPORT
-from .export import export
-from .inspect import EPILOG as INSPECT
-from .inspect import inspect
+from . import data, demo, export, inspect, report, train
 from .outcomes import Command, Group, leave_quietly
-from .report import EPILOG as REPORT
-from .report import report
-from .train import EPILOG as TRAIN
-from .train import train
-
-try:
-    import typer
-except ImportError as error:
-    raise ImportError('the command line needs typer: pip install "aimwrap[cli]"') from error
-
 
 BEFORE, TRAINING, AFTER = "Before training", "Training", "With a trained model"
 
@@ -65,12 +51,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
-app.command(cls=Command, epilog=DEMO, rich_help_panel=BEFORE)(demo)
-app.command(cls=Command, epilog=INSPECT, rich_help_panel=BEFORE)(inspect)
-app.add_typer(data_app, name="data", rich_help_panel=BEFORE)
-app.command(cls=Command, epilog=TRAIN, rich_help_panel=TRAINING)(train)
-app.command(cls=Command, epilog=REPORT, rich_help_panel=AFTER)(report)
-app.command(cls=Command, epilog=EXPORT, rich_help_panel=AFTER)(export)
+app.command(cls=Command, epilog=demo.EPILOG, rich_help_panel=BEFORE)(demo.demo)
+app.command(cls=Command, epilog=inspect.EPILOG, rich_help_panel=BEFORE)(inspect.inspect)
+app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
+app.command(cls=Command, epilog=train.EPILOG, rich_help_panel=TRAINING)(train.train)
+app.command(cls=Command, epilog=report.EPILOG, rich_help_panel=AFTER)(report.report)
+app.command(cls=Command, epilog=export.EPILOG, rich_help_panel=AFTER)(export.export)
 
 
 def _print_version(asked: bool) -> None:

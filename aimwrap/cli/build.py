@@ -14,12 +14,12 @@ from .options import AsJson, Quiet, Workers, options_in
 from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
-    from ..data.builder import Background, Cutout, Tying
+    from ..data.builder import Background, Cutout
     from ..data.release import Release
 
 
-def summary(release: Release) -> dict[str, Any]:
-    """A built set's groups by split, for ``--json``."""
+def print_summary(as_json: bool, release: Release) -> None:
+    """Print a built set's groups by split."""
     from ..data.doctor.checks import count, group_names
 
     names = group_names(release)
@@ -29,38 +29,20 @@ def summary(release: Release) -> dict[str, Any]:
         }
         for row in count(release)
     }
-    return {
+    lines = [f"{len(release.records)} images in {release.root}"]
+    for split, numbers in groups.items():
+        shown = [f"{name} {number}" for name, number in list(numbers.items())[:8]]
+        more = [f"and {len(numbers) - 8} more groups"] if len(numbers) > 8 else []
+        lines.append(f"  {split}, {sum(numbers.values())}: {', '.join([*shown, *more])}")
+    lines.append(f'Read it with aimwrap.data.Built("{release.root}", "train").')
+    found = {
         "out": str(release.root),
         "num_images": len(release.records),
         "classes": list(release.classes),
         "places": list(release.places),
         "groups": groups,
     }
-
-
-def format_summary(release: Release) -> str:
-    """A built set's groups by split, as text."""
-    found = summary(release)
-    lines = [f"{found['num_images']} images in {release.root}"]
-    for split, groups in found["groups"].items():
-        shown = [f"{name} {count}" for name, count in list(groups.items())[:8]]
-        more = [f"and {len(groups) - 8} more groups"] if len(groups) > 8 else []
-        lines.append(f"  {split}, {sum(groups.values())}: {', '.join([*shown, *more])}")
-    lines.append(f'Read it with aimwrap.data.Built("{release.root}", "train").')
-    return "\n".join(lines)
-
-
-def chosen_tyings(
-    permuted: bool, tie: float | None, num_images: Sequence[int | None], keep_label_shares: bool
-) -> dict[str, Tying]:
-    """The tie of each split; ``num_images`` are ``--train``, ``--val`` and ``--test``."""
-    from ..data.builder import travelingbirds, waterbirds
-    from ..data.release import SPLITS
-
-    numbers = {split: number for split, number in zip(SPLITS, num_images, strict=True) if number is not None}
-    if permuted:
-        return travelingbirds(1.0 if tie is None else tie, num_images=numbers)
-    return waterbirds(0.95 if tie is None else tie, num_images=numbers, keep_label_shares=keep_label_shares)
+    print_result(as_json, found, "\n".join(lines))
 
 
 def chosen_cutouts(
@@ -252,15 +234,19 @@ def build(
     if permuted and keep_label_shares:
         raise typer.BadParameter("--keep-label-shares has no effect with --permuted, which keeps them anyway")
     with exit_on_error(OSError, ValueError, as_json=as_json, facts={"out": str(out)}), exit_on_interrupt(INTERRUPTED):
-        from ..data.builder import InPlace, Placed
+        from ..data.builder import InPlace, Placed, travelingbirds, waterbirds
         from ..data.builder import build as build_set
 
+        numbers = {"train": train, "val": val, "test": test}
+        tied: dict[str, Any] = {"num_images": {name: number for name, number in numbers.items() if number is not None}}
+        if tie is not None:
+            tied["tie"] = tie
         check_outside(out, [cutouts, opacity, cub, backgrounds, *folders_of(place).values()])
         release = build_set(
             out,
             chosen_cutouts(cutouts, opacity, cub, labels, water_or_land),
             chosen_backgrounds(backgrounds, place),
-            chosen_tyings(permuted, tie, (train, val, test), keep_label_shares),
+            travelingbirds(**tied) if permuted else waterbirds(**tied, keep_label_shares=keep_label_shares),
             seed,
             style=InPlace() if in_place else Placed()._replace(**given),
             classes=_listed(classes),
@@ -273,7 +259,7 @@ def build(
             workers=workers,
             progress=not (quiet or as_json),
         )
-    print_result(as_json, summary(release), format_summary(release))
+    print_summary(as_json, release)
 
 
 def _listed(text: str | None) -> list[str] | None:

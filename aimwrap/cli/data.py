@@ -3,17 +3,16 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .._choices import COLUMNS, DATA_SETS, FileFormat
 from .build import EPILOG as BUILD
-from .build import INTERRUPTED, build
+from .build import INTERRUPTED, build, print_summary
 from .options import AsJson, Quiet, Workers, check_data, complete_data, option, options_in
-from .outcomes import Command, Group, closing, echo, exit_on_error, exit_on_interrupt, print_result
+from .outcomes import Command, Group, closing, exit_on_error, exit_on_interrupt, print_result
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
 _elsewhere, _judged = options_in("Files in other folders"), options_in("Checks")
@@ -91,7 +90,7 @@ def doctor(
                 workers=workers,
                 progress=not (quiet or as_json),
             )
-    echo(json.dumps(found.as_dict(), indent=2) if as_json else report(found, _coloured))
+    print_result(as_json, found.as_dict(), report(found, lambda text, mark: typer.style(text, fg=COLOURS[mark])))
     raise typer.Exit(found.exit_code)
 
 
@@ -107,10 +106,6 @@ def _columns(pairs: list[str]) -> dict[str, str]:
             )
         columns[argument] = column
     return columns
-
-
-def _coloured(text: str, mark: str) -> str:
-    return typer.style(text, fg=COLOURS[mark])
 
 
 DIGITS = closing(
@@ -144,22 +139,18 @@ def digits(
         raise typer.BadParameter(
             f"--num-images must be a multiple of 4, the number of pairs of digit and photograph; got {num_images}"
         )
-    given = {"tie": tie, "seed": seed, "image_size": image_size}
+    given: dict[str, Any] = {"tie": tie, "seed": seed, "image_size": image_size}
     errors = exit_on_error(ImportError, OSError, ValueError, as_json=as_json, facts={"out": str(out)})
     with errors, exit_on_interrupt(INTERRUPTED):
         from ..data.builder import build_composed
         from ..data.sets.digits import DigitsOnPhotographs
-        from .build import format_summary, summary
 
-        splits = {
-            "train": DigitsOnPhotographs("train", tie, seed, image_size, num_images=num_images),
-            "test": DigitsOnPhotographs("test", tie, seed, image_size, num_images=num_images),
-        }
+        splits = {name: DigitsOnPhotographs(name, **given, num_images=num_images) for name in ("train", "test")}
         progress = not (quiet or as_json)
         release = build_composed(
             out, splits, {"digits": given}, file_format=file_format, workers=workers, progress=progress
         )
-    print_result(as_json, summary(release), format_summary(release))
+    print_summary(as_json, release)
 
 
 EPILOG = """\

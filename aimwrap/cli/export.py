@@ -5,15 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._choices import ExportFormat
 from .options import AsJson, BackbonePath, ModelFolder, Quiet, imported_backbone, option
 from .outcomes import closing, exit_on_error, print_result, warnings_printed
-
-if TYPE_CHECKING:
-    from ..model import AIM
-
 
 EPILOG = closing(
     [
@@ -52,26 +48,13 @@ def export(
     facts: dict[str, Any] = {"path": str(path), "parity": []}
     with exit_on_error(*kinds, as_json=as_json, facts=facts), warnings_printed(quiet):
         from ..export import ParityError, export_aotinductor, export_onnx, export_program
+        from ..model import AIM
 
         write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[file_format]
         try:
-            written = write(_load(folder, backbone), path, image_size=image_size, dynamic_size=not fixed_size)
+            model = AIM.from_pretrained(folder, backbone=imported_backbone(backbone))
+            written = write(model, path, image_size=image_size, dynamic_size=not fixed_size)
         except ParityError as error:
             facts["parity"] = [row._asdict() for row in error.parity]
             raise
     print_result(as_json, written.as_dict(), str(written))
-
-
-def _load(folder: Path, backbone: str | None) -> AIM:
-    """The model of a folder, with the backbone at the path, if one is given."""
-    from ..model import AIM
-
-    model = AIM.from_pretrained(folder, backbone=imported_backbone(backbone))
-    if model.preprocessing is None:
-        raise ValueError(
-            f"{folder} does not contain the preprocessing of its model, and an exported file needs it. Save it in "
-            "Python, with the values that the model was evaluated with, and export again: "
-            "model.save_pretrained(folder, preprocessing=aimwrap.Preprocessing(image_size=(224, 224), "
-            "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))"
-        )
-    return model

@@ -1,8 +1,4 @@
-"""What every command prints: its help, and at its end a result, an error message, or nothing to a closed output.
-
-Exit codes of every command: 0 success; 1 failure, or problems found; 2 usage error, nothing was changed; 130
-interrupted by Ctrl-C.
-"""
+"""What every command prints: its help, and at its end a result, an error message, or nothing to a closed output."""
 
 from __future__ import annotations
 
@@ -26,6 +22,7 @@ from .._text import printable
 from .options import help_on_data
 
 FAILED, INTERRUPTED = 1, 130
+GIVEN = "aimwrap.given"  # in a context's meta: what follows the command's name
 GENERAL = "Interrupted. Nothing was kept: run the command again to start over."
 
 
@@ -181,6 +178,7 @@ class Command(_VerbatimEpilog, TyperCommand):
         if named and {"data", "kind"} & {parameter.name for parameter in self.params}:
             typer.echo(help_on_data(named[0], ctx.command_path))
             ctx.exit()
+        ctx.meta[GIVEN] = list(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

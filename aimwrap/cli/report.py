@@ -3,7 +3,6 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from .options import (
     imported_backbone,
     option,
 )
-from .outcomes import closing, echo, exit_on_error, print_result, warnings_printed
+from .outcomes import GIVEN, closing, echo, exit_on_error, print_result, warnings_printed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,9 +81,10 @@ def report(
     """
     kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
     with exit_on_error(*kinds, as_json=as_json, facts={"path": str(out)}), warnings_printed(quiet):
-        _check_out(out)
         from ..report import build_report
+        from ..report.content import check_page
 
+        check_page(out, "out")
         images, notes = read_split(data, root, arguments or [], split)
         found = build_report(
             _loaded(model, backbone, device),
@@ -96,7 +96,7 @@ def report(
             plain_name=str(plain),
             title=title,
             root=root,
-            command=command_of(context),
+            command=shlex.join(["aimwrap", "report", *context.meta[GIVEN]]),
             notes=tuple(notes),
             limit=limit,
             verify_images=0 if no_verify else verify_images,
@@ -109,37 +109,6 @@ def report(
         echo(f"warning: {line}", err=True)
     text = f"{found}\n\n{_size(written.page)} and {_size(written.numbers)}"
     print_result(as_json, {"path": str(out), **found.headline}, text)
-
-
-def command_of(context: typer.Context) -> str:
-    """The command as it was given, to run it again."""
-    words = ["aimwrap", "report"]
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        source = context.get_parameter_source(parameter.name or "")
-        if source is None or source.name != "COMMANDLINE" or value is None:
-            continue
-        values = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
-        if parameter.param_type_name == "argument":
-            words += values
-        else:
-            words += [parameter.opts[0]] if value is True else [parameter.opts[0], *values]
-    return shlex.join(words)
-
-
-def _check_out(out: Path) -> None:
-    """Check the output before the long work."""
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out must end in .html, got {str(out)!r}")
-    if out.is_dir():
-        raise ValueError(f"--out must be a file, and {out} is a folder; write {out / 'report.html'}")
-    try:
-        import jinja2  # noqa: F401  # only to see that it is there
-    except ImportError as error:
-        raise ImportError('reports need Jinja2: pip install "aimwrap[report]"') from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"--out must be in a folder that can be written to, and {out.parent} cannot")
 
 
 def read_split(name: str, root: str, arguments: list[str], split: str | None) -> tuple[ReleaseDataset, list[str]]:
@@ -166,14 +135,16 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     """The model of a folder, with AIM or plain, on the device."""
     import torch
 
-    from ..backbones.plain import CONFIG, load_plain_with
+    from ..backbones.plain import CONFIG, load_plain
     from ..model import AIM
+    from ..sharing.files import parsed
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not (folder / CONFIG).is_file():
         return AIM.from_pretrained(folder, backbone=imported_backbone(backbone)).to(place)
     # Where the folder names a model of a library, --backbone is another folder's.
-    return load_plain_with(folder, lambda name: imported_backbone(backbone if ":" in name else None)).to(place)
+    own = ":" in str(parsed(folder / CONFIG).get("backbone"))
+    return load_plain(folder, backbone=imported_backbone(backbone if own else None)).to(place)
 
 
 def _size(path: Path) -> str:

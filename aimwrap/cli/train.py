@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import Field, fields
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
-from .._files import replacing
+from .._files import write_json
 from ..train.presets import PRESETS
 from ..train.settings import MACHINES, MASKS, PANELS, RESULT, Settings, kind_of
 from .options import (
@@ -210,23 +209,20 @@ def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str
     told: set[str] = set()  # remedies, which are long and the same at every epoch
 
     def report(line: dict[str, Any], seconds: float) -> None:
-        if not quiet:
-            typer.echo(format_epoch(line, seconds))
-            for finding in line["mask_findings"]:
-                state, _, remedy = finding.partition(": ")
-                typer.echo(f"  warning: {state if remedy in told else in_options(finding)}", err=True)
-                told.add(remedy)
+        typer.echo(format_epoch(line, seconds))
+        for finding in line["mask_findings"]:
+            state, _, remedy = finding.partition(": ")
+            typer.echo(f"  warning: {state if remedy in told else in_options(finding)}", err=True)
+            told.add(remedy)
 
-    say = (lambda text: None) if quiet else typer.echo
-    folder = out / f"seed-{settings.seed}"
-    return run_training(settings, folder, fabric, report=report, say=say, quiet=quiet, **more)
+    words: dict[str, Any] = {} if quiet else {"report": report, "say": typer.echo}
+    return run_training(settings, out / f"seed-{settings.seed}", fabric, quiet=quiet, **words, **more)
 
 
 def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
     from ..train.report import format_results, summary
 
-    with replacing(out / "summary.json") as path:
-        path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
+    write_json(out / "summary.json", summary(results))
     models = ", ".join(f"{result.folder}/model" for result in results)
     shown = [result._replace(mask_findings=[*map(in_options, result.mask_findings)]) for result in results]
     print_result(as_json, [result._asdict() for result in results], f"\n{format_results(shown)}\nModels: {models}")

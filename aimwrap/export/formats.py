@@ -265,8 +265,11 @@ def _export(
             "normalise and resize them as for the model, or pass image_size= (--image-size)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    reason = None
+    if dynamic_size and any(isinstance(part, Conv2dSame | MaxPool2dSame | AvgPool2dSame) for part in serving.modules()):
+        # Not even tried: torch computed for ten minutes on a small EfficientNet-Lite0.
+        reason = "the backbone pads as TensorFlow does, by rounded sizes, for which torch.export takes very long"
     with replacing(path, wait=False) as draft:
-        reason = _why_fixed(serving) if dynamic_size else None
         for free in (True, False) if dynamic_size and reason is None else (False,):
             try:
                 exported = _attempt(writer, serving, draft, metadata, size, free, images)
@@ -330,13 +333,6 @@ def _check_parity(exported: Exported, path: Path, tolerance: float) -> None:
         "in Python, tolerance= allows more",
         exported.parity,
     )
-
-
-def _why_fixed(serving: ServingModel) -> str | None:
-    """Why any size is not even tried: torch computed for ten minutes on a small EfficientNet-Lite0."""
-    if any(isinstance(part, (Conv2dSame, MaxPool2dSame, AvgPool2dSame)) for part in serving.modules()):
-        return "the backbone pads as TensorFlow does, by rounded sizes, for which torch.export takes very long"
-    return None
 
 
 def _check_ranges(program: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -82,8 +83,7 @@ def measure_parity(model: Runnable, artefact: Runnable, batches: Sequence[Tensor
     """
     largest: dict[str, float] = {}
     apart: dict[str, float] = {}
-    same: dict[str, int] = {}
-    positions: dict[str, int] = {}
+    same, positions = Counter[str](), Counter[str]()
     for images in batches:
         expected, got = model(images), artefact(images)
         alike = torch.ones(len(images), dtype=torch.bool)
@@ -93,8 +93,8 @@ def measure_parity(model: Runnable, artefact: Runnable, batches: Sequence[Tensor
             if is_mask(name):
                 equal = (value == got[name]).cpu().flatten(1)
                 alike &= equal.all(1)
-                same[name] = same.get(name, 0) + int(equal.sum())
-                positions[name] = positions.get(name, 0) + equal.numel()
+                same[name] += int(equal.sum())
+                positions[name] += equal.numel()
         for name, value in expected.items():
             if not is_mask(name) and alike.any():
                 a, b = value.cpu()[alike].double(), got[name].cpu()[alike].double()

@@ -92,7 +92,7 @@ class ServingModel(nn.Module):
         }
 
     def _class_names(self, given: Sequence[str] | None) -> list[str]:
-        names = given if given is not None else getattr(self.model, "class_names", None)
+        names = given if given is not None else self.model.class_names
         classes = max(2, self.model.num_classes)  # one logit decides between two
         names = [str(number) for number in range(classes)] if names is None else list(names)
         if len(names) != classes or not all(isinstance(name, str) for name in names):
@@ -100,12 +100,13 @@ class ServingModel(nn.Module):
         return names
 
     def _preprocessing(self, given: Any) -> dict[str, Any]:
-        found = given if given is not None else getattr(self.model, "preprocessing", None)
+        found = given if given is not None else self.model.preprocessing
         if found is None:
             raise ValueError(
                 "preprocessing: the model does not know how its images are prepared, and the exported file must "
                 "contain it; pass preprocessing=dict(image_size=(224, 224), mean=(0.485, 0.456, 0.406), "
-                'std=(0.229, 0.224, 0.225), interpolation="bicubic", crop=0.875) with the values of its evaluation'
+                'std=(0.229, 0.224, 0.225), interpolation="bicubic", crop=0.875) with the values of its evaluation; or '
+                "save them with the model: model.save_pretrained(folder, preprocessing=aimwrap.Preprocessing(...))"
             )
         own = dict(found) if isinstance(found, Mapping) else getattr(found, "_asdict", dict)()
         missing = [name for name in ("image_size", "mean", "std") if name not in own]

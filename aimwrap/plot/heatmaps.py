@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..metrics.pointing import chance_level, energy_pointing_game
 from .canvas import INK, RIGHT, WRONG
-from .inputs import classes_of, heatmaps_of, images_of, mask_of, pair_of, scores_of, titles_of
+from .inputs import classes_of, heatmaps_of, images_of, mask_of, scores_of, titles_of
 from .masks import image_panel, size_of
 from .panels import Panel, plot_panels
 
@@ -71,7 +71,7 @@ def plot_heatmaps(
     """
     images, count = images_of(images), len(images)
     heatmaps = heatmaps_of("plain_heatmaps", plain_heatmaps, count), heatmaps_of("aim_heatmaps", aim_heatmaps, count)
-    names = pair_of("names", names)
+    called = titles_of("names", names, ("plain", "AIM"))
     if object_masks is not None:
         object_masks = mask_of("object_masks", object_masks, count)
         if object_masks.shape[-2:] != images.shape[-2:]:
@@ -98,7 +98,7 @@ def plot_heatmaps(
             caption = "\n".join(line for line in (verdict, score) if line)
             outlined = None if object_masks is None else object_masks[i]
             row.append(Panel(images[i], None, heatmaps[model][i], outlined, caption, highlight))
-    columns = ["image", *(f"{name}\n({size_of(maps)})" for name, maps in zip(names, heatmaps, strict=True))]
+    columns = ["image", *(f"{name}\n({size_of(maps)})" for name, maps in zip(called, heatmaps, strict=True))]
     explanation = " ".join(_sentences(heatmaps, object_masks, resolution, scores is not None, measure))
     return plot_panels(rows, columns, row_titles, title, explanation)
 

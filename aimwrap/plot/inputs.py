@@ -38,14 +38,14 @@ def mask_of(name: str, mask: Tensor, count: int) -> Tensor:
             "images, mask[:len(images)]; mask[:, None] adds the channel."
         )
     mask = plain(mask)
-    between = mask[(mask - mask.round()).abs().nan_to_num(1.0) > ROUNDING]
-    if len(between) or bool((mask.round() != mask.round().clamp(0, 1)).any()):
-        wrong = float(between[0]) if len(between) else float(mask.max() if mask.max() > 1 else mask.min())
+    rounded = mask.round().clamp(0, 1)
+    wrong = mask[((mask - rounded).abs() <= ROUNDING).logical_not()]  # also where it is not a number
+    if len(wrong):
         raise ValueError(
-            f"{name} must hold zeros and ones, got {wrong:g}: take the masks of a model's output or of explain(); "
+            f"{name} must hold zeros and ones, got {wrong[0]:g}: take the masks of a model's output or of explain(); "
             "for probabilities, mask >= 0.5."
         )
-    return mask.round()
+    return rounded
 
 
 def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
@@ -56,8 +56,8 @@ def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
             "heatmaps.sum(dim=1), and take as many as images."
         )
     heatmaps = plain(heatmaps)
-    if not bool(heatmaps.isfinite().all()):
-        wrong = [i for i, values in enumerate(heatmaps) if not bool(values.isfinite().all())]
+    wrong = [i for i, values in enumerate(heatmaps) if not bool(values.isfinite().all())]
+    if wrong:
         raise ValueError(
             f"{name} must be finite, got NaN or infinity for images {wrong}: leave them out, or use torch.nan_to_num."
         )
@@ -106,12 +106,6 @@ def titles_of(name: str, titles: Sequence[str] | None, default: Sequence[str]) -
     if isinstance(titles, str) or len(titles) != len(default):
         raise ValueError(f"{name} must be {len(default)} texts, got {titles!r}: leave it out for {list(default)}.")
     return list(titles)
-
-
-def pair_of(name: str, names: tuple[str, str]) -> tuple[str, str]:
-    """What the two models are called."""
-    first, second = titles_of(name, names, ("plain", "AIM"))
-    return first, second
 
 
 def plain(values: Tensor) -> Tensor:

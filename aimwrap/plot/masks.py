@@ -206,21 +206,20 @@ def _check_history(
             f"{masks_by_epoch.__class__.__name__} of {len(masks_by_epoch)}: list(the_dict.items()) makes one."
         )
     history: dict[Stage, list[Tensor]] = {}
-    known: list[Stage] = []
     for epoch, masks in masks_by_epoch:
         by_stage: Mapping[Stage, Tensor] = masks if isinstance(masks, Mapping) else {UNNAMED: masks}
         checked = _masks_of(f"masks_by_epoch (epoch {epoch})", by_stage, count)
-        known = known or list(checked)
-        if set(checked) != set(known):
+        history = history or {stage: [] for stage in checked}
+        if set(checked) != set(history):
             raise ValueError(
                 f"masks_by_epoch must have the same stages in every epoch, got {list(checked)} at epoch {epoch} and "
-                f"{known} at first."
+                f"{list(history)} at first."
             )
-        for stage in known:
-            history.setdefault(stage, []).append(checked[stage])
+        for stage, kept in history.items():
+            kept.append(checked[stage])
     if stages is not None:
         if not stages or any(stage not in history for stage in stages):
-            raise ValueError(f"stages must be some of {known}, the stages of masks_by_epoch, got {list(stages)}.")
+            raise ValueError(f"stages must be some of {list(history)}, those of masks_by_epoch, got {list(stages)}.")
         history = {stage: history[stage] for stage in stages}
     return [epoch for epoch, _ in masks_by_epoch], history
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._text import numbered
 from .canvas import COLOURS, GREY, INK, MARKERS, SMALL, TEXT, framed_figure, text_height, text_width, wrap
-from .inputs import pair_of, plain, scores_of
+from .inputs import plain, scores_of, titles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def plot_scatter(
     """
     first = scores_of("plain_scores", plain_scores)
     second = scores_of("aim_scores", aim_scores, count=len(first))
-    names = pair_of("names", names)
+    called = titles_of("names", names, ("plain", "AIM"))
     group_of, group_names = _check_groups(groups, group_names, len(first))
     both = ~(first.isnan() | second.isnan())
     if not bool(both.any()):
@@ -73,15 +73,15 @@ def plot_scatter(
 
     width = LEFT + SIDE + LEGEND
     higher = int((y > x).sum())
-    default = f"{names[1]} scores higher in {higher:,} of {numbered(len(x), 'image')} ({higher / len(x):.1%})"
-    labels = [wrap(f"{measure}, {name}", SIDE, TEXT + 1) for name in names]
-    explanation = " ".join(_sentences(x, y, len(first) - len(x), level, measure, names))
+    default = f"{called[1]} scores higher in {higher:,} of {numbered(len(x), 'image')} ({higher / len(x):.1%})"
+    labels = [wrap(f"{measure}, {name}", SIDE, TEXT + 1) for name in called]
+    explanation = " ".join(_sentences(x, y, len(first) - len(x), level, measure, called))
     key = 0.8 + sum(text_height(entry, SMALL) + 0.08 for entry in legend.values())
     square = max(SIDE + 0.4 + text_height(labels[0], TEXT + 1), key)
     figure = framed_figure(width, square + 0.5, default if title is None else title, explanation, LEFT)
     axes = figure.subplots()
     axes.set_anchor("N")
-    _draw_frame(axes, x, y, names, level)
+    _draw_frame(axes, x, y, called, level)
     axes.set_xlabel(labels[0], fontsize=TEXT + 1)
     axes.set_ylabel(labels[1], fontsize=TEXT + 1)
     size = 44 if len(x) <= 100 else 26 if len(x) <= 1000 else 12
@@ -106,7 +106,7 @@ def _legend_entry(group: int, group_of: Tensor, names: Sequence[str], higher: Te
     return wrap(f"{names[group]}\n{int(higher[members].sum())} of {int(members.sum())} higher", LEGEND - 0.65, SMALL)
 
 
-def _draw_frame(axes: Axes, x: Tensor, y: Tensor, names: tuple[str, str], level: float | None) -> None:
+def _draw_frame(axes: Axes, x: Tensor, y: Tensor, names: Sequence[str], level: float | None) -> None:
     """Equal axes, the diagonal, the chance level, and which model scores higher on which side of the diagonal."""
     low, high = min(0.0, float(x.min()), float(y.min())), max(1.0, float(x.max()), float(y.max()))
     margin = 0.03 * (high - low)
@@ -129,7 +129,7 @@ def _draw_frame(axes: Axes, x: Tensor, y: Tensor, names: tuple[str, str], level:
 
 
 def _sentences(
-    x: Tensor, y: Tensor, dropped: int, level: float | None, measure: str, names: tuple[str, str]
+    x: Tensor, y: Tensor, dropped: int, level: float | None, measure: str, names: Sequence[str]
 ) -> list[str]:
     higher, equal = int((y > x).sum()), int((y == x).sum())
     sentences = [

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..analysis.verification import verify
 from ..data.release import ReleaseDataset
-from ..model import AIM
 from ..preprocessing import Preprocessing
 from .content import Report, content_of
-from .measuring import evaluate
+from .measuring import Evaluation, evaluate
 from .subjects import Role, Subject
 
 
@@ -99,18 +97,19 @@ def build_report(
     subjects = [Subject(one, role, called, preprocessing) for one, role, called in given if one is not None]
     found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
     control = next((subject for subject in subjects if subject.role == "plain"), None)
-    found_notes += [*on_one_view(subjects), *(_note_on_control(subjects, control) if verify_images else ())]
+    found_notes += on_one_view(subjects)
+    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
+    if verify_images and control is not None and sizes - {control.preprocessing.image_size}:
+        found_notes.append(
+            "For verify's control, images are prepared for AIM and then resized to what the plain model takes."
+        )
     settings: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
     evaluation = evaluate(subjects, images, limit=limit, verify_images=verify_images, workers=workers, **settings)
     verifications = [
-        None
-        if subject.aim is None or not verify_images
-        else _verified(subject.aim, subject.preprocessing, control, evaluation.to_verify(subject), **settings)
-        for subject in subjects
+        _verified(subject, control, evaluation, **settings) if verify_images else None for subject in subjects
     ]
     content = content_of(
         evaluation,
-        images,
         root=images.release.root.name if root is None else root,
         title=title,
         command=command,
@@ -189,15 +188,14 @@ def _cropped(preprocessing: Preprocessing) -> str:
 
 
 def _verified(
-    aim: AIM, prepared: Preprocessing, plain: Subject | None, images: Tensor, **settings: Any
-) -> dict[str, Any]:
-    """The findings of :func:`~aimwrap.verify` as plain values.
-
-    ``images`` are (M, 3, H, W), prepared for the model. The class activation map of ``plain`` is the control.
-    """
-    weight = next(aim.parameters())
-    control = None if plain is None else _seen_by(plain, prepared)
-    found = verify(aim, images.to(weight.device, weight.dtype), control, **settings)
+    subject: Subject, plain: Subject | None, evaluation: Evaluation, **settings: Any
+) -> dict[str, Any] | None:
+    """The findings of :func:`~aimwrap.verify` as plain values; the class activation map of ``plain`` is the control."""
+    if subject.aim is None:
+        return None
+    images, weight = evaluation.to_verify(subject), next(subject.aim.parameters())
+    control = None if plain is None else _seen_by(plain, subject.preprocessing)
+    found = verify(subject.aim, images.to(weight.device, weight.dtype), control, **settings)
     return {
         "images": len(images),
         "passed": found.passed,
@@ -208,29 +206,19 @@ def _verified(
     }
 
 
-def _note_on_control(subjects: list[Subject], plain: Subject | None) -> list[str]:
-    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
-    if plain is None or sizes <= {plain.preprocessing.image_size}:
-        return []
-    return ["For verify's control, images are prepared for AIM and then resized to what the plain model takes."]
-
-
 def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """The plain model as a function of images that were prepared for another model."""
-    own, pooled = plain.preprocessing, plain.pooled
-    assert pooled is not None
-    if own == prepared:
-        return pooled.explained
+    own = plain.preprocessing
 
     def explained(images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std, own_mean, own_std = (
-            torch.tensor(values, device=images.device, dtype=images.dtype)[:, None, None]
-            for values in (prepared.mean, prepared.std, own.mean, own.std)
-        )
-        images = (images * std + mean - own_mean) / own_std
+        if (own.mean, own.std) != (prepared.mean, prepared.std):
+            numbers = (prepared.mean, prepared.std, own.mean, own.std)
+            mean, std, own_mean, own_std = (images.new_tensor(values)[:, None, None] for values in numbers)
+            images = (images * std + mean - own_mean) / own_std
         if own.image_size != prepared.image_size:
             images = F.interpolate(images, own.image_size, mode="bilinear", antialias=True)
-        return pooled.explained(images)
+        seen = plain.look(images)
+        return seen.logits, seen.heatmap
 
     return explained
 

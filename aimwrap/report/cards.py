@@ -51,41 +51,34 @@ class Cards:
     """
 
     def __init__(self, images: int, limit: int, seed: int) -> None:
-        self._limit, self._all = limit, images <= limit
-        self._worst_count = limit - limit // 2
+        self._limit, self._worst_count = limit, limit - limit // 2
         order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
         self._rank: list[int] = order.argsort().tolist()  # low ranks are shown
-        self._cards: dict[int, Card] = {}
-        self._badness: dict[int, Badness] = {}
-        self._worst: list[tuple[Badness, int]] = []  # a heap with the mildest on top
+        self._cards: dict[int, tuple[Badness, Card]] = {}
+        self._worst: list[tuple[Badness, int]] = []  # a heap with the mildest on top; indices are negative
 
     def add(self, index: int, badness: Badness, make: Callable[[], Card]) -> None:
         """Make and keep a card if it may be shown; larger badness comes first, the second number decides ties."""
-        dropped = None
-        entry = (badness, -index)
-        if len(self._worst) < self._worst_count:
-            heapq.heappush(self._worst, entry)
-        else:
-            dropped = -heapq.heappushpop(self._worst, entry)[1]
-        if dropped != index or self._may_be_drawn(index):
-            self._cards[index], self._badness[index] = make(), badness
-        if dropped is not None and not self._may_be_drawn(dropped):
-            self._cards.pop(dropped, None)
-            self._badness.pop(dropped, None)
+        heapq.heappush(self._worst, (badness, -index))
+        mildest = -heapq.heappop(self._worst)[1] if len(self._worst) > self._worst_count else None
+        if mildest != index or self._may_be_drawn(index):
+            self._cards[index] = badness, make()
+        if mildest is not None and not self._may_be_drawn(mildest):
+            self._cards.pop(mildest, None)
 
     def shown(self) -> list[tuple[int, Card]]:
         """The images that are shown, by index, from the worst on."""
         worst = {-number for _, number in self._worst}
-        others = sorted((index for index in self._cards if index not in worst), key=self._rank.__getitem__)
+        others = sorted(self._cards.keys() - worst, key=self._rank.__getitem__)
         chosen = [*worst, *others[: self._limit - len(worst)]]
-        chosen.sort(key=lambda index: (self._badness[index], -index), reverse=True)
-        return [(index, self._cards[index]) for index in chosen]
+        chosen.sort(key=lambda index: (self._cards[index][0], -index), reverse=True)
+        return [(index, self._cards[index][1]) for index in chosen]
 
     @property
     def counts(self) -> tuple[int, int] | None:
         """How many of the worst and how many at random; None where all are shown."""
-        return None if self._all else (self._worst_count, self._limit - self._worst_count)
+        return None if len(self._rank) <= self._limit else (self._worst_count, self._limit - self._worst_count)
 
     def _may_be_drawn(self, index: int) -> bool:
         # Of the `limit` lowest ranks, the worst ones leave enough for the half that is drawn.
-        return self._all or self._rank[index] < self._limit
+        return self._rank[index] < self._limit

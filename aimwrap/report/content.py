@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._files import replacing_together
+from .._text import table
 from ..data.release import ReleaseDataset, groups_of
 from ..health import MaskFinding
 from .measuring import Evaluation, Groups, Seen, differences, group_rows, scores_of
@@ -71,15 +73,13 @@ class Report:
         Raises:
             ImportError: without Jinja, naming the extra.
             OSError: if it cannot be written.
-            ValueError: if the path has another ending.
+            ValueError: if the path has another ending, or is a folder.
         """
         from .html import render
 
         page = Path(path)
-        if page.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"path must end in .html, got {str(path)!r}: its JSON goes next to it with another ending")
+        check_page(page)
         text = render(self.content)
-        page.parent.mkdir(parents=True, exist_ok=True)
         numbers = page.with_suffix(".json")
         images = [{name: image[name] for name in image if name != "thumbnail"} for image in self.content["images"]]
         values = json.dumps(self.content | {"images": images}, indent=1) + "\n"
@@ -92,7 +92,7 @@ class Report:
         data = self.content["data"]
         lines = [f"{data['name']}, split {data['split']}: {data['images']} images"]
         for model in self.content["models"]:
-            lines += ["", f"{model['name']} ({model['variant']})", *_score_lines(model["scores"])]
+            lines += ["", f"{model['name']} ({model['variant']})", _score_table(model["scores"])]
             for finding in model["health"] or ():
                 lines.append(f"  {finding['message']}")
             if model["verification"] is not None:
@@ -100,13 +100,32 @@ class Report:
                 said = f"FAILED: {', '.join(failed)}" if failed else "every guarantee holds"
                 lines.append(f"  verify, on {model['verification']['images']} images: {said}")
         if self.content["differences"] is not None:
-            lines += ["", "Difference, first minus second", *_score_lines(self.content["differences"])]
+            lines += ["", "Difference, first minus second", _score_table(self.content["differences"])]
         return "\n".join(lines)
+
+
+def check_page(path: Path, name: str = "path") -> None:
+    """Check before the long work that a page can be written there, and make its folder; ``name`` is the argument's.
+
+    Raises:
+        ImportError: without Jinja, naming the extra.
+        OSError: if its folder cannot be made, or written to.
+        ValueError: if the path has another ending, or is a folder.
+    """
+    from .html import page_template
+
+    page_template()
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{name} must end in .html, got {str(path)!r}: its JSON goes next to it with another ending")
+    if path.is_dir():
+        raise ValueError(f"{name} must be a file, and {path} is a folder; write {path / 'report.html'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{name} must be in a folder that can be written to, and {path.parent} cannot")
 
 
 def content_of(
     evaluation: Evaluation,
-    images: ReleaseDataset,
     *,
     root: str,
     title: str | None,
@@ -117,8 +136,8 @@ def content_of(
     """Dicts, lists, texts and finite numbers; the arguments are those of ``build_report``, or made by it."""
     from .. import __version__
 
+    images, shown = evaluation.images, evaluation.cards.shown()
     groups, objects = groups_in(images), objects_in(images)
-    shown = evaluation.cards.shown()
     return {
         "format": FORMAT,
         "title": title or f"{evaluation.subjects[0].name} on {images.release.name}",
@@ -168,7 +187,7 @@ def objects_in(images: ReleaseDataset) -> str | None:
 def _model(
     seen: Seen, groups: Groups, labels: Tensor, objects: str | None, coarsest: tuple[int, int]
 ) -> dict[str, Any]:
-    subject, aim, measured, findings = seen.subject, seen.subject.aim, seen.measured, seen.findings()
+    subject, aim, measured = seen.subject, seen.subject.aim, seen.measured
     return {
         "name": subject.name,
         "role": subject.role,
@@ -183,7 +202,7 @@ def _model(
         "card": card_of(subject),
         "scores": [score.as_dict() for score in scores_of(measured, groups, labels, objects, coarsest)],
         "groups": group_rows(measured, labels, groups),
-        "health": None if findings is None else [_finding(found) for found in findings],
+        "health": None if seen.health is None else [_finding(found) for found in seen.health.report()],
     }
 
 
@@ -209,11 +228,10 @@ def _chosen(evaluation: Evaluation) -> str | None:
     return f"the {worst} {extreme}, and {drawn} drawn at random from the others"
 
 
-def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
-    defined = [score for score in scores if score["value"] is not None]
-    width = max((len(score["name"]) for score in defined), default=0)
-    lines = []
-    for score in defined:
-        interval = "" if score["low"] is None else f"  [{score['low']:.3f}, {score['high']:.3f}]"
-        lines.append(f"  {score['name']:<{width}}  {score['value']:.3f}{interval}")
-    return lines
+def _score_table(scores: list[dict[str, Any]]) -> str:
+    rows = []
+    for score in scores:
+        if score["value"] is not None:
+            interval = "" if score["low"] is None else f"[{score['low']:.3f}, {score['high']:.3f}]"
+            rows.append((score["name"], f"{score['value']:.3f}", interval))
+    return table(rows, indent="  ")

@@ -17,8 +17,8 @@ POINTING = ("energy_pointing", "energy_pointing_matched")
 def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry per score: its name, what it means, each model's value, and the difference of two models.
 
-    In the order of the first model's scores. A model's ``chance`` is the score of a map of equal values, None
-    where that says nothing. The chance level is a row of its own only where there is no pointing score to carry it.
+    In the order of the first model's scores. The chance level has no entry of its own: it is the ``chance`` of the
+    pointing scores, what a map of equal values gets.
 
     Example:
         >>> score = {"key": "area", "name": "Area", "value": 0.2, "low": 0.1, "high": 0.3, "n": 9, "explained": "open"}
@@ -28,25 +28,19 @@ def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
     """
     differences = {row["key"]: row for row in content["differences"] or []}
     by_model = [{score["key"]: score for score in model["scores"]} for model in content["models"]]
-    keys = list(dict.fromkeys(key for scores in by_model for key in scores))
-    carriers = [key for key in keys if key in POINTING]
     entries = []
-    for key in keys:
-        if key == CHANCE and carriers:
-            continue
+    for key in [key for key in by_model[0] if key != CHANCE]:
         rows = [
-            {"model": model, **scores[key], "chance": scores.get(CHANCE, {}).get("value") if key in POINTING else None}
+            {"model": model, **scores[key], "chance": scores[CHANCE]["value"] if key in POINTING else None}
             for model, scores in zip(content["models"], by_model, strict=True)
-            if key in scores
         ]
         shown = next((row for row in rows if row["value"] is not None), rows[0])  # not why another model has none
-        chance = next((scores[CHANCE] for scores in by_model if CHANCE in scores), None) if key in POINTING else None
         entries.append(
             {
                 **{name: shown[name] for name in ("key", "name", "explained", "n")},
                 "models": rows,
                 "difference": differences.get(key),
-                "chance": chance,
+                "chance": by_model[0][CHANCE] if key in POINTING else None,
             }
         )
     return entries
@@ -115,16 +109,9 @@ def render(content: dict[str, Any]) -> str:
         ImportError: without Jinja, naming the extra.
         ValueError: if a number is NaN or infinite: what is undefined must be None.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise ImportError("reports need Jinja: pip install 'aimwrap[report]'") from error
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "points": points, "count": count}
-    style, script = joined_styles(), joined_scripts()
-    page = environment.get_template("page.html.j2").render(
+    style = "\n".join((PAGE / f"{name}.css").read_text("utf-8") for name in STYLES)
+    script = joined_scripts()
+    page: str = page_template().render(
         content=content,
         scores=by_score(content),
         groups=by_group(content),
@@ -139,9 +126,17 @@ def render(content: dict[str, Any]) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def joined_styles() -> str:
-    """The style sheets in one."""
-    return "\n".join((PAGE / f"{name}.css").read_text("utf-8") for name in STYLES)
+def page_template() -> Any:
+    """Jinja's template of the page; an ImportError without Jinja, naming the extra."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise ImportError("reports need Jinja: pip install 'aimwrap[report]'") from error
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "count": count}
+    return environment.get_template("page.html.j2")
 
 
 def joined_scripts() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ..data import Sample, SampleTransform
-from ..data.release import ReleaseDataset, groups_of, read_sample
+from ..data.release import ReleaseDataset, read_sample
 from ..metrics import boxes_to_masks
 from ..preprocessing import Preprocessing
 
@@ -33,15 +33,11 @@ def thumbnail_side(images: int) -> int:
     return next((side for most, side in _SIDES if images <= most), _MANY)
 
 
-def thumbnail(image: Any, side: int) -> bytes:
-    """A PIL image or 8-bit tensor (3, H, W), cropped but not normalised, as a JPEG file; never enlarged."""
-    small: Image.Image = image if isinstance(image, Image.Image) else v2.functional.to_pil_image(image)
-    longer = max(small.size)
-    if longer > side:
-        size = [max(1, round(length * side / longer)) for length in small.size]
-        small = small.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    file = BytesIO()
-    small.convert("RGB").save(file, "JPEG", quality=_QUALITY, optimize=True)
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """An image, cropped but not normalised, as a JPEG file; never enlarged."""
+    small, file = image.convert("RGB"), BytesIO()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
+    small.save(file, "JPEG", quality=_QUALITY, optimize=True)
     return file.getvalue()
 
 
@@ -62,14 +58,12 @@ class View(NamedTuple):
 
 
 class PreparedImage(NamedTuple):
-    """An image for every model: number in the data set, label, group, one view per preprocessing, a JPEG thumbnail.
+    """An image for every model: number in the data set, one view per preprocessing, a JPEG thumbnail.
 
-    Of a batch, the tensors are (N,), and the thumbnails a list.
+    Of a batch, the numbers are (N,), and the thumbnails a list.
     """
 
     number: Tensor
-    label: Tensor
-    group: Tensor
     views: Sequence[View]
     jpeg: Any
 
@@ -78,9 +72,9 @@ class PreparedImages(Dataset[PreparedImage]):
     """The images of a split for all models, without its transform; thumbnails show the first preprocessing."""
 
     def __init__(self, images: ReleaseDataset, preprocessings: Sequence[Preprocessing], side: int) -> None:
-        self._images, self._side, self._groups = images, side, groups_of(images)
+        self._images, self._side = images, side
         self._steps = [
-            (SampleTransform(preprocessing.resize_and_crop(), ()), preprocessing.normalise())
+            (SampleTransform(preprocessing.resize_and_crop(), ()), v2.Compose(preprocessing.normalise()))
             for preprocessing in preprocessings
         ]
 
@@ -93,15 +87,12 @@ class PreparedImages(Dataset[PreparedImage]):
         sample = read_sample(self._images.records[index], self._images.release)
         cropped = [crop(sample) for crop, _ in self._steps]
         views = [_view(seen, normalise) for seen, (_, normalise) in zip(cropped, self._steps, strict=True)]
-        number, label, group = map(torch.as_tensor, (index, sample.label, self._groups[index]))
-        return PreparedImage(number, label, group, views, thumbnail(cropped[0].image, self._side))
+        return PreparedImage(torch.tensor(index), views, thumbnail(cropped[0].image, self._side))
 
 
-def _view(sample: Sample, normalise: Sequence[Any]) -> View:
+def _view(sample: Sample, normalise: Callable[[Any], Any]) -> View:
     """A cropped image, normalised, with the object's mask, or the union of its boxes where there is no mask."""
-    image = sample.image
-    for step in normalise:
-        image = step(image)
+    image = normalise(sample.image)
     mask = image.new_zeros(image.shape[-2:])
     if sample.object_mask is not None:
         mask = sample.object_mask[0]

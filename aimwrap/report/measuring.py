@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._text import with_progress
-from ..analysis.explanation import evaluating
 from ..analysis.intervals import DRAWS, bootstrap_means, percentile_interval, wilson_interval
 from ..analysis.look import Look, Measured, joined, measure
 from ..data.release import ImageLoader, Record, ReleaseDataset
-from ..health import MaskFinding, MaskHealth
+from ..health import MaskHealth
 from ..metrics import average_accuracy, group_accuracies, weighted_average_accuracy
 from ..metrics.groups import count_by_group, train_shares, worst
 from ..preprocessing import Preprocessing
@@ -37,7 +35,7 @@ class Seen:
         self.mask_grids: dict[Stage, tuple[int, int]] = {}
         self._measured: list[Measured] = []
         self._areas: dict[Stage, list[Tensor]] = {stage: [] for stage in subject.stages}
-        self._health = None if subject.aim is None else MaskHealth(subject.aim.tau)
+        self.health = None if subject.aim is None else MaskHealth(subject.aim.tau)
 
     def add(self, look: Look, measured: Measured) -> None:
         """Add a batch."""
@@ -46,8 +44,8 @@ class Seen:
         for stage, mask in look.output.masks.items():
             self._areas[stage].append(mask.float().mean((1, 2, 3)).cpu())
             self.mask_grids[stage] = (mask.shape[2], mask.shape[3])
-        if self._health is not None:
-            self._health.update(look.output, training=False)
+        if self.health is not None:
+            self.health.update(look.output, training=False)
 
     @property
     def measured(self) -> Measured:
@@ -57,10 +55,6 @@ class Seen:
     def area(self, stage: Stage) -> float:
         """Mean area of a stage's mask."""
         return torch.cat(self._areas[stage]).mean().item()
-
-    def findings(self) -> list[MaskFinding] | None:
-        """What is wrong with the masks; None for a model without masks."""
-        return None if self._health is None else self._health.report()
 
 
 NAMES = {
@@ -207,16 +201,14 @@ def _average(measured: Measured, labels: Tensor) -> Score:
 
 
 def _worst_group(measured: Measured, labels: Tensor, groups: Groups) -> Score:
-    correct, counts = count_by_group(measured.predicted, labels, groups.numbers, len(groups.names))
-    number = int((correct / counts).nan_to_num(nan=math.inf).argmin())
-    low, high = wilson_interval(int(correct[number]), int(counts[number]))
+    rows = [row for row in group_rows(measured, labels, groups) if row["images"]]
+    lowest = min(rows, key=lambda row: row["accuracy"])
     kind = "group" if groups.are_places else "class (the data set knows no groups)"
     explained = (
-        f"Accuracy of the {kind} that does worst: {groups.names[number]}. The interval is that one's own, and does not "
+        f"Accuracy of the {kind} that does worst: {lowest['name']}. The interval is that one's own, and does not "
         "count that the worst was picked."
     )
-    value = float(correct[number] / counts[number])
-    return Score("worst_group", value, low, high, int(counts[number]), explained)
+    return Score("worst_group", lowest["accuracy"], lowest["low"], lowest["high"], lowest["images"], explained)
 
 
 def _weighted_average(measured: Measured, labels: Tensor, groups: Groups) -> Score:
@@ -272,6 +264,7 @@ class Evaluation:
         seen: by model, the one that is reported on first.
         images: the split.
         cards: those that the gallery shows.
+        coarsest: rows and columns of the coarsest map.
     """
 
     def __init__(
@@ -279,6 +272,7 @@ class Evaluation:
     ) -> None:
         self.subjects, self.images = subjects, images
         self.seen = [Seen(subject) for subject in subjects]
+        self.coarsest = (0, 0)
         self.cards = Cards(len(images), limit, seed)
         self.preprocessings = list(dict.fromkeys(subject.preprocessing for subject in subjects))
         self.side = thumbnail_side(min(limit, len(images)))
@@ -286,11 +280,6 @@ class Evaluation:
         self._verified = torch.zeros(len(images), dtype=torch.bool)
         self._verified[order[:verify_images]] = True
         self._pixels: dict[Preprocessing, list[Tensor]] = {s.preprocessing: [] for s in subjects if s.aim is not None}
-
-    @property
-    def coarsest(self) -> tuple[int, int]:
-        """Rows and columns of the coarsest map."""
-        return min(seen.grid[0] for seen in self.seen), min(seen.grid[1] for seen in self.seen)
 
     def to_verify(self, subject: Subject) -> Tensor:
         """Images (M, 3, H, W) for :func:`~aimwrap.verify`, prepared for an AIM."""
@@ -301,13 +290,13 @@ class Evaluation:
         views = dict(zip(self.preprocessings, batch.views, strict=True))
         looks = [subject.look(views[subject.preprocessing].image).cpu() for subject in self.subjects]
         grids = [(look.heatmap.shape[1], look.heatmap.shape[2]) for look in looks]
-        coarsest = min(rows for rows, _ in grids), min(columns for _, columns in grids)
-        measured = []
+        self.coarsest = min(rows for rows, _ in grids), min(columns for _, columns in grids)
+        measured, labels = [], self.images.labels[batch.number]
         for seen, look in zip(self.seen, looks, strict=True):
             if not bool(look.logits.isfinite().all()):
                 raise ValueError("model: its logits are not finite: training diverged, so there is nothing to report")
             view = views[seen.subject.preprocessing]
-            measured.append(measure(look, batch.label, view.object_mask, coarsest, view.known))
+            measured.append(measure(look, labels, view.object_mask, self.coarsest, view.known))
             seen.add(look, measured[-1])
         for preprocessing, kept in self._pixels.items():
             kept.append(views[preprocessing].image[self._verified[batch.number]])
@@ -316,12 +305,12 @@ class Evaluation:
             self.cards.add(index, badness[position], partial(self._card, batch, looks, measured, position))
 
     def _card(self, batch: PreparedImage, looks: list[Look], measured: list[Measured], position: int) -> Card:
-        record = self.images.records[int(batch.number[position])]
-        view = batch.views[0]
+        number, view = int(batch.number[position]), batch.views[0]
+        record, groups = self.images.records[number], self.images.groups
         return {
             "id": shown_id(record, self.images.release.root),
             "label": record.label,
-            "group": None if self.images.groups is None else int(batch.group[position]),
+            "group": None if groups is None else int(groups[number]),
             "thumbnail": as_url(batch.jpeg[position]),
             "object": self._object(view.object_mask[position]) if view.known[position] else None,
             "by_model": [
@@ -359,11 +348,8 @@ def evaluate(
     prepared, own = PreparedImages(images, found.preprocessings, found.side), torch.Generator()  # else torch's moved
     loader = ImageLoader(prepared, batch_size, num_workers=workers, generator=own)
     count = -(-len(images) // batch_size)
-    with ExitStack() as modes:
-        for subject in subjects:
-            modes.enter_context(evaluating(subject.network))
-        for batch in with_progress(loader, "evaluating", total=count) if progress else loader:
-            found.add(batch)
+    for batch in with_progress(loader, "evaluating", total=count) if progress else loader:
+        found.add(batch)
     return found
 
 

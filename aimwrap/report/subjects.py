@@ -18,15 +18,14 @@ from ..taps import Stage
 
 def card_of(subject: Subject) -> list[dict[str, str]]:
     """A model's facts by name, as plain text."""
-    if subject.aim is not None:
-        facts = facts_of(subject.aim)
+    seen = subject.seen_by
+    if isinstance(seen, AIM):
+        facts = facts_of(seen)
     else:
-        network, pooled = subject.network, subject.pooled
-        assert pooled is not None
-        parameters = sum(parameter.numel() for parameter in network.parameters())
+        parameters = sum(parameter.numel() for parameter in subject.network.parameters())
         facts = [
-            ("network", f"{type(network).__name__}, {parameters / 1e6:.2f} M parameters, without masks"),
-            ("heatmap", f"class activation map, {pooled.linear.in_features} channels"),
+            ("network", f"{subject.variant}, {parameters / 1e6:.2f} M parameters, without masks"),
+            ("heatmap", f"class activation map, {seen.linear.in_features} channels"),
             ("classes", listed_classes(subject.num_classes, subject.class_names)),
             ("images", prepared_as(subject.preprocessing)),
         ]
@@ -50,7 +49,6 @@ class Subject:
         seen_by: what :func:`~aimwrap.analysis.look.look` takes for it: an AIM, or a plain network as a
             :class:`~aimwrap.backbones.pooled.PooledClassifier`.
         aim: the AIM, or None.
-        pooled: the plain network with its class activation map; None for an AIM.
         network: the AIM, or the plain network itself.
         role, name: as given, with the name filled in.
         preprocessing: its own, or the given one.
@@ -67,13 +65,11 @@ class Subject:
     ) -> None:
         self.role: Role = role
         self.aim = inside(model, AIM)
-        self.pooled: PooledClassifier | None = None
         self.seen_by: AIM | PooledClassifier
         self.network: nn.Module
         if self.aim is None:
-            plain = model.backbone if isinstance(model, PlainClassifier) else model
-            self.seen_by = self.pooled = PooledClassifier(plain, role)
-            self.network = self.pooled.classifier
+            self.seen_by = PooledClassifier(model.backbone if isinstance(model, PlainClassifier) else model, role)
+            self.network = self.seen_by.classifier
         elif role == "plain":
             raise TypeError(
                 "plain must be a classifier without AIM, got an AIM; compare two AIMs by other= (--compare)"

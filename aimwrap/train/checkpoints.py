@@ -168,11 +168,10 @@ def load_best(run: Run) -> int:
     if best is None:
         return run.progress.epoch
     path = _path_of_best(run, best["epoch"])
+    tensors = read_checkpoint(path).tensors
     try:
-        run.evaluated.load_state_dict(read_checkpoint(path).tensors)
+        run.evaluated.load_state_dict(tensors)
     except UNFIT as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise _damaged(path, f"does not fit this run ({first_line(error)})") from error
     return int(best["epoch"])
 

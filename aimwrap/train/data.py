@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ class SeededImages(Dataset[tuple[Sample, int]]):
 
 def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pin: bool) -> Iterable[SeededBatch]:
     """The loader of a process's training batches, which do not depend on the number of workers."""
-    loader = ImageLoader(
+    return ImageLoader(
         SeededImages(images),
         batch_sampler=order,
         num_workers=workers,
@@ -170,7 +170,6 @@ def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pi
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own: each iteration would move the global one
     )
-    return cast("Iterable[SeededBatch]", loader)
 
 
 def evaluation_loader(
@@ -178,10 +177,9 @@ def evaluation_loader(
 ) -> Iterable[Batch]:
     """The loader of a process's part of a split: each image is in one process, once."""
     mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
-    loader = ImageLoader(
+    return ImageLoader(
         mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=torch.Generator()
     )
-    return cast("Iterable[Batch]", loader)
 
 
 def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:

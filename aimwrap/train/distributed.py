@@ -159,11 +159,10 @@ def launched_fabric(
     if accelerator != "cpu" and gpus and (launch.devices or 1) > gpus:
         raise ValueError(f"devices must be {gpus} at most, as many GPUs as torch finds here, got {launch.devices}")
     several = launch.nodes > 1 or (launch.devices or 1) > 1
-    chosen = "auto" if launch.devices is None else launch.devices
     fabric = Fabric(
         accelerator=accelerator,
         strategy="ddp" if several or launch.by == "torchrun" else "auto",
-        devices=chosen,
+        devices="auto" if launch.devices is None else launch.devices,
         num_nodes=launch.nodes,
         precision=precision,
     )

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 import aimwrap
 
-from .._files import is_unfinished, locked, read_json, remove_unfinished, replacing
+from .._files import is_unfinished, locked, read_json, remove_unfinished, replacing, write_json
 from .._text import first_line, with_progress
 from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
@@ -42,7 +42,7 @@ from .evaluation import evaluate
 from .report import format_results
 from .run import RANDOM, Report, Result, Run, weights_of
 from .settings import Settings, differences
-from .watching import check_tensorboard, log_to_tensorboard, write_masks
+from .watching import log_to_tensorboard, write_masks
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
 
@@ -94,7 +94,10 @@ def run_training(
         ValueError: if the settings do not fit each other, the data, the backbone or the number of processes.
     """
     if tensorboard:
-        check_tensorboard()
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: F401  # to see at the beginning that it is there
+        except ImportError as error:
+            raise ImportError('--tensorboard needs tensorboard: pip install "aimwrap[train]"') from error
     _check_folder(folder, settings)
     if (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
         result = _result_in(folder, read_splits(settings).fingerprint)
@@ -275,7 +278,7 @@ def _finish(run: Run) -> Result:
     )
     if run.fabric.is_global_zero:
         _save_model(run, scores)
-        _write_json(run.folder / RESULT, result._asdict())
+        write_json(run.folder / RESULT, result._asdict())
     run.fabric.barrier()
     return result
 
@@ -325,7 +328,7 @@ def _begin(run: Run) -> None:
         "aimwrap": aimwrap.__version__,
         "torch": str(torch.__version__),
     }
-    _write_json(run.folder / SETTINGS, {"settings": run.settings.to_json(), "resolved": resolved})
+    write_json(run.folder / SETTINGS, {"settings": run.settings.to_json(), "resolved": resolved})
 
 
 def _check_folder(folder: Path, settings: Settings) -> None:
@@ -377,8 +380,3 @@ def _write_log(run: Run) -> None:
         lines = [json.dumps(line) for line in run.progress.history]
         with replacing(run.folder / LOG) as path:
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

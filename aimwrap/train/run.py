@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .._numerics import predicted_classes
+from .._numerics import predicted_classes, wide_dtype
 from .._text import numbered
 from ..backbones.create import create_backbone, default_weights, find_builder
 from ..backbones.inspection import import_backbone
@@ -179,7 +179,7 @@ class Run:
         self.order = of_data.BatchOrder(
             len(splits.train), settings.batch_size, settings.seed, rank, processes, accumulate=settings.accumulate
         )
-        self.criterion: AIMLoss | PlainLoss = PlainLoss()
+        self.criterion: Callable[[AIMOutput, Tensor], Tensor] = plain_loss
         self.schedule: TauScheduler | None = None  # of a plain run, as health
         self.health: MaskHealth | None = None
         if isinstance(network, AIM):
@@ -303,13 +303,9 @@ def build_optimizer(settings: Settings, model: AIM | PlainClassifier) -> Optimiz
     return kind(groups, settings.lr, weight_decay=settings.weight_decay)
 
 
-class PlainLoss(nn.Module):
-    """Cross entropy of a model without masks."""
-
-    def forward(self, output: AIMOutput, labels: Tensor) -> Tensor:
-        """The scalar to back-propagate, from labels (N,)."""
-        wide = torch.promote_types(output.logits.dtype, torch.float32)
-        return F.cross_entropy(output.logits.to(wide), labels)
+def plain_loss(output: AIMOutput, labels: Tensor) -> Tensor:
+    """Cross entropy of a model without masks, from labels (N,)."""
+    return F.cross_entropy(output.logits.to(wide_dtype(output.logits)), labels)
 
 
 def variant_of(settings: Settings, model: AIM | PlainClassifier) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .._choices import DESIGNS, AreaPer, Design, Head, MaskContext, MaskNorm, MaskPadding, Pooling
@@ -36,22 +37,16 @@ def parse_stages(text: str) -> tuple[int | str, ...]:
     return tuple(int(part) if part.strip().isdecimal() else part.strip() for part in text.split(",") if part.strip())
 
 
-def parse_tau(text: str) -> tuple[float, ...]:
-    """Read areas from a command line.
+def parse_numbers(name: str, example: str, text: str) -> tuple[float, ...]:
+    """Read a setting of one number, or one per stage, from a command line.
 
-    >>> parse_tau("0.35,0.25")
+    >>> parse_numbers("tau", "0.25 or 0.35,0.25", "0.35,0.25")
     (0.35, 0.25)
     """
-    return _parse_numbers(text, "tau", "0.25 or 0.35,0.25")
-
-
-def parse_weights(text: str) -> tuple[float, ...]:
-    """Read weights of stages from a command line.
-
-    >>> parse_weights("0,1")
-    (0.0, 1.0)
-    """
-    return _parse_numbers(text, "stage_weight", "1 or 0,1")
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be one number or one per stage, such as {example}; got {text!r}") from None
 
 
 def one_or_each(values: tuple[float, ...]) -> float | tuple[float, ...]:
@@ -59,11 +54,7 @@ def one_or_each(values: tuple[float, ...]) -> float | tuple[float, ...]:
     return values[0] if len(values) == 1 else values
 
 
-def _parse_numbers(text: str, name: str, example: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name} must be one number or one per stage, such as {example}; got {text!r}") from None
+_AIM, _SGD, _STEP = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step")
 
 
 def setting(
@@ -86,28 +77,23 @@ def setting(
         shown: the default in words, where the value does not explain itself.
         least: smallest value of a number.
         most: largest value of a number.
-        needs: another setting and the value that it must have for this one to have an effect.
+        needs: another setting and the value that it must have for this one to have an effect; those of masks need AIM.
         **option: ``flag`` with ``sets`` for a switch: its name and the value that it sets; ``parse`` for what reads a
             text; ``words`` for the words of the command line where they differ from the values.
     """
+    if panel == MASKS and needs is None:
+        needs = _AIM
     return field(
         default=default,
         metadata=dict(help=help, panel=panel, shown=shown, least=least, most=most, needs=needs, **option),
     )
 
 
-_AIM, _SGD, _STEP = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step")
-
-
 def _by_design(help: str, name: str) -> Any:
     """A setting that the design decides unless it is given."""
     values = [_plain(design[name]) for design in DESIGNS.values()]
     ours, papers = (("yes" if value else "no") if isinstance(value, bool) else value for value in values)
-    return setting(None, help, MASKS, shown=f"{ours}; {papers} with --design paper", needs=_AIM)
-
-
-def _is_weight(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
+    return setting(None, help, MASKS, shown=f"{ours}; {papers} with --design paper")
 
 
 def _plain(value: Any) -> Any:
@@ -155,7 +141,6 @@ class Settings:
         "Stages that get masks, from shallow to deep, separated by commas",
         MASKS,
         shown="2,3",
-        needs=_AIM,
         parse=parse_stages,
     )
     tau: tuple[float, ...] = setting(
@@ -163,14 +148,12 @@ class Settings:
         "Target share of the image that masks keep: one number, or one per stage",
         MASKS,
         shown="0.25",
-        needs=_AIM,
-        parse=parse_tau,
+        parse=partial(parse_numbers, "tau", "0.25 or 0.35,0.25"),
     )
     design: Design = setting(
         "ours",
         "Design of the masks, this library's or the paper's; options such as --head change a part of it",
         MASKS,
-        needs=_AIM,
     )
     head: Head | None = _by_design("Way from maps and masks to the logits", "head")
     labels_move_area: bool | None = _by_design(
@@ -184,24 +167,21 @@ class Settings:
         "Standard deviation of the mask logits of an image; 0 leaves it free", "logit_spread"
     )
     logit_range: float | None = _by_design("Largest absolute value of the mask logits; 0 for no limit", "logit_range")
-    mask_width: int = setting(32, "Hidden channels of the mask estimators", MASKS, least=1, needs=_AIM)
+    mask_width: int = setting(32, "Hidden channels of the mask estimators", MASKS, least=1)
     width: int = setting(256, "Channels of the paper head's maps", MASKS, least=1, needs=("head", "paper"))
-    temperature: float = setting(1.0, "Temperature of the Gumbel-softmax", MASKS, least=0.01, needs=_AIM)
-    area_per: AreaPer = setting(
-        "image", "Compute the area loss per image, or per batch over all processes", MASKS, needs=_AIM
-    )
-    mask_weight: float = setting(6.0, "Weight of the area loss (lambda in the paper)", MASKS, needs=_AIM)
+    temperature: float = setting(1.0, "Temperature of the Gumbel-softmax", MASKS, least=0.01)
+    area_per: AreaPer = setting("image", "Compute the area loss per image, or per batch over all processes", MASKS)
+    mask_weight: float = setting(6.0, "Weight of the area loss (lambda in the paper)", MASKS)
     stage_weight: tuple[float, ...] = setting(
         (1.0,),
         "Weight of the loss of the stages' classifiers: one number, or one per stage from shallow to deep",
         MASKS,
         shown="1",
-        needs=_AIM,
-        parse=parse_weights,
+        parse=partial(parse_numbers, "stage_weight", "1 or 0,1"),
     )
-    final_weight: float = setting(1.0, "Weight of the loss of the final classifier", MASKS, needs=_AIM)
+    final_weight: float = setting(1.0, "Weight of the loss of the final classifier", MASKS)
     anneal_share: float = setting(
-        1 / 3, "Share of the epochs in which tau falls from 1 to its target", MASKS, shown="a third", most=1, needs=_AIM
+        1 / 3, "Share of the epochs in which tau falls from 1 to its target", MASKS, shown="a third", most=1
     )
     frozen: Frozen = setting("nothing", "Part of the backbone that is not trained", MODEL)
     seed: int = setting(0, "Seed of every random number of the run", MODEL)
@@ -292,8 +272,9 @@ class Settings:
         for name, value in DESIGNS[self.design].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, _plain(value))
-        weights, numbers = self.stage_weight, (1, len(self.stages))
-        if not (isinstance(weights, tuple) and len(weights) in numbers and all(_is_weight(each) for each in weights)):
+        weights = self.stage_weight
+        fit = isinstance(weights, tuple) and len(weights) in (1, len(self.stages))
+        if not fit or not all(type(each) in (int, float) and 0 <= each < math.inf for each in weights):
             raise ValueError(
                 f"stage_weight must be one number or {len(self.stages)}, one per stage, each 0 or more, got {weights!r}"
             )
@@ -330,8 +311,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a file."""
-        found = {name.name: getattr(self, name.name) for name in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Settings:

@@ -25,18 +25,6 @@ SHOWN = 8
 SHADE = 0.25  # of the brightness that positions outside the merged mask keep
 
 
-def check_tensorboard() -> None:
-    """Say at the beginning that TensorBoard is missing, and not after the first epoch.
-
-    Raises:
-        ImportError: naming the extra.
-    """
-    try:
-        import torch.utils.tensorboard  # noqa: F401  # only asked whether it is there
-    except ImportError as error:
-        raise ImportError('--tensorboard needs tensorboard: pip install "aimwrap[train]"') from error
-
-
 def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
     """Add an epoch's scores, and what the merged mask leaves of the first images; in the first process alone.
 

@@ -138,7 +138,7 @@ class WithBias(TinyNet):
         ("module --backbone test_export_cli:WithBias", r"and pass it as backbone= \(--backbone\)"),
         (
             "unprepared --backbone zoo:TinyNet",
-            r"does not contain the preprocessing .*model\.save_pretrained\(folder, preprocessing=aimwrap\.Prepr",
+            r"does not know how its images are prepared.*model\.save_pretrained\(folder, preprocessing=aimwrap\.Prepr",
         ),
         ("nothing", r"nothing is not a folder"),
     ],

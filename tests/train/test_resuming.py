@@ -136,8 +136,8 @@ def test_killed_while_saving_or_at_the_end(
     def killing(*arguments: object, **more: object) -> None:
         raise KilledError
 
-    places = ("loop._write_json", "checkpoints._remove_old", "loop.save_checkpoint")
-    for place in (*places, "loop._save_model", "loop._write_json"):  # in the order in which they come
+    places = ("loop.write_json", "checkpoints._remove_old", "loop.save_checkpoint")
+    for place in (*places, "loop._save_model", "loop.write_json"):  # in the order in which they come
         with monkeypatch.context() as patch, pytest.raises(KilledError):
             patch.setattr(f"aimwrap.train.{place}", killing)
             train(settings, tmp_path / "stopped", fabric)
