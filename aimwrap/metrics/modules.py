@@ -6,7 +6,7 @@ Scores per image are kept, not means per batch, and gathered from all processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,18 +24,16 @@ except ImportError as error:
 
 
 class _PerImage(Metric):
-    """What the metrics have in common: ``kept`` are lists of values per image, made by functions with ``settings``."""
+    """What the metrics have in common; those that keep a list of values per image give its names as ``kept``."""
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
-    def __init__(self, *kept: str, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *kept: str, settings: Sequence[object] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.settings = dict(settings or {})
         # A MetricCollection joins metrics of equal states, so what update() goes by is one of them.
-        made_so = f"{type(self)}{list(self.settings.values())}"
-        self.add_state("made_so", torch.tensor(list(made_so.encode())), dist_reduce_fx="max")
+        self.add_state("settings", torch.tensor(list(f"{type(self)}{settings}".encode())), dist_reduce_fx="max")
         for name in kept:
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -91,17 +89,24 @@ class EnergyPointingGame(_PerImage):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        settings: dict[str, Any] = {"negatives": negatives, "threshold": threshold}
-        settings |= {"resolution": resolution, "interpolation": interpolation}
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
-        super().__init__("scores", "chances", settings=settings, **kwargs)
+        super().__init__("scores", "chances", settings=(negatives, threshold, resolution, interpolation), **kwargs)
         check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
-        self.empty_object, self.zero_energy = empty_object, zero_energy
+        self.negatives, self.threshold, self.resolution = negatives, threshold, resolution
+        self.empty_object, self.zero_energy, self.interpolation = empty_object, zero_energy, interpolation
 
     def update(self, attribution: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
-        self.scores.append(energy_pointing_game(attribution, object_mask, **self.settings))
-        self.chances.append(chance_level(object_mask, threshold=self.settings["threshold"]))
+        scores = energy_pointing_game(
+            attribution,
+            object_mask,
+            negatives=self.negatives,
+            threshold=self.threshold,
+            resolution=self.resolution,
+            interpolation=self.interpolation,
+        )
+        self.scores.append(scores)
+        self.chances.append(chance_level(object_mask, threshold=self.threshold))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means and the counts, named as above, each a scalar."""
@@ -160,15 +165,22 @@ class PointingGame(_PerImage):
         interpolation: Interpolation = "bilinear",
         **kwargs: Any,
     ) -> None:
-        settings = {"tolerance": tolerance, "threshold": threshold, "interpolation": interpolation}
-        super().__init__("hits", "no_object", settings=settings, **kwargs)
+        super().__init__("hits", "no_object", settings=(tolerance, threshold, interpolation), **kwargs)
         check_choices(interpolation=(interpolation, Interpolation))
+        self.tolerance, self.threshold, self.interpolation = tolerance, threshold, interpolation
         self.empty_object, self.constant_map = empty_object, constant_map
 
     def update(self, attribution: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, h, w) attributions and (N, H, W) or (N, 1, H, W) object masks."""
-        self.hits.append(pointing_game(attribution, object_mask, **self.settings))
-        self.no_object.append((chance_level(object_mask, threshold=self.settings["threshold"]) == 0).float())
+        hits = pointing_game(
+            attribution,
+            object_mask,
+            tolerance=self.tolerance,
+            threshold=self.threshold,
+            interpolation=self.interpolation,
+        )
+        self.hits.append(hits)
+        self.no_object.append((chance_level(object_mask, threshold=self.threshold) == 0).float())
 
     def compute(self) -> dict[str, Tensor]:
         """Return the share of hits and the counts, named as above, each a scalar."""
@@ -222,14 +234,14 @@ class MaskOverlap(_PerImage):
 
     def __init__(self, *, threshold: float | None = 0.5, empty: float = math.nan, **kwargs: Any) -> None:
         # NaN means undefined: precision for lack of a mask, recall for lack of an object.
-        super().__init__("precision", "recall", "iou", settings={"threshold": threshold}, **kwargs)
-        self.empty = empty
+        super().__init__("precision", "recall", "iou", settings=(threshold,), **kwargs)
+        self.threshold, self.empty = threshold, empty
 
     def update(self, mask: Tensor, object_mask: Tensor) -> None:
         """Score a batch: (N, 1, h, w) or (N, h, w) binary masks and (N, H, W) or (N, 1, H, W) object masks."""
-        self.precision.append(mask_precision(mask, object_mask, **self.settings))
-        self.recall.append(mask_recall(mask, object_mask, **self.settings))
-        self.iou.append(mask_iou(mask, object_mask, **self.settings))
+        scores = [f(mask, object_mask, threshold=self.threshold) for f in (mask_precision, mask_recall, mask_iou)]
+        for state, values in zip((self.precision, self.recall, self.iou), scores, strict=True):
+            state.append(values)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means and the counts, named as above, each a scalar."""
