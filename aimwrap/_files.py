@@ -33,7 +33,8 @@ def replacing(path: Path, wait: bool = True) -> Iterator[Path]:
 def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
     """Paths to write to, whose files replace the given ones together once all are on the disk; on an error none does.
 
-    A link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.
+    All but the first are removed before, so that a kill in between leaves no files of two runs next to each other. A
+    link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.
 
     Args:
         *paths: the files to replace or to make, of one folder.
@@ -56,6 +57,8 @@ def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
                 yield drafts
                 for draft in drafts:
                     _sync(draft)
+                for path in paths[:0:-1]:
+                    path.unlink(missing_ok=True)
                 for draft, path in zip(drafts, paths, strict=True):
                     draft.replace(path)
                 _sync(folder)  # which is what knows the new names
