@@ -9,10 +9,6 @@ README.md, next to this file, says what a trial does and what counts as what.
 
 from __future__ import annotations
 
-import os
-
-os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # forks and results that do not vary
-
 import argparse
 import atexit
 import contextlib
@@ -20,6 +16,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import os
 import random
 import resource
 import shutil
@@ -31,7 +28,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -347,35 +344,35 @@ ROUND = ("train", "build", "report", "save", "train", "build", "report", "save",
 
 
 def prepare(names: list[str]) -> dict[str, dict[str, Undisturbed]]:
-    """The sources, and each variant of each command undisturbed, twice, to see that it does the same each time."""
-    log = Path("log")
+    """The sources, and what each command does undisturbed."""
     make_sources(Path("sources"))
     for variant in "ab":
-        assert wait(start(make_model, variant, log)) == 0, log.read_text()
-    undisturbed: dict[str, dict[str, Undisturbed]] = {}
-    for name in dict.fromkeys(["build", *names]):
-        undisturbed[name] = {}
-        for variant in "abab":
-            shutil.rmtree(name, ignore_errors=True)
-            began, used = time.monotonic(), _used()
-            code = wait(start(COMMANDS[name].run, variant, log))
-            seconds, used = time.monotonic() - began, _used() - used
-            assert code == 0, log.read_text()
-            for module in Path("imported").read_text().split():  # so that the next fork has it
-                if module.startswith(("torch", "sympy", "aimwrap")):
-                    importlib.import_module(module)
-            found = Undisturbed(files_in(Path(name)), seconds, Path("changes").read_text().split())
-            before, undisturbed[name][variant] = undisturbed[name].get(variant, found), found
-            differ = sorted(file for file, _ in set(before.files.items()) ^ set(found.files.items()))
-            assert not differ, f"{name} gives other files the second time, undisturbed: {differ}"
-            Path("whole", name).mkdir(parents=True, exist_ok=True)
-            if not Path("whole", name, variant).exists():
-                shutil.copytree(name, Path("whole", name, variant))
-        one = undisturbed[name]["a"]
-        print(f"{name}: {len(one.files)} files, {len(one.changes)} changes, {used:.1f} s of a processor", flush=True)
-        if name == "build":
-            shutil.copytree(name, "sources/set")
-    return undisturbed
+        assert wait(start(make_model, variant, Path("log"))) == 0, Path("log").read_text()
+    undisturbed = {"build": undisturbed_runs("build")}
+    shutil.copytree("build", "sources/set")
+    return undisturbed | {name: undisturbed_runs(name) for name in dict.fromkeys(names) if name != "build"}
+
+
+def undisturbed_runs(name: str) -> dict[str, Undisturbed]:
+    """Each variant of a command, run twice to see that it does the same each time; its files are kept in "whole"."""
+    found: dict[str, Undisturbed] = {}
+    for variant in "abab":
+        shutil.rmtree(name, ignore_errors=True)
+        began, used = time.monotonic(), _used()
+        code = wait(start(COMMANDS[name].run, variant, Path("log")))
+        seconds, used = time.monotonic() - began, _used() - used
+        assert code == 0, Path("log").read_text()
+        for module in Path("imported").read_text().split():  # so that the next fork has it
+            if module.startswith(("torch", "sympy", "aimwrap")):
+                importlib.import_module(module)
+        files = files_in(Path(name))
+        before = found[variant].files if variant in found else files
+        differ = sorted(file for file, _ in set(before.items()) ^ set(files.items()))
+        assert not differ, f"{name} gives other files the second time, undisturbed: {differ}"
+        found[variant] = Undisturbed(files, seconds, Path("changes").read_text().split())
+        shutil.copytree(name, Path("whole", name, variant), dirs_exist_ok=True)
+    print(f"{name}: {len(files)} files, {len(found['a'].changes)} changes, {used:.1f} s of a processor", flush=True)
+    return found
 
 
 def try_one(name: str, trial: str, undisturbed: dict[str, Undisturbed]) -> Outcome:
@@ -482,7 +479,7 @@ def table(outcomes: dict[str, list[Outcome]]) -> str:
     return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, row))} |" for name, row in counts.items())])
 
 
-def run_trials(names: Iterator[str], undisturbed: dict[str, dict[str, Undisturbed]], said: Path) -> None:
+def run_trials(names: list[str], undisturbed: dict[str, dict[str, Undisturbed]], said: Path) -> None:
     """Try one after the other, each by its name, and add a line on each to a file, until there are enough."""
     for trial in names:
         if said.with_name("enough").exists():
@@ -517,19 +514,20 @@ def main() -> None:
     if given.trial:
         round_of, jobs = given.trial.split("-")[1:2], [[given.trial]]
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-    torch.set_num_threads(1)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)  # so that forks and results do not vary
     top = Path(tempfile.mkdtemp())  # not a TemporaryDirectory, which forks would remove at their end
     (top / "said").touch()
     enter(top / "0")
     undisturbed = prepare(round_of)
+    for job in range(1, len(jobs)):
+        shutil.copytree(top / "0", top / str(job))
     running = []
     for job, names in enumerate(jobs):
-        if job:
-            shutil.copytree(top / "0", top / str(job))
         process = os.fork()
         if process == 0:
             enter(top / str(job))
-            run_trials(iter(names), undisturbed, top / "said")
+            run_trials(names, undisturbed, top / "said")
             os._exit(0)
         running.append(process)
     while running and sum(one.kills for those in outcomes_in(top / "said").values() for one in those) < given.kills:
