@@ -133,6 +133,18 @@ def test_a_finished_run_leaves_no_lock_of_a_killed_one(tmp_path: Path) -> None:
     assert not [*out.glob(".*"), *out.glob("checkpoints/lock-*")]
 
 
+def test_a_continued_run_removes_old_checkpoints(tmp_path: Path) -> None:
+    """Killed between its last checkpoint and the removal of an old one, it had nothing more to save, and kept three."""
+    root, out = make_pictures(tmp_path / "a"), tmp_path / "out"
+    train(root, out, epochs=3)
+    kept = sorted(path.name for path in (out / "checkpoints").iterdir())
+    (out / "result.json").unlink()
+    for name in ("step-000000001.safetensors", "best-epoch-0000.safetensors"):
+        (out / "checkpoints" / name).write_bytes((out / "checkpoints" / kept[0]).read_bytes())
+    train(root, out, epochs=3)
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == kept
+
+
 def test_the_next_command_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     """And leaves what is of another file, which may be in the middle of its writing."""
     for name in ("a.html", "b.html"):
