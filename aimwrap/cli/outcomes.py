@@ -183,8 +183,7 @@ class Command(_VerbatimEpilog, TyperCommand):
             typer.echo(help_on_data(named[0], ctx.command_path))
             ctx.exit()
         if "kind" in names and len(args) > 1 and args[0] in DATA_SETS and not args[1].startswith("-"):
-            alone = f"aimwrap data doctor {args[1]}"
-            raise typer.BadParameter(f"the kind is no argument here: it is {alone}, or {alone} --as {args[0]}")
+            raise typer.BadParameter(f"leave {args[0]} out: aimwrap data doctor {args[1]}, or say it by --as {args[0]}")
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

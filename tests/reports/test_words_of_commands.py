@@ -118,7 +118,7 @@ def test_the_doctor_takes_the_path_alone() -> None:
     """After "train folder X", users write "data doctor folder X", of which only X was an "extra argument"."""
     found = invoke("data", "doctor", "folder", "X", "--quick")
     said = " ".join(found.stderr.replace("│", " ").split())
-    assert found.exit_code == 2 and "it is aimwrap data doctor X, or aimwrap data doctor X --as folder" in said
+    assert found.exit_code == 2 and "leave folder out: aimwrap data doctor X, or say it by --as folder" in said
 
 
 def test_weights_that_cannot_be_fetched_name_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
