@@ -185,6 +185,7 @@ def start(run: Callable[[str], None], variant: str, log: Path, kill: Kill | None
     code = 99
     try:
         os.setsid()
+        torch.set_num_threads(1)  # makes the fork's pool anew; autograd's threads would do it at once, and abort
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(output, stream)

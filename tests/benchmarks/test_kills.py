@@ -39,6 +39,7 @@ def careful(variant: str) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns where there are threads
 @pytest.mark.parametrize(("run", "expected"), [(careless, True), (careful, False)])
 def test_trials_find_mixed_files(run, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
