@@ -410,7 +410,8 @@ def try_one(name: str, trial: str, undisturbed: dict[str, Undisturbed]) -> Outco
             said = Path(f"log-{number}").read_text()
             refused = code == 1 and len(variants) > 1 and any(words in said for words in REFUSED)
             wrong = not (code == 0 or refused or (number == victim and killed))
-            if wrong or ("Traceback" in said and code != -6):
+            said_by_it = said.partition("Exception ignored in")[0]  # Ctrl-C in Python's own exit is no error of ours
+            if wrong or ("Traceback" in said_by_it and code != -6):
                 found["other"] = f"process {number + 1} of {len(variants)}: {code}\n{said[-3000:]}"
         if each.overwrites or (folder / each.done).is_file():
             now = compared(files_in(folder), whole)
