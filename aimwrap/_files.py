@@ -33,7 +33,8 @@ def replacing(path: Path, wait: bool = True) -> Iterator[Path]:
 def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
     """Paths to write to, whose files replace the given ones together once all are on the disk; on an error none does.
 
-    A link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.
+    All but the first are removed before, so that a kill in between leaves no files of two runs next to each other. A
+    link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.
 
     Args:
         *paths: the files to replace or to make, of one folder.
@@ -56,6 +57,8 @@ def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
                 yield drafts
                 for draft in drafts:
                     _sync(draft)
+                for path in paths[:0:-1]:
+                    path.unlink(missing_ok=True)
                 for draft, path in zip(drafts, paths, strict=True):
                     draft.replace(path)
                 _sync(folder)  # which is what knows the new names
@@ -78,14 +81,14 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     of_threads = _HELD[os.path.join(os.path.realpath(path.parent), path.name)]
     this, tries = f"{os.getpid()} on {platform.node()}", 0
     if not of_threads.acquire(blocking=wait):
-        raise BlockingIOError(_is_writing(this, path))
+        raise BlockingIOError(_is_writing(path, this))
     try:
         while (file := _taken(path)) is None:
             tries += 1
             if not wait and tries > 3:  # else its holder may have ended just now
-                raise BlockingIOError(_is_writing(_text_of(path), path))
+                raise BlockingIOError(_is_writing(path))
             if tries == 100:
-                warnings.warn(_is_writing(_text_of(path), path), stacklevel=2)
+                warnings.warn(_is_writing(path), stacklevel=2)
             time.sleep(0.1)
         with file:
             file.truncate(0)
@@ -127,13 +130,9 @@ def _taken(path: Path) -> BinaryIO | None:
     return file if taken else None
 
 
-def _text_of(path: Path) -> str:
+def _is_writing(path: Path, holder: str = "") -> str:
     with suppress(OSError):  # its holder has ended
-        return path.read_text(errors="replace")[:99]
-    return ""
-
-
-def _is_writing(holder: str, path: Path) -> str:
+        holder = holder or path.read_text(errors="replace")[:99]
     return f"process {holder} is writing {path.parent}: wait for it, or name another folder"
 
 

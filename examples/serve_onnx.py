@@ -1,6 +1,6 @@
 """Serve an exported AIM without torch: print the class, and save the image with the hidden part darkened, here.
 
-python examples/serve_onnx.py model.onnx image.jpg  # needs onnxruntime, numpy and pillow
+python examples/serve_onnx.py model.onnx image.jpg more.jpg  # needs onnxruntime, numpy and pillow
 """
 
 import json
@@ -11,32 +11,52 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1])
-facts = session.get_modelmeta().custom_metadata_map  # written by aimwrap's export
-names, prep = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
+try:
+    session = onnxruntime.InferenceSession(sys.argv[1])
+    facts = session.get_modelmeta().custom_metadata_map  # written by aimwrap's export
+    names, prep = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
+except Exception as error:  # the runtime's errors have no kind in common
+    sys.exit(f"{sys.argv[1]} is not a model that aimwrap exported to ONNX: {error}")
 
-image = ImageOps.exif_transpose(Image.open(sys.argv[2]))  # turned upright, by the camera's note
-if image.mode[0] in "IF":
-    sys.exit("The image has more than 8 bits; save it with 8 bits, 255 for white.")
-image = image.convert("L" if len(prep["mean"]) == 1 else "RGB")
-height, width = prep["image_size"]
-high, wide = int(height / prep["crop"]), int(width / prep["crop"])
-target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])
-# timm rounds down for square images only
-size = [n * target // side if height == width else round(n / (side / target)) for n in image.size]
-size = [wide, high] if prep["squash"] else size
-image = image.resize(size, Image.Resampling[prep["interpolation"].upper()])
-left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-image = image.crop((left, top, left + width, top + height))
 
-pixels = (np.asarray(image).reshape(height, width, -1) / 255 - prep["mean"]) / prep["std"]
-images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
-logits, mask = session.run(["logits", "merged_mask"], {"images": images})
-logits = np.append(0, logits) if logits.size == 1 else logits[0]  # a single logit decides by its sign
-odds = np.exp(logits - logits.max())
-best = odds.argmax()
-print(f"{names[best]} {odds[best] / odds.sum():.1%}")
+def prepared(path: str) -> Image.Image:
+    image = ImageOps.exif_transpose(Image.open(path))  # turned upright, by the camera's note
+    if image.mode[0] in "IF":
+        raise ValueError("it has more than 8 bits; save it with 8 bits, 255 for white")
+    image = image.convert("L" if len(prep["mean"]) == 1 else "RGB")
+    height, width = prep["image_size"]
+    high, wide = int(height / prep["crop"]), int(width / prep["crop"])
+    target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])
+    # timm rounds down for square images only
+    size = [n * target // side if height == width else round(n / (side / target)) for n in image.size]
+    size = [wide, high] if prep["squash"] else size
+    image = image.resize(size, Image.Resampling[prep["interpolation"].upper()])
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
-kept = Image.fromarray((255 * mask[0, 0]).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-darkened = image.point(lambda value: value // 4)
-Image.composite(image, darkened, kept).save(Path(sys.argv[2]).with_suffix(".mask.png").name)
+
+failed = False
+for number, path in enumerate(sys.argv[2:]):
+    try:
+        image = prepared(path)
+    except (OSError, ValueError) as error:
+        print(f"{path} cannot be read as an image: {error}", file=sys.stderr)
+        failed = True
+        continue
+    pixels = (np.asarray(image).reshape(image.height, image.width, -1) / 255 - prep["mean"]) / prep["std"]
+    images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
+    logits, mask = session.run(["logits", "merged_mask"], {"images": images})
+    logits = np.append(0, logits) if logits.size == 1 else logits[0]  # a single logit decides by its sign
+    odds = np.exp(logits - logits.max())
+    best = odds.argmax()
+    print(f"{path}: " * (len(sys.argv) > 3) + f"{names[best]} {odds[best] / odds.sum():.1%}")
+
+    kept = Image.fromarray((255 * mask[0, 0]).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+    darkened = image.point(lambda value: value // 4)
+    same = [Path(other).stem for other in sys.argv[2:][:number]].count(Path(path).stem)  # of other folders
+    name = f"{Path(path).stem}{f'-{same + 1}' * bool(same)}.mask.png"
+    Image.composite(image, darkened, kept).save(name)
+if failed:
+    sys.exit(1)

@@ -175,9 +175,12 @@ class Command(_VerbatimEpilog, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; where a data set is named before ``--help``, help on it."""
         named = [each for each in args[: args.index("--help")] if each in DATA_SETS] if "--help" in args else []
-        if named and {"data", "kind"} & {parameter.name for parameter in self.params}:
+        names = {parameter.name for parameter in self.params}
+        if named and names & {"data", "kind"}:
             typer.echo(help_on_data(named[0], ctx.command_path))
             ctx.exit()
+        if "kind" in names and len(args) > 1 and args[0] in DATA_SETS and not args[1].startswith("-"):
+            raise typer.BadParameter(f"leave {args[0]} out: aimwrap data doctor {args[1]}, or say it by --as {args[0]}")
         ctx.meta[GIVEN] = list(args)
         return super().parse_args(ctx, args)
 

@@ -223,6 +223,7 @@ def resume(run: Run) -> bool:
         if isinstance(error, CheckpointError | torch.OutOfMemoryError):
             raise
         raise _damaged(paths[-1], f"does not fit this run ({first_line(error)})") from error
+    _remove_old(paths[-1].parent)  # a run that was killed before it did so may have nothing more to save
     return True
 
 

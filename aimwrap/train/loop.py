@@ -101,6 +101,8 @@ def run_training(
     _check_folder(folder, settings)
     if (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
         result = _result_in(folder, read_splits(settings).fingerprint)
+        remove_unfinished(folder)  # of a process that was killed when it had written the result
+        remove_unfinished(checkpoint_folder(folder), "lock-")
         say(f"{folder} is trained already; its result is in {RESULT}")
         return result
     if settings.pretrained and ":" not in settings.backbone:

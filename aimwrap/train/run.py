@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._numerics import predicted_classes, wide_dtype
-from .._text import numbered
+from .._text import first_line, numbered
 from ..backbones.create import create_backbone, default_weights, find_builder
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
@@ -163,7 +163,12 @@ class Run:
         splits = of_data.read_splits(settings)
         self.rule = chosen_rule(settings.selection, splits)  # which epoch's weights are kept
         self.weights = weights_of(settings)
-        self.network = network = build_model(settings, len(splits.classes))
+        try:
+            self.network = network = build_model(settings, len(splits.classes))
+        except OSError as error:  # of the Hub's client or of torch's, whose ways out are for those who know them
+            if self.weights in (None, "random"):
+                raise
+            raise OSError(f"the weights {self.weights} cannot be fetched ({first_line(error)}); {RANDOM}") from error
         self.variant = variant_of(settings, network)
         network.class_names = splits.classes
         if settings.sync_batchnorm:

@@ -893,6 +893,7 @@ def in_child(work: Callable[[], str], seconds: float = SECONDS, memory: int = ME
     child = os.fork()
     if child == 0:
         os.close(reading)
+        torch.set_num_threads(1)  # makes the fork's pool anew; autograd's threads would do it at once, and abort
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))

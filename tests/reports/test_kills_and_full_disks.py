@@ -3,9 +3,11 @@
 import errno
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+from small_run import make_pictures, train
 from torch.utils.data import Dataset
 
 from aimwrap import AIM, _files
@@ -92,6 +94,55 @@ def test_files_that_belong_together_are_replaced_together(tmp_path: Path, monkey
                 draft.write_text("new")
     assert [path.read_text() for path in paths] == ["old", "old"]
     assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_a_kill_between_the_files_of_a_set(tmp_path: Path) -> None:
+    """A report's page was the new run's and its numbers the old one's, as were a model's weights and its card."""
+    paths, seen = [tmp_path / name for name in ("page", "numbers", "card")], set()
+    for last in range(1, 14):
+        for path in paths:
+            path.write_text("old")
+        process = os.fork()
+        if process == 0:
+            changes: list[str] = []
+
+            def kill(event: str, arguments: object, last: int = last, changes: list[str] = changes) -> None:
+                if event in ("os.rename", "os.remove"):
+                    changes.append(event)
+                    if len(changes) == last:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(kill)
+            with replacing_together(*paths) as drafts:
+                for draft in drafts:
+                    draft.write_text("new")
+            os._exit(0)
+        os.waitpid(process, 0)
+        seen.add("+".join(path.read_text() if path.exists() else "none" for path in paths))
+    assert {"old+old+old", "new+new+new"} < seen
+    assert not [together for together in seen if "old" in together and "new" in together]
+
+
+def test_a_finished_run_leaves_no_lock_of_a_killed_one(tmp_path: Path) -> None:
+    """Killed after its result was written, it left them, and the same command again returned before it looked."""
+    root, out = make_pictures(tmp_path / "a"), tmp_path / "out"
+    first = train(root, out)
+    (out / "checkpoints" / "lock-0").touch()
+    (out / ".unfinished-0123456789abcdef").touch()
+    assert train(root, out) == first
+    assert not [*out.glob(".*"), *out.glob("checkpoints/lock-*")]
+
+
+def test_a_continued_run_removes_old_checkpoints(tmp_path: Path) -> None:
+    """Killed between its last checkpoint and the removal of an old one, it had nothing more to save, and kept three."""
+    root, out = make_pictures(tmp_path / "a"), tmp_path / "out"
+    train(root, out, epochs=3)
+    kept = sorted(path.name for path in (out / "checkpoints").iterdir())
+    (out / "result.json").unlink()
+    for name in ("step-000000001.safetensors", "best-epoch-0000.safetensors"):
+        (out / "checkpoints" / name).write_bytes((out / "checkpoints" / kept[0]).read_bytes())
+    train(root, out, epochs=3)
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == kept
 
 
 def test_the_next_command_removes_what_a_killed_one_left(tmp_path: Path) -> None:

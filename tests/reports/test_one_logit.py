@@ -140,15 +140,14 @@ def test_the_cards_code_goes_by_the_sign(
     assert capsys.readouterr().out.split()[-1] == name
 
 
-@pytest.mark.parametrize(("logit", "said"), [(-1.0, "0 73.1%"), (2.0, "1 88.1%")])
-def test_serving_goes_by_the_sign(
-    logit: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Reported: serve_onnx.py says class 0 at 100 % for every image."""
+def serve(monkeypatch: pytest.MonkeyPatch, logit: float, *arguments: str) -> None:
+    """Run the example with a model that gives this logit for every picture."""
     facts = ServingModel(AIM(TinyNet(), [2, 3], num_classes=1, mask_width=4)).metadata(None, UNIT)
 
     class Session:
-        def __init__(self, path: str) -> None: ...
+        def __init__(self, path: str) -> None:
+            if path != "model.onnx":
+                raise RuntimeError("File doesn't exist")
 
         def get_modelmeta(self) -> Any:
             return SimpleNamespace(custom_metadata_map=facts)
@@ -156,13 +155,38 @@ def test_serving_goes_by_the_sign(
         def run(self, names: list[str], given: dict[str, Any]) -> list[Any]:
             return [np.array([[logit]], np.float32), np.ones((1, 1, 2, 2), np.float32)]
 
-    image = tmp_path / "image.png"
-    Image.new("RGB", (64, 64)).save(image)
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
-    monkeypatch.chdir(tmp_path)  # where it writes its picture
-    monkeypatch.setattr(sys, "argv", ["serve_onnx.py", "model.onnx", str(image)])
+    monkeypatch.setattr(sys, "argv", ["serve_onnx.py", *arguments])
     runpy.run_path(str(SERVE))
+
+
+@pytest.mark.parametrize(("logit", "said"), [(-1.0, "0 73.1%"), (2.0, "1 88.1%")])
+def test_serving_goes_by_the_sign(
+    logit: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reported: serve_onnx.py says class 0 at 100 % for every image."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("image.png")
+    serve(monkeypatch, logit, "model.onnx", "image.png")
     assert capsys.readouterr().out.strip() == said
+
+
+def test_serving_takes_all_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first of several was served, without a word on the others, and a wrong path ended in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    Path("more").mkdir()
+    for name in ("a.png", "more/a.png"):
+        Image.new("RGB", (64, 64)).save(name)
+    with pytest.raises(SystemExit) as ended:
+        serve(monkeypatch, 2.0, "model.onnx", "a.png", "none.png", "more/a.png")
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == "a.png: 1 88.1%\nmore/a.png: 1 88.1%\n"
+    assert said.err.startswith("none.png cannot be read as an image: ") and said.err.count("\n") == 1
+    assert {path.name for path in tmp_path.glob("*.mask.png")} == {"a.mask.png", "a-2.mask.png"}
+    with pytest.raises(SystemExit, match=r"^none\.onnx is not a model that aimwrap exported to ONNX: File does"):
+        serve(monkeypatch, 2.0, "none.onnx", "a.png")
 
 
 def test_one_name_for_two_classes_is_refused(tmp_path: Path) -> None:

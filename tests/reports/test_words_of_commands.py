@@ -112,3 +112,24 @@ def test_errors_of_generated_code_are_told() -> None:
     """A traced backbone's code has no module name: a full GPU ended in ``KeyError: '__name__'``."""
     with pytest.raises(typer.Exit), exit_on_error(RuntimeError, as_json=False):
         exec("raise RuntimeError('out of memory')", {"__builtins__": {"RuntimeError": RuntimeError}})
+
+
+def test_the_doctor_takes_the_path_alone() -> None:
+    """After "train folder X", users write "data doctor folder X", of which only X was an "extra argument"."""
+    found = invoke("data", "doctor", "folder", "X", "--quick")
+    said = " ".join(found.stderr.replace("│", " ").split())
+    assert found.exit_code == 2 and "leave folder out: aimwrap data doctor X, or say it by --as folder" in said
+
+
+def test_weights_that_cannot_be_fetched_name_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, the last line named a "local cache", and not what does without the weights."""
+
+    def offline(*arguments: object, **more: object) -> None:
+        raise OSError("offline, and not in the local cache")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    root = make_pictures(tmp_path / "a")
+    for method in ((), ("--plain",)):
+        found = invoke("train", "folder", root, "--backbone", "resnet10t", "--out", tmp_path / "out", "-q", *method)
+        assert found.exit_code == 1 and found.stderr.count("\n") == 1 and "resnet10t.c3_in1k" in found.stderr
+        assert "offline, and" in found.stderr and "start from random ones (--no-pretrained" in found.stderr
