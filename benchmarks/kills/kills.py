@@ -411,7 +411,7 @@ def try_one(name: str, trial: str, undisturbed: dict[str, Undisturbed]) -> Outco
             refused = code == 1 and len(variants) > 1 and any(words in said for words in REFUSED)
             wrong = not (code == 0 or refused or (number == victim and killed))
             said_by_it = said.partition("Exception ignored in")[0]  # Ctrl-C in Python's own exit is no error of ours
-            if wrong or ("Traceback" in said_by_it and code != -6):
+            if wrong or ("Traceback" in said_by_it and code not in (-6, -9)):  # nor of a killed process's workers
                 found["other"] = f"process {number + 1} of {len(variants)}: {code}\n{said[-3000:]}"
         if each.overwrites or (folder / each.done).is_file():
             now = compared(files_in(folder), whole)
