@@ -322,7 +322,9 @@ def rule(ours: Sequence[Run], papers: Sequence[Run]) -> str:
                 row += [*(f"{mean(runs, measure):.3f}" for runs in best), signed(found[-1])]
             rows.append(row)
         if gains["worst group"]:
-            verdicts.append(f"With a {regime} backbone {verdict(gains)}.")
+            fewest = min(len(gain.seeds) for gain in gains["worst group"])
+            so_far = "" if fewest >= 5 else f" (so far, with {fewest} of five seeds)"
+            verdicts.append(f"With a {regime} backbone {verdict(gains)}{so_far}.")
     header = ["backbone", "tie", "our design at", "the paper's design at"]
     for measure in ("worst group", "mask precision"):
         header += [f"{measure}: ours", "the paper's", "difference"]
@@ -349,13 +351,14 @@ def best_setting(runs: Sequence[Run]) -> str:
 
 def verdict(gains: dict[str, list[Estimate]]) -> str:
     """Which design is better by the rule, and in what: above zero at one tie, not below zero at the other."""
-    names = {1: "our design", -1: "the paper's design"}
-    won = []
-    for (sign, name), (measure, found) in itertools.product(names.items(), gains.items()):
+    won = {"our design": list[str](), "the paper's design": list[str]()}
+    for (name, measures), (measure, found) in itertools.product(won.items(), gains.items()):
+        sign = 1 if name == "our design" else -1
         ends = [sorted((sign * gain.low, sign * gain.high)) for gain in found]
         if len(ends) == len(TIES) and any(low > 0 for low, _ in ends) and all(high >= 0 for _, high in ends):
-            won.append(f"{name} is better in {measure}")
-    return " and ".join(won) or "neither design is better"
+            measures.append(measure)
+    better = [f"{name} is better in {' and '.join(measures)}" for name, measures in won.items() if measures]
+    return ", ".join(better) or "neither design is better"
 
 
 def second_look(records: Sequence[Run], search: Sequence[Run]) -> str:
