@@ -139,12 +139,14 @@ def train_plain(
     images, labels, *_ = splits[0]
     classifier = nn.Linear(backbone.num_features, 2)  # type: ignore[arg-type]
     groups = [{"params": classifier.parameters(), "lr": settings.learning_rate}]
-    fixed = final_maps(backbone, images) if frozen else None
+    fixed = final_maps(backbone, images).mean(dim=(2, 3)) if frozen else None
     if not frozen:
         groups.append({"params": backbone.parameters(), "lr": settings.backbone_learning_rate})
 
     def loss_of_batch(batch: Tensor) -> Tensor:
-        maps: Tensor = backbone.forward_features(images[batch]) if fixed is None else fixed[batch]  # type: ignore[operator]
+        if fixed is not None:
+            return F.cross_entropy(classifier(fixed[batch]), labels[batch])
+        maps: Tensor = backbone.forward_features(images[batch])  # type: ignore[operator]
         return F.cross_entropy(classifier(maps.mean(dim=(2, 3))), labels[batch])
 
     name = PROBE if frozen else PLAIN
