@@ -179,6 +179,7 @@ class Kill(NamedTuple):
 
 def start(run: Callable[[str], None], variant: str, log: Path, kill: Kill | None = None) -> int:
     """Fork, and run in a session of its own; in the end two files say what was imported, and how files were changed."""
+    log.write_bytes(b"")  # a process may be killed before it opens its own
     process = os.fork()
     if process:
         return process
@@ -196,6 +197,8 @@ def start(run: Callable[[str], None], variant: str, log: Path, kill: Kill | None
         code = _ending(lambda: (threading._shutdown(), atexit._run_exitfuncs()), code)
         for name, words in (("changes", changes[:]), ("imported", [*sys.modules])):
             Path(name).write_text("\n".join(words))
+    except KeyboardInterrupt:  # before the command began, or after its end
+        code = 130 if code == 99 else code
     finally:
         os._exit(code)
 
