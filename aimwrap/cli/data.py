@@ -3,6 +3,7 @@
 # ruff: noqa: B008  # typer makes the options of the defaults
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,6 +95,17 @@ def doctor(
     raise typer.Exit(found.exit_code)
 
 
+class _Doctor(Command):
+    """It recognises the kind itself, so nothing comes before the path."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; where the kind comes first, as in the other commands, say what to type."""
+        if len(args) > 1 and args[0] in DATA_SETS and not args[1].startswith("-"):
+            right = f"aimwrap data doctor {shlex.quote(args[1])}"
+            raise typer.BadParameter(f"leave {args[0]} out: {right}, or say it by --as {args[0]}")
+        return super().parse_args(ctx, args)
+
+
 def _columns(pairs: list[str]) -> dict[str, str]:
     """The columns, by the arguments of the reader."""
     columns = {}
@@ -168,5 +180,5 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(cls=Command, epilog=DIGITS)(digits)
-app.command(cls=Command, epilog=DOCTOR)(doctor)
+app.command(cls=_Doctor, epilog=DOCTOR)(doctor)
 app.command(cls=Command, epilog=BUILD)(build)

@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import re
-import shlex
 import sys
 import traceback
 import warnings
@@ -180,9 +179,6 @@ class Command(_VerbatimEpilog, TyperCommand):
         if named and names & {"data", "kind"}:
             typer.echo(help_on_data(named[0], ctx.command_path))
             ctx.exit()
-        if "kind" in names and len(args) > 1 and args[0] in DATA_SETS and not args[1].startswith("-"):
-            right = f"aimwrap data doctor {shlex.quote(args[1])}"
-            raise typer.BadParameter(f"leave {args[0]} out: {right}, or say it by --as {args[0]}")
         ctx.meta[GIVEN] = list(args)
         return super().parse_args(ctx, args)
 
