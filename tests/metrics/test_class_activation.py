@@ -20,5 +20,5 @@ def test_class_activation_map_errors() -> None:
         class_activation_map(features[0], torch.zeros(2, 6), torch.zeros(2).long())
     with pytest.raises(ValueError, match=r"weight must be \(K, 6\)"):
         class_activation_map(features, torch.zeros(2, 5), torch.zeros(2).long())
-    with pytest.raises(ValueError, match=r"classes must be \(2,\)"):
+    with pytest.raises(ValueError, match=r"classes must be of shape \(2,\)"):
         class_activation_map(features, torch.zeros(2, 6), torch.zeros(3).long())
