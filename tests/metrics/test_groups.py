@@ -90,3 +90,23 @@ def test_group_errors() -> None:
     for wrong in ([-1.0, 2.0], [0.0, 0.0], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="train_counts must be the groups' numbers of training images"):
             weighted_average_accuracy(three, three, three, train_counts=wrong)
+
+
+@pytest.mark.parametrize("label", [-100, -1, 2])
+def test_labels_that_are_no_class_are_refused(label: int) -> None:
+    """They counted as mistakes of the model. Of predicted classes alone, the number of classes is not known."""
+    labels, groups = torch.tensor([0, label]), torch.tensor([0, 1])
+    for logits in (torch.randn(2, 2), torch.randn(2, 1)):
+        with pytest.raises(ValueError, match=f"labels must be in 0..1, got {label}; leave images without a label out"):
+            group_accuracies(logits, labels, groups, 2)
+    if label > 0:
+        assert group_accuracies(labels, labels, groups, 2).tolist() == [1, 1]
+    else:
+        with pytest.raises(ValueError, match=f"labels must be numbers from 0, got {label}"):
+            group_accuracies(torch.tensor([0, 1]), labels, groups, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.bool])
+def test_any_kind_of_integer_is_a_number(dtype: torch.dtype) -> None:
+    values = [torch.tensor(numbers).to(dtype) for numbers in ([0, 1, 1], [0, 1, 0], [0, 1, 1])]
+    assert group_accuracies(*values, num_groups=2).tolist() == [1, 0.5]
