@@ -81,8 +81,9 @@ def test_states_of_other_settings_are_not_joined() -> None:
         metric.update(heatmap, objects)
     for one, other in ((strict, lenient), (lenient, strict)):
         with pytest.raises(ValueError, match="states are of a metric with other arguments"):
-            one.merge_state(other)
-        with pytest.raises(ValueError, match="states are of a metric with other arguments"):
             one.load_state_dict(other.state_dict())
-    strict.merge_state(alike)
-    assert strict.per_image().tolist() == [0, 0]
+        if hasattr(one, "merge_state"):  # torchmetrics 1.6
+            with pytest.raises(ValueError, match="states are of a metric with other arguments"):
+                one.merge_state(other)
+    strict.load_state_dict(alike.state_dict())
+    assert strict.per_image().tolist() == [0]
