@@ -233,6 +233,25 @@ def check_images(images: Tensor, channels: int, classifier: nn.Module, least_sid
         )
 
 
+def class_numbers(classes: Tensor, images: int, num_classes: int, device: torch.device) -> Tensor:
+    """One class per image, 0 to ``num_classes - 1``, as int64 on a device."""
+    if not isinstance(classes, Tensor) or classes.is_floating_point():
+        kind = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+        raise TypeError(f"classes must be an integer tensor of shape ({images},), got {kind}")
+    if classes.shape != (images,):
+        raise ValueError(f"classes must be of shape ({images},), one class per image, got {tuple(classes.shape)}")
+    check_numbers(classes, num_classes, "classes")
+    return classes.to(device, torch.long).clone()  # not an inference tensor, though the caller's may be one
+
+
+def check_numbers(numbers: Tensor, count: int | None, name: str, way_out: str = "") -> None:
+    """Whole numbers from 0 to ``count - 1``, or from 0 where the count is not known."""
+    for number in (int(numbers.min()), int(numbers.max())) if len(numbers) else ():
+        if number < 0 or (count is not None and number >= count):
+            expected = "numbers from 0" if count is None else f"in 0..{count - 1}"
+            raise ValueError(f"{name} must be {expected}, got {number}{way_out}")
+
+
 def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
     """Class indices, or soft labels of the logits' shape, each image's adding up to 1."""
     classes = logits.shape[1]
@@ -260,9 +279,5 @@ def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
     if target.dtype not in (torch.int64, torch.uint8):
         raise TypeError(f"labels must be int64, got {target.dtype}; call labels.long()")
     if readable:
-        wrong = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
-        if len(wrong):
-            raise ValueError(
-                f"labels must be in 0..{classes - 1}, got {wrong[0].item()}; "
-                f"the model was built for {classes} classes, set num_classes= if that is wrong"
-            )
+        way_out = f"; the model was built for {classes} classes, set num_classes= if that is wrong"
+        check_numbers(target[target != ignore_index], classes, "labels", way_out)

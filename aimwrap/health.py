@@ -117,7 +117,7 @@ class _Batches:
 
     training: dict[Stage, _Seen] = field(default_factory=dict)
     evaluation: dict[Stage, _Seen] = field(default_factory=dict)
-    bad_values: Tensor | None = None  # how many logits were not finite
+    bad_values: Tensor | None = None  # how many logits or mask values were not finite
     tau: Tensor | None = None  # that the masks were last trained towards
 
 
@@ -186,7 +186,8 @@ class MaskHealth:
             batch = _Seen.of(mask)
             if (so_far := seen.setdefault(stage, batch)) is not batch:
                 so_far.add(batch)
-        bad = sum((~logits.detach().isfinite()).sum() for logits in (output.logits, *output.stage_logits.values()))
+        parts = (output.logits, *output.stage_logits.values(), *output.masks.values())
+        bad = sum((~part.detach().isfinite()).sum() for part in parts)
         before = self._batches.bad_values
         self._batches.bad_values = torch.as_tensor(bad if before is None else before + bad)
         if training or self._batches.tau is None:
@@ -207,7 +208,7 @@ class MaskHealth:
             return []
         findings: list[MaskFinding] = []
         if batches.bad_values is not None and int(batches.bad_values) > 0:
-            what = f"{int(batches.bad_values)} logits are not finite"
+            what = f"{int(batches.bad_values)} logits or mask values are not finite"
             findings.append(MaskFinding(None, "not finite", float("nan"), f"{what}: {_REMEDIES['not finite']}"))
         stages = list(dict.fromkeys((*batches.training, *batches.evaluation)))
         taus, targets = (

@@ -79,6 +79,8 @@ def active_area_loss(
     area = active_area(mask)
     if per == "batch":
         area = batch_mean(area)
+    elif per != "image":
+        raise ValueError(f"per must be 'image' or 'batch', got {per!r}")
     return (area - tau).square().mean()  # eq. 6
 
 

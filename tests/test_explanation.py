@@ -188,7 +188,7 @@ def test_heatmap_of_the_predicted_class_is_the_class_activation_map() -> None:
 
 @pytest.mark.parametrize("classes", [[7], [-1], [0, 99]])
 def test_classes_that_do_not_exist(classes: list[int]) -> None:
-    with pytest.raises(ValueError, match="classes must be between 0 and 6, got"):
+    with pytest.raises(ValueError, match=r"classes must be in 0..6, got (7|-1|99)"):
         explain(lively_aim(), torch.randn(1, 3, 64, 64), classes)
 
 

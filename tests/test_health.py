@@ -180,7 +180,7 @@ def test_values_that_are_not_finite() -> None:
     health.update(output({3: random_masks(0.25)}, torch.tensor([[0.0, math.nan]] * 8)), training=True)
     [finding] = health.report()
     assert finding.stage is None and finding.symptom == "not finite"
-    assert finding.message.startswith("16 logits are not finite: training diverged")
+    assert finding.message.startswith("16 logits or mask values are not finite: training diverged")
 
 
 def test_masks_may_be_open_while_tau_is_on_its_way() -> None:

@@ -119,6 +119,8 @@ def test_active_area_loss_by_hand() -> None:
     output, _ = worked_example()
     assert active_area_loss(output.masks[2], 0.5).item() == pytest.approx(1 / 16)
     assert active_area_loss(output.masks[2], 0.5, per="batch").item() == 0
+    with pytest.raises(ValueError, match="per must be 'image' or 'batch', got 'Batch'"):
+        active_area_loss(output.masks[2], 0.5, per="Batch")
     assert active_area_loss(output.masks[3], torch.tensor(0.25)).item() == pytest.approx(5 / 16)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_tau
+from .._checks import check_numbers, check_tau
 from .._numerics import predicted_classes
 from .._text import table, with_progress
 from ..metrics import group_accuracies
@@ -121,7 +121,7 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
     groups: list[Tensor] = []
     with evaluating(aim):
         for batch in with_progress(batches, "areas"):
-            images, *known = _check_batch(batch, bool(groups) if labels else None)
+            images, *known = _check_batch(batch, bool(groups) if labels else None, max(2, aim.num_classes))
             maps = aim.forward_backbone(images.to(aim.classifier.weight.device))
             scores = aim._scores(maps)  # once for all areas
             for area, tally in zip(asked, tallies, strict=True):
@@ -176,7 +176,7 @@ def _check_areas(areas: Sequence[float]) -> list[float]:
     return sorted(checked)
 
 
-def _check_batch(batch: Any, grouped: bool | None) -> Sequence[Tensor]:
+def _check_batch(batch: Any, grouped: bool | None, num_classes: int) -> Sequence[Tensor]:
     """Images, labels and perhaps groups, of which all batches have some or none."""
     expected = "batches must yield (images, labels) or (images, labels, groups), all tensors"
     if not isinstance(batch, list | tuple) or not all(isinstance(part, Tensor) for part in batch):
@@ -192,6 +192,7 @@ def _check_batch(batch: Any, grouped: bool | None) -> Sequence[Tensor]:
                 f"{name} must be whole numbers of shape ({len(batch[0])},), got {values.dtype} of "
                 f"{tuple(values.shape)}; one_hot.argmax(dim=1) and values.long() make them"
             )
-    if len(batch) == 3 and (batch[2] < 0).any():
-        raise ValueError(f"groups must be numbers from 0, got {int(batch[2].min())}: for instance 2 * labels + places")
+    check_numbers(batch[1], num_classes, "labels", "; leave images without a label out")
+    if len(batch) == 3:
+        check_numbers(batch[2], None, "groups", ": for instance 2 * labels + places")
     return batch

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._numerics import predicted_classes, wide_dtype, without_autocast
+from .._checks import check_numbers
+from .._numerics import both_sides, predicted_classes, wide_dtype, without_autocast
 from .._text import numbered
 from ..model import AIM
 from ..taps import Stage
@@ -78,7 +79,8 @@ class Explanation(NamedTuple):
             row += [html.mask_picture(mask[number, 0], f"stage {stage}") for stage, mask in masks.items()]
             row.append(html.mask_picture(merged[number, 0], "merged mask"))
             for k in strongest:
-                name = f"class {k + (num_classes == 1)}" if asked == num_classes else f"asked for as number {k}"
+                which = k + (num_classes == 1 and bool(sums[number, k] * logits[number, 0] >= 0))  # or its negative
+                name = f"class {which}" if asked == num_classes else f"asked for as number {k}"
                 said = f"{name}\nlogit {sums[number, k].item():.4g}\nbias {bias[k].item():.3g}"
                 row.append(html.contribution_picture(contributions[number, k], largest, name, said))
             rows.append(row)
@@ -110,8 +112,9 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
     Args:
         model: an :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``.
         images: (N, C, H, W), as the model takes them.
-        classes: K classes to explain, the same for all images; all of them if None. To explain each image's own
-            prediction: ``explanation.contributions[torch.arange(N), explanation.logits.argmax(1)]``.
+        classes: K classes to explain, the same for all images; all of them if None. Of a single logit they are 1, or 0
+            for its negative. To explain each image's own prediction:
+            ``explanation.contributions[torch.arange(N), explanation.logits.argmax(1)]``.
 
     Returns:
         Logits, masks and contributions.
@@ -147,7 +150,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
             stage: shares(linear, part, merged, aim.pooling, asked)
             for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
         },
-        bias_of(linear)[asked],
+        both_sides(bias_of(linear), 0)[asked],
     )
 
 
@@ -158,7 +161,7 @@ def shares(linear: nn.Linear, part: Tensor, mask: Tensor, pooling: Pooling, clas
     numbers, or for all classes.
     """
     with without_autocast(part):
-        weight = (linear.weight if classes is None else linear.weight[classes]).to(wide_dtype(part))
+        weight = (linear.weight if classes is None else both_sides(linear.weight, 0)[classes]).to(wide_dtype(part))
         # einsum's result has strides that tie an export's image size to its batch size.
         per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
         contributions: Tensor = per_position * pooling_weights(mask, pooling).to(weight.dtype)
@@ -196,7 +199,7 @@ def linear_classifier(model: nn.Module) -> nn.Linear:
     Raises:
         TypeError: if it is not a linear layer.
     """
-    if not isinstance(model.classifier, nn.Linear):
+    if not isinstance(model.classifier, nn.Linear) or type(model.classifier).forward is not nn.Linear.forward:
         raise TypeError(
             f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: after anything else a "
             "logit is not a sum over positions, and has no exact explanation"
@@ -243,7 +246,7 @@ def _way_out(model: object) -> str:
 
 def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:
     if classes is None:
-        return torch.arange(num_classes)
+        return torch.arange(num_classes) if num_classes > 1 else torch.tensor([1])
     expected = "classes must be a list of class numbers such as [0, 3], or None for all"
     try:
         asked = torch.as_tensor(classes)
@@ -253,7 +256,5 @@ def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> 
         raise ValueError(f"{expected}, got none")
     if asked.ndim != 1 or asked.is_floating_point() or asked.dtype == torch.bool:
         raise ValueError(f"{expected}, got {classes!r}")
-    wrong = [int(k) for k in asked if not 0 <= int(k) < num_classes]
-    if wrong:
-        raise ValueError(f"classes must be between 0 and {num_classes - 1}, got {wrong}")
+    check_numbers(asked, max(2, num_classes), "classes")
     return asked.long().cpu()

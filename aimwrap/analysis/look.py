@@ -83,7 +83,7 @@ def look(model: nn.Module | PooledClassifier, images: Tensor) -> Look:
 def look_at(aim: AIM, features: MaskedFeatures) -> Look:
     """The same from :meth:`AIM.forward_masks`, for maps that were kept or masks that were given."""
     output, merged = aim.forward_head(features), features.merged_mask.float()
-    weight = both_sides(linear_classifier(aim).weight, 0)
+    weight = linear_classifier(aim).weight
     heatmap = class_activation_map(features.fused, weight, both_sides(output.logits, 1).argmax(1))
     deepest = list(features.features.values())[-1]  # the backbone's final map, where the head selects from it
     return Look(output, heatmap * pooling_weights(merged, aim.pooling)[:, 0], _grid(deepest), merged)
@@ -93,7 +93,7 @@ def look_at(aim: AIM, features: MaskedFeatures) -> Look:
 def look_at_map(final_map: Tensor, linear: nn.Linear) -> Look:
     """The same from the final map (N, D, h, w) of a network that averages it and ends in a linear layer."""
     logits = linear(final_map.mean((2, 3)))
-    heatmap = class_activation_map(final_map, both_sides(linear.weight, 0), both_sides(logits, 1).argmax(1))
+    heatmap = class_activation_map(final_map, linear.weight, both_sides(logits, 1).argmax(1))
     return Look(AIMOutput(logits, {}, {}), heatmap / final_map[0, 0].numel(), _grid(final_map))
 
 

@@ -272,7 +272,7 @@ def _contributions_add_up(model: AIM | SecondLook, images: Tensor, called: nn.Mo
             merged, pooling = torch.ones_like(fused[:, :1]), model.first.pooling
         else:
             features = model.forward_masks(model.forward_backbone(images))
-            explanation = explain(model, images, asked)
+            explanation = explain(model, images, asked if linear.out_features > 1 else None)
             contributions, parts = explanation.contributions, explanation.stage_contributions
             outside = (contributions * (explanation.merged_mask == 0)).abs().max().item()
             fused, merged, pooling = features.fused, features.merged_mask, model.pooling

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._numerics import both_sides
+from .._checks import class_numbers
+from .._numerics import both_sides, predicted_classes
 from .._wrappers import unwrap
 from ..analysis.explanation import evaluating
 from ..backbones.pooled import calls_of
@@ -51,7 +52,8 @@ def grad_cam(
     Raises:
         ImportError: if captum is not installed.
         TypeError: if the model, images, classes or layer are of the wrong type.
-        ValueError: if no layer is found or it gives no maps, the model gives no logits, or the classes do not fit.
+        ValueError: if no layer is found or it gives no maps, the model gives no logits, or the classes do not fit; or
+            where they are predicted, if the logits of an image are not finite.
 
     Example:
         >>> import torch, torchvision
@@ -198,16 +200,11 @@ def _targets(classes: Tensor | None, logits: object, images: int) -> Tensor:
             f"model must return logits of shape ({images}, K), got {came}; wrap it in a module that picks them out"
         )
     if classes is None:
-        return logits.argmax(dim=1)
-    if not isinstance(classes, Tensor) or classes.is_floating_point():
-        kind = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
-        raise TypeError(f"classes must be an integer tensor of shape ({images},), got {kind}")
-    if classes.shape != (images,):
-        raise ValueError(f"classes must be of shape ({images},), one class per image, got {tuple(classes.shape)}")
-    lowest, highest = int(classes.min()), int(classes.max())
-    if lowest < 0 or highest >= logits.shape[1]:
-        raise ValueError(f"classes must be in 0..{logits.shape[1] - 1}, got {lowest}..{highest}")
-    return classes.to(logits.device, torch.long).clone()  # not an inference tensor, though the caller's may be one
+        classes = predicted_classes(logits)
+        if (none := classes < 0).any():
+            which = none.nonzero()[:, 0].tolist()
+            raise ValueError(f"the logits of images {which} are not finite, and predict no class; leave them out")
+    return class_numbers(classes, images, logits.shape[1], logits.device)
 
 
 def _hooked(view: nn.Module, layer: nn.Module | str | None, inputs: Tensor) -> nn.Module:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from .._checks import check_numbers, check_positive
 from .._numerics import predicted_classes
 
 
@@ -16,7 +18,7 @@ def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_gr
 
     Args:
         predictions: (N,) predicted classes, or (N, K) logits, whose largest counts, or one's sign; NaN is never right.
-        labels: (N,) true classes.
+        labels: (N,) true classes, from 0; below K where predictions are logits.
         groups: (N,) group of each image, 0 to ``num_groups - 1``.
         num_groups: how many groups there are.
 
@@ -24,7 +26,7 @@ def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_gr
         (num_groups,) float32; NaN for a group without images, whose accuracy is undefined.
 
     Raises:
-        ValueError: if the shapes do not fit, values are not whole numbers, or a group is out of range.
+        ValueError: if the shapes do not fit, values are not whole numbers, or a label or a group is out of range.
 
     >>> group_accuracies(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]), num_groups=3)
     tensor([1.0000, 0.5000,    nan])
@@ -93,20 +95,19 @@ def weighted_average_accuracy(
 
 def count_by_group(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """How many images of each group are classified correctly, and how many there are: int64 (num_groups,) each."""
-    check_num_groups(num_groups)
+    check_positive(Integral, num_groups=num_groups)
+    num_classes = None
     if predictions.ndim == 2 and (predictions.is_floating_point() or predictions.shape[1] > 1):
-        predictions = predicted_classes(predictions)
+        num_classes, predictions = max(2, predictions.shape[1]), predicted_classes(predictions)
     for name, values in (("predictions", predictions), ("labels", labels), ("groups", groups)):
         if values.ndim != 1 or len(values) != len(labels):
             raise ValueError(f"{name} must be ({len(labels)},), one value per label, got {tuple(values.shape)}.")
         if values.is_floating_point():
             way_out = " (or logits, (N, K))" if name == "predictions" else ""
             raise ValueError(f"{name} must be whole numbers{way_out}, got {values.dtype}.")
-    if len(groups) and (int(groups.min()) < 0 or int(groups.max()) >= num_groups):
-        raise ValueError(
-            f"groups must be 0 to {num_groups - 1} for num_groups={num_groups}, "
-            f"got {int(groups.min())} to {int(groups.max())}."
-        )
+    check_numbers(labels, num_classes, "labels", "; leave images without a label out")
+    check_numbers(groups, num_groups, "groups", f"; num_groups is {num_groups}")
+    groups = groups.long()
     correct = torch.bincount(groups[predictions == labels], minlength=num_groups)
     return correct, torch.bincount(groups, minlength=num_groups)
 
@@ -127,15 +128,10 @@ def train_shares(train_counts: Sequence[float] | Tensor, num_groups: int) -> Ten
             f"train_counts must be the groups' numbers of training images, not negative and not all zero, got "
             f"{counts.tolist()}."
         )
-    return counts / counts.sum()
+    shares = counts / counts.max()  # the sum of the counts may overflow
+    return shares / shares.sum()
 
 
 def weighted_average(accuracies: Tensor, shares: Tensor) -> Tensor:
     """Sum of share times accuracy over the groups with a share above zero."""
     return torch.where(shares > 0, shares * accuracies, 0.0).sum()
-
-
-def check_num_groups(num_groups: int) -> None:
-    """There is a group at all."""
-    if num_groups < 1:
-        raise ValueError(f"num_groups must be at least 1, got {num_groups}.")

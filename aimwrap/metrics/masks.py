@@ -63,7 +63,8 @@ def object_weights(object_mask: Tensor, threshold: float | None, count: int | No
     """
     if object_mask.ndim == 4 and object_mask.shape[1] == 1:
         object_mask = object_mask[:, 0]
-    if object_mask.ndim != 3 or (count is not None and len(object_mask) != count):
+    object_mask = object_mask.detach()
+    if object_mask.ndim != 3 or 0 in object_mask.shape[1:] or (count is not None and len(object_mask) != count):
         images, reason = ("N", "") if count is None else (str(count), ", one per image")
         raise ValueError(
             f"object_mask must be ({images}, H, W) or ({images}, 1, H, W){reason}, got {tuple(object_mask.shape)}."
@@ -71,6 +72,8 @@ def object_weights(object_mask: Tensor, threshold: float | None, count: int | No
     if not bool(object_mask.isfinite().all()):
         raise ValueError("object_mask must be finite, got NaN or infinity: leave such images out.")
     if threshold is not None:
+        if math.isnan(threshold):
+            raise ValueError("threshold must be a number, or None for a soft object, got nan.")
         return (object_mask > threshold).float()
     weights = object_mask.float()
     if not bool(((weights >= 0) & (weights <= 1)).all()):

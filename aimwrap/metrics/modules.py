@@ -5,15 +5,17 @@ Scores per image are kept, not means per batch, and gathered from all processes.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._checks import check_choices
-from .groups import check_num_groups, count_by_group, train_shares, weighted_average, worst
+from .._checks import check_choices, check_positive
+from .groups import count_by_group, train_shares, weighted_average, worst
 from .masks import mask_iou, mask_precision, mask_recall
 from .pointing import Interpolation, Negatives, area_corrected, chance_level, energy_pointing_game, pointing_game
 
@@ -21,6 +23,10 @@ try:
     from torchmetrics import Metric
 except ImportError as error:
     raise ImportError('the Metric classes need torchmetrics: pip install "aimwrap[metrics]"') from error
+
+
+_SET_ONCE = {"settings", "negatives", "threshold", "interpolation", "resolution", "tolerance", "num_groups"}
+_SET_ONCE |= {"group_names", "empty", "empty_object", "zero_energy", "constant_map"}
 
 
 class _PerImage(Metric):
@@ -33,9 +39,20 @@ class _PerImage(Metric):
     def __init__(self, *kept: str, settings: Sequence[object] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # A MetricCollection joins metrics of equal states, so what update() goes by is one of them.
-        self.add_state("settings", torch.tensor(list(f"{type(self)}{settings}".encode())), dist_reduce_fx="max")
+        given = [float(value) if isinstance(value, Real) else value for value in settings]
+        digest = hashlib.sha256(f"{type(self)}{given}".encode()).digest()
+        self.add_state("settings", torch.tensor(list(digest)), dist_reduce_fx="max")
         for name in kept:
             self.add_state(name, [], dist_reduce_fx="cat")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = getattr(self, name, value) if name in _SET_ONCE else value
+        if own is not value and name != "settings":
+            way_out = f"build another, {type(self).__name__}({name}={value!r})"
+            raise AttributeError(f"{name} must stay as it is, since states and results go by it; {way_out}")
+        if own is not value and own.tolist() != value.tolist():  # loaded, merged or gathered
+            raise ValueError("these states are of a metric with other arguments; build all of them with the same")
+        super().__setattr__(name, value)
 
     def joined(self, name: str) -> Tensor:
         """A list as one tensor: torchmetrics has joined it already after gathering from several processes."""
@@ -90,7 +107,8 @@ class EnergyPointingGame(_PerImage):
         **kwargs: Any,
     ) -> None:
         # NaN in scores means no energy where the chance level is above 0, and no object where it is 0.
-        super().__init__("scores", "chances", settings=(negatives, threshold, resolution, interpolation), **kwargs)
+        settings = negatives, threshold, interpolation, *(resolution or ())
+        super().__init__("scores", "chances", settings=settings, **kwargs)
         check_choices(negatives=(negatives, Negatives), interpolation=(interpolation, Interpolation))
         self.negatives, self.threshold, self.resolution = negatives, threshold, resolution
         self.empty_object, self.zero_energy, self.interpolation = empty_object, zero_energy, interpolation
@@ -301,8 +319,8 @@ class GroupAccuracy(_PerImage):
         train_counts: Sequence[float] | Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        check_num_groups(num_groups)
+        super().__init__(settings=(num_groups,), **kwargs)
+        check_positive(Integral, num_groups=num_groups)
         self.num_groups = num_groups
         self.group_names = _checked_names(group_names, num_groups)
         shares = None if train_counts is None else train_shares(train_counts, num_groups)

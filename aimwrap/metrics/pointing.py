@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_choices
-from .._numerics import wide_dtype, without_autocast
+from .._checks import check_choices, class_numbers
+from .._numerics import both_sides, wide_dtype, without_autocast
 from .masks import object_weights
 
 
@@ -23,14 +23,15 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
 
     Args:
         features: (N, D, H, W), the map that is averaged. For AIM, ``forward_masks(...).fused``.
-        weight: (K, D), the linear layer's.
-        classes: (N,), the class to explain in each image, usually the predicted one.
+        weight: (K, D), the linear layer's; of a single logit (1, D), for two classes.
+        classes: (N,), the class to explain in each image, usually the predicted one; 0 to K - 1.
 
     Returns:
         (N, H, W), float32 at least, not clamped: negative values are evidence against the class.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        TypeError: if the classes are not integers.
+        ValueError: if the shapes do not fit, or a class does not exist.
 
     >>> features = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])  # one image, two channels, 1 x 2 positions
     >>> class_activation_map(features, torch.tensor([[1.0, 0.0], [2.0, -1.0]]), torch.tensor([1]))
@@ -40,8 +41,8 @@ def class_activation_map(features: Tensor, weight: Tensor, classes: Tensor) -> T
         raise ValueError(f"features must be (N, D, H, W), got {tuple(features.shape)}.")
     if weight.ndim != 2 or weight.shape[1] != features.shape[1]:
         raise ValueError(f"weight must be (K, {features.shape[1]}), like features, got {tuple(weight.shape)}.")
-    if classes.shape != features.shape[:1]:
-        raise ValueError(f"classes must be ({len(features)},), one per image, got {tuple(classes.shape)}.")
+    weight = both_sides(weight, 0)
+    classes = class_numbers(classes, len(features), len(weight), weight.device)
     with without_autocast(features):
         wide = wide_dtype(features)
         return torch.einsum("nd,ndhw->nhw", weight[classes].to(wide), features.to(wide))
@@ -107,11 +108,14 @@ def energy_pointing_game(
     on_object = object_weights(object_mask, threshold, count=len(attribution))
     empty = on_object.sum(dim=(1, 2)) == 0
 
-    energy = attribution.detach().float()
+    energy = attribution.detach().to(wide_dtype(attribution))
     if negatives == "clamp":
         energy = energy.clamp(min=0)
     elif negatives == "abs":
         energy = energy.abs()
+    # Divided by a power of two near the largest, so that sums in float32 neither overflow nor vanish.
+    largest = energy.abs().amax(dim=(1, 2), keepdim=True) / 2
+    energy = (energy / largest.clamp(min=torch.finfo(energy.dtype).tiny).log2().floor().exp2()).float()
     if resolution is None:
         energy = _resize(energy, on_object.shape[-2:], interpolation)
     else:
@@ -219,10 +223,15 @@ def pointing_game(
         raise ValueError(f"tolerance must be a radius of 0 or more pixels, got {tolerance}.")
     on_object = object_weights(object_mask, threshold, count=len(attribution)) > 0
     height, width = on_object.shape[-2:]
-    values = attribution.detach().float().flatten(start_dim=1)
-    constant = values.amax(dim=1) == values.amin(dim=1)
+    values = attribution.detach() + 0  # also of booleans
+    constant = values.amax(dim=(1, 2)) == values.amin(dim=(1, 2))
 
-    position = _resize(attribution.detach().float(), (height, width), interpolation).flatten(start_dim=1).argmax(dim=1)
+    if values.shape[1:] != on_object.shape[1:]:  # float64, and one value for what differs by rounding only: ties stay
+        wide = values.double() if values.device.type != "mps" else values.float()
+        resized = _resize(wide, (height, width), interpolation)
+        rounding = 256 * torch.finfo(wide.dtype).eps * resized.abs().amax(dim=(1, 2), keepdim=True)
+        values = resized.clamp(max=resized.amax(dim=(1, 2), keepdim=True) - rounding)
+    position = values.flatten(1).argmax(dim=1)
     row, column = position // width, position % width
     y = torch.arange(height, device=position.device)[None] - row[:, None]
     x = torch.arange(width, device=position.device)[None] - column[:, None]
@@ -258,7 +267,7 @@ def _cell_shares(length: int, cells: int) -> Tensor:
 
 
 def _check_attribution(attribution: Tensor) -> None:
-    if attribution.ndim != 3:
+    if attribution.ndim != 3 or 0 in attribution.shape[1:]:
         raise ValueError(
             f"attribution must be (N, h, w), got {tuple(attribution.shape)}: add channels up, attribution.sum(dim=1)."
         )

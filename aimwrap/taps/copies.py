@@ -80,8 +80,9 @@ def traceable_shadow_of(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 
 
 def is_adapter(module: nn.Module) -> bool:
-    """Whether a module adds to a layer's weights what it can merge into them (LoRA, PEFT): its flags say if it has."""
-    has_layer = hasattr(getattr(module, "base_layer", None), "weight")
+    """Whether flags of a module say if what it adds to a layer, or puts in its place, is on or merged (LoRA, PEFT)."""
+    stands_in = hasattr(module, "original_module") and hasattr(module, "modules_to_save")
+    has_layer = stands_in or hasattr(getattr(module, "base_layer", None), "weight")
     return has_layer or hasattr(module, "lora_A") or (hasattr(module, "merged") and hasattr(module, "unmerge"))
 
 

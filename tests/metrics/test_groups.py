@@ -79,14 +79,34 @@ def test_group_errors() -> None:
     three, two = torch.tensor([0, 1, 1]), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"predictions must be \(3,\)"):
         group_accuracies(two, three, three, num_groups=2)
-    with pytest.raises(ValueError, match=r"groups must be 0 to 0 for num_groups=1, got 0 to 1"):
+    with pytest.raises(ValueError, match=r"groups must be in 0..0, got 1; num_groups is 1"):
         worst_group_accuracy(three, three, three, num_groups=1)
     with pytest.raises(
         ValueError, match=r"predictions must be whole numbers \(or logits, \(N, K\)\), got torch.float32"
     ):
         average_accuracy(three / 2, three)
-    with pytest.raises(ValueError, match="num_groups must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_groups must be a positive number, got 0"):
         group_accuracies(three, three, three, num_groups=0)
     for wrong in ([-1.0, 2.0], [0.0, 0.0], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="train_counts must be the groups' numbers of training images"):
             weighted_average_accuracy(three, three, three, train_counts=wrong)
+
+
+@pytest.mark.parametrize("label", [-100, -1, 2])
+def test_labels_that_are_no_class_are_refused(label: int) -> None:
+    """They counted as mistakes of the model. Of predicted classes alone, the number of classes is not known."""
+    labels, groups = torch.tensor([0, label]), torch.tensor([0, 1])
+    for logits in (torch.randn(2, 2), torch.randn(2, 1)):
+        with pytest.raises(ValueError, match=f"labels must be in 0..1, got {label}; leave images without a label out"):
+            group_accuracies(logits, labels, groups, 2)
+    if label > 0:
+        assert group_accuracies(labels, labels, groups, 2).tolist() == [1, 1]
+    else:
+        with pytest.raises(ValueError, match=f"labels must be numbers from 0, got {label}"):
+            group_accuracies(torch.tensor([0, 1]), labels, groups, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.bool])
+def test_any_kind_of_integer_is_a_number(dtype: torch.dtype) -> None:
+    values = [torch.tensor(numbers).to(dtype) for numbers in ([0, 1, 1], [0, 1, 0], [0, 1, 1])]
+    assert group_accuracies(*values, num_groups=2).tolist() == [1, 0.5]

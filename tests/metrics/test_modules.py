@@ -225,7 +225,7 @@ def test_errors() -> None:
             GroupAccuracy(2, group_names=names)
     with pytest.raises(ValueError, match=r"train_counts must be one count per group, 2 in all, got \(3,\)"):
         GroupAccuracy(2, train_counts=[1, 2, 3])
-    with pytest.raises(ValueError, match="num_groups must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_groups must be a positive number, got 0"):
         GroupAccuracy(0)
 
 

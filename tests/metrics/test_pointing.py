@@ -371,3 +371,65 @@ def test_the_exact_average_is_adaptive_pooling_where_its_windows_do_not_overlap(
     pooled = F.adaptive_avg_pool2d(uneven.clamp(min=0)[:, None], (5, 5))[:, 0]
     exact = energy_pointing_game(uneven, objects, threshold=None, resolution=(5, 5))
     assert not torch.allclose(exact, energy_pointing_game(pooled, objects, threshold=None), atol=1e-4)
+
+
+HALVES = torch.cat([torch.ones(1, 224, 112), torch.zeros(1, 224, 112)], dim=2)
+
+
+@pytest.mark.parametrize("value", [1e34, 3.4e38, 1e-38, 1e-45])
+@pytest.mark.parametrize("options", [{}, {"negatives": "abs"}, {"negatives": "keep"}, {"resolution": (7, 7)}])
+def test_energy_neither_overflows_nor_vanishes(value: float, options: dict[str, Any]) -> None:
+    """From 1e34 on, the sum over 224 x 224 pixels is more than float32 holds, and the score was NaN."""
+    even = torch.full((1, 224, 224), value)
+    left, peak = HALVES.to(torch.bool), torch.zeros(1, 224, 224)
+    peak[0, 0, 0], peak[0, 0, 200] = value, value / 2 if value > 1e-40 else 0.0
+    expected = 2 / 3 if value > 1e-40 else 1.0
+    assert energy_pointing_game(even, left, **options).item() == pytest.approx(0.5)
+    assert energy_pointing_game(peak, left, **options).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_energy_takes_every_kind_of_number() -> None:
+    for dtype, value in ((torch.float64, 1e300), (torch.float64, 1e-300), (torch.bfloat16, 3e38), (torch.int64, 2**62)):
+        attribution = torch.tensor([[[value, value, value, value]]], dtype=dtype)
+        assert energy_pointing_game(attribution, torch.tensor([[[1, 0, 0, 0]]])).item() == pytest.approx(0.25)
+    lowest = torch.finfo(torch.float32).min  # what some maps hold where nothing is to count
+    assert energy_pointing_game(torch.tensor([[[3e-9, 1e-9, lowest]]]), torch.tensor([[[1, 0, 0]]])).item() == 0.75
+
+
+@pytest.mark.parametrize(
+    "heatmap",
+    [
+        torch.tensor([[[1.0, 0.0, 0.0, 1.0 + 1e-12]]], dtype=torch.float64),
+        torch.tensor([[[1.0, 1.0, 1.0, 1.0 + 1e-12]]], dtype=torch.float64),
+        torch.tensor([[[1e300, 0.0, 0.0, 1e301]]], dtype=torch.float64),
+        torch.tensor([[[2**24, 0, 0, 2**24 + 1]]]),
+        torch.tensor([[[2**53, 0, 0, 2**53 + 1]]]),
+        torch.tensor([[[False, False, False, True]]]),
+        torch.tensor([[[0.0, 0.0, 0.0, 1e-45]]]),
+    ],
+)
+def test_the_maximum_is_found_in_the_maps_own_precision(heatmap: Tensor) -> None:
+    assert pointing_game(heatmap, torch.tensor([[[0, 0, 0, 1]]]), tolerance=0).item() == 1
+
+
+def test_equal_maxima_stay_equal_where_a_map_is_resized() -> None:
+    """By rounding, the second of two equal ones was the larger at 4 of 10 sizes."""
+    heatmap = torch.tensor([[[0.0, 0.1, 0.0, 0.0, 0.0, 0.1, 0.0]]])
+    for width in range(14, 280):
+        left = (torch.arange(width) < width // 2).view(1, 1, -1)
+        assert pointing_game(heatmap, left, tolerance=0).item() == 1, width
+
+
+def test_what_is_no_map_and_no_threshold_is_refused() -> None:
+    with pytest.raises(ValueError, match="threshold must be a number"):
+        energy_pointing_game(torch.ones(1, 2, 2), torch.ones(1, 2, 2), threshold=NAN)
+    with pytest.raises(ValueError, match="object_mask must be"):
+        chance_level(torch.ones(1, 0, 2))
+    with pytest.raises(ValueError, match="attribution must be"):
+        pointing_game(torch.ones(1, 0, 2), torch.ones(1, 2, 2))
+
+
+def test_scores_keep_no_graph() -> None:
+    soft = torch.rand(1, 4, 4, requires_grad=True)
+    assert not chance_level(soft, threshold=None).requires_grad
+    assert not energy_pointing_game(soft, soft, threshold=None).requires_grad

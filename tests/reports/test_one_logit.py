@@ -204,3 +204,22 @@ def test_cross_entropy_of_one_logit_is_refused() -> None:
         AIMLoss(tau=0.25)(output, torch.zeros(2, dtype=torch.long))
     loss = AIMLoss(tau=1.0, classification_loss=nn.BCEWithLogitsLoss())(output, torch.ones(2, 1))
     assert loss.item() == pytest.approx(2 * math.log(2))
+
+
+def test_explanations_of_either_class_may_be_asked_for(model: AIM) -> None:
+    """Class 0 gave the contributions of class 1, and class 1 did not exist."""
+    images = some_images(2)
+    whole = explain(model, images)
+    for classes in ([1], [0], [0, 1]):
+        asked, signs = explain(model, images, classes), torch.tensor(classes) * 2.0 - 1
+        torch.testing.assert_close(asked.contributions, signs.view(1, -1, 1, 1) * whole.contributions)
+        torch.testing.assert_close(asked.contributions.sum((2, 3)) + asked.bias, signs * whole.logits)
+    for classes in ([1], [0]):
+        assert f"class {classes[0]}\nlogit" in explain(model, images, classes)._repr_html_()
+    with pytest.raises(ValueError, match=r"classes must be in 0..1, got 2"):
+        explain(model, images, [2])
+
+
+def test_labels_beyond_the_two_classes_are_refused(model: AIM) -> None:
+    with pytest.raises(ValueError, match=r"labels must be in 0..1, got 2"):
+        area_curve(model, [(some_images(2), torch.tensor([0, 2]))])

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from zoo import TinyNet, conv_block
 
-from aimwrap import AIM, inspect_backbone
+from aimwrap import AIM, explain, inspect_backbone
 from aimwrap.analysis.explanation import evaluating
 from aimwrap.attribution import LogitsView
+from aimwrap.backbones.pooled import PooledClassifier
 from aimwrap.taps import find_stages, probe, tap_backbone
 from aimwrap.taps.graph import GraphProgram
 
@@ -312,3 +313,50 @@ def test_what_a_forward_sets_by_functions_is_kept() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         maps = AIM(SwitchesAutocast(), mask_width=8).forward_backbone(images)
     assert {x.dtype for x in maps.values()} == {torch.float32}
+
+
+class StandIn(nn.Module):
+    """What peft puts in the place of a layer of ``modules_to_save``."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.original_module, self.enabled = layer, True
+        self.modules_to_save = nn.ModuleDict({"default": nn.BatchNorm2d(16, momentum=0.5)})
+        nn.init.constant_(self.modules_to_save["default"].bias, 0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.modules_to_save["default"] if self.enabled else self.original_module)(x)
+
+
+@pytest.mark.parametrize("kind", [Adapted, AdaptedOwnCode])
+def test_layers_that_are_saved_beside_adapters_may_be_switched_off(kind: type[nn.Module]) -> None:
+    """``disable_adapter`` of a model with ``modules_to_save`` moved the network, and AIM only in part."""
+    network = kind()
+    network.block2[1] = StandIn(network.block2[1])
+    network.eval()
+    backbone, images = tap_backbone(network, [2, 3]).backbone, torch.randn(1, 3, 64, 64)
+    before = network.features(images)
+    torch.testing.assert_close(backbone(images)["3"], before)
+    network.block2[1].enabled = False
+    assert not torch.allclose(network.features(images), before)
+    torch.testing.assert_close(backbone(images)["3"], network.features(images))
+
+
+class Thrice(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+def test_a_layer_that_does_more_than_its_weights_say_has_no_exact_map() -> None:
+    """Contributions of a subclass of ``nn.Linear`` did not add up to the logits."""
+    model, network, images = AIM(TinyNet(), mask_width=8).eval(), TinyNet().eval(), torch.randn(1, 3, 64, 64)
+    model.classifier = Thrice(20, 7)
+    with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Thrice"):
+        explain(model, images)
+    network.fc = Thrice(20, 7)
+    with pytest.raises(ValueError, match="must end in an average over positions and one linear layer"):
+        PooledClassifier(network)
+    network.fc = nn.Linear(20, 7)
+    nn.init.zeros_(network.fc.weight)
+    nn.init.zeros_(network.fc.bias)
+    assert PooledClassifier(network).explained(images)[0].tolist() == [[0.0] * 7]  # a fresh head of zeros
