@@ -74,6 +74,19 @@ class Release:
     boxes_as_stored: bool = False
 
 
+def all_trained(release: Release) -> Release:
+    """The release as given; ValueError if there are training images, and a class is in the other splits only."""
+    trained = {record.label for record in release.records if record.split == "train"}
+    others = sorted({record.label for record in release.records} - trained)
+    if trained and others:
+        raise ValueError(
+            f"{release.root} has no training image of {', '.join(release.classes[each] for each in others[:9])}, which "
+            "other splits have. Names that differ in case, spaces or accents only are other classes too: rename those "
+            "that are one class; else add training images, or take the class out"
+        )
+    return release
+
+
 def usable(release: Release) -> Release:
     """The release as given; ValueError if no result on it would mean something, or could be computed or written."""
     trained = {record.label for record in release.records if record.split == "train"}

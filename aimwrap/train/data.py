@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler, Subset
 from ..data import Batch, ReleaseDataset, Sample, collate, transforms
 from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
-from ..data.release import ImageLoader, Record, Release, groups_of, read_sample
+from ..data.release import ImageLoader, Record, Release, all_trained, groups_of, read_sample
 from ..preprocessing import Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
@@ -205,7 +205,7 @@ class Splits:
     tested_on: str  # the name of that split
     classes: tuple[str, ...]
     group_names: tuple[str, ...]  # by number of group; the classes where there are no places
-    fingerprint: dict[str, str]  # of each split's table and files, to notice another data set
+    fingerprint: dict[str, str]  # of each split's table and files, and of the names, to notice another data set
 
     @property
     def train_counts(self) -> Tensor:
@@ -225,6 +225,7 @@ def read_splits(settings: Settings) -> Splits:
     release = train.release
     fingerprint = {name: _fingerprint(ReleaseDataset(release, name).records, files=True) for name in train.splits}
     fingerprint[OLD] = _fingerprint(release.records)
+    fingerprint["names"] = hashlib.sha256(repr((release.classes, release.places)).encode()).hexdigest()[:16]
     val = ReleaseDataset(release, "val") if "val" in train.splits else None
     if settings.hold_out:
         if val is not None:
@@ -284,7 +285,7 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
         )
     records = [record._replace(split="val") if number in out else record for number, record in enumerate(train.records)]
     others = [record for record in train.release.records if record.split != "train"]
-    release = replace(train.release, records=(*records, *others))
+    release = all_trained(replace(train.release, records=(*records, *others)))
     return ReleaseDataset(release, "train"), ReleaseDataset(release, "val")
 
 

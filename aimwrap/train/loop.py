@@ -363,12 +363,14 @@ def _result_in(folder: Path, fingerprint: dict[str, str]) -> Result:
     try:
         found, kept = (read_json(folder / name) for name in (RESULT, SETTINGS))
         known = found.get("data") or kept["resolved"]["data"]
+        known = known if isinstance(known, dict) else {OLD: known}  # as older versions wrote it
         format_results([result := Result(**found)])  # to see that nothing is missing
     except UNFIT as error:
         message = f"{folder / RESULT} was changed by hand ({first_line(error)}); remove it, and give the command again"
         raise RunFolderError(message) from error
-    if known not in (fingerprint, fingerprint[OLD]):
-        raise RunFolderError(f"{folder} holds the result of other images; name another folder for a run on these")
+    if changed := [name for name in known if known[name] != fingerprint.get(name)]:
+        what = "other names of classes or places" if changed == ["names"] else "other images"
+        raise RunFolderError(f"{folder} holds the result of {what}; name another folder for a run on these")
     return result
 
 

@@ -56,3 +56,31 @@ def test_a_checkpoint_of_images_with_the_same_names_is_refused(done: Path) -> No
     (done / "out" / "result.json").unlink()
     with pytest.raises(CheckpointError, match="of a run on other images"):
         train(make_pictures(done / "b", 100), done / "out")
+
+
+@pytest.fixture
+def table(done: Path) -> Path:
+    """A table of the pictures of ``a``, with places."""
+    paths = sorted((done / "a").rglob("*.bmp"))
+    rows = [f"{path.relative_to(done / 'a')},{path.parent.name},{path.parent.parent.name},land" for path in paths]
+    (done / "a" / "t.csv").write_text("\n".join(["image,label,split,place", *rows]))
+    return done / "a" / "t.csv"
+
+
+@pytest.mark.parametrize(("old", "new"), [(",cat,", ",crow,"), (",land", ",sea")], ids=["classes", "places"])
+def test_other_names_make_another_result(table: Path, tmp_path: Path, old: str, new: str) -> None:
+    """The same numbers under other names: the old names were shown as this run's."""
+    out = tmp_path / "of table"
+    train(table, out, data="table")
+    before = table.read_text()
+    table.write_text(before.replace(old, new))
+    with pytest.raises(RunFolderError, match="the result of other names of classes or places; name another folder"):
+        train(table, out, data="table")
+    (out / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="a run with other names of classes or places"):
+        train(table, out, data="table")
+    table.write_text(before)
+    result = train(table, out, data="table")
+    del (kept := result._asdict())["data"]["names"]  # as older versions wrote it
+    (out / "result.json").write_text(json.dumps(kept))
+    assert train(table, out, data="table").scores == result.scores
