@@ -135,7 +135,8 @@ class ReleaseDataset(Dataset[Sample]):
         self.records = tuple(record for record in release.records if split in (None, record.split))
         self.classes, self.places = release.classes, release.places
         self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)
-        self.place_numbers = _known([record.place for record in self.records])
+        places: list[Any] = [record.place for record in self.records]
+        self.place_numbers = torch.tensor(places) if places and None not in places else None
         self.groups: Tensor | None = None
         if self.place_numbers is not None:
             self.groups = group_number(self.labels, self.place_numbers, len(self.places))
@@ -254,8 +255,3 @@ def are_inside(boxes: Sequence[Box], size: tuple[int, int]) -> bool:
     return all(
         -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 for left, top, right, bottom in boxes
     )
-
-
-def _known(values: Sequence[int | None]) -> Tensor | None:
-    known: list[Any] = [value for value in values if value is not None]
-    return torch.tensor(known) if len(known) == len(values) and values else None

@@ -31,9 +31,7 @@ def mixed(*parts: int) -> int:
     """One number made of many: any two lists that differ give numbers that have nothing in common.
 
     SplitMix64's last step (Steele, Lea and Flood 2014), once for each part, which is 0 or more. The result is from 0 to
-    2^63 - 1, which fits torch's int64 and every generator's seed. :mod:`aimwrap.gumbel` has the same step for tensors
-    on the device. There, int64 products wrap around and shifts repeat the sign; Python's integers have no size. One
-    function for both would be longer than the two, and slower.
+    2^63 - 1, which fits every generator's seed. :mod:`aimwrap.gumbel` has the same for tensors, whose products wrap.
 
     >>> mixed(0, 1, 2) == mixed(0, 1, 2), mixed(0, 1, 2) == mixed(0, 2, 1)
     (True, False)
@@ -239,8 +237,7 @@ def read_splits(settings: Settings) -> Splits:
             f"{release.name} has no images to test on, its splits are {', '.join(train.splits)}; hold_out=0.2 "
             "holds out a fifth of the training images"
         )
-    tested_on = "test" if "test" in train.splits else "val"
-    return Splits(train, val, test, tested_on, train.classes, train.group_names or train.classes, fingerprint)
+    return Splits(train, val, test, str(test.split), train.classes, train.group_names or train.classes, fingerprint)
 
 
 def check_files(splits: Splits, rank: int, processes: int, progress: bool) -> None:

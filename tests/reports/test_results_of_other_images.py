@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_run import make_pictures, train
+from small_run import Net, make_pictures, train
+from torch import nn
 
 from aimwrap.train import CheckpointError, RunFolderError
 
@@ -84,3 +85,36 @@ def test_other_names_make_another_result(table: Path, tmp_path: Path, old: str, 
     del (kept := result._asdict())["data"]["names"]  # as older versions wrote it
     (out / "result.json").write_text(json.dumps(kept))
     assert train(table, out, data="table").scores == result.scores
+
+
+def test_another_network_or_file_of_weights_makes_another_result(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed width, or another file that the function loads, showed the result of the network before."""
+    weights = {"widths": 8, "bias": 0.0}
+
+    def built() -> nn.Module:
+        net = Net()
+        net.fc.bias.data.fill_(weights["bias"])
+        net.fc = net.fc if weights["widths"] == 8 else nn.Sequential(nn.Linear(8, weights["widths"]), nn.Linear(4, 2))
+        return net
+
+    monkeypatch.setattr("small_run.built", built, raising=False)
+    images, out = done / "a", tmp_path / "own"
+    scores = train(images, out, backbone="small_run:built").scores
+    assert train(images, out, backbone="small_run:built", seed=0).scores == scores
+    for change in ({"bias": 1.0}, {"widths": 4}):
+        with monkeypatch.context() as patch:
+            patch.setitem(weights, *next(iter(change.items())))
+            with pytest.raises(RunFolderError, match=r"holds the result of small_run:built \w+, not of small_run"):
+                train(images, out, backbone="small_run:built")
+    assert train(images, out, backbone="small_run:built").scores == scores
+
+
+def test_a_network_made_on_import_is_compared_without_its_weights(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be random ones of this process."""
+    for _ in range(2):
+        monkeypatch.setattr("small_run.net", Net(), raising=False)
+        assert train(done / "a", tmp_path / "own", backbone="small_run:net").weights

@@ -14,7 +14,7 @@ from . import DatasetOnDisk, Sources
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
 PARTS = re.compile(r"(.*[ _-])?(?i:images?|part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])")
-MASK = re.compile(r"(?i)(^|(?<=/))(images?|masks?|labels?|segmentations?|thumbs)/|[ _-](mask|seg|segmentation)[\d _-]*$")
+MASK = re.compile(r"(?i)(^|(?<=/))(images?|masks?|labels?|segmentations?|thumbs)/|[ _-](mask|seg(mentation)?)[\d _-]*$")
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
