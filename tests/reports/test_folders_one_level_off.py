@@ -8,6 +8,8 @@ from PIL import Image
 
 from aimwrap.data import examine, read_folder, read_table
 from aimwrap.data.registry import read_by_name
+from aimwrap.train import Settings
+from aimwrap.train.data import read_splits
 
 
 def folders(root: Path, *names: str) -> Path:
@@ -35,6 +37,9 @@ REFUSED = {
     "splits in the classes' names": (("cat_train", "cat_test", "dog_train", "dog_test"), "one class in several splits"),
     "splits before the classes' names": (("trainA", "trainB", "testA", "testB"), "one class in several splits"),
     "some splits in the classes' names": (("cat", "cat-test", "dog", "dog-test"), "one class in several splits"),
+    "masks in the classes' names": (("cat", "cat_masks", "dog", "dog_masks"), "in several splits, or with its masks"),
+    "images and masks in the names": (("cat_images", "cat_masks", "dog"), "in several splits, or with its masks"),
+    "different splits below classes": (("cat/train", "cat/val", "dog/train"), "seem to be above the classes"),
     "two sets that share a class": (("setA/cat", "setA/dog", "setB/cat", "setB/bird"), "seem to be above the classes"),
     "parts of an archive": (("skin_images_part_1", "skin_images_part_2"), "hold kinds of files or parts"),
     "a class of the test only": (
@@ -133,6 +138,8 @@ ORDINARY = (
     ("mask", "no_mask"),
     ("labels", "stickers"),
     ("real_images", "fake_images"),
+    ("face", "face_masks", "hat"),
+    ("cat/train", "dog/train"),
     ("toy_train", "toy_car", "train"),
     ("crash_test", "test_tube", "contest"),
     ("trainer", "tester"),
@@ -162,7 +169,9 @@ def test_folders_that_tools_make_are_left_out(tmp_path: Path, name: str, inside:
     assert examine(tmp_path).healthy
 
 
-@pytest.mark.parametrize("mask", ["{}_mask.png", "{}_Mask_1.png", "{} seg.png", "thumbs/{}.jpg"])
+@pytest.mark.parametrize(
+    "mask", ["{}_mask.png", "{}_Mask_1.png", "{} seg.png", "{}-gt.png", "GT/{}.bmp", "thumbs/{}.jpg"]
+)
 def test_masks_named_after_their_images_are_not_images(tmp_path: Path, mask: str) -> None:
     """As in a set of ultrasound pictures that many use: every second image of a class was a mask."""
     root = folders(tmp_path, "benign", "malignant")
@@ -192,3 +201,12 @@ def test_folders_within_classes_are_noted(tmp_path: Path) -> None:
 def test_a_class_may_lack_test_images(tmp_path: Path) -> None:
     release = read_folder(folders(tmp_path, "train/cat", "train/dog", "train/bird", "test/cat", "test/dog"))
     assert len(release.classes) == 3 and examine(tmp_path).healthy
+
+
+def test_holding_out_leaves_every_class_a_training_image(tmp_path: Path) -> None:
+    """The only image of a small class could be held out: it was validated, and never trained."""
+    folders(tmp_path, "cat", "dog")
+    (tmp_path / "dog" / "1.png").unlink()
+    with pytest.raises(ValueError, match="no training image of dog, which other splits have"):
+        read_splits(Settings(data="folder", root=str(tmp_path), hold_out=0.6))
+    assert len(read_splits(Settings(data="folder", root=str(tmp_path), hold_out=0.4)).train) == 2

@@ -14,7 +14,10 @@ from . import DatasetOnDisk, Sources
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
 PARTS = re.compile(r"(.*[ _-])?(?i:images?|part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])")
-MASK = re.compile(r"(?i)(^|(?<=/))(images?|masks?|labels?|segmentations?|thumbs)/|[ _-](mask|seg(mentation)?)[\d _-]*$")
+MASK = re.compile(
+    r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumbs)/|[ _-](mask|seg\w*|gt)[\d _-]*$"
+)
+ENDS = re.compile(rf"{SPLIT_FOLDER.pattern}|images|masks|labels|annotations|segmentations")  # also beginnings
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
@@ -79,8 +82,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
             "masks=None to go without"
         )
-    found = Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes))
-    return all_trained(found)
+    return all_trained(Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes)))
 
 
 def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, list[str]]]:
@@ -121,9 +123,7 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
             "read_table"
         )
     if not names:
-        raise FileNotFoundError(
-            f"{folder} must have a folder per class, and has none; pass the folder that contains them"
-        )
+        raise FileNotFoundError(f"{folder} must have a folder per class, and has none; pass the folder that has them")
     return names
 
 
@@ -136,7 +136,9 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
                 "move it elsewhere, and pass it as masks= if it holds masks"
             )
     first, *others = below
+    inside = sorted(set().union(*below.values()))
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
+    same = inside if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in inside) else same
     kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
     of_files = len(kinds) == len(below) and any(kinds)
     column = "split" if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in same) else "place"
@@ -152,12 +154,12 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     splits: dict[str, set[str]] = {}  # of each name without a split's
     for name in below:
         words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
-        split = next((word for word in (words[0], words[-1]) if SPLIT_FOLDER.fullmatch(word.lower())), "")
+        split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
     if any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(splits):
         raise ValueError(
-            f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits. Make a folder per "
-            "split, each with a folder per class (train/cat, test/cat), or rename them if they are classes"
+            f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks. "
+            "Make a folder per split (and per kind of files), each with a folder per class, or rename them"
         )
 
 
