@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 import aimwrap
 
 from .._files import is_unfinished, locked, read_json, remove_unfinished, replacing, write_json
-from .._text import first_line, with_progress
+from .._text import first_line, printable, with_progress
 from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
 from ..health import MaskHealth
@@ -121,7 +121,7 @@ def run_training(
         if run.lacks is not None:
             say(run.lacks)
         for text in () if quiet else (run.classes, *run.splits.train.release.notes):
-            say(text)
+            say(printable(text))
         if resume(run):
             say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
         _write_log(run)  # its last line may be missing: it is written after the checkpoint
