@@ -291,8 +291,8 @@ def weights_of(settings: Settings) -> str | None:
     if ":" in settings.backbone:
         builds = []
         for seed in (0, 1):  # which random weights differ by
+            of_data.seed_generators(seed)
             with unmoved_generators() as drawn:
-                of_data.seed_generators(seed)
                 builds.append(import_backbone(settings.backbone))
                 random = drawn()  # else it is a module, whose weights may be those of this process
         digest = hashlib.sha256(fingerprint(builds[0]).encode())

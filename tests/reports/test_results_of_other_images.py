@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from small_run import Net, make_pictures, train
 from torch import nn
 
@@ -125,6 +126,16 @@ def test_a_network_made_on_import_is_compared_without_its_weights(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may be random ones of this process."""
-    for _ in range(2):
+    for seed in range(2):
+        torch.manual_seed(seed)
         monkeypatch.setattr("small_run.net", Net(), raising=False)
         assert train(done / "a", tmp_path / "own", backbone="small_run:net").weights
+
+
+def test_a_result_of_another_torch_is_shown(done: Path) -> None:
+    """Its modules may have other attributes, which is no fault of the network."""
+    for name, key, value in (("settings", "torch", "1.0"), ("result", "weights", "small_run:Net 0")):
+        content = json.loads((done / "out" / f"{name}.json").read_text())
+        (content if name == "result" else content["resolved"])[key] = value
+        (done / "out" / f"{name}.json").write_text(json.dumps(content))
+    assert train(done / "a", done / "out").weights == "small_run:Net 0"

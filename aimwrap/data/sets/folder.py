@@ -119,8 +119,7 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
     if pictures:
         raise ValueError(
             f"{folder} has {len(pictures)} images next to its folders of classes, such as {pictures[0]}, "
-            "which belong to no class; move them into one, or out of the folder. Images with a table of labels are for "
-            "read_table"
+            "which belong to no class; move them into one or elsewhere. Images with a table are for read_table"
         )
     if not names:
         raise FileNotFoundError(f"{folder} must have a folder per class, and has none; pass the folder that has them")
