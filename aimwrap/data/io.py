@@ -32,6 +32,7 @@ NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarg
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 # No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []))
+OF_TOOLS = ("__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "$recycle.bin", "lost+found", "thumbnails")  # folders
 SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".avif", ".apng", ".dib", ".pbm", ".pnm")
 
 
@@ -214,8 +215,8 @@ def read_csv(
                 f"{path} must have the columns {', '.join(columns)}, but lacks {', '.join(missing)}; it has "
                 f"{', '.join(header)[:200] or 'none'}. {way_out}"
             )
-        if len(set(header)) < len(header):
-            raise ValueError(f"{path} has a column twice: {', '.join(header)[:200]}. Get the release again")
+        if any(name and header.count(name) > 1 for name in header):  # spreadsheets add columns without a name
+            raise ValueError(f"{path} has a column twice: {', '.join(header)[:200]}. Rename or remove one")
         line = reader.line_num
         for values in reader:
             where = f"{path}, line {reader.line_num}"
@@ -224,7 +225,8 @@ def read_csv(
             if reader.line_num != line + 1 and any("\n" in value or "\r" in value for value in values.values()):
                 raise ValueError(f"{where}: a stray quotation mark joins this line to others; get the file again")
             line = reader.line_num
-            yield Row(where, values, separator == ";")
+            if any(values.values()):  # else a spreadsheet's empty row
+                yield Row(where, values, separator == ";")
 
 
 def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -311,7 +313,7 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
-    """List a folder; hidden entries, what macOS adds to archives, and files that are not images are left out.
+    """List a folder; hidden entries, folders that tools make, and files that are not images are left out.
 
     Links count as their target; a link to nothing counts as a file, so that opening it reports the missing file.
     """
@@ -319,7 +321,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith((".", "__MACOSX")):
+                if entry.name.startswith(".") or entry.name.lower() in OF_TOOLS:
                     continue
                 if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # a link to itself is none
                     folders.append(entry.name)

@@ -67,5 +67,5 @@ def parse_reader_arguments(texts: Sequence[str]) -> dict[str, Any]:
         try:
             found[name] = json.loads(value)
         except ValueError:
-            found[name] = value
+            found[name] = None if value == "None" else value
     return found

@@ -74,6 +74,19 @@ class Release:
     boxes_as_stored: bool = False
 
 
+def all_trained(release: Release) -> Release:
+    """The release as given; ValueError if there are training images, and a class is in the other splits only."""
+    trained = {record.label for record in release.records if record.split == "train"}
+    others = sorted({record.label for record in release.records} - trained)
+    if trained and others:
+        raise ValueError(
+            f"{release.root} has no training image of {', '.join(release.classes[each] for each in others[:9])}, which "
+            "other splits have. Names that differ in case, spaces or accents only are other classes too: rename those "
+            "that are one class; else add training images, or take the class out"
+        )
+    return release
+
+
 def usable(release: Release) -> Release:
     """The release as given; ValueError if no result on it would mean something, or could be computed or written."""
     trained = {record.label for record in release.records if record.split == "train"}
@@ -122,7 +135,8 @@ class ReleaseDataset(Dataset[Sample]):
         self.records = tuple(record for record in release.records if split in (None, record.split))
         self.classes, self.places = release.classes, release.places
         self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)
-        self.place_numbers = _known([record.place for record in self.records])
+        places: list[Any] = [record.place for record in self.records]
+        self.place_numbers = torch.tensor(places) if places and None not in places else None
         self.groups: Tensor | None = None
         if self.place_numbers is not None:
             self.groups = group_number(self.labels, self.place_numbers, len(self.places))
@@ -241,8 +255,3 @@ def are_inside(boxes: Sequence[Box], size: tuple[int, int]) -> bool:
     return all(
         -1 <= left < right <= width + 1 and -1 <= top < bottom <= height + 1 for left, top, right, bottom in boxes
     )
-
-
-def _known(values: Sequence[int | None]) -> Tensor | None:
-    known: list[Any] = [value for value in values if value is not None]
-    return torch.tensor(known) if len(known) == len(values) and values else None

@@ -196,6 +196,7 @@ def resume(run: Run) -> bool:
         for what, differs in {
             f"of {state['variant']}, and this run trains {run.variant}": state["variant"] != run.variant,
             "of a run on other images": state["data"] not in (images["train"], images[OLD]),
+            "of a run with other names of classes or places": state.get("names", images["names"]) != images["names"],
             f"of a run with other settings: {changed}": changed,
         }.items():
             if differs:
@@ -261,6 +262,7 @@ def _checkpoint_of(run: Run) -> Checkpoint:
         {
             "variant": run.variant,
             "data": run.splits.fingerprint["train"],
+            "names": run.splits.fingerprint["names"],
             "settings": run.settings.to_json(),
             "processes": run.fabric.world_size,
             "progress": run.progress.state_dict(),

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, Subset
 
+from .._files import checksum
 from ..data import Batch, ReleaseDataset, Sample, collate, transforms
 from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
-from ..data.release import ImageLoader, Record, Release, groups_of, read_sample
+from ..data.release import ImageLoader, Record, Release, all_trained, groups_of, read_sample
 from ..preprocessing import Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
@@ -31,9 +32,7 @@ def mixed(*parts: int) -> int:
     """One number made of many: any two lists that differ give numbers that have nothing in common.
 
     SplitMix64's last step (Steele, Lea and Flood 2014), once for each part, which is 0 or more. The result is from 0 to
-    2^63 - 1, which fits torch's int64 and every generator's seed. :mod:`aimwrap.gumbel` has the same step for tensors
-    on the device. There, int64 products wrap around and shifts repeat the sign; Python's integers have no size. One
-    function for both would be longer than the two, and slower.
+    2^63 - 1, which fits every generator's seed. :mod:`aimwrap.gumbel` has the same for tensors, whose products wrap.
 
     >>> mixed(0, 1, 2) == mixed(0, 1, 2), mixed(0, 1, 2) == mixed(0, 2, 1)
     (True, False)
@@ -205,7 +204,7 @@ class Splits:
     tested_on: str  # the name of that split
     classes: tuple[str, ...]
     group_names: tuple[str, ...]  # by number of group; the classes where there are no places
-    fingerprint: dict[str, str]  # of each split's table and files, to notice another data set
+    fingerprint: dict[str, str]  # of each split's table and files, and of the names, to notice another data set
 
     @property
     def train_counts(self) -> Tensor:
@@ -225,6 +224,7 @@ def read_splits(settings: Settings) -> Splits:
     release = train.release
     fingerprint = {name: _fingerprint(ReleaseDataset(release, name).records, files=True) for name in train.splits}
     fingerprint[OLD] = _fingerprint(release.records)
+    fingerprint["names"] = hashlib.sha256(repr((release.classes, release.places)).encode()).hexdigest()[:16]
     val = ReleaseDataset(release, "val") if "val" in train.splits else None
     if settings.hold_out:
         if val is not None:
@@ -238,8 +238,7 @@ def read_splits(settings: Settings) -> Splits:
             f"{release.name} has no images to test on, its splits are {', '.join(train.splits)}; hold_out=0.2 "
             "holds out a fifth of the training images"
         )
-    tested_on = "test" if "test" in train.splits else "val"
-    return Splits(train, val, test, tested_on, train.classes, train.group_names or train.classes, fingerprint)
+    return Splits(train, val, test, str(test.split), train.classes, train.group_names or train.classes, fingerprint)
 
 
 def check_files(splits: Splits, rank: int, processes: int, progress: bool) -> None:
@@ -284,7 +283,7 @@ def _held_out(train: ReleaseDataset, settings: Settings) -> tuple[ReleaseDataset
         )
     records = [record._replace(split="val") if number in out else record for number, record in enumerate(train.records)]
     others = [record for record in train.release.records if record.split != "train"]
-    release = replace(train.release, records=(*records, *others))
+    release = all_trained(replace(train.release, records=(*records, *others)))
     return ReleaseDataset(release, "train"), ReleaseDataset(release, "val")
 
 
@@ -301,6 +300,8 @@ def _parts_of(path: Path | None) -> list[bytes]:
     """Bytes spread evenly over a file, to its end: reading all of it would take as long as an epoch."""
     if path is None or not path.is_file():  # such as a pipe, from which reading might never end
         return []
+    if path.suffix.lower() in (".bmp", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".tif", ".tiff"):  # mostly uncompressed:
+        return [checksum(path).encode()]  # where one pixel changes, the rest stays as it is
     with path.open("rb") as file:
         last = max(0, path.stat().st_size - 64)
         return [str(last).encode(), *(file.read(64) for part in range(33) if file.seek(last * part // 32) >= 0)]

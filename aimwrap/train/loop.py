@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 import aimwrap
 
 from .._files import is_unfinished, locked, read_json, remove_unfinished, replacing, write_json
-from .._text import first_line, with_progress
+from .._text import first_line, printable, with_progress
 from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
 from ..health import MaskHealth
@@ -100,7 +100,7 @@ def run_training(
             raise ImportError('--tensorboard needs tensorboard: pip install "aimwrap[train]"') from error
     _check_folder(folder, settings)
     if (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
-        result = _result_in(folder, read_splits(settings).fingerprint)
+        result = _result_in(folder, read_splits(settings).fingerprint, weights_of(settings))
         remove_unfinished(folder)  # of a process that was killed when it had written the result
         remove_unfinished(checkpoint_folder(folder), "lock-")
         say(f"{folder} is trained already; its result is in {RESULT}")
@@ -120,8 +120,8 @@ def run_training(
             _begin(run)
         if run.lacks is not None:
             say(run.lacks)
-        if not quiet:
-            say(run.classes)
+        for text in () if quiet else (run.classes, *run.splits.train.release.notes):
+            say(printable(text))
         if resume(run):
             say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
         _write_log(run)  # its last line may be missing: it is written after the checkpoint
@@ -161,7 +161,7 @@ def train(run: Run) -> None:
             run.optimizer.step()
             if run.average is not None:
                 run.average.update_parameters(run.network)
-            progress.end_step()
+            progress.step_of_epoch, progress.step = progress.step_of_epoch + 1, progress.step + 1
             if _checkpoint_is_due(run):
                 save_checkpoint(run)
         line = _end_of_epoch(run, epoch)
@@ -358,17 +358,22 @@ def _check_folder(folder: Path, settings: Settings) -> None:
         )
 
 
-def _result_in(folder: Path, fingerprint: dict[str, str]) -> Result:
-    """The result of a run that is done, which must be of these images."""
+def _result_in(folder: Path, fingerprint: dict[str, str], weights: str | None) -> Result:
+    """The result of a run that is done, which must be of these images, and of a backbone with these weights."""
     try:
         found, kept = (read_json(folder / name) for name in (RESULT, SETTINGS))
         known = found.get("data") or kept["resolved"]["data"]
+        known = known if isinstance(known, dict) else {OLD: known}  # as older versions wrote it
+        same_torch = kept["resolved"]["torch"] == str(torch.__version__)  # else modules may have other attributes
         format_results([result := Result(**found)])  # to see that nothing is missing
     except UNFIT as error:
         message = f"{folder / RESULT} was changed by hand ({first_line(error)}); remove it, and give the command again"
         raise RunFolderError(message) from error
-    if known not in (fingerprint, fingerprint[OLD]):
-        raise RunFolderError(f"{folder} holds the result of other images; name another folder for a run on these")
+    if changed := [name for name in known if known[name] != fingerprint.get(name)]:
+        what = "other names of classes or places" if changed == ["names"] else "other images"
+        raise RunFolderError(f"{folder} holds the result of {what}; name another folder for a run on these")
+    if same_torch and result.weights not in (None, weights):
+        raise RunFolderError(f"{folder} holds the result of {result.weights}, not of {weights}; name another folder")
     return result
 
 

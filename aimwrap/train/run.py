@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing
+from ..sharing.recipe import fingerprint
+from ..taps.copies import unmoved_generators
 from ..tau import TauScheduler
 from . import data as of_data
 from .distributed import mean_over_processes, synchronise_batch_norms
@@ -54,7 +57,7 @@ class Result(NamedTuple):
         mask_findings: the messages of :class:`~aimwrap.MaskHealth` after the selected epoch.
         folder: of the run; the model is in its ``model``.
         departures: what the model does otherwise than the paper; None for a plain one, and in older results.
-        weights: that the backbone started from; None where its own function decides, and in older results.
+        weights: that the backbone started from, or a digest of your own backbone; None in older results.
         data: a fingerprint of each split, and ``classes``, the training images of each, in words; None in older ones.
     """
 
@@ -100,11 +103,6 @@ class Progress:
         if dist.is_available() and dist.is_initialized():
             dist.all_gather_object(found := found * dist.get_world_size(), self.sums)
         return [sum(values) for values in zip(*found, strict=True)]
-
-    def end_step(self) -> None:
-        """Count a step of the optimiser."""
-        self.step_of_epoch += 1
-        self.step += 1
 
     def end_epoch(self, line: dict[str, Any]) -> None:
         """Begin the next epoch."""
@@ -159,10 +157,10 @@ class Run:
         self.settings, self.folder, self.fabric = settings, folder, fabric
         self.report, self.quiet, self.tensorboard, self.keep_masks = report, quiet, tensorboard, keep_masks
         self.progress = Progress()
+        self.weights = weights_of(settings)
         of_data.seed_generators(settings.seed)  # the same new layers in every process
         splits = of_data.read_splits(settings)
         self.rule = chosen_rule(settings.selection, splits)  # which epoch's weights are kept
-        self.weights = weights_of(settings)
         try:
             self.network = network = build_model(settings, len(splits.classes))
         except OSError as error:  # of the Hub's client or of torch's, whose ways out are for those who know them
@@ -289,9 +287,19 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
 
 
 def weights_of(settings: Settings) -> str | None:
-    """The weights that the backbone starts from, by the name that its library gives them; None if its function does."""
+    """The weights that the backbone starts from, by its library's name; of a function, a digest of what it builds."""
     if ":" in settings.backbone:
-        return None
+        builds = []
+        for seed in (0, 1):  # which random weights differ by
+            of_data.seed_generators(seed)
+            with unmoved_generators() as drawn:
+                builds.append(import_backbone(settings.backbone))
+                random = drawn()  # else it is a module, whose weights may be those of this process
+        digest = hashlib.sha256(fingerprint(builds[0]).encode())
+        for one, other in zip(*(build.state_dict().values() for build in builds), strict=True):
+            if random and torch.equal(one, other):
+                digest.update(one.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return f"{settings.backbone} {digest.hexdigest()[:16]}"
     found = default_weights(settings.backbone) if settings.pretrained else "random"
     if found is None:
         raise ValueError(f"backbone: {settings.backbone} has no pretrained weights; {RANDOM}")

@@ -45,7 +45,7 @@ def make_pictures(root: Path, colour: int = 200, classes: tuple[str, ...] = ("ca
 def settings_of(root: Path, **given: Any) -> Settings:
     """A plain run of one epoch, unless something else is given."""
     usual = {"method": "plain", "backbone": "small_run:Net", "image_size": 32, "epochs": 1, "batch_size": 4}
-    return Settings(data="folder", root=str(root), **{**usual, **given})
+    return Settings(**{"data": "folder", "root": str(root), **usual, **given})
 
 
 def train(root: Path, out: Path, **given: Any) -> Result:

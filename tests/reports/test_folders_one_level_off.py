@@ -8,6 +8,8 @@ from PIL import Image
 
 from aimwrap.data import examine, read_folder, read_table
 from aimwrap.data.registry import read_by_name
+from aimwrap.train import Settings
+from aimwrap.train.data import read_splits
 
 
 def folders(root: Path, *names: str) -> Path:
@@ -32,6 +34,23 @@ REFUSED = {
         "seem to be above the classes",
     ),
     "splits without classes": (("train", "test1"), "has images of no class in "),
+    "splits in the classes' names": (("cat_train", "cat_test", "dog_train", "dog_test"), "one class in several splits"),
+    "splits before the classes' names": (("trainA", "trainB", "testA", "testB"), "one class in several splits"),
+    "some splits in the classes' names": (("cat", "cat-test", "dog", "dog-test"), "one class in several splits"),
+    "masks in the classes' names": (("cat", "cat_masks", "dog", "dog_masks"), "in several splits, or with its masks"),
+    "images and masks in the names": (("cat_images", "cat_masks", "dog"), "in several splits, or with its masks"),
+    "different splits below classes": (("cat/train", "cat/val", "dog/train"), "seem to be above the classes"),
+    "two sets that share a class": (("setA/cat", "setA/dog", "setB/cat", "setB/bird"), "seem to be above the classes"),
+    "parts of an archive": (("skin_images_part_1", "skin_images_part_2"), "hold kinds of files or parts"),
+    "a class of the test only": (
+        ("train/cat", "train/dog", "test/cats", "test/dogs"),
+        "no training image of cats, dogs, which other splits have",
+    ),
+    "masks in a class's folder": (("cat", "cat/masks", "dog"), "cat has masks or thumbnails among its images"),
+    "masks beside images in a class": (
+        ("cat/images", "cat/masks", "dog"),
+        "cat has masks or thumbnails among its images",
+    ),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",
@@ -89,9 +108,9 @@ def test_a_table_of_one_class_is_refused(tmp_path: Path) -> None:
     assert not examine(tmp_path / "t.csv").healthy
 
 
-@pytest.mark.parametrize("extra", ["masks", "@eaDir", "old"])
+@pytest.mark.parametrize("extra", ["masks", "old"])
 def test_a_folder_of_the_classes_names_is_no_class(tmp_path: Path, extra: str) -> None:
-    """Masks, a server's thumbnails or a copy beside the classes became one more class."""
+    """Masks or a copy beside the classes became one more class."""
     root = folders(tmp_path, "cat", "dog", f"{extra}/cat", f"{extra}/dog")
     with pytest.raises(ValueError, match=r"folders named as the classes \(cat, dog\), so it is none"):
         read_folder(root)
@@ -106,3 +125,88 @@ def test_one_class_is_written_alike_in_all_splits(tmp_path: Path, one: str, othe
         read_folder(folders(tmp_path / "a", f"train/{one}", "train/dog", f"test/{other}", "test/dog"))
     if one != "caf\u00e9":
         assert len(read_folder(folders(tmp_path / "b", f"train/{one}", f"train/{other}")).classes) == 2
+
+
+ORDINARY = (
+    ("cat", "dog"),
+    ("A", "a", "B", "b"),
+    tuple("0123456789"),
+    ("c0", "c1", "c2"),
+    ("type_1", "type_2"),
+    ("grade1", "grade2"),
+    ("with_mask", "without_mask"),
+    ("mask", "no_mask"),
+    ("labels", "stickers"),
+    ("real_images", "fake_images"),
+    ("face", "face_masks", "hat"),
+    ("cat/train", "dog/train"),
+    ("toy_train", "toy_car", "train"),
+    ("crash_test", "test_tube", "contest"),
+    ("trainer", "tester"),
+    ("blood", "blood_test", "skin"),
+    ("batch_ok", "batch_bad"),
+    ("part_a_ok", "part_b_bad"),
+    ("#1", "@home", "$5", "thumbs"),
+    ("carnival/masks", "carnival/hats", "office/suits"),
+    ("train/n01440764", "train/n01443537", "val/n01440764"),
+    ("val/cat", "val/dog"),
+)
+
+
+@pytest.mark.parametrize("names", ORDINARY, ids=", ".join)
+def test_ordinary_names_of_classes_are_not_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    release = read_by_name("folder", str(folders(tmp_path, *names)), None, {}).release
+    assert {*release.classes} == {name.removeprefix("train/").removeprefix("val/").split("/")[0] for name in names}
+    assert len(release.records) == 2 * len(names)
+
+
+@pytest.mark.parametrize("inside", ["", "cat/"])
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", ".ipynb_checkpoints", "#recycle", "$RECYCLE.BIN", "Thumbnails"])
+def test_folders_that_tools_make_are_left_out(tmp_path: Path, name: str, inside: str) -> None:
+    """They were classes, or images of the class that they are in."""
+    release = read_folder(folders(tmp_path, "cat", "dog", f"{inside}{name}", f"{inside}{name}/cat"))
+    assert release.classes == ("cat", "dog") and len(release.records) == 4
+    assert examine(tmp_path).healthy
+
+
+@pytest.mark.parametrize(
+    "mask", ["{}_mask.png", "{}_Mask_1.png", "{} seg.png", "{}-gt.png", "GT/{}.bmp", "thumbs/{}.jpg"]
+)
+def test_masks_named_after_their_images_are_not_images(tmp_path: Path, mask: str) -> None:
+    """As in a set of ultrasound pictures that many use: every second image of a class was a mask."""
+    root = folders(tmp_path, "benign", "malignant")
+    for number in range(2):
+        (root / "benign" / mask.format(number)).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / "benign" / mask.format(number))
+    with pytest.raises(ValueError, match="benign has masks or thumbnails among its images, such as those of 0"):
+        read_folder(root)
+
+
+def test_one_image_may_be_called_a_mask(tmp_path: Path) -> None:
+    root = folders(tmp_path, "party", "office")
+    for name in ("a", "b", "hat", "hat_mask"):
+        Image.new("RGB", (8, 8)).save(root / "party" / f"{name}.png")
+    assert len(read_folder(root).records) == 8
+
+
+def test_folders_within_classes_are_noted(tmp_path: Path) -> None:
+    """Two sets of other names that share a class cannot be told from classes with folders: training says it."""
+    release = read_folder(folders(tmp_path, "mine/cat", "mine/dog", "yours/cat", "yours/bird"))
+    assert release.notes == (
+        "Images in folders within a class count as that class, such as those in mine/cat, mine/dog, yours/bird, "
+        "yours/cat.",
+    )
+
+
+def test_a_class_may_lack_test_images(tmp_path: Path) -> None:
+    release = read_folder(folders(tmp_path, "train/cat", "train/dog", "train/bird", "test/cat", "test/dog"))
+    assert len(release.classes) == 3 and examine(tmp_path).healthy
+
+
+def test_holding_out_leaves_every_class_a_training_image(tmp_path: Path) -> None:
+    """The only image of a small class could be held out: it was validated, and never trained."""
+    folders(tmp_path, "cat", "dog")
+    (tmp_path / "dog" / "1.png").unlink()
+    with pytest.raises(ValueError, match="no training image of dog, which other splits have"):
+        read_splits(Settings(data="folder", root=str(tmp_path), hold_out=0.6))
+    assert len(read_splits(Settings(data="folder", root=str(tmp_path), hold_out=0.4)).train) == 2

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_run import make_pictures, train
+import torch
+from small_run import Net, make_pictures, train
+from torch import nn
 
 from aimwrap.train import CheckpointError, RunFolderError
 
@@ -34,6 +36,16 @@ def test_one_other_test_image_makes_another_result(done: Path) -> None:
         train(done / "a", done / "out")
 
 
+def test_one_other_pixel_makes_another_result(done: Path) -> None:
+    """In a file without compression it stood between the parts that were compared, for 19 of 64 pixels."""
+    path = done / "a" / "train" / "cat" / "1.bmp"
+    content = path.read_bytes()
+    for byte in range(54, len(content), 301):
+        path.write_bytes(content[:byte] + bytes([255 - content[byte]]) + content[byte + 1 :])
+        with pytest.raises(RunFolderError, match="of other images"):
+            train(done / "a", done / "out")
+
+
 def test_moved_images_are_the_same(done: Path) -> None:
     said: list[str] = []
     moved = Path(shutil.move(done / "a", done / "elsewhere"))
@@ -56,3 +68,74 @@ def test_a_checkpoint_of_images_with_the_same_names_is_refused(done: Path) -> No
     (done / "out" / "result.json").unlink()
     with pytest.raises(CheckpointError, match="of a run on other images"):
         train(make_pictures(done / "b", 100), done / "out")
+
+
+@pytest.fixture
+def table(done: Path) -> Path:
+    """A table of the pictures of ``a``, with places."""
+    paths = sorted((done / "a").rglob("*.bmp"))
+    rows = [f"{path.relative_to(done / 'a')},{path.parent.name},{path.parent.parent.name},land" for path in paths]
+    (done / "a" / "t.csv").write_text("\n".join(["image,label,split,place", *rows]))
+    return done / "a" / "t.csv"
+
+
+@pytest.mark.parametrize(("old", "new"), [(",cat,", ",crow,"), (",land", ",sea")], ids=["classes", "places"])
+def test_other_names_make_another_result(table: Path, tmp_path: Path, old: str, new: str) -> None:
+    """The same numbers under other names: the old names were shown as this run's."""
+    out = tmp_path / "of table"
+    train(table, out, data="table")
+    before = table.read_text()
+    table.write_text(before.replace(old, new))
+    with pytest.raises(RunFolderError, match="the result of other names of classes or places; name another folder"):
+        train(table, out, data="table")
+    (out / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="a run with other names of classes or places"):
+        train(table, out, data="table")
+    table.write_text(before)
+    result = train(table, out, data="table")
+    del (kept := result._asdict())["data"]["names"]  # as older versions wrote it
+    (out / "result.json").write_text(json.dumps(kept))
+    assert train(table, out, data="table").scores == result.scores
+
+
+def test_another_network_or_file_of_weights_makes_another_result(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed width, or another file that the function loads, showed the result of the network before."""
+    weights = {"widths": 8, "bias": 0.0}
+
+    def built() -> nn.Module:
+        net = Net()
+        net.fc.bias.data.fill_(weights["bias"])
+        net.fc = net.fc if weights["widths"] == 8 else nn.Sequential(nn.Linear(8, weights["widths"]), nn.Linear(4, 2))
+        return net
+
+    monkeypatch.setattr("small_run.built", built, raising=False)
+    images, out = done / "a", tmp_path / "own"
+    scores = train(images, out, backbone="small_run:built").scores
+    assert train(images, out, backbone="small_run:built", seed=0).scores == scores
+    for change in ({"bias": 1.0}, {"widths": 4}):
+        with monkeypatch.context() as patch:
+            patch.setitem(weights, *next(iter(change.items())))
+            with pytest.raises(RunFolderError, match=r"holds the result of small_run:built \w+, not of small_run"):
+                train(images, out, backbone="small_run:built")
+    assert train(images, out, backbone="small_run:built").scores == scores
+
+
+def test_a_network_made_on_import_is_compared_without_its_weights(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be random ones of this process."""
+    for seed in range(2):
+        torch.manual_seed(seed)
+        monkeypatch.setattr("small_run.net", Net(), raising=False)
+        assert train(done / "a", tmp_path / "own", backbone="small_run:net").weights
+
+
+def test_a_result_of_another_torch_is_shown(done: Path) -> None:
+    """Its modules may have other attributes, which is no fault of the network."""
+    for name, key, value in (("settings", "torch", "1.0"), ("result", "weights", "small_run:Net 0")):
+        content = json.loads((done / "out" / f"{name}.json").read_text())
+        (content if name == "result" else content["resolved"])[key] = value
+        (done / "out" / f"{name}.json").write_text(json.dumps(content))
+    assert train(done / "a", done / "out").weights == "small_run:Net 0"

@@ -8,7 +8,8 @@ from PIL import Image
 
 from aimwrap.data import examine, read_table
 from aimwrap.data.io import header_of
-from aimwrap.data.registry import read_by_name
+from aimwrap.data.registry import parse_reader_arguments, read_by_name
+from aimwrap.data.release import Release
 
 ROWS = [["image", "label", "left", "top", "right", "bottom"]]
 ROWS += [[f"{number}.png", "ab"[number % 2], "1,5", "0,5", "8", "8"] for number in range(4)]
@@ -91,3 +92,84 @@ def test_decimal_commas_stay_in_texts(tmp_path: Path) -> None:
         read_table(tmp_path / "t.csv", box=None)
     (tmp_path / "t.csv").write_text("image;label\na.png;0,0\nb.png;1,0\n")
     assert [record.label for record in read_table(tmp_path / "t.csv").records] == [0, 1]
+
+
+def read(folder: Path, text: str, **arguments: object) -> Release:
+    (folder / "t.csv").write_text(text)
+    return read_by_name("table", str(folder / "t.csv"), None, arguments).release
+
+
+FOUR = "image,label{}\na.png,cat{}\nb.png,dog{}\nc.png,cat{}\nd.png,dog{}\n"
+
+
+@pytest.mark.parametrize("column", ["Split", "splits", "subset", "phase"])
+def test_a_column_of_splits_by_another_name_is_not_passed_over(tmp_path: Path, column: str) -> None:
+    """All images, those of the test too, were training images."""
+    text = FOUR.format(f",{column}", ",train", ",train", ",Test", ",test")
+    with pytest.raises(ValueError, match=f"pass split_column= with {column}, or None to go without"):
+        read(tmp_path, text)
+    assert [one.split for one in read(tmp_path, text, split_column=column).records] == ["train"] * 2 + ["test"] * 2
+    without = parse_reader_arguments(["split_column=None"])
+    assert {one.split for one in read(tmp_path, text, **without).records} == {"train"}
+
+
+@pytest.mark.parametrize("column", ["Place", "Mask", "GROUP"])
+def test_a_column_in_another_case_is_not_passed_over(tmp_path: Path, column: str) -> None:
+    text = FOUR.format(f",{column}", *[",0", ",1"] * 2)
+    with pytest.raises(ValueError, match=f"pass {column.lower()}= with {column}, or None to go without"):
+        read(tmp_path, text)
+    assert not read(tmp_path, text, **{column.lower(): None}).places
+
+
+def test_boxes_in_another_case_are_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pass the columns of left, top, right and bottom, or None"):
+        read(tmp_path, FOUR.format(",Left,Top,Right,Bottom", *[",0,0,8,8"] * 4))
+
+
+@pytest.mark.parametrize("other", ["Cat", "cat\u200b", "CAT"])
+def test_one_label_written_in_two_ways_is_refused(tmp_path: Path, other: str) -> None:
+    """They were two classes."""
+    text = FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{other}")
+    with pytest.raises(ValueError, match=r"label has .*, which differ in case, spaces or accents only"):
+        read(tmp_path, text)
+    assert read(tmp_path, text, classes=["cat", other, "dog"]).classes == ("cat", other, "dog")
+
+
+def test_letters_in_two_cases_are_two_classes(tmp_path: Path) -> None:
+    assert read(tmp_path, "image,label\na.png,A\nb.png,a\nc.png,B\n").classes == ("A", "B", "a")
+
+
+@pytest.mark.parametrize("error", ["#N/A", "#REF!", "#NAME?", "#DIV/0!", "#NV", "<NA>", "NULL"])
+def test_what_a_spreadsheet_writes_for_no_value_is_no_class(tmp_path: Path, error: str) -> None:
+    text = FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{error}")
+    with pytest.raises(ValueError, match=r"line 4: label must have a value, and is "):
+        read(tmp_path, text)
+    assert read(tmp_path, text, classes=["cat", "dog", error]).records[2].label == 2
+
+
+@pytest.mark.parametrize("label", ["none", "None", "NA", "C#", "#cat"])
+def test_ordinary_words_stay_classes(tmp_path: Path, label: str) -> None:
+    assert label in read(tmp_path, FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{label}")).classes
+
+
+def test_empty_columns_and_rows_are_left_out(tmp_path: Path) -> None:
+    """Which spreadsheets write where something was once: "has a column twice: image, label, , "."""
+    text = FOUR.format(",,", *[",,"] * 4) + ",,,\n,,,\n"
+    assert [record.label for record in read(tmp_path, text).records] == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=r"a column twice: image, label, label. Rename or remove one"):
+        read(tmp_path, FOUR.format(",label", *[",x"] * 4))
+
+
+def test_a_class_of_a_table_needs_training_images(tmp_path: Path) -> None:
+    text = FOUR.format(",split", ",train", ",train", ",test", ",test").replace("c.png,cat", "c.png,cats")
+    with pytest.raises(ValueError, match="no training image of cats, which other splits have"):
+        read(tmp_path, text)
+    assert not examine(tmp_path / "t.csv").healthy
+    assert (
+        len(
+            read(
+                tmp_path, FOUR.format(",split", ",train", ",train", ",test", ",test"), classes=["cat", "dog", "owl"]
+            ).classes
+        )
+        == 3
+    )

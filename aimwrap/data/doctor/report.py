@@ -134,20 +134,17 @@ Paint = Callable[[str, Mark], str]
 
 def report(examination: Examination, paint: Paint = lambda text, mark: text) -> str:
     """An examination as text."""
+    taken = printable(f"{examination.release} in {examination.root}")
+    notes = [f"  - {_wrapped(note, '    ').lstrip()}" for note in examination.notes]
     blocks = [
-        _head(examination),
+        f"{taken}\n{_wrapped(f'Recognised because {examination.reason}.', '  ')}",
         _table(examination),
         "\n".join(_check(check, paint) for check in examination.checks),
-        _paragraphs("Known pitfalls of this release", examination.notes),
+        "\n".join(["Known pitfalls of this release", *notes] if notes else []),
         _verdict(examination, paint),
         "\n".join(["Next", *(f"  {printable(line)}" for line in examination.next_lines)]),
     ]
     return "\n\n".join(block for block in blocks if block)
-
-
-def _head(examination: Examination) -> str:
-    taken = f"{examination.release} in {examination.root}"
-    return f"{printable(taken)}\n{_wrapped(f'Recognised because {examination.reason}.', '  ')}"
 
 
 def _table(examination: Examination) -> str:
@@ -177,11 +174,6 @@ def _check(check: Check, paint: Paint) -> str:
     if len(check.findings) > EXAMPLES:
         lines.append(f"             and {len(check.findings) - EXAMPLES:,} more (--json lists all)")
     return "\n".join(lines)
-
-
-def _paragraphs(title: str, sentences: tuple[str, ...]) -> str:
-    items = [f"  - {_wrapped(sentence, '    ').lstrip()}" for sentence in sentences]
-    return "\n".join([title, *items]) if items else ""
 
 
 def _verdict(examination: Examination, paint: Paint) -> str:

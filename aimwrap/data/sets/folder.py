@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..io import FolderListing, expand_path, list_folder, pictures, pictures_below, subfolders
-from ..release import SPLITS, Record, Release
+from ..release import SPLITS, Record, Release, all_trained
 from . import DatasetOnDisk, Sources
 
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
+PARTS = re.compile(r"(.*[ _-])?(?i:images?|part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])")
+MASK = re.compile(
+    r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumbs)/|[ _-](mask|seg\w*|gt)[\d _-]*$"
+)
+ENDS = re.compile(rf"{SPLIT_FOLDER.pattern}|images|masks|labels|annotations|segmentations")  # also beginnings
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
@@ -24,8 +28,8 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     """Read images in a folder per class: ``root/class/*.jpg``, or ``root/train/class/*.jpg`` and so on.
 
     Classes are the sorted names of the folders, of all splits together; where every split has every class, labels are
-    those of ``ImageFolder`` on each split. Folders in a class's folder belong to the class. Hidden entries and files
-    that are not images by their suffixes (``.jpg``, ``.PNG`` and so on) are left out.
+    those of ``ImageFolder`` on each split. Folders in a class's folder belong to the class. Hidden entries, folders
+    that tools make (``@eaDir``) and files that are not images by their suffixes (``.jpg``, ``.PNG``) are left out.
 
     Args:
         root: a folder with a folder per class; or one with a folder per split, each with a folder per class. Splits
@@ -40,17 +44,17 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Raises:
         FileNotFoundError: if a folder is missing, a class has no image, or an image lacks its mask.
-        ValueError: if folders of splits and classes are mixed or one level off, images are outside of classes, or a
-            mask could be that of two images.
+        ValueError: if folders of splits and classes are mixed or one level off, images are outside of classes, masks
+            are among them, or a mask could be that of two images.
     """
     root = expand_path(root)
     mask_root = None if masks is None else expand_path(masks)
-    found = _split_folders(root, mask_root)
-    classes = sorted({name for _, names in found.values() for name in names})
+    parts = _split_folders(root, mask_root)
+    classes = sorted({name for _, names in parts.values() for name in names})
     label = {name: number for number, name in enumerate(classes)}
     records, notes = [], []
     below: dict[str, set[str]] = {name: set() for name in classes}
-    for split, (folder, names) in found.items():
+    for split, (folder, names) in parts.items():
         relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name)]
         mask_of: dict[str, Path] = {}
         if mask_root is not None:
@@ -65,24 +69,20 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
             path, mask = folder / relative, mask_of.get(_stem(relative))
             records.append(Record(path.relative_to(root).as_posix(), path, label[name], split, mask_path=mask))
         lacking = sorted(set(classes) - set(names))
-        alike = {*map(_plain, names)} & {*map(_plain, lacking)}
-        if alike:
-            raise ValueError(
-                f"{root} has {', '.join(alike)} in two ways that differ in case, spaces or accents only, and would be "
-                f"other classes in {split}; rename these folders"
-            )
         if lacking:
             notes.append(
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
                 "ImageFolder on this split alone numbers them differently."
             )
     _check_level(root, below)
+    if inner := [f"{name}/{folder}" for name, folders in below.items() for folder in sorted(folders) if folder]:
+        notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
     if mask_root is not None and not any(record.mask_path for record in records):
         raise FileNotFoundError(
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
             "masks=None to go without"
         )
-    return Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes))
+    return all_trained(Release(root.name, root, tuple(records), tuple(classes), (), any_value_is_object, tuple(notes)))
 
 
 def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, list[str]]]:
@@ -119,13 +119,10 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
     if pictures:
         raise ValueError(
             f"{folder} has {len(pictures)} images next to its folders of classes, such as {pictures[0]}, "
-            "which belong to no class; move them into one, or out of the folder. Images with a table of labels are for "
-            "read_table"
+            "which belong to no class; move them into one or elsewhere. Images with a table are for read_table"
         )
     if not names:
-        raise FileNotFoundError(
-            f"{folder} must have a folder per class, and has none; pass the folder that contains them"
-        )
+        raise FileNotFoundError(f"{folder} must have a folder per class, and has none; pass the folder that has them")
     return names
 
 
@@ -138,16 +135,30 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
                 "move it elsewhere, and pass it as masks= if it holds masks"
             )
     first, *others = below
+    inside = sorted(set().union(*below.values()))
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
+    same = inside if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in inside) else same
     kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
     of_files = len(kinds) == len(below) and any(kinds)
     column = "split" if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in same) else "place"
+    parts = [match[1] for name in below if (match := PARTS.fullmatch(name))]
+    of_files |= len(parts) == len(below) and len({*parts}) == 1
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
         raise ValueError(
             f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
-            f"({', '.join(same)}) or to hold kinds of files. Pass the folder whose folders are the classes as root (as "
-            f"{root / first} may be), masks as masks=, and splits as train, val and test; or a table of the images"
+            f"({', '.join(same)}) or to hold kinds of files or parts. Pass the folder whose folders are the classes as "
+            f"root (as {root / first} may be), masks as masks=, splits as train, val and test; or a table of the images"
             f"{_AS_TABLE.format(', '.join(below), column, root) if same else ''}"
+        )
+    splits: dict[str, set[str]] = {}  # of each name without a split's
+    for name in below:
+        words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
+        split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
+        splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
+    if any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(splits):
+        raise ValueError(
+            f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks. "
+            "Make a folder per split (and per kind of files), each with a folder per class, or rename them"
         )
 
 
@@ -157,6 +168,13 @@ def _class_pictures(folder: Path) -> list[str]:
         raise FileNotFoundError(
             f"{folder} has no image, so its class would be empty; remove the folder, or put its images there "
             "(files that end in .jpg, .jpeg, .png, .webp and so on)"
+        )
+    names = Counter(MASK.sub("", stem) for stem in sorted({*map(_stem, relatives)}))
+    twice = [name for name, count in names.items() if count > 1]
+    if len(twice) > 1 or (twice and len(names) <= 2):  # a single pair may have its names by chance
+        raise ValueError(
+            f"{folder} has masks or thumbnails among its images, such as those of {twice[0]}, which would be images of "
+            "the class. Move them into another folder, with a folder per class; masks= takes it"
         )
     return relatives
 
@@ -184,10 +202,6 @@ def _masks(folder: Path, mask_folder: Path, names: list[str]) -> dict[str, Path]
             "mask has the same folder and name as its image, except for the suffix (.png). Add them, or pass masks=None"
         )
     return found
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _stem(relative: str) -> str:

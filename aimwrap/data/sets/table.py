@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..io import FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
-from ..release import SPLITS, Box, Record, Release
+from ..release import SPLITS, Box, Record, Release, all_trained
 from ..sample import group_number
 from . import DatasetOnDisk, Sources
 
@@ -71,6 +72,9 @@ WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")  # pandas writes 3.0 where ano
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
 
 
+_NO_VALUE = re.compile(r"#(N/A|NV|[A-Z/0]+[!?])|N/A|n/a|<NA>|NULL")  # as spreadsheets and pandas write it
+
+
 class Numbered(NamedTuple):
     """A column as numbers."""
 
@@ -89,15 +93,23 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
     """
     values = [row.values[column].strip() for row in rows]
     for row, value in zip(rows, values, strict=True):
-        if not value:
+        if not value or (names is None and _NO_VALUE.fullmatch(value)):
             raise ValueError(
-                f"{row.where}: {column} must have a value, and is empty. Complete the table, or leave the row out"
+                f"{row.where}: {column} must have a value, and is {value or 'empty'}. Complete it, or leave the row out"
             )
     if names is not None:
         return _among(rows, values, column, names, argument)
     matches = [WHOLE_NUMBER.fullmatch(row.number(column)) for row in rows]
     if not all(matches):
         _check_names(rows, values, column, argument)
+        alike: dict[str, str] = {}
+        for name in sorted(set(values)):
+            plain = re.sub(r"[\s_\u200b-\u200f\ufeff]+", "", unicodedata.normalize("NFC", name).casefold())
+            if len(plain) > 1 and alike.setdefault(plain, name) != name:
+                raise ValueError(
+                    f"{column} has {alike[plain]!r} and {name!r}, which differ in case, spaces or accents only; write "
+                    f"them alike, or pass {argument}= with all names"
+                )
         return _among(rows, values, column, sorted(set(values)), argument)
     numbers = [int(match[1]) for match in matches if match is not None]
     most = max(numbers)
@@ -216,8 +228,8 @@ def read_table(
     if not rows:
         raise ValueError(f"{table} has no rows below its header; pass a table that lists images")
     header = tuple(rows[0].values)
-    place, group = _column(table, header, place, "place"), _column(table, header, group, "group")
-    split, mask = _column(table, header, split_column, "split"), _column(table, header, mask, "mask")
+    place, group = _column(table, rows, place, "place"), _column(table, rows, group, "group")
+    split, mask = _column(table, rows, split_column, "split"), _column(table, rows, mask, "mask")
     box = _box_columns(table, header, box)
     labels = number_column(rows, label, classes, "classes")
     numbered_places = number_places(rows, place, group, labels, places)
@@ -233,26 +245,26 @@ def read_table(
         )
         for position, row in enumerate(rows)
     ]
-    return Release(
-        table.stem,
-        root,
-        tuple(_joined(records, rows)),
-        labels.names,
-        () if numbered_places is None else numbered_places.names,
-        any_value_is_object,
-        tuple(_notes(records, rows, split)),
-    )
+    names = () if numbered_places is None else numbered_places.names
+    notes = tuple(_notes(records, rows, split))
+    found = Release(table.stem, root, tuple(_joined(records, rows)), labels.names, names, any_value_is_object, notes)
+    return all_trained(found)
 
 
-def _column(table: Path, header: Sequence[str], column: str | None, default: str) -> str | None:
+def _column(table: Path, rows: Sequence[Row], column: str | None, default: str) -> str | None:
     """The column's name if it is to be read."""
+    header = rows[0].values.keys()
     if column is None or column in header:
         return column
-    if column == default:
+    argument, alike = default, [name for name in header if name.casefold() == default]
+    if default == "split":
+        argument, values = "split_column", {name: {row.values[name].strip().lower() for row in rows} for name in header}
+        alike += [name for name, found in values.items() if len(found) > 1 and found <= SPLIT_VALUES.keys() - {*"012"}]
+    if column == default and not alike:
         return None
     raise ValueError(
-        f"{default}={column!r} must be a column of {table}, which has {', '.join(header)}; pass one of these, or None "
-        "to go without"
+        f"{default}={column!r} must be a column of {table}, which has {', '.join(header)}; pass {argument}= with "
+        f"{' or '.join(dict.fromkeys(alike)) or 'one of these'}, or None to go without"
     )
 
 
@@ -266,7 +278,7 @@ def _box_columns(
     lacking = [column for column in box if column not in header]
     if not lacking:
         return box
-    if box == BOX and len(lacking) == 4:
+    if box == BOX and not {*box} & {name.casefold() for name in header}:
         return None
     raise ValueError(
         f"box={box!r} must be four columns of {table}, and {', '.join(lacking)} is not among {', '.join(header)}; pass "
