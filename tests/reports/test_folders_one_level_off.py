@@ -146,6 +146,7 @@ ORDINARY = (
     ("blood", "blood_test", "skin"),
     ("batch_ok", "batch_bad"),
     ("part_a_ok", "part_b_bad"),
+    ("part 1", "part 2"),
     ("#1", "@home", "$5", "thumbs"),
     ("carnival/masks", "carnival/hats", "office/suits"),
     ("train/n01440764", "train/n01443537", "val/n01440764"),
