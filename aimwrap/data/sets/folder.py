@@ -13,7 +13,9 @@ from . import DatasetOnDisk, Sources
 
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
-PARTS = re.compile(r"(.*[ _-])?(?i:images?|(?<=[ _-])part|fold|batch|(?:data|sub)?set)([ _-]?([0-9]+|[A-Z])|[ _-][a-z])")
+PARTS = re.compile(
+    r"(.*[ _-])?(?i:images?|(?<=[ _-])part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])"
+)
 MASK = re.compile(
     r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumbs)/|[ _-](mask|seg\w*|gt)[\d _-]*$"
 )
