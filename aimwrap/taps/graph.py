@@ -428,12 +428,13 @@ def _noting_assignments() -> Iterator[None]:
         return proxy
 
     operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]
+    calls: list[tuple[Any, str, Callable[..., Any]]]
     calls = [(fx.Tracer, "create_proxy", create_proxy), (NodePathTracer, "call_module", call_module)]
-    calls += [(NodePathTracer, "trace", trace), (fx.Graph, "eliminate_dead_code", eliminate_dead_code)]
-    calls += [(fx.Proxy, "__setattr__", set_attribute)]
+    calls += [(NodePathTracer, "trace", trace), (fx.Proxy, "__setattr__", set_attribute), *operators]
+    calls += [(fx.Graph, "eliminate_dead_code", eliminate_dead_code)]
     with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), ExitStack() as replaced:
         own, outside, eliminate = NodePathTracer.call_module, _contexts(), fx.Graph.eliminate_dead_code
-        for owner, name, function in [*operators, *calls]:
+        for owner, name, function in calls:
             replaced.enter_context(patch.object(owner, name, function, create=True))
         yield
 
