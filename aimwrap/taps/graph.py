@@ -92,7 +92,7 @@ class GraphNames:
         """Find the last graph node of a module's call, or the node of exactly that name, in both modes.
 
         Raises:
-            ValueError: if there is none in either mode.
+            GraphError: if there is none in either mode.
         """
         train = self._last_of(self.train, place, following_activation)
         evaluated = self._last_of(self.eval, place, following_activation)
@@ -122,7 +122,7 @@ class GraphNames:
         if not positions:
             known = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in self.eval))  # two levels of names
             more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
-            raise ValueError(
+            raise GraphError(
                 f"the backbone has no node {place.node!r}; it has {', '.join(known[:MOST_NAMES])}{more}. "
                 "torchvision.models.feature_extraction.get_graph_node_names(backbone) lists every node"
             )
@@ -508,8 +508,10 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
 
 
 def _plain_state(module: nn.Module) -> dict[str, list[Any]]:
-    """Numbers, flags and strings that a module stores, also within others."""
+    """Numbers, flags and strings that a module stores, also within others, and which hooks and tensors it has."""
     found = {key: getattr(value, "__dict__", value) for key, value in vars(module).items() if key not in _TORCHS_OWN}
+    found["hooks"] = [len(value) for key, value in vars(module).items() if key.endswith("_hooks")]
+    found["tensors"] = [id(value) for value in (*module._parameters.values(), *module._buffers.values())]
     plain = {k: [v for v in tree_leaves(value) if isinstance(v, int | float | str)] for k, value in found.items()}
     return {key: values for key, values in plain.items() if values}
 

@@ -266,6 +266,10 @@ def remembers(layer: Acts, x: Tensor) -> None:
     x.sub_(layer.last)
 
 
+def hooks(layer: Acts) -> None:
+    layer.handle = layer.norm.register_forward_hook(lambda module, arguments, output: 0.5 * output)
+
+
 def counts(layer: Acts) -> None:
     layer.seen[0] += 1
 
@@ -297,6 +301,7 @@ WITHOUT_A_RESULT = {
         before=lambda layer: setattr(layer.thin, "p", 0.5), after=lambda layer, x: setattr(layer.thin, "p", 0.0)
     ),
     "a counter in a list": Acts(before=counts),
+    "a hook for one call": Acts(before=hooks, after=lambda layer, x: layer.handle.remove()),
     "a memory": Acts(after=remembers),
 }
 

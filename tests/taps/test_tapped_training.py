@@ -196,6 +196,20 @@ def test_parameters_that_the_forward_freezes_are_not_trained(always: bool) -> No
     assert trained == {"stem", "block0", "block2", "block3"}
 
 
+def test_a_stage_that_is_the_identity_in_evaluation_is_tapped_by_hooks() -> None:
+    """It has no node in the graph of evaluation, and was refused: "the backbone has no node 'block2.1'"."""
+
+    class Doubles(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x if self.training else x
+
+    network = TinyNet().train()
+    network.block2 = nn.Sequential(network.block2, Doubles())
+    model = AIM(network, ["block2.1", "block3"], mask_width=8).train()
+    expected = 2 * network.block2[0](network.block1(network.block0(network.stem(IMAGES))))
+    torch.testing.assert_close(model.forward_backbone(IMAGES)["block2.1"], expected)
+
+
 def test_drop_path_is_kept_in_one_piece() -> None:
     """The graph lost that timm scales up what is kept, by a statement. Later changes of the rate are followed."""
     path = DropPath(0.5)
