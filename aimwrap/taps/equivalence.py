@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -97,25 +97,23 @@ def check_values(
     images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
     twin = twin_of(model, own_buffers=True, own_parameters=measured.writes_parameters)
     host = TappedBackbone(twin, program, layouts)
-    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
+    with torch.no_grad(), ExitStack() as afterwards:
+        for parameter in model.parameters():  # a custom train() or a forward may freeze those that the twin shares
+            afterwards.callback(parameter.requires_grad_, parameter.requires_grad)
         switched(twin, False)
         switched(host, False)
-    finally:  # a custom train() may freeze parameters, which the twin shares
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
-    try:
-        with torch.no_grad(), _same_draws(like.device):
-            returned, received = _own_maps(twin, module_outputs, readers, images.clone())  # it may overwrite them
-    except Exception as error:  # it has run on fake tensors of this shape
-        raise ValueError(
-            f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
-            f"has on fake ones: {type(error).__name__}: {error}\nIf it keeps tensors outside of its modules, in a "
-            "dict or by functools.lru_cache, they are fake ones now: clear them, and run the backbone once on real "
-            "images of this shape before wrapping it"
-        ) from error
-    with torch.no_grad(), _same_draws(like.device):
-        given = host.tapped_program.run(host, images.clone())
+        try:
+            with _same_draws(like.device):
+                returned, received = _own_maps(twin, module_outputs, readers, images.clone())  # it may overwrite them
+        except Exception as error:  # it has run on fake tensors of this shape
+            raise ValueError(
+                f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
+                f"has on fake ones: {type(error).__name__}: {error}\nIf it keeps tensors outside of its modules, in a "
+                "dict or by functools.lru_cache, they are fake ones now: clear them, and run the backbone once on real "
+                "images of this shape before wrapping it"
+            ) from error
+        with _same_draws(like.device):
+            given = host.tapped_program.run(host, images.clone())
     for name, value in returned.items():
         activated = " + " in labels[name]
         reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value

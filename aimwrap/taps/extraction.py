@@ -85,7 +85,7 @@ def extract(
             warnings.warn(f"{type(model).__name__} is tapped through a graph, without {lost}: {error}", stacklevel=2)
     try:
         return _by_graph(request)
-    except GraphError as failure:
+    except (GraphError, RuntimeError) as failure:  # a trace also meets what one before it left in a module
         if any(measured.call_at(site) is None for site in sites.values()):
             raise ValueError(str(failure)) from failure
         try:

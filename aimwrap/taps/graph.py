@@ -9,6 +9,7 @@ host forgets one of the graphs when pickled, and switches a frozen BatchNorm bac
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import operator
 import re
@@ -16,18 +17,19 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
 from .copies import is_adapter, joined, unmoved_generators
 from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
-from .probe import CallSite
+from .probe import CallSite, Writes
 
 T = TypeVar("T")
 
@@ -38,6 +40,8 @@ _IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
+
+_TORCHS_OWN = vars(nn.Module()).keys() - {"training"}  # attributes that every module has
 
 # What only looks at a map in another way, or thins it in training.
 _LEAVE_THE_MAP = frozenset(
@@ -64,12 +68,13 @@ class GraphNames:
     """
 
     def __init__(self, shadow: nn.Module) -> None:
-        before = _plain_attributes(shadow)
         try:
             with warnings.catch_warnings(), unmoved_generators() as has_drawn, _noting_assignments():
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
                 drawn = has_drawn()
+        except GraphError:
+            raise
         except Exception as error:  # a user's forward may raise anything under tracing
             raise GraphError(
                 f"the backbone {type(shadow).__name__} cannot be traced by torchvision's graph utilities "
@@ -82,17 +87,12 @@ class GraphNames:
                 f"the backbone {type(shadow).__name__} draws random numbers in its forward that do not depend on its "
                 "images, and a graph would always repeat the first ones"
             )
-        changed = [key for key, value in _plain_attributes(shadow).items() if key in before and before[key] != value]
-        if changed:
-            raise GraphError(
-                f"the backbone {type(shadow).__name__} changes {changed[0]!r} in its forward, which a graph would not"
-            )
 
     def resolve(self, place: CallSite, following_activation: bool = False) -> tuple[NodePair, str]:
         """Find the last graph node of a module's call, or the node of exactly that name, in both modes.
 
         Raises:
-            ValueError: if there is none in either mode.
+            GraphError: if there is none in either mode.
         """
         train = self._last_of(self.train, place, following_activation)
         evaluated = self._last_of(self.eval, place, following_activation)
@@ -122,7 +122,7 @@ class GraphNames:
         if not positions:
             known = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in self.eval))  # two levels of names
             more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
-            raise ValueError(
+            raise GraphError(
                 f"the backbone has no node {place.node!r}; it has {', '.join(known[:MOST_NAMES])}{more}. "
                 "torchvision.models.feature_extraction.get_graph_node_names(backbone) lists every node"
             )
@@ -376,14 +376,42 @@ def _contexts() -> tuple[bool, bool, tuple[int, ...]]:
 def _noting_assignments() -> Iterator[None]:
     """Have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``.
 
+    What a forward does that no node can hold is refused by a :class:`GraphError`.
     Meanwhile fx replaces the call of every module: one thread at a time traces, and others' forwards go on.
     """
     thread = threading.get_ident()
+    states: dict[nn.Module, dict[str, Any]] = {}  # before the forward that is being traced
+
+    def refuse_changed(name: str, module: nn.Module) -> None:
+        for key, value in _plain_state(module).items():
+            if states.get(module, {}).get(key, value) != value:
+                raise GraphError(f"the backbone changes {joined(name, key)!r} in its forward, which a graph would not")
+
+    def trace(tracer: NodePathTracer, root: nn.Module, *arguments: Any, **keywords: Any) -> fx.Graph:
+        states.update((module, _plain_state(module)) for module in root.modules())
+        with Writes(root) as writes:
+            graph: fx.Graph = super(NodePathTracer, tracer).trace(root, *arguments, **keywords)
+        for name, module in root.named_modules():
+            refuse_changed(name, module)
+        if writes.any():
+            raise GraphError("the backbone writes into its parameters or buffers, which a graph would not")
+        return graph
 
     def call_module(tracer: NodePathTracer, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return forward(*args, **kwargs)
+        refuse_changed(tracer.path_of_module(module), module)  # it may be changed back after the call
         return own(tracer, module, forward, args, kwargs)
+
+    def set_attribute(proxy: fx.Proxy, name: str, value: Any) -> None:
+        if hasattr(Tensor, name):
+            raise GraphError(f"the backbone sets a tensor's {name!r} in its forward, which a graph would not")
+        object.__setattr__(proxy, name, value)
+
+    def eliminate_dead_code(graph: fx.Graph, *arguments: Any, **keywords: Any) -> bool:
+        if threading.get_ident() == thread:
+            _refuse_lost_writes(graph)
+        return eliminate(graph, *arguments, **keywords)
 
     def noting(in_place: Callable[..., Any], traced_as: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
         def assign(x: fx.Proxy, y: Any) -> fx.Proxy:
@@ -400,10 +428,13 @@ def _noting_assignments() -> Iterator[None]:
         return proxy
 
     operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]
+    calls: list[tuple[Any, str, Callable[..., Any]]]
     calls = [(fx.Tracer, "create_proxy", create_proxy), (NodePathTracer, "call_module", call_module)]
+    calls += [(NodePathTracer, "trace", trace), (fx.Proxy, "__setattr__", set_attribute), *operators]
+    calls += [(fx.Graph, "eliminate_dead_code", eliminate_dead_code)]
     with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), ExitStack() as replaced:
-        own, outside = NodePathTracer.call_module, _contexts()
-        for owner, name, function in [*operators, *calls]:
+        own, outside, eliminate = NodePathTracer.call_module, _contexts(), fx.Graph.eliminate_dead_code
+        for owner, name, function in calls:
             replaced.enter_context(patch.object(owner, name, function, create=True))
         yield
 
@@ -414,6 +445,17 @@ def _work_in_place_again(graph: fx.Graph, shadow: nn.Module) -> None:
         in_place = node.meta.get("assigned by")
         if in_place is not None and node.args[0].op == "call_module" and not _may_alias(node.args[0], shadow):
             node.target = in_place
+
+
+def _refuse_lost_writes(graph: fx.Graph) -> None:
+    """Refuse to drop a call that works in place, and whose result is not used, where what it overwrites may be."""
+    needed, modules = _ancestors([_output_of(graph)], stop=set()), cast("nn.Module", graph.owning_module)
+    for node in itertools.dropwhile(lambda n: n.op == "output" or n not in needed, reversed(graph.nodes)):
+        if node not in needed and ("assigned by" in node.meta or _works_in_place(node, modules)):
+            written = node.all_input_nodes[: None if "out" in node.kwargs else 1]
+            memory = reachable(written, lambda n: n.all_input_nodes if _may_alias(n, modules) else ())
+            if any(n in needed or n.op in ("placeholder", "get_attr") for n in memory):
+                raise GraphError(f"a graph would lose the call {node.name!r}, which works in place and is not used")
 
 
 def _renew_constants(graph: fx.Graph, model: nn.Module, shadow: nn.Module) -> None:
@@ -451,7 +493,7 @@ def _may_alias(node: fx.Node, shadow: nn.Module) -> bool:
     """Whether a node may return its input's own memory: views, and modules that do nothing in evaluation."""
     if node.op == "call_module":
         return not any(True for _ in shadow.get_submodule(str(node.target)).parameters())
-    return node.op == "call_method" or (node.op == "call_function" and not node.kwargs.get("inplace", False))
+    return node.op in ("call_method", "call_function")
 
 
 def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
@@ -459,17 +501,19 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
         return bool(getattr(shadow.get_submodule(str(node.target)), "inplace", False))
     name = str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
     says_so = name.endswith("_") and not name.endswith("__")  # x.relu_(), F.relu_(x)
-    return says_so or node.target in _IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace", False))
+    given = dict(node.kwargs)
+    with suppress(TypeError, ValueError):  # operators and builtins have no signature
+        given = inspect.signature(cast("Any", node.target)).bind(*node.args, **node.kwargs).arguments
+    return says_so or node.target in _IN_PLACE_OPERATORS or bool(given.get("inplace")) or "out" in node.kwargs
 
 
-def _plain_attributes(model: nn.Module) -> dict[str, Any]:
-    """Numbers, flags and strings that modules store, except ``training``."""
-    return {
-        joined(name, key): value
-        for name, module in model.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, int | float | str) and key != "training"
-    }
+def _plain_state(module: nn.Module) -> dict[str, list[Any]]:
+    """Numbers, flags and strings that a module stores, also within others, and which hooks and tensors it has."""
+    found = {key: getattr(value, "__dict__", value) for key, value in vars(module).items() if key not in _TORCHS_OWN}
+    found["hooks"] = [len(value) for key, value in vars(module).items() if key.endswith("_hooks")]
+    found["tensors"] = [id(value) for value in (*module._parameters.values(), *module._buffers.values())]
+    plain = {k: [v for v in tree_leaves(value) if isinstance(v, int | float | str)] for k, value in found.items()}
+    return {key: values for key, values in plain.items() if values}
 
 
 def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
@@ -479,6 +523,7 @@ def _tracer_options(shadow: nn.Module) -> dict[str, Any]:
     """
     whole = {type(m) for m in shadow.modules() if getattr(m, "running_mean", None) is not None or is_adapter(m)}
     whole |= {type(m) for m in shadow.modules() if type(m).__module__.startswith("torchvision.transforms")}
+    whole |= {type(m) for m in shadow.modules() if hasattr(m, "drop_prob") and next(m.children(), None) is None}
     return {"leaf_modules": [*get_notrace_modules(), *whole], "autowrap_functions": get_notrace_functions()}
 
 

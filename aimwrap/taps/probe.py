@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import quiet_fakes, shadow_of, switched
@@ -183,7 +184,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
             continue
         images = fake_images(shadow, mode, image_shape)
         counter = FlopCounterMode(display=False)
-        writes = _Writes(shadow)
+        writes = Writes(shadow)
         try:
             with (
                 _unfused_attention(),
@@ -268,7 +269,7 @@ def fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor
         return torch.empty(*shape, dtype=dtype, device=device)
 
 
-class _Writes(TorchDispatchMode):
+class Writes(TorchDispatchMode):
     """Notes whether operations write into a module's parameters, by whatever alias, or others take their place."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -283,9 +284,9 @@ class _Writes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value, argument in zip(args, function._schema.arguments, strict=False):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if written and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.storages:
-                self.seen = True
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = {t.untyped_storage()._cdata for t in tree_leaves(value) if isinstance(t, Tensor)}
+                self.seen |= not written.isdisjoint(self.storages)
         return function(*args, **(kwargs or {}))
 
 

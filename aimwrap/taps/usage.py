@@ -206,8 +206,9 @@ class _Uses(TorchFunctionMode):
 def gradients_reach(outputs: list[Tensor], parameters: dict[str, nn.Parameter]) -> set[str]:
     """The names of the parameters that a gradient from the outputs reaches."""
     total = torch.stack([output.float().sum() for output in outputs]).sum()
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}  # by the forward
+    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    return {name for name, gradient in zip(trained, gradients, strict=True) if gradient is not None}
 
 
 def _take_out_unused(twin: nn.Module, usage: Usage) -> None:

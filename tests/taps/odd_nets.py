@@ -3,6 +3,7 @@
 import random
 import threading
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -227,6 +228,82 @@ class BeginsWithData(nn.Module):
             self.shift.data.copy_(-x.mean((0, 2, 3))[:, None, None].detach())
             self.begun = True
         return x + self.shift
+
+
+class Acts(nn.Module):
+    """Does in training what gives no result: something before its convolution, or something with its map."""
+
+    def __init__(
+        self, before: Callable[["Acts"], object] | None = None, after: Callable[["Acts", Tensor], object] | None = None
+    ) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.thin, self.thin_in_place = nn.Dropout(0.0), nn.Dropout2d(0.5, inplace=True)
+        self.register_buffer("average", torch.zeros(12, 1, 1))
+        self.seen, self.last = [0], None
+        self.before, self.after = before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.before is not None:
+            self.before(self)
+        x = self.thin(self.norm(self.conv(x)))
+        if self.training and self.after is not None:
+            self.after(self, x)
+        return x * (1 + self.seen[0] * self.training) - self.average
+
+
+def assigns(x: Tensor) -> None:
+    x += 1
+
+
+def draws(x: Tensor) -> None:
+    x.mul_(torch.rand_like(x))
+
+
+def remembers(layer: Acts, x: Tensor) -> None:
+    mean = x.detach().mean()
+    layer.last = mean if layer.last is None else 0.5 * (layer.last + mean)
+    x.sub_(layer.last)
+
+
+def hooks(layer: Acts) -> None:
+    layer.handle = layer.norm.register_forward_hook(lambda module, arguments, output: 0.5 * output)
+
+
+def counts(layer: Acts) -> None:
+    layer.seen[0] += 1
+
+
+def shrinks(layer: Acts) -> None:
+    for parameter in layer.conv.parameters():
+        parameter.data.mul_(0.9)
+
+
+# By what is done: each was lost by the graph.
+WITHOUT_A_RESULT = {
+    "dropout in place": Acts(after=lambda layer, x: F.dropout(x, 0.5, layer.training, inplace=True)),
+    "in place by position": Acts(after=lambda layer, x: F.dropout(x, 0.5, layer.training, True)),
+    "a module in place": Acts(after=lambda layer, x: layer.thin_in_place(x)),
+    "a method": Acts(after=lambda layer, x: draws(x)),
+    "a view": Acts(after=lambda layer, x: x[:, :3].mul_(0)),
+    "out=": Acts(after=lambda layer, x: torch.add(x.detach(), 1, out=x.detach())),
+    "an assignment": Acts(after=lambda layer, x: assigns(x)),
+    "a method of .data": Acts(before=lambda layer: layer.conv.weight.data.clamp_(-0.05, 0.05)),
+    "an average in .data": Acts(
+        after=lambda layer, x: layer.average.data.lerp_(x.detach().amax((0, 2, 3))[:, None, None], 0.1)
+    ),
+    "a loop over .data": Acts(before=shrinks),
+    "setting .data": Acts(after=lambda layer, x: setattr(x, "data", x.data.clamp(-0.5, 0.5))),
+    "eval()": Acts(before=lambda layer: layer.norm.eval()),
+    "eval() afterwards": Acts(after=lambda layer, x: layer.norm.eval()),
+    "eval() for one call": Acts(before=lambda layer: layer.norm.eval(), after=lambda layer, x: layer.norm.train()),
+    "a rate for one call": Acts(
+        before=lambda layer: setattr(layer.thin, "p", 0.5), after=lambda layer, x: setattr(layer.thin, "p", 0.0)
+    ),
+    "a counter in a list": Acts(before=counts),
+    "a hook for one call": Acts(before=hooks, after=lambda layer, x: layer.handle.remove()),
+    "a memory": Acts(after=remembers),
+}
 
 
 class TrainReturnsNothing(TinyNet):

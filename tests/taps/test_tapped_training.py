@@ -9,6 +9,7 @@ import pytest
 import torch
 from odd_nets import (
     IMAGES,
+    WITHOUT_A_RESULT,
     AlwaysTrains,
     BeginsWithData,
     Checkpointed,
@@ -33,7 +34,8 @@ from odd_nets import (
     WithoutGradientsInEvaluation,
     last_map,
 )
-from torch import nn
+from timm.layers import DropPath
+from torch import Tensor, nn
 from zoo import TinyNet
 
 from aimwrap import AIM, AIMLoss
@@ -51,6 +53,8 @@ TRAINED_LAYERS = [
     functools.partial(KeepsANorm, 12, 12, 1),
     BeginsWithData,
     functools.partial(nn.BatchNorm2d, 12, momentum=None),
+    functools.partial(DropPath, 0.5),
+    *(pytest.param(functools.partial(copy.deepcopy, layer), id=done) for done, layer in WITHOUT_A_RESULT.items()),
 ]
 
 
@@ -161,3 +165,61 @@ def test_trained_parameters_are_those_that_a_gradient_reaches(net: type[TinyNet]
     model.eval()
     torch.testing.assert_close(model.forward_backbone(IMAGES)["block3"], last_map(backbone.eval()))
     assert net is not KeepsByItsOwnHook or "gain" in dict(model.backbone.named_parameters())
+
+
+def test_dropout_that_the_forward_switches_on_stays_on_in_evaluation() -> None:
+    """Monte Carlo dropout: the graph had it off."""
+
+    class DropsAlways(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            self.block2[3].train()
+            return super().features(x)
+
+    model = AIM(DropsAlways(dropout=0.5), [2, 3], mask_width=8).eval()
+    assert not torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_parameters_that_the_forward_freezes_are_not_trained(always: bool) -> None:
+    """The graph trained them; and where evaluation freezes them too, wrapping did."""
+
+    class Freezes(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            if self.training or always:
+                self.block1.requires_grad_(False)
+            return super().features(x)
+
+    model = AIM(Freezes(), [2, 3], mask_width=8).train()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model(IMAGES).logits.sum().backward()
+    trained = {name.partition(".")[0] for name, p in model.backbone.named_parameters() if p.grad is not None}
+    assert trained == {"stem", "block0", "block2", "block3"}
+
+
+def test_a_stage_that_is_the_identity_in_evaluation_is_tapped_by_hooks() -> None:
+    """It has no node in the graph of evaluation, and was refused: "the backbone has no node 'block2.1'"."""
+
+    class Doubles(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x if self.training else x
+
+    network = TinyNet().train()
+    network.block2 = nn.Sequential(network.block2, Doubles())
+    model = AIM(network, ["block2.1", "block3"], mask_width=8).train()
+    expected = 2 * network.block2[0](network.block1(network.block0(network.stem(IMAGES))))
+    torch.testing.assert_close(model.forward_backbone(IMAGES)["block2.1"], expected)
+
+
+def test_drop_path_is_kept_in_one_piece() -> None:
+    """The graph lost that timm scales up what is kept, by a statement. Later changes of the rate are followed."""
+    path = DropPath(0.5)
+    backbone = tap_backbone(Inserted(path), ["layer"]).backbone.train()
+    assert isinstance(backbone.tapped_program, GraphProgram)
+    before, after = [], []
+    backbone.get_submodule("layer").register_forward_hook(lambda m, x, y: (before.append(x[0]), after.append(y)))
+    backbone(IMAGES.repeat(16, 1, 1, 1))
+    factors = (after[0].sum((1, 2, 3)) / before[0].sum((1, 2, 3))).round(decimals=3)
+    assert set(factors.tolist()) == {0.0, 2.0}
+    path.drop_prob = 0.0
+    backbone(IMAGES)
+    assert torch.equal(before[1], after[1])
