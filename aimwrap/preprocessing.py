@@ -165,7 +165,8 @@ def _as_shown(image: Any, channels: int) -> Any:
     if lost := lost_in(image) or ("" if fits else other):
         raise ValueError(lost)
     lowered, mode = loses_bits(image), {1: "L", 3: "RGB"}.get(channels, image.mode)
-    return eight_bit(upright(image), lowered).convert(mode)
+    image = eight_bit(upright(image), lowered).convert(mode)
+    return image if channels in (1, 3) else v2.functional.pil_to_tensor(image)  # Pillow would resize by opacity
 
 
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types

@@ -88,18 +88,15 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         return torch.from_numpy(np.asarray(picture) > 0)[None].float()
     brightness, wrong = np.asarray(_converted(picture, "L", path)), ""
     if not grey:
-        pixels = np.asarray(_converted(picture, "RGBA", path))
-        colours, opacity, visible = pixels[..., :3], pixels[..., 3], pixels[..., 3] > 127
-        lit = colours.max(-1) >= (1 if any_value else _FAINT)
-        coloured = not any_value and (np.ptp(colours, -1) > _FAINT).any()
+        *colours, opacity = map(np.asarray, _converted(picture, "RGBA", path).split())
+        lit, visible = np.max(colours, 0) >= (1 if any_value else _FAINT), opacity > 127
+        coloured = not any_value and (np.ptp(colours, 0) > _FAINT).any()
         if any_value or coloured:  # the only colour on black
             brightness = lit * np.uint8(255)
         shown, hidden = brightness[visible], brightness[~visible]
-        if coloured and (colours[lit] != colours[lit][0]).any():
+        if coloured and any(np.ptp(channel[lit]) for channel in colours):
             wrong = "several colours"
-        elif (
-            shown.size and hidden.size and shown.min() == shown.max() >= hidden.max()
-        ):  # all that is opaque, in one tone
+        elif shown.size and hidden.size and shown.min() == shown.max() >= hidden.max():  # one tone
             brightness = (opacity > 0) * np.uint8(255) if any_value else opacity
         elif shown.size and hidden.max(initial=0) > 127:
             wrong = "something bright where it is transparent"
@@ -116,11 +113,11 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
 
 def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
-    """(H, W) of an image as it is shown, and its EXIF orientation, 1 to 8, from its header."""
+    """(H, W) of an image as it is shown, and its EXIF orientation, from its header: 1 to 8, or 0, which is as 1."""
     with _opened(path) as picture:
         orientation, shown = 1, (picture.height, picture.width)
         with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels
-            orientation = int(Image.Image.getexif(picture).get(0x0112, 1))
+            orientation = min(int(Image.Image.getexif(picture).get(0x0112, 1)), 9) % 9  # 9 or more turn nothing
         # Pillow turns TIFF by itself
         return shown[::-1] if picture.format != "TIFF" and orientation > 4 else shown, orientation
 
