@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -83,24 +84,25 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         (1, H, W) float32 in [0, 1].
     """
     picture = decoded(path)
+    lossy = picture.format in ("JPEG", "MPO", "WEBP", "AVIF")  # whose zeros may be small values
     grey = picture.mode[0] in "1FI" or (picture.mode == "L" and "transparency" not in picture.info)
     if any_value and grey:
         return torch.from_numpy(np.asarray(picture) > 0)[None].float()
     brightness, wrong = np.asarray(_converted(picture, "L", path)), ""
     if not grey:
-        *colours, opacity = map(np.asarray, _converted(picture, "RGBA", path).split())
-        lit, visible = np.max(colours, 0) >= (1 if any_value else _FAINT), opacity > 127
-        coloured = not any_value and (np.ptp(colours, 0) > _FAINT).any()
-        if any_value or coloured:  # the only colour on black
-            brightness = lit * np.uint8(255)
+        picture = _converted(picture, "RGBA", path)
+        *colours, opacity = map(np.asarray, picture.split())
+        picture.close()  # of a hundred million pixels, each copy counts
+        most, visible = reduce(np.maximum, colours), opacity > 127
+        lit, coloured = most >= (1 if any_value else _FAINT), (most - reduce(np.minimum, colours) > _FAINT).any()
+        brightness = lit * np.uint8(255) if any_value or coloured else brightness  # the only colour on black
         shown, hidden = brightness[visible], brightness[~visible]
-        if coloured and any(np.ptp(channel[lit]) for channel in colours):
+        if coloured and not any_value and any(np.ptp(channel[lit]) for channel in colours):
             wrong = "several colours"
         elif shown.size and hidden.size and shown.min() == shown.max() >= hidden.max():  # one tone
             brightness = (opacity > 0) * np.uint8(255) if any_value else opacity
         elif shown.size and hidden.max(initial=0) > 127:
             wrong = "something bright where it is transparent"
-    lossy = picture.format in ("JPEG", "MPO", "WEBP", "AVIF")  # whose zeros may be small values
     below = brightness if lossy else brightness[brightness < 255]
     if 0 < below.max(initial=0) < _FAINT and not any_value:
         wrong = f"no value above {below.max()} of 255: it was saved with 1, or with class numbers (and 255 as a border)"
