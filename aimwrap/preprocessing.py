@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,8 +94,34 @@ def upright(image: Any) -> Any:
 
 
 def loses_bits(picture: Image.Image) -> bool:
-    """Whether Pillow, which has not loaded this image, will keep the upper 8 of its 16 bits."""
-    return len(picture.getbands()) > 1 and ";16" in str(getattr(picture, "tile", ""))
+    """Whether Pillow, which has not loaded this image, will keep the upper 8 of its 16 bits (of PPM, with 65535)."""
+    return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(getattr(picture, "tile", ""))))
+
+
+def lost_in(picture: Image.Image, name: object = "image") -> str:
+    """An error about what of an opened file would be lost or read wrong in silence; empty if nothing is."""
+    pages, bands, tags = getattr(picture, "n_frames", 1), len(picture.getbands()), getattr(picture, "tag_v2", {})
+    alone = pages == 1 or picture.format == "MPO" or picture.tell()  # with a preview, or a page that was chosen
+    bits, white, planes = max(tags.get(258, (1,))), tags.get(262), tags.get(284) == 2 and tags.get(259) == 1
+    tiles = getattr(picture, "tile", []) if picture.format == "PPM" else []
+    found = {
+        f"{pages} pages or frames, of which only the first would be read": not alone,
+        "several images, of which only the first would be read": any(_goes_on(picture, *each) for each in tiles),
+        f"{tags.get(277)} bands, of which only {bands} would be read": tags.get(277, 1) > bands,  # of TIFF, as below
+        "signed numbers, and nothing says which value is white": 2 in tags.get(339, ()) and bits < 32,
+        "a palette of 8 bits, where TIFF has 16, which Pillow reads as black": 0 < max(tags.get(320, (0,))) < 256,
+        "more than 8 bits with 0 for white, which Pillow reads wrong": bits > 8 and white == 0,
+        "more than 8 bits in a plane per colour, which Pillow reads wrong": bits > 8 and planes,
+    }
+    what = next((what for what, is_so in found.items() if is_so), "")
+    return what and f"{name} has {what}. Save what you need of it as one picture, RGB or grey, with 8 bits"
+
+
+def _goes_on(picture: Any, decoder: str, _: Any, start: int, white: Any) -> bool:
+    """Whether a file of PPM's family, not loaded yet, has another header behind its first image's pixels."""
+    bits = {"1": 1, "L": 8, "I": 16}.get(picture.mode, 48 if decoder == "ppm" and white[1] > 255 else 24)
+    picture.fp.seek(start + (0 if decoder == "ppm_plain" else -(-picture.width * bits // 8) * picture.height))
+    return re.sub(rb"#.*|[\s\d]+", b"", picture.fp.read(1 << 26)).startswith(b"P")
 
 
 def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Image.Image:
@@ -106,7 +133,8 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
     deep = picture.mode == "F" or picture.mode.startswith("I")
     if not (deep or lowered):
         return picture
-    values = np.asarray(picture) if deep else 256 * np.asarray(picture.convert("RGB"), np.int32)  # Pillow has kept 8
+    kept = picture if deep or picture.mode == "CMYK" else picture.convert("RGB")
+    values = np.asarray(kept) if deep else 256 * np.asarray(kept, np.int32)  # Pillow has kept 8
     least, most = (values.min(), values.max()) if deep else (0, values.max() or 255)
     if picture.mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
         raise ValueError(
@@ -129,10 +157,16 @@ def _as_shown(image: Any, channels: int) -> Any:
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
     if not isinstance(image, Image.Image):
+        if len(getattr(image, "shape", ())) > 2 and (image.shape[-3], channels) not in ((channels, channels), (1, 3)):
+            raise ValueError(f"image must be (C, H, W) of the model's {channels} channels, got {tuple(image.shape)}")
         return image
-    lowered, mode = loses_bits(image), {1: "L", 3: "RGB"}.get(channels)
-    image = eight_bit(upright(image), lowered)
-    return image if mode is None else image.convert(mode)
+    fits = channels in (1, 3) or image.mode in {2: ("LA",), 4: ("RGBA", "RGBX")}.get(channels, ())
+    other = f"image must have the model's {channels} channels, got mode {image.mode}; pass a tensor (C, H, W) of them"
+    if lost := lost_in(image) or ("" if fits else other):
+        raise ValueError(lost)
+    lowered, mode = loses_bits(image), {1: "L", 3: "RGB"}.get(channels, image.mode)
+    image = eight_bit(upright(image), lowered).convert(mode)
+    return image if channels in (1, 3) else v2.functional.pil_to_tensor(image)  # Pillow would resize by opacity
 
 
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types

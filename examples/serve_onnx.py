@@ -22,7 +22,10 @@ except Exception as error:  # the runtime's errors have no kind in common
 
 
 def prepared(path: str) -> Image.Image:
-    image = ImageOps.exif_transpose(Image.open(path))  # turned upright, by the camera's note
+    with Image.open(path) as file:
+        if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":  # whose others are a preview or a second view
+            raise ValueError("it has several pages or frames; save the one that you mean as one picture")
+        image = ImageOps.exif_transpose(file)  # turned upright, by the camera's note
     if image.mode[0] in "IF":
         raise ValueError("it has more than 8 bits; save it with 8 bits, 255 for white")
     image = image.convert("L" if len(prep["mean"]) == 1 else "RGB")

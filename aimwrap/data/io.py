@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -21,12 +22,13 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .. import _files
-from ..preprocessing import eight_bit, loses_bits, upright
+from ..preprocessing import eight_bit, loses_bits, lost_in, upright
 
 LONGEST_LINE = 1 << 20
 LARGEST_FILE = 1 << 30  # bytes of an image; some decoders read all of it first
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
-_FAINT = 26  # no soft mask of an object is darker than this everywhere, of 255
+_FAINT = 26  # no soft mask of an object is darker than this everywhere, of 255, and no grey is more coloured
+REMEDY = "get it again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
@@ -75,7 +77,7 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     """Read a mask of the object.
 
     Args:
-        path: of an image in which the object is bright; only its brightness counts if it has several channels.
+        path: of an image in which the object is bright, or the only colour on black, or all that is opaque in one tone.
         any_value: whether every value above zero means the object, as in Hard-ImageNet; else the value's share of 255
             is how much of the pixel the object covers, as CUB's segmentations are used.
 
@@ -83,25 +85,42 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         (1, H, W) float32 in [0, 1].
     """
     picture = decoded(path)
-    if any_value:
-        one_channel = picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
-        values = np.asarray(picture if one_channel else _converted(picture, "RGBA", path))
-        return torch.from_numpy(values > 0 if one_channel else (values[..., :3] > 0).any(-1))[None].float()
-    brightness = np.asarray(_converted(picture, "L", path))
-    if 0 < brightness.max() < _FAINT:
+    lossy = picture.format in ("JPEG", "MPO", "WEBP", "AVIF")  # whose zeros may be small values
+    grey = picture.mode[0] in "1FI" or (picture.mode == "L" and "transparency" not in picture.info)
+    if any_value and grey:
+        return torch.from_numpy(np.asarray(picture) > 0)[None].float()
+    brightness, wrong = np.asarray(_converted(picture, "L", path)), ""
+    if not grey:
+        picture = _converted(picture, "RGBA", path)
+        *colours, opacity = map(np.asarray, picture.split())
+        picture.close()  # of a hundred million pixels, each copy counts
+        most, visible = reduce(np.maximum, colours), opacity > 127
+        lit, coloured = most >= (1 if any_value else _FAINT), (most - reduce(np.minimum, colours) > _FAINT).any()
+        brightness = lit * np.uint8(255) if any_value or coloured else brightness  # the only colour on black
+        shown, hidden = brightness[visible], brightness[~visible]
+        if coloured and not any_value and any(np.ptp(channel[lit]) for channel in colours):
+            wrong = "several colours"
+        elif shown.size and hidden.size and shown.min() == shown.max() >= hidden.max():  # one tone
+            brightness = (opacity > 0) * np.uint8(255) if any_value else opacity
+        elif shown.size and hidden.max(initial=0) > 127:
+            wrong = "something bright where it is transparent"
+    below = brightness if lossy else brightness[brightness < 255]
+    if 0 < below.max(initial=0) < _FAINT and not any_value:
+        wrong = f"no value above {below.max()} of 255: it was saved with 1, or with class numbers (and 255 as a border)"
+    if wrong:
         raise ValueError(
-            f"{path} has no value above {brightness.max()} of 255: it was saved with 1, or with class numbers, for the "
-            "object, where 255 is expected. Write 255 for the object, or get the file again"
+            f"{path} has {wrong}. Write 255 for the object and 0 for all else: of class numbers, as Pascal VOC's, "
+            "255 * (np.asarray(image) == number).astype('uint8'), and of a cut-out image.getchannel('A')"
         )
     return torch.from_numpy(brightness / np.float32(255))[None]
 
 
 def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
-    """(H, W) of an image as it is shown, and its EXIF orientation, 1 to 8, from its header."""
+    """(H, W) of an image as it is shown, and its EXIF orientation, from its header: 1 to 8, or 0, which is as 1."""
     with _opened(path) as picture:
         orientation, shown = 1, (picture.height, picture.width)
         with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels
-            orientation = int(Image.Image.getexif(picture).get(0x0112, 1))
+            orientation = min(int(Image.Image.getexif(picture).get(0x0112, 1)), 9) % 9  # 9 or more turn nothing
         # Pillow turns TIFF by itself
         return shown[::-1] if picture.format != "TIFF" and orientation > 4 else shown, orientation
 
@@ -120,12 +139,12 @@ def decoded(path: Path, turned: bool = True) -> Image.Image:
             picture.load()
         except DAMAGED as error:
             raise ValueError(
-                f"{path} is not complete, or of a kind that Pillow cannot read: {error}. If it was cut off, get it "
-                "again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
+                f"{path} is not complete, or of a kind that Pillow cannot read: {error}. If it was cut off, {REMEDY}"
             ) from error
         if lowered:
             eight_bit(picture, lowered, path)
         result: Image.Image = upright(picture) if turned else picture
+        result.format = picture.format  # which copies lack
         return result  # its file is closed, and its pixels are in memory
 
 
@@ -138,7 +157,7 @@ def _opened(path: Path) -> Image.Image:
         )
     try:
         picture = Image.open(path, formats=FORMATS)
-        lost = _lost(picture)
+        lost = lost_in(picture, path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is not there; the release is incomplete or elsewhere (aimwrap data doctor FOLDER lists "
@@ -151,29 +170,12 @@ def _opened(path: Path) -> Image.Image:
         ) from error
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise ValueError(
-                f"{path} cannot be opened: {error.strerror}. Its content was not checked: fix its permissions, or the "
-                "cause of this error"
-            ) from error
-        raise ValueError(
-            f"{path} is not an image that Pillow can read: {error}. If it is damaged, get it again (aimwrap data "
-            "doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
-        ) from error
+            raise ValueError(f"{path} cannot be opened: {error.strerror}; fix its permissions, or the cause") from error
+        raise ValueError(f"{path} is not an image that Pillow can read: {error}. If it is damaged, {REMEDY}") from error
     if lost:
         picture.close()
-        raise ValueError(f"{path} has {lost}. Save what you need of it as one picture, RGB or grey, with 8 bits")
+        raise ValueError(lost)
     return picture
-
-
-def _lost(picture: Image.Image) -> str:
-    """What of a file would be lost or read wrong without an error; empty if nothing is."""
-    pages, bands, tags = getattr(picture, "n_frames", 1), len(picture.getbands()), getattr(picture, "tag_v2", {})
-    if pages > 1 and picture.format != "MPO":  # whose others are a camera's preview or second view
-        return f"{pages} pages or frames, of which only the first would be read"
-    if tags.get(277, 1) > bands:  # of TIFF, as the others
-        return f"{tags[277]} bands, of which only {bands} would be read"
-    wrong = max(tags.get(258, (1,))) > 8 and (tags.get(262) == 0 or (tags.get(284) == 2 and tags.get(259) == 1))
-    return "more than 8 bits with 0 for white, or in a plane per colour, which Pillow reads wrong" if wrong else ""
 
 
 def _converted(picture: Image.Image, mode: str, path: Path) -> Image.Image:
@@ -355,7 +357,10 @@ def pictures_below(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: name.rpartition("/")[::2])  # by folder, as torchvision's ImageFolder
 
 
-IMAGE_NAME = re.compile(r"\.(jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)", re.I)
+IMAGE_NAME = re.compile(
+    r"(?i)\.((jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)|(mpo|tga|ps[bd]|svgz?|ico|"
+    r"j2k|jxr|p[af]m|pcx|exr|qoi|xcf|hif|arw|cr[3w]|nrw|sr[2fw]|orf|rw2|raf|raw|pef|3fr|iiq|x3f)(?![a-z]))"
+)
 
 
 class FolderListing:
@@ -405,13 +410,19 @@ def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]
 
 
 def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
-    """Files named as images, and as a.jpg.part or kinds that are not read, sorted in each folder; no hidden ones."""
+    """Files named as images, as a.jpg.part or kinds that are not read, or that start as one; sorted, no hidden ones."""
     return [
         folder / name
         for folder in folders
         for name in sorted(listing.files(folder))
-        if IMAGE_NAME.search(name) and not name.startswith(".")
+        if not name.startswith(".") and (IMAGE_NAME.search(name) or ("." not in name and _starts_as_one(folder / name)))
     ]
+
+
+def _starts_as_one(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return bool(re.match(rb"(?s)\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP|....ftyp", file.read(16)))
+    return False
 
 
 def header_of(path: Path) -> tuple[str, list[str]]:

@@ -189,6 +189,22 @@ def test_serving_takes_all_pictures(
         serve(monkeypatch, 2.0, "none.onnx", "a.png")
 
 
+@pytest.mark.parametrize(("name", "served"), [("x.tif", False), ("x.gif", False), ("x.mpo", True)])
+def test_serving_takes_no_first_page_of_several(
+    name: str, served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second picture of a telephone's file is a preview; pages are pictures of their own."""
+    monkeypatch.chdir(tmp_path)
+    pages = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    pages[0].save(name, save_all=True, append_images=pages[1:])
+    if served:
+        serve(monkeypatch, 2.0, "model.onnx", name)
+        return
+    with pytest.raises(SystemExit):
+        serve(monkeypatch, 2.0, "model.onnx", name)
+    assert "it has several pages or frames" in capsys.readouterr().err
+
+
 def test_one_name_for_two_classes_is_refused(tmp_path: Path) -> None:
     model = AIM(TinyNet(), [2, 3], num_classes=1, mask_width=4)
     with pytest.raises(ValueError, match=r"one name per class: 2 classes, 1 name\(s\)"):

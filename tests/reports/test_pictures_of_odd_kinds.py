@@ -21,7 +21,15 @@ def write_tiff(path: Path, planes: np.ndarray, **tags: int) -> None:
     (bands, height, width), size = planes.shape, planes.dtype.itemsize
     bits, extra = (size * 8,) * bands, (0,) * max(0, bands - 3)
     entries = {256: (width,), 257: (height,), 258: bits, 259: (1,), 262: (tags.get("photometric", 2),)}
-    entries |= {273: (), 277: (bands,), 278: (height,), 279: (), 284: (tags.get("planar", 2),), 338: extra}
+    entries |= {
+        339: (tags.get("sample_format", 1),) * bands,
+        273: (),
+        277: (bands,),
+        278: (height,),
+        279: (),
+        284: (tags.get("planar", 2),),
+        338: extra,
+    }
     parts = bands if tags.get("planar", 2) == 2 else 1
     entries = {tag: value for tag, value in entries.items() if value or tag in (273, 279)}
     start = 8 + 2 + 12 * len(entries) + 4
@@ -107,6 +115,8 @@ TIFFS = {
     "12 bands": (noise(12, 8, 9), {"planar": 1}, "is not an image that Pillow can read"),
     "16 bits in planes": (noise(3, 8, 9, most=65535), {}, "in a plane per colour, which Pillow reads wrong"),
     "0 is white": (noise(1, 8, 9, most=65535), {"photometric": 0}, "0 for white.*which Pillow reads wrong"),
+    "int16": (noise(1, 8, 9, most=32767), {"photometric": 1, "sample_format": 2}, "signed numbers, and nothing says"),
+    "int8": (noise(1, 8, 9, most=127), {"photometric": 1, "sample_format": 2}, "signed numbers, and nothing says"),
 }
 
 
@@ -119,6 +129,100 @@ def test_what_pillow_would_drop_or_read_wrong_is_refused(tmp_path: Path, kind: s
         with pytest.raises(ValueError, match=message) as caught:
             opening(tmp_path / "x.tif")
         assert "with 8 bits" in str(caught.value) and "cut off" not in str(caught.value)
+    if kind != "12 bands":  # which Pillow does not open
+        with pytest.raises(ValueError, match=message), Image.open(tmp_path / "x.tif") as opened:
+            prepared(opened)
+
+
+def prepared(image: object, channels: int = 3) -> torch.Tensor:
+    """By a model's own preparation, to 4 x 8 pixels."""
+    return Preprocessing((4, 8), (0.0,) * channels, (1.0,) * channels, crop=1.0).transform()(image)
+
+
+def prepared_file(path: Path) -> torch.Tensor:
+    with Image.open(path) as opened:
+        return prepared(opened)
+
+
+def test_a_palette_of_8_bits_is_not_read_as_black(tmp_path: Path) -> None:
+    """TIFF's palettes have 16 bits; some programs write 0 to 255."""
+    picture = Image.fromarray(noise(8, 9)).convert("P")
+    picture.putpalette([value for grey in range(256) for value in (grey,) * 3])
+    picture.save(tmp_path / "right.tif")
+    right, wrong = (struct.pack("<768H", *(value * by for _ in range(3) for value in range(256))) for by in (256, 1))
+    content = (tmp_path / "right.tif").read_bytes()
+    assert right in content
+    (tmp_path / "x.tif").write_bytes(content.replace(right, wrong))
+    assert np.array_equal(np.asarray(open_image(tmp_path / "right.tif"))[..., 0], np.asarray(picture))
+    with pytest.raises(ValueError, match="a palette of 8 bits"):
+        open_image(tmp_path / "x.tif")
+
+
+def test_inks_of_12_bits_are_refused(tmp_path: Path) -> None:
+    """Little ink is nearly white, so the brightest value told nothing."""
+    for most in (4095, 65535):
+        write_tiff(tmp_path / "x.tif", np.full((4, 8, 9), most, np.uint16), planar=1, photometric=5)
+        content = (tmp_path / "x.tif").read_bytes()
+        (tmp_path / "x.tif").write_bytes(
+            content.replace(struct.pack("<HHI", 338, 4, 1), struct.pack("<HHI", 700, 4, 1))
+        )
+        if most == 65535:
+            assert np.asarray(open_image(tmp_path / "x.tif")).max() == 0
+        else:
+            with pytest.raises(ValueError, match="nothing says which value is white"):
+                open_image(tmp_path / "x.tif")
+
+
+def write_pnm(path: Path, kind: int, values: np.ndarray, white: int, times: int = 1, end: bytes = b"") -> None:
+    """A file of PPM's family, with as many images."""
+    rows = " ".join(map(str, values.ravel())).encode() + b"\n"
+    if kind > 3:
+        rows = (
+            np.packbits(values > 0, axis=1).tobytes()
+            if kind == 4
+            else values.astype(">u2" if white > 255 else "u1").tobytes()
+        )
+    maximum = b"" if kind in (1, 4) else b"%d\n" % white
+    header = b"P%d\n# P6 is no header here\n%d %d\n%s" % (kind, values.shape[1], values.shape[0], maximum)
+    path.write_bytes((header + rows) * times + end)
+
+
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+@pytest.mark.parametrize("white", [100, 255, 1023, 4095, 65535])
+def test_the_white_of_ppm_is_that_of_its_header(tmp_path: Path, kind: int, white: int) -> None:
+    values = np.linspace(0, white, 96).round().astype(int).reshape(4, 8, 3)
+    values = values if kind in (3, 6) else values[..., 0]
+    write_pnm(tmp_path / "x.ppm", kind, values, white)
+    right = np.broadcast_to(values.reshape(4, 8, -1) * 255 / white, (4, 8, 3))
+    assert np.abs(np.asarray(open_image(tmp_path / "x.ppm")) - right).max() <= 1
+    with Image.open(tmp_path / "x.ppm") as opened:
+        assert np.abs(prepared(opened).numpy().transpose(1, 2, 0) * 255 - right).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_ppm_of_12_bits_with_the_white_of_16_is_refused(tmp_path: Path, kind: int) -> None:
+    """P6 and P3 were read as 0..16 of 255."""
+    values = np.linspace(0, 4095, 96).round().astype(int).reshape(4, 8, 3)
+    write_pnm(tmp_path / "x.ppm", kind, values if kind in (3, 6) else values[..., 0], 65535)
+    for reading in (open_image, open_object_mask, prepared_file):
+        with pytest.raises(ValueError, match="which value is white"):
+            reading(tmp_path / "x.ppm")
+
+
+@pytest.mark.parametrize("kind", range(1, 7))
+@pytest.mark.parametrize("white", [255, 65535])
+def test_several_images_in_ppm_are_refused(tmp_path: Path, kind: int, white: int) -> None:
+    """They were read as the first."""
+    values = noise(8, 9, 3).astype(int) * (white // 255) if kind not in (1, 4) else noise(8, 9, 3, most=1)
+    values = values if kind in (3, 6) else values[..., 0]
+    for end in (b"", b"\n", b"  \n\n", b"left by an editor"):
+        if not (end.strip() and kind < 4):  # which Pillow refuses
+            write_pnm(tmp_path / "x.ppm", kind, values, white, end=end)
+            assert open_image(tmp_path / "x.ppm").size == (9, 8)
+    write_pnm(tmp_path / "x.ppm", kind, values, white, times=2)
+    for reading in (open_image, size_and_orientation, prepared_file):
+        with pytest.raises(ValueError, match="several images, of which only the first would be read"):
+            reading(tmp_path / "x.ppm")
 
 
 def test_planes_of_8_bits_are_read(tmp_path: Path) -> None:
@@ -136,6 +240,12 @@ def test_several_pages_or_frames_are_refused(tmp_path: Path, name: str) -> None:
         open_image(tmp_path / name)
     with pytest.raises(ValueError, match="3 pages"):
         size_and_orientation(tmp_path / name)
+    with Image.open(tmp_path / name) as opened:
+        with pytest.raises(ValueError, match="image has 3 pages"):  # the preparation took the first
+            prepared(opened)
+        assert prepared(opened.copy()).shape == (3, 4, 8), "the page was chosen"
+        opened.seek(2)
+        assert torch.equal(prepared(opened), prepared(opened.copy()))
 
 
 @pytest.mark.skipif("AVIF" not in FORMATS, reason="Pillow has no AVIF")
@@ -170,6 +280,22 @@ def test_no_picture_is_passed_over_in_silence(tmp_path: Path) -> None:
     ]
 
 
+def test_pictures_of_other_kinds_and_without_suffix_are_named(tmp_path: Path) -> None:
+    """The doctor said nothing of them; notes, code and data beside the pictures are none."""
+    for number, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (16, 12), (90 * number, 20, 0)).save(tmp_path / name / "a.jpg")
+    unread = [*(f"x.{kind}" for kind in ("mpo", "TGA", "psd", "arw", "cr3", "RAF", "svg", "ico", "exr")), "y", "z"]
+    for name in unread:
+        Image.new("RGB", (16, 12)).save(tmp_path / "cat" / name, "PNG" if name == "y" else "WEBP")
+    for name in ("README", "notes.txt", "empty", "Makefile", "icons.json", "x.rawdata", "x.icon", ".hidden", "x.csv"):
+        (tmp_path / "cat" / name).write_text("" if name == "empty" else "P6 and BM are words here")
+    (found,) = (check for check in examine(tmp_path).checks if check.name == "other files")
+    assert found.mark == "warning" and [each.subject for each in found.findings] == sorted(
+        f"cat/{name}" for name in unread
+    )
+
+
 @pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (40_000, 200)])
 def test_long_and_narrow_pictures_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     """179 bytes of 100,000 x 1 pixels asked for 26 GB at evaluation, whose resizing keeps proportions."""
@@ -189,3 +315,25 @@ def test_values_of_another_kind_are_no_image(kind: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"8 bits.*floats in"):
         transform(image.permute(1, 2, 0).numpy())
     assert transform(torch.full((3, 4, 8), 200 / 255)).max() == 200 / 255
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "1", "CMYK", "RGB", "LA", "YCbCr"])
+def test_four_channels_are_not_made_of_others(mode: str) -> None:
+    """A palette's numbers and grey became all four, and inks the model's own."""
+    picture = Image.new("RGB", (16, 8), (200, 100, 50)).convert(mode)
+    with pytest.raises(ValueError, match=f"4 channels, got mode {mode}; pass a tensor"):
+        prepared(picture, 4)
+    for channels in (1, 3):
+        assert prepared(picture, channels).shape == (channels, 4, 8)
+
+
+def test_four_channels_are_taken() -> None:
+    """Pillow resizes colours by their opacity, which the fourth channel may not be."""
+    values = noise(8, 16, 4)
+    tensor = torch.from_numpy(values).permute(2, 0, 1)
+    assert torch.equal(prepared(Image.fromarray(values), 4), prepared(tensor, 4))
+    assert torch.equal(prepared(values, 4), prepared(tensor, 4)) and prepared(tensor[None], 4).shape == (1, 4, 4, 8)
+    assert prepared(tensor[:1], 3).shape == (3, 4, 8), "grey is all three colours"
+    for channels, wrong in ((4, tensor[:1]), (3, tensor), (1, tensor[:3])):
+        with pytest.raises(ValueError, match=f"the model's {channels} channels, got"):
+            prepared(wrong, channels)

@@ -46,6 +46,45 @@ def test_every_orientation_is_shown_upright(tmp_path: Path, name: str, orientati
     assert ImageOps.exif_transpose(read).tobytes() == read.tobytes(), "nobody turns it twice"
 
 
+def test_notes_behind_the_pixels_count(tmp_path: Path) -> None:
+    """Some programs write EXIF or XMP to the end of a PNG; the doctor then called its mask another image's."""
+    for number in range(2):
+        save_turned(tmp_path / f"{number}.png", 6 + 2 * number)
+        content = (tmp_path / f"{number}.png").read_bytes()
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        at = content.index(b"IEND") - 4
+        moved = content[:start] + content[end:at] + content[start:end] + content[at:]
+        (tmp_path / f"{number}.png").write_bytes(moved)
+        Image.fromarray(CORNER).save(tmp_path / f"mask{number}.png")
+    rows = "".join(f"{number}.png,{number},mask{number}.png\n" for number in range(2))
+    (tmp_path / "t.csv").write_text("image,label,mask\n" + rows)
+    release = read_table(tmp_path / "t.csv")
+    assert np.array_equal(read_sample(release.records[0], release).image, CORNER)
+    assert examine(tmp_path / "t.csv").healthy
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_unknown_orientations_turn_nothing(tmp_path: Path, orientation: int) -> None:
+    """The header was said to be turned, and the picture was not."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(CORNER).save(tmp_path / "x.png", exif=exif)
+    assert size_and_orientation(tmp_path / "x.png") == ((24, 16), 0)
+    assert np.array_equal(open_image(tmp_path / "x.png"), CORNER)
+
+
+@pytest.mark.parametrize("orientation", BACK)
+def test_a_mask_is_turned_by_its_own_note(tmp_path: Path, orientation: int) -> None:
+    """Also of one bit and of a palette, as editors save them."""
+    for mode in ("L", "1", "P", "RGBA"):
+        save_turned(tmp_path / "x.png", orientation, mode)
+        for any_value in (False, True):
+            assert torch.equal(
+                open_object_mask(tmp_path / "x.png", any_value)[0], torch.from_numpy(CORNER[..., 0] / 255).float()
+            )
+
+
 def test_damaged_notes_do_not_matter(tmp_path: Path) -> None:
     """The pixels are complete, and were read before."""
     Image.fromarray(CORNER).save(tmp_path / "x.png", exif=b"Exif\0\0MM\0\x2a\xff\xff")

@@ -49,7 +49,7 @@ def look_at_image(path: Path, quick: bool = False, digest: bool = False) -> Look
     try:
         size, orientation = size_and_orientation(path)
         if not quick:
-            open_image(path)
+            size = open_image(path).size[::-1]  # by notes behind the pixels too, as some programs write in PNG
         return Look(size, digest=checksum(path) if digest and not quick else None, orientation=orientation)
     except Exception as error:  # a decoder that meets arbitrary bytes raises what it likes
         return Look(None, _reason(error, path))
