@@ -115,7 +115,12 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
         [(0.25, {2: 0.25, 3: 0.25}), (1.0, {2: 1.0, 3: 1.0})]
     """
     aim = unwrap(model)
-    asked: list[float | None] = [*_check_areas(areas), None]
+    checked = check_tau(areas, "areas")
+    if not isinstance(checked, tuple):
+        raise TypeError(f"areas must be a list of floats, got {areas!r}; write areas=[{areas!r}]")
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"areas must not repeat, got {list(areas)}")
+    asked: list[float | None] = [*sorted(checked), None]
     tallies = [_Tally() for _ in asked]
     labels: list[Tensor] = []
     groups: list[Tensor] = []
@@ -165,15 +170,6 @@ class _Tally:
 def _area_of(mask: Tensor) -> Tensor:
     """Share of each image's positions, (N,); half precision could not count them."""
     return mask.cpu().double().mean((1, 2, 3))
-
-
-def _check_areas(areas: Sequence[float]) -> list[float]:
-    checked = check_tau(areas, "areas")
-    if not isinstance(checked, tuple):
-        raise TypeError(f"areas must be a list of floats, got {areas!r}; write areas=[{areas!r}]")
-    if len(set(checked)) < len(checked):
-        raise ValueError(f"areas must not repeat, got {list(areas)}")
-    return sorted(checked)
 
 
 def _check_batch(batch: Any, grouped: bool | None, num_classes: int) -> Sequence[Tensor]:

@@ -147,7 +147,8 @@ def score_cam(
         explainer = library.ScoreCAM(view, [hooked])
         try:
             explainer.batch_size = batch_size
-            explainer.activations_and_grads(inputs)
+            with hooked.register_forward_hook(lambda *called: called[-1].clone()):  # an activation may overwrite it
+                explainer.activations_and_grads(inputs)
             (maps,) = (activation.numpy() for activation in explainer.activations_and_grads.activations)
         finally:
             explainer.activations_and_grads.release()  # otherwise it would keep every copy's maps until the end

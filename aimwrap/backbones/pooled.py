@@ -130,7 +130,7 @@ def _end_of(
 ) -> tuple[nn.Linear, nn.LayerNorm | None] | None:
     """The last linear layer, and the norm between it and the final map's average; None if there is more between."""
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
+    norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm | nn.BatchNorm1d)]
     if not linears:
         return None
     images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(linears[-1].weight)
@@ -145,6 +145,8 @@ def _end_of(
     # By its output, not by what it computes: fresh norms are all alike.
     after = [norm for norm in norms if norm in seen and _is_same(seen[norm][1], given)]
     norm = after[-1] if after else None
+    if isinstance(norm, nn.BatchNorm1d):  # which does nothing while it is fresh, and other things once it is trained
+        return None
     expected = means if norm is None else _normalised(norm, means)
     if not (given.isfinite().all() and made.isfinite().all()):  # that is for others to name
         return last[0], norm

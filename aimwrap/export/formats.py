@@ -311,7 +311,9 @@ def _attempt(
     example = seeded_images((2, channels, height, width)).to(device)
     with torch.no_grad():
         program = torch.export.export(serving, (example,), dynamic_shapes=(sizes,), strict=False)
-    _check_ranges(program)
+    for axis, allowed in program.range_constraints.items():  # torch may have narrowed one to the size of the example
+        if allowed.is_int and allowed.upper < LARGEST_BATCH:
+            raise ValueError(f"the backbone allows at most {allowed.upper} along axis {axis}, which is not any size")
     writer.write(program, serving, draft, metadata)
     batches = [seeded_images(shape).to(device) for shape in tried]
     if images is not None:
@@ -333,13 +335,6 @@ def _check_parity(exported: Exported, path: Path, tolerance: float) -> None:
         "in Python, tolerance= allows more",
         exported.parity,
     )
-
-
-def _check_ranges(program: Any) -> None:
-    """Refuse a program for which torch has narrowed a free axis to the size that it was traced with."""
-    for axis, allowed in program.range_constraints.items():
-        if allowed.is_int and allowed.upper < LARGEST_BATCH:
-            raise ValueError(f"the backbone allows at most {allowed.upper} along axis {axis}, which is not any size")
 
 
 def _check_torch(wanted: Format) -> None:

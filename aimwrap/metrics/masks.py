@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import convert_bounding_box_format
 
 
 def boxes_to_masks(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -19,7 +21,8 @@ def boxes_to_masks(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
     Args:
         boxes: one (M_i, 4) tensor per image, in pixels of the mask, as x0, y0, x1, y1 with x to the right and y down;
-            (0, 4) for an image without any box, whose mask is then empty.
+            (0, 4) for an image without any box, whose mask is then empty. torchvision's ``BoundingBoxes`` may be of
+            any format that is not rotated.
         size: height and width of the masks, in pixels.
 
     Returns:
@@ -43,6 +46,8 @@ def _box_union(boxes: Tensor, height: int, width: int, image: int) -> Tensor:
             f"boxes must hold one (M, 4) tensor of x0, y0, x1, y1 per image, got {tuple(boxes.shape)} for image "
             f"{image}: for one box write box[None], for none torch.zeros(0, 4)."
         )
+    if isinstance(boxes, tv_tensors.BoundingBoxes):  # which know what their numbers are
+        boxes = convert_bounding_box_format(boxes, new_format="XYXY").as_subclass(Tensor)
     x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)  # (M, 1) each
     if not bool(((x1 >= x0) & (y1 >= y0)).all()):  # nor if one is NaN
         raise ValueError(

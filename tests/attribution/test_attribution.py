@@ -233,6 +233,16 @@ def test_score_cam_weights_channels_by_the_logit_of_what_they_show(head: str, im
     assert attribution[outside].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("method", [grad_cam, score_cam])
+def test_an_activation_in_place_does_not_overwrite_the_map(method: Callable[..., Tensor], images: Tensor) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3, 2, 1)
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, NUM_CLASSES)
+    in_place, apart = (nn.Sequential(convolution, nn.ReLU(inplace=place), *ends).eval() for place in (True, False))
+    maps = method(in_place, images, layer="0")
+    assert (maps < 0).any() and torch.equal(maps, method(apart, images, layer="0"))
+
+
 def test_score_cam_prints_nothing(images: Tensor, capfd: pytest.CaptureFixture[str]) -> None:
     score_cam(TinyNet(), images[:1])
     assert capfd.readouterr() == ("", "")

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
+from torchvision import tv_tensors
 
 from aimwrap.metrics import area_corrected, boxes_to_masks, chance_level, energy_pointing_game, pointing_game
 
@@ -349,6 +350,13 @@ def test_overlapping_boxes_count_once() -> None:
 
 def test_no_images_no_masks() -> None:
     assert boxes_to_masks([], size=(3, 4)).shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize(("form", "box"), [("XYXY", [2, 3, 12, 7]), ("XYWH", [2, 3, 10, 4]), ("CXCYWH", [7, 5, 10, 4])])
+def test_boxes_of_torchvision_say_their_format(form: str, box: list[int]) -> None:
+    boxes = tv_tensors.BoundingBoxes([box], format=form, canvas_size=(16, 16))
+    (mask,) = boxes_to_masks([boxes], size=(16, 16))
+    assert mask[3:7, 2:12].all() and mask.sum() == 40
 
 
 def test_box_errors() -> None:

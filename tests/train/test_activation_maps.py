@@ -100,12 +100,13 @@ def test_explaining_looks_at_the_images_once() -> None:
         lambda: Behind(nn.GELU()),
         lambda: Behind(nn.Sequential(nn.LayerNorm(12), nn.ReLU())),
         lambda: Behind(nn.Linear(12, 12)),
+        lambda: Behind(nn.BatchNorm1d(12)),  # which does nothing before it is trained
         lambda: Behind(nn.Identity(), lambda x: x.amax((2, 3))),
         lambda: Behind(nn.Identity(), lambda x: x.mean((2, 3)) + 0.1 * x.amax((2, 3))),
         lambda: Behind(nn.Identity(), lambda x: 0 * x.mean((2, 3))),
         pytest.param(lambda: timm.create_model("test_vit"), marks=pytest.mark.slow),
     ],
-    ids=["activation", "norm and activation", "two linear", "maximum", "both", "nothing", "class token"],
+    ids=["activation", "norm and activation", "two linear", "neck", "maximum", "both", "nothing", "class token"],
 )
 def test_another_end_is_refused_and_not_measured(build: Callable[[], nn.Module]) -> None:
     model = PlainClassifier(build(), 2)

@@ -102,18 +102,15 @@ def check_groups(counts: Sequence[Count], release: Release) -> Check:
     findings = tuple(
         Finding(f"{row.split}, {name}", "no images, so its accuracy is not known")
         for row in counts
-        if row.split != "train" and _untied(row, len(release.places))
+        # Only where some label is on several places, as where groups are compared; not so in TravelingBirds.
+        if row.split != "train"
+        and any(sum(map(bool, each)) > 1 for each in _rows(row.groups or (), len(release.places)))
         for name, number in zip(group_names(release), row.groups or (), strict=True)
         if not number
     )
     if findings:
         return Check("groups", "warning", f"{ties_text}; some have no images to be tested on", findings)
     return Check("groups", "ok", ties_text)
-
-
-def _untied(row: Count, num_places: int) -> bool:
-    """Whether some label is on several places, as where groups are compared; not so in TravelingBirds."""
-    return any(sum(number > 0 for number in places) > 1 for places in _rows(row.groups or (), num_places))
 
 
 def _rows(groups: tuple[int, ...], num_places: int) -> list[tuple[int, ...]]:

@@ -64,7 +64,12 @@ def read_traveling_birds(
     places, numbers = _read_places(home, classes) if variant == "fixed" else ((), {})
     records = []
     for split, source in sources.items():
-        _check_species(source, classes)
+        there = {entry.name for entry in os.scandir(require_folder(source, "the folder of images"))}
+        if missing := [name for name in classes if name not in there]:
+            raise FileNotFoundError(
+                f"{source} lacks {len(missing)} of {len(classes)} species, the first of them {missing[0]}; unpack the "
+                "release again"
+            )
         for bird in birds.values():
             if split_by == "all" or bird.split == split:
                 path = safe_join(source, bird.name, bird.where)
@@ -89,16 +94,6 @@ def _find_variant(root: Path, variant: str) -> Path:
         f"variant={variant!r} needs the folder {name}, and {root} is not this folder and does not have it"
         + (f"; it has variant {' and '.join(map(repr, there))}" if there else "")
     )
-
-
-def _check_species(source: Path, classes: Sequence[str]) -> None:
-    there = {entry.name for entry in os.scandir(require_folder(source, "the folder of images"))}
-    missing = [name for name in classes if name not in there]
-    if missing:
-        raise FileNotFoundError(
-            f"{source} lacks {len(missing)} of {len(classes)} species, the first of them {missing[0]}; unpack the "
-            "release again"
-        )
 
 
 def _read_places(home: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], dict[str, list[int]]]:
