@@ -111,7 +111,14 @@ def _of_aim(
                 again = aim.forward_head(aim.forward_masks(maps, given)).logits
                 same[name, filling, how] = (predicted_classes(again) == predicted) & (predicted >= 0)
     if plain is not None:
-        logits, heatmap = _checked_plain(plain(images), len(images))
+        result: Any = plain(images)
+        shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result).__name__
+        if not isinstance(result, tuple) or len(result) != 2 or result[0].ndim != 2 or result[1].ndim != 3:
+            expected = f"logits ({len(images)}, K) and heatmaps ({len(images)}, h, w)"
+            raise ValueError(f"plain must return {expected}, got {shapes}")
+        if not all(part.isfinite().all() for part in result):
+            raise ValueError("plain's heatmaps must be finite, like its logits, got NaN or infinity; check its weights")
+        logits, heatmap = result
         kept = highest(heatmap, region)
         for filling, pixels in fills.items():
             again = plain(torch.where(kept > 0, images, pixels))[0]
@@ -143,12 +150,3 @@ def plain_model(plain: PlainModel | None) -> Explained | None:
         return PooledClassifier(plain, "plain").explained
     except ValueError as error:
         raise ValueError(f"{error}; {_FUNCTION_FORM}") from error
-
-
-def _checked_plain(result: Any, images: int) -> tuple[Tensor, Tensor]:
-    shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result).__name__
-    if not isinstance(result, tuple) or len(result) != 2 or result[0].ndim != 2 or result[1].ndim != 3:
-        raise ValueError(f"plain must return logits ({images}, K) and heatmaps ({images}, h, w), got {shapes}")
-    if not all(part.isfinite().all() for part in result):
-        raise ValueError("plain's heatmaps must be finite, like its logits, got NaN or infinity; check its weights")
-    return result

@@ -173,6 +173,7 @@ def train(
     with exit_on_error(ImportError, as_json=as_json, silent=silent), interrupted:
         from ..data.registry import parse_reader_arguments
         from ..train import CheckpointError, DivergedError, ProcessError, launched_fabric
+        from ..train.report import format_results, summary
 
         try:
             reader = parse_reader_arguments(arguments or [])
@@ -190,7 +191,11 @@ def train(
             fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)
             results = [_run(one, out, fabric, quiet or as_json or silent, more) for one in settings]
             if not silent:
-                _print_results(results, out, as_json)
+                write_json(out / "summary.json", summary(results))
+                models = ", ".join(f"{result.folder}/model" for result in results)
+                shown = [each._replace(mask_findings=[*map(in_options, each.mask_findings)]) for each in results]
+                text = f"\n{format_results(shown)}\nModels: {models}"
+                print_result(as_json, [result._asdict() for result in results], text)
 
 
 def _signature() -> inspect.Signature:
@@ -217,15 +222,6 @@ def _run(settings: Settings, out: Path, fabric: Any, quiet: bool, more: dict[str
 
     words: dict[str, Any] = {} if quiet else {"report": report, "say": typer.echo}
     return run_training(settings, out / f"seed-{settings.seed}", fabric, quiet=quiet, **words, **more)
-
-
-def _print_results(results: list[Result], out: Path, as_json: bool) -> None:
-    from ..train.report import format_results, summary
-
-    write_json(out / "summary.json", summary(results))
-    models = ", ".join(f"{result.folder}/model" for result in results)
-    shown = [result._replace(mask_findings=[*map(in_options, result.mask_findings)]) for result in results]
-    print_result(as_json, [result._asdict() for result in results], f"\n{format_results(shown)}\nModels: {models}")
 
 
 train.__signature__ = _signature()  # type: ignore[attr-defined]  # which typer makes the options of

@@ -111,6 +111,8 @@ def render(content: dict[str, Any]) -> str:
     """
     style = "\n".join((PAGE / f"{name}.css").read_text("utf-8") for name in STYLES)
     script = joined_scripts()
+    allowed = {"img-src": "data:", "script-src": _hash(script), "style-src": _hash(style)}
+    rules = ["default-src 'none'", *map(" ".join, allowed.items()), "base-uri 'none'", "form-action 'none'"]
     page: str = page_template().render(
         content=content,
         scores=by_score(content),
@@ -120,7 +122,7 @@ def render(content: dict[str, Any]) -> str:
         embedded=embed(content),
         style=style,
         script=script,
-        policy=_policy(style, script),
+        policy="; ".join(rules),
     )
     # Names of files that are not UTF-8 hold lone surrogates, which no page can.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -192,12 +194,6 @@ def count(value: int | None) -> str:
         ('5,000', 'unknown')
     """
     return "unknown" if value is None else f"{value:,}"
-
-
-def _policy(style: str, script: str) -> str:
-    allowed = {"img-src": "data:", "script-src": _hash(script), "style-src": _hash(style)}
-    rules = ["default-src 'none'", *(f"{what} {where}" for what, where in allowed.items())]
-    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 
 
 def _hash(text: str) -> str:

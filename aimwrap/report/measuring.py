@@ -313,10 +313,7 @@ class Evaluation:
             "group": None if groups is None else int(groups[number]),
             "thumbnail": as_url(batch.jpeg[position]),
             "object": self._object(view.object_mask[position]) if view.known[position] else None,
-            "by_model": [
-                {**_numbers(numbers, position), **_overlays(look, position)}
-                for look, numbers in zip(looks, measured, strict=True)
-            ],
+            "by_model": [_of_model(*each, position) for each in zip(looks, measured, strict=True)],
         }
 
     def _object(self, mask: Tensor) -> Card:
@@ -386,18 +383,13 @@ def _badness(subjects: Sequence[Subject], measured: list[Measured]) -> list[Badn
     return list(zip(confidence.tolist(), pointing.tolist(), strict=True))
 
 
-def _numbers(measured: Measured, position: int) -> dict[str, Any]:
+def _of_model(look: Look, measured: Measured, position: int) -> dict[str, Any]:
     pointing = ("energy_pointing", "energy_pointing_matched")
     names = ("confidence", "true_confidence", *pointing, "mask_precision", "mask_recall", "area")
     return {
         "predicted": int(measured.predicted[position]),
         "right": bool(measured.right[position]),
         **{name: rounded(getattr(measured, name)[position].item()) for name in names},
-    }
-
-
-def _overlays(look: Look, position: int) -> dict[str, Any]:
-    return {
         "masks": {str(stage): packed_mask(mask[position, 0]) for stage, mask in look.output.masks.items()},
         "merged": None if look.merged_mask is None else packed_mask(look.merged_mask[position, 0]),
         "contributions": packed_contributions(look.heatmap[position]),
