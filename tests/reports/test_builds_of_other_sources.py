@@ -1,0 +1,59 @@
+"""Reports of `data build` that took other sources, or other folders, for what they are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aimwrap.data.builder import backgrounds_in, build, cutouts_in, waterbirds
+
+RNG = np.random.default_rng(0)
+
+
+def cut_out(path: Path, side: int = 20, opaque: bool = False) -> None:
+    pixels = RNG.integers(0, 256, (side, side, 4)).astype(np.uint8)
+    pixels[..., 3] = 255
+    pixels[:4, :4, 3] *= opaque
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def sources(root: Path, *above: str) -> Path:
+    """Cut-outs and backgrounds, below folders of splits or not."""
+    for folder, names in (("cutouts", ("cat", "dog")), ("backgrounds", ("beach", "forest"))):
+        for name in names:
+            for split in above or ("",):
+                for number in range(12):
+                    cut_out(root / folder / split / name / f"{number}.png")
+    return root
+
+
+def make(root: Path, opacity: Path | None = None, any_value: bool = False) -> int:
+    cutouts = [each._replace(any_value=any_value) for each in cutouts_in(root / "cutouts", opacity)]
+    return len(build(root / "out", cutouts, backgrounds_in(root / "backgrounds"), waterbirds(), progress=False).records)
+
+
+def test_other_files_of_the_same_names_are_other_sources(tmp_path: Path) -> None:
+    """The folder was called complete, or went on as a mixture of both."""
+    count = make(sources(tmp_path))
+    assert make(tmp_path) == count
+    for path in (tmp_path / "cutouts").rglob("*.png"):
+        cut_out(path, side=24)
+    with pytest.raises(FileExistsError, match="source_sizes: there"):
+        make(tmp_path)
+
+
+def test_other_masks_are_other_sources(tmp_path: Path) -> None:
+    sources(tmp_path)
+    for path in (tmp_path / "cutouts").rglob("*.png"):
+        for masks, side in (("one", 10), ("other", 12)):
+            mask = np.zeros((20, 20), np.uint8)
+            mask[:side, :side] = RNG.integers(128, 256, (side, side))
+            (tmp_path / masks / path.parent.name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / masks / path.parent.name / path.name)
+    make(tmp_path, tmp_path / "one")
+    for others in ({}, {"opacity": tmp_path / "other"}, {"opacity": tmp_path / "one", "any_value": True}):
+        with pytest.raises(FileExistsError, match="source_sizes: there"):
+            make(tmp_path, **others)
+    make(tmp_path, tmp_path / "one")
