@@ -201,3 +201,13 @@ def test_columns_that_are_not_of_splits_are_passed_over(tmp_path: Path, values: 
     assert {one.split for one in read(tmp_path, text).records} == {"train"}
     text = "image,is_valid\na.png,0\nb.png,1\n"
     assert read(tmp_path, text, label="is_valid").classes == ("0", "1")
+
+
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
+    """They were boxes of less than a pixel in the corner, and every score of them was wrong."""
+    text = FOUR.format(",left,top,right,bottom", ",0,0.25,1,0.75", ",,,,", ",0,0,1,1", ",0.1,0.2,0.5,1.0005")
+    with pytest.raises(ValueError, match=r"multiply left and right by the image's width, .* or pass box=None"):
+        read(tmp_path, text)
+    assert read(tmp_path, text, box=None).records[0].boxes is None
+    for boxes in ([",0,0,1,1"] * 4, [",0,0,1,1", ",0.5,0.5,0.9,0.9", ",0,0,8,8", ",,,,"]):
+        assert read(tmp_path, FOUR.format(",left,top,right,bottom", *boxes)).records[0].boxes == ((0, 0, 1, 1),)

@@ -244,6 +244,12 @@ def read_table(
         )
         for position, row in enumerate(rows)
     ]
+    edges = [edge for record in records for each in record.boxes or () for edge in each]
+    if all(0 <= edge <= 1.001 for edge in edges) and any(edge % 1 for edge in edges):
+        raise ValueError(
+            f"{', '.join(box or ())} of {table} are from 0 to 1, as shares of the image, and must be pixels: multiply "
+            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
+        )
     names = () if numbered_places is None else numbered_places.names
     notes = tuple(_notes(records, rows, split))
     found = Release(table.stem, root, tuple(_joined(records, rows)), labels.names, names, any_value_is_object, notes)
@@ -261,11 +267,8 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
         for name in [name for name in header if name not in used]:
             found = Counter(row.values[name].strip().lower() for row in rows)
             named = {value: SPLIT_VALUES[value] for value in found.keys() & SPLIT_VALUES.keys() - {*"012"}}
-            most = (
-                len(found) <= 6
-                and 2 * sum(found[each] for each in named) >= len(rows)
-                and {"train"} < {*named.values()}
-            )
+            share = sum(found[each] for each in named) / len(rows)
+            most = len(found) <= 6 and share >= 0.5 and {"train"} < {*named.values()}
             flag = re.fullmatch("is_(train|test|val|valid)", name.lower()) and found.keys() <= {*"01", "true", "false"}
             if len(found) > 1 and (most or flag or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
