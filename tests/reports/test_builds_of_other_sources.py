@@ -57,3 +57,20 @@ def test_other_masks_are_other_sources(tmp_path: Path) -> None:
         with pytest.raises(FileExistsError, match="source_sizes: there"):
             make(tmp_path, **others)
     make(tmp_path, tmp_path / "one")
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("Train", "Test"), ("train", "Training_set", "test")])
+def test_splits_of_usual_names_are_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """They were two classes named after the splits."""
+    root = sources(tmp_path, *names)
+    for found in (cutouts_in(root / "cutouts"), backgrounds_in(root / "backgrounds")):
+        assert {each.path.parents[1].name: each.split for each in found} == {
+            name: "train" if "train" in name.lower() else "test" for name in names
+        }
+    assert {each.class_name for each in cutouts_in(root / "cutouts")} == {"cat", "dog"}
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("Train", "Car"):
+        cut_out(tmp_path / name / "1.png")
+    assert {(each.class_name, each.split) for each in cutouts_in(tmp_path)} == {("Train", None), ("Car", None)}

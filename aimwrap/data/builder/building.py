@@ -22,7 +22,7 @@ from ..._checks import check_choices
 from ..._choices import FileFormat as FileFormat
 from ..._files import is_unfinished, locked, replacing, write_json
 from ..._text import with_progress
-from ..io import FolderListing, expand_path, read_json
+from ..io import expand_path, read_json
 from ..release import SPLITS, ImageLoader, Release
 from ..sets.built import MANIFEST, read_built
 from .draw import Drawn, Placed, Style, forget_pictures
@@ -115,9 +115,8 @@ def build(
     entries = [
         Entry(shot.split, shot.number, shot.label, shot.place, shot.background.name, shot.cutout.name) for shot in shots
     ]
-    files = FolderListing()
     paths = [[shot.background.path, shot.cutout.path, shot.cutout.opacity_path] for shot in shots]
-    sizes = [[path and files.files(path.parent).get(path.name) for path in each] for each in paths]
+    sizes = [[path and path.is_file() and path.stat().st_size for path in each] for each in paths]
     arguments = {
         "seed": seed,
         "tyings": {split: tying._asdict() for split, tying in tyings.items()},
