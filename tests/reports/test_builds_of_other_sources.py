@@ -74,3 +74,11 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("Train", "Car"):
         cut_out(tmp_path / name / "1.png")
     assert {(each.class_name, each.split) for each in cutouts_in(tmp_path)} == {("Train", None), ("Car", None)}
+
+
+def test_cut_outs_that_are_opaque_all_over_are_refused(tmp_path: Path) -> None:
+    """Photographs saved with alpha were pasted as rectangles, and their masks were all of the picture."""
+    for path in (sources(tmp_path) / "cutouts").rglob("*.png"):
+        cut_out(path, opaque=True)
+    with pytest.raises(ValueError, match=r"png has no transparent pixel \(mode RGBA\); pass the folder of masks"):
+        make(tmp_path)
