@@ -82,3 +82,14 @@ def test_cut_outs_that_are_opaque_all_over_are_refused(tmp_path: Path) -> None:
         cut_out(path, opaque=True)
     with pytest.raises(ValueError, match=r"png has no transparent pixel \(mode RGBA\); pass the folder of masks"):
         make(tmp_path)
+
+
+@pytest.mark.parametrize("above", [(), ("train", "test")])
+def test_loose_pictures_next_to_the_folders_are_refused(tmp_path: Path, above: tuple[str, ...]) -> None:
+    """They were passed over in silence."""
+    root = sources(tmp_path, *above)
+    cut_out(root / "cutouts" / "/".join(above[:1]) / "loose.png")
+    with pytest.raises(
+        ValueError, match=r"folder for each class, .* has images next to them, such as loose\.png; move"
+    ):
+        cutouts_in(root / "cutouts")

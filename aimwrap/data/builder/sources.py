@@ -218,9 +218,10 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
     splits: dict[str, str | None] = {**named} or {"": None}
     for above, split in splits.items():
         parent = folder / above
-        kinds = list_folder(parent).folders
-        if not kinds:
-            raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has none")
+        kinds, loose = list_folder(parent)
+        if loose or not kinds:
+            has = f"images next to them, such as {loose[0]}; move these into one or elsewhere" if kinds else "none"
+            raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has {has}")
         for name in kinds:
             paths = sorted(parent / name / path for path in pictures_below(parent / name))
             if not paths:
