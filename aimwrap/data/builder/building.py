@@ -109,8 +109,8 @@ def build(
             f"shift must not be a multiple of the number of places ({len(by_place)}), because it would move nothing; "
             "choose another"
         )
-    shares = {"test_share": test_share, "val_share": val_share}
-    uses = {"cutout_uses": cutout_uses, "background_uses": background_uses}
+    shares: dict[str, Any] = {"test_share": test_share, "val_share": val_share}
+    uses: dict[str, Any] = {"cutout_uses": cutout_uses, "background_uses": background_uses}
     shots = plan_shots(cutouts_by_class, by_place, tyings, seed, **shares, **uses)
     entries = [
         Entry(shot.split, shot.number, shot.label, shot.place, shot.background.name, shot.cutout.name) for shot in shots
