@@ -359,7 +359,8 @@ def pictures_below(folder: Path) -> list[str]:
 
 IMAGE_NAME = re.compile(
     r"(?i)\.((jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)|(mpo|tga|ps[bd]|svgz?|ico|"
-    r"j2k|jxr|p[af]m|pcx|exr|qoi|xcf|hif|arw|cr[3w]|nrw|sr[2fw]|orf|rw2|raf|raw|pef|3fr|iiq|x3f)(?![a-z]))"
+    r"j2k|jxr|p[af]m|pcx|exr|qoi|xcf|hif|arw|cr[3w]|nrw|sr[2fw]|orf|rw2|raf|raw|pef|3fr|iiq|x3f|"
+    r"dcm|dicom|nii|svs|ndpi|czi|dds|djvu|fits)(?![a-z]))"
 )
 
 

@@ -128,7 +128,7 @@ def test_what_is_no_cutout(scene: Scene, tmp_path: Path) -> None:
     opaque = save(tmp_path / "opaque.png", np.zeros((20, 20, 3)))
     clear = save(tmp_path / "clear.png", np.zeros((20, 20, 4)))
     for style in (InPlace(), Placed(32)):
-        with pytest.raises(ValueError, match=r"an alpha channel or a mask, and .*opaque\.png has neither"):
+        with pytest.raises(ValueError, match=r"an alpha channel or a mask, and .*opaque\.png has no transparent pixel"):
             scene_with(scene, opaque).draw(style, 0)
         with pytest.raises(ValueError, match=r"pixels that are not transparent, got none in .*clear\.png"):
             scene_with(scene, clear).draw(style, 0)

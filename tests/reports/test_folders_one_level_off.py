@@ -211,3 +211,21 @@ def test_holding_out_leaves_every_class_a_training_image(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="no training image of dog, which other splits have"):
         read_splits(Settings(data="folder", root=str(tmp_path), hold_out=0.6))
     assert len(read_splits(Settings(data="folder", root=str(tmp_path), hold_out=0.4)).train) == 2
+
+
+def test_a_stray_picture_does_not_hide_that_folders_are_one_level_off(tmp_path: Path) -> None:
+    """Years above the classes became the classes, because of one overview in one of them."""
+    root = folders(tmp_path, *(f"{year}/{name}" for year in (2019, 2020) for name in ("bird", "cat", "dog", "owl")))
+    Image.new("RGB", (8, 8)).save(root / "2019" / "overview.png")
+    with pytest.raises(ValueError, match="seem to be above the classes"):
+        read_folder(root)
+    for number in range(2):
+        Image.new("RGB", (8, 8)).save(root / "2019" / f"{number}.png")
+    assert read_folder(root).classes == ("2019", "2020")
+
+
+def test_classes_with_one_folder_and_few_own_images_stay(tmp_path: Path) -> None:
+    root = folders(tmp_path, *(f"{name}/{inner}" for name in ("cat", "dog") for inner in ("a/1", "a/2", "a/3", "a/4")))
+    for name in ("cat", "dog"):
+        Image.new("RGB", (8, 8)).save(root / name / "own.png")
+    assert len(read_folder(root).records) == 18

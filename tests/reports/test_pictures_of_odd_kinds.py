@@ -337,3 +337,17 @@ def test_four_channels_are_taken() -> None:
     for channels, wrong in ((4, tensor[:1]), (3, tensor), (1, tensor[:3])):
         with pytest.raises(ValueError, match=f"the model's {channels} channels, got"):
             prepared(wrong, channels)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.dcm", "a.DICOM", "a.nii", "a.nii.gz", "a.svs", "a.ndpi", "a.czi", "a.dds", "a.fits"]
+)
+def test_pictures_of_medicine_and_science_are_named(tmp_path: Path, name: str) -> None:
+    """A folder of DICOM with a few PNG files was healthy. What may be no picture is not named."""
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        Image.fromarray(noise(8, 8, 3)).save(tmp_path / label / "1.png")
+        for other in (name, "features.npy", "notes.pdf", "a.dcmtk", "all.h5"):
+            (tmp_path / label / other).write_bytes(b"x")
+    (found,) = (check for check in examine(tmp_path).checks if check.name == "other files")
+    assert found.mark == "warning" and [each.subject for each in found.findings] == [f"cat/{name}", f"dog/{name}"]

@@ -173,3 +173,41 @@ def test_a_class_of_a_table_needs_training_images(tmp_path: Path) -> None:
         )
         == 3
     )
+
+
+@pytest.mark.parametrize("odd", ["dev", "unlabeled", "", "holdout"])
+def test_a_column_of_splits_with_an_unusual_value_is_not_passed_over(tmp_path: Path, odd: str) -> None:
+    """With one value that is not a split's name, all images were training images."""
+    text = FOUR.format(",subset", ",train", ",test", ",Train", f",{odd}")
+    with pytest.raises(ValueError, match="pass split_column= with subset, or None to go without"):
+        read(tmp_path, text)
+    assert len(read(tmp_path, text, split_column=None).records) == 4
+
+
+@pytest.mark.parametrize(("column", "named"), [("is_train", "train"), ("Is_Test", "test"), ("is_valid", "val")])
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False")])
+def test_a_flag_of_a_split_is_not_passed_over(tmp_path: Path, column: str, named: str, yes: str, no: str) -> None:
+    """All images were training images."""
+    text = FOUR.format(f",{column}", *[f",{yes}"] * 2, *[f",{no}"] * 2)
+    with pytest.raises(ValueError, match=f"pass split_column= with {column} and splits= with what its values mean, or"):
+        read(tmp_path, text)
+    splits = {yes.lower(): named, no.lower(): "test" if named == "train" else "train"}
+    assert read(tmp_path, text, split_column=column, splits=splits).records[0].split == named
+
+
+@pytest.mark.parametrize("values", [("train", "car", "bus", "train"), ("test", "a", "b", "c"), ("1", "0", "0", "1")])
+def test_columns_that_are_not_of_splits_are_passed_over(tmp_path: Path, values: tuple[str, ...]) -> None:
+    text = FOUR.format(",kind", *[f",{value}" for value in values])
+    assert {one.split for one in read(tmp_path, text).records} == {"train"}
+    text = "image,is_valid\na.png,0\nb.png,1\n"
+    assert read(tmp_path, text, label="is_valid").classes == ("0", "1")
+
+
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
+    """They were boxes of less than a pixel in the corner, and every score of them was wrong."""
+    text = FOUR.format(",left,top,right,bottom", ",0,0.25,1,0.75", ",,,,", ",0,0,1,1", ",0.1,0.2,0.5,1.0005")
+    with pytest.raises(ValueError, match=r"multiply left and right by the image's width, .* or pass box=None"):
+        read(tmp_path, text)
+    assert read(tmp_path, text, box=None).records[0].boxes is None
+    for boxes in ([",0,0,1,1"] * 4, [",0,0,1,1", ",0.5,0.5,0.9,0.9", ",0,0,8,8", ",,,,"]):
+        assert read(tmp_path, FOUR.format(",left,top,right,bottom", *boxes)).records[0].boxes == ((0, 0, 1, 1),)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..._checks import check_choices
 from ..._choices import FileFormat as FileFormat
-from ..._files import is_unfinished, locked, replacing
+from ..._files import is_unfinished, locked, replacing, write_json
 from ..._text import with_progress
 from ..io import expand_path, read_json
 from ..release import SPLITS, ImageLoader, Release
@@ -30,7 +30,7 @@ from .plan import Shot, Source, Tying, generator_of, plan_shots
 from .sources import Background, Cutout
 
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename", "mask")
-METADATA, MASKS, PARTIAL, LOCK = "metadata.csv", "segmentations", ".partial", ".unfinished-lock"
+METADATA, MASKS, PARTIAL, LOCK, SIZES = "metadata.csv", "segmentations", ".partial", ".unfinished-lock", "source_sizes"
 JPEG_QUALITY = 95
 
 
@@ -109,22 +109,22 @@ def build(
             f"shift must not be a multiple of the number of places ({len(by_place)}), because it would move nothing; "
             "choose another"
         )
-    shares_and_uses: dict[str, Any] = {
-        "test_share": test_share,
-        "val_share": val_share,
-        "cutout_uses": cutout_uses,
-        "background_uses": background_uses,
-    }
-    shots = plan_shots(cutouts_by_class, by_place, tyings, seed, **shares_and_uses)
+    shares: dict[str, Any] = {"test_share": test_share, "val_share": val_share}
+    uses: dict[str, Any] = {"cutout_uses": cutout_uses, "background_uses": background_uses}
+    shots = plan_shots(cutouts_by_class, by_place, tyings, seed, **shares, **uses)
     entries = [
         Entry(shot.split, shot.number, shot.label, shot.place, shot.background.name, shot.cutout.name) for shot in shots
     ]
+    paths = [[shot.background.path, shot.cutout.path, shot.cutout.opacity_path] for shot in shots]
+    sizes = [[path and path.is_file() and path.stat().st_size for path in each] for each in paths]
     arguments = {
         "seed": seed,
         "tyings": {split: tying._asdict() for split, tying in tyings.items()},
         "style": {type(style).__name__: style._asdict()},
-        **shares_and_uses,
+        **shares,
+        **uses,
         "sources": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
+        SIZES: hashlib.sha256(json.dumps([sizes, [shot.cutout.any_value for shot in shots]]).encode()).hexdigest(),
     }
     names = list(cutouts_by_class), list(by_place)
     try:
@@ -248,8 +248,7 @@ def _write_set(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK):
         _check_folder(out, manifest)  # again, since another process may have begun a build in the meantime
-        with replacing(out / MANIFEST) as path:
-            path.write_bytes((json.dumps(manifest, indent=2) + "\n").encode())
+        write_json(out / MANIFEST, manifest)
         stems = [f"{classes[entry.label]}/{entry.split}_{entry.number:05d}" for entry in entries]
         names = [(f"{stem}.{file_format}", f"{MASKS}/{stem}.png") for stem in stems]
         for class_name in classes:
@@ -270,6 +269,7 @@ def _write_set(
             problems += [] if problem is None else [problem]
         if problems:
             shutil.rmtree(out / PARTIAL, ignore_errors=True)
+            write_json(out / MANIFEST, {**manifest, SIZES: None})  # since some files are to be replaced
             lines = "\n  ".join(sorted(set(problems))[:10])
             raise ValueError(
                 f"{len(problems)} of {len(names)} images could not be made, and {METADATA} was not written:\n  {lines}"
@@ -340,6 +340,7 @@ def _check_folder(out: Path, manifest: Mapping[str, Any]) -> None:
                 "remove this one"
             ) from error
         found, manifest = _flat(there if isinstance(there, dict) else {}), _flat(manifest)
+        found[SIZES] = found.get(SIZES) or manifest.get(SIZES)  # unknown where files were to be replaced
         different = [key for key in {**manifest, **found} if manifest.get(key) != found.get(key)]
         if different:
             lines = "\n  ".join(

@@ -236,10 +236,11 @@ def forget_pictures() -> None:
 def _open_cutout(cutout: Cutout) -> Image.Image:
     if cutout.opacity_path is None:
         picture = decoded(cutout.path)
-        if "A" not in picture.getbands() and "transparency" not in picture.info:
+        has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+        if not has_alpha or picture.convert("RGBA").getchannel("A").getextrema()[0] == 255:
             raise ValueError(
-                f"cut-outs must have an alpha channel or a mask, and {cutout.path} has neither "
-                f"(mode {picture.mode}); pass the folder of masks as opacity"
+                f"cut-outs must have an alpha channel or a mask, and {cutout.path} has no transparent "
+                f"pixel (mode {picture.mode}); pass the folder of masks as opacity"
             )
         return picture.convert("RGBA")
     picture = open_image(cutout.path)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..io import SUFFIXES, expand_path, list_folder, pictures_below, require_folder
 from ..release import SPLITS, Release
+from ..sets.folder import SPLIT_FOLDER
 from ..sets.waterbirds import WATER_BIRDS
 
 ENDINGS = ", ".join(sorted(SUFFIXES))
@@ -207,19 +208,20 @@ def water_or_land(class_name: str) -> str:
 def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str, Path]]:
     """(split, class or place, path) of every image, sorted."""
     top = list_folder(folder).folders
-    split_names = [name for name in top if name in SPLITS]
-    if split_names and len(split_names) < len(top):
-        others = sorted({*top} - {*split_names})
+    named = {name: match[1] for name in top if (match := SPLIT_FOLDER.fullmatch(name.lower()))}
+    named = {name: named[name] for name in named if name in SPLITS or not list_folder(folder / name).pictures}
+    if named and (others := sorted({*top} - {*named})):
         raise ValueError(
-            f"{folder} has folders named after splits ({', '.join(split_names)}) and others "
+            f"{folder} has folders named after splits ({', '.join(named)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
-    splits: list[str | None] = [*split_names] or [None]
-    for split in splits:
-        parent = folder / (split or "")
-        kinds = list_folder(parent).folders
-        if not kinds:
-            raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has none")
+    splits: dict[str, str | None] = {**named} or {"": None}
+    for above, split in splits.items():
+        parent = folder / above
+        kinds, loose = list_folder(parent)
+        if loose or not kinds:
+            has = f"images next to them, such as {loose[0]}; move these into one or elsewhere" if kinds else "none"
+            raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has {has}")
         for name in kinds:
             paths = sorted(parent / name / path for path in pictures_below(parent / name))
             if not paths:

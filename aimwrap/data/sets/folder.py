@@ -55,7 +55,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     classes = sorted({name for _, names in parts.values() for name in names})
     label = {name: number for number, name in enumerate(classes)}
     records, notes = [], []
-    below: dict[str, set[str]] = {name: set() for name in classes}
+    below: dict[str, Counter[str]] = {name: Counter() for name in classes}
     for split, (folder, names) in parts.items():
         relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name)]
         mask_of: dict[str, Path] = {}
@@ -67,7 +67,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 notes.append(f"The split {split} has no masks: {mask_folder} is not a folder.")
         for relative in relatives:
             name, *inner = relative.split("/")[:-1]
-            below[name].add(inner[0] if inner else "")
+            below[name][inner[0] if inner else ""] += 1
             path, mask = folder / relative, mask_of.get(_stem(relative))
             records.append(Record(path.relative_to(root).as_posix(), path, label[name], split, mask_path=mask))
         lacking = sorted(set(classes) - set(names))
@@ -76,7 +76,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
                 "ImageFolder on this split alone numbers them differently."
             )
-    _check_level(root, below)
+    _check_level(root, {name: {one for one in at if one or 8 * at[one] > at.total()} for name, at in below.items()})
     if inner := [f"{name}/{folder}" for name, folders in below.items() for folder in sorted(folders) if folder]:
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
     if mask_root is not None and not any(record.mask_path for record in records):

@@ -70,8 +70,6 @@ def _places_of_groups(
 
 WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")  # pandas writes 3.0 where another row has no value
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
-
-
 _NO_VALUE = re.compile(r"#(N/A|NV|[A-Z/0]+[!?])|N/A|n/a|<NA>|NULL")  # as spreadsheets and pandas write it
 
 
@@ -229,7 +227,8 @@ def read_table(
         raise ValueError(f"{table} has no rows below its header; pass a table that lists images")
     header = tuple(rows[0].values)
     place, group = _column(table, rows, place, "place"), _column(table, rows, group, "group")
-    split, mask = _column(table, rows, split_column, "split"), _column(table, rows, mask, "mask")
+    mask = _column(table, rows, mask, "mask")
+    split = _column(table, rows, split_column, "split", image, label, place, group)
     box = _box_columns(table, header, box)
     labels = number_column(rows, label, classes, "classes")
     numbered_places = number_places(rows, place, group, labels, places)
@@ -245,21 +244,34 @@ def read_table(
         )
         for position, row in enumerate(rows)
     ]
+    edges = [edge for record in records for each in record.boxes or () for edge in each]
+    if all(0 <= edge <= 1.001 for edge in edges) and any(edge % 1 for edge in edges):
+        raise ValueError(
+            f"{', '.join(box or ())} of {table} are from 0 to 1, as shares of the image, and must be pixels: multiply "
+            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
+        )
     names = () if numbered_places is None else numbered_places.names
     notes = tuple(_notes(records, rows, split))
     found = Release(table.stem, root, tuple(_joined(records, rows)), labels.names, names, any_value_is_object, notes)
     return all_trained(found)
 
 
-def _column(table: Path, rows: Sequence[Row], column: str | None, default: str) -> str | None:
-    """The column's name if it is to be read."""
+def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, *used: str | None) -> str | None:
+    """The column's name if it is to be read; any but those ``used`` may be of splits."""
     header = rows[0].values.keys()
     if column is None or column in header:
         return column
     argument, alike = default, [name for name in header if name.casefold() == default]
     if default == "split":
-        argument, values = "split_column", {name: {row.values[name].strip().lower() for row in rows} for name in header}
-        alike += [name for name, found in values.items() if len(found) > 1 and found <= SPLIT_VALUES.keys() - {*"012"}]
+        argument = "split_column"
+        for name in [name for name in header if name not in used]:
+            found = Counter(row.values[name].strip().lower() for row in rows)
+            named = {value: SPLIT_VALUES[value] for value in found.keys() & SPLIT_VALUES.keys() - {*"012"}}
+            share = sum(found[each] for each in named) / len(rows)
+            most = len(found) <= 6 and share >= 0.5 and {"train"} < {*named.values()}
+            flag = re.fullmatch("is_(train|test|val|valid)", name.lower()) and found.keys() <= {*"01", "true", "false"}
+            if len(found) > 1 and (most or flag or len(named) == len(found)):
+                alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
         return None
     raise ValueError(

@@ -1,0 +1,95 @@
+"""Reports of `data build` that took other sources, or other folders, for what they are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aimwrap.data.builder import backgrounds_in, build, cutouts_in, waterbirds
+
+RNG = np.random.default_rng(0)
+
+
+def cut_out(path: Path, side: int = 20, opaque: bool = False) -> None:
+    pixels = RNG.integers(0, 256, (side, side, 4)).astype(np.uint8)
+    pixels[..., 3] = 255
+    pixels[:4, :4, 3] *= opaque
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def sources(root: Path, *above: str) -> Path:
+    """Cut-outs and backgrounds, below folders of splits or not."""
+    for folder, names in (("cutouts", ("cat", "dog")), ("backgrounds", ("beach", "forest"))):
+        for name in names:
+            for split in above or ("",):
+                for number in range(12):
+                    cut_out(root / folder / split / name / f"{number}.png")
+    return root
+
+
+def make(root: Path, opacity: Path | None = None, any_value: bool = False) -> int:
+    cutouts = [each._replace(any_value=any_value) for each in cutouts_in(root / "cutouts", opacity)]
+    return len(build(root / "out", cutouts, backgrounds_in(root / "backgrounds"), waterbirds(), progress=False).records)
+
+
+def test_other_files_of_the_same_names_are_other_sources(tmp_path: Path) -> None:
+    """The folder was called complete, or went on as a mixture of both."""
+    count = make(sources(tmp_path))
+    assert make(tmp_path) == count
+    for path in (tmp_path / "cutouts").rglob("*.png"):
+        cut_out(path, side=24)
+    with pytest.raises(FileExistsError, match="source_sizes: there"):
+        make(tmp_path)
+
+
+def test_other_masks_are_other_sources(tmp_path: Path) -> None:
+    sources(tmp_path)
+    for path in (tmp_path / "cutouts").rglob("*.png"):
+        for masks, side in (("one", 10), ("other", 12)):
+            mask = np.zeros((20, 20), np.uint8)
+            mask[:side, :side] = RNG.integers(128, 256, (side, side))
+            (tmp_path / masks / path.parent.name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / masks / path.parent.name / path.name)
+    make(tmp_path, tmp_path / "one")
+    for others in ({}, {"opacity": tmp_path / "other"}, {"opacity": tmp_path / "one", "any_value": True}):
+        with pytest.raises(FileExistsError, match="source_sizes: there"):
+            make(tmp_path, **others)
+    make(tmp_path, tmp_path / "one")
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("Train", "Test"), ("train", "Training_set", "test")])
+def test_splits_of_usual_names_are_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """They were two classes named after the splits."""
+    root = sources(tmp_path, *names)
+    for found in (cutouts_in(root / "cutouts"), backgrounds_in(root / "backgrounds")):
+        assert {each.path.parents[1].name: each.split for each in found} == {
+            name: "train" if "train" in name.lower() else "test" for name in names
+        }
+    assert {each.class_name for each in cutouts_in(root / "cutouts")} == {"cat", "dog"}
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("Train", "Car"):
+        cut_out(tmp_path / name / "1.png")
+    assert {(each.class_name, each.split) for each in cutouts_in(tmp_path)} == {("Train", None), ("Car", None)}
+
+
+def test_cut_outs_that_are_opaque_all_over_are_refused(tmp_path: Path) -> None:
+    """Photographs saved with alpha were pasted as rectangles, and their masks were all of the picture."""
+    for path in (sources(tmp_path) / "cutouts").rglob("*.png"):
+        cut_out(path, opaque=True)
+    with pytest.raises(ValueError, match=r"png has no transparent pixel \(mode RGBA\); pass the folder of masks"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("above", [(), ("train", "test")])
+def test_loose_pictures_next_to_the_folders_are_refused(tmp_path: Path, above: tuple[str, ...]) -> None:
+    """They were passed over in silence."""
+    root = sources(tmp_path, *above)
+    cut_out(root / "cutouts" / "/".join(above[:1]) / "loose.png")
+    with pytest.raises(
+        ValueError, match=r"folder for each class, .* has images next to them, such as loose\.png; move"
+    ):
+        cutouts_in(root / "cutouts")
