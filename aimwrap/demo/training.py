@@ -192,8 +192,7 @@ def train_aim_frozen(
 
 def new_parameters(model: AIM) -> list[nn.Parameter]:
     """All parameters that AIM adds to the backbone."""
-    modules = (model.mask_estimators, model.top_down, model.stage_classifiers, model.classifier)
-    return [parameter for module in modules for parameter in module.parameters()]
+    return [parameter for name, parameter in model.named_parameters() if not name.startswith("backbone.")]
 
 
 @torch.no_grad()

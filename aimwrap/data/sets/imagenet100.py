@@ -95,7 +95,14 @@ def read_annotation(path: Path) -> Annotation:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; unpack the archive of the annotations again")
-    root = _parse(path)
+    try:
+        root = ElementTree.fromstring(read_small(path, LARGEST_ANNOTATION), ElementTree.XMLParser(target=_Builder()))
+    except RuntimeError as error:
+        raise ValueError(f"{path} {error}") from None
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a complete XML file: {error}. It was cut off or damaged; get it again"
+        ) from error
     size = (_whole(root, "size/height", path), _whole(root, "size/width", path))
     boxes = [(_text(item, "name", path), _box(item, size, path)) for item in root.findall("object")]
     return Annotation(_text(root, "filename", path).removesuffix(".JPEG"), size, tuple(boxes))
@@ -109,17 +116,6 @@ class _Builder(ElementTree.TreeBuilder):
             "declares a document type, with which a small file can fill the memory or read other files; "
             "annotations have none, so it is damaged or hostile, and was not read further. Get it again"
         )
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.fromstring(read_small(path, LARGEST_ANNOTATION), ElementTree.XMLParser(target=_Builder()))
-    except RuntimeError as error:
-        raise ValueError(f"{path} {error}") from None
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a complete XML file: {error}. It was cut off or damaged; get it again"
-        ) from error
 
 
 def _text(element: ElementTree.Element, name: str, path: Path) -> str:
