@@ -223,14 +223,9 @@ def preprocessing_of(backbone: nn.Module, channels: int | None = None) -> Prepro
     if data["crop_mode"] == "border":
         return None
     _, height, width = data["input_size"]
-    return Preprocessing(
-        (height, width),
-        tuple(map(float, data["mean"])),
-        tuple(map(float, data["std"])),
-        data["interpolation"],
-        float(data["crop_pct"]),
-        data["crop_mode"] == "squash",
-    )
+    mean, std = (tuple(map(float, data[key])) for key in ("mean", "std"))
+    crop, squash = float(data["crop_pct"]), data["crop_mode"] == "squash"
+    return Preprocessing((height, width), mean, std, data["interpolation"], crop, squash)
 
 
 def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:

@@ -263,21 +263,10 @@ def _finish(run: Run) -> Result:
         _save_model(run, {})  # before the test, which a damaged image may end
     scores = _scores(run, run.splits.test)
     selected = run.progress.history[epoch - 1]
-    result = Result(
-        run.variant,
-        run.settings.seed,
-        run.rule,
-        epoch,
-        run.splits.tested_on,
-        scores,
-        selected.get("validation"),
-        selected["mask_findings"],
-        str(run.folder),
-        list(run.network.departures) if isinstance(run.network, AIM) else None,
-        run.weights,
-        run.splits.fingerprint,
-        run.classes,
-    )
+    departures = list(run.network.departures) if isinstance(run.network, AIM) else None
+    best = selected.get("validation"), selected["mask_findings"], str(run.folder)
+    known: tuple[Any, ...] = departures, run.weights, run.splits.fingerprint, run.classes
+    result = Result(run.variant, run.settings.seed, run.rule, epoch, run.splits.tested_on, scores, *best, *known)
     if run.fabric.is_global_zero:
         _save_model(run, scores)
         write_json(run.folder / RESULT, result._asdict())
@@ -317,11 +306,7 @@ def _begin(run: Run) -> None:
         "tested_on": splits.tested_on,
         "anneal_epochs": run.settings.epochs_to_anneal if run.schedule is not None else None,
         "steps_per_epoch": run.order.steps_per_epoch,
-        "images": {
-            "train": len(splits.train),
-            "val": 0 if splits.val is None else len(splits.val),
-            splits.tested_on: len(splits.test),
-        },
+        "images": {"train": len(splits.train), "val": len(splits.val or ()), splits.tested_on: len(splits.test)},
         "data": splits.fingerprint,
         "preprocessing": preprocessing._asdict(),
         "lacks": run.lacks,

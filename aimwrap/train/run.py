@@ -205,14 +205,11 @@ class Run:
             precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
         # The network inside the wrappers of Fabric and DistributedDataParallel, which training calls.
         self.model, self.optimizer = fabric.setup(compiled, build_optimizer(settings, network))
-        of_data.seed_generators(
-            of_data.mixed(settings.seed, of_data.OF_PROCESS, rank)
-        )  # from here on each process draws its own dropout
+        # From here on each process draws its own dropout.
+        of_data.seed_generators(of_data.mixed(settings.seed, of_data.OF_PROCESS, rank))
 
         self.workers, self.pin = workers, fabric.device.type == "cuda"
-        self.batches = of_data.training_loader(
-            splits.train, self.order, workers, self.pin
-        )  # this process's, in that order
+        self.batches = of_data.training_loader(splits.train, self.order, workers, self.pin)  # of this process
         self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
         lacking = lacking_objects(splits.test)
         if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
