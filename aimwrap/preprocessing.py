@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -94,8 +95,12 @@ def upright(image: Any) -> Any:
 
 
 def loses_bits(picture: Image.Image) -> bool:
-    """Whether Pillow, which has not loaded this image, will keep the upper 8 of its 16 bits (of PPM, with 65535)."""
-    return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(getattr(picture, "tile", ""))))
+    """Whether Pillow keeps the upper 8 of 16 bits of this image, or has kept them (of PPM, with 65535)."""
+    tile: Any = getattr(picture, "tile", "")
+    if not tile and getattr(picture, "filename", ""):  # it is loaded
+        with suppress(OSError, ValueError), Image.open(picture.filename) as again:  # type: ignore[attr-defined]
+            tile = again.tile
+    return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(tile)))
 
 
 def lost_in(picture: Image.Image, name: object = "image") -> str:

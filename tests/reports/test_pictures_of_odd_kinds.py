@@ -337,3 +337,15 @@ def test_four_channels_are_taken() -> None:
     for channels, wrong in ((4, tensor[:1]), (3, tensor), (1, tensor[:3])):
         with pytest.raises(ValueError, match=f"the model's {channels} channels, got"):
             prepared(wrong, channels)
+
+
+def test_an_opened_picture_of_12_bits_is_refused_again(tmp_path: Path) -> None:
+    """It was near-black the second time, or after it was shown: Pillow had forgotten the bits of the file."""
+    png_of_16_bits(tmp_path / "12.png", RNG.integers(0, 4096, (32, 32, 3)))
+    Image.new("RGB", (32, 32)).save(tmp_path / "8.png")
+    transform = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3).transform()
+    deep, usual = Image.open(tmp_path / "12.png"), Image.open(tmp_path / "8.png")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="more than 8 bits"):
+            transform(deep)
+        assert transform(usual).eq(-1).all()
