@@ -97,8 +97,8 @@ def upright(image: Any) -> Any:
 def loses_bits(picture: Image.Image) -> bool:
     """Whether Pillow keeps the upper 8 of 16 bits of this image, or has kept them (of PPM, with 65535)."""
     tile: Any = getattr(picture, "tile", "")
-    if not tile and getattr(picture, "filename", ""):  # it is loaded
-        with suppress(OSError, ValueError), Image.open(picture.filename) as again:  # type: ignore[attr-defined]
+    if not tile and hasattr(picture, "filename"):  # it is loaded
+        with suppress(OSError, ValueError), Image.open(picture.filename) as again:
             tile = again.tile
     return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(tile)))
 
@@ -154,10 +154,13 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
 def _as_shown(image: Any, channels: int) -> Any:
     kind = getattr(image, "dtype", None)
     wrong = image.ndim == 3 and kind != np.uint8 if isinstance(image, np.ndarray) else kind not in (None, torch.uint8)
-    if wrong and not (isinstance(image, torch.Tensor) and image.is_floating_point() and not (image > 2).any()):
+    if wrong and not (
+        isinstance(image, torch.Tensor) and image.is_floating_point() and not ((image > 2) | (image < -0.2)).any()
+    ):
         raise ValueError(
             f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind}; divide a "
-            "tensor of floats by its white, or write (image / white * 255).round().astype('uint8') of an array"
+            "tensor of floats by its white, and do not normalise it, or write "
+            "(image / white * 255).round().astype('uint8') of an array"
         )
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)

@@ -349,3 +349,11 @@ def test_an_opened_picture_of_12_bits_is_refused_again(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="more than 8 bits"):
             transform(deep)
         assert transform(usual).eq(-1).all()
+
+
+def test_a_normalised_tensor_is_not_normalised_again() -> None:
+    transform = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3).transform()
+    picture = torch.rand(3, 32, 32)
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\].*do not normalise it"):
+        transform((picture - 0.5) / 0.5)
+    assert transform(picture - 0.1).shape == (3, 32, 32)  # as bicubic resizing may overshoot
