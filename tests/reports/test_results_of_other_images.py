@@ -70,6 +70,18 @@ def test_a_checkpoint_of_images_with_the_same_names_is_refused(done: Path) -> No
         train(make_pictures(done / "b", 100), done / "out")
 
 
+def test_a_checkpoint_of_other_validation_images_is_refused_and_names_its_weights(done: Path) -> None:
+    """The best epoch was chosen by two sets, and the weights were named that the run had not started from."""
+    (done / "out" / "result.json").unlink()
+    (done / "a" / "val" / "cat" / "1.bmp").rename(done / "kept.bmp")
+    with pytest.raises(CheckpointError, match="of a run on other images"):
+        train(done / "a", done / "out")
+    (done / "kept.bmp").rename(done / "a" / "val" / "cat" / "1.bmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aimwrap.train.run.weights_of", lambda settings: "others")
+        assert train(done / "a", done / "out").weights != "others"
+
+
 @pytest.fixture
 def table(done: Path) -> Path:
     """A table of the pictures of ``a``, with places."""
