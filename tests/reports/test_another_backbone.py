@@ -75,3 +75,13 @@ def test_the_same_network_with_another_end_state_and_dropout_is_taken(tmp_path: 
     given = changed(nn.GELU(), classes=7).train().requires_grad_(False)
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(AIM.from_pretrained(tmp_path, backbone=given)(images).logits, model(images).logits)
+
+
+def test_an_exported_file_of_the_model_before_is_named(tmp_path: Path) -> None:
+    """The new weights lay next to the ONNX file of the old ones."""
+    model = saved(TinyNet(), tmp_path)
+    for kind in ("onnx", "pt2"):
+        (tmp_path / f"model.{kind}").touch()
+        with pytest.warns(UserWarning, match=rf"model\.{kind} is of the model .* aimwrap export .* --format {kind}"):
+            model.save_pretrained(tmp_path)
+        (tmp_path / f"model.{kind}").unlink()
