@@ -26,6 +26,7 @@ from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
 from ..health import MaskHealth
 from ..model import AIM
+from ..sharing.card import prepared_as
 from .checkpoints import (
     UNFIT,
     DivergedError,
@@ -103,7 +104,9 @@ def run_training(
         result = _result_in(folder, read_splits(settings).fingerprint, weights_of(settings))
         remove_unfinished(folder)  # of a process that was killed when it had written the result
         remove_unfinished(checkpoint_folder(folder), "lock-")
-        say(f"{folder} is trained already; its result is in {RESULT}")
+        unused = [name for name, given in (("--tensorboard", tensorboard), ("--keep-masks", keep_masks)) if given]
+        idle = f"; {' and '.join(unused)} changed nothing, and works with another folder (--out)" if unused else ""
+        say(f"{folder} is trained already; its result is in {RESULT}{idle}")
         return result
     if settings.pretrained and ":" not in settings.backbone:
         say(f"starting from the weights {weights_of(settings)}; without a network, {RANDOM}")
@@ -120,7 +123,9 @@ def run_training(
             _begin(run)
         if run.lacks is not None:
             say(run.lacks)
-        for text in () if quiet else (run.classes, *run.splits.train.release.notes):
+        assert run.network.preprocessing is not None
+        prepared = f"images are prepared to {prepared_as(run.network.preprocessing)}, before the network"
+        for text in () if quiet else (run.classes, prepared, *run.splits.train.release.notes):
             say(printable(text))
         if resume(run):
             say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")

@@ -73,6 +73,12 @@ def test_a_checkpoint_of_images_with_the_same_names_is_refused(done: Path) -> No
         train(make_pictures(done / "b", 100), done / "out")
 
 
+def test_what_a_finished_run_does_not_do_is_said(done: Path) -> None:
+    said: list[str] = []
+    train(done / "a", done / "out", say=said.append, keep_masks=2)
+    assert "is trained already" in said[0] and "--keep-masks changed nothing" in said[0]
+
+
 def test_a_network_with_another_forward_makes_another_result(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
