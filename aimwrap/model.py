@@ -215,10 +215,7 @@ class AIM(Shareable):
         return in_precision(self.backbone(images), own, images.dtype)  # S_l(x_l)
 
     def forward_masks(
-        self,
-        maps: Mapping[str, Tensor],
-        masks: Mapping[Stage, Tensor] | None = None,
-        noise_seeds: Tensor | None = None,
+        self, maps: Mapping[str, Tensor], masks: Mapping[Stage, Tensor] | None = None, noise_seeds: Tensor | None = None
     ) -> MaskedFeatures:
         """The top-down pathway: transform the maps, and estimate the masks that select from them.
 

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from zoo import TinyNet
 
 from aimwrap import AIM
+from aimwrap.backbones.plain import PlainClassifier, load_plain, save_plain
 
 
 class Scale(nn.Module):
@@ -85,3 +86,13 @@ def test_an_exported_file_of_the_model_before_is_named(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match=rf"model\.{kind} is of the model .* aimwrap export .* --format {kind}"):
             model.save_pretrained(tmp_path)
         (tmp_path / f"model.{kind}").unlink()
+
+
+def test_another_backbone_of_a_plain_run_is_refused(tmp_path: Path) -> None:
+    model = PlainClassifier(nn.Sequential(Scale(1.0), TinyNet()), 2).eval()
+    save_plain(model, tmp_path, "mine:net")
+    images = torch.rand(2, 3, 64, 64)
+    again = load_plain(tmp_path, backbone=nn.Sequential(Scale(1.0), TinyNet()))
+    assert torch.equal(again(images).logits, model(images).logits)
+    with pytest.raises(ValueError, match=r"another backbone was passed: its module '0' was Scale .*1\.0"):
+        load_plain(tmp_path, backbone=nn.Sequential(Scale(255.0), TinyNet()))
