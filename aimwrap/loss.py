@@ -8,14 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._checks import (
-    check_choices,
-    check_classification_loss,
-    check_not_negative,
-    check_output,
-    check_target,
-    check_tau,
-)
+from ._checks import check_choices, check_classification_loss, check_not_negative, check_output, check_target, check_tau
 from ._choices import AreaPer as AreaPer
 from ._numerics import wide_dtype
 from .output import AIMOutput
@@ -59,10 +52,7 @@ def active_area(mask: Tensor) -> Tensor:
 
 
 def active_area_loss(
-    mask: Tensor,
-    tau: Tensor | float,
-    per: AreaPer = "image",
-    batch_mean: Callable[[Tensor], Tensor] = torch.mean,
+    mask: Tensor, tau: Tensor | float, per: AreaPer = "image", batch_mean: Callable[[Tensor], Tensor] = torch.mean
 ) -> Tensor:
     """(r - tau)^2 of one stage's masks (eq. 6, left), averaged over the batch.
 

@@ -26,7 +26,7 @@ from .mask_estimator import MaskContext, MaskEstimator, MaskNorm, MaskPadding
 from .output import AIMOutput, MaskedFeatures, Prediction
 from .preprocessing import preprocessing_of
 from .sharing import Shareable
-from .sharing.recipe import Recipe, builder_of
+from .sharing.recipe import Recipe, builder_of, parts_of
 from .taps import FINAL, Stage, tap_backbone
 from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
 
@@ -156,8 +156,9 @@ class AIM(Shareable):
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
         self.preprocessing = preprocessing_of(backbone, self.in_channels)
         self.class_names = None
+        parts = parts_of(backbone, tapped.backbone)
         made_by = builder_of(backbone, name, backbone_kwargs, self.in_channels)
-        self._recipe = Recipe(*made_by, tapped.image_shape, width, mask_width, mask_norm)
+        self._recipe = Recipe(*made_by, tapped.image_shape, width, mask_width, mask_norm, parts)
 
         channels, final = [tap.channels for tap in self.taps], tapped.final
         self.backbone = tapped.backbone
@@ -214,10 +215,7 @@ class AIM(Shareable):
         return in_precision(self.backbone(images), own, images.dtype)  # S_l(x_l)
 
     def forward_masks(
-        self,
-        maps: Mapping[str, Tensor],
-        masks: Mapping[Stage, Tensor] | None = None,
-        noise_seeds: Tensor | None = None,
+        self, maps: Mapping[str, Tensor], masks: Mapping[Stage, Tensor] | None = None, noise_seeds: Tensor | None = None
     ) -> MaskedFeatures:
         """The top-down pathway: transform the maps, and estimate the masks that select from them.
 

@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -94,8 +95,12 @@ def upright(image: Any) -> Any:
 
 
 def loses_bits(picture: Image.Image) -> bool:
-    """Whether Pillow, which has not loaded this image, will keep the upper 8 of its 16 bits (of PPM, with 65535)."""
-    return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(getattr(picture, "tile", ""))))
+    """Whether Pillow keeps the upper 8 of 16 bits of this image, or has kept them (of PPM, with 65535)."""
+    tile: Any = getattr(picture, "tile", "")
+    if not tile and hasattr(picture, "filename"):  # it is loaded
+        with suppress(OSError, ValueError), Image.open(picture.filename) as again:
+            tile = again.tile
+    return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(tile)))
 
 
 def lost_in(picture: Image.Image, name: object = "image") -> str:
@@ -149,10 +154,13 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
 def _as_shown(image: Any, channels: int) -> Any:
     kind = getattr(image, "dtype", None)
     wrong = image.ndim == 3 and kind != np.uint8 if isinstance(image, np.ndarray) else kind not in (None, torch.uint8)
-    if wrong and not (isinstance(image, torch.Tensor) and image.is_floating_point() and not (image > 2).any()):
+    if wrong and not (
+        isinstance(image, torch.Tensor) and image.is_floating_point() and not ((image > 2) | (image < -0.2)).any()
+    ):
         raise ValueError(
             f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind}; divide a "
-            "tensor of floats by its white, or write (image / white * 255).round().astype('uint8') of an array"
+            "tensor of floats by its white, and do not normalise it, or write "
+            "(image / white * 255).round().astype('uint8') of an array"
         )
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
@@ -223,14 +231,9 @@ def preprocessing_of(backbone: nn.Module, channels: int | None = None) -> Prepro
     if data["crop_mode"] == "border":
         return None
     _, height, width = data["input_size"]
-    return Preprocessing(
-        (height, width),
-        tuple(map(float, data["mean"])),
-        tuple(map(float, data["std"])),
-        data["interpolation"],
-        float(data["crop_pct"]),
-        data["crop_mode"] == "squash",
-    )
+    mean, std = (tuple(map(float, data[key])) for key in ("mean", "std"))
+    crop, squash = float(data["crop_pct"]), data["crop_mode"] == "squash"
+    return Preprocessing((height, width), mean, std, data["interpolation"], crop, squash)
 
 
 def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:

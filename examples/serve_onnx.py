@@ -25,8 +25,9 @@ def prepared(path: str) -> Image.Image:
     with Image.open(path) as file:
         if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":  # whose others are a preview or a second view
             raise ValueError("it has several pages or frames; save the one that you mean as one picture")
+        tile = str(file.tile)  # of RGB with 16 bits Pillow would keep the upper 8
         image = ImageOps.exif_transpose(file)  # turned upright, by the camera's note
-    if image.mode[0] in "IF":
+    if image.mode[0] in "IF" or any(deep in tile for deep in (";16B", ";16L", ";16N", "'RGB', 65535)")):
         raise ValueError("it has more than 8 bits; save it with 8 bits, 255 for white")
     image = image.convert("L" if len(prep["mean"]) == 1 else "RGB")
     height, width = prep["image_size"]

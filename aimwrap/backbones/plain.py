@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -15,12 +18,14 @@ from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_of
 from ..sharing import files
+from ..sharing.recipe import parts_of
 from ..taps.probe import logits_in, tensors_in
 from .create import building_at_most, create_backbone
 
 CONFIG = "plain.json"
+_VERSIONS = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
 _CONTENT = {"backbone": str, "num_classes": int, "class_names": ([str],)}
-_CONTENT |= {"preprocessing": (files.IMAGES,), "weights": (files.FILE,)}
+_CONTENT |= {"preprocessing": (files.IMAGES,), "weights": (files.FILE,), "modules": dict}
 
 
 class PlainClassifier(nn.Module):
@@ -54,6 +59,7 @@ class PlainClassifier(nn.Module):
         self.classifier_name = name
         if linear.out_features != num_classes:
             backbone.set_submodule(name, fresh_linear(linear.in_features, num_classes).to(linear.weight))
+        self.parts = parts_of(backbone, backbone)  # before they are changed, as to synchronised norms
         self._in_evaluation: list[nn.Module] = []
 
     def forward(self, images: Tensor, noise_seeds: Tensor | None = None) -> AIMOutput:
@@ -108,6 +114,8 @@ def save_plain(model: PlainClassifier, folder: Path, backbone: str) -> None:
             "class_names": model.class_names,
             "preprocessing": None if model.preprocessing is None else model.preprocessing._asdict(),
             "weights": {"bytes": weights.stat().st_size, "sha256": checksum(weights)},
+            "modules": model.parts,
+            "versions": _VERSIONS,
         }
         config.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
@@ -140,7 +148,9 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
             f"load_plain({str(folder)!r}, backbone=...); on the command line, --backbone {name}"
         )
     try:
-        described = files.checked({"weights": None} | content, _CONTENT)  # older versions wrote no checksum
+        described = files.checked(
+            {"weights": None, "modules": {}} | content, _CONTENT
+        )  # older versions wrote no checksum
         weights = files.read_weights(path.with_name(files.WEIGHTS), described["weights"])
         with building_at_most(2**27 + sum(tensor.numel() for tensor in weights.values())):
             network = create_backbone(described["backbone"]) if backbone is None else backbone
@@ -154,6 +164,11 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         model.class_names = None if names is None else tuple(names)
     except Exception as error:  # a library may raise anything for a name that another version of it knew
         raise ValueError(f"{path}: {error}{files.WAY_OUT}") from error
+    was, now = described["modules"], model.parts
+    if backbone is not None and content.get("versions") == _VERSIONS and was != now:
+        name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
+        what = f"its module {name!r} was {was.get(name)}, and is {now.get(name)}"
+        raise ValueError(f"{path}: another backbone was passed: {what}; if both compute the same, remove 'modules'")
     return model.eval()
 
 

@@ -138,8 +138,7 @@ def build(
         None, "Folder of object images with an alpha channel: a folder per class, or per split and class."
     ),
     opacity: Path | None = _source(
-        None,
-        "Folder of PNG masks, bright where the object is, named like the cut-outs; instead of alpha channels.",
+        None, "Folder of PNG masks, bright where the object is, named like the cut-outs; instead of alpha channels."
     ),
     cub: Path | None = _source(
         None, "Folder of CUB_200_2011 with its segmentations, instead of --cutouts. Its test split is kept."
@@ -185,9 +184,7 @@ def build(
         0.2, "Share of the remaining cut-outs for the validation split, if they have no splits.", min=0, max=1
     ),
     keep_label_shares: bool = _split(
-        False,
-        "In validation and test, use each label as often as in the cut-outs.",
-        "--keep-label-shares",
+        False, "In validation and test, use each label as often as in the cut-outs.", "--keep-label-shares"
     ),
     cutout_uses: int = _source(1, "Largest number of images that show the same cut-out.", min=1),
     background_uses: int = _source(1, "Largest number of images that show the same background.", min=1),
@@ -202,9 +199,7 @@ def build(
     ),
     placement: Placement | None = _drawn(None, "Position of the object.", show_default="anywhere"),
     crop: tuple[float, float] | None = _drawn(
-        None,
-        "Smallest and largest crop of the background, as shares of its shorter side.",
-        show_default="0.5 1",
+        None, "Smallest and largest crop of the background, as shares of its shorter side.", show_default="0.5 1"
     ),
     no_mirror: bool = _drawn(False, "Never mirror objects or backgrounds.", "--no-mirror"),
     recolour: bool = _drawn(False, "Change hue and brightness of the backgrounds at random.", "--recolour"),

@@ -13,12 +13,4 @@ from .formats import Exported, export_aotinductor, export_onnx, export_program
 from .parity import Parity, ParityError
 from .serving import ServingModel
 
-__all__ = [
-    "Exported",
-    "Parity",
-    "ParityError",
-    "ServingModel",
-    "export_aotinductor",
-    "export_onnx",
-    "export_program",
-]
+__all__ = ["Exported", "Parity", "ParityError", "ServingModel", "export_aotinductor", "export_onnx", "export_program"]

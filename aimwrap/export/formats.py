@@ -229,9 +229,7 @@ class _AotInductor:
 
     def write(self, program: Any, serving: ServingModel, path: Path, metadata: dict[str, str]) -> None:
         torch._inductor.aoti_compile_and_package(
-            without_rounding_up(program),
-            package_path=str(path),
-            inductor_configs={"aot_inductor.metadata": metadata},
+            without_rounding_up(program), package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata}
         )
 
     def load(self, path: Path) -> Runnable:

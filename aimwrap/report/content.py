@@ -202,7 +202,7 @@ def _model(
         "card": card_of(subject),
         "scores": [score.as_dict() for score in scores_of(measured, groups, labels, objects, coarsest)],
         "groups": group_rows(measured, labels, groups),
-        "health": None if seen.health is None else [_finding(found) for found in seen.health.report()],
+        "health": None if seen.health is None else [*map(_finding, seen.health.report())],
     }
 
 

@@ -46,6 +46,7 @@ _CONTENT = {
     "dtype": str,  # to read: the weights file decides
     "channels_last": [str],  # top-level parts of the model whose weights have this memory format
     "weights": FILE,
+    "modules": dict,  # what parts_of says of the backbone; empty in older ones
     "versions": dict,  # of what the model was saved with
 }
 _ARGUMENTS = {
@@ -70,7 +71,7 @@ def read_config(path: Path) -> Config:
     content = parsed(path)
     _check_format(content, path)
     try:
-        config: Config = checked(content, _CONTENT)
+        config: Config = checked({"modules": {}} | content, _CONTENT)
         config["aim"] = _SINCE | checked(decoded_json(config["aim"]), dict, "aim")
         if config["backbone"] is not None:
             arguments = decoded_json(config["backbone"]["arguments"])

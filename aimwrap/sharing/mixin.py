@@ -110,6 +110,9 @@ class Shareable(AIMBase):
         except BaseException:
             self.class_names, self.preprocessing = before
             raise
+        for kind in (kind for kind in ("onnx", "pt2") if (folder / f"model.{kind}").exists()):
+            message = f"{folder / 'model'}.{kind} is of the model that was here before, and stays; write it again: "
+            warnings.warn(f"{message}aimwrap export {folder} --format {kind}", stacklevel=2)
         if own_card and metrics:
             warnings.warn(
                 f"{folder / _CARD} is your own and was kept, so the metrics are not in it; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import platform
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -57,6 +58,7 @@ def config_of(model: AIMBase, size: int, sha256: str) -> str:
         "dtype": " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
         "channels_last": [part for part, module in model.named_children() if _is_channels_last(module)],
         "weights": {"bytes": size, "sha256": sha256},
+        "modules": recipe.modules or {},
         "versions": _versions(),
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -213,6 +215,14 @@ def _difference(model: AIMBase, config: Config) -> str | None:
                 f"stage {b['stage']!r} was {b['node']} with {b['channels']} channels at stride {b['stride']}, and is "
                 f"{a['node']} with {a['channels']} channels at stride {a['stride']} (stage {a['stage']!r})"
             )
+    own, saved = model._recipe.modules or {}, config["modules"]
+    for name in {**saved, **own} if own and saved else ():
+        if own.get(name) != saved.get(name):
+            what = f"its module {name!r} was {saved.get(name)}, and is {own.get(name)}"
+            if _versions() == config["versions"]:
+                return f"{what}; if both compute the same, remove 'modules' from config.json"
+            warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)
+            break
     return None
 
 

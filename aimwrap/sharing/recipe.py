@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -32,6 +33,9 @@ _PASSING = {
 }
 _SET_BY_WEIGHTS = ("transform_input", "aux_logits", "image_size")
 _OF_TORCH = set(vars(nn.Module()))
+# What differs between networks that compute the same in evaluation, apart from weights, or if they are quantised.
+_FREE = "Drop|Identity|StochasticDepth"
+_FREE_WORDS = "(, )?(bias|inplace|momentum|scale|zero_point)=[^,]+|0x[0-9a-f]+"
 
 
 class Likeness(NamedTuple):
@@ -51,6 +55,7 @@ class Recipe(NamedTuple):
     width: int  # of the transforms
     mask_width: int  # of the mask estimators
     mask_norm: str
+    modules: dict[str, str] | None = None  # what :func:`parts_of` says of the backbone
 
     def named(self) -> tuple[str, str] | None:
         """The name and arguments that build the same backbone, if a library's do."""
@@ -173,6 +178,21 @@ def fingerprint(module: nn.Module) -> str:
         for line in _values(part):
             digest.update(f"  {line}\n".encode())
     return digest.hexdigest()
+
+
+def parts_of(backbone: nn.Module, tapped: nn.Module) -> dict[str, str]:
+    """The class and the settings in numbers of each module that tapped maps may depend on, by its name."""
+    parts, used = {}, {name for name, _ in tapped.named_modules(remove_duplicate=False)}
+    for name, part in unwrap_compiled(backbone).named_modules():
+        library, kind = type(part).__module__.split(".")[0], type(part).__name__
+        after = name not in used and (library in ("torch", "timm") or any(True for _ in part.parameters()))
+        if not after and not re.search(_FREE, kind):
+            numbers = {float, int} if name else {float}  # the network's own whole ones may be of its classes
+            named = {} if library == "torch" else {key: vars(part)[key] for key in vars(part).keys() - _PASSING}
+            named = {key: value if isinstance(value, list | tuple) else [value] for key, value in named.items()}
+            found = [f"{key} {named[key]}"[:80] for key in sorted(named) if set() < {*map(type, named[key])} <= numbers]
+            parts[name] = " ".join([kind, re.sub(_FREE_WORDS, "", part.extra_repr()), *found])
+    return parts
 
 
 def _values(module: nn.Module) -> Iterator[str]:

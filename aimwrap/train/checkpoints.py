@@ -195,7 +195,8 @@ def resume(run: Run) -> bool:
         changed = ", ".join(differences(Settings.from_json(state["settings"]), run.settings))
         for what, differs in {
             f"of {state['variant']}, and this run trains {run.variant}": state["variant"] != run.variant,
-            "of a run on other images": state["data"] not in (images["train"], images[OLD]),
+            "of a run on other images": state["data"] not in (images["train"], images[OLD])
+            or state.get("val", images.get("val")) != images.get("val"),
             "of a run with other names of classes or places": state.get("names", images["names"]) != images["names"],
             f"of a run with other settings: {changed}": changed,
         }.items():
@@ -204,6 +205,7 @@ def resume(run: Run) -> bool:
                     f"the checkpoint {paths[-1]} is {what}. Give each run its own folder, or remove "
                     "the checkpoint to start from the beginning"
                 )
+        run.weights = state.get("weights", run.weights)
         run.network.load_state_dict(checkpoint.part("model"))
         if run.average is not None:
             run.average.load_state_dict(checkpoint.part("average"))
@@ -263,6 +265,8 @@ def _checkpoint_of(run: Run) -> Checkpoint:
             "variant": run.variant,
             "data": run.splits.fingerprint["train"],
             "names": run.splits.fingerprint["names"],
+            "val": run.splits.fingerprint.get("val"),
+            "weights": run.weights,
             "settings": run.settings.to_json(),
             "processes": run.fabric.world_size,
             "progress": run.progress.state_dict(),

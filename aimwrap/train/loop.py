@@ -26,6 +26,7 @@ from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
 from ..health import MaskHealth
 from ..model import AIM
+from ..sharing.card import prepared_as
 from .checkpoints import (
     UNFIT,
     DivergedError,
@@ -103,7 +104,9 @@ def run_training(
         result = _result_in(folder, read_splits(settings).fingerprint, weights_of(settings))
         remove_unfinished(folder)  # of a process that was killed when it had written the result
         remove_unfinished(checkpoint_folder(folder), "lock-")
-        say(f"{folder} is trained already; its result is in {RESULT}")
+        unused = [name for name, given in (("--tensorboard", tensorboard), ("--keep-masks", keep_masks)) if given]
+        idle = f"; {' and '.join(unused)} changed nothing, and works with another folder (--out)" if unused else ""
+        say(f"{folder} is trained already; its result is in {RESULT}{idle}")
         return result
     if settings.pretrained and ":" not in settings.backbone:
         say(f"starting from the weights {weights_of(settings)}; without a network, {RANDOM}")
@@ -120,7 +123,9 @@ def run_training(
             _begin(run)
         if run.lacks is not None:
             say(run.lacks)
-        for text in () if quiet else (run.classes, *run.splits.train.release.notes):
+        assert run.network.preprocessing is not None
+        prepared = f"images are prepared to {prepared_as(run.network.preprocessing)}, before the network"
+        for text in () if quiet else (run.classes, prepared, *run.splits.train.release.notes):
             say(printable(text))
         if resume(run):
             say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")
@@ -263,21 +268,10 @@ def _finish(run: Run) -> Result:
         _save_model(run, {})  # before the test, which a damaged image may end
     scores = _scores(run, run.splits.test)
     selected = run.progress.history[epoch - 1]
-    result = Result(
-        run.variant,
-        run.settings.seed,
-        run.rule,
-        epoch,
-        run.splits.tested_on,
-        scores,
-        selected.get("validation"),
-        selected["mask_findings"],
-        str(run.folder),
-        list(run.network.departures) if isinstance(run.network, AIM) else None,
-        run.weights,
-        run.splits.fingerprint,
-        run.classes,
-    )
+    departures = list(run.network.departures) if isinstance(run.network, AIM) else None
+    best = selected.get("validation"), selected["mask_findings"], str(run.folder)
+    known: tuple[Any, ...] = departures, run.weights, run.splits.fingerprint, run.classes
+    result = Result(run.variant, run.settings.seed, run.rule, epoch, run.splits.tested_on, scores, *best, *known)
     if run.fabric.is_global_zero:
         _save_model(run, scores)
         write_json(run.folder / RESULT, result._asdict())
@@ -317,11 +311,7 @@ def _begin(run: Run) -> None:
         "tested_on": splits.tested_on,
         "anneal_epochs": run.settings.epochs_to_anneal if run.schedule is not None else None,
         "steps_per_epoch": run.order.steps_per_epoch,
-        "images": {
-            "train": len(splits.train),
-            "val": 0 if splits.val is None else len(splits.val),
-            splits.tested_on: len(splits.test),
-        },
+        "images": {"train": len(splits.train), "val": len(splits.val or ()), splits.tested_on: len(splits.test)},
         "data": splits.fingerprint,
         "preprocessing": preprocessing._asdict(),
         "lacks": run.lacks,

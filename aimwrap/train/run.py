@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -205,14 +207,11 @@ class Run:
             precision.load_state_dict(torch.amp.GradScaler(fabric.device.type).state_dict())
         # The network inside the wrappers of Fabric and DistributedDataParallel, which training calls.
         self.model, self.optimizer = fabric.setup(compiled, build_optimizer(settings, network))
-        of_data.seed_generators(
-            of_data.mixed(settings.seed, of_data.OF_PROCESS, rank)
-        )  # from here on each process draws its own dropout
+        # From here on each process draws its own dropout.
+        of_data.seed_generators(of_data.mixed(settings.seed, of_data.OF_PROCESS, rank))
 
         self.workers, self.pin = workers, fabric.device.type == "cuda"
-        self.batches = of_data.training_loader(
-            splits.train, self.order, workers, self.pin
-        )  # this process's, in that order
+        self.batches = of_data.training_loader(splits.train, self.order, workers, self.pin)  # of this process
         self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
         lacking = lacking_objects(splits.test)
         if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
@@ -296,6 +295,11 @@ def weights_of(settings: Settings) -> str | None:
                 builds.append(import_backbone(settings.backbone))
                 random = drawn()  # else it is a module, whose weights may be those of this process
         digest = hashlib.sha256(fingerprint(builds[0]).encode())
+        kinds = {kind for part in builds[0].modules() for kind in type(part).__mro__}
+        for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
+            if kind.__module__.split(".")[0] not in ("builtins", "torch", "torchvision", "timm"):
+                with suppress(OSError, TypeError):  # of classes that were made without a file
+                    digest.update(inspect.getsource(kind).encode())
         for one, other in zip(*(build.state_dict().values() for build in builds), strict=True):
             if random and torch.equal(one, other):
                 digest.update(one.cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -151,9 +151,7 @@ class Settings:
         parse=partial(parse_numbers, "tau", "0.25 or 0.35,0.25"),
     )
     design: Design = setting(
-        "ours",
-        "Design of the masks, this library's or the paper's; options such as --head change a part of it",
-        MASKS,
+        "ours", "Design of the masks, this library's or the paper's; options such as --head change a part of it", MASKS
     )
     head: Head | None = _by_design("Way from maps and masks to the logits", "head")
     labels_move_area: bool | None = _by_design(

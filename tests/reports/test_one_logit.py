@@ -239,3 +239,14 @@ def test_explanations_of_either_class_may_be_asked_for(model: AIM) -> None:
 def test_labels_beyond_the_two_classes_are_refused(model: AIM) -> None:
     with pytest.raises(ValueError, match=r"labels must be in 0..1, got 2"):
         area_curve(model, [(some_images(2), torch.tensor([0, 2]))])
+
+
+def test_serving_refuses_colours_of_more_than_8_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture of 12 bits was classified as a near-black one."""
+    monkeypatch.chdir(tmp_path)
+    Path("deep.ppm").write_bytes(b"P6 64 64 65535\n" + b"\x0f\xff" * 3 * 64 * 64)
+    with pytest.raises(SystemExit):
+        serve(monkeypatch, 2.0, "model.onnx", "deep.ppm")
+    assert "it has more than 8 bits" in capsys.readouterr().err

@@ -351,3 +351,23 @@ def test_pictures_of_medicine_and_science_are_named(tmp_path: Path, name: str) -
             (tmp_path / label / other).write_bytes(b"x")
     (found,) = (check for check in examine(tmp_path).checks if check.name == "other files")
     assert found.mark == "warning" and [each.subject for each in found.findings] == [f"cat/{name}", f"dog/{name}"]
+
+
+def test_an_opened_picture_of_12_bits_is_refused_again(tmp_path: Path) -> None:
+    """It was near-black the second time, or after it was shown: Pillow had forgotten the bits of the file."""
+    png_of_16_bits(tmp_path / "12.png", RNG.integers(0, 4096, (32, 32, 3)))
+    Image.new("RGB", (32, 32)).save(tmp_path / "8.png")
+    transform = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3).transform()
+    deep, usual = Image.open(tmp_path / "12.png"), Image.open(tmp_path / "8.png")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="more than 8 bits"):
+            transform(deep)
+        assert transform(usual).eq(-1).all()
+
+
+def test_a_normalised_tensor_is_not_normalised_again() -> None:
+    transform = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3).transform()
+    picture = torch.rand(3, 32, 32)
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\].*do not normalise it"):
+        transform((picture - 0.5) / 0.5)
+    assert transform(picture - 0.1).shape == (3, 32, 32)  # as bicubic resizing may overshoot

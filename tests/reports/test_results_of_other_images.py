@@ -1,7 +1,10 @@
 """Report 3: the same ``--out`` with another data set exited with 0 and printed the result of the first one."""
 
+import importlib
 import json
+import linecache
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,42 @@ def test_a_checkpoint_of_images_with_the_same_names_is_refused(done: Path) -> No
     (done / "out" / "result.json").unlink()
     with pytest.raises(CheckpointError, match="of a run on other images"):
         train(make_pictures(done / "b", 100), done / "out")
+
+
+def test_what_a_finished_run_does_not_do_is_said(done: Path) -> None:
+    said: list[str] = []
+    train(done / "a", done / "out", say=said.append, keep_masks=2)
+    assert "is trained already" in said[0] and "--keep-masks changed nothing" in said[0]
+
+
+def test_a_network_with_another_forward_makes_another_result(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old result was shown, since modules and shapes were the same."""
+    code = (Path(__file__).parent / "small_run.py").read_text()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("mine", code), ("mine", code.replace("return self.fc(x", "return self.fc(-x"))):
+        (tmp_path / f"{name}.py").write_text(text)
+        linecache.clearcache()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        if text == code:
+            train(done / "a", tmp_path / "own", backbone="mine:Net")
+            train(done / "a", tmp_path / "own", backbone="mine:Net")
+    with pytest.raises(RunFolderError, match="holds the result of mine:Net"):
+        train(done / "a", tmp_path / "own", backbone="mine:Net")
+
+
+def test_a_checkpoint_of_other_validation_images_is_refused_and_names_its_weights(done: Path) -> None:
+    """The best epoch was chosen by two sets, and the weights were named that the run had not started from."""
+    (done / "out" / "result.json").unlink()
+    (done / "a" / "val" / "cat" / "1.bmp").rename(done / "kept.bmp")
+    with pytest.raises(CheckpointError, match="of a run on other images"):
+        train(done / "a", done / "out")
+    (done / "kept.bmp").rename(done / "a" / "val" / "cat" / "1.bmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aimwrap.train.run.weights_of", lambda settings: "others")
+        assert train(done / "a", done / "out").weights != "others"
 
 
 @pytest.fixture

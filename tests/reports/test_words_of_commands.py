@@ -60,6 +60,7 @@ def test_classes_and_counts_are_always_printed(tmp_path: Path, quiet: tuple[str,
     found = invoke("train", "folder", root, *given, *more)
     assert found.exit_code == 0, found.stderr
     assert "training images of 2 classes: cat 4, dog 4" in found.stdout
+    assert quiet or "images are prepared to 32 x 32, resized (bicubic), central crop 0.875, mean 0.485" in found.stdout
 
 
 def test_code_of_any_depth_stays_and_arguments_alone_become_options() -> None:

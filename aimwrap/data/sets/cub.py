@@ -85,9 +85,7 @@ class Bird(NamedTuple):
 
 
 def read_cub(
-    root: str | os.PathLike[str],
-    segmentations: str | os.PathLike[str] | None = None,
-    object_masks: bool | None = None,
+    root: str | os.PathLike[str], segmentations: str | os.PathLike[str] | None = None, object_masks: bool | None = None
 ) -> Release:
     """Read the tables of CUB-200-2011.
 

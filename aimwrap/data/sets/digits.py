@@ -172,11 +172,7 @@ def _load_sources(split: str) -> tuple[Tensor, np.ndarray, list[Tensor]]:
 
 
 def _choose_digits(
-    digit_values: np.ndarray,
-    classes: tuple[Sequence[int], Sequence[int]],
-    split: str,
-    num_images: int,
-    rng: Generator,
+    digit_values: np.ndarray, classes: tuple[Sequence[int], Sequence[int]], split: str, num_images: int, rng: Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each label the same number of digits, as positions in the split's digits, shuffled.
 
