@@ -167,7 +167,7 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
     was, now = described["modules"], model.parts
     if backbone is not None and content.get("versions") == _VERSIONS and was != now:
         name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
-        what = f"its module {name!r} was {was.get(name)}, and is {now.get(name)}"
+        what = f"{f'its module {name!r}' if name else 'it'} was {was.get(name)}, and is {now.get(name)}"
         raise ValueError(f"{path}: another backbone was passed: {what}; if both compute the same, remove 'modules'")
     return model.eval()
 

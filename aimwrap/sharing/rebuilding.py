@@ -218,7 +218,7 @@ def _difference(model: AIMBase, config: Config) -> str | None:
     own, saved = model._recipe.modules or {}, config["modules"]
     for name in {**saved, **own} if own and saved else ():
         if own.get(name) != saved.get(name):
-            what = f"its module {name!r} was {saved.get(name)}, and is {own.get(name)}"
+            what = f"{f'its module {name!r}' if name else 'it'} was {saved.get(name)}, and is {own.get(name)}"
             if _versions() == config["versions"]:
                 return f"{what}; if both compute the same, remove 'modules' from config.json"
             warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)

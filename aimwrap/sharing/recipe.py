@@ -191,7 +191,7 @@ def parts_of(backbone: nn.Module, tapped: nn.Module) -> dict[str, str]:
             named = {} if library == "torch" else {key: vars(part)[key] for key in vars(part).keys() - _PASSING}
             named = {key: value if isinstance(value, list | tuple) else [value] for key, value in named.items()}
             found = [f"{key} {named[key]}"[:80] for key in sorted(named) if set() < {*map(type, named[key])} <= numbers]
-            parts[name] = " ".join([kind, re.sub(_FREE_WORDS, "", part.extra_repr()), *found])
+            parts[name] = " ".join([kind, re.sub(_FREE_WORDS, "", part.extra_repr()), *found]).strip()
     return parts
 
 

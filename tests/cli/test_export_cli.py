@@ -135,7 +135,10 @@ class WithBias(TinyNet):
             "module --backbone zoo:HeadConvNet",
             r"backbone yourself and pass it: .*, --backbone package\.module:name$",
         ),
-        ("module --backbone test_export_cli:WithBias", r"and pass it as backbone= \(--backbone\)"),
+        (
+            "module --backbone test_export_cli:WithBias",
+            r"it was TinyNet, and is WithBias; .*and pass it: .*, --backbone package\.module:name$",
+        ),
         (
             "unprepared --backbone zoo:TinyNet",
             r"does not know how its images are prepared.*model\.save_pretrained\(folder, preprocessing=aimwrap\.Prepr",
