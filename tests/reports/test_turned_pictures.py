@@ -151,7 +151,13 @@ def test_boxes_of_published_sets_count_the_pixels_on_disk(tmp_path: Path, orient
 def test_cutouts_with_their_own_opacity_are_turned_too(tmp_path: Path) -> None:
     """The builder reads by the same rule."""
     save_turned(tmp_path / "x.png", 6, "RGBA")
-    assert np.array_equal(np.asarray(_open_cutout(Cutout("x", tmp_path / "x.png", "cat")))[..., :3], CORNER)
+    with Image.open(tmp_path / "x.png") as stored:
+        exif = stored.getexif()
+        stored.putalpha(stored.getchannel("R").point(lambda value: 255 * (value > 127)))
+        stored.save(tmp_path / "x.png", exif=exif)
+    cutout = np.asarray(_open_cutout(Cutout("x", tmp_path / "x.png", "cat")))
+    assert np.array_equal(cutout[..., :3], CORNER)
+    assert np.array_equal(cutout[..., 3] == 255, CORNER[..., 0] > 127)
 
 
 def test_tensors_and_plain_pictures_pass_the_preparation_as_before() -> None:
