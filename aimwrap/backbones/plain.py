@@ -148,9 +148,7 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
             f"load_plain({str(folder)!r}, backbone=...); on the command line, --backbone {name}"
         )
     try:
-        described = files.checked(
-            {"weights": None, "modules": {}} | content, _CONTENT
-        )  # older versions wrote no checksum
+        described = files.checked({"weights": None, "modules": {}} | content, _CONTENT)  # as older versions wrote
         weights = files.read_weights(path.with_name(files.WEIGHTS), described["weights"])
         with building_at_most(2**27 + sum(tensor.numel() for tensor in weights.values())):
             network = create_backbone(described["backbone"]) if backbone is None else backbone

@@ -103,7 +103,11 @@ class Shareable(AIMBase):
             with replacing_together(*paths) as (weights, config, *readme):
                 write_weights(self, weights)
                 config.write_text(config_of(self, weights.stat().st_size, checksum(weights)), encoding="utf-8")
-                _check_readable(config)
+                try:
+                    read_config(config)
+                except ValueError as error:  # what would be refused when it is loaded is not saved
+                    wrong = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
+                    raise ValueError(f"the model cannot be saved as it is: {wrong}") from error
                 weights.chmod(config.stat().st_mode)  # safetensors' newer versions let the owner alone read its files
                 for path in readme:
                     path.write_text(str(card), encoding="utf-8")
@@ -167,7 +171,8 @@ class Shareable(AIMBase):
         source = pretrained_model_name_or_path
         if not isinstance(source, str | Path):
             raise TypeError(f"from_pretrained takes a folder or a repository's name, got {type(source).__name__}")
-        if _is_folder(source):
+        # A folder here, and not a repository: a Path, an existing path, or written like a path.
+        if isinstance(source, Path) or os.path.exists(source) or source.startswith((".", "/", "~")) or "\\" in source:
             config_path, weights_path = (_local(Path(source).expanduser(), name) for name in (CONFIG, WEIGHTS))
         else:
             hub = {"force_download": force_download, "token": token, "cache_dir": cache_dir, "revision": revision}
@@ -252,20 +257,6 @@ def _check_keywords(given: Mapping[str, Any]) -> None:
         if name not in pushing:
             meant = _ELSEWHERE.get(name) or f"it takes {', '.join(dict.fromkeys([*saving, *pushing]))}"
             raise TypeError(f"save_pretrained() got an unexpected keyword argument {name!r}; {meant}")
-
-
-def _check_readable(config: Path) -> None:
-    """Refuse to save a config that would be refused when it is loaded."""
-    try:
-        read_config(config)
-    except ValueError as error:
-        wrong = str(error).removeprefix(f"{config}: ").removesuffix(WAY_OUT)
-        raise ValueError(f"the model cannot be saved as it is: {wrong}") from error
-
-
-def _is_folder(source: str | Path) -> bool:
-    """Whether this is a folder here and not a repository: a ``Path``, an existing path, or written like a path."""
-    return isinstance(source, Path) or os.path.exists(source) or source.startswith((".", "/", "~")) or "\\" in source
 
 
 def _local(folder: Path, name: str) -> Path:

@@ -268,10 +268,21 @@ def _finish(run: Run) -> Result:
         _save_model(run, {})  # before the test, which a damaged image may end
     scores = _scores(run, run.splits.test)
     selected = run.progress.history[epoch - 1]
-    departures = list(run.network.departures) if isinstance(run.network, AIM) else None
-    best = selected.get("validation"), selected["mask_findings"], str(run.folder)
-    known: tuple[Any, ...] = departures, run.weights, run.splits.fingerprint, run.classes
-    result = Result(run.variant, run.settings.seed, run.rule, epoch, run.splits.tested_on, scores, *best, *known)
+    result = Result(
+        run.variant,
+        run.settings.seed,
+        run.rule,
+        epoch,
+        run.splits.tested_on,
+        scores,
+        selected.get("validation"),
+        selected["mask_findings"],
+        str(run.folder),
+        list(run.network.departures) if isinstance(run.network, AIM) else None,
+        run.weights,
+        run.splits.fingerprint,
+        run.classes,
+    )
     if run.fabric.is_global_zero:
         _save_model(run, scores)
         write_json(run.folder / RESULT, result._asdict())
