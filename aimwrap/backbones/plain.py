@@ -18,7 +18,7 @@ from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_of
 from ..sharing import files
-from ..sharing.recipe import parts_of
+from ..sharing.recipe import differing_part, parts_of
 from ..taps.probe import logits_in, tensors_in
 from .create import building_at_most, create_backbone
 
@@ -162,10 +162,8 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         model.class_names = None if names is None else tuple(names)
     except Exception as error:  # a library may raise anything for a name that another version of it knew
         raise ValueError(f"{path}: {error}{files.WAY_OUT}") from error
-    was, now = described["modules"], model.parts
-    if backbone is not None and content.get("versions") == _VERSIONS and was != now:
-        name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
-        what = f"{f'its module {name!r}' if name else 'it'} was {was.get(name)}, and is {now.get(name)}"
+    what = differing_part(described["modules"], model.parts)
+    if backbone is not None and content.get("versions") == _VERSIONS and what is not None:
         raise ValueError(f"{path}: another backbone was passed: {what}; if both compute the same, remove 'modules'")
     return model.eval()
 

@@ -19,7 +19,7 @@ from ..base import AIMBase
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
 from .files import FORMAT, Config
-from .recipe import decoded_json, encoded_json, without_weights
+from .recipe import decoded_json, differing_part, encoded_json, without_weights
 
 
 def config_of(model: AIMBase, size: int, sha256: str) -> str:
@@ -216,13 +216,10 @@ def _difference(model: AIMBase, config: Config) -> str | None:
                 f"{a['node']} with {a['channels']} channels at stride {a['stride']} (stage {a['stage']!r})"
             )
     own, saved = model._recipe.modules or {}, config["modules"]
-    for name in {**saved, **own} if own and saved else ():
-        if own.get(name) != saved.get(name):
-            what = f"{f'its module {name!r}' if name else 'it'} was {saved.get(name)}, and is {own.get(name)}"
-            if _versions() == config["versions"]:
-                return f"{what}; if both compute the same, remove 'modules' from config.json"
-            warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)
-            break
+    if own and saved and (what := differing_part(saved, own)):
+        if _versions() == config["versions"]:
+            return f"{what}; if both compute the same, remove 'modules' from config.json"
+        warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)
     return None
 
 

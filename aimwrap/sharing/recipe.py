@@ -195,6 +195,13 @@ def parts_of(backbone: nn.Module, tapped: nn.Module) -> dict[str, str]:
     return parts
 
 
+def differing_part(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """The first module that :func:`parts_of` tells apart in two networks, in words."""
+    names = (name for name in {**was, **now} if was.get(name) != now.get(name))
+    said = (f"{f'its module {name!r}' if name else 'it'} was {was.get(name)}, and is {now.get(name)}" for name in names)
+    return next(said, None)
+
+
 def _values(module: nn.Module) -> Iterator[str]:
     for name, parameter in [*module._parameters.items(), *module._buffers.items()]:
         yield f"{name}: {_described(parameter)}"
