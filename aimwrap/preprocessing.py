@@ -97,7 +97,7 @@ def upright(image: Any) -> Any:
 def loses_bits(picture: Image.Image) -> bool:
     """Whether Pillow keeps the upper 8 of 16 bits of this image, or has kept them (of PPM, with 65535)."""
     tile: Any = getattr(picture, "tile", "")
-    if not tile and hasattr(picture, "filename"):  # it is loaded
+    if not tile and len(picture.getbands()) > 1 and hasattr(picture, "filename"):  # it is loaded
         with suppress(OSError, ValueError), Image.open(picture.filename) as again:
             tile = again.tile
     return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(tile)))
