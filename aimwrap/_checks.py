@@ -45,6 +45,19 @@ def check_arguments(
     return area_of
 
 
+def check_second_look(*, margin: int, least: float, fill: float) -> None:
+    """SecondLook's arguments."""
+    if isinstance(margin, bool) or not isinstance(margin, int) or not 0 <= margin <= 1000:
+        raise ValueError(f"margin must be a number of positions, 0 to 1000, got {margin!r}")
+    if isinstance(least, bool) or not isinstance(least, Real) or not 0 < least <= 1:
+        raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
+    if isinstance(fill, bool) or not isinstance(fill, Real) or not math.isfinite(fill):
+        raise ValueError(
+            f"fill must be one finite number for all channels, in the images' own units, got {fill!r}; "
+            "0 is the mean colour of normalised images"
+        )
+
+
 def areas_by_stage(stages: Sequence[Stage], tau: float | Sequence[float]) -> dict[Stage, float]:
     """Each stage's declared area, in the order in which the user wrote them."""
     stages = stages.tolist() if hasattr(stages, "tolist") else stages  # NumPy's arrays, and tensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from torch import nn
 
@@ -279,6 +279,19 @@ class AIMBase(nn.Module):
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             lines.append(f"cost unknown: {type(error).__name__}")
         return "\n".join(lines)
+
+
+class Savable(nn.Module):
+    """What a model's files describe: an AIM, alone or with a second look at what it keeps."""
+
+    class_names: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    classifier: nn.Linear
+    cost: Callable[[], Cost]
+
+    def _looks(self) -> tuple[AIMBase, dict[str, Any] | None]:
+        """The AIM, and the arguments of a second look."""
+        return cast(AIMBase, self), None
 
 
 def _described(tap: Tap) -> str:

@@ -167,13 +167,14 @@ class MaskHealth:
         """Look at one batch; cheap, and without waiting for a GPU.
 
         Args:
-            output: the model's.
+            output: the model's, or a second look's.
             training: whether the model was in training mode: ``model.training``.
 
         Raises:
             TypeError: if ``output`` is not an :class:`~aimwrap.AIMOutput`.
             ValueError: if tau does not fit its stages.
         """
+        output = getattr(output, "first", output)  # of a second look, whose masks are the first one's
         if not isinstance(output, AIMOutput):
             raise TypeError(f"output must be what an AIM returns, an AIMOutput, got {type(output).__name__}")
         if len(output.logits) == 0:

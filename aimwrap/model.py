@@ -20,7 +20,7 @@ from ._checks import (
 )
 from ._numerics import in_precision
 from .backbones.create import create_backbone
-from .base import architecture_of, fresh_linear, notation
+from .base import AIMBase, architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
 from .mask_estimator import MaskContext, MaskEstimator, MaskNorm, MaskPadding
 from .output import AIMOutput, MaskedFeatures, Prediction
@@ -31,7 +31,7 @@ from .taps import FINAL, Stage, tap_backbone
 from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
 
 
-class AIM(Shareable):
+class AIM(Shareable, AIMBase):
     """Wrap a CNN classifier so that it chooses, per image, which positions of its feature maps the decision may use.
 
     The backbone's own classifier is not used: AIM adds new classifiers, which have to be trained. The backbone's

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree
 from torchvision.ops import roi_align
 
-from ._checks import check_images
+from ._checks import check_images, check_second_look
 from ._numerics import wide_dtype
-from .analysis.explanation import evaluating, linear_classifier, shares, unwrap
-from .base import fresh_linear
-from .output import AIMOutput
+from .analysis.readout import evaluating, unwrap
+from .base import AIMBase, Cost, fresh_linear
+from .model import AIM
+from .output import AIMOutput, Prediction
+from .preprocessing import Preprocessing
 from .resizing import resize_to
+from .sharing import Shareable
+from .sharing.files import Config
 from .taps import FINAL
+
+Model = TypeVar("Model", bound="SecondLook")
 
 
 class SecondLookOutput(NamedTuple):
@@ -27,16 +33,19 @@ class SecondLookOutput(NamedTuple):
         logits: the prediction, by the kept pixels alone, (N, K).
         kept: the pixels that the second look sees, exactly 0 or 1, (N, 1, H, W).
         boxes: the part of each image that is enlarged, (N, 4) as left, top, right, bottom in pixels.
-        first: the first look, which chose them.
+        first: the first look, which chose them; None where masks were given.
     """
 
     logits: Tensor
     kept: Tensor
     boxes: Tensor
-    first: AIMOutput
+    first: AIMOutput | None
 
 
-class SecondLook(nn.Module):
+_pytree._register_namedtuple(SecondLookOutput, serialized_type_name="aimwrap.SecondLookOutput")  # as AIMOutput
+
+
+class SecondLook(Shareable):
     """Let a trained AIM look again: its merged mask is cut out of the *image*, enlarged, and classified again.
 
     A mask of features does not hide pixels, since a feature sees more of the image than its cell. Here everything but
@@ -52,6 +61,10 @@ class SecondLook(nn.Module):
         least: no box is smaller than this share of the image's sides: 0.3 enlarges at most 1 / 0.3 times.
         fill: what the other pixels become in all channels, in the images' own units: 0 is the mean colour of normalised
             ones.
+
+    Attributes:
+        first: the AIM. Its ``num_classes``, ``in_channels``, ``class_names``, ``preprocessing`` are this model's too.
+        classifier: the second look's, one linear layer.
 
     Raises:
         TypeError: if the model is not an AIM.
@@ -76,22 +89,82 @@ class SecondLook(nn.Module):
                 "model must have the feature-preserving head, whose backbone keeps its final map for the second look; "
                 f'got the {first.head} head: AIM(backbone, head="feature-preserving")'
             )
-        _check_arguments(margin, least, fill)
+        check_second_look(margin=margin, least=least, fill=fill)
         self.first = first
         self.margin, self.least, self.fill = margin, least, fill
         self.classifier = fresh_linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
 
-    def forward(self, images: Tensor) -> SecondLookOutput:
-        """Look twice.
+    @property
+    def num_classes(self) -> int:
+        """K, the first look's."""
+        return self.first.num_classes
+
+    @property
+    def in_channels(self) -> int:
+        """C of the images, the first look's."""
+        return self.first.in_channels
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The first look's; assigned to it, too."""
+        return self.first.class_names
+
+    @class_names.setter
+    def class_names(self, names: tuple[str, ...] | None) -> None:
+        self.first.class_names = names
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The first look's; assigned to it, too."""
+        return self.first.preprocessing
+
+    @preprocessing.setter
+    def preprocessing(self, images: Preprocessing | None) -> None:
+        self.first.preprocessing = images
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> SecondLookOutput:
+        """Look twice, or once at what given masks keep.
 
         Args:
             images: (N, C, H, W), as the model takes them.
+            masks: zeros and ones or truth values, (N, 1, h, w) on any grid: the pixels to show, such as a segmenter's
+                or a person's mask. The first look is left out then, and they are not grown by :attr:`margin`.
 
         Returns:
             The second look's logits, what it was shown, and the first look.
+
+        Raises:
+            TypeError: if the images are not floating, or the masks not a tensor.
+            ValueError: if the images do not fit, or the masks are not of them or have other values.
         """
-        closer, kept, boxes, first = self.look(images)
-        return SecondLookOutput(self.classifier(closer.mean((2, 3))), kept, boxes, first)
+        if masks is None:
+            closer, kept, boxes, first = self.look(images)
+            return SecondLookOutput(self.classifier(closer.mean((2, 3))), kept, boxes, first)
+        check_images(images, self.in_channels, self.first.classifier, least_side=1)
+        kept = kept_pixels(_given(masks, images), images)
+        boxes = boxes_around(kept, self.least)
+        return SecondLookOutput(self.logits_of(images, kept, boxes), kept, boxes, None)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, area: float | Sequence[float] | None = None) -> Prediction:
+        """Classify images for serving: the second look's logits, and the masks of the first.
+
+        Args:
+            images: (N, C, H, W), as the model takes them.
+            area: as in :meth:`aimwrap.AIM.predict`, of the first look's masks.
+
+        Returns:
+            Logits and masks; without ``area`` those of :meth:`forward`.
+
+        Raises:
+            RuntimeError: if the model is in training mode.
+            TypeError: as :meth:`aimwrap.AIM.predict`.
+            ValueError: as there.
+        """
+        masks = self.first.predict(images, area).masks
+        merged = self.first.top_down.fuse(list(masks.values()), list(masks.values()))[1]
+        kept = kept_pixels(merged, images, self.margin)
+        return Prediction(self.logits_of(images, kept, boxes_around(kept, self.least)), masks)
 
     def features(self, images: Tensor) -> Tensor:
         """The classifier's input, (N, D). Nothing before it is trained, so it may be kept for all epochs."""
@@ -113,7 +186,7 @@ class SecondLook(nn.Module):
         """
         check_images(images, self.first.in_channels, self.first.classifier, least_side=1)
         _check_given(images, kept, boxes)
-        logits: Tensor = self.classifier(self._closer(images, kept, boxes).mean((2, 3)))
+        logits: Tensor = self.classifier(self.closer(images, kept, boxes).mean((2, 3)))
         return logits
 
     @torch.no_grad()
@@ -131,29 +204,63 @@ class SecondLook(nn.Module):
             features = self.first.forward_masks(self.first.forward_backbone(images))
             kept = kept_pixels(features.merged_mask, images, self.margin)
             boxes = boxes_around(kept, self.least)
-            return self._closer(images, kept, boxes), kept, boxes, self.first.forward_head(features)
+            return self.closer(images, kept, boxes), kept, boxes, self.first.forward_head(features)
 
     @torch.no_grad()
-    def _closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+    def closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        """The backbone's final map of the kept pixels in their boxes, enlarged.
+
+        Args:
+            images: (N, C, H, W).
+            kept: as in :class:`SecondLookOutput`, ``boxes`` too.
+            boxes: see there.
+
+        Returns:
+            (N, D, h, w).
+        """
         with evaluating(self.first):
             shown = enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
             return self.first.forward_backbone(shown)[FINAL]
 
-    @torch.no_grad()
-    def contributions(self, images: Tensor) -> Tensor:
-        """The share of each position of the second look in each logit; with the bias they add up to it.
-
-        Args:
-            images: (N, C, H, W).
+    def cost(self) -> Cost:
+        """Count parameters and multiply-accumulates of both looks.
 
         Returns:
-            (N, K, h, w), float32 at least, over the grid that the backbone's final map lays on the box.
-
-        Raises:
-            TypeError: if the classifier was replaced by something other than one linear layer.
+            As :meth:`aimwrap.AIM.cost`; the second pass of the backbone counts as what wrapping adds.
         """
-        closer = self.look(images)[0]
-        return shares(linear_classifier(self), closer, torch.ones_like(closer[:, :1]), "all")
+        first, classifier = self.first.cost(), sum(parameter.numel() for parameter in self.classifier.parameters())
+        second_pass = first.macs - first.head_macs + self.classifier.weight.numel()
+        return first._replace(
+            parameters=first.parameters + classifier,
+            head_parameters=first.head_parameters + classifier,
+            macs=first.macs + second_pass,
+            head_macs=first.head_macs + second_pass,
+        )
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> set[str]:
+        """The first look's, which are not trained: DistributedDataParallel asks for their names."""
+        tensors = [*self.first.named_parameters(), *self.first.named_buffers()]
+        return {f"first.{name}" for name, _ in tensors}
+
+    def _looks(self) -> tuple[AIMBase, dict[str, Any]]:
+        if type(self.first) is not AIM:
+            raise TypeError(
+                f"a second look at a {type(self.first).__name__} cannot be saved, since an AIM would be loaded; save "
+                "second.first and second.classifier.state_dict() each"
+            )
+        return self.first, {"margin": self.margin, "least": float(self.least), "fill": float(self.fill)}
+
+    @classmethod
+    def _rebuilt(cls: type[Model], config: Config, backbone: nn.Module | None, where: str) -> Model:
+        if config["second_look"] is None:
+            raise ValueError(
+                f"{where} holds an AIM, which looks once: SecondLook(AIM.from_pretrained({where!r})) adds a second "
+                "look, which has to be trained"
+            )
+        first = AIM._rebuilt(config | {"second_look": None}, backbone, where)
+        with torch.random.fork_rng(devices=[]):  # loading must not change the user's random numbers
+            return cls(first, **config["second_look"])
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -229,6 +336,37 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
     return enlarged.to(images.dtype)
 
 
+def spread(contributions: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """A second look's contributions on the image: each position's share, even over its part of the box.
+
+    Args:
+        contributions: (N, K, h, w), over each image's box.
+        boxes: (N, 4) as left, top, right, bottom in pixels, within the image.
+        height: H of the image.
+        width: W of the image.
+
+    Returns:
+        (N, K, H, W), with the same sums over positions.
+
+    Example:
+        >>> spread(torch.ones(1, 1, 1, 1), torch.tensor([[1.0, 0.0, 3.0, 1.0]]), height=2, width=4)
+        tensor([[[[0.0000, 0.5000, 0.5000, 0.0000],
+                  [0.0000, 0.0000, 0.0000, 0.0000]]]])
+    """
+    left, top, right, bottom = boxes.to(contributions).unbind(1)
+    rows = _overlaps(top, bottom, contributions.shape[2], height)
+    columns = _overlaps(left, right, contributions.shape[3], width)
+    return rows[:, None] @ contributions @ columns[:, None].mT
+
+
+def _overlaps(begin: Tensor, end: Tensor, positions: int, pixels: int) -> Tensor:
+    """The share of each position of an even grid, from begin to end (N,), in each pixel: (N, pixels, positions)."""
+    edges = torch.arange(pixels + 1).to(begin)[None, :, None]
+    sides = (end - begin)[:, None, None] / positions
+    inside = (edges - begin[:, None, None]) / sides - torch.arange(positions).to(begin)
+    return inside.clamp(0, 1).diff(dim=1)
+
+
 def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
     """A second look's map, placed on the image.
 
@@ -249,16 +387,16 @@ def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
     return torch.where(kept == 0, 0.0, placed)[:, 0]
 
 
-def _check_arguments(margin: int, least: float, fill: float) -> None:
-    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
-        raise ValueError(f"margin must be a number of positions, 0 or more, got {margin!r}")
-    if not isinstance(least, Real) or not 0 < least <= 1:
-        raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
-    if not isinstance(fill, Real) or not math.isfinite(fill):
-        raise ValueError(
-            f"fill must be one finite number for all channels, in the images' own units, got {fill!r}; "
-            "0 is the mean colour of normalised images"
-        )
+def _given(masks: Tensor, images: Tensor) -> Tensor:
+    """Masks from elsewhere in the images' own dtype, (N, 1, h, w)."""
+    expected = f"masks must be zeros and ones, ({len(images)}, 1, h, w), the pixels to show"
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"{expected}, got {type(masks).__name__}")
+    if masks.ndim != 4 or masks.shape[1] != 1 or len(masks) != len(images):
+        raise ValueError(f"{expected}, got {tuple(masks.shape)}")
+    if not torch.compiler.is_compiling() and not ((masks == 0) | (masks == 1)).all():
+        raise ValueError(f"{expected}, got other values; masks > 0.5 makes them of probabilities")
+    return masks.to(images)
 
 
 def _check_given(images: Tensor, kept: Tensor, boxes: Tensor) -> None:

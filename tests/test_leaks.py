@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo import every_head, with_heads_in_turn
 
 from aimwrap import AIM, AIMLoss, area_curve, explain, verify
-from aimwrap.analysis.explanation import evaluating
+from aimwrap.analysis.readout import evaluating
 from aimwrap.attribution import LogitsView
 
 Wrapped = Callable[..., AIM]

@@ -78,10 +78,10 @@ def test_the_second_look_is_the_backbone_on_the_cut_image(
 def test_contributions_add_up(model: AIM, images: Tensor) -> None:
     second = SecondLook(model)
     nn.init.normal_(second.classifier.bias)
-    shares = second.contributions(images)
+    shares = explain(second, images).contributions
     assert shares.shape[:2] == (4, 3)
     torch.testing.assert_close(shares.sum((2, 3)) + second.classifier.bias, second(images).logits, rtol=1e-4, atol=1e-5)
-    rows, columns = second.contributions(torch.cat([images, images], 2)).shape[2:]
+    rows, columns = explain(second, torch.cat([images, images], 2)).contributions.shape[2:]
     assert (rows, columns) == (2 * images.shape[2] // 32, images.shape[3] // 32)
 
 
@@ -89,11 +89,11 @@ def test_contributions_add_up_under_autocast_without_a_bias_and_for_no_image(mod
     second = SecondLook(model)
     second.classifier = nn.Linear(second.classifier.in_features, 3, bias=False)
     with torch.autocast("cpu", torch.bfloat16):
-        shares, features = second.contributions(images), second.features(images)
+        shares, features = explain(second, images).contributions, second.features(images)
     assert shares.dtype == torch.float32
     expected = features.float() @ second.classifier.weight.T
     torch.testing.assert_close(shares.sum((2, 3)), expected, rtol=1e-2, atol=1e-2)
-    assert second.contributions(images[:0]).shape == (0, *shares.shape[1:])
+    assert explain(second, images[:0]).contributions.shape == (0, *shares.shape[1:])
     assert verify(second, images, measure_pixels=False, progress=False).passed
 
 
@@ -102,7 +102,7 @@ def test_another_classifier_decides_but_is_not_taken_apart(model: AIM, images: T
     second.classifier = nn.Sequential(second.classifier, nn.Tanh())
     assert second(images).logits.abs().max() < 1
     with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Sequential: after"):
-        second.contributions(images)
+        explain(second, images).contributions
     failures = verify(second, images, progress=False).failures
     assert [failure.name for failure in failures] == ["contributions add up to the logits"]
     assert "must be one nn.Linear, got Sequential" in failures[0].detail
@@ -117,7 +117,7 @@ def test_only_the_classifier_learns_and_the_first_look_has_no_noise(model: AIM, 
     first.logits.sum().backward()
     assert second.classifier.weight.grad is not None
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-    assert not first.first.logits.requires_grad and not second.contributions(images).requires_grad
+    assert not first.first.logits.requires_grad and not explain(second, images).contributions.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training, "the user's model is left in its mode"
 
@@ -152,7 +152,7 @@ def test_wrapped_models_are_found_and_others_refused(model: AIM) -> None:
         SecondLook(nn.Linear(1, 1))
     for wrong in (SecondLook(model), nn.DataParallel(SecondLook(model))):
         with pytest.raises(TypeError, match=r"model must be an AIM, got \w+; pass the one in it, model\..*first"):
-            explain(wrong, torch.zeros(1, 3, 96, 96))
+            SecondLook(wrong)
     paper = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3], head="paper")
     with pytest.raises(ValueError, match=r"feature-preserving head.*got the paper head: AIM\(backbone, head="):
         SecondLook(paper)
@@ -161,9 +161,9 @@ def test_wrapped_models_are_found_and_others_refused(model: AIM) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"margin": -1}, r"margin must be a number of positions, 0 or more, got -1"),
-        ({"margin": 1.0}, r"margin must be a number of positions, 0 or more, got 1.0"),
-        ({"margin": True}, r"margin must be a number of positions, 0 or more, got True"),
+        ({"margin": -1}, r"margin must be a number of positions, 0 to 1000, got -1"),
+        ({"margin": 1.0}, r"margin must be a number of positions, 0 to 1000, got 1.0"),
+        ({"margin": True}, r"margin must be a number of positions, 0 to 1000, got True"),
         ({"least": 0}, r"least must be a share of the image's sides in \(0, 1\], got 0"),
         ({"least": 1.5}, r"least must be a share of the image's sides in \(0, 1\], got 1.5"),
         ({"least": None}, r"least must be a share of the image's sides in \(0, 1\], got None"),
@@ -319,8 +319,8 @@ def test_verify_counts_over_all_images_what_other_pixels_change(model: AIM) -> N
 class Leaking(SecondLook):
     """Sees a little of every pixel."""
 
-    def _closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
-        return super()._closer(images, kept, boxes) + images.mean()
+    def closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        return super().closer(images, kept, boxes) + images.mean()
 
 
 class Squashing(SecondLook):

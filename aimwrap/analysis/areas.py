@@ -18,8 +18,8 @@ from ..model import AIM
 from ..output import Prediction
 from ..taps import Stage
 from . import html
-from .explanation import evaluating, unwrap
 from .intervals import wilson_interval
+from .readout import evaluating, unwrap
 
 Row = tuple[str, ...]
 AREAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .._checks import check_numbers
-from .._numerics import both_sides, predicted_classes, wide_dtype, without_autocast
+from .._numerics import both_sides, predicted_classes
 from .._text import numbered
-from ..model import AIM
+from ..second_look import SecondLook, boxes_around, kept_pixels, spread
 from ..taps import Stage
-from ..top_down import Pooling, pooling_weights
 from . import html
-
-Kind = TypeVar("Kind", bound=nn.Module)
+from .readout import bias_of, evaluating, inside, linear_classifier, shares, unwrap
 
 IMAGES, CLASSES = 4, 3  # that a notebook shows
-_SWITCHING = threading.Lock()
-_runs: dict[nn.Module, int] = {}  # how many runs, of all threads, hold a module of a training model in evaluation mode
 
 
 class Explanation(NamedTuple):
@@ -45,6 +39,10 @@ class Explanation(NamedTuple):
             ``AIMOutput.stage_logits``. With the feature-preserving head the finest stage selects all features, and the
             deeper ones bring zeros.
         bias: what the classifier adds to each logit whatever it sees, (K,).
+        kept: the pixels that a second look was shown, (N, 1, H, W); None of an AIM. ``contributions`` are then those of
+            the second look, on the grid that the backbone's final map lays on its boxes; masks are the first look's,
+            and ``stage_contributions`` is empty.
+        boxes: the part of each image that a second look saw enlarged, (N, 4) as left, top, right, bottom in pixels.
     """
 
     logits: Tensor
@@ -54,6 +52,20 @@ class Explanation(NamedTuple):
     contributions: Tensor
     stage_contributions: dict[Stage, Tensor]
     bias: Tensor
+    kept: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def on_the_image(self) -> Tensor:
+        """A second look's contributions, placed on the image: (N, K, H, W), with the same sums over positions.
+
+        Each position's share is spread evenly over its part of the box.
+
+        Raises:
+            ValueError: if this is the explanation of an AIM, whose grid is laid on the whole image.
+        """
+        if self.kept is None or self.boxes is None:
+            raise ValueError("on_the_image() is for a second look; an AIM's grid is laid on the whole image")
+        return spread(self.contributions, self.boxes, *self.kept.shape[-2:])
 
     def __repr__(self) -> str:
         images, asked, height, width = self.contributions.shape
@@ -110,7 +122,8 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
     The model runs in evaluation mode, and is left in the mode that it was in.
 
     Args:
-        model: an :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``.
+        model: an :class:`~aimwrap.AIM` or a :class:`~aimwrap.SecondLook`, also inside ``torch.compile`` or
+            ``DistributedDataParallel``.
         images: (N, C, H, W), as the model takes them.
         classes: K classes to explain, the same for all images; all of them if None. Of a single logit they are 1, or 0
             for its negative. To explain each image's own prediction:
@@ -134,114 +147,32 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
         >>> torch.allclose(logits, explanation.logits[:, [3, 7]], atol=1e-5)
         True
     """
-    aim = unwrap(model)
+    second = inside(model, SecondLook)
+    aim = unwrap(model) if second is None else second.first
     asked = _check_classes(classes, aim.num_classes)
     with evaluating(aim):
         features = aim.forward_masks(aim.forward_backbone(images))
         output = aim.forward_head(features)
-    linear, merged = linear_classifier(aim), features.merged_mask
+    linear, merged = linear_classifier(aim if second is None else second), features.merged_mask
+    bias = both_sides(bias_of(linear), 0)[asked]
+    probabilities = {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()}
+    if second is not None:
+        kept = kept_pixels(merged, images, second.margin)
+        boxes = boxes_around(kept, second.least)
+        closer = second.closer(images, kept, boxes)
+        contributions = shares(linear, closer, torch.ones_like(closer[:, :1]), "all", asked)
+        logits = linear(closer.mean((2, 3)))
+        return Explanation(logits, output.masks, probabilities, merged, contributions, {}, bias, kept, boxes)
+    parts = zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
     return Explanation(
         output.logits,
         output.masks,
-        {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()},
+        probabilities,
         merged,
         shares(linear, features.fused, merged, aim.pooling, asked),
-        {
-            stage: shares(linear, part, merged, aim.pooling, asked)
-            for stage, part in zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
-        },
-        both_sides(bias_of(linear), 0)[asked],
+        {stage: shares(linear, part, merged, aim.pooling, asked) for stage, part in parts},
+        bias,
     )
-
-
-def shares(linear: nn.Linear, part: Tensor, mask: Tensor, pooling: Pooling, classes: Tensor | None = None) -> Tensor:
-    """How much each position of a part (N, D, H, W) of the classified map adds to the logits (eq. 5, before its sum).
-
-    ``mask`` (N, 1, H, W) says which positions the map is averaged over. (N, K, H, W), float32 at least, for K class
-    numbers, or for all classes.
-    """
-    with without_autocast(part):
-        weight = (linear.weight if classes is None else both_sides(linear.weight, 0)[classes]).to(wide_dtype(part))
-        # einsum's result has strides that tie an export's image size to its batch size.
-        per_position = torch.matmul(weight, part.to(weight.dtype).flatten(2)).unflatten(2, part.shape[2:])
-        contributions: Tensor = per_position * pooling_weights(mask, pooling).to(weight.dtype)
-        return contributions
-
-
-def unwrap(model: nn.Module) -> AIM:
-    """The AIM inside a model, as :func:`inside` finds it.
-
-    Raises:
-        TypeError: if there is none.
-    """
-    aim = inside(model, AIM)
-    if aim is None:
-        raise TypeError(f"model must be an AIM, got {type(model).__name__}; {_way_out(model)}")
-    return aim
-
-
-def inside(model: nn.Module, kind: type[Kind]) -> Kind | None:
-    """The module of a kind inside ``torch.compile``'s and the data-parallel wrappers, or in an attribute ``model``."""
-    inner: object = model
-    while not isinstance(inner, kind):
-        names = ("_orig_mod", "module", "model")  # torch.compile, data parallel, LogitsView and Lightning modules
-        held = (getattr(inner, name, None) for name in names)
-        wrapped = next((module for module in held if isinstance(module, nn.Module)), None)
-        if wrapped is None:
-            return None
-        inner = wrapped
-    return inner
-
-
-def linear_classifier(model: nn.Module) -> nn.Linear:
-    """The final classifier.
-
-    Raises:
-        TypeError: if it is not a linear layer.
-    """
-    if not isinstance(model.classifier, nn.Linear) or type(model.classifier).forward is not nn.Linear.forward:
-        raise TypeError(
-            f"model.classifier must be one nn.Linear, got {type(model.classifier).__name__}: after anything else a "
-            "logit is not a sum over positions, and has no exact explanation"
-        )
-    return model.classifier
-
-
-def bias_of(linear: nn.Linear) -> Tensor:
-    """What a classifier adds to each logit whatever it sees, (K,)."""
-    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode, then give every module back the mode that it had.
-
-    Threads may share a model: what one of them switched goes back to training when the last has ended. Where all of it
-    is in evaluation mode already nothing is written. A RuntimeError says that another thread began to train it.
-    """
-    with _SWITCHING:
-        switched = [module for module in model.modules() if module.training or module in _runs]
-        _runs.update((module, _runs.get(module, 0) + 1) for module in switched)
-        if any(module.training for module in switched):
-            model.eval()
-        held = [module for module in model.modules() if not module.training]
-    try:
-        yield
-        if any(module.training for module in held):
-            raise RuntimeError("model was switched to training while it was explained; explain copy.deepcopy(model)")
-    finally:
-        with _SWITCHING:
-            for module in switched:
-                _runs[module] -= 1
-                if not _runs[module]:
-                    del _runs[module]
-                    module.training = True
-
-
-def _way_out(model: object) -> str:
-    parts = model.named_modules() if isinstance(model, nn.Module) else ()
-    held = next((name for name, part in parts if isinstance(part, AIM)), None)
-    return "wrap the backbone: AIM(backbone, stages=[2, 3])" if held is None else f"pass the one in it, model.{held}"
 
 
 def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> Tensor:

@@ -17,7 +17,7 @@ from ..model import AIM
 from ..output import AIMOutput, MaskedFeatures
 from ..second_look import SecondLook, on_the_image
 from ..top_down import pooling_weights
-from .explanation import evaluating, inside, linear_classifier, unwrap
+from .readout import evaluating, inside, linear_classifier, unwrap
 
 
 class Look(NamedTuple):

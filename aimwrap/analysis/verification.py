@@ -19,8 +19,9 @@ from ..second_look import SecondLook, SecondLookOutput
 from ..taps import Stage
 from ..taps.probe import logits_in
 from ..top_down import pool
-from .explanation import bias_of, evaluating, explain, inside, linear_classifier, unwrap
+from .explanation import explain
 from .findings import Check, Verification
+from .readout import bias_of, evaluating, inside, linear_classifier, unwrap
 from .survival import PlainModel, measure, plain_model
 
 # Of a logit's terms before they cancel, summed without sign.
@@ -119,8 +120,10 @@ def _checks_of_aim(model: nn.Module, aim: AIM, images: Tensor, generator: torch.
 
 def _checks_of_second_look(second: SecondLook, images: Tensor, generator: torch.Generator) -> list[Check]:
     output, again = second(images), second(images)
+    first = output.first
+    assert first is not None
     values = (
-        ("the first look's logits are", output.first.logits, "verify(second.first, images) says where it begins"),
+        ("the first look's logits are", first.logits, "verify(second.first, images) says where it begins"),
         ("the second look's logits are", output.logits, "its classifier diverged, lower the rate"),
     )
     return [
@@ -267,7 +270,7 @@ def _contributions_add_up(model: AIM | SecondLook, images: Tensor, called: nn.Mo
         logits = logits_in(called(images))
         assert logits is not None
         if isinstance(model, SecondLook):
-            contributions, parts, outside = model.contributions(images)[:, asked], None, 0.0
+            contributions, parts, outside = explain(model, images).contributions[:, asked], None, 0.0
             fused = model.look(images)[0]
             merged, pooling = torch.ones_like(fused[:, :1]), model.first.pooling
         else:

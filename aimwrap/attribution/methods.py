@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._checks import class_numbers
 from .._numerics import both_sides, predicted_classes
 from .._wrappers import unwrap
-from ..analysis.explanation import evaluating
+from ..analysis.readout import evaluating
 from ..backbones.pooled import calls_of
 from ..model import AIM
 from ..taps.probe import logits_in

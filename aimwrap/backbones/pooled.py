@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._numerics import both_sides, without_autocast
 from .._wrappers import unwrap
-from ..analysis.explanation import bias_of, evaluating
+from ..analysis.readout import bias_of, evaluating
 from ..metrics import class_activation_map
 from ..model import AIM
 from ..taps import FINAL, tap_backbone

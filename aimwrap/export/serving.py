@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..analysis.explanation import linear_classifier, shares, unwrap
+from ..analysis.readout import linear_classifier, shares, unwrap
 from ..model import AIM
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..analysis.explanation import inside
 from ..analysis.look import Look, look
+from ..analysis.readout import inside
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
 from ..model import AIM

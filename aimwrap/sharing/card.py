@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..base import AIMBase
+from ..base import Savable
 from ..preprocessing import Preprocessing
 
 Metric = float | tuple[float, float, float]  # a value, or a value and its interval: (value, low, high)
@@ -32,17 +32,26 @@ _CAUTION = """\
 - Masking repairs what the classifier looks at, not what the backbone's features contain."""
 
 
-def model_card(model: AIMBase, metrics: Mapping[str, Metric] | None, location: str) -> ModelCard:
+def model_card(model: Savable, metrics: Mapping[str, Metric] | None, location: str) -> ModelCard:
     """Write a model card, see :meth:`Shareable.generate_model_card <aimwrap.AIM.generate_model_card>`."""
     measured = _metrics(metrics)  # first, so that wrong ones are refused before the model's cost is counted
     head = ModelCardData(
         library_name="aimwrap", pipeline_tag="image-classification", tags=["aim", "interpretability", "pytorch"]
     )
+    aim, second_look = model._looks()
+    described = (
+        "An image classifier that decides by the few positions of its feature maps that its masks keep: AIM (Alshami "
+        "et al., ICCV 2025), as implemented by aimwrap."
+    )
+    if second_look is not None:
+        described += (
+            " It looks twice: the pixels under its masks are cut out, enlarged, and classified again, which decides. "
+            "The paper does not have this step."
+        )
     parts = [
         f"---\n{head.to_yaml()}\n---\n\n{MARKER}\n",
-        f"# {plain(model.variant)}\n",
-        "An image classifier that decides by the few positions of its feature maps that its masks keep: AIM (Alshami "
-        "et al., ICCV 2025), as implemented by aimwrap.\n",
+        f"# {plain(aim.variant)}\n",
+        f"{described}\n",
         f"## Use\n\n```python\n{_snippet(model, location)}\n```\n",
         f"## Model\n\n{_table(('', ''), facts_of(model))}\n",
         f"## Metrics\n\n{measured}\n",
@@ -62,11 +71,13 @@ def plain(text: str) -> str:
     return re.sub(r"(?i)([\\`*_{}\[\]<>#|&~$@]|:(?=/)|(?<=www)\.)", r"\\\1", one_line)
 
 
-def _snippet(model: AIMBase, location: str) -> str:
+def _snippet(shared: Savable, location: str) -> str:
+    model, second_look = shared._looks()
+    loader = "AIM" if second_look is None else "SecondLook"
     named = model._recipe.named() is not None
-    call = f"AIM.from_pretrained({location!r}{'' if named else ', backbone=backbone'})"
+    call = f"{loader}.from_pretrained({location!r}{'' if named else ', backbone=backbone'})"
     needed = "import torch" if model.preprocessing is None else "from PIL import Image"
-    lines = [needed, "from aimwrap import AIM, explain", ""]
+    lines = [needed, f"from aimwrap import {loader}, explain", ""]
     if not named:
         lines.append("# backbone: a module built as it was in training; its weights come from this model")
     lines.append(f"model = {call}")
@@ -83,8 +94,9 @@ def _snippet(model: AIMBase, location: str) -> str:
     return "\n".join(lines)
 
 
-def facts_of(model: AIMBase) -> list[tuple[str, str]]:
+def facts_of(shared: Savable) -> list[tuple[str, str]]:
     """A model's properties in words, by name."""
+    model, second_look = shared._looks()
     named = model._recipe.named()
     unknown = f"{model.in_channels} channels; their preprocessing is not recorded"
     facts = [
@@ -99,8 +111,10 @@ def facts_of(model: AIMBase) -> list[tuple[str, str]]:
         ("classes", listed_classes(model.num_classes, model.class_names)),
         ("images", unknown if model.preprocessing is None else prepared_as(model.preprocessing)),
     ]
+    if second_look is not None:
+        facts.append(("second look", ", ".join(f"{name} {value:g}" for name, value in second_look.items())))
     try:
-        facts += [("cost", line) for line in str(model.cost()).splitlines()]
+        facts += [("cost", line) for line in str(shared.cost()).splitlines()]
     except (RuntimeError, TypeError) as error:  # as in print(model)
         facts.append(("cost", f"unknown: {type(error).__name__}"))
     return facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .._checks import check_arguments
+from .._checks import check_arguments, check_second_look
 from .._files import checksum, read_json
+from ..base import AIMBase
 from ..preprocessing import Preprocessing, checked_preprocessing
 from .recipe import decoded_json
 
-# The version is raised by whatever an older aimwrap would compute wrongly.
+# The version is raised by whatever an older aimwrap would compute wrongly: a second look has 2, all else is as in 1.
 FORMAT: dict[str, Any] = {"format": "aimwrap", "format_version": 1}
+_NEWEST = 2
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
@@ -44,9 +46,10 @@ _CONTENT = {
     "class_names": ([str],),
     "preprocessing": (IMAGES,),
     "dtype": str,  # to read: the weights file decides
-    "channels_last": [str],  # top-level parts of the model whose weights have this memory format
+    "channels_last": [str],  # the parts of the model whose weights have this memory format
     "weights": FILE,
     "modules": dict,  # what parts_of says of the backbone; empty in older ones
+    "second_look": ({"margin": object, "least": float, "fill": float},),  # its arguments, where the model looks twice
     "versions": dict,  # of what the model was saved with
 }
 _ARGUMENTS = {
@@ -71,7 +74,7 @@ def read_config(path: Path) -> Config:
     content = parsed(path)
     _check_format(content, path)
     try:
-        config: Config = checked({"modules": {}} | content, _CONTENT)
+        config: Config = checked({"modules": {}, "second_look": None} | content, _CONTENT)
         config["aim"] = _SINCE | checked(decoded_json(config["aim"]), dict, "aim")
         if config["backbone"] is not None:
             arguments = decoded_json(config["backbone"]["arguments"])
@@ -102,6 +105,10 @@ def _check_agreement(config: Config) -> None:
         raise ValueError(f"'classified' must be null for the 'paper' head only, got {classified} for {aim['head']!r}")
     if names is not None and len(names) not in (aim["num_classes"], max(2, aim["num_classes"])):
         raise ValueError(f"'class_names' has {len(names)} names for {aim['num_classes']} classes")
+    if config["second_look"] is not None:
+        check_second_look(**config["second_look"])
+        if classified is None:
+            raise ValueError(f"'second_look' must be null for the {aim['head']!r} head")
     shape = config["image_shape"]
     if len(shape) != 3 or math.prod(shape) > _LARGEST_IMAGE:
         raise ValueError(f"'image_shape' must be 3 positive integers of a product up to 2**26, got {shape}")
@@ -152,7 +159,7 @@ def parsed(path: Path) -> dict[str, Any]:
 def _check_format(content: Mapping[str, Any], path: Path) -> None:
     if content.get("format") != FORMAT["format"]:
         raise ValueError(f"{path} was not written by aimwrap{_what_it_is(content)}")
-    version, ours = content.get("format_version"), FORMAT["format_version"]
+    version, ours = content.get("format_version"), _NEWEST
     if type(version) is not int or version < 1:
         raise ValueError(
             f"{path}: 'format_version' must be an integer from 1 on, got {version!r}. Build the model as it was built, "
@@ -253,7 +260,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last:
     Args:
         model: the model. Nothing of it changes unless the weights fit.
         weights: the tensors by name.
-        channels_last: top-level parts of the model that have this memory format.
+        channels_last: those of the model's :func:`parts` that have this memory format.
         strict: whether names must agree; shapes must in any case.
 
     Raises:
@@ -277,7 +284,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last:
     if differing:
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ValueError(f"{'; '.join(sorted(differing)[:3])}{more}")
-    for part, module in model.named_children():
+    for part, module in parts(model):
         dtypes = {w.dtype for name, w in weights.items() if name.startswith(f"{part}.") and w.is_floating_point()}
         if len(dtypes) == 1:
             module.to(dtypes.pop())  # with the buffers that are not saved
@@ -287,3 +294,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last:
         if name in weights:
             tensor.data = tensor.data.to(weights[name].dtype)  # in place: it may have two names
     model.load_state_dict(weights, strict=strict)
+
+
+def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a model, by name, that may each have a dtype and a memory format of its own."""
+    for name, module in model.named_children():
+        if isinstance(module, AIMBase):
+            yield from ((f"{name}.{inner}", part) for inner, part in parts(module))
+        else:
+            yield name, module

@@ -15,10 +15,20 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from torch import nn
 
 from .._files import checksum, replacing_together
-from ..base import AIMBase
+from ..base import Savable
 from ..preprocessing import Preprocessing
 from .card import MARKER, Metric, model_card
-from .files import CONFIG, WAY_OUT, WEIGHTS, check_whole, load_weights, read_config, read_weights, write_weights
+from .files import (
+    CONFIG,
+    WAY_OUT,
+    WEIGHTS,
+    Config,
+    check_whole,
+    load_weights,
+    read_config,
+    read_weights,
+    write_weights,
+)
 from .rebuilding import check_savable, config_of, rebuild
 
 Shared = TypeVar("Shared", bound="Shareable")
@@ -33,8 +43,16 @@ _ELSEWHERE = {  # what save_pretrained takes in transformers, diffusers and hugg
 }
 
 
-class Shareable(AIMBase):
-    """Saving, loading and sharing, which :class:`~aimwrap.AIM` inherits."""
+class Shareable(Savable):
+    """Saving, loading and sharing, which :class:`~aimwrap.AIM` and :class:`~aimwrap.SecondLook` inherit."""
+
+    @classmethod
+    def _rebuilt(cls: type[Shared], config: Config, backbone: nn.Module | None, where: str) -> Shared:
+        """Build the model that a config describes, with fresh weights."""
+        if config["second_look"] is not None:
+            raise ValueError(f"{where} holds a second look: load both by SecondLook.from_pretrained({where!r})")
+        base = next(kind for kind in cls.__mro__ if Shareable in kind.__bases__)
+        return cast("Shared", rebuild(cls, base, config, backbone, where))
 
     def save_pretrained(
         self,
@@ -102,7 +120,8 @@ class Shareable(AIMBase):
             paths = [folder / name for name in (WEIGHTS, CONFIG, *(() if own_card else (_CARD,)))]
             with replacing_together(*paths) as (weights, config, *readme):
                 write_weights(self, weights)
-                config.write_text(config_of(self, weights.stat().st_size, checksum(weights)), encoding="utf-8")
+                described = config_of(self, weights.stat().st_size, checksum(weights))
+                config.write_text(described, encoding="utf-8")
                 try:
                     read_config(config)
                 except ValueError as error:  # what would be refused when it is loaded is not saved
@@ -181,8 +200,7 @@ class Shareable(AIMBase):
             )
         config = read_config(config_path)
         weights = read_weights(weights_path, config["weights"])
-        base = next(kind for kind in cls.__mro__ if Shareable in kind.__bases__)
-        model = rebuild(cls, base, config, backbone, str(source))
+        model = cls._rebuilt(config, backbone, str(source))
         try:
             load_weights(model, weights, config["channels_last"], strict)
         except ValueError as error:
@@ -192,7 +210,7 @@ class Shareable(AIMBase):
                 "backbone= (--backbone); strict=False leaves out what only one of the two has"
             ) from error
         model.eval()
-        return cast("Shared", model if map_location is None else model.to(map_location))
+        return model if map_location is None else model.to(map_location)
 
     def push_to_hub(
         self,

@@ -15,48 +15,50 @@ import torch
 from torch import nn
 
 from ..backbones.create import building_at_most, check_size, find_builder
-from ..base import AIMBase
+from ..base import AIMBase, Savable
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
-from .files import FORMAT, Config
+from .files import FORMAT, Config, parts
 from .recipe import decoded_json, differing_part, encoded_json, without_weights
 
 
-def config_of(model: AIMBase, size: int, sha256: str) -> str:
+def config_of(model: Savable, size: int, sha256: str) -> str:
     """The text of ``config.json`` for a model whose weights file has this size in bytes and this checksum."""
-    recipe, images = model._recipe, model.preprocessing
+    aim, second_look = model._looks()
+    recipe, images = aim._recipe, aim.preprocessing
     named = recipe.named()
-    content = FORMAT | {
-        "variant": model.variant,
+    content = FORMAT | ({} if second_look is None else {"format_version": 2, "second_look": second_look})
+    content |= {
+        "variant": aim.variant,
         "backbone": None
         if named is None
         else {"name": named[0], "arguments": encoded_json(decoded_json(json.loads(named[1])))},
         "backbone_was": recipe.was if named is None else named[0],
         "aim": encoded_json(
             {
-                "stages": list(model.stages),
-                "tau": [float(area) for area in model.tau],
-                "num_classes": int(model.num_classes),
-                "head": model.head,
+                "stages": list(aim.stages),
+                "tau": [float(area) for area in aim.tau],
+                "num_classes": int(aim.num_classes),
+                "head": aim.head,
                 "width": int(recipe.width),
                 "mask_width": int(recipe.mask_width),
                 "mask_norm": recipe.mask_norm,
-                "logit_spread": _common(model, "logit_spread"),
-                "logit_range": _common(model, "logit_range"),
-                "mask_padding": _common(model, "padding"),
-                "mask_context": _common(model, "context"),
-                "labels_move_area": bool(model.labels_move_area),
-                "pooling": model.pooling,
-                "temperature": float(model.temperature),
+                "logit_spread": _common(aim, "logit_spread"),
+                "logit_range": _common(aim, "logit_range"),
+                "mask_padding": _common(aim, "padding"),
+                "mask_context": _common(aim, "context"),
+                "labels_move_area": bool(aim.labels_move_area),
+                "pooling": aim.pooling,
+                "temperature": float(aim.temperature),
             }
         ),
         "image_shape": recipe.image_shape,
-        "taps": [_recorded(tap) for tap in model.taps],
-        "classified": None if model.classified is None else _recorded(model.classified),
-        "class_names": model.class_names,
+        "taps": [_recorded(tap) for tap in aim.taps],
+        "classified": None if aim.classified is None else _recorded(aim.classified),
+        "class_names": aim.class_names,
         "preprocessing": None if images is None else images._asdict(),
         "dtype": " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
-        "channels_last": [part for part, module in model.named_children() if _is_channels_last(module)],
+        "channels_last": [part for part, module in parts(model) if _is_channels_last(module)],
         "weights": {"bytes": size, "sha256": sha256},
         "modules": recipe.modules or {},
         "versions": _versions(),
@@ -64,36 +66,38 @@ def config_of(model: AIMBase, size: int, sha256: str) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def check_savable(model: AIMBase, class_names: Sequence[str] | None, preprocessing: Preprocessing | None) -> None:
+def check_savable(model: Savable, class_names: Sequence[str] | None, preprocessing: Preprocessing | None) -> None:
     """Give a model the names and the preprocessing that it is to be saved with, unless None; then check what it has.
 
     Raises:
         TypeError: if these are of the wrong type, or a classifier is not a linear layer.
         ValueError: if there is not one name for each class, or a classifier has another number of classes.
     """
-    for name, part in (("classifier", model.classifier), *model.stage_classifiers.named_children()):
+    aim, second_look = model._looks()
+    first = [] if second_look is None else [("first.classifier", aim.classifier)]
+    for name, part in (("classifier", model.classifier), *first, *aim.stage_classifiers.named_children()):
         if type(part) is not nn.Linear:
             raise TypeError(
                 f"the model's {name} must be an nn.Linear to be saved, got {type(part).__name__}, which no config can "
                 "rebuild; save model.state_dict() and build the model by your own code"
             )
-        if part.out_features != model.num_classes:
+        if part.out_features != aim.num_classes:
             raise ValueError(
-                f"the model's {name} gives {part.out_features} classes, and model.num_classes is {model.num_classes}; "
+                f"the model's {name} gives {part.out_features} classes, and model.num_classes is {aim.num_classes}; "
                 f"build the model again with AIM(backbone, num_classes={part.out_features})"
             )
-    names = model.class_names if class_names is None else class_names
+    names = aim.class_names if class_names is None else class_names
     if names is not None:
         if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
             raise TypeError(
                 f"class_names must be a list of strings, one per class in the logits' order, got {names!r:.80}"
             )
-        classes = max(2, model.num_classes)  # one logit decides between two
+        classes = max(2, aim.num_classes)  # one logit decides between two
         if len(names) != classes:
             raise ValueError(f"class_names must have one name per class: {classes} classes, {len(names)} name(s)")
         names = tuple(map(str, names))
-    images = checked_preprocessing(model.preprocessing if preprocessing is None else preprocessing)
-    model.class_names, model.preprocessing = names, images
+    images = checked_preprocessing(aim.preprocessing if preprocessing is None else preprocessing)
+    aim.class_names, aim.preprocessing = names, images
 
 
 def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, where: str) -> Any:

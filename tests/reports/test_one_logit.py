@@ -101,7 +101,7 @@ def test_plain_and_second_looks_do_the_same(model: AIM) -> None:
     torch.testing.assert_close(heatmap.mean((1, 2)) + PooledClassifier(plain).bias[classes], sided)
     second = SecondLook(model).eval()
     seen = look(second, images)
-    contributions = second.contributions(images)[:, 0].sum((1, 2))
+    contributions = explain(second, images).contributions[:, 0].sum((1, 2))
     assert torch.equal(measure(seen, classes, seen.kept, (2, 2)).predicted, signs(second, images))  # type: ignore[arg-type]
     assert (contributions.sign() == torch.where(signs(second, images) == 1, 1, -1)).all()  # its bias is 0
 

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from zoo import TinyNet, conv_block
 
 from aimwrap import AIM, explain, inspect_backbone
-from aimwrap.analysis.explanation import evaluating
+from aimwrap.analysis.readout import evaluating
 from aimwrap.attribution import LogitsView
 from aimwrap.backbones.pooled import PooledClassifier
 from aimwrap.taps import find_stages, probe, tap_backbone
