@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._choices import ExportFormat
-from .options import AsJson, BackbonePath, ModelFolder, Quiet, imported_backbone, option
+from .options import AsJson, BackbonePath, ModelFolder, Quiet, loaded_model, option
 from .outcomes import closing, exit_on_error, print_result, warnings_printed
 
 EPILOG = closing(
@@ -48,11 +48,10 @@ def export(
     facts: dict[str, Any] = {"path": str(path), "parity": []}
     with exit_on_error(*kinds, as_json=as_json, facts=facts), warnings_printed(quiet):
         from ..export import ParityError, export_aotinductor, export_onnx, export_program
-        from ..model import AIM
 
         write = {"onnx": export_onnx, "pt2": export_program, "aotinductor": export_aotinductor}[file_format]
         try:
-            model = AIM.from_pretrained(folder, backbone=imported_backbone(backbone))
+            model = loaded_model(folder, backbone)
             written = write(model, path, image_size=image_size, dynamic_size=not fixed_size)
         except ParityError as error:
             facts["parity"] = [row._asdict() for row in error.parity]

@@ -20,6 +20,9 @@ from .._choices import DATA_SETS, Head
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..model import AIM
+    from ..second_look import SecondLook
+
 # The function after the decorator that registers a model; torchvision has another decorator in between.
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:(?!def ).*\n)*?def (\w+)", re.MULTILINE)
 
@@ -90,6 +93,16 @@ def imported_backbone(path: str | None) -> nn.Module | None:
 
     import_from_here()
     return None if path is None else import_backbone(path)
+
+
+def loaded_model(folder: Path, backbone: str | None) -> AIM | SecondLook:
+    """The model that a folder holds, with one look or two; ``backbone`` is the path of ``--backbone``."""
+    from ..model import AIM
+    from ..second_look import SecondLook
+    from ..sharing.files import CONFIG, parsed
+
+    twice = (folder / CONFIG).is_file() and parsed(folder / CONFIG).get("second_look") is not None
+    return (SecondLook if twice else AIM).from_pretrained(folder, backbone=imported_backbone(backbone))
 
 
 def _listed(text: str, convert: Callable[[str], float]) -> list[float]:

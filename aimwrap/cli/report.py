@@ -19,6 +19,7 @@ from .options import (
     Root,
     Workers,
     imported_backbone,
+    loaded_model,
     option,
 )
 from .outcomes import GIVEN, closing, echo, exit_on_error, print_result, warnings_printed
@@ -136,12 +137,11 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     import torch
 
     from ..backbones.plain import CONFIG, load_plain
-    from ..model import AIM
     from ..sharing.files import parsed
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not (folder / CONFIG).is_file():
-        return AIM.from_pretrained(folder, backbone=imported_backbone(backbone)).to(place)
+        return loaded_model(folder, backbone).to(place)
     # Where the folder names a model of a library, --backbone is another folder's.
     own = ":" in str(parsed(folder / CONFIG).get("backbone"))
     return load_plain(folder, backbone=imported_backbone(backbone if own else None)).to(place)
