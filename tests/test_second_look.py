@@ -1,6 +1,7 @@
 """A second look is shown the kept pixels and nothing else, enlarged, and takes its logits apart exactly."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import timm
@@ -8,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from zoo import HeadConvNet
 
-from aimwrap import AIM, SecondLook, explain, verify
+from aimwrap import AIM, AIMLoss, MaskHealth, SecondLook, explain, verify
 from aimwrap.analysis.look import look
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
-from aimwrap.taps import FINAL
+from aimwrap.taps import FINAL, count_macs
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_another_classifier_decides_but_is_not_taken_apart(model: AIM, images: T
     second.classifier = nn.Sequential(second.classifier, nn.Tanh())
     assert second(images).logits.abs().max() < 1
     with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Sequential: after"):
-        explain(second, images).contributions
+        explain(second, images)
     failures = verify(second, images, progress=False).failures
     assert [failure.name for failure in failures] == ["contributions add up to the logits"]
     assert "must be one nn.Linear, got Sequential" in failures[0].detail
@@ -406,3 +407,112 @@ def test_one_look_says_the_same(model: AIM, images: Tensor) -> None:
     assert seen.kept is not None and torch.equal(seen.kept, output.kept)
     assert torch.equal(seen.output.masks[3], output.first.masks[3])
     assert seen.heatmap.shape == images[:, 0].shape and (seen.heatmap[seen.kept[:, 0] == 0] == 0).all()
+
+
+def test_contributions_lie_on_the_image_with_the_same_sums(model: AIM, images: Tensor) -> None:
+    """Against a naive transcription: every position is cut into a thousand points that bring equal shares."""
+    second = SecondLook(model, margin=0, least=0.2)
+    explanation = explain(second, images, classes=[2, 0])
+    placed, box = explanation.on_the_image(), explanation.boxes
+    assert placed.shape == (4, 2, 96, 128) and box is not None
+    torch.testing.assert_close(placed.sum((2, 3)), explanation.contributions.sum((2, 3)), rtol=1e-5, atol=1e-7)
+    rows, columns = explanation.contributions.shape[2:]
+    for number, (left, top, right, bottom) in enumerate(box.tolist()):
+        points = torch.zeros(96, 128, dtype=torch.float64)
+        fine = 1000
+        y = (top + (bottom - top) * (torch.arange(rows * fine) + 0.5) / (rows * fine)).long()
+        x = (left + (right - left) * (torch.arange(columns * fine) + 0.5) / (columns * fine)).long()
+        share = explanation.contributions[number, 0].double() / fine**2
+        each_row = nn.functional.one_hot(y, 96).double().unflatten(0, (rows, fine)).sum(1)
+        each_column = nn.functional.one_hot(x, 128).double().unflatten(0, (columns, fine)).sum(1)
+        points = each_row.T @ share @ each_column
+        largest = placed[number, 0].abs().max().item()
+        torch.testing.assert_close(placed[number, 0].double(), points, rtol=0, atol=0.03 * largest)
+    with pytest.raises(ValueError, match="an AIM's grid is laid on the whole image"):
+        explain(model, images).on_the_image()
+
+
+def test_what_is_explained_is_what_it_returns(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    output, explanation = second(images), explain(second, images)
+    assert torch.equal(explanation.logits, output.logits)
+    assert torch.equal(explanation.kept, output.kept) and torch.equal(explanation.boxes, output.boxes)
+    assert all(torch.equal(explanation.masks[stage], output.first.masks[stage]) for stage in model.stages)
+    assert torch.equal(explanation.merged_mask, explain(model, images).merged_mask)
+    assert explanation.stage_contributions == {}
+
+
+def test_given_masks_replace_the_first_look(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model)
+    masks = torch.zeros(4, 1, 12, 16)
+    masks[:, :, 3:6, 2:9] = 1
+    output = second(images, masks)
+    assert output.first is None
+    assert torch.equal(output.kept, kept_pixels(masks, images)), "and does not grow them"
+    assert torch.equal(second(images, masks.bool()).logits, output.logits)
+    noise = torch.where(output.kept > 0, images, 1e3 * torch.randn_like(images))
+    assert torch.equal(second(noise, masks).logits, output.logits)
+    assert not torch.equal(second(images, masks.flip(3)).logits, output.logits)
+    own = second(images)
+    assert torch.equal(second(images, own.kept).logits, own.logits)
+
+
+@pytest.mark.parametrize(
+    ("masks", "error", "says"),
+    [
+        (torch.full((4, 1, 6, 8), 0.3), ValueError, r"masks must be zeros and ones, .* got other values; masks > 0\.5"),
+        (torch.full((4, 1, 6, 8), torch.nan), ValueError, r"got other values"),
+        (torch.ones(4, 6, 8), ValueError, r"\(4, 1, h, w\), the pixels to show, got \(4, 6, 8\)"),
+        (torch.ones(1, 1, 6, 8), ValueError, r"got \(1, 1, 6, 8\)"),
+        ({2: torch.ones(4, 1, 6, 8)}, TypeError, r"got dict"),
+    ],
+)
+def test_masks_that_are_none_are_refused(
+    masks: object, error: type[Exception], says: str, model: AIM, images: Tensor
+) -> None:
+    with pytest.raises(error, match=says):
+        SecondLook(model)(images, masks)  # type: ignore[arg-type]
+
+
+def test_predict_serves_the_same_logits_and_any_area(model: AIM, images: Tensor) -> None:
+    second = SecondLook(model).eval()
+    served = second.predict(images)
+    assert torch.equal(served.logits, second(images).logits)
+    wide = second.predict(images, area=1.0)
+    everything = torch.ones(4, 1, 96, 128)
+    assert torch.equal(wide.logits, second.logits_of(images, everything, boxes_around(everything)))
+    assert all(mask.all() for mask in wide.masks.values())
+    with pytest.raises(RuntimeError, match=r"training mode; call model\.eval\(\)"):
+        second.train().predict(images)
+
+
+def test_its_cost_is_counted(model: AIM) -> None:
+    second = SecondLook(model)
+    cost, side = second.cost(), model.cost().image_size
+    assert cost.macs == count_macs(second, (1, 3, *side))
+    assert cost.parameters == sum(parameter.numel() for parameter in second.parameters())
+    assert (cost.backbone_macs, cost.backbone_parameters) == model.cost()[3:1:-1]
+    assert cost.macs - cost.head_macs == model.cost().macs - model.cost().head_macs, "one pass is the backbone's own"
+
+
+def test_health_takes_its_output(model: AIM, images: Tensor) -> None:
+    reports = []
+    for output in (model.eval()(images), SecondLook(model)(images)):
+        health = MaskHealth(AIMLoss(tau=0.25))
+        health.update(output, training=False)
+        reports.append(health.report())
+    assert reports[0] == reports[1] != []
+
+
+def test_data_parallel_training_has_no_unused_parameters(model: AIM, images: Tensor, tmp_path: Path) -> None:
+    """DistributedDataParallel raises in the second step where a parameter that it knows got no gradient."""
+    second = SecondLook(model)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(second)
+        for _ in range(2):
+            parallel(images).logits.sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert second.classifier.weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
