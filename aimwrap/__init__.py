@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .analysis.areas import AreaCurve as AreaCurve
     from .analysis.areas import AreaPoint as AreaPoint
     from .analysis.areas import area_curve as area_curve
+    from .analysis.background import BackgroundBias as BackgroundBias
+    from .analysis.background import background_bias as background_bias
     from .analysis.explanation import Explanation as Explanation
     from .analysis.explanation import explain as explain
     from .analysis.findings import Check as Check
@@ -58,6 +60,7 @@ else:
     _HOMES = {
         "_choices": ("PAPER",),
         "analysis.areas": ("AreaCurve", "AreaPoint", "area_curve"),
+        "analysis.background": ("BackgroundBias", "background_bias"),
         "analysis.explanation": ("Explanation", "explain"),
         "analysis.findings": ("Check", "Survival", "Verification"),
         "analysis.verification": ("verify",),

@@ -413,6 +413,20 @@ def _check_given(images: Tensor, kept: Tensor, boxes: Tensor) -> None:
         )
 
 
+def bounds(kept: Tensor) -> Tensor:
+    """The smallest rectangle of pixels around what is kept, (N, 1, H, W) of zeros and ones; all where nothing is kept.
+
+    Example:
+        >>> bounds(torch.eye(4)[None, None, :, :3])[0, 0, :, 0]
+        tensor([1., 1., 1., 0.])
+    """
+    top, bottom = (end[:, None] for end in _ends(kept[:, 0].amax(2)))
+    left, right = (end[:, None] for end in _ends(kept[:, 0].amax(1)))
+    rows, columns = (torch.arange(side, device=kept.device) for side in kept.shape[-2:])
+    wide, high = (columns >= left) & (columns < right), (rows >= top) & (rows < bottom)
+    return (high[:, None, :, None] & wide[:, None, None]).to(kept)
+
+
 def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """Where the ones of each row begin and end: (N, L) -> (N,) each; a row without ones is all of it."""
     length = occupied.shape[1]

@@ -126,7 +126,7 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
     groups: list[Tensor] = []
     with evaluating(aim):
         for batch in with_progress(batches, "areas"):
-            images, *known = _check_batch(batch, bool(groups) if labels else None, max(2, aim.num_classes))
+            images, *known = check_batch(batch, bool(groups) if labels else None, max(2, aim.num_classes))
             maps = aim.forward_backbone(images.to(aim.classifier.weight.device))
             scores = aim._scores(maps)  # once for all areas
             for area, tally in zip(asked, tallies, strict=True):
@@ -172,7 +172,7 @@ def _area_of(mask: Tensor) -> Tensor:
     return mask.cpu().double().mean((1, 2, 3))
 
 
-def _check_batch(batch: Any, grouped: bool | None, num_classes: int) -> Sequence[Tensor]:
+def check_batch(batch: Any, grouped: bool | None, num_classes: int) -> Sequence[Tensor]:
     """Images, labels and perhaps groups, of which all batches have some or none."""
     expected = "batches must yield (images, labels) or (images, labels, groups), all tensors"
     if not isinstance(batch, list | tuple) or not all(isinstance(part, Tensor) for part in batch):

@@ -1,0 +1,202 @@
+"""Does the background alone give the label away? A linear classifier on images whose kept region is painted over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .._numerics import predicted_classes
+from .._text import table, with_progress
+from ..second_look import SecondLook, bounds, kept_pixels
+from .areas import check_batch
+from .intervals import wilson_interval
+from .readout import evaluating, inside, unwrap
+
+FOLDS = 5
+DECAY = 0.01  # of the weights on standardised features
+STEPS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class BackgroundBias:
+    """What :func:`background_bias` measured; ``print`` it.
+
+    Attributes:
+        accuracy: of a linear classifier that sees the background alone, on images that it was not fitted on.
+        low, high: its 95 % confidence interval (Wilson 1927).
+        chance: the share of the most frequent class.
+        object_accuracy: the same of a classifier that sees the kept region alone; ``object_low`` and ``object_high``
+            are its interval.
+        hidden: the mean share of an image that was painted over for the background.
+        right: whether the background gave each image's label away, (N,) bool in the order of the batches.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    chance: float
+    object_accuracy: float
+    object_low: float
+    object_high: float
+    hidden: float
+    right: Tensor
+
+    @property
+    def wrong(self) -> list[int]:
+        """The numbers of the images whose background speaks for another class.
+
+        Where groups are unknown, look at these first: images that contradict a shortcut are among them.
+        """
+        return (~self.right).nonzero().flatten().tolist()
+
+    def __str__(self) -> str:
+        rows = [
+            ("a linear classifier sees only", "accuracy", "95 % interval"),
+            ("the background", f"{self.accuracy:.3f}", f"[{self.low:.3f}, {self.high:.3f}]"),
+            ("the kept region", f"{self.object_accuracy:.3f}", f"[{self.object_low:.3f}, {self.object_high:.3f}]"),
+            ("nothing", f"{self.chance:.3f}", ""),
+        ]
+        if self.low > self.chance:
+            said = f"The background gives the label away in {self.accuracy:.0%} of {len(self.right)} images."
+        else:
+            said = f"Of {len(self.right)} images, the background says no more than chance."
+        caution = "What the masks leave of an object counts as background, and so does a true cause."
+        return f"{table(rows)}\n{said} {caution}"
+
+
+@torch.no_grad()
+def background_bias(
+    model: nn.Module, batches: Iterable[Sequence[Tensor]], *, margin: int = 2, seed: int = 0
+) -> BackgroundBias:
+    """Measure how well the background alone predicts the labels.
+
+    In each image, the box around the pixels that the masks keep is painted over with the colours around it, so that
+    neither the object nor its outline is left. The backbone's features of the rest are classified by logistic
+    regression, in five folds: every image is judged by a classifier that was fitted on the others. If this is clearly
+    better than chance, the labels of these images are tied to their background, and a model can use that. Features of
+    closed positions would not do, since each of them depends on more of the image than its own cell.
+
+    It cannot know where the object is: where the masks miss a part of it, that part counts as background, and the
+    result is too high. It cannot tell a shortcut from a true cause, such as water for a ship. With few images it is too
+    low, and where the background says nothing, it may even be below chance, since each image is missing among those
+    that its classifier was fitted on.
+
+    Args:
+        model: a trained :class:`~aimwrap.AIM`, also inside wrappers or a second look. It is left as it is.
+        batches: a ``DataLoader`` or a list of batches: images (N, C, H, W) as the model takes them, and labels (N,).
+            Use training images without augmentation; the features of all of them are kept.
+        margin: positions by which the merged mask is grown on every side, so that it covers the object.
+        seed: of the folds.
+
+    Returns:
+        The accuracy of the background, beside that of the kept region and chance.
+
+    Raises:
+        TypeError: if the model is not an AIM, or a batch is of the wrong type.
+        ValueError: if labels do not fit, there are fewer images than folds or only one class, or the masks leave
+            nothing over or keep nothing.
+    """
+    second = inside(model, SecondLook)
+    aim = unwrap(model if second is None else second.first)
+    labels: list[Tensor] = []
+    kept_shares: list[Tensor] = []
+    hidden_shares: list[Tensor] = []
+    of_background: list[Tensor] = []
+    of_objects: list[Tensor] = []
+    with evaluating(aim):
+        for batch in with_progress(batches, "background"):
+            images, own, *_ = check_batch(batch, None, max(2, aim.num_classes))
+            images = images.to(aim.classifier.weight.device)
+            kept = kept_pixels(aim.forward_masks(aim.forward_backbone(images)).merged_mask, images, margin)
+            region = bounds(kept)
+            labels.append(own.cpu())
+            kept_shares.append(kept.float().mean((1, 2, 3)).cpu())
+            hidden_shares.append(region.float().mean((1, 2, 3)).cpu())
+            for found, shown in ((of_background, 1 - region), (of_objects, region)):
+                maps = aim.forward_backbone(painted_over(images, shown))
+                found.append(list(maps.values())[-1].mean((2, 3)).float().cpu())
+    if sum(map(len, labels)) < 2 * FOLDS:
+        raise ValueError(f"batches must hold at least {2 * FOLDS} images, got {sum(map(len, labels))}")
+    truth, hidden = torch.cat(labels), torch.cat(hidden_shares).mean().item()
+    if len(truth.unique()) < 2:
+        raise ValueError("batches must hold images of at least two classes, got one")
+    nothing = torch.cat(kept_shares).mean().item() < 0.005
+    if nothing or hidden > 0.95:
+        state = "keep nothing" if nothing else f"with margin={margin}, leave no background"
+        raise ValueError(f"the masks {state}, so that there is nothing to compare; see MaskHealth for the remedy")
+    right, by_object = (classified_in_folds(torch.cat(found), truth, seed) for found in (of_background, of_objects))
+    chance = truth.bincount().max().item() / len(truth)
+    accuracies = [(int(r.sum()) / len(r), *wilson_interval(int(r.sum()), len(r))) for r in (right, by_object)]
+    return BackgroundBias(*accuracies[0], chance, *accuracies[1], hidden, right)
+
+
+def painted_over(images: Tensor, shown: Tensor) -> Tensor:
+    """Images with only some pixels shown, the others in the mean colours of what is shown around them.
+
+    From fine to coarse the shown pixels are averaged, two by two; from coarse to fine what is not shown takes the
+    average of the finest level that has one, interpolated.
+
+    Args:
+        images: (N, C, H, W).
+        shown: (N, 1, H, W) of zeros and ones.
+
+    Returns:
+        (N, C, H, W); where nothing is shown at all, zeros.
+
+    Example:
+        >>> image = torch.tensor([[[[1.0, 1.0, 5.0, 1.0]]]])
+        >>> painted_over(image, torch.tensor([[[[1.0, 1.0, 0.0, 1.0]]]]))
+        tensor([[[[1., 1., 1., 1.]]]])
+    """
+    levels = [(images * shown, shown.to(images))]
+    while max(levels[-1][0].shape[2:]) > 1:
+        halved = [F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in levels[-1]]
+        levels.append((halved[0], halved[1]))
+    colours, weights = levels.pop()
+    filled = colours / weights.clamp(min=1e-6)
+    for colours, weights in reversed(levels):
+        coarser = F.interpolate(filled, size=colours.shape[2:], mode="bilinear")
+        filled = colours + (1 - weights) * coarser
+    return filled
+
+
+@torch.enable_grad()
+def classified_in_folds(features: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """Whether multinomial logistic regression, fitted on the other folds, gives each image its label.
+
+    Args:
+        features: (N, D).
+        labels: (N,), numbers from 0.
+        seed: draws the folds.
+
+    Returns:
+        (N,) bool.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[labels[order].argsort(stable=True)]  # each fold has its share of every class
+    right = torch.zeros(len(labels), dtype=torch.bool)
+    classes = int(labels.max()) + 1
+    for fold in range(FOLDS):
+        held_out, fitted = order[fold::FOLDS], order[torch.arange(len(order)) % FOLDS != fold]
+        scale = features[fitted].std(0)
+        scale = scale.clamp(min=max(1e-3 * scale.max().item(), 1e-12))  # some channels are nearly constant
+        standard = (features - features[fitted].mean(0)) / scale
+        weight = torch.zeros(features.shape[1], classes, requires_grad=True)
+        bias = torch.zeros(classes, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+        def loss(
+            x: Tensor = standard[fitted], y: Tensor = labels[fitted], w: Tensor = weight, b: Tensor = bias
+        ) -> Tensor:
+            value = F.cross_entropy(x @ w + b, y) + DECAY * w.square().sum()
+            w.grad, b.grad = torch.autograd.grad(value, (w, b))
+            return value.detach()
+
+        optimizer.step(loss)
+        logits = (standard[held_out] @ weight + bias).detach()
+        right[held_out] = predicted_classes(logits) == labels[held_out]
+    return right
