@@ -73,6 +73,11 @@ def open_image(path: Path, turned: bool = True) -> Image.Image:
     return picture if picture.mode == "RGB" else _converted(picture, "RGB", path)
 
 
+def fitted(image: Image.Image, path: Path, turned: bool, size: tuple[int, ...] | None) -> Image.Image:
+    """What :func:`open_image` read, or read the other way where only then it has the (H, W) of its mask or boxes."""
+    return open_image(path, not turned) if size == image.size != image.size[::-1] else image
+
+
 def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     """Read a mask of the object.
 

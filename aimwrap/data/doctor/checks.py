@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from ..._text import numbered
 from ..io import FolderListing, pictures
-from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside
+from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside, counts_stored
 from ..sets import Expected
 from .report import Check, Count, Finding, Mark
 from .scan import Look
@@ -264,7 +264,7 @@ def check_sizes(seen: Sequence[Seen], root: Path) -> Check:
 def as_read(release: Release, record: Record, image: Look, mask: Look | None) -> Look:
     """An image's look, with its size on disk where its mask or boxes count those pixels."""
     known = record.size if mask is None else mask.size
-    by_boxes = release.boxes_as_stored and record.boxes is not None and known != image.size
+    by_boxes = counts_stored(record, release) and known != image.size
     if image.size is None or image.orientation < 5 or not (by_boxes or known == image.size[::-1]):
         return image
     return image._replace(size=image.size[::-1])
@@ -276,7 +276,7 @@ def check_turned(seen: Sequence[Seen], release: Release) -> Check | None:
     for record, image, mask in seen:
         size = image.size if mask is None else mask.size
         told = image.orientation > 4 and (record.size or mask) is not None and size is not None and size[0] != size[1]
-        told = told or (release.boxes_as_stored and record.boxes is not None)
+        told = told or counts_stored(record, release)
         if image.orientation > 1 and not told and (record.boxes or record.mask_path) is not None:
             findings.append(Finding(shown(record.path, release.root), f"EXIF orientation {image.orientation}"))
     summary = (
