@@ -226,11 +226,8 @@ def read_table(
     place, group = _column(table, rows, place, "place"), _column(table, rows, group, "group")
     mask = _column(table, rows, mask, "mask")
     split = _column(table, rows, split_column, "split", image, label, place, group)
-    if (
-        splits is SPLIT_VALUES
-        and _FLAG.fullmatch((split or "").lower())
-        and {row.values[str(split)].strip() for row in rows} <= {*"01"}
-    ):
+    flags = {row.values[split].strip() for row in rows} if split and _FLAG.fullmatch(split.lower()) else {""}
+    if flags <= {*"01"} and splits is SPLIT_VALUES:  # whose numbers are of the three splits
         raise ValueError(
             f"{split} of {table} says yes (1) or no (0); pass splits= with what that means, such as "
             'splits={"1": "train", "0": "test"}, or another column'
