@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,6 +142,17 @@ def usable(release: Release) -> Release:
         if re.search("[\ud800-\udfff]", record.id):
             raise ValueError(f"{release.root} has the name {record.id!r}, which is not UTF-8; rename that file")
     return release
+
+
+def likely_ids(release: Release) -> tuple[str, ...]:
+    """A warning if the classes seem to be ids, such as of patients: most of ten or more have one or two images."""
+    images = Counter(record.label for record in release.records)
+    if len(images) < 10 or 2 * sum(number <= 2 for number in images.values()) <= len(images):
+        return ()
+    return (
+        f"most of the {len(images):,} classes have one or two images ({images.total():,} in all). If they are ids, as of "
+        "patients, name another column as label, or sort the images into folders of classes",
+    )
 
 
 class ReleaseDataset(Dataset[Sample]):

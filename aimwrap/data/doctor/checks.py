@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from ..._text import numbered
 from ..io import FolderListing, pictures
-from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside, counts_stored
+from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside, counts_stored, likely_ids
 from ..sets import Expected
 from .report import Check, Count, Finding, Mark
 from .scan import Look
@@ -87,6 +87,8 @@ def check_labels(counts: Sequence[Count], release: Release, num_classes: int | N
         findings.insert(0, Finding("train", "no images to train on"))
     if findings:
         return Check("labels", "warning", "some have no images in a split", tuple(findings))
+    if warning := "".join(likely_ids(release)):
+        return Check("labels", "warning", warning)
     return Check("labels", "ok", f"{len(release.classes):,}, each with images in every split")
 
 
