@@ -150,8 +150,8 @@ def likely_ids(release: Release) -> tuple[str, ...]:
     if len(images) < 10 or 2 * sum(number <= 2 for number in images.values()) <= len(images):
         return ()
     return (
-        f"most of the {len(images):,} classes have one or two images ({images.total():,} in all). If they are ids, as of "
-        "patients, name another column as label, or sort the images into folders of classes",
+        f"most of the {len(images):,} classes have one or two images ({images.total():,} in all). If they are ids, as "
+        "of patients, name another column as label, or sort the images into folders of classes",
     )
 
 
@@ -298,8 +298,8 @@ def read_sample(record: Record, release: Release) -> Sample:
         if not are_inside(record.boxes, size):
             raise ValueError(
                 f"the boxes of image {record.id}, {[list(box) for box in record.boxes]}, are not inside its {size[1]} "
-                f"x {size[0]} pixels (W x H), {record.path}: they are another image's, or the table is in another "
-                "order. Get the table of boxes again"
+                f"x {size[0]} pixels (W x H), {record.path}: they are another image's, or rows or columns (x and "
+                "y, edges and sizes) are in another order. Get the table of boxes again"
             )
         corners = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)

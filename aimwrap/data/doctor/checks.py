@@ -339,7 +339,7 @@ def check_boxes(seen: Sequence[Seen], release: Release) -> Check:
     if outside or many:
         summary = (
             f"not in their image: {len(outside):,}; not around their mask: {len(apart):,}. They are other "
-            "images', as in a table that was sorted: get it again"
+            "images', as in a table that was sorted, or have x and y or edges and sizes swapped: get it again"
         )
         return Check("boxes", "fault", summary, findings)
     summary = f"overlap with their mask's box below {LOW_OVERLAP}: {len(apart):,} of {compared:,}; look at them"
