@@ -254,3 +254,31 @@ def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
     assert read(tmp_path, text, box=None).records[0].boxes is None
     for boxes in ([",0,0,1,1"] * 4, [",0,0,1,1", ",0.5,0.5,0.9,0.9", ",0,0,8,8", ",,,,"]):
         assert read(tmp_path, FOUR.format(",left,top,right,bottom", *boxes)).records[0].boxes == ((0, 0, 1, 1),)
+
+
+@pytest.mark.parametrize("column", ["partition", "subset", "split_id", "data_split"])
+def test_a_column_of_splits_by_number_is_not_passed_over(tmp_path: Path, column: str) -> None:
+    """As in a set of faces that many use, whose table has the column partition: all were training images."""
+    text = FOUR.format(f",{column}", ",0", ",0", ",1", ",2")
+    with pytest.raises(ValueError, match=f"pass split_column= with {column}, or None to go without"):
+        read(tmp_path, text)
+    assert [one.split for one in read(tmp_path, text, split_column=column).records] == ["train", "train", "val", "test"]
+
+
+@pytest.mark.parametrize("joined", ["cat|dog", "dog;cat", '"cat, dog"'])
+def test_an_image_of_several_classes_is_refused(tmp_path: Path, joined: str) -> None:
+    """As in a set of X-rays that many use: of 15 findings every combination was a class."""
+    text = FOUR.format(*[""] * 5).replace("d.png,dog", f"d.png,{joined}")
+    with pytest.raises(ValueError, match="which are several of its names, and an image has one"):
+        read(tmp_path, text)
+    assert len(read(tmp_path, text, classes=["cat", "dog", joined.strip('"')]).classes) == 3
+    assert len(read(tmp_path, f"image,label\na.png,cat\nb.png,{joined}\nc.png,black & white\n").classes) == 3
+
+
+@pytest.mark.parametrize("columns", ["x,y,w,h", "x,y,Width,Height", "bbox_x,bbox_y,bbox_w,bbox_h"])
+def test_columns_of_width_and_height_are_no_edges(tmp_path: Path, columns: str) -> None:
+    """Where the width is larger than x, they made a box."""
+    text = FOUR.format(f",{columns}", *[",1,1,8,8"] * 4)
+    with pytest.raises(ValueError, match="the last two are named as width and height: write right = x"):
+        read(tmp_path, text, box=columns.split(","))
+    assert read(tmp_path, text.replace(columns, "x1,y1,x2,y2"), box=["x1", "y1", "x2", "y2"]).records[0].boxes

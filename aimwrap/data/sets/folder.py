@@ -16,9 +16,13 @@ PARTS = re.compile(
     r"(.*[ _-])?(?i:images?|(?<=[ _-])part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])"
 )
 MASK = re.compile(
-    r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumbs)/|[ _-](mask|seg\w*|gt)[\d _-]*$"
+    r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumb(nail)?s?|resized)/|"
+    r"[ _-](mask|seg\w*|gt)[\d _-]*$"
 )
-ENDS = re.compile(rf"{SPLIT.pattern}|images|masks|labels|annotations|segmentations")  # also beginnings
+ENDS = re.compile(
+    rf"{SPLIT.pattern}|images|masks|labels|annotations|segmentations|aug(mented|mentation)?|resized|cropped"
+)  # also beginnings
+COPY = re.compile(r"(?i)(.+?)[ _-]+(copy|copie|copia|kopie|\([0-9]+\))( ?\(?[0-9]+\)?)?")  # as file managers name it
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
@@ -140,6 +144,9 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     first, *others = below
     inside = sorted(set().union(*below.values()))
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
+    times = Counter(name for names in below.values() for name in names)
+    shared = sorted(name for name in times if times[name] > 1)
+    same = shared if len(same) < 2 < len(below) >= len(inside) else same  # as of patients, of whom few have all classes
     same = inside if all(map(split_of, inside)) else same
     kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
     of_files = len(kinds) == len(below) and any(kinds)
@@ -158,10 +165,14 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
         words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
         split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
-    if any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(splits):
+    copied = any((match := COPY.fullmatch(name)) and match[1] in below for name in below)
+    several = any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(
+        splits
+    )
+    if copied or several:
         raise ValueError(
-            f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks. "
-            "Make a folder per split (and per kind of files), each with a folder per class, or rename them"
+            f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks "
+            "or copies. Make a folder per split (and per kind of files), each with a folder per class, or rename them"
         )
 
 

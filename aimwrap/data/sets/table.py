@@ -101,6 +101,13 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
         _check_names(rows, values, column, argument)
         if twice := written_twice(values):
             raise ValueError(f"{column} has {twice}; write them alike, or pass {argument}= with all names")
+        for name in (known := {*values}):
+            parts = {part.strip() for part in re.split("[|;,]", name)}
+            if len(parts) > 1 and parts <= known:
+                raise ValueError(
+                    f"{column} has {name!r}, which are several of its names, and an image has one. Leave such rows "
+                    f"out, name another column, or pass {argument}= with all names"
+                )
         return _among(rows, values, column, sorted(set(values)), argument)
     numbers = [int(match[1]) for match in matches if match is not None]
     most = max(numbers)
@@ -156,6 +163,7 @@ SPLIT_VALUES: Mapping[str, str] = {
     **{"test": "test", "testing": "test"},
 }
 _OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra")  # beside train
+_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|partition)([ _-]?(id|set|index))?")
 _YES_OR_NO = {*"01tfyn", "0.0", "1.0", "true", "false", "yes", "no"}
 _FLAG = re.compile(r"(is[ _-]?)?(train|training|val|validation|test|testing)|is[ _-]?valid")  # of yes and no
 BOX = ("left", "top", "right", "bottom")
@@ -273,7 +281,8 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
             share = sum(found[each] for each in named) / len(rows)
             most = len(found) <= 6 and share >= 0.5 and {"train"} < {*named.values()}
             flag = _FLAG.fullmatch(name.lower()) and found.keys() <= _YES_OR_NO
-            if len(found) > 1 and (most or flag or len(named) == len(found)):
+            number = _NAMED_SPLIT.fullmatch(name.lower()) and found.keys() <= {*"012"}
+            if len(found) > 1 and (most or flag or number or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
         return None
@@ -291,6 +300,11 @@ def _box_columns(
     if len(box) != 4 or isinstance(box, str):
         raise ValueError(f"box must be the columns of left, top, right and bottom, got {box!r:.80}")
     lacking = [column for column in box if column not in header]
+    if re.search(r"(?i)((^|[^a-z])[wh]|width|height)$", box[2]) and not lacking:
+        raise ValueError(
+            f"box={box!r} must be the columns of left, top, right and bottom, and the last two are named as width and "
+            "height: write right = x + width and bottom = y + height into the table first, or pass None to go without"
+        )
     if not lacking:
         return box
     if box == BOX and not {*box} & {name.casefold() for name in header}:
