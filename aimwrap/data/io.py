@@ -317,6 +317,7 @@ class Listing(NamedTuple):
 
     folders: list[str]
     pictures: list[str]  # files with the suffix of an image, in any case
+    unread: list[str]  # files of other kinds of images
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
@@ -324,7 +325,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
 
     Links count as their target; a link to nothing counts as a file, so that opening it reports the missing file.
     """
-    folders, pictures = [], []
+    folders, pictures, unread = [], [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -334,13 +335,15 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(SUFFIXES):
                     pictures.append(entry.name)
+                elif IMAGE_NAME.search(entry.name):
+                    unread.append(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         nearest = next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
         raise FileNotFoundError(
             f"{meaning} must be a folder, and {folder} is not one; look into {nearest}, and pass the folder where the "
             "release was unpacked"
         ) from error
-    return Listing(sorted(folders), sorted(pictures))
+    return Listing(sorted(folders), sorted(pictures), sorted(unread))
 
 
 def pictures_below(folder: Path) -> list[str]:

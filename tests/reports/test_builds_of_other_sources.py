@@ -129,3 +129,14 @@ def test_loose_pictures_next_to_splits_are_refused(tmp_path: Path) -> None:
     cut_out(root / "cutouts" / "loose.png")
     with pytest.raises(ValueError, match=r"folders named after splits \(.*\) and others \(loose\.png\); it must"):
         cutouts_in(root / "cutouts")
+
+
+@pytest.mark.parametrize("names", [("caf\u00e9", "cafe\u0301"), ("Cat", "cat")])
+def test_classes_that_would_share_a_folder_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Of accents, some systems make one folder of the two forms, and others two classes."""
+    root = sources(tmp_path)
+    for before, after in zip(("cat", "dog"), names, strict=True):
+        (root / "cutouts" / before).rename(root / "cutouts" / f"new-{before}")
+        (root / "cutouts" / f"new-{before}").rename(root / "cutouts" / after)
+    with pytest.raises(ValueError, match="names that differ in more than case or accents"):
+        make(root)

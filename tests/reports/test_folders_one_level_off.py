@@ -219,6 +219,16 @@ def test_folders_within_classes_are_noted(tmp_path: Path) -> None:
     )
 
 
+def test_images_of_kinds_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    """Only the doctor named them: training went on with the other half of a class."""
+    root = folders(tmp_path, "cat", "dog")
+    for name in ("a.heic", "b.HEIC", "c.nef", "notes.txt", ".hidden.heic"):
+        (root / "dog" / name).touch()
+    assert read_folder(root).notes == (
+        "3 images of kinds that are not read (.heic, .nef) are left out, such as dog/a.heic.",
+    )
+
+
 def test_a_class_may_lack_test_images(tmp_path: Path) -> None:
     release = read_folder(folders(tmp_path, "train/cat", "train/dog", "train/bird", "test/cat", "test/dog"))
     assert len(release.classes) == 3 and examine(tmp_path).healthy

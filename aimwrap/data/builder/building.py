@@ -13,6 +13,7 @@ from io import BytesIO, StringIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import PIL
@@ -389,10 +390,10 @@ def _check_names(argument: str, names: Sequence[str]) -> None:
                 f"{argument} become folders, so their names must not be empty, begin with a dot, begin or end with a "
                 f'space, or have line ends or any of / \\ : * ? " < > | in them; got {name!r}. Rename folder or label'
             )
-    folded = [name.casefold() for name in (*names, MASKS)]
-    clashing = sorted({name for name in (*names, MASKS) if folded.count(name.casefold()) > 1})
+    folded = [normalize("NFKC", name).casefold() for name in (*names, MASKS)]
+    clashing = sorted(name for name, key in zip((*names, MASKS), folded, strict=True) if folded.count(key) > 1)
     if clashing:
         raise ValueError(
-            f"{argument} must have names that differ in more than case, and none may be called {MASKS}, which holds "
-            f"the masks; got {', '.join(clashing)}. Rename one"
+            f"{argument} must have names that differ in more than case or accents, and none may be called {MASKS}, which "
+            f"holds the masks; got {', '.join(clashing)}. Rename one"
         )

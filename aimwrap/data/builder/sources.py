@@ -209,7 +209,7 @@ def water_or_land(class_name: str) -> str:
 
 def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str, Path]]:
     """(split, class or place, path) of every image, sorted."""
-    top, beside = list_folder(folder)
+    top, beside, _ = list_folder(folder)
     named = {name: split for name in top if (split := split_of(name))}
     if len(named) < len(top):  # else they are splits, even if their images are in no class
         named = {name: named[name] for name in named if name in SPLITS or not list_folder(folder / name).pictures}
@@ -221,7 +221,7 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
     splits: dict[str, str | None] = {**named} or {"": None}
     for above, split in splits.items():
         parent = folder / above
-        kinds, loose = list_folder(parent)
+        kinds, loose, _ = list_folder(parent)
         if loose or not kinds:
             has = f"images next to them, such as {loose[0]}; move these into one or elsewhere" if kinds else "none"
             raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has {has}")

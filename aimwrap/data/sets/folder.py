@@ -61,7 +61,9 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     label = {name: number for number, name in enumerate(classes)}
     records, notes = [], []
     below: dict[str, Counter[str]] = {name: Counter() for name in classes}
+    unread: list[str] = []
     for split, (folder, names) in parts.items():
+        unread += [f"{name}/{file}" for name in names for file in list_folder(folder / name).unread]
         relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name)]
         mask_of: dict[str, Path] = {}
         if mask_root is not None:
@@ -84,6 +86,9 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     _check_level(root, {name: {one for one in at if one or 8 * at[one] > at.total()} for name, at in below.items()})
     if inner := [f"{name}/{folder}" for name, folders in below.items() for folder in sorted(folders) if folder]:
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
+    if unread:
+        kinds = ", ".join(sorted({Path(name).suffix.lower() for name in unread}))
+        notes.append(f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {unread[0]}.")
     if mask_root is not None and not any(record.mask_path for record in records):
         raise FileNotFoundError(
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
