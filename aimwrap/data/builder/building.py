@@ -394,6 +394,6 @@ def _check_names(argument: str, names: Sequence[str]) -> None:
     clashing = sorted(name for name, key in zip((*names, MASKS), folded, strict=True) if folded.count(key) > 1)
     if clashing:
         raise ValueError(
-            f"{argument} must have names that differ in more than case or accents, and none may be called {MASKS}, which "
-            f"holds the masks; got {', '.join(clashing)}. Rename one"
+            f"{argument} must have names that differ in more than case or accents, and none may be called {MASKS}, "
+            f"which holds the masks; got {', '.join(clashing)}. Rename one"
         )
