@@ -346,14 +346,16 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
     return Listing(sorted(folders), sorted(pictures), sorted(unread))
 
 
-def pictures_below(folder: Path) -> list[str]:
-    """List a folder with all below it; ValueError if a link leads back, so that the listing would not end."""
+def pictures_below(folder: Path, unread: list[Path] | None = None) -> list[str]:
+    """List a folder with all below it, other kinds of images into ``unread``; ValueError if a link leads back."""
     found: list[str] = []
+    others = [] if unread is None else unread
     waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
     while waiting:
         prefix, above = waiting.pop()  # above: where the folders really are that led here, itself the last
         listing = list_folder(folder / prefix)
         found += [prefix + name for name in listing.pictures]
+        others += [folder / prefix / name for name in listing.unread]
         for name in listing.folders:
             below = folder / prefix / name
             really = below.resolve()

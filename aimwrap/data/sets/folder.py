@@ -22,7 +22,7 @@ MASK = re.compile(
 ENDS = re.compile(
     rf"{SPLIT.pattern}|images|masks|labels|annotations|segmentations|aug(mented|mentation)?|resized|cropped"
 )  # also beginnings
-COPY = re.compile(r"(?i)(.+?)[ _-]+(copy|copie|copia|kopie|\([0-9]+\))( ?\(?[0-9]+\)?)?")  # as file managers name it
+COPY = re.compile(r"(?i)(.+?)[ _-]+(cop(?:y|ie|ia)|kopie|\([0-9]+\))( ?\(?[0-9]+\)?)?")  # as file managers name it
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
@@ -61,10 +61,9 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     label = {name: number for number, name in enumerate(classes)}
     records, notes = [], []
     below: dict[str, Counter[str]] = {name: Counter() for name in classes}
-    unread: list[str] = []
+    unread: list[Path] = []
     for split, (folder, names) in parts.items():
-        unread += [f"{name}/{file}" for name in names for file in list_folder(folder / name).unread]
-        relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name)]
+        relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name, unread)]
         mask_of: dict[str, Path] = {}
         if mask_root is not None:
             mask_folder = mask_root / folder.relative_to(root)
@@ -87,8 +86,10 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     if inner := [f"{name}/{folder}" for name, folders in below.items() for folder in sorted(folders) if folder]:
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
     if unread:
-        kinds = ", ".join(sorted({Path(name).suffix.lower() for name in unread}))
-        notes.append(f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {unread[0]}.")
+        kinds, first = ", ".join(sorted({path.suffix.lower() for path in unread})), unread[0].relative_to(root)
+        notes.append(
+            f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {first.as_posix()}."
+        )
     if mask_root is not None and not any(record.mask_path for record in records):
         raise FileNotFoundError(
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
@@ -181,8 +182,8 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
         )
 
 
-def _class_pictures(folder: Path) -> list[str]:
-    relatives = pictures_below(folder)
+def _class_pictures(folder: Path, unread: list[Path]) -> list[str]:
+    relatives = pictures_below(folder, unread)
     if not relatives:
         raise FileNotFoundError(
             f"{folder} has no image, so its class would be empty; remove the folder, or put its images there "
