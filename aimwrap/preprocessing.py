@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -98,12 +99,13 @@ def loses_bits(picture: Image.Image) -> bool:
     """Whether Pillow keeps the upper 8 of 16 bits of this image, or has kept them (of PPM, with 65535)."""
     tile: Any = getattr(picture, "tile", "")
     if not tile and len(picture.getbands()) > 1 and hasattr(picture, "filename"):  # it is loaded
-        with suppress(OSError, ValueError), Image.open(picture.filename) as again:
+        source: Any = picture.filename or getattr(picture, "_fp", None)  # such as a BytesIO, which PNG and TIFF keep
+        with suppress(OSError, ValueError, AttributeError), Image.open(source) as again:
             tile = again.tile
     return len(picture.getbands()) > 1 and bool(re.search(r";16|'RGB', 65535\)", str(tile)))
 
 
-def lost_in(picture: Image.Image, name: object = "image") -> str:
+def lost_in(picture: Image.Image, name: object = "image", channels: int = 3) -> str:
     """An error about what of an opened file would be lost or read wrong in silence; empty if nothing is."""
     pages, bands, tags = getattr(picture, "n_frames", 1), len(picture.getbands()), getattr(picture, "tag_v2", {})
     alone = pages == 1 or picture.format == "MPO" or picture.tell()  # with a preview, or a page that was chosen
@@ -113,6 +115,9 @@ def lost_in(picture: Image.Image, name: object = "image") -> str:
         f"{pages} pages or frames, of which only the first would be read": not alone,
         "several images, of which only the first would be read": any(_goes_on(picture, *each) for each in tiles),
         f"{tags.get(277)} bands, of which only {bands} would be read": tags.get(277, 1) > bands,  # of TIFF, as below
+        "4 bands, and nothing says whether the last is opacity": bands == 4 > channels
+        and tags.get(262) == 2
+        and 338 not in tags,
         "signed numbers, and nothing says which value is white": 2 in tags.get(339, ()) and bits < 32,
         "a palette of 8 bits, where TIFF has 16, which Pillow reads as black": 0 < max(tags.get(320, (0,))) < 256,
         "more than 8 bits with 0 for white, which Pillow reads wrong": bits > 8 and white == 0,
@@ -170,10 +175,17 @@ def _as_shown(image: Any, channels: int) -> Any:
         return image
     fits = channels in (1, 3) or image.mode in {2: ("LA",), 4: ("RGBA", "RGBX")}.get(channels, ())
     other = f"image must have the model's {channels} channels, got mode {image.mode}; pass a tensor (C, H, W) of them"
-    if lost := lost_in(image) or ("" if fits else other):
+    if lost := lost_in(image, channels=channels) or ("" if fits else other):
         raise ValueError(lost)
     lowered, mode = loses_bits(image), {1: "L", 3: "RGB"}.get(channels, image.mode)
+    copied = not hasattr(image, "filename")  # so nothing says of how many bits the file was
     image = eight_bit(upright(image), lowered).convert(mode)
+    if copied and mode == "RGB" and 0 < max(most for _, most in image.getextrema()) < 16:  # as white has of 12 bits
+        warnings.warn(
+            "image is nearly black; if it is a copy of an opened picture with more than 8 bits, pass that one itself, "
+            "since Pillow keeps the upper 8 bits of it",
+            stacklevel=2,
+        )
     return image if channels in (1, 3) else v2.functional.pil_to_tensor(image)  # Pillow would resize by opacity
 
 

@@ -73,6 +73,11 @@ def open_image(path: Path, turned: bool = True) -> Image.Image:
     return picture if picture.mode == "RGB" else _converted(picture, "RGB", path)
 
 
+def fitted(image: Image.Image, path: Path, turned: bool, size: tuple[int, ...] | None) -> Image.Image:
+    """What :func:`open_image` read, or read the other way where only then it has the (H, W) of its mask or boxes."""
+    return open_image(path, not turned) if size == image.size != image.size[::-1] else image
+
+
 def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     """Read a mask of the object.
 
@@ -312,6 +317,7 @@ class Listing(NamedTuple):
 
     folders: list[str]
     pictures: list[str]  # files with the suffix of an image, in any case
+    unread: list[str]  # files of other kinds of images
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
@@ -319,7 +325,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
 
     Links count as their target; a link to nothing counts as a file, so that opening it reports the missing file.
     """
-    folders, pictures = [], []
+    folders, pictures, unread = [], [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -329,23 +335,27 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(SUFFIXES):
                     pictures.append(entry.name)
+                elif IMAGE_NAME.search(entry.name):
+                    unread.append(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         nearest = next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
         raise FileNotFoundError(
             f"{meaning} must be a folder, and {folder} is not one; look into {nearest}, and pass the folder where the "
             "release was unpacked"
         ) from error
-    return Listing(sorted(folders), sorted(pictures))
+    return Listing(sorted(folders), sorted(pictures), sorted(unread))
 
 
-def pictures_below(folder: Path) -> list[str]:
-    """List a folder with all below it; ValueError if a link leads back, so that the listing would not end."""
+def pictures_below(folder: Path, unread: list[Path] | None = None) -> list[str]:
+    """List a folder with all below it, other kinds of images into ``unread``; ValueError if a link leads back."""
     found: list[str] = []
+    others = [] if unread is None else unread
     waiting: list[tuple[str, tuple[Path, ...]]] = [("", (folder.resolve(),))]
     while waiting:
         prefix, above = waiting.pop()  # above: where the folders really are that led here, itself the last
         listing = list_folder(folder / prefix)
         found += [prefix + name for name in listing.pictures]
+        others += [folder / prefix / name for name in listing.unread]
         for name in listing.folders:
             below = folder / prefix / name
             really = below.resolve()

@@ -6,23 +6,39 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from .io import open_image, open_object_mask
+from .io import fitted, open_image, open_object_mask
 from .sample import Sample, group_number
 from .transforms import transformed
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 SPLITS = ("train", "val", "test")
+SPLIT = re.compile(
+    r"(train|trn|val|(?:public|private)?test|tst)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*"
+)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or a table's value is named after, or None.
+
+    >>> [split_of(name) for name in ("Training_Set", "validation", "tst", "PublicTest", "contest")]
+    ['train', 'val', 'test', 'val', None]
+    """
+    match = SPLIT.fullmatch(name.strip().lower())
+    known = {"trn": "train", "tst": "test", "publictest": "val", "privatetest": "test"}  # the last two of FER-2013
+    return known.get(match[1], match[1]) if match else None
 
 
 class Record(NamedTuple):
@@ -81,10 +97,38 @@ def all_trained(release: Release) -> Release:
     if trained and others:
         raise ValueError(
             f"{release.root} has no training image of {', '.join(release.classes[each] for each in others[:9])}, which "
-            "other splits have. Names that differ in case, spaces or accents only are other classes too: rename those "
-            "that are one class; else add training images, or take the class out"
+            "other splits have. Rename those that are another class in other words; else add training images, or "
+            "take the class out"
         )
     return release
+
+
+_LOOK_ALIKE = {  # by what they are taken for
+    "": "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe0e\ufe0f\ufeff]",  # unseen
+    "-": "[\u2010-\u2015\u2212]",
+    "'": "[\u2018\u2019\u02bc`\u00b4]",
+}
+
+
+def written_twice(names: Iterable[str]) -> str | None:
+    """What is wrong with names of which two are one name in two ways, as a part of a sentence; None if none are.
+
+    >>> written_twice(["Golden retriever", "golden_retriever"])
+    "'Golden retriever' and 'golden_retriever', which differ in case, spaces, accents or dashes only"
+    >>> written_twice(["A", "a", "1_1", "11", "blood group A-", "blood group A"]) is None
+    True
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for name in sorted(set(names)):
+        look = normalize("NFKC", name)
+        for sign, others in _LOOK_ALIKE.items():
+            look = re.sub(others, sign, look)
+        plain = re.sub(r"(?<!\d)[\s_]+|[\s_]+(?!\d)", "", look)  # 1_1 is not 11
+        other, its_look = first.setdefault(plain.casefold() if len(plain) > 1 else plain, (name, look))
+        if other != name:
+            show = ascii if look == its_look else repr
+            return f"{show(other)} and {show(name)}, which differ in case, spaces, accents or dashes only"
+    return None
 
 
 def usable(release: Release) -> Release:
@@ -98,6 +142,17 @@ def usable(release: Release) -> Release:
         if re.search("[\ud800-\udfff]", record.id):
             raise ValueError(f"{release.root} has the name {record.id!r}, which is not UTF-8; rename that file")
     return release
+
+
+def likely_ids(release: Release) -> tuple[str, ...]:
+    """A warning if the classes seem to be ids, such as of patients: most of ten or more have one or two images."""
+    images = Counter(record.label for record in release.records)
+    if len(images) < 10 or 2 * sum(number <= 2 for number in images.values()) <= len(images):
+        return ()
+    return (
+        f"most of the {len(images):,} classes have one or two images ({images.total():,} in all). If they are ids, as "
+        "of patients, name another column as label, or sort the images into folders of classes",
+    )
 
 
 class ReleaseDataset(Dataset[Sample]):
@@ -208,6 +263,11 @@ def groups_of(images: ReleaseDataset) -> Tensor:
     return images.labels if images.groups is None else images.groups
 
 
+def counts_stored(record: Record, release: Release) -> bool:
+    """Whether the image's boxes and mask count the pixels on disk, whatever its EXIF data say."""
+    return release.boxes_as_stored and record.boxes is not None
+
+
 def read_sample(record: Record, release: Release) -> Sample:
     """Open an image with its mask.
 
@@ -215,13 +275,12 @@ def read_sample(record: Record, release: Release) -> Sample:
         FileNotFoundError: if a file is not there.
         ValueError: if a file is damaged, or mask or boxes do not fit the image.
     """
-    as_stored = release.boxes_as_stored and record.boxes is not None
-    image, mask, boxes = open_image(record.path, turned=not as_stored), None, None
+    turned = not counts_stored(record, release)
+    image, mask, boxes = open_image(record.path, turned), None, None
     if record.mask_path is not None:
         mask = open_object_mask(record.mask_path, release.any_value_is_object)
     known = record.size if mask is None else tuple(mask.shape[1:])
-    if known == image.size != image.size[::-1]:  # mask and boxes count the pixels of the other way to read it
-        image = open_image(record.path, turned=as_stored)
+    image = fitted(image, record.path, turned, known)
     size = (image.height, image.width)
     if record.size not in (None, size):
         raise ValueError(
@@ -239,8 +298,8 @@ def read_sample(record: Record, release: Release) -> Sample:
         if not are_inside(record.boxes, size):
             raise ValueError(
                 f"the boxes of image {record.id}, {[list(box) for box in record.boxes]}, are not inside its {size[1]} "
-                f"x {size[0]} pixels (W x H), {record.path}: they are another image's, or the table is in another "
-                "order. Get the table of boxes again"
+                f"x {size[0]} pixels (W x H), {record.path}: they are another image's, or rows or columns (x and "
+                "y, edges and sizes) are in another order. Get the table of boxes again"
             )
         corners = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)

@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, Subset
 
-from .._files import checksum
+from .._files import parts_of
 from ..data import Batch, ReleaseDataset, Sample, collate, transforms
 from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
@@ -292,16 +291,5 @@ def _fingerprint(records: Sequence[Record], files: bool = False) -> str:
     for one in records:
         digest.update(f"{one.id}\t{one.label}\t{one.split}\t{one.place}\n".encode(errors="surrogateescape"))
         if files:
-            digest.update(repr((one.boxes, _parts_of(one.path), _parts_of(one.mask_path))).encode())
+            digest.update(repr((one.boxes, parts_of(one.path), parts_of(one.mask_path))).encode())
     return digest.hexdigest()[:16]
-
-
-def _parts_of(path: Path | None) -> list[bytes]:
-    """Bytes spread evenly over a file, to its end: reading all of it would take as long as an epoch."""
-    if path is None or not path.is_file():  # such as a pipe, from which reading might never end
-        return []
-    if path.suffix.lower() in (".bmp", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".tif", ".tiff"):  # mostly uncompressed:
-        return [checksum(path).encode()]  # where one pixel changes, the rest stays as it is
-    with path.open("rb") as file:
-        last = max(0, path.stat().st_size - 64)
-        return [str(last).encode(), *(file.read(64) for part in range(33) if file.seek(last * part // 32) >= 0)]

@@ -24,6 +24,7 @@ from .._files import is_unfinished, locked, read_json, remove_unfinished, replac
 from .._text import first_line, printable, with_progress
 from ..backbones.plain import save_plain
 from ..data import ReleaseDataset
+from ..data.release import likely_ids
 from ..health import MaskHealth
 from ..model import AIM
 from ..sharing.card import prepared_as
@@ -125,7 +126,8 @@ def run_training(
             say(run.lacks)
         assert run.network.preprocessing is not None
         prepared = f"images are prepared to {prepared_as(run.network.preprocessing)}, before the network"
-        for text in () if quiet else (run.classes, prepared, *run.splits.train.release.notes):
+        release = run.splits.train.release
+        for text in () if quiet else (run.classes, prepared, *release.notes, *likely_ids(release)):
             say(printable(text))
         if resume(run):
             say(f"continuing after epoch {run.progress.epoch}, step {run.progress.step_of_epoch} of the next one")

@@ -26,7 +26,7 @@ from torchvision import tv_tensors
 
 from aimwrap.data import CUB200, read_cub
 from aimwrap.data.sample import Sample
-from aimwrap.data.sets.cub import mask_of
+from aimwrap.data.sets.cub import mask_of, read_birds
 
 BIRDS = photographs()
 
@@ -330,3 +330,20 @@ def test_reads_no_image(tables: Path) -> None:
     """Tables and folders are enough: there is no image."""
     assert len(read_cub(tables).records) == len(BIRDS)
     assert torch.equal(CUB200(tables, None).labels, torch.tensor([bird.label - 1 for bird in BIRDS]))
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_edges_in_place_of_width_and_height_are_refused(tmp_path: Path, edges: bool) -> None:
+    """Small boxes stayed inside their images, twice as large as they should be."""
+    numbers = range(1, 302)
+    write_table(tmp_path / "classes.txt", [(1, "a")])
+    write_table(tmp_path / "images.txt", [(id, f"a/{id}.jpg") for id in numbers])
+    for name in ("image_class_labels", "train_test_split"):
+        write_table(tmp_path / f"{name}.txt", [(id, 1) for id in numbers])
+    boxes = [(id, id % 60, id % 50, id % 60 * edges + 40, id % 50 * edges + 30) for id in numbers]
+    write_table(tmp_path / "bounding_boxes.txt", boxes)
+    if edges:
+        with pytest.raises(ValueError, match="in every row: these are the right and the bottom edge"):
+            read_birds(tmp_path)
+    else:
+        assert len(read_birds(tmp_path)[1]) == 301

@@ -83,6 +83,35 @@ def test_noise_changes_training_labels_alone(share: int, tmp_path: Path) -> None
     assert int((train.labels != ImageWoof(root).labels).sum()) == WRONG_BREEDS[share]
 
 
+@pytest.mark.parametrize("swapped", [(1, 5), (5, 25), (25, 50)])
+def test_columns_of_noise_must_have_their_noise(tmp_path: Path, swapped: tuple[int, int]) -> None:
+    """With two columns swapped, results with 5 % of noise were results with 50 %."""
+    root, levels = imagewoof(tmp_path), (1, 5, 25, 50)
+    with (root / "noisy_imagewoof.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number in range(5000):
+        wnid, other = WNIDS[number % 10], WNIDS[(number + 1) % 10]
+        noisy = {f"noisy_labels_{level}": other if number // 10 % 100 < level else wnid for level in levels}
+        path = f"train/{wnid}/{wnid}_{number + 1000}.JPEG"
+        rows.append({"path": path, "noisy_labels_0": wnid, **noisy, "is_valid": "False"})
+    header = ["path", "noisy_labels_0", *(f"noisy_labels_{level}" for level in levels), "is_valid"]
+    for names in (dict(zip(levels, levels, strict=True)), dict(zip(swapped, swapped[::-1], strict=True))):
+        with (root / "noisy_imagewoof.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            for row in rows:
+                level_of = {f"noisy_labels_{level}": f"noisy_labels_{names.get(level, level)}" for level in levels}
+                writer.writerow([row[level_of.get(column, column)] for column in header])
+        for level in swapped:
+            if names[level] == level:
+                assert len(read_imagewoof(root, noisy_labels=level).records) == 5030
+            else:
+                with pytest.raises(
+                    ValueError, match=rf"must have {level} % wrong training labels, and has {names[level]}"
+                ):
+                    read_imagewoof(root, noisy_labels=level)
+
+
 def test_a_listed_image_that_is_missing_is_named_when_opened(tmp_path: Path) -> None:
     root = imagewoof(tmp_path)
     (root / "val" / WNIDS[3] / f"{WNIDS[3]}_7.JPEG").rename(root / "val" / WNIDS[3] / "ILSVRC2012_val_00000043.JPEG")

@@ -76,6 +76,12 @@ class TestFixed:
         assert test[0].place == 5 and test[0].group == 5
         assert len(train.group_names) == 36
 
+    def test_places_that_do_not_travel_are_refused(self, tables: Path) -> None:
+        """One table was a copy of the other, and the test's places were said to be the training's."""
+        shutil.copy(tables / "CUB_fixed" / "train_places.json", tables / "CUB_fixed" / "test_places.json")
+        with pytest.raises(ValueError, match=r"gives 6 of 6 species the place of train_places\.json"):
+            read_traveling_birds(tables)
+
     def test_places_are_optional(self, tables: Path) -> None:
         for table in (tables / "CUB_fixed").glob("*.json"):
             table.unlink()

@@ -52,5 +52,5 @@ def train(root: Path, out: Path, **given: Any) -> Result:
     """Train, or continue."""
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    more = {name: given.pop(name) for name in ("say", "report", "keep_masks") if name in given}
+    more = {name: given.pop(name) for name in ("say", "report", "keep_masks", "quiet") if name in given}
     return run_training(settings_of(root, **given), out, fabric, workers=0, **more)

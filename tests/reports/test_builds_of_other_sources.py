@@ -1,5 +1,6 @@
 """Reports of `data build` that took other sources, or other folders, for what they are not."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,26 @@ def test_other_files_of_the_same_names_are_other_sources(tmp_path: Path) -> None
     assert make(tmp_path) == count
     for path in (tmp_path / "cutouts").rglob("*.png"):
         cut_out(path, side=24)
-    with pytest.raises(FileExistsError, match="source_sizes: there"):
+    with pytest.raises(FileExistsError, match="source_files: there"):
         make(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "png"])
+def test_files_of_the_same_sizes_are_other_sources_too(tmp_path: Path, suffix: str) -> None:
+    """Only sizes were compared; of bitmaps all are the same."""
+    sources(tmp_path)
+    paths = [path.rename(path.with_suffix(f".{suffix}")) for path in (tmp_path / "backgrounds").rglob("*.png")]
+    for seed in range(2):
+        for number, path in enumerate(paths):
+            noise = np.random.default_rng([seed, number]).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+            Image.fromarray(noise).save(path, **{"compress_level": 0} if suffix == "png" else {})
+        if seed == 0:
+            count, size = make(tmp_path), paths[0].stat().st_size
+    assert {path.stat().st_size for path in paths} == {size}
+    with pytest.raises(FileExistsError, match="source_files: there"):
+        make(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    assert make(tmp_path) == make(tmp_path) == count
 
 
 def test_other_masks_are_other_sources(tmp_path: Path) -> None:
@@ -54,7 +73,7 @@ def test_other_masks_are_other_sources(tmp_path: Path) -> None:
             Image.fromarray(mask).save(tmp_path / masks / path.parent.name / path.name)
     make(tmp_path, tmp_path / "one")
     for others in ({}, {"opacity": tmp_path / "other"}, {"opacity": tmp_path / "one", "any_value": True}):
-        with pytest.raises(FileExistsError, match="source_sizes: there"):
+        with pytest.raises(FileExistsError, match="source_files: there"):
             make(tmp_path, **others)
     make(tmp_path, tmp_path / "one")
 
@@ -93,3 +112,31 @@ def test_loose_pictures_next_to_the_folders_are_refused(tmp_path: Path, above: t
         ValueError, match=r"folder for each class, .* has images next to them, such as loose\.png; move"
     ):
         cutouts_in(root / "cutouts")
+
+
+@pytest.mark.parametrize("above", [("Train", "Test"), ("train", "test"), ("Training",)])
+def test_folders_of_splits_without_classes_are_refused(tmp_path: Path, above: tuple[str, ...]) -> None:
+    """Train and Test were two classes."""
+    for name in above:
+        cut_out(tmp_path / name / "1.png")
+    with pytest.raises(ValueError, match="must have a folder for each class, with images in it, and has none"):
+        cutouts_in(tmp_path)
+
+
+def test_loose_pictures_next_to_splits_are_refused(tmp_path: Path) -> None:
+    """They were passed over in silence."""
+    root = sources(tmp_path, "train", "test")
+    cut_out(root / "cutouts" / "loose.png")
+    with pytest.raises(ValueError, match=r"folders named after splits \(.*\) and others \(loose\.png\); it must"):
+        cutouts_in(root / "cutouts")
+
+
+@pytest.mark.parametrize("names", [("caf\u00e9", "cafe\u0301"), ("Cat", "cat")])
+def test_classes_that_would_share_a_folder_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Of accents, some systems make one folder of the two forms, and others two classes."""
+    root = sources(tmp_path)
+    for before, after in zip(("cat", "dog"), names, strict=True):
+        (root / "cutouts" / before).rename(root / "cutouts" / f"new-{before}")
+        (root / "cutouts" / f"new-{before}").rename(root / "cutouts" / after)
+    with pytest.raises(ValueError, match="names that differ in more than case or accents"):
+        make(root)

@@ -15,12 +15,12 @@ from torch import nn
 from zoo import TinyNet
 
 from aimwrap import AIM, AIMLoss, AIMOutput, Preprocessing
+from aimwrap._files import parts_of
 from aimwrap.backbones.plain import PlainClassifier, load_plain, save_plain
 from aimwrap.data import read_table
 from aimwrap.data.registry import read_by_name
 from aimwrap.data.release import read_sample
 from aimwrap.taps.copies import is_adapter
-from aimwrap.train.data import _parts_of
 
 
 def table(path: Path, *rows: str) -> str:
@@ -37,7 +37,7 @@ def test_pictures_of_one_size_and_border_are_told_apart(tmp_path: Path, suffix: 
         pixels = np.zeros((40, 40), np.uint8)
         pixels[4:-4, 4:-4] = np.random.default_rng(seed).integers(0, 256, (32, 32))
         Image.fromarray(pixels).save(tmp_path / f"{seed}.{suffix}")
-        found.append(_parts_of(tmp_path / f"{seed}.{suffix}"))
+        found.append(parts_of(tmp_path / f"{seed}.{suffix}"))
     assert found[0] != found[1]
 
 

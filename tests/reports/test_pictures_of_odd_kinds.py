@@ -1,6 +1,9 @@
 """Reports of pictures that hold more than was read, or were passed over in silence."""
 
 import struct
+import warnings
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -363,6 +366,45 @@ def test_an_opened_picture_of_12_bits_is_refused_again(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="more than 8 bits"):
             transform(deep)
         assert transform(usual).eq(-1).all()
+
+
+@pytest.mark.parametrize("name", ["12.png", "12.tif"])
+def test_a_loaded_picture_of_12_bits_without_a_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    """As a server opens what it was sent: once something had looked at its pixels, it was near-black."""
+    values = RNG.integers(0, 4096, (32, 32, 3)).astype(np.uint16)
+    png_of_16_bits(tmp_path / "12.png", values)
+    write_tiff(tmp_path / "12.tif", values.transpose(2, 0, 1), planar=1)
+    opened = Image.open(BytesIO((tmp_path / name).read_bytes()))
+    opened.load()
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        prepared(opened)
+
+
+@pytest.mark.parametrize("copying", [lambda image: image.copy(), lambda image: image.convert("RGB")])
+def test_a_nearly_black_copy_is_warned_of(tmp_path: Path, copying: Callable[[Image.Image], Image.Image]) -> None:
+    """A copy does not know the bits of the file, so a picture of 12 bits was near-black in silence."""
+    png_of_16_bits(tmp_path / "12.png", RNG.integers(0, 4096, (32, 32, 3)))
+    with pytest.warns(UserWarning, match="image is nearly black; if it is a copy of an opened picture with more"):
+        prepared(copying(Image.open(tmp_path / "12.png")))
+    for usual in (Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), (0, 0, 16))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            prepared(copying(usual))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_fourth_band_that_nothing_names_is_refused(tmp_path: Path, kind: type) -> None:
+    """Near infrared passed for opacity: a mask of an object, or nothing."""
+    write_tiff(tmp_path / "x.tif", RNG.integers(0, np.iinfo(kind).max + 1, (4, 8, 9)).astype(kind), planar=1)
+    content = (tmp_path / "x.tif").read_bytes()
+    (tmp_path / "x.tif").write_bytes(content.replace(struct.pack("<HHI", 338, 4, 1), struct.pack("<HHI", 700, 4, 1)))
+    for opening in (open_image, open_object_mask, prepared_file):
+        with pytest.raises(ValueError, match="4 bands, and nothing says whether the last is opacity"):
+            opening(tmp_path / "x.tif")
+    with Image.open(tmp_path / "x.tif") as opened:
+        assert prepared(opened, 4).shape == (4, 4, 8), "where all four are read"
+    Image.new("RGBA", (9, 8), (9, 9, 9, 128)).save(tmp_path / "named.tif")
+    assert open_image(tmp_path / "named.tif").size == (9, 8)
 
 
 def test_a_normalised_tensor_is_not_normalised_again() -> None:

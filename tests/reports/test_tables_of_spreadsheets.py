@@ -126,13 +126,22 @@ def test_boxes_in_another_case_are_not_passed_over(tmp_path: Path) -> None:
         read(tmp_path, FOUR.format(",Left,Top,Right,Bottom", *[",0,0,8,8"] * 4))
 
 
-@pytest.mark.parametrize("other", ["Cat", "cat\u200b", "CAT"])
+@pytest.mark.parametrize("other", ["Cat", "cat\u200b", "CAT", "c\u00adat", "\uff43at"])
 def test_one_label_written_in_two_ways_is_refused(tmp_path: Path, other: str) -> None:
     """They were two classes."""
     text = FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{other}")
-    with pytest.raises(ValueError, match=r"label has .*, which differ in case, spaces or accents only"):
+    with pytest.raises(ValueError, match=r"label has .*, which differ in case, spaces, accents or dashes only"):
         read(tmp_path, text)
     assert read(tmp_path, text, classes=["cat", other, "dog"]).classes == ("cat", other, "dog")
+
+
+@pytest.mark.parametrize("signs", ["-\u2010", "-\u2011", "\u2013-", "'\u2019", "\u00e9\u0065\u0301", "\u00b22"])
+def test_signs_that_look_alike_are_one(tmp_path: Path, signs: str) -> None:
+    """Spreadsheets write other dashes and quotes than keyboards; composed and decomposed accents look the same."""
+    one, other = f"x{signs[0]}y", f"x{signs[1:]}y"
+    text = f"image,label\na.png,{one}\nb.png,{other}\nc.png,z\n"
+    with pytest.raises(ValueError, match=r"label has .*\\[ux].*, which differ in case"):
+        read(tmp_path, text)
 
 
 def test_letters_in_two_cases_are_two_classes(tmp_path: Path) -> None:
@@ -175,6 +184,38 @@ def test_a_class_of_a_table_needs_training_images(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "names", ["Training PublicTest PrivateTest", "train_set val_set test-set", "trn validation tst"]
+)
+def test_usual_names_of_splits_are_read(tmp_path: Path, names: str) -> None:
+    """The first is a set of faces that many use: its column was passed over, and all images were training images."""
+    train, *others = names.split()
+    text = FOUR.format(",split", *[f",{name}" for name in (train, train, *others)])
+    assert [one.split for one in read(tmp_path, text).records] == ["train", "train", "val", "test"]
+    with pytest.raises(ValueError, match="pass split_column= with Usage, or None to go without"):
+        read(tmp_path, text.replace("split", "Usage"))
+
+
+@pytest.mark.parametrize("other", ["dev", "eval", "holdout", "held-out"])
+def test_a_column_of_training_and_something_else_is_not_passed_over(tmp_path: Path, other: str) -> None:
+    text = FOUR.format(",subset", ",train", ",train", ",train", f",{other}")
+    with pytest.raises(ValueError, match="pass split_column= with subset, or None to go without"):
+        read(tmp_path, text)
+    with pytest.raises(ValueError, match=r"must be one of 0, 1, 2, .* pass splits= with what the table's values mean"):
+        read(tmp_path, text, split_column="subset")
+
+
+@pytest.mark.parametrize("column", ["is_train", "train", "test", "is_valid"])
+@pytest.mark.parametrize("values", ["0011", "1111"])
+def test_a_flag_is_not_read_as_the_number_of_a_split(tmp_path: Path, column: str, values: str) -> None:
+    """Images with is_train=1 were the validation split, and those with 0 the training."""
+    text = FOUR.format(f",{column}", *[f",{value}" for value in values])
+    with pytest.raises(ValueError, match=r"says yes \(1\) or no \(0\); pass splits= with what that means"):
+        read(tmp_path, text, split_column=column)
+    found = read(tmp_path, text, split_column=column, splits={"1": "train", "0": "test"}).records
+    assert [one.split for one in found] == [("test", "train")[int(value)] for value in values]
+
+
 @pytest.mark.parametrize("odd", ["dev", "unlabeled", "", "holdout"])
 def test_a_column_of_splits_with_an_unusual_value_is_not_passed_over(tmp_path: Path, odd: str) -> None:
     """With one value that is not a split's name, all images were training images."""
@@ -184,8 +225,10 @@ def test_a_column_of_splits_with_an_unusual_value_is_not_passed_over(tmp_path: P
     assert len(read(tmp_path, text, split_column=None).records) == 4
 
 
-@pytest.mark.parametrize(("column", "named"), [("is_train", "train"), ("Is_Test", "test"), ("is_valid", "val")])
-@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False")])
+@pytest.mark.parametrize(
+    ("column", "named"), [("is_train", "train"), ("Is_Test", "test"), ("is_valid", "val"), ("Train", "train")]
+)
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False"), ("yes", "no")])
 def test_a_flag_of_a_split_is_not_passed_over(tmp_path: Path, column: str, named: str, yes: str, no: str) -> None:
     """All images were training images."""
     text = FOUR.format(f",{column}", *[f",{yes}"] * 2, *[f",{no}"] * 2)
@@ -211,3 +254,31 @@ def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
     assert read(tmp_path, text, box=None).records[0].boxes is None
     for boxes in ([",0,0,1,1"] * 4, [",0,0,1,1", ",0.5,0.5,0.9,0.9", ",0,0,8,8", ",,,,"]):
         assert read(tmp_path, FOUR.format(",left,top,right,bottom", *boxes)).records[0].boxes == ((0, 0, 1, 1),)
+
+
+@pytest.mark.parametrize("column", ["partition", "subset", "split_id", "data_split"])
+def test_a_column_of_splits_by_number_is_not_passed_over(tmp_path: Path, column: str) -> None:
+    """As in a set of faces that many use, whose table has the column partition: all were training images."""
+    text = FOUR.format(f",{column}", ",0", ",0", ",1", ",2")
+    with pytest.raises(ValueError, match=f"pass split_column= with {column}, or None to go without"):
+        read(tmp_path, text)
+    assert [one.split for one in read(tmp_path, text, split_column=column).records] == ["train", "train", "val", "test"]
+
+
+@pytest.mark.parametrize("joined", ["cat|dog", "dog;cat", '"cat, dog"'])
+def test_an_image_of_several_classes_is_refused(tmp_path: Path, joined: str) -> None:
+    """As in a set of X-rays that many use: of 15 findings every combination was a class."""
+    text = FOUR.format(*[""] * 5).replace("d.png,dog", f"d.png,{joined}")
+    with pytest.raises(ValueError, match="which are several of its names, and an image has one"):
+        read(tmp_path, text)
+    assert len(read(tmp_path, text, classes=["cat", "dog", joined.strip('"')]).classes) == 3
+    assert len(read(tmp_path, f"image,label\na.png,cat\nb.png,{joined}\nc.png,black & white\n").classes) == 3
+
+
+@pytest.mark.parametrize("columns", ["x,y,w,h", "x,y,Width,Height", "bbox_x,bbox_y,bbox_w,bbox_h"])
+def test_columns_of_width_and_height_are_no_edges(tmp_path: Path, columns: str) -> None:
+    """Where the width is larger than x, they made a box."""
+    text = FOUR.format(f",{columns}", *[",1,1,8,8"] * 4)
+    with pytest.raises(ValueError, match="the last two are named as width and height: write right = x"):
+        read(tmp_path, text, box=columns.split(","))
+    assert read(tmp_path, text.replace(columns, "x1,y1,x2,y2"), box=["x1", "y1", "x2", "y2"]).records[0].boxes

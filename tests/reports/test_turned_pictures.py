@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from aimwrap import Preprocessing
 from aimwrap.data import LabelledTable, eval_transform, examine, read_table
 from aimwrap.data.builder.draw import _open_cutout
-from aimwrap.data.builder.sources import Cutout
+from aimwrap.data.builder.sources import Cutout, cutouts_of
 from aimwrap.data.doctor.checks import check_turned
 from aimwrap.data.doctor.scan import look_at_image
 from aimwrap.data.io import FORMATS, open_image, open_object_mask, size_and_orientation
@@ -146,6 +146,26 @@ def test_boxes_of_published_sets_count_the_pixels_on_disk(tmp_path: Path, orient
         assert np.array_equal(read_sample(release.records[0], release).image, stored)
     look = [(release.records[0], look_at_image(tmp_path / "x.png"), None)]
     assert check_turned(look, release) is None
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_cutouts_of_a_release_are_read_as_the_release_reads_them(tmp_path: Path, orientation: int) -> None:
+    """The builder turned CUB's pictures, and not their masks: the background was pasted as the bird."""
+    release = replace(boxed(tmp_path, orientation), boxes_as_stored=True)
+    with Image.open(tmp_path / "x.png") as stored:
+        stored.convert("L").save(tmp_path / "mask.png")
+    turned = release.records[0]._replace(mask_path=tmp_path / "mask.png")
+    cutout = np.asarray(_open_cutout(cutouts_of(replace(release, records=(turned,)))[0]))
+    assert np.array_equal(cutout[..., 0], cutout[..., 3])
+
+
+def test_a_mask_of_the_pixels_on_disk_cuts_them_out(tmp_path: Path) -> None:
+    """As in the readers, where only one way to read the picture has the mask's size."""
+    save_turned(tmp_path / "x.png", 6)
+    with Image.open(tmp_path / "x.png") as stored:
+        stored.convert("L").save(tmp_path / "mask.png")
+    cutout = np.asarray(_open_cutout(Cutout("x", tmp_path / "x.png", "cat", tmp_path / "mask.png")))
+    assert np.array_equal(cutout[..., 0], cutout[..., 3])
 
 
 def test_cutouts_with_their_own_opacity_are_turned_too(tmp_path: Path) -> None:

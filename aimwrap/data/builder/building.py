@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO, StringIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import PIL
@@ -20,7 +22,7 @@ from torch.utils.data import Dataset
 
 from ..._checks import check_choices
 from ..._choices import FileFormat as FileFormat
-from ..._files import is_unfinished, locked, replacing, write_json
+from ..._files import is_unfinished, locked, parts_of, replacing, write_json
 from ..._text import with_progress
 from ..io import expand_path, read_json
 from ..release import SPLITS, ImageLoader, Release
@@ -30,7 +32,7 @@ from .plan import Shot, Source, Tying, generator_of, plan_shots
 from .sources import Background, Cutout
 
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "cutout_filename", "mask")
-METADATA, MASKS, PARTIAL, LOCK, SIZES = "metadata.csv", "segmentations", ".partial", ".unfinished-lock", "source_sizes"
+METADATA, MASKS, PARTIAL, LOCK, FILES = "metadata.csv", "segmentations", ".partial", ".unfinished-lock", "source_files"
 JPEG_QUALITY = 95
 
 
@@ -60,7 +62,8 @@ def build(
 
     An image depends only on the sources, the arguments, its split and its number: two builds are the same byte for
     byte, with any number of workers, and also if one was interrupted and called again, which continues. So that
-    this holds, a folder is refused that was begun with other arguments, or with another version of Pillow or numpy.
+    this holds, a folder is refused that was begun with other arguments, another version of Pillow or numpy, or other
+    sources, as far as the files' sizes and parts of them tell.
 
     Args:
         out: a folder that is new, empty, or of an earlier build with the same arguments.
@@ -116,7 +119,11 @@ def build(
         Entry(shot.split, shot.number, shot.label, shot.place, shot.background.name, shot.cutout.name) for shot in shots
     ]
     paths = [[shot.background.path, shot.cutout.path, shot.cutout.opacity_path] for shot in shots]
-    sizes = [[path and path.is_file() and path.stat().st_size for path in each] for each in paths]
+    content = {path: hashlib.sha256(b"".join(parts_of(path))).hexdigest() for path in {*chain(*paths)}}
+    read_as = [
+        [shot.cutout.any_value, shot.cutout.as_stored, *map(content.get, each)]
+        for shot, each in zip(shots, paths, strict=True)
+    ]
     arguments = {
         "seed": seed,
         "tyings": {split: tying._asdict() for split, tying in tyings.items()},
@@ -124,7 +131,7 @@ def build(
         **shares,
         **uses,
         "sources": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
-        SIZES: hashlib.sha256(json.dumps([sizes, [shot.cutout.any_value for shot in shots]]).encode()).hexdigest(),
+        FILES: hashlib.sha256(json.dumps(read_as).encode()).hexdigest(),
     }
     names = list(cutouts_by_class), list(by_place)
     try:
@@ -269,7 +276,7 @@ def _write_set(
             problems += [] if problem is None else [problem]
         if problems:
             shutil.rmtree(out / PARTIAL, ignore_errors=True)
-            write_json(out / MANIFEST, {**manifest, SIZES: None})  # since some files are to be replaced
+            write_json(out / MANIFEST, {**manifest, FILES: None})  # since some files are to be replaced
             lines = "\n  ".join(sorted(set(problems))[:10])
             raise ValueError(
                 f"{len(problems)} of {len(names)} images could not be made, and {METADATA} was not written:\n  {lines}"
@@ -340,7 +347,7 @@ def _check_folder(out: Path, manifest: Mapping[str, Any]) -> None:
                 "remove this one"
             ) from error
         found, manifest = _flat(there if isinstance(there, dict) else {}), _flat(manifest)
-        found[SIZES] = found.get(SIZES) or manifest.get(SIZES)  # unknown where files were to be replaced
+        found[FILES] = found.get(FILES) or manifest.get(FILES)  # unknown where files were to be replaced
         different = [key for key in {**manifest, **found} if manifest.get(key) != found.get(key)]
         if different:
             lines = "\n  ".join(
@@ -383,10 +390,10 @@ def _check_names(argument: str, names: Sequence[str]) -> None:
                 f"{argument} become folders, so their names must not be empty, begin with a dot, begin or end with a "
                 f'space, or have line ends or any of / \\ : * ? " < > | in them; got {name!r}. Rename folder or label'
             )
-    folded = [name.casefold() for name in (*names, MASKS)]
-    clashing = sorted({name for name in (*names, MASKS) if folded.count(name.casefold()) > 1})
+    folded = [normalize("NFKC", name).casefold() for name in (*names, MASKS)]
+    clashing = sorted(name for name, key in zip((*names, MASKS), folded, strict=True) if folded.count(key) > 1)
     if clashing:
         raise ValueError(
-            f"{argument} must have names that differ in more than case, and none may be called {MASKS}, which holds "
-            f"the masks; got {', '.join(clashing)}. Rename one"
+            f"{argument} must have names that differ in more than case or accents, and none may be called {MASKS}, "
+            f"which holds the masks; got {', '.join(clashing)}. Rename one"
         )

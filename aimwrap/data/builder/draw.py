@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from ..._checks import check_choices
 from ..._choices import Placement as Placement
-from ..io import decoded, open_image, open_object_mask
+from ..io import decoded, fitted, open_image, open_object_mask
 from .sources import Background, Cutout
 
 # The mean of a background is moved to a brightness and a colourfulness drawn from these, whatever the photograph.
@@ -243,8 +243,9 @@ def _open_cutout(cutout: Cutout) -> Image.Image:
                 f"pixel (mode {picture.mode}); pass the folder of masks as opacity"
             )
         return picture.convert("RGBA")
-    picture = open_image(cutout.path)
+    picture = open_image(cutout.path, not cutout.as_stored)
     opacity = open_object_mask(cutout.opacity_path, cutout.any_value)[0].numpy()
+    picture = fitted(picture, cutout.path, not cutout.as_stored, opacity.shape)
     if opacity.shape != (picture.height, picture.width):
         raise ValueError(
             f"{cutout.opacity_path} has {opacity.shape[1]} x {opacity.shape[0]} pixels (W x H), and {cutout.path} "

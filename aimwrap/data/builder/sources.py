@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..io import SUFFIXES, expand_path, list_folder, pictures_below, require_folder
-from ..release import SPLITS, Release
-from ..sets.folder import SPLIT_FOLDER
+from ..release import SPLITS, Release, counts_stored, split_of
 from ..sets.waterbirds import WATER_BIRDS
 
 ENDINGS = ", ".join(sorted(SUFFIXES))
@@ -25,6 +24,7 @@ class Cutout(NamedTuple):
             an alpha channel.
         any_value: whether every value of the second image above zero means the object.
         split: ``"train"``, ``"val"`` or ``"test"`` if the source has one, else None.
+        as_stored: whether the second image covers the pixels on disk, before EXIF data turn them.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Cutout(NamedTuple):
     opacity_path: Path | None = None
     any_value: bool = False
     split: str | None = None
+    as_stored: bool = False
 
 
 class Background(NamedTuple):
@@ -109,6 +110,7 @@ def cutouts_of(release: Release) -> list[Cutout]:
             record.mask_path,
             release.any_value_is_object,
             record.split,
+            counts_stored(record, release),
         )
         for record in release.records
     ]
@@ -207,10 +209,11 @@ def water_or_land(class_name: str) -> str:
 
 def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str, Path]]:
     """(split, class or place, path) of every image, sorted."""
-    top = list_folder(folder).folders
-    named = {name: match[1] for name in top if (match := SPLIT_FOLDER.fullmatch(name.lower()))}
-    named = {name: named[name] for name in named if name in SPLITS or not list_folder(folder / name).pictures}
-    if named and (others := sorted({*top} - {*named})):
+    top, beside, _ = list_folder(folder)
+    named = {name: split for name in top if (split := split_of(name))}
+    if len(named) < len(top):  # else they are splits, even if their images are in no class
+        named = {name: named[name] for name in named if name in SPLITS or not list_folder(folder / name).pictures}
+    if named and (others := [*sorted({*top} - {*named}), *beside]):
         raise ValueError(
             f"{folder} has folders named after splits ({', '.join(named)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
@@ -218,7 +221,7 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
     splits: dict[str, str | None] = {**named} or {"": None}
     for above, split in splits.items():
         parent = folder / above
-        kinds, loose = list_folder(parent)
+        kinds, loose, _ = list_folder(parent)
         if loose or not kinds:
             has = f"images next to them, such as {loose[0]}; move these into one or elsewhere" if kinds else "none"
             raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has {has}")

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from ..._text import numbered
 from ..io import FolderListing, pictures
-from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside
+from ..release import SPLITS, Box, Record, Release, ReleaseDataset, are_inside, counts_stored, likely_ids
 from ..sets import Expected
 from .report import Check, Count, Finding, Mark
 from .scan import Look
@@ -87,6 +87,8 @@ def check_labels(counts: Sequence[Count], release: Release, num_classes: int | N
         findings.insert(0, Finding("train", "no images to train on"))
     if findings:
         return Check("labels", "warning", "some have no images in a split", tuple(findings))
+    if warning := "".join(likely_ids(release)):
+        return Check("labels", "warning", warning)
     return Check("labels", "ok", f"{len(release.classes):,}, each with images in every split")
 
 
@@ -264,7 +266,7 @@ def check_sizes(seen: Sequence[Seen], root: Path) -> Check:
 def as_read(release: Release, record: Record, image: Look, mask: Look | None) -> Look:
     """An image's look, with its size on disk where its mask or boxes count those pixels."""
     known = record.size if mask is None else mask.size
-    by_boxes = release.boxes_as_stored and record.boxes is not None and known != image.size
+    by_boxes = counts_stored(record, release) and known != image.size
     if image.size is None or image.orientation < 5 or not (by_boxes or known == image.size[::-1]):
         return image
     return image._replace(size=image.size[::-1])
@@ -276,7 +278,7 @@ def check_turned(seen: Sequence[Seen], release: Release) -> Check | None:
     for record, image, mask in seen:
         size = image.size if mask is None else mask.size
         told = image.orientation > 4 and (record.size or mask) is not None and size is not None and size[0] != size[1]
-        told = told or (release.boxes_as_stored and record.boxes is not None)
+        told = told or counts_stored(record, release)
         if image.orientation > 1 and not told and (record.boxes or record.mask_path) is not None:
             findings.append(Finding(shown(record.path, release.root), f"EXIF orientation {image.orientation}"))
     summary = (
@@ -337,7 +339,7 @@ def check_boxes(seen: Sequence[Seen], release: Release) -> Check:
     if outside or many:
         summary = (
             f"not in their image: {len(outside):,}; not around their mask: {len(apart):,}. They are other "
-            "images', as in a table that was sorted: get it again"
+            "images', as in a table that was sorted, or have x and y or edges and sizes swapped: get it again"
         )
         return Check("boxes", "fault", summary, findings)
     summary = f"overlap with their mask's box below {LOW_OVERLAP}: {len(apart):,} of {compared:,}; look at them"

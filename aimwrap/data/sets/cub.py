@@ -157,6 +157,12 @@ def read_birds(cub: Path) -> tuple[tuple[str, ...], dict[int, Bird]]:
     labels = _for_each(cub / "image_class_labels.txt", ("id", "class"), names)
     splits = _for_each(cub / "train_test_split.txt", ("id", "is_training_image"), names)
     boxes = _for_each(cub / "bounding_boxes.txt", ("id", "x", "y", "width", "height"), names)
+    corners = [tuple(parse_float(row, column) for column in ("x", "y", "width", "height")) for row in boxes.values()]
+    if len(corners) > 200 and all(width > x and height > y for x, y, width, height in corners):
+        raise ValueError(
+            f"{cub / 'bounding_boxes.txt'} has a width above x and a height above y in every row: these are the right "
+            "and the bottom edge, and must be width and height. Get the table again"
+        )
     birds, seen = {}, set()
     for id, row in names.items():
         name = row.values["name"]

@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..io import FolderListing, expand_path, list_folder, pictures, pictures_below, subfolders
-from ..release import SPLITS, Record, Release, all_trained
+from ..release import SPLIT, SPLITS, Record, Release, all_trained, split_of, written_twice
 from . import DatasetOnDisk, Sources
 
-SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set|data|split|images|pictures)?[0-9]*")
 KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
 PARTS = re.compile(
     r"(.*[ _-])?(?i:images?|(?<=[ _-])part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])"
 )
 MASK = re.compile(
-    r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumbs)/|[ _-](mask|seg\w*|gt)[\d _-]*$"
+    r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumb(nail)?s?|resized)/|"
+    r"[ _-](mask|seg\w*|gt)[\d _-]*$"
 )
-ENDS = re.compile(rf"{SPLIT_FOLDER.pattern}|images|masks|labels|annotations|segmentations")  # also beginnings
+ENDS = re.compile(
+    rf"{SPLIT.pattern}|images|masks|labels|annotations|segmentations|aug(mented|mentation)?|resized|cropped"
+)  # also beginnings
+COPY = re.compile(r"(?i)(.+?)[ _-]+(cop(?:y|ie|ia)|kopie|\([0-9]+\))( ?\(?[0-9]+\)?)?")  # as file managers name it
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
@@ -46,18 +49,21 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
 
     Raises:
         FileNotFoundError: if a folder is missing, a class has no image, or an image lacks its mask.
-        ValueError: if folders of splits and classes are mixed or one level off, images are outside of classes, masks
-            are among them, or a mask could be that of two images.
+        ValueError: if folders of splits and classes are mixed or one level off, a class is written in two ways, images
+            are outside of classes, masks are among them, or a mask could be that of two images.
     """
     root = expand_path(root)
     mask_root = None if masks is None else expand_path(masks)
     parts = _split_folders(root, mask_root)
     classes = sorted({name for _, names in parts.values() for name in names})
+    if twice := written_twice(classes):
+        raise ValueError(f"{root} has the classes {twice}; move the images of one class into one folder, or rename it")
     label = {name: number for number, name in enumerate(classes)}
     records, notes = [], []
     below: dict[str, Counter[str]] = {name: Counter() for name in classes}
+    unread: list[Path] = []
     for split, (folder, names) in parts.items():
-        relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name)]
+        relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name, unread)]
         mask_of: dict[str, Path] = {}
         if mask_root is not None:
             mask_folder = mask_root / folder.relative_to(root)
@@ -79,6 +85,11 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     _check_level(root, {name: {one for one in at if one or 8 * at[one] > at.total()} for name, at in below.items()})
     if inner := [f"{name}/{folder}" for name, folders in below.items() for folder in sorted(folders) if folder]:
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
+    if unread:
+        kinds, first = ", ".join(sorted({path.suffix.lower() for path in unread})), unread[0].relative_to(root)
+        notes.append(
+            f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {first.as_posix()}."
+        )
     if mask_root is not None and not any(record.mask_path for record in records):
         raise FileNotFoundError(
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
@@ -92,7 +103,7 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
     listing = list_folder(root, "root")
     no_masks = mask_root is None or not mask_root.exists()
     names = [name for name in listing.folders if no_masks or not (root / name).samefile(str(mask_root))]
-    named = {name: match[1] for name in names if (match := SPLIT_FOLDER.fullmatch(name.lower()))}
+    named = {name: split for name in names if (split := split_of(name))}
     inside = {name: list_folder(root / name) for name in named}
     splits = [name for name in inside if inside[name].folders and not inside[name].pictures]
     if not splits:
@@ -139,10 +150,13 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     first, *others = below
     inside = sorted(set().union(*below.values()))
     same = max((sorted(below[first] & below[other]) for other in others), key=len, default=[])
-    same = inside if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in inside) else same
+    times = Counter(name for names in below.values() for name in names)
+    shared = sorted(name for name in times if times[name] > 1)
+    same = shared if len(same) < 2 < len(below) >= len(inside) else same  # as of patients, of whom few have all classes
+    same = inside if all(map(split_of, inside)) else same
     kinds = [match[1] for name in below if (match := KINDS_OF_FILES.fullmatch(name.lower()))]
     of_files = len(kinds) == len(below) and any(kinds)
-    column = "split" if all(SPLIT_FOLDER.fullmatch(name.lower()) for name in same) else "place"
+    column = "split" if all(map(split_of, same)) else "place"
     parts = [match[1] for name in below if (match := PARTS.fullmatch(name))]
     of_files |= len(parts) == len(below) and len({*parts}) == 1
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
@@ -157,15 +171,19 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
         words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
         split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
-    if any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(splits):
+    copied = any((match := COPY.fullmatch(name)) and match[1] in below for name in below)
+    several = any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(
+        splits
+    )
+    if copied or several:
         raise ValueError(
-            f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks. "
-            "Make a folder per split (and per kind of files), each with a folder per class, or rename them"
+            f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks "
+            "or copies. Make a folder per split (and per kind of files), each with a folder per class, or rename them"
         )
 
 
-def _class_pictures(folder: Path) -> list[str]:
-    relatives = pictures_below(folder)
+def _class_pictures(folder: Path, unread: list[Path]) -> list[str]:
+    relatives = pictures_below(folder, unread)
     if not relatives:
         raise FileNotFoundError(
             f"{folder} has no image, so its class would be empty; remove the folder, or put its images there "

@@ -141,6 +141,13 @@ def _with_table(records: list[Record], root: Path, noisy_labels: int) -> list[Re
             f"{others[0]} and {len(others) - 1} more images are not in {root / TABLE}, which lists the "
             "release's; this is another version, or images were added. Get the release again, or use read_folder"
         )
+    train = [record for record in listed.values() if record.split == "train"]
+    wrong = sum(record.label != WNIDS.index(record.path.parent.name) for record in train) / max(len(train), 1)
+    if len(train) > COUNTS["train"] / 2 and not 0.6 * noisy_labels <= 100 * wrong <= 1.5 * noisy_labels:
+        raise ValueError(
+            f"{root / TABLE}: {column} must have {noisy_labels} % wrong training labels, and has {100 * wrong:.1f} %: "
+            "its columns were swapped, or it was changed. Get the release again"
+        )
     return sorted(listed.values(), key=lambda record: (SPLITS.index(record.split), record.path))
 
 

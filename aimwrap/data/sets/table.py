@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..io import FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
-from ..release import SPLITS, Box, Record, Release, all_trained
+from ..release import SPLITS, Box, Record, Release, all_trained, split_of, written_twice
 from ..sample import group_number
 from . import DatasetOnDisk, Sources
 
@@ -100,13 +99,14 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
     matches = [WHOLE_NUMBER.fullmatch(row.number(column)) for row in rows]
     if not all(matches):
         _check_names(rows, values, column, argument)
-        alike: dict[str, str] = {}
-        for name in sorted(set(values)):
-            plain = re.sub(r"[\s_\u200b-\u200f\ufeff]+", "", unicodedata.normalize("NFC", name).casefold())
-            if len(plain) > 1 and alike.setdefault(plain, name) != name:
+        if twice := written_twice(values):
+            raise ValueError(f"{column} has {twice}; write them alike, or pass {argument}= with all names")
+        for name in (known := {*values}):
+            parts = {part.strip() for part in re.split("[|;,]", name)}
+            if len(parts) > 1 and parts <= known:
                 raise ValueError(
-                    f"{column} has {alike[plain]!r} and {name!r}, which differ in case, spaces or accents only; write "
-                    f"them alike, or pass {argument}= with all names"
+                    f"{column} has {name!r}, which are several of its names, and an image has one. Leave such rows "
+                    f"out, name another column, or pass {argument}= with all names"
                 )
         return _among(rows, values, column, sorted(set(values)), argument)
     numbers = [int(match[1]) for match in matches if match is not None]
@@ -162,6 +162,10 @@ SPLIT_VALUES: Mapping[str, str] = {
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
+_OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra")  # beside train
+_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|partition)([ _-]?(id|set|index))?")
+_YES_OR_NO = {*"01tfyn", "0.0", "1.0", "true", "false", "yes", "no"}
+_FLAG = re.compile(r"(is[ _-]?)?(train|training|val|validation|test|testing)|is[ _-]?valid")  # of yes and no
 BOX = ("left", "top", "right", "bottom")
 
 
@@ -209,7 +213,8 @@ def read_table(
         classes: names of the classes, by label.
         places: names of the places, by number.
         splits: what the values in the column of the split mean, in lower case: ``"train"``, ``"val"`` or ``"test"``. By
-            default these names and the codes 0, 1, 2. CUB has 1 for train: ``splits={"1": "train", "0": "test"}``.
+            default such names (``Training``, ``valid``, ``test_set``) and the codes 0, 1, 2. CUB has 1 for train:
+            ``splits={"1": "train", "0": "test"}``.
         any_value_is_object: whether every value of a mask above zero means the object; else the value's share of 255
             is how much of the pixel the object covers.
 
@@ -229,6 +234,12 @@ def read_table(
     place, group = _column(table, rows, place, "place"), _column(table, rows, group, "group")
     mask = _column(table, rows, mask, "mask")
     split = _column(table, rows, split_column, "split", image, label, place, group)
+    flags = {row.values[split].strip() for row in rows} if split and _FLAG.fullmatch(split.lower()) else {""}
+    if flags <= {*"01"} and splits is SPLIT_VALUES:  # whose numbers are of the three splits
+        raise ValueError(
+            f"{split} of {table} says yes (1) or no (0); pass splits= with what that means, such as "
+            'splits={"1": "train", "0": "test"}, or another column'
+        )
     box = _box_columns(table, header, box)
     labels = number_column(rows, label, classes, "classes")
     numbered_places = number_places(rows, place, group, labels, places)
@@ -266,11 +277,12 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
         argument = "split_column"
         for name in [name for name in header if name not in used]:
             found = Counter(row.values[name].strip().lower() for row in rows)
-            named = {value: SPLIT_VALUES[value] for value in found.keys() & SPLIT_VALUES.keys() - {*"012"}}
+            named = {value: split for value in found if (split := split_of(value) or _OTHER_SPLIT.fullmatch(value))}
             share = sum(found[each] for each in named) / len(rows)
             most = len(found) <= 6 and share >= 0.5 and {"train"} < {*named.values()}
-            flag = re.fullmatch("is_(train|test|val|valid)", name.lower()) and found.keys() <= {*"01", "true", "false"}
-            if len(found) > 1 and (most or flag or len(named) == len(found)):
+            flag = _FLAG.fullmatch(name.lower()) and found.keys() <= _YES_OR_NO
+            number = _NAMED_SPLIT.fullmatch(name.lower()) and found.keys() <= {*"012"}
+            if len(found) > 1 and (most or flag or number or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
         return None
@@ -288,6 +300,11 @@ def _box_columns(
     if len(box) != 4 or isinstance(box, str):
         raise ValueError(f"box must be the columns of left, top, right and bottom, got {box!r:.80}")
     lacking = [column for column in box if column not in header]
+    if re.search(r"(?i)((^|[^a-z])[wh]|width|height)$", box[2]) and not lacking:
+        raise ValueError(
+            f"box={box!r} must be the columns of left, top, right and bottom, and the last two are named as width and "
+            "height: write right = x + width and bottom = y + height into the table first, or pass None to go without"
+        )
     if not lacking:
         return box
     if box == BOX and not {*box} & {name.casefold() for name in header}:
@@ -309,7 +326,7 @@ def _below(root: Path, row: Row, column: str) -> Path:
 
 def _split(row: Row, column: str, splits: Mapping[str, str]) -> str:
     value = row.values[column].strip().lower()
-    found = splits.get(value)
+    found = splits.get(value) or (split_of(value) if splits is SPLIT_VALUES else None)
     if found not in SPLITS:
         raise ValueError(
             f"{row.where}: {column} must be one of {', '.join(splits)}, which mean train, val or test, got "

@@ -102,6 +102,12 @@ def _read_places(home: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], d
     if not any(table.is_file() for table in tables):
         return (), {}
     train, test = (_read_place_ids(table, classes) for table in tables)
+    same = sum(before == after for before, after in zip(train, test, strict=True))
+    if 2 * same > len(classes):
+        raise ValueError(
+            f"{tables[1]} gives {same} of {len(classes)} species the place of {tables[0].name}, and in the test each "
+            "has another's: one table is a copy of the other. Get the release again"
+        )
     ids = list(dict.fromkeys([*train, *test]))  # in the order of the species, so that place p is label p's own
     names = tuple(f"Places365 class {id}" for id in ids)
     return names, {"train": [ids.index(id) for id in train], "test": [ids.index(id) for id in test]}

@@ -204,7 +204,8 @@ def read_waterbirds(
         )
     notes.append(masks_note(masks))
     classes, places = ("land bird", "water bird"), ("land", "water")
-    return Release(name_of(joined, found), home, joined, classes, places, notes=tuple(notes))
+    named = name_of(joined, found)
+    return Release(named, home, joined, classes, places, notes=tuple(notes), boxes_as_stored=True)
 
 
 def find_waterbirds(root: str | os.PathLike[str]) -> Path:
