@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from ._choices import Head, MaskContext, MaskNorm, MaskPadding, Pooling
 from ._numerics import autocasts, kept_random_state, wide_dtype
 from .taps import Stage, TappedModel
+
+# Steps of autograd's graph that move values, or change their precision.
+_MOVING = "(Alias|Clone|Permute|Reshape|Select|Slice|Squeeze|ToCopy|T|Transpose|UnsafeView|Unsqueeze|View)Backward"
 
 
 def check_arguments(
@@ -159,6 +163,18 @@ def check_one_logit(loss: nn.Module, logits: Tensor, target: Any) -> None:
         raise ValueError(
             f"{type(loss).__name__} is the same for all values of a single logit, as a softmax is, so it would train "
             "nothing; pass classification_loss=nn.BCEWithLogitsLoss()"
+        )
+
+
+def check_logits(logits: Tensor, name: str, refused: str = "Sigmoid|Softmax") -> None:
+    """Refuse probabilities, as far as autograd shows the last step: other numbers have that sign, softmax, gradient."""
+    node = logits.grad_fn
+    while node is not None and re.match(_MOVING, node.name()):
+        node = node.next_functions[0][0]
+    if node is not None and (last := re.match(f"({refused})Backward", node.name())):
+        raise ValueError(
+            f"{name} must return logits, and ends in a {last[1].lower()}: leave that out, for instance by putting "
+            "nn.Identity() in its place"
         )
 
 

@@ -18,6 +18,7 @@ def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_gr
 
     Args:
         predictions: (N,) predicted classes, or (N, K) logits, whose largest counts, or one's sign; NaN is never right.
+            A single probability has no sign: ``probability.logit()``.
         labels: (N,) true classes, from 0; below K where predictions are logits.
         groups: (N,) group of each image, 0 to ``num_groups - 1``.
         num_groups: how many groups there are.
