@@ -48,6 +48,8 @@ class Result(NamedTuple):
         if not len(seeds):
             raise ValueError(f"seeds must hold at least one score of {name!r}, got none.")
         values = [float(score) for score in seeds]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"seeds must be finite, got {values} of {name!r}: leave out a seed that has no score.")
         mean, deviation = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
         return cls(name, mean, mean - deviation, mean + deviation, values)
 
@@ -95,9 +97,9 @@ def plot_results(
         raise ValueError(f"baseline must be one of the methods {methods}, got {baseline!r}.")
     grid = _arrange(list(checked))
     measures = list(dict.fromkeys(_measure(panel) for panel in checked))
-    unknown = [measure for measure in chance or {} if measure not in measures]
+    unknown = [each for each, level in (chance or {}).items() if each not in measures or not math.isfinite(level)]
     if unknown:
-        raise ValueError(f"chance must name measures of the results, {measures}, got {unknown}.")
+        raise ValueError(f"chance must name measures of the results, {measures}, with finite numbers, got {unknown}.")
 
     labels = [wrap(f"{name} (baseline)" if name == baseline else name, NAMES, TEXT) for name in methods]
     titles = {panel: wrap(_measure(panel), PANEL, TEXT + 1) for panel in checked}
@@ -156,6 +158,11 @@ def plot_area_curves(
         raise ValueError(f"curves must be 1 to {len(COLOURS)}, so that colours can be distinguished, got {len(named)}.")
     if chance is not None and not 0 <= chance <= 1:
         raise ValueError(f"chance must be an accuracy from 0 to 1, got {chance}.")
+    areas = [point.area for curve in named.values() for point in (*curve.points, curve.own) if point.area] or [1.0]
+    if wrong := [area for area in areas if not 0 <= area <= 1]:
+        raise ValueError(
+            f"curves must have areas from 0 to 1, got {wrong}: verify(model, images) says where NaN begins."
+        )
     panels: dict[str, Callable[[AreaPoint], float | None]] = {"accuracy": lambda point: point.accuracy}
     if all(curve.own.worst_group is not None for curve in named.values()):
         panels["worst group's accuracy"] = lambda point: point.worst_group
@@ -164,7 +171,6 @@ def plot_area_curves(
     key = 0.0 if "" in named else 0.6 + max(text_width(name, TEXT) for name in names)
     width = len(panels) * CURVES[0] + 0.8 + key
     figure = framed_figure(width, 1.1 + CURVES[1], title, _explain_curves(named, len(panels) > 1, chance))
-    areas = [point.area for curve in named.values() for point in (*curve.points, curve.own) if point.area] or [1.0]
     ends = min(areas) / 1.25, max(areas) * 1.25
     for axes, (name, value_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(name, fontsize=TEXT + 1)
