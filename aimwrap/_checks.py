@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -12,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ._choices import Head, MaskContext, MaskNorm, MaskPadding, Pooling
-from ._numerics import autocasts
+from ._numerics import autocasts, kept_random_state, wide_dtype
 from .taps import Stage, TappedModel
+
+# Steps of autograd's graph that move values, or change their precision.
+_MOVING = "(Alias|Clone|Permute|Reshape|Select|Slice|Squeeze|ToCopy|T|Transpose|UnsafeView|Unsqueeze|View)Backward"
 
 
 def check_arguments(
@@ -158,6 +163,32 @@ def check_classification_loss(loss: nn.Module | None) -> None:
         )
     if getattr(loss, "reduction", "mean") == "none":
         raise ValueError('classification_loss must return a scalar; build it with reduction="mean"')
+
+
+def check_one_logit(loss: nn.Module, logits: Tensor, target: Any) -> None:
+    """Refuse a loss that does not depend on a single logit, as none with a softmax does."""
+    dtype = wide_dtype(logits)
+    target = target.to(dtype) if isinstance(target, Tensor) and target.is_floating_point() else target
+    with torch.no_grad(), kept_random_state():
+        twin = copy.deepcopy(loss).to(dtype)  # what it keeps of earlier batches stays as it is
+        losses = [twin(torch.full_like(logits, value, dtype=dtype), target) for value in (0.25, 0.5, 0.75)]
+    if all(torch.equal(losses[0], one) for one in losses):
+        raise ValueError(
+            f"{type(loss).__name__} is the same for all values of a single logit, as a softmax is, so it would train "
+            "nothing; pass classification_loss=nn.BCEWithLogitsLoss()"
+        )
+
+
+def check_logits(logits: Tensor, name: str, refused: str = "Sigmoid|Softmax") -> None:
+    """Refuse probabilities, as far as autograd shows the last step: other numbers have that sign, softmax, gradient."""
+    node = logits.grad_fn
+    while node is not None and re.match(_MOVING, node.name()):
+        node = node.next_functions[0][0]
+    if node is not None and (last := re.match(f"({refused})Backward", node.name())):
+        raise ValueError(
+            f"{name} must return logits, and ends in a {last[1].lower()}: leave that out, for instance by putting "
+            "nn.Identity() in its place"
+        )
 
 
 def check_output(output: Any, tau: Tensor) -> None:

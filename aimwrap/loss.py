@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_choices, check_classification_loss, check_not_negative, check_output, check_target, check_tau
+from ._checks import (
+    check_choices,
+    check_classification_loss,
+    check_not_negative,
+    check_one_logit,
+    check_output,
+    check_target,
+    check_tau,
+)
 from ._choices import AreaPer as AreaPer
 from ._numerics import wide_dtype
 from .output import AIMOutput
@@ -91,7 +99,7 @@ class AIMLoss(nn.Module):
         batch_mean: what averages the areas with ``area_per="batch"``. Where several processes share a batch,
             :func:`aimwrap.train.mean_over_processes` takes all of its images; per image there is nothing to share.
         classification_loss: any module that takes (logits (N, K), target) and returns a scalar; cross entropy by
-            default. It serves label smoothing, soft labels, and binary cross entropy.
+            default. It serves label smoothing, soft labels, and binary cross entropy, which a single logit needs.
 
     Attributes:
         tau: float32 buffer, the current target area, which :class:`~aimwrap.TauScheduler` changes.
@@ -135,6 +143,7 @@ class AIMLoss(nn.Module):
         self.batch_mean = batch_mean
         self.classification_loss = nn.CrossEntropyLoss() if classification_loss is None else classification_loss
         self.register_buffer("tau", torch.tensor(self.target_tau, dtype=torch.float32))
+        self._tried_one_logit = False
 
     def forward(self, output: AIMOutput, target: Tensor) -> Tensor:
         """The scalar to back-propagate.
@@ -157,6 +166,9 @@ class AIMLoss(nn.Module):
         check_output(output, self.tau)
         if isinstance(self.classification_loss, nn.CrossEntropyLoss):
             check_target(output.logits, target, self.classification_loss.ignore_index)
+        elif output.logits.shape[1:] == (1,) and not self._tried_one_logit and not torch.compiler.is_compiling():
+            check_one_logit(self.classification_loss, output.logits, target)
+            self._tried_one_logit = True
         taus = self.tau.float().expand(len(output.masks))
         areas = {
             stage: active_area_loss(mask, tau, self.area_per, self.batch_mean)
@@ -185,13 +197,17 @@ class AIMLoss(nn.Module):
 
     def _classification(self, logits: Tensor, target: Tensor) -> Tensor:
         """In float32 at least, as under CUDA's autocast; CPU's does not do that. Its own weights and targets follow."""
-        module, dtype = self.classification_loss, wide_dtype(logits)
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        cast = {name: x.to(dtype) for name, x in own.items() if x.is_floating_point() and x.dtype != dtype}
+        module = self.classification_loss
+        buffers = dict(module.named_buffers())
+        own = {name: x for name, x in {**dict(module.named_parameters()), **buffers}.items() if x.is_floating_point()}
+        dtype = torch.float64 if any(x.dtype == torch.float64 for x in own.values()) else wide_dtype(logits)
+        cast = {name: x.to(dtype) for name, x in own.items() if x.dtype != dtype}
         if isinstance(target, Tensor) and target.is_floating_point():
             target = target.to(dtype)
         given = logits.to(dtype), target
         loss: Tensor = torch.func.functional_call(module, cast, given) if cast else module(*given)
+        for name in cast.keys() & buffers.keys():  # which a loss may change, such as a moving average
+            buffers[name].data.copy_(cast[name])
         if isinstance(module, nn.CrossEntropyLoss) and not target.is_floating_point():
             loss = torch.where((target == module.ignore_index).all(), 0.0, loss)  # where it would be 0 / 0
         return loss

@@ -157,21 +157,33 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
 
 
 def _as_shown(image: Any, channels: int) -> Any:
-    kind = getattr(image, "dtype", None)
+    if not isinstance(image, Image.Image | np.ndarray | torch.Tensor):
+        came = type(image).__name__
+        raise TypeError(f"image must be a PIL image, array or tensor, got {came}; PIL.Image.open(path) opens a file")
+    kind, shape = getattr(image, "dtype", None), image.size if isinstance(image, Image.Image) else tuple(image.shape)
+    layouts = f"an array (H, W) or (H, W, C), or a tensor (C, H, W) of the model's {channels} channels"
+    misfit = ValueError(f"image must be {layouts}, got {shape}{'' if kind is None else f' of {kind}'}")
+    if 0 in shape or len(shape) < 2:
+        raise misfit
     wrong = image.ndim == 3 and kind != np.uint8 if isinstance(image, np.ndarray) else kind not in (None, torch.uint8)
-    if wrong and not (
-        isinstance(image, torch.Tensor) and image.is_floating_point() and not ((image > 2) | (image < -0.2)).any()
-    ):
+    values = ""
+    if isinstance(image, torch.Tensor) and image.is_floating_point():
+        low, high = image.aminmax()
+        wrong, values = not (-0.2 <= low <= high <= 1.5), f", {low:g} to {high:g}"
+    if wrong:
         raise ValueError(
-            f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind}; divide a "
+            f"image must be of 8 bits (uint8), or a tensor of floats in [0, 1], got {kind}{values}; divide a "
             "tensor of floats by its white, and do not normalise it, or write "
             "(image / white * 255).round().astype('uint8') of an array"
         )
     if isinstance(image, np.ndarray):
-        image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
+        try:
+            image = Image.fromarray(image.squeeze(-1) if shape[2:] == (1,) else image)
+        except TypeError as error:  # of more dimensions or channels, or of a type, that PIL does not know
+            raise misfit from error
     if not isinstance(image, Image.Image):
-        if len(getattr(image, "shape", ())) > 2 and (image.shape[-3], channels) not in ((channels, channels), (1, 3)):
-            raise ValueError(f"image must be (C, H, W) of the model's {channels} channels, got {tuple(image.shape)}")
+        if len(shape) < 3 or (shape[-3], channels) not in ((channels, channels), (1, 3)):
+            raise misfit
         return image
     fits = channels in (1, 3) or image.mode in {2: ("LA",), 4: ("RGBA", "RGBX")}.get(channels, ())
     other = f"image must have the model's {channels} channels, got mode {image.mode}; pass a tensor (C, H, W) of them"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_numbers, check_tau
+from .._checks import check_logits, check_numbers, check_tau
 from .._numerics import predicted_classes
 from .._text import table, with_progress
 from ..metrics import group_accuracies
@@ -127,8 +127,11 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
     with evaluating(aim):
         for batch in with_progress(batches, "areas"):
             images, *known = check_batch(batch, bool(groups) if labels else None, max(2, aim.num_classes))
-            maps = aim.forward_backbone(images.to(aim.classifier.weight.device))
+            maps = aim.forward_backbone(images.to(next(aim.parameters()).device))
             scores = aim._scores(maps)  # once for all areas
+            if not labels:
+                with torch.enable_grad():
+                    check_logits(aim._decided(maps, scores, None).logits, "model")
             for area, tally in zip(asked, tallies, strict=True):
                 tally.add(aim, aim._decided(maps, scores, None if area is None else [area] * len(scores)))
             for values, kept in zip(known, (labels, groups), strict=False):

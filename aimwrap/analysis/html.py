@@ -85,6 +85,8 @@ def code(text: str) -> str:
 def mask_picture(mask: Tensor, name: str) -> Markup:
     """Of a mask (h, w): what is open is green."""
     height, width = mask.shape
+    if not mask.isfinite().all():
+        return Markup("not finite")
     title = f"{name}: {int(mask.sum())} of {mask.numel()} positions open, {height} x {width}"
     colours = torch.tensor(_OPEN).expand(height, width, 3)
     return Markup(f"{_picture(colours, 235 * mask, title)}<br/>{mask.mean().item():.1%} open")

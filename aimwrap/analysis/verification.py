@@ -57,7 +57,7 @@ def verify(
         images: (N, C, H, W), as the model takes them; take at least a hundred for the measurements, of the test set.
         plain: the plain classifier to compare with: a CNN that ends in global average pooling and one linear layer (a
             norm in between, as in ConvNeXt, makes its class activation map an approximation), or a function from images
-            to logits (N, K) and heatmaps (N, h, w).
+            to logits (N, K), not probabilities, and heatmaps (N, h, w).
         batch_size: images per forward pass.
         measure_pixels: False leaves the measurements out.
         seed: of the controls and of the checks' random features. The random states of the CPU and of CUDA devices are

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import class_numbers
+from .._checks import check_logits, class_numbers
 from .._numerics import both_sides, predicted_classes
 from .._wrappers import unwrap
 from ..analysis.readout import evaluating
@@ -183,6 +183,8 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
     with evaluating(view), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()
+        if (logits := logits_in(view(inputs[:1].clone()))) is not None:  # which the model may overwrite
+            check_logits(logits, "model", "Sigmoid|Softmax|LogSoftmax")
         with view.register_forward_hook(lambda *called: _both_sides_in(called[-1])):
             with torch.no_grad():
                 targets = _targets(classes, view(inputs), len(images))

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from .._checks import check_logits
 from .._files import checksum, replacing_together
 from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
@@ -73,6 +74,8 @@ class PlainClassifier(nn.Module):
                 f"backbone: {type(self.backbone).__name__} must return logits {expected} to be trained plain, got "
                 f"{came}. Auxiliary classifiers are not trained: timm's models come without them"
             )
+        if self.training and not torch.compiler.is_compiling():
+            check_logits(logits, f"backbone: {type(self.backbone).__name__}")
         return AIMOutput(logits, {}, {})
 
     def freeze_backbone(self) -> PlainClassifier:

@@ -18,6 +18,7 @@ def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_gr
 
     Args:
         predictions: (N,) predicted classes, or (N, K) logits, whose largest counts, or one's sign; NaN is never right.
+            A single probability has no sign: ``probability.logit()``.
         labels: (N,) true classes, from 0; below K where predictions are logits.
         groups: (N,) group of each image, 0 to ``num_groups - 1``.
         num_groups: how many groups there are.
@@ -97,7 +98,8 @@ def count_by_group(predictions: Tensor, labels: Tensor, groups: Tensor, num_grou
     """How many images of each group are classified correctly, and how many there are: int64 (num_groups,) each."""
     check_positive(Integral, num_groups=num_groups)
     num_classes = None
-    if predictions.ndim == 2 and (predictions.is_floating_point() or predictions.shape[1] > 1):
+    whole = not predictions.is_floating_point()
+    if predictions.ndim == 2 and not (whole and (predictions.shape[1] == 1 or predictions.dtype == torch.bool)):
         num_classes, predictions = max(2, predictions.shape[1]), predicted_classes(predictions)
     for name, values in (("predictions", predictions), ("labels", labels), ("groups", groups)):
         if values.ndim != 1 or len(values) != len(labels):
@@ -105,9 +107,9 @@ def count_by_group(predictions: Tensor, labels: Tensor, groups: Tensor, num_grou
         if values.is_floating_point():
             way_out = " (or logits, (N, K))" if name == "predictions" else ""
             raise ValueError(f"{name} must be whole numbers{way_out}, got {values.dtype}.")
+    predictions, labels, groups = predictions.long(), labels.long(), groups.long()
     check_numbers(labels, num_classes, "labels", "; leave images without a label out")
     check_numbers(groups, num_groups, "groups", f"; num_groups is {num_groups}")
-    groups = groups.long()
     correct = torch.bincount(groups[predictions == labels], minlength=num_groups)
     return correct, torch.bincount(groups, minlength=num_groups)
 

@@ -331,8 +331,8 @@ class GroupAccuracy(_PerImage):
     def update(self, predictions: Tensor, labels: Tensor, groups: Tensor) -> None:
         """Count a batch: (N,) predicted classes or (N, K) logits, (N,) labels and (N,) groups."""
         correct, images = count_by_group(predictions, labels, groups, self.num_groups)
-        self.correct += correct
-        self.images += images
+        self.correct = self.correct.long() + correct  # set_dtype() changes it, and half precision counts to 2,048
+        self.images = self.images.long() + images
 
     def compute(self) -> dict[str, Tensor]:
         """Return the accuracies, named as above, each a scalar."""

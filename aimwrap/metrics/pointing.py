@@ -162,7 +162,8 @@ def area_corrected(scores: Tensor, chance: Tensor) -> Tensor:
         chance: (N,) from :func:`chance_level`.
 
     Returns:
-        (N,), at most 1; NaN where the score is, and where the object fills the image and leaves nothing to miss.
+        (N,), float32 at least; at most 1. NaN where the score is, and where the object fills the image and leaves
+        nothing to miss.
 
     Raises:
         ValueError: if the shapes differ.
@@ -175,6 +176,7 @@ def area_corrected(scores: Tensor, chance: Tensor) -> Tensor:
             f"scores and chance must have one value per image each, got {tuple(scores.shape)} and "
             f"{tuple(chance.shape)}: average after the correction, not before."
         )
+    scores, chance = scores.to(wide_dtype(scores)), chance.to(wide_dtype(chance))
     return torch.where(chance < 1, (scores - chance) / (1 - chance), math.nan)
 
 

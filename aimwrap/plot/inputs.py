@@ -79,7 +79,7 @@ def scores_of(name: str, scores: Tensor | Sequence[float], count: int | None = N
 
 
 def classes_of(name: str, classes: Tensor | Sequence[int] | None, count: int, names: Sequence[str] | None) -> list[str]:
-    """The name of each image's class; empty where no classes are given."""
+    """The name of each image's class, with its number where names repeat; empty where no classes are given."""
     if classes is None:
         return []
     numbers = torch.as_tensor(classes).detach().cpu()
@@ -96,6 +96,8 @@ def classes_of(name: str, classes: Tensor | Sequence[int] | None, count: int, na
             f"class_names must name every class of {name}, got {len(names)} names and the classes {wrong}: "
             "give them in the order of the class numbers, from 0."
         )
+    if len(set(names)) < len(names):  # a caption compares them
+        names = [f"{name} ({number})" for number, name in enumerate(names)]
     return [names[int(number)] for number in numbers]
 
 

@@ -48,6 +48,8 @@ class Result(NamedTuple):
         if not len(seeds):
             raise ValueError(f"seeds must hold at least one score of {name!r}, got none.")
         values = [float(score) for score in seeds]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"seeds must be finite, got {values} of {name!r}: leave out a seed that has no score.")
         mean, deviation = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
         return cls(name, mean, mean - deviation, mean + deviation, values)
 
@@ -95,9 +97,9 @@ def plot_results(
         raise ValueError(f"baseline must be one of the methods {methods}, got {baseline!r}.")
     grid = _arrange(list(checked))
     measures = list(dict.fromkeys(_measure(panel) for panel in checked))
-    unknown = [measure for measure in chance or {} if measure not in measures]
+    unknown = [each for each, level in (chance or {}).items() if each not in measures or not math.isfinite(level)]
     if unknown:
-        raise ValueError(f"chance must name measures of the results, {measures}, got {unknown}.")
+        raise ValueError(f"chance must name measures of the results, {measures}, with finite numbers, got {unknown}.")
 
     labels = [wrap(f"{name} (baseline)" if name == baseline else name, NAMES, TEXT) for name in methods]
     titles = {panel: wrap(_measure(panel), PANEL, TEXT + 1) for panel in checked}
@@ -156,6 +158,11 @@ def plot_area_curves(
         raise ValueError(f"curves must be 1 to {len(COLOURS)}, so that colours can be distinguished, got {len(named)}.")
     if chance is not None and not 0 <= chance <= 1:
         raise ValueError(f"chance must be an accuracy from 0 to 1, got {chance}.")
+    areas = [point.area for curve in named.values() for point in (*curve.points, curve.own) if point.area] or [1.0]
+    if wrong := [area for area in areas if not 0 <= area <= 1]:
+        raise ValueError(
+            f"curves must have areas from 0 to 1, got {wrong}: verify(model, images) says where NaN begins."
+        )
     panels: dict[str, Callable[[AreaPoint], float | None]] = {"accuracy": lambda point: point.accuracy}
     if all(curve.own.worst_group is not None for curve in named.values()):
         panels["worst group's accuracy"] = lambda point: point.worst_group
@@ -164,13 +171,14 @@ def plot_area_curves(
     key = 0.0 if "" in named else 0.6 + max(text_width(name, TEXT) for name in names)
     width = len(panels) * CURVES[0] + 0.8 + key
     figure = framed_figure(width, 1.1 + CURVES[1], title, _explain_curves(named, len(panels) > 1, chance))
+    ends = min(areas) / 1.25, max(areas) * 1.25
     for axes, (name, value_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(name, fontsize=TEXT + 1)
         for index, curve in enumerate(named.values()):
-            _draw_curve(axes, curve, value_of, index, with_interval=name == "accuracy")
+            _draw_curve(axes, curve, value_of, index, ends[0], with_interval=name == "accuracy")
         if chance is not None and name == "accuracy":
             axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
-        _finish(axes, [point.area for curve in named.values() for point in (*curve.points, curve.own)])
+        _finish(axes, ends)
     if key:
         lines = [line for line in figure.axes[0].get_lines() if line.get_gid() == "curve"]
         figure.legend(lines, names, loc="outside right upper", fontsize=TEXT, frameon=False, labelspacing=0.7)
@@ -265,29 +273,34 @@ def _measure(panel: str | tuple[str, str]) -> str:
 
 
 def _draw_curve(
-    axes: Axes, curve: AreaCurve, value_of: Callable[[AreaPoint], float | None], index: int, with_interval: bool
+    axes: Axes,
+    curve: AreaCurve,
+    value_of: Callable[[AreaPoint], float | None],
+    index: int,
+    edge: float,
+    with_interval: bool,
 ) -> None:
+    """A line and its star; what has no area is on the left edge, as a logarithm has no zero."""
     colour, marker = COLOURS[index], MARKERS[index]
     points = sorted(curve.points, key=lambda point: point.area)
-    areas = [point.area for point in points]
+    areas = [point.area or edge for point in points]
     values = [value_of(point) or 0.0 for point in points]
     axes.plot(areas, values, color=colour, marker=marker, markersize=4.5, linewidth=1.5, zorder=3, gid="curve")
-    own = curve.own
+    own, area = curve.own, curve.own.area or edge
     if with_interval:
         axes.fill_between(
             areas, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.15, linewidth=0, zorder=1
         )
-        axes.plot([own.area, own.area], [own.low, own.high], color=colour, linewidth=1.4, zorder=4)
+        axes.plot([area, area], [own.low, own.high], color=colour, linewidth=1.4, zorder=4)
     star: dict[str, Any] = {"marker": "*", "markeredgecolor": INK, "markersize": 13, "linestyle": "none"}
-    axes.plot([own.area], [value_of(own) or 0.0], color=colour, zorder=5, **star)
+    axes.plot([area], [value_of(own) or 0.0], color=colour, zorder=5, clip_on=False, **star)
 
 
-def _finish(axes: Axes, areas: list[float]) -> None:
+def _finish(axes: Axes, ends: tuple[float, float]) -> None:
     """A logarithmic axis in percent: the small areas are the interesting ones."""
-    low, high = min(area for area in areas if area > 0), max(areas)
     axes.set_xscale("log")
-    axes.set_xlim(low / 1.25, high * 1.25)
-    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low / 1.25 <= tick <= high * 1.25]
+    axes.set_xlim(*ends)
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if ends[0] <= tick <= ends[1]]
     axes.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("positions that the decision may use", fontsize=TEXT)
@@ -305,6 +318,8 @@ def _explain_curves(curves: Mapping[str, AreaCurve], grouped: bool, chance: floa
     text += "line are of the same images."
     if any(point.area == 1 for curve in curves.values() for point in curve.points):
         text += " At 100 % nothing is masked."
+    if any(point.area == 0 for curve in curves.values() for point in (*curve.points, curve.own)):
+        text += " On the left edge no position is open: 0 %."
     if grouped:
         text += " The worst group is picked again at each point, and has no interval."
     if chance is not None:

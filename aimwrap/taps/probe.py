@@ -218,7 +218,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         f"the backbone {type(model).__name__} could not be run on test images:\n  "
         + "\n  ".join(failures)
         + "\nPass example_input=, a batch of images as your model takes them, for example torch.zeros(1, 3, 96, 96); "
-        "on the command line, pass --image-size and --channels."
+        "on the command line, pass --image-size; aimwrap inspect has --channels, too, and other commands need three."
     )
 
 

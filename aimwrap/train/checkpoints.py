@@ -22,7 +22,7 @@ from ..sharing.files import read_tensors
 from .data import OLD
 from .distributed import gathered
 from .evaluation import score_of
-from .run import Run
+from .run import Run, are_others
 from .settings import Settings, differences
 
 KEPT = 2  # checkpoints, and best weights: the older checkpoint may name the older ones
@@ -199,6 +199,8 @@ def resume(run: Run) -> bool:
             or state.get("val", images.get("val")) != images.get("val"),
             "of a run with other names of classes or places": state.get("names", images["names"]) != images["names"],
             f"of a run with other settings: {changed}": changed,
+            f"of a run of {state.get('weights')}, and this one is of {run.weights}, by the network's code and "
+            "weights": are_others(state.get("weights"), state.get("torch"), run.weights),
         }.items():
             if differs:
                 raise CheckpointError(
@@ -267,6 +269,7 @@ def _checkpoint_of(run: Run) -> Checkpoint:
             "names": run.splits.fingerprint["names"],
             "val": run.splits.fingerprint.get("val"),
             "weights": run.weights,
+            "torch": str(torch.__version__),
             "settings": run.settings.to_json(),
             "processes": run.fabric.world_size,
             "progress": run.progress.state_dict(),

@@ -42,7 +42,7 @@ from .data import OLD, SeededBatch, check_files, read_splits
 from .distributed import share_buffers
 from .evaluation import evaluate
 from .report import format_results
-from .run import RANDOM, Report, Result, Run, weights_of
+from .run import RANDOM, Report, Result, Run, are_others, weights_of
 from .settings import Settings, differences
 from .watching import log_to_tensorboard, write_masks
 
@@ -367,7 +367,7 @@ def _result_in(folder: Path, fingerprint: dict[str, str], weights: str | None) -
         found, kept = (read_json(folder / name) for name in (RESULT, SETTINGS))
         known = found.get("data") or kept["resolved"]["data"]
         known = known if isinstance(known, dict) else {OLD: known}  # as older versions wrote it
-        same_torch = kept["resolved"]["torch"] == str(torch.__version__)  # else modules may have other attributes
+        other = are_others(found.get("weights"), kept["resolved"]["torch"], weights)
         format_results([result := Result(**found)])  # to see that nothing is missing
     except UNFIT as error:
         message = f"{folder / RESULT} was changed by hand ({first_line(error)}); remove it, and give the command again"
@@ -375,7 +375,7 @@ def _result_in(folder: Path, fingerprint: dict[str, str], weights: str | None) -
     if changed := [name for name in known if known[name] != fingerprint.get(name)]:
         what = "other names of classes or places" if changed == ["names"] else "other images"
         raise RunFolderError(f"{folder} holds the result of {what}; name another folder for a run on these")
-    if same_torch and result.weights not in (None, weights):
+    if other:
         raise RunFolderError(f"{folder} holds the result of {result.weights}, not of {weights}; name another folder")
     return result
 

@@ -310,6 +310,14 @@ def weights_of(settings: Settings) -> str | None:
     return found
 
 
+def are_others(weights: str | None, by: object, now: str | None) -> bool:
+    """Whether weights, as :func:`weights_of` named them by a version of torch, are not those of this run.
+
+    Not known of older runs, nor by another torch, whose modules may have other attributes.
+    """
+    return str(by) == str(torch.__version__) and weights not in (None, now)
+
+
 def build_optimizer(settings: Settings, model: AIM | PlainClassifier) -> Optimizer:
     """The optimiser over the model's parameter groups."""
     mask_lr = (settings.mask_lr,) if isinstance(model, AIM) else ()

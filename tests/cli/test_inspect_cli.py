@@ -52,4 +52,4 @@ def test_code_of_one_s_own_may_raise_anything(tmp_path: Path, monkeypatch: pytes
 def test_errors_of_inspect_name_the_options() -> None:
     result = runner.invoke(app, ["inspect", "resnet10t", "--channels", "4", "--image-size", "64"])
     assert result.exit_code == 1
-    assert result.output.strip().endswith("on the command line, pass --image-size and --channels.")
+    assert result.output.strip().endswith("aimwrap inspect has --channels, too, and other commands need three.")

@@ -25,6 +25,17 @@ def test_the_table_by_hand() -> None:
     assert weighted.item() == pytest.approx(0.6 * 0.75 + 0.2 * 0.5 + 0.1 * 1.0)
 
 
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint8, torch.int8, torch.int32, torch.bool])
+def test_whole_numbers_of_any_kind_are_counted(kind: torch.dtype) -> None:
+    """NumPy's uint16 ended in an error about promotion."""
+    predictions, labels, groups = PREDICTIONS.to(kind), LABELS.to(kind), GROUPS.clamp(max=1).to(kind)
+    expected = group_accuracies(PREDICTIONS, LABELS, GROUPS.clamp(max=1), 2)
+    for given_groups in (groups, groups.long()):
+        assert torch.equal(group_accuracies(predictions, labels, given_groups, 2), expected)
+    with pytest.raises(ValueError, match=r"predictions must be \(10,\), one value per label, got \(10, 2\)"):
+        group_accuracies(torch.eye(2)[PREDICTIONS].bool(), LABELS, GROUPS, 4)  # several classes may be true
+
+
 def test_group_accuracies_by_hand_and_empty_groups() -> None:
     predictions = torch.tensor([0, 0, 1, 1, 0])
     labels = torch.tensor([0, 1, 1, 0, 0])

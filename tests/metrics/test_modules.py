@@ -247,3 +247,11 @@ def test_functions_need_no_torchmetrics_and_the_classes_name_the_extra(monkeypat
 def test_every_public_name_is_there() -> None:
     for name in functions.__all__:
         assert getattr(functions, name).__name__ == name
+
+
+def test_groups_are_counted_in_half_precision() -> None:
+    """After set_dtype() the counts were of that type, and float16 stops at 2,048."""
+    metric = GroupAccuracy(num_groups=1).set_dtype(torch.float16)
+    for count in (2048, 1, 1, 1):
+        metric.update(*[torch.zeros(count, dtype=torch.long)] * 3)
+    assert metric.images.tolist() == metric.correct.tolist() == [2051] and metric.compute()["average"] == 1

@@ -253,6 +253,15 @@ def test_area_corrected_by_hand() -> None:
     torch.testing.assert_close(corrected, torch.tensor([0.5, 0.0, -0.5, NAN, NAN]), equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_area_corrected_computes_in_float32(dtype: torch.dtype) -> None:
+    """Near a chance of 1, half precision was wrong in the second digit."""
+    scores, chance = torch.tensor([0.97, 0.2]).to(dtype), torch.tensor([0.953, 0.8]).to(dtype)
+    corrected = area_corrected(scores, chance)
+    assert corrected.dtype == torch.float32
+    torch.testing.assert_close(corrected.double(), area_corrected(scores.double(), chance.double()))
+
+
 def test_area_corrected_wants_one_value_per_image_of_each() -> None:
     with pytest.raises(ValueError, match="average after the correction"):
         area_corrected(torch.rand(3), torch.tensor(0.3))

@@ -172,6 +172,17 @@ def test_masks_show_a_row_per_image_with_areas() -> None:
     assert right != wrong
 
 
+def test_classes_of_the_same_name_are_not_the_same() -> None:
+    """They were compared by name: a wrong prediction was said to be right."""
+    given = {"class_names": ["cat", "cat", "dog"], "labels": [0, 2]}
+    mask = mask_with(1, 2, 2)
+    figure = plot_masks(torch.rand(2, 3, 8, 8), {2: mask}, mask, predictions=[1, 2], **given)
+    assert captions(figure)[::3] == ["cat (0)\nwrong: predicted cat (1)", "dog (2)\npredicted right"]
+    maps = torch.rand(2, 2, 2)
+    figure = plot_heatmaps(torch.rand(2, 3, 8, 8), maps, maps, predictions=([0, 2], [1, 2]), **given)
+    assert captions(figure)[1:3] == ["cat (0): right", "cat (1): wrong"]
+
+
 def test_areas_next_to_none_and_all_are_not_rounded_to_them() -> None:
     almost_none, almost_all = torch.zeros(1, 1, 20, 20), torch.ones(1, 1, 20, 20)
     almost_none[..., 0, 0], almost_all[..., 0, 0] = 1, 0
@@ -359,6 +370,20 @@ def test_area_curves_say_what_was_measured() -> None:
     low, high = lines[0].get_ydata()[0] - 0.1, lines[0].get_ydata()[0] + 0.05
     band = accuracy.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(low) and high == pytest.approx(curves["feature-preserving"].points[0].high)
+
+
+@pytest.mark.parametrize("others", [(0.1, 1.0), ()])
+def test_a_model_with_closed_masks_has_its_star_on_the_left_edge(others: tuple[float, ...]) -> None:
+    """A logarithm has no zero: the star was nowhere, and without other areas there was an error."""
+    points = tuple(AreaPoint(area, area, {3: area}, 0.9, 0.8, 0.95, None) for area in others)
+    figure = plot_area_curves(AreaCurve(points, AreaPoint(None, 0.0, {3: 0.0}, 0.2, 0.1, 0.3, None), images=10))
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    (star,) = (line for line in axes.get_lines() if line.get_marker() == "*")
+    assert axes.get_xlim() == pytest.approx((min((*others, 1.0)) / 1.25, 1.25))
+    assert star.get_xdata()[0] == axes.get_xlim()[0] and star.get_ydata()[0] == 0.2 and not star.get_clip_on()
+    assert "On the left edge no position is open" in explanation(figure)
+    assert "left edge" not in explanation(some_area_curves())
 
 
 def test_worst_groups_are_shown_where_all_curves_have_them() -> None:

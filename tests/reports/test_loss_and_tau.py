@@ -47,6 +47,34 @@ def test_weights_of_numpys_precision_fit() -> None:
     assert criterion(output_of(torch.zeros(2, 2)), torch.tensor([0, 1])).item() == pytest.approx(2 * math.log(2))
 
 
+class Centred(nn.Module):
+    """Keeps a moving average of the logits, written in place or anew."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+        self.in_place = in_place
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        mean = (self.mean + logits.detach().mean(0)) / 2
+        self.mean = self.mean.copy_(mean) if self.in_place else mean
+        return nn.functional.cross_entropy(logits - self.mean, target)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("of_logits", [torch.bfloat16, torch.float32, torch.float64])
+def test_what_a_loss_keeps_is_not_lost(in_place: bool, dtype: torch.dtype, of_logits: torch.dtype) -> None:
+    """In another precision than the logits, its buffers were changed in copies, and stayed as they were."""
+    logits, own = torch.tensor([[0.5, -1.0], [0.25, 2.0]]), Centred(in_place)
+    criterion = AIMLoss(tau=1.0, classification_loss=own).to(dtype)
+    labels = torch.tensor([0, 1])
+    loss = criterion(output_of(logits.to(of_logits)), labels)
+    assert own.mean.dtype == dtype and own.mean.tolist() == [0.28125, 0.375]  # after two calls
+    expected = [nn.functional.cross_entropy(logits - own.mean / share, labels).item() for share in (1.5, 1)]
+    assert loss.item() == pytest.approx(sum(expected), rel=2e-3)  # the buffer may be rounded
+
+
 def test_a_loaded_loss_anneals_to_the_tau_of_its_state() -> None:
     """Reported: a loss with tau 0.25 loads a state with 0.5, and goes on to 0.25."""
     saved = AIMLoss(tau=0.5)

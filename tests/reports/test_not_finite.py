@@ -157,3 +157,21 @@ def test_masks_that_are_not_finite_are_not_healthy() -> None:
         logits = torch.zeros(2, 3)
         health.update(AIMOutput(logits, {3: logits}, {3: torch.full((2, 1, 4, 4), value)}), training=False)
         assert [finding.symptom for finding in health.report()][:1] == ["not finite"]
+
+
+def test_a_notebook_and_figures_say_so(model: AIM) -> None:
+    """They ended in "cannot convert float NaN to integer", in "Axis limits cannot be NaN" and in an AttributeError."""
+    pytest.importorskip("matplotlib")
+    from aimwrap.plot import Result, plot_area_curves, plot_results
+
+    images = torch.rand(2, 3, 64, 64)
+    images[0] = NAN
+    page = explain(model, images)._repr_html_()
+    assert page.count("not finite") == 3 and page.count("% open") == 3  # two stages and the merged mask
+    with pytest.raises(ValueError, match=r"curves must have areas from 0 to 1, got \[nan.*verify\(model, images\)"):
+        plot_area_curves(area_curve(model, [(images, torch.tensor([0, 1]))], areas=[0.5]))
+    for scores in ([0.5, NAN], [INF], [NAN]):
+        with pytest.raises(ValueError, match=r"seeds must be finite, got .* of 'AIM': leave out a seed"):
+            Result.of_seeds("AIM", scores)
+    with pytest.raises(ValueError, match="with finite numbers, got"):
+        plot_results({"a": [("x", 1, 0, 2)]}, chance={"a": NAN})

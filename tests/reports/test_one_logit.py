@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 from zoo import TinyNet
 
 from aimwrap import AIM, AIMLoss, AIMOutput, Preprocessing, SecondLook, area_curve, explain, verify
+from aimwrap._checks import check_one_logit
 from aimwrap._numerics import predicted_classes
 from aimwrap.analysis.look import look, measure
 from aimwrap.backbones.pooled import PooledClassifier
@@ -220,6 +222,28 @@ def test_cross_entropy_of_one_logit_is_refused() -> None:
         AIMLoss(tau=0.25)(output, torch.zeros(2, dtype=torch.long))
     loss = AIMLoss(tau=1.0, classification_loss=nn.BCEWithLogitsLoss())(output, torch.ones(2, 1))
     assert loss.item() == pytest.approx(2 * math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (LabelSmoothingCrossEntropy(), torch.zeros(2, dtype=torch.long)),
+        (SoftTargetCrossEntropy(), torch.tensor([[0.0], [1.0]])),
+    ],
+)
+def test_any_loss_with_a_softmax_is_refused_for_one_logit(loss: nn.Module, target: Tensor) -> None:
+    """It is 0 whatever the logit, as torch's own."""
+    logits = torch.tensor([[1.0], [-2.0]])
+    output = AIMOutput(logits, {3: logits}, {3: torch.ones(2, 1, 2, 2)})
+    with pytest.raises(ValueError, match=r"Entropy is the same for all values .* train nothing.*BCEWithLogitsLoss"):
+        AIMLoss(tau=0.25, classification_loss=loss).bfloat16()(output, target)
+
+
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), nn.SoftMarginLoss(), nn.HingeEmbeddingLoss(), nn.MSELoss()])
+@pytest.mark.parametrize("logit", [-200.0, 0.0, 200.0])
+def test_losses_of_one_logit_are_taken(loss: nn.Module, logit: float) -> None:
+    """Also where they have no gradient, as for an image that is classified well already."""
+    check_one_logit(loss, torch.full((2, 1), logit), torch.ones(2, 1))
 
 
 def test_explanations_of_either_class_may_be_asked_for(model: AIM) -> None:

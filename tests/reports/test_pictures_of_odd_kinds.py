@@ -407,6 +407,45 @@ def test_a_fourth_band_that_nothing_names_is_refused(tmp_path: Path, kind: type)
     assert open_image(tmp_path / "named.tif").size == (9, 8)
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((1, 1, 8, 8, 3), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 8, 5), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((8, 8), object),
+        np.zeros((0, 8, 3), np.uint8),
+        torch.zeros(3, 0, 8),
+        torch.zeros(8, 8),
+        Image.new("RGB", (0, 8)),
+    ],
+    ids=lambda image: f"{type(image).__name__} {getattr(image, 'shape', ())}",
+)
+def test_other_layouts_are_named(image: object) -> None:
+    """A row of numbers was an image, and others ended in errors of Pillow's and torchvision's own."""
+    with pytest.raises(
+        ValueError, match=r"image must be an array \(H, W\) or \(H, W, C\), or a tensor \(C, H, W\) .*, got \("
+    ):
+        prepared(image, 3)
+
+
+@pytest.mark.parametrize("image", ["x.png", Path("x.png"), None, [[1, 2]]], ids=str)
+def test_what_is_no_image_is_refused(image: object) -> None:
+    """A path came back as it was."""
+    with pytest.raises(TypeError, match=r"a PIL image, array or tensor, got \w+; PIL.Image.open\(path\) opens a file"):
+        prepared(image, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.99])
+def test_floats_far_from_0_to_1_are_refused(value: float) -> None:
+    image = torch.rand(3, 8, 8)
+    image[0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\], got torch.float32, \S+ to (nan|inf|1.99); divide"):
+        prepared(image, 3)
+
+
 def test_a_normalised_tensor_is_not_normalised_again() -> None:
     transform = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3).transform()
     picture = torch.rand(3, 32, 32)

@@ -95,6 +95,9 @@ def test_a_network_with_another_forward_makes_another_result(
             train(done / "a", tmp_path / "own", backbone="mine:Net")
     with pytest.raises(RunFolderError, match="holds the result of mine:Net"):
         train(done / "a", tmp_path / "own", backbone="mine:Net")
+    (tmp_path / "own" / "result.json").unlink()  # as of a run that was interrupted at its end
+    with pytest.raises(CheckpointError, match=r"is of a run of mine:Net \w+, and this one is of mine:Net \w+, by"):
+        train(done / "a", tmp_path / "own", backbone="mine:Net")
 
 
 def test_a_checkpoint_of_other_validation_images_is_refused_and_names_its_weights(done: Path) -> None:
@@ -106,6 +109,9 @@ def test_a_checkpoint_of_other_validation_images_is_refused_and_names_its_weight
     (done / "kept.bmp").rename(done / "a" / "val" / "cat" / "1.bmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aimwrap.train.run.weights_of", lambda settings: "others")
+        with pytest.raises(CheckpointError, match="this one is of others"):
+            train(done / "a", done / "out")
+        patch.setattr(torch, "__version__", f"{torch.__version__}.1")  # whose modules may have other attributes
         assert train(done / "a", done / "out").weights != "others"
 
 
