@@ -117,6 +117,9 @@ def check_all_used(settings: Settings, given: Mapping[str, Any]) -> None:
         if needs is not None and getattr(settings, needs[0]) != needs[1]:
             option = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             present = getattr(settings, needs[0])
+            if needs[1] is True:
+                needed = f"--{needs[0].replace('_', '-')}"
+                raise ValueError(f"{option} has no effect without {needed}; add it, or leave {option} out")
             if needs == ("method", "aim") or (settings.method == "plain" and about["panel"] == MASKS):
                 raise ValueError(f"{option} has no effect on a plain backbone (--plain); leave it out")
             raise ValueError(f"{option} needs {needs[0]} {needs[1]}, and it is {present} here; leave it out")
@@ -192,9 +195,9 @@ def train(
             results = [_run(one, out, fabric, quiet or as_json or silent, more) for one in settings]
             if not silent:
                 write_json(out / "summary.json", summary(results))
-                models = ", ".join(f"{result.folder}/model" for result in results)
+                models = [one.second_look["folder"] if one.second_look else f"{one.folder}/model" for one in results]
                 shown = [each._replace(mask_findings=[*map(in_options, each.mask_findings)]) for each in results]
-                text = f"\n{format_results(shown)}\nModels: {models}"
+                text = f"\n{format_results(shown)}\nModels: {', '.join(models)}"
                 print_result(as_json, [result._asdict() for result in results], text)
 
 

@@ -19,6 +19,7 @@ from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
 from ..metrics import GroupAccuracy, boxes_to_masks
 from ..model import AIM
+from ..second_look import SecondLook
 from .data import Splits
 from .settings import Selection
 
@@ -27,7 +28,7 @@ _OF_OBJECTS = ("energy_pointing", "chance", "energy_pointing_matched", "mask_pre
 
 @torch.no_grad()
 def evaluate(
-    model: AIM | PlainClassifier,
+    model: AIM | SecondLook | PlainClassifier,
     images: ReleaseDataset,
     batches: Iterable[Batch],
     splits: Splits,
@@ -51,41 +52,47 @@ def evaluate(
         with AIM each stage's active ``area``. Where objects are known and there are maps of the predicted class,
         ``energy_pointing`` with its ``chance``, and ``energy_pointing_matched``, of maps averaged down to the grid of
         the model's deepest map, so that no model scores for a finer one; with AIM ``mask_precision`` and
-        ``mask_recall``, too. None where one is undefined. The same in every process.
+        ``mask_recall``, too. None where one is undefined. The same in every process. Of a second look, the masks
+        are those of its first.
     """
     model.eval()
     device, dtype = fabric.device, next(model.parameters()).dtype
-    accuracy = GroupAccuracy(
-        len(splits.group_names), group_names=_distinct(splits.group_names), train_counts=splits.train_counts
-    ).to(device)
-    areas = {stage: MeanMetric().to(device) for stage in (model.stages if isinstance(model, AIM) else ())}
+    accuracy = group_accuracy(splits).to(device)
+    aim = model.first if isinstance(model, SecondLook) else model  # whose masks are measured
+    areas = {stage: MeanMetric().to(device) for stage in (aim.stages if isinstance(aim, AIM) else ())}
     # Asked of the table, so that all processes gather the same metrics whatever images each has seen.
-    subject = model if isinstance(model, AIM) else activation_maps
-    names = _OF_OBJECTS if isinstance(model, AIM) else _OF_OBJECTS[:3]
+    subject = model if isinstance(aim, AIM) else activation_maps
+    names = _OF_OBJECTS if isinstance(aim, AIM) else _OF_OBJECTS[:3]
     known = subject is not None and objects_are_known(images)
     means = {name: MeanMetric(nan_strategy="ignore").to(device) for name in names} if known else {}
     for batch in batches:
         pixels, labels = batch.image.to(device, dtype, non_blocking=True), batch.label.to(device, non_blocking=True)
         groups = labels if batch.group is None else batch.group.to(device)
         with fabric.autocast():
-            seen = look(subject, pixels) if subject is not None and known else None
+            seen = look(subject, pixels) if subject is not None and (known or aim is not model) else None
             # AIM's look has its own logits; those that a plain network's map adds up to are rounded otherwise.
-            output = seen.output if seen is not None and isinstance(model, AIM) else model(pixels)
+            output = seen.output if seen is not None and isinstance(aim, AIM) else model(pixels)
         accuracy.update(output.logits, labels, groups)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
-        if seen is not None:
+        if seen is not None and known:
             measured = measure(seen, labels, object_masks_of(batch).to(device), seen.deepest)
             for name, metric in means.items():
                 metric.update(getattr(measured, name))
         if health is not None:
             health.update(output, training=False)
-    scores = _computed(accuracy)
+    scores = computed(accuracy)
     found: dict[str, Any] = {name: scores.pop(name) for name in ("average", "worst_group", "weighted_average")}
     found["groups"] = {name: value for name, value in scores.items() if value is not None}
     if areas:
-        found["area"] = {str(stage): _computed(metric)["value"] for stage, metric in areas.items()}
-    return found | {name: _computed(metric)["value"] for name, metric in means.items()}
+        found["area"] = {str(stage): computed(metric)["value"] for stage, metric in areas.items()}
+    return found | {name: computed(metric)["value"] for name, metric in means.items()}
+
+
+def group_accuracy(splits: Splits, **kwargs: Any) -> GroupAccuracy:
+    """The metric of a data set's groups; the arguments are torchmetrics'."""
+    names = _distinct(splits.group_names)
+    return GroupAccuracy(len(names), group_names=names, train_counts=splits.train_counts, **kwargs)
 
 
 def objects_are_known(images: ReleaseDataset) -> bool:
@@ -102,7 +109,7 @@ def lacking_objects(images: ReleaseDataset) -> str | None:
     return f"{len(images) - known} of {len(images)} images have neither an object mask nor boxes"
 
 
-def _computed(metric: Metric) -> dict[str, float | None]:
+def computed(metric: Metric) -> dict[str, float | None]:
     """A metric's values over all processes; None where one is undefined, which JSON has no number for."""
     with warnings.catch_warnings():
         # A process may have no image of a small split, and torchmetrics takes that for a mistake.

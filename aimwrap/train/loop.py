@@ -22,11 +22,12 @@ import aimwrap
 
 from .._files import is_unfinished, locked, read_json, remove_unfinished, replacing, write_json
 from .._text import first_line, printable, with_progress
-from ..backbones.plain import save_plain
+from ..backbones.plain import PlainClassifier, save_plain
 from ..data import ReleaseDataset
 from ..data.release import likely_ids
 from ..health import MaskHealth
 from ..model import AIM
+from ..second_look import SecondLook
 from ..sharing.card import prepared_as
 from .checkpoints import (
     UNFIT,
@@ -43,10 +44,13 @@ from .distributed import share_buffers
 from .evaluation import evaluate
 from .report import format_results
 from .run import RANDOM, Report, Result, Run, are_others, weights_of
+from .second_look import train_second_look
 from .settings import Settings, differences
 from .watching import log_to_tensorboard, write_masks
 
-SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
+SETTINGS, LOG, RESULT, MODEL, SECOND_LOOK = "settings.json", "log.jsonl", "result.json", "model", "second-look"
+
+Model = AIM | SecondLook | PlainClassifier
 
 
 class RunFolderError(ValueError):
@@ -247,7 +251,7 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
         line["tau"] = run.schedule.tau
         run.schedule.step()
     if run.splits.val is not None:
-        line["validation"] = _scores(run, run.splits.val, run.health)
+        line["validation"] = _scores(run, run.evaluated, run.splits.val, run.health)
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]
     keep_if_best(run, epoch, line.get("validation"))
@@ -258,17 +262,16 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     return line
 
 
-def _scores(run: Run, images: ReleaseDataset, health: MaskHealth | None = None) -> dict[str, Any]:
-    batches = run.batches_of(images)
-    return evaluate(run.evaluated, images, batches, run.splits, run.fabric, health, run.activation_maps)
+def _scores(run: Run, model: Model, images: ReleaseDataset, health: MaskHealth | None = None) -> dict[str, Any]:
+    return evaluate(model, images, run.batches_of(images), run.splits, run.fabric, health, run.activation_maps)
 
 
 def _finish(run: Run) -> Result:
     """Test the selected weights and save them; the file of the result comes last, and marks the run as done."""
     epoch = load_best(run)
     if run.fabric.is_global_zero:
-        _save_model(run, {})  # before the test, which a damaged image may end
-    scores = _scores(run, run.splits.test)
+        _save_model(run, run.evaluated, MODEL, {})  # before the test, which a damaged image may end
+    scores = _scores(run, run.evaluated, run.splits.test)
     selected = run.progress.history[epoch - 1]
     result = Result(
         run.variant,
@@ -286,22 +289,35 @@ def _finish(run: Run) -> Result:
         run.classes,
     )
     if run.fabric.is_global_zero:
-        _save_model(run, scores)
+        _save_model(run, run.evaluated, MODEL, scores)
+    if run.settings.second_look:
+        result = result._replace(second_look=_look_again(run))
+    if run.fabric.is_global_zero:
         write_json(run.folder / RESULT, result._asdict())
     run.fabric.barrier()
     return result
 
 
-def _save_model(run: Run, scores: dict[str, Any]) -> None:
-    model, folder = run.evaluated, run.folder / MODEL
+def _look_again(run: Run) -> dict[str, Any]:
+    """Train, test and save a second look, in all processes; returns what the result says of it."""
+    model, epoch = train_second_look(run)
+    scores, val = _scores(run, model, run.splits.test), run.splits.val
+    validation = None if val is None else _scores(run, model, val)
+    if run.fabric.is_global_zero:
+        _save_model(run, model, SECOND_LOOK, scores)
+    return {"epoch": epoch, "scores": scores, "validation": validation, "folder": str(run.folder / SECOND_LOOK)}
+
+
+def _save_model(run: Run, model: Model, name: str, scores: dict[str, Any]) -> None:
+    folder = run.folder / name
     if not checkpoints_in(checkpoint_folder(run.folder)):
         raise RunFolderError(f"{run.folder} was removed in mid-run; give the same command again to start over")
     try:
-        if isinstance(model, AIM):
+        if isinstance(model, PlainClassifier):
+            save_plain(model, folder, run.settings.backbone)
+        else:
             shown = {name.replace("_", " "): value for name, value in scores.items() if isinstance(value, float)}
             model.save_pretrained(folder, metrics={f"{run.splits.tested_on} {name}": shown[name] for name in shown})
-        else:
-            save_plain(model, folder, run.settings.backbone)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"the model could not be saved into {folder} ({error}); the checkpoints are unchanged: make room, give the "
@@ -369,6 +385,8 @@ def _result_in(folder: Path, fingerprint: dict[str, str], weights: str | None) -
         known = known if isinstance(known, dict) else {OLD: known}  # as older versions wrote it
         other = are_others(found.get("weights"), kept["resolved"]["torch"], weights)
         format_results([result := Result(**found)])  # to see that nothing is missing
+        if kept["settings"].get("second_look", False) != (result.second_look is not None):
+            raise ValueError("its second_look does not fit the settings")
     except UNFIT as error:
         message = f"{folder / RESULT} was changed by hand ({first_line(error)}); remove it, and give the command again"
         raise RunFolderError(message) from error

@@ -26,6 +26,7 @@ def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
     >>> format_epoch({"epoch": 3, "tau": (0.5, 0.25), "train": {"loss": 1.25, "average": 0.5}}, 12.0)
     'epoch 3: tau 0.5 0.25, train loss 1.250, accuracy 0.500; 12 s'
     """
+    name = "second look, epoch" if line.get("second_look") else "epoch"
     parts = []
     if "tau" in line:
         tau = line["tau"] if isinstance(line["tau"], list | tuple) else [line["tau"]]
@@ -37,28 +38,24 @@ def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
         parts.append(
             f"validation {_text(validation['average'])}, worst group {_text(validation['worst_group'])}{areas}"
         )
-    return f"epoch {line['epoch']}: {', '.join(parts)}; {seconds:.0f} s"
+    return f"{name} {line['epoch']}: {', '.join(parts)}; {seconds:.0f} s"
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
     """Each score's mean and deviation over runs that differ in their seed alone, as in ``summary.json``."""
-    scores = {}
-    for name, values in _columns(results).items():
-        defined = [value for value in values if value is not None]
-        scores[name] = {
-            "mean": statistics.fmean(defined) if defined else None,
-            "deviation": statistics.stdev(defined) if len(defined) > 1 else None,
-            "seeds": len(defined),
-        }
     first = results[0]
-    return {
+    found = {
         "variant": first.variant,
         "seeds": [result.seed for result in results],
         "selection": first.selection,
         "epochs": [result.epoch for result in results],
         "tested_on": first.tested_on,
-        "scores": scores,
+        "scores": _means([result.scores for result in results]),
     }
+    if seconds := [result.second_look for result in results if result.second_look is not None]:
+        means = _means([second["scores"] for second in seconds])
+        found["second_look"] = {"epochs": [second["epoch"] for second in seconds], "scores": means}
+    return found
 
 
 def format_results(results: Sequence[Result]) -> str:
@@ -68,15 +65,17 @@ def format_results(results: Sequence[Result]) -> str:
     lines = [f"{first.variant}, on the split {first.tested_on}, seed{'s' if len(results) > 1 else ''} "]
     lines[0] += ", ".join(str(seed) for seed in found["seeds"])
     lines += [f"  {first.classes}"] if first.classes else []
-    width = max(len(_name(name)) for name in found["scores"])
-    for name, score in found["scores"].items():
-        mean = _text(score["mean"])
-        deviation = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
-        chance = first.scores.get("chance") if name == "energy_pointing" else None
-        by_chance = "" if chance is None else f" (chance {chance:.3f})"
-        lines.append(f"  {_name(name):<{width}}  {mean}{deviation}{by_chance}")
+    looks, second = [(found["scores"], first.scores)], first.second_look
+    looks += [] if second is None else [(found["second_look"]["scores"], second["scores"])]
+    table = [] if second is None else [["", "first look", "second look"]]
+    table += [[_name(name), *(_cell(name, means[name], one) for means, one in looks)] for name in found["scores"]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        lines.append("".join(f"  {cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     rule = EXPLAINED[first.selection]  # type: ignore[index]  # written by a run, as one of these
     lines.append(f"Selected by {first.selection}: {rule}. Epoch {', '.join(map(str, found['epochs']))}.")
+    if second is not None:
+        lines[-1] += f" Of the second look, epoch {', '.join(map(str, found['second_look']['epochs']))}."
     if first.tested_on == "val" and first.selection != "last":
         lines.append("There is no test split, so these are the images that the epoch was selected on: they flatter.")
     findings = {finding for result in results for finding in result.mask_findings}
@@ -84,11 +83,25 @@ def format_results(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _columns(results: Sequence[Result]) -> dict[str, list[float | None]]:
-    columns = {name: [r.scores.get(name) for r in results] for name in _SHOWN if name in results[0].scores}
-    for stage in results[0].scores.get("area", {}):
-        columns[f"area of stage {stage}"] = [r.scores.get("area", {}).get(stage) for r in results]
-    return columns
+def _means(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    columns = {name: [one.get(name) for one in scores] for name in _SHOWN if name in scores[0]}
+    for stage in scores[0].get("area", {}):
+        columns[f"area of stage {stage}"] = [one.get("area", {}).get(stage) for one in scores]
+    found: dict[str, dict[str, float | None]] = {}
+    for name, values in columns.items():
+        defined = [value for value in values if value is not None]
+        found[name] = {
+            "mean": statistics.fmean(defined) if defined else None,
+            "deviation": statistics.stdev(defined) if len(defined) > 1 else None,
+            "seeds": len(defined),
+        }
+    return found
+
+
+def _cell(name: str, score: Mapping[str, float | None], of_first_seed: Mapping[str, Any]) -> str:
+    deviation = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
+    chance = of_first_seed.get("chance") if name == "energy_pointing" else None
+    return f"{_text(score['mean'])}{deviation}{'' if chance is None else f' (chance {chance:.3f})'}"
 
 
 def _text(value: float | None) -> str:

@@ -61,6 +61,8 @@ class Result(NamedTuple):
         departures: what the model does otherwise than the paper; None for a plain one, and in older results.
         weights: that the backbone started from, or a digest of your own backbone; None in older results.
         data: a fingerprint of each split, and ``classes``, the training images of each, in words; None in older ones.
+        second_look: its ``epoch``, ``scores`` and ``validation``, and ``folder``, of the model with both looks; None
+            without one.
     """
 
     variant: str
@@ -76,6 +78,7 @@ class Result(NamedTuple):
     weights: str | None = None
     data: dict[str, str] | None = None
     classes: str | None = None
+    second_look: dict[str, Any] | None = None
 
 
 @dataclass

@@ -23,9 +23,9 @@ Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 AugmentationName = Literal["crop-and-flip", "jitter-crop-and-flip", "trivial-augment", "none"]
 Selection = Literal["validation worst group", "validation average", "last"]
 
-DATA, MODEL, MASKS, IMAGES = "Data", "Model", "Masks (not with --plain)", "Images"
+DATA, MODEL, MASKS, SECOND, IMAGES = "Data", "Model", "Masks (not with --plain)", "Second look", "Images"
 OPTIMIZER, RESULT, MACHINES = "Optimizer", "Results", "Machines"
-PANELS = (DATA, MODEL, MASKS, IMAGES, OPTIMIZER, RESULT, MACHINES)  # in the order of the help
+PANELS = (DATA, MODEL, MASKS, SECOND, IMAGES, OPTIMIZER, RESULT, MACHINES)  # in the order of the help
 
 
 def parse_stages(text: str) -> tuple[int | str, ...]:
@@ -54,7 +54,7 @@ def one_or_each(values: tuple[float, ...]) -> float | tuple[float, ...]:
     return values[0] if len(values) == 1 else values
 
 
-_AIM, _SGD, _STEP = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step")
+_AIM, _SGD, _STEP, _TWICE = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step"), ("second_look", True)
 
 
 def setting(
@@ -65,7 +65,7 @@ def setting(
     shown: str | None = None,
     least: float = 0,
     most: float = math.inf,
-    needs: tuple[str, str] | None = None,
+    needs: tuple[str, str | bool] | None = None,
     **option: Any,
 ) -> Any:
     """A field of :class:`Settings`, and its option.
@@ -181,6 +181,17 @@ class Settings:
     anneal_share: float = setting(
         1 / 3, "Share of the epochs in which tau falls from 1 to its target", MASKS, shown="a third", most=1
     )
+    second_look: bool = setting(
+        False, "After it, train a second look at the pixels that the masks keep; it is tested and saved too", SECOND
+    )
+    second_epochs: int = setting(3, "Number of epochs of the second look", SECOND, least=1, needs=_TWICE)
+    second_lr: float = setting(3e-4, "Learning rate of the second look, with AdamW", SECOND, needs=_TWICE)
+    margin: int = setting(
+        1, "Mask positions by which the kept region grows on every side", SECOND, most=1000, needs=_TWICE
+    )
+    least: float = setting(
+        0.3, "Smallest side of the enlarged box, as a share of the image's", SECOND, least=0.01, most=1, needs=_TWICE
+    )
     frozen: Frozen = setting("nothing", "Part of the backbone that is not trained", MODEL)
     seed: int = setting(0, "Seed of every random number of the run", MODEL)
     epochs: int = setting(20, "Number of passes over the training images", OPTIMIZER, least=1)
@@ -289,6 +300,12 @@ class Settings:
             raise ValueError(
                 f"area_per='batch' needs the areas of a complete batch at once, and accumulate={self.accumulate} "
                 "computes it in parts; use area_per='image' or accumulate=1"
+            )
+        if self.second_look and (self.method == "plain" or self.head != "feature-preserving"):
+            got = "a plain backbone" if self.method == "plain" else f"head={self.head!r}"
+            raise ValueError(
+                "second_look needs AIM with head='feature-preserving', whose backbone keeps its final map for it, and "
+                f"this run has {got}; change that, or leave second_look out"
             )
         if self.sync_batchnorm and self.frozen != "nothing":
             raise ValueError(

@@ -12,6 +12,7 @@ import several_processes
 import tiny_nets
 import torch
 from lightning.fabric import Fabric
+from safetensors.torch import load_file
 
 from aimwrap import AIM, AIMLoss, AIMOutput
 from aimwrap.backbones.pooled import PooledClassifier
@@ -27,7 +28,7 @@ from aimwrap.train.run import Run
 SHARED = {"backbone": "tiny_nets:tiny", "epochs": 4, "batch_size": 5, "optimizer": "sgd", "lr": 1e-3, "head_lr": 1e-3}
 RUNS = {
     "per image": {"seed": 1},
-    "double": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005},
+    "double": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005, "second_look": True, "second_lr": 0.05},
     "per batch": {"area_per": "batch", "head": "paper", "clip": 0.5},
     "plain": {"method": "plain", "lr": 0.02, "head_lr": 0.02},
     "in parts": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005, "accumulate": 2},
@@ -92,6 +93,17 @@ def test_two_processes_are_one_with_the_joint_batch(trained: Path, name: str) ->
     for line, other in zip(log(two), log(one), strict=True):
         assert line["train"] == pytest.approx(other["train"], rel=1e-5, abs=1e-5)
         assert line["validation"]["groups"] == other["validation"]["groups"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_second_look_of_one(trained: Path) -> None:
+    """In the same order of images; what they begin from differs as the test above says."""
+    one, two = (load_file(trained / name / "double" / "second-look" / "model.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+    said, other = (json.loads((trained / n / "double" / "result.json").read_text()) for n in ("one", "two"))
+    for part in ("scores", "validation"):
+        assert other["second_look"][part]["groups"] == said["second_look"][part]["groups"]
+    assert other["second_look"]["epoch"] == said["second_look"]["epoch"]
 
 
 @pytest.mark.slow
