@@ -17,7 +17,7 @@ from .intervals import wilson_interval
 from .readout import evaluating, inside, unwrap
 
 FOLDS = 5
-DECAY = 0.01  # of the weights on standardised features
+DECAY = 0.3  # of the weights on standardised features
 STEPS = 100
 
 
