@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 from study import numbers
+from torch.utils.data import DataLoader, TensorDataset
 from variants import Config, load_split, train
 
 from aimwrap import background_bias
