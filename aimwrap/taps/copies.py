@@ -10,7 +10,9 @@ training flags at will. A twin's tensors are the original's, so it computes the 
 from __future__ import annotations
 
 import copy
+import gc
 import logging
+import pickle
 import random
 import sys
 import warnings
@@ -149,6 +151,18 @@ def unmoved_generators() -> Iterator[Callable[[], bool]]:
         random.setstate(before[1])
         if numpy is not None:
             numpy.random.set_state(before[2])
+
+
+def python_generators() -> list[tuple[Any, object]]:
+    """Every generator of Python and of NumPy that there is, wherever it is kept, with its state."""
+    kinds = (random.Random, sys.modules["numpy"].random.BitGenerator) if "numpy" in sys.modules else (random.Random,)
+    found = [o for o in gc.get_objects() if issubclass(type(o), kinds) and not isinstance(o, random.SystemRandom)]
+    return [(generator, state_of_generator(generator)) for generator in found]
+
+
+def state_of_generator(generator: Any) -> object:
+    """What changes when a number is drawn from it."""
+    return generator.getstate() if isinstance(generator, random.Random) else pickle.dumps(generator.state)
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def _by_graph(request: _Request) -> Extraction:
         pair = _last_map_between(names, sites[name], reader, model, measured)
         if pair is not None and pair != nodes[name]:
             nodes[name], labels[name] = pair, f"{sites[name].node} + {pair[1]}"
-    program = GraphProgram.traced(model, shadow, nodes)
+    program = GraphProgram.traced(model, shadow, nodes, names.traces)
     if program.loses_context(model):
         raise GraphError(
             f"the backbone {type(model).__name__} computes its maps under torch.no_grad(), inference_mode() or "
@@ -164,7 +164,7 @@ def _last_map_between(
         if not candidates:
             return None
         pairs = {n: (n if mode else names.train[0], n if not mode else names.eval[0]) for n in candidates}
-        program = GraphProgram.traced(model, traceable_shadow_of(model, measured.mode), pairs)
+        program = GraphProgram.traced(model, traceable_shadow_of(model, measured.mode), pairs, names.traces)
         (outputs,) = fake_runs(program, measured, mode)
         maps = [n for n in candidates if getattr(outputs[n], "ndim", 0) == 4]
         same = [n for n in maps if map_size(outputs[n], measured) == shape[2:]]
