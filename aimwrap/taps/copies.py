@@ -95,7 +95,8 @@ def twin_of(
 
     ``own_buffers`` copies the buffers and plain tensor attributes, so that running the twin cannot move the original's;
     ``own_parameters`` the parameters, for forwards that write into them; ``with_hooks`` keeps hooks that were added,
-    and adapters themselves, so that what they have merged or switched off is so in the twin, too.
+    adapters themselves, so that what they have merged or switched off is so in the twin, too, and the dicts of buffers,
+    where ``to()`` puts new ones.
     """
 
     def kept(value: Tensor) -> Tensor:
@@ -106,6 +107,7 @@ def twin_of(
     twin = _copy_of(module, kept, kept, keep_adapters=with_hooks)
     if with_hooks:
         for source, copied in zip(module.modules(), twin.modules(), strict=True):
+            copied._buffers = source._buffers
             for attribute, hooks in hooks_of(source).items():
                 table = getattr(copied, attribute)
                 table.update({key: hook for key, hook in hooks.items() if key not in table})

@@ -243,7 +243,11 @@ class GraphProgram:
             host.add_module(name, value)
         elif isinstance(value, nn.Parameter):
             host.register_parameter(name, value)
+        elif name in source._buffers and host._buffers.keys() <= source._buffers.keys():
+            host._buffers = source._buffers  # to() puts new buffers there, for both
+            host._non_persistent_buffers_set = set(source._non_persistent_buffers_set)
         else:
+            host._buffers = dict(host._buffers)  # the model has none of this name
             saved = name in source._buffers and name not in source._non_persistent_buffers_set
             host.register_buffer(name, value, persistent=saved)
 

@@ -5,6 +5,7 @@ import random
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -348,6 +349,63 @@ DRAWN_ELSEWHERE: dict[str, Callable[[Tensor], Tensor]] = {
     "a counter on a class": lambda x: x * next_of_the_class(),
     "turns": lambda x: x * next(TURNS),
 }
+
+
+class MayBeMasked(TinyNet):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.training and mask is not None:
+            x = x.clamp(max=0.5)
+        return super().forward(x)
+
+
+class ThinsIfMasked(TinyNet):
+    """Which is nothing in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thin = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x if mask is None else self.thin(x))
+
+
+class ClampsTensors(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        return self.block3(self.block2(x.clamp(max=0.1) if self.training and type(x) is Tensor else x))
+
+
+class TriesBySize(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        with suppress(RuntimeError):  # a traced tensor has no length
+            x = x.clamp(max=0.5) if self.training and len(x) > 0 else x
+        return super().features(x)
+
+
+class OverwritesItsShortcut(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(12, 12, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        if self.training:
+            x = x * 1.0
+            shortcut = x
+            x += self.conv(x)
+            x = x * 0.5 + shortcut
+        return self.block3(self.block2(x))
+
+
+class AsksForTwoImages(MayBeMasked):
+    """As a norm after global pooling does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, affine=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x + 0 * self.norm(x.mean((2, 3), keepdim=True)), mask)
 
 
 class TrainReturnsNothing(TinyNet):

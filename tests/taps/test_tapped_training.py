@@ -13,10 +13,12 @@ from odd_nets import (
     IMAGES,
     WITHOUT_A_RESULT,
     AlwaysTrains,
+    AsksForTwoImages,
     BeginsWithData,
     Calls,
     Checkpointed,
     ClampsItsWeight,
+    ClampsTensors,
     CustomNorm,
     DetachesItsStem,
     DropsInside,
@@ -26,13 +28,17 @@ from odd_nets import (
     KeepsByItsOwnHook,
     KeepsNormsFrozen,
     LooksAtItsHead,
+    MayBeMasked,
+    OverwritesItsShortcut,
     ScalesByADistribution,
     ScalesByItsGenerator,
     ScalesByTorchsNumbers,
     SkipsAtRandom,
     SkipsByItsGenerator,
     SkipsByTorchsNumbers,
+    ThinsIfMasked,
     TrainReturnsNothing,
+    TriesBySize,
     WarmsUp,
     WithoutGradientsInEvaluation,
     last_map,
@@ -40,7 +46,7 @@ from odd_nets import (
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import WAYS_OF_COPYING, TinyNet, copied
+from zoo import WAYS_OF_COPYING, Branching, TinyNet, copied
 
 from aimwrap import AIM, AIMLoss
 from aimwrap.taps import tap_backbone
@@ -294,3 +300,60 @@ def test_a_dropout_that_is_always_on_is_no_part_of_the_mode() -> None:
     backbone = tap_backbone(Inserted(ThinsByAFunction(always=True)), ["layer"]).backbone.train()
     backbone.get_submodule("layer").eval()
     assert not torch.equal(backbone(IMAGES)["layer"], backbone(IMAGES)["layer"])
+
+
+@pytest.mark.parametrize(
+    "net", [MayBeMasked, ThinsIfMasked, ClampsTensors, TriesBySize, OverwritesItsShortcut, AsksForTwoImages]
+)
+def test_what_a_trace_takes_otherwise_in_training_only(net: type[TinyNet]) -> None:
+    """The graph trained on other maps: a traced argument is not None, and a traced tensor is none."""
+    model = net()
+    state, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    backbone = tap_backbone(model, [2, 3]).backbone.train()
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    twin = copy.deepcopy(model).train()
+    torch.manual_seed(0)
+    ours = backbone(IMAGES)["3"]
+    torch.manual_seed(0)
+    torch.testing.assert_close(ours, last_map(twin))
+
+
+def test_draws_that_a_graph_leaves_out_do_not_count_as_a_difference() -> None:
+    """GoogLeNet's auxiliary classifiers have dropout, which no stage depends on."""
+
+    class Auxiliary(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            x = self.block1(self.block0(self.stem(x)))
+            if self.training:
+                self.loss = F.dropout(x, 0.3, self.training).mean()
+            return self.block3(self.block2(x))
+
+    assert type(tap_backbone(Auxiliary(dropout=0.5), [2, 3]).backbone.tapped_program) is GraphProgram
+
+
+def test_a_forward_that_asks_for_targets_in_training_leaves_the_graph_usable() -> None:
+    class Asks(TinyNet):
+        def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+            if self.training and targets is None:
+                raise ValueError("targets")
+            return super().forward(x)
+
+    assert type(tap_backbone(Asks(), [2, 3]).backbone.tapped_program) is GraphProgram
+
+
+def test_freezing_reaches_functions_of_the_tapped_module_itself() -> None:
+    """With hooks, the last frozen stage's own dropout stayed on."""
+
+    class Thinned(Branching):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block2 = ThinsByAFunction()
+            self.block2.conv = nn.Conv2d(12, 16, 3, stride=2, padding=1)
+
+    model = AIM(Thinned(), [2, 3], mask_width=8).freeze_backbone(up_to=2).train()
+    assert type(model.backbone.tapped_program) is HookProgram
+    assert torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+    assert model.backbone.get_submodule("block3").training
+    model.unfreeze_backbone().train()
+    assert not torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
