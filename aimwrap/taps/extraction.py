@@ -27,7 +27,6 @@ from .usage import LAST, IntermediatesProgram
 FINAL = "final map"  # its name among the stages' maps; no node can have it
 # Flags of timm, transformers, torchvision and OpenMMLab.
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient", "use_checkpoint", "with_cp")
-_GENERATORS = {"Random", "Generator", "RandomState"}  # of Python; of torch and NumPy; of NumPy
 
 
 @dataclass(frozen=True)
@@ -190,8 +189,6 @@ def _what_a_graph_would_lose(model: nn.Module, measured: Probe) -> str | None:
         return "its gradient checkpointing"  # it would store what is to be computed again
     if any(is_called_otherwise(module) for module in modules if any(True for _ in module.children())):
         return "the hooks on its modules, or a custom __call__"  # it would call only their forward
-    if any(type(value).__name__ in _GENERATORS for module in modules for value in vars(module).values()):
-        return "its own random numbers"  # the graph would repeat the first ones
     modes = (True, False)  # evaluation last: the shadow goes on being used
     flags = [(m.training, mode) for mode in modes for m in switched(measured.shadow, mode).modules()]
     if any(flag is not mode for flag, mode in flags):
