@@ -100,18 +100,20 @@ def check_values(
     trials = [(False, 1), (True, 1)] if module_outputs and alone else [(False, 1)]  # of hooks there are no outputs
     for training, count in trials:
         images = torch.rand((count, *measured.image_shape[1:]), generator=torch.Generator().manual_seed(0)).to(like)
-        own_parameters = training or measured.writes_parameters
-        twin, other = (twin_of(model, own_buffers=True, own_parameters=own_parameters) for _ in range(2))
-        host = TappedBackbone(other, program, layouts)
+
+        def twin(training: bool = training) -> nn.Module:
+            own_parameters = training or measured.writes_parameters
+            return switched(twin_of(model, own_buffers=True, own_parameters=own_parameters), training)
+
         with torch.no_grad(), ExitStack() as afterwards:
             for parameter in model.parameters():  # a custom train() or a forward may freeze those that the twin shares
                 afterwards.callback(parameter.requires_grad_, parameter.requires_grad)
-            for one in (twin, other, host):
-                switched(one, training)
             try:
-                with _same_draws(like.device):  # between a stage and its reader, training may thin a map
-                    watched = {} if training else readers
-                    returned, received = _own_maps(twin, module_outputs, watched, images.clone())  # it may write there
+                watched = {} if training else readers  # between a stage and its reader, training may thin a map
+                with _same_draws(like.device):
+                    returned, received = _own_maps(
+                        twin(), module_outputs, watched, images.clone()
+                    )  # overwritten, maybe
             except Exception as error:  # it has run on fake tensors of this shape
                 if training:  # norms of a single position want two images; a forward may ask for targets
                     trials += [(True, 2)] if count == 1 else []
@@ -122,6 +124,8 @@ def check_values(
                     "modules, in a dict or by functools.lru_cache, they are fake ones now: clear them, and run the "
                     "backbone once on real images of this shape before wrapping it"
                 ) from error
+            host = TappedBackbone(twin(), program, layouts)
+            switched(host, training)
             with _same_draws(like.device):
                 given = host.tapped_program.run(host, images.clone())
         for name, value in returned.items():
