@@ -9,6 +9,7 @@ from .._wrappers import unwrap
 from ..model import AIM
 from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphError, GraphNames
+from ..taps.hooks import safe_watch_for
 from ..taps.probe import CallSite, Probe, probe
 from ..taps.stages import find_stages
 from ..top_down import pool
@@ -164,7 +165,11 @@ def _step_after(model: nn.Module, measured: Probe, place: CallSite) -> str | Non
     try:
         names = GraphNames(traceable_shadow_of(model, measured.mode))
     except GraphError:
-        return None  # what cannot be traced cannot be searched for functions, either
+        try:
+            function = safe_watch_for(place, measured, following_activation=True).activation
+        except ValueError as error:
+            return str(error).partition(", and hooks")[0]
+        return None if function is None else f"the function {function.name!r} follows {place.node!r}"
     (_, module_only), _ = names.resolve(place)
     (_, with_function), _ = names.resolve(place, following_activation=True)
     return None if module_only == with_function else f"the function {with_function!r} follows {place.node!r}"

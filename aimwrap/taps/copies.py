@@ -10,7 +10,9 @@ training flags at will. A twin's tensors are the original's, so it computes the 
 from __future__ import annotations
 
 import copy
+import gc
 import logging
+import pickle
 import random
 import sys
 import warnings
@@ -93,7 +95,8 @@ def twin_of(
 
     ``own_buffers`` copies the buffers and plain tensor attributes, so that running the twin cannot move the original's;
     ``own_parameters`` the parameters, for forwards that write into them; ``with_hooks`` keeps hooks that were added,
-    and adapters themselves, so that what they have merged or switched off is so in the twin, too.
+    adapters themselves, so that what they have merged or switched off is so in the twin, too, and the dicts of buffers,
+    where ``to()`` puts new ones.
     """
 
     def kept(value: Tensor) -> Tensor:
@@ -104,6 +107,7 @@ def twin_of(
     twin = _copy_of(module, kept, kept, keep_adapters=with_hooks)
     if with_hooks:
         for source, copied in zip(module.modules(), twin.modules(), strict=True):
+            copied._buffers = source._buffers
             for attribute, hooks in hooks_of(source).items():
                 table = getattr(copied, attribute)
                 table.update({key: hook for key, hook in hooks.items() if key not in table})
@@ -149,6 +153,18 @@ def unmoved_generators() -> Iterator[Callable[[], bool]]:
         random.setstate(before[1])
         if numpy is not None:
             numpy.random.set_state(before[2])
+
+
+def python_generators() -> list[tuple[Any, object]]:
+    """Every generator of Python and of NumPy that there is, wherever it is kept, with its state."""
+    kinds = (random.Random, sys.modules["numpy"].random.BitGenerator) if "numpy" in sys.modules else (random.Random,)
+    found = [o for o in gc.get_objects() if issubclass(type(o), kinds) and not isinstance(o, random.SystemRandom)]
+    return [(generator, state_of_generator(generator)) for generator in found]
+
+
+def state_of_generator(generator: Any) -> object:
+    """What changes when a number is drawn from it."""
+    return generator.getstate() if isinstance(generator, random.Random) else pickle.dumps(generator.state)
 
 
 @contextmanager

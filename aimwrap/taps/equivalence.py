@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backbone import Program, TappedBackbone
 from .copies import is_adapter, quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
@@ -80,10 +81,10 @@ def check_values(
     module_outputs: dict[str, CallSite],
     next_reader: dict[str, CallSite | None],
 ) -> None:
-    """Compare the outputs with the model's own forward, once, on the backbone's parameters and made-up images.
+    """Compare the outputs with the model's own forward, on the backbone's parameters and made-up images.
 
-    ``module_outputs`` are taps whose value is exactly the output of one module; ``next_reader`` is the module that
-    consumes each numbered tap, None after the last.
+    Once in evaluation, and the ``module_outputs`` once in training, too: a graph's taps whose value is exactly the
+    output of one module. ``next_reader`` is the module that consumes each numbered tap, None after the last.
 
     Raises:
         GraphError: if an output is not what its module returns.
@@ -94,52 +95,75 @@ def check_values(
     if not (module_outputs or readers) or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
         return
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    images = torch.rand(measured.image_shape, generator=torch.Generator().manual_seed(0)).to(like)
-    twin = twin_of(model, own_buffers=True, own_parameters=measured.writes_parameters)
-    host = TappedBackbone(twin, program, layouts)
-    with torch.no_grad(), ExitStack() as afterwards:
-        for parameter in model.parameters():  # a custom train() or a forward may freeze those that the twin shares
-            afterwards.callback(parameter.requires_grad_, parameter.requires_grad)
-        switched(twin, False)
-        switched(host, False)
-        try:
+    # Norms that talk to other processes would wait for them in training.
+    alone = not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    trials = [(False, 1), (True, 1)] if module_outputs and alone else [(False, 1)]  # of hooks there are no outputs
+    for training, count in trials:
+        images = torch.rand((count, *measured.image_shape[1:]), generator=torch.Generator().manual_seed(0)).to(like)
+
+        def twin(training: bool = training) -> nn.Module:
+            own_parameters = training or measured.writes_parameters
+            return switched(twin_of(model, own_buffers=True, own_parameters=own_parameters), training)
+
+        with torch.no_grad(), ExitStack() as afterwards:
+            for parameter in model.parameters():  # a custom train() or a forward may freeze those that the twin shares
+                afterwards.callback(parameter.requires_grad_, parameter.requires_grad)
+            try:
+                watched = {} if training else readers  # between a stage and its reader, training may thin a map
+                with _same_draws(like.device):
+                    returned, received = _own_maps(
+                        twin(), module_outputs, watched, images.clone()
+                    )  # overwritten, maybe
+            except Exception as error:  # it has run on fake tensors of this shape
+                if training:  # norms of a single position want two images; a forward may ask for targets
+                    trials += [(True, 2)] if count == 1 else []
+                    continue
+                raise ValueError(
+                    f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although "
+                    f"it has on fake ones: {type(error).__name__}: {error}\nIf it keeps tensors outside of its "
+                    "modules, in a dict or by functools.lru_cache, they are fake ones now: clear them, and run the "
+                    "backbone once on real images of this shape before wrapping it"
+                ) from error
+            host = TappedBackbone(twin(), program, layouts)
+            switched(host, training)
             with _same_draws(like.device):
-                returned, received = _own_maps(twin, module_outputs, readers, images.clone())  # it may overwrite them
-        except Exception as error:  # it has run on fake tensors of this shape
-            raise ValueError(
-                f"the backbone {type(model).__name__} does not run on real images {measured.image_shape} although it "
-                f"has on fake ones: {type(error).__name__}: {error}\nIf it keeps tensors outside of its modules, in a "
-                "dict or by functools.lru_cache, they are fake ones now: clear them, and run the backbone once on real "
-                "images of this shape before wrapping it"
-            ) from error
-        with _same_draws(like.device):
-            given = host.tapped_program.run(host, images.clone())
-    for name, value in returned.items():
-        activated = " + " in labels[name]
-        reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value
-        if not _alike(reference.float(), given[name].float()):
-            raise GraphError(
-                f"stages: tapping {labels[name]!r} through the graph does not give the module's values; "
-                "name a graph node instead (torchvision's get_graph_node_names lists them)"
-            )
-    for name, value in received.items():
-        layout = measured.layout(tuple(value.shape))
-        read = layout.to_map(value, images) if layout is not None and value.ndim == 4 else None
-        made = layouts[name].to_map(given[name], images)
-        if read is not None and read.shape[2:] == made.shape[2:] and not _alike(read.float(), made.float()):
-            raise ValueError(
-                f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
-                "branch or a function is between them. Name the module, or the node of the graph, whose map it "
-                "reads (torchvision's get_graph_node_names lists them)"
-            )
+                given = host.tapped_program.run(host, images.clone())
+        for name, value in returned.items():
+            activated = " + " in labels[name]
+            reference = program.repeated(name, value) if activated and isinstance(program, GraphProgram) else value
+            if not _alike(reference.float(), given[name].float()):
+                raise GraphError(
+                    f"stages: tapping {labels[name]!r} through the graph does not give the module's values"
+                    f"{' in training' if training else ''}; name a graph node instead (torchvision's "
+                    "get_graph_node_names lists them)"
+                )
+        for name, value in received.items():
+            layout = measured.layout(tuple(value.shape))
+            read = layout.to_map(value, images) if layout is not None and value.ndim == 4 else None
+            made = layouts[name].to_map(given[name], images)
+            if read is not None and read.shape[2:] == made.shape[2:] and not _alike(read.float(), made.float()):
+                raise ValueError(
+                    f"stage {name!r} was taken to be {labels[name]!r}, but {readers[name].node!r} reads another map: a "
+                    "branch or a function is between them. Name the module, or the node of the graph, whose map it "
+                    "reads (torchvision's get_graph_node_names lists them)"
+                )
 
 
 @contextmanager
 def _same_draws(device: torch.device) -> Iterator[None]:
-    """The same random numbers every time, without using the user's generators."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), unmoved_generators():
-        torch.manual_seed(0)
+    """The same random numbers in every draw, whatever was drawn before it, without using the user's generators."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), unmoved_generators(), _Seeded():
         yield
+
+
+class _Seeded(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without types
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            torch.manual_seed(0)
+        return function(*args, **(kwargs or {}))
 
 
 def _own_maps(

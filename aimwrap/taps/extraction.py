@@ -27,7 +27,6 @@ from .usage import LAST, IntermediatesProgram
 FINAL = "final map"  # its name among the stages' maps; no node can have it
 # Flags of timm, transformers, torchvision and OpenMMLab.
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing", "memory_efficient", "use_checkpoint", "with_cp")
-_GENERATORS = {"Random", "Generator", "RandomState"}  # of Python; of torch and NumPy; of NumPy
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _by_graph(request: _Request) -> Extraction:
         pair = _last_map_between(names, sites[name], reader, model, measured)
         if pair is not None and pair != nodes[name]:
             nodes[name], labels[name] = pair, f"{sites[name].node} + {pair[1]}"
-    program = GraphProgram.traced(model, shadow, nodes)
+    program = GraphProgram.traced(model, shadow, nodes, names.traces)
     if program.loses_context(model):
         raise GraphError(
             f"the backbone {type(model).__name__} computes its maps under torch.no_grad(), inference_mode() or "
@@ -164,7 +163,7 @@ def _last_map_between(
         if not candidates:
             return None
         pairs = {n: (n if mode else names.train[0], n if not mode else names.eval[0]) for n in candidates}
-        program = GraphProgram.traced(model, traceable_shadow_of(model, measured.mode), pairs)
+        program = GraphProgram.traced(model, traceable_shadow_of(model, measured.mode), pairs, names.traces)
         (outputs,) = fake_runs(program, measured, mode)
         maps = [n for n in candidates if getattr(outputs[n], "ndim", 0) == 4]
         same = [n for n in maps if map_size(outputs[n], measured) == shape[2:]]
@@ -190,8 +189,6 @@ def _what_a_graph_would_lose(model: nn.Module, measured: Probe) -> str | None:
         return "its gradient checkpointing"  # it would store what is to be computed again
     if any(is_called_otherwise(module) for module in modules if any(True for _ in module.children())):
         return "the hooks on its modules, or a custom __call__"  # it would call only their forward
-    if any(type(value).__name__ in _GENERATORS for module in modules for value in vars(module).values()):
-        return "its own random numbers"  # the graph would repeat the first ones
     modes = (True, False)  # evaluation last: the shadow goes on being used
     flags = [(m.training, mode) for mode in modes for m in switched(measured.shadow, mode).modules()]
     if any(flag is not mode for flag, mode in flags):

@@ -24,10 +24,11 @@ from unittest.mock import patch
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
-from .copies import is_adapter, joined, unmoved_generators
+from .copies import is_adapter, joined, python_generators, state_of_generator, unmoved_generators
 from .hooks import ACTIVATIONS, MAKE_ANOTHER_MAP
 from .probe import CallSite, Writes
 
@@ -41,7 +42,7 @@ _IN_PLACE_OPERATORS = {
     operator.itruediv: operator.truediv,
 }
 
-_TORCHS_OWN = vars(nn.Module()).keys() - {"training"}  # attributes that every module has
+_TORCHS_OWN = vars(nn.Module()).keys()  # attributes that every module has
 
 # What only looks at a map in another way, or thins it in training.
 _LEAVE_THE_MAP = frozenset(
@@ -54,6 +55,11 @@ _BELONG_TO_A_STAGE = ACTIVATIONS | MAKE_ANOTHER_MAP | _LEAVE_THE_MAP
 ONE_AT_A_TIME = threading.RLock()  # wraps: tracing replaces what all threads use, and trial runs the random states
 MOST_NAMES = 24  # that an error lists
 NodePair = tuple[str, str]  # a node's name in the train graph and in the eval graph
+Traces = dict[bool, str]  # the text of each trace, by ``training``
+_NOT_THE_SAME = (
+    "the backbone draws random numbers in its forward that do not depend on its images, or counts its forwards, and a "
+    "graph would always repeat the first ones"
+)
 
 
 class GraphError(ValueError):
@@ -68,11 +74,14 @@ class GraphNames:
     """
 
     def __init__(self, shadow: nn.Module) -> None:
+        self.traces: Traces = {}
+        drawn_from = python_generators()
         try:
-            with warnings.catch_warnings(), unmoved_generators() as has_drawn, _noting_assignments():
+            with warnings.catch_warnings(), unmoved_generators(), _noting_assignments(self.traces):
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
                 self.train, self.eval = get_graph_node_names(shadow, _tracer_options(shadow))
-                drawn = has_drawn()
+                if any(state_of_generator(generator) != state for generator, state in drawn_from):
+                    raise GraphError(_NOT_THE_SAME)
         except GraphError:
             raise
         except Exception as error:  # a user's forward may raise anything under tracing
@@ -82,11 +91,6 @@ class GraphNames:
                 "This is usually control flow that depends on sizes or values. Move it into its own submodule and "
                 "register that with timm.models.register_notrace_module(TheClass), which keeps it in one piece."
             ) from error
-        if drawn:
-            raise GraphError(
-                f"the backbone {type(shadow).__name__} draws random numbers in its forward that do not depend on its "
-                "images, and a graph would always repeat the first ones"
-            )
 
     def resolve(self, place: CallSite, following_activation: bool = False) -> tuple[NodePair, str]:
         """Find the last graph node of a module's call, or the node of exactly that name, in both modes.
@@ -159,9 +163,9 @@ class GraphProgram:
         self.forwards[True] = _python_function(train)
 
     @staticmethod
-    def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair]) -> GraphProgram:
-        """Trace a backbone up to the deepest of the nodes."""
-        with warnings.catch_warnings(), _noting_assignments():
+    def traced(model: nn.Module, shadow: nn.Module, nodes: dict[str, NodePair], traces: Traces) -> GraphProgram:
+        """Trace a backbone up to the deepest of the nodes; ``traces`` are those of its :class:`GraphNames`."""
+        with warnings.catch_warnings(), _noting_assignments(traces):
             warnings.simplefilter("ignore")
             # Two names may mean one node (a stage that is also the final map); torchvision takes each node once.
             extractor = create_feature_extractor(
@@ -232,12 +236,18 @@ class GraphProgram:
                 container.training = source.training
                 host.add_module(part, container)
             host = host.get_submodule(part)
+        if name == "training":
+            return  # every module has it
         value = self.constants[target] if target in self.constants else getattr(source, name)
         if isinstance(value, nn.Module):
             host.add_module(name, value)
         elif isinstance(value, nn.Parameter):
             host.register_parameter(name, value)
+        elif name in source._buffers and host._buffers.keys() <= source._buffers.keys():
+            host._buffers = source._buffers  # to() puts new buffers there, for both
+            host._non_persistent_buffers_set = set(source._non_persistent_buffers_set)
         else:
+            host._buffers = dict(host._buffers)  # the model has none of this name
             saved = name in source._buffers and name not in source._non_persistent_buffers_set
             host.register_buffer(name, value, persistent=saved)
 
@@ -372,11 +382,29 @@ def _contexts() -> tuple[bool, bool, tuple[int, ...]]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), casts
 
 
+class _Mode(int):
+    """A module's ``training`` while it is traced: as a function's argument it becomes a node, not a constant."""
+
+    module: str
+
+    def __fx_create_arg__(self, tracer: fx.Tracer) -> fx.Node:
+        return tracer.create_node("get_attr", joined(self.module, "training"), (), {})
+
+
+def _text_of(graph: fx.Graph, root: nn.Module) -> str:
+    """Everything that a graph does, with the values of its constants."""
+    targets = [str(node.target) for node in graph.nodes if node.op == "get_attr" and "_constant" in node.target]
+    values = [value for target in targets if isinstance(value := getattr(root, target, None), Tensor)]
+    real = [value.tolist() for value in values if not (isinstance(value, FakeTensor) or value.is_meta)]
+    return re.sub(r"(_tensor_constant)\d+", r"\1", f"{graph} {real}")  # each trace numbers its own
+
+
 @contextmanager
-def _noting_assignments() -> Iterator[None]:
+def _noting_assignments(traces: Traces) -> Iterator[None]:
     """Have nodes note contexts that they are in, and ``x += y``, for which fx writes ``x = x + y``.
 
-    What a forward does that no node can hold is refused by a :class:`GraphError`.
+    What a forward does that no node can hold is refused by a :class:`GraphError`; so is what differs from an earlier
+    trace in the same mode, of which there is always one.
     Meanwhile fx replaces the call of every module: one thread at a time traces, and others' forwards go on.
     """
     thread = threading.get_ident()
@@ -389,10 +417,23 @@ def _noting_assignments() -> Iterator[None]:
 
     def trace(tracer: NodePathTracer, root: nn.Module, *arguments: Any, **keywords: Any) -> fx.Graph:
         states.update((module, _plain_state(module)) for module in root.modules())
+        modes = {name: module for name, module in root.named_modules() if module.training}
+        for name, module in modes.items():
+            module.training = _Mode(True)
+            module.training.module = name
+        mode, same = bool(root.training), False
         with Writes(root) as writes:
-            graph: fx.Graph = super(NodePathTracer, tracer).trace(root, *arguments, **keywords)
+            for _ in range(1 if mode in traces else 2):
+                tracer.node_to_qualname.clear()
+                graph: fx.Graph = super(NodePathTracer, tracer).trace(root, *arguments, **keywords)
+                text = _text_of(graph, root)
+                same = traces.setdefault(mode, text) == text
         for name, module in root.named_modules():
             refuse_changed(name, module)
+        for module in modes.values():
+            module.training = True
+        if writes.draws or not same:
+            raise GraphError(_NOT_THE_SAME)
         if writes.any():
             raise GraphError("the backbone writes into its parameters or buffers, which a graph would not")
         return graph
@@ -510,6 +551,7 @@ def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
 def _plain_state(module: nn.Module) -> dict[str, list[Any]]:
     """Numbers, flags and strings that a module stores, also within others, and which hooks and tensors it has."""
     found = {key: getattr(value, "__dict__", value) for key, value in vars(module).items() if key not in _TORCHS_OWN}
+    found["training"] = bool(module.training)
     found["hooks"] = [len(value) for key, value in vars(module).items() if key.endswith("_hooks")]
     found["tensors"] = [id(value) for value in (*module._parameters.values(), *module._buffers.values())]
     plain = {k: [v for v in tree_leaves(value) if isinstance(v, int | float | str)] for k, value in found.items()}

@@ -70,7 +70,7 @@ class HookProgram(OwnCodeProgram):
         """Run the twin until every output has been seen."""
         # Not a call where it would be the same: torch.export would look for the twin among the host's modules.
         run = self.source if is_called_otherwise(self.source) else self.source.forward
-        found, gradients = self.catch.start(), torch.is_grad_enabled()
+        found, gradients, dtype = self.catch.start(), torch.is_grad_enabled(), torch.get_default_dtype()
         try:
             with suppress(Seen):
                 run(images)
@@ -78,6 +78,8 @@ class HookProgram(OwnCodeProgram):
             self.catch.end()
             if torch.is_grad_enabled() is not gradients:  # it ended before the forward's own set_grad_enabled(True)
                 torch.set_grad_enabled(gradients)
+            if torch.get_default_dtype() is not dtype:
+                torch.set_default_dtype(dtype)
         missing = [watch.place.node for name, watch in self.wanted.items() if name not in found]
         if missing:
             raise RuntimeError(f"the backbone's forward did not call {missing}; wrap it in the mode that it is used in")

@@ -270,19 +270,23 @@ def fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor
 
 
 class Writes(TorchDispatchMode):
-    """Notes whether operations write into a module's parameters, by whatever alias, or others take their place."""
+    """Notes whether operations write into a module's parameters, by whatever alias, or others take their place.
+
+    And whether some draw random numbers.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.before = {parameter: state_of(parameter) for parameter in module.parameters()}
         self.storages = {storage for _, storage in self.before.values()}
-        self.seen = False
+        self.seen = self.draws = False
 
     def any(self) -> bool:
         """Whether any was written so far."""
         return self.seen or any(state_of(parameter) != state for parameter, state in self.before.items())
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.draws |= torch.Tag.nondeterministic_seeded in function.tags
         for value, argument in zip(args, function._schema.arguments, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 written = {t.untyped_storage()._cdata for t in tree_leaves(value) if isinstance(t, Tensor)}

@@ -164,15 +164,15 @@ def _usage_of(program: OwnCodeProgram, model: nn.Module, image_shape: Shape) -> 
     usage = Usage(set(), set(), set(), set(), set(), image_shape)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for training in (True, False):
-        run = program.only(*program.wanted)
-        run.source = switched(run.prepared(shadow_of(model, mode)), training)
-        parameters = {n: p for n, p in run.source.named_parameters(remove_duplicate=False) if p.is_floating_point()}
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        for name, module in run.source.named_modules(remove_duplicate=False):  # under all of its names
+        run, shadow = program.only(*program.wanted), shadow_of(model, mode)
+        for name, module in shadow.named_modules(remove_duplicate=False):  # under all of its names
             if name:
                 module.register_forward_pre_hook(lambda module, arguments, name=name: usage.entered.add(name))
                 module.register_forward_hook(lambda module, arguments, out, name=name: usage.finished.add(name))
+        run.source = switched(run.prepared(shadow), training)  # its hooks come after these: the last one ends the run
+        parameters = {n: p for n, p in run.source.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
         # Training may depend on values that fakes do not have; then only evaluation counts.
         whatever = suppress(DataDependentOutputException) if training else nullcontext()
         with whatever, torch.enable_grad(), quiet_fakes(), mode:
@@ -226,6 +226,7 @@ def _take_out_unused(twin: nn.Module, usage: Usage) -> None:
                 module._parameters[key] = None
                 if full in usage.used:  # without a gradient: it is read, and not trained
                     del module._parameters[key]
+                    module._buffers = dict(module._buffers)  # the model has none of this name
                     module.register_buffer(key, parameter.detach())
         for key, child in list(module._modules.items()):
             if child is None or isinstance(child, nn.ModuleList | nn.ModuleDict):

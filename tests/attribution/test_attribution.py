@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import BACKBONES, HAND_WRITTEN, NUM_CLASSES, HeadConvNet, TinyNet, small_aim
+from zoo import BACKBONES, HAND_WRITTEN, NUM_CLASSES, Branching, HeadConvNet, TinyNet, small_aim
 
 from aimwrap import AIM, explain
 from aimwrap.attribution import LogitsView, cam_layer_of, grad_cam, guided_backprop, guided_grad_cam, score_cam
@@ -471,6 +471,25 @@ def test_the_layer_found_gives_the_map_that_a_head_would_select_from(
         final = tap_backbone(model, [3], final=True).backbone(images)[FINAL]
     assert len(seen) == 1
     assert torch.equal(seen[0], final)
+
+
+def test_no_layer_is_guessed_where_a_function_follows_in_what_cannot_be_traced() -> None:
+    """The layer before the function was taken, without a word."""
+
+    class Activated(Branching):
+        def features(self, x: Tensor) -> Tensor:
+            return F.relu(super().features(x))
+
+    class Scaled(Branching):
+        def features(self, x: Tensor) -> Tensor:
+            return super().features(x) * 0.5
+
+    with pytest.raises(ValueError, match=r"not the output of a module: the function 'relu' follows 'block3'\. Pass"):
+        cam_layer_of(Activated())
+    with pytest.raises(ValueError, match=r"the function 'mul' makes another map of that of 'block3'\. Pass"):
+        cam_layer_of(Scaled())
+    network = Branching()
+    assert cam_layer_of(network) is network.block3
 
 
 def test_no_layer_is_guessed(backbone_of: Callable[[str], nn.Module]) -> None:

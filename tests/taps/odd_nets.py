@@ -1,9 +1,11 @@
 """Networks that do more than compute maps: hooks, a custom ``train``, random numbers, caches, locks, odd forwards."""
 
+import itertools
 import random
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -304,6 +306,106 @@ WITHOUT_A_RESULT = {
     "a hook for one call": Acts(before=hooks, after=lambda layer, x: layer.handle.remove()),
     "a memory": Acts(after=remembers),
 }
+
+
+ARRAYS, OLD_ARRAYS, DICE = [np.random.default_rng(0)], np.random.RandomState(0), {"dice": random.Random(0)}
+CHANCE, COUNTS, TURNS = [torch.Generator()], [0], itertools.cycle([0.5, 2.0])
+
+
+class Calls(nn.Module):
+    """A convolution, and in training a function of its map."""
+
+    count = 0
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(12, 12, 1), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x)) if self.training else self.conv(x)
+
+
+def next_count(kept: dict[str, int] | list[int], key: str | int) -> int:
+    kept[key] += 1
+    return kept[key]
+
+
+def next_of_the_class() -> int:
+    Calls.count += 1
+    return Calls.count
+
+
+# What a forward draws or counts where no module shows it; with a rate, two forwards seldom differ.
+DRAWN_ELSEWHERE: dict[str, Callable[[Tensor], Tensor]] = {
+    "NumPy's, made in the forward": lambda x: x * np.random.default_rng().uniform(),
+    "NumPy's, in a list": lambda x: x * ARRAYS[0].uniform(),
+    "NumPy's, for a branch": lambda x: x * 2 if ARRAYS[0].uniform() < 0.01 else x,
+    "NumPy's older": lambda x: x * 2 if OLD_ARRAYS.rand() < 0.01 else x,
+    "Python's, made in the forward": lambda x: x * random.Random().random(),
+    "Python's, for a branch": lambda x: x * 2 if DICE["dice"].random() < 0.01 else x,
+    "torch's": lambda x: x * torch.rand(1, generator=CHANCE[0]),
+    "torch's, for a branch": lambda x: x * 2 if torch.rand(1, generator=CHANCE[0]).item() < 0.01 else x,
+    "a counter": lambda x: x * next_count(COUNTS, 0),
+    "a counter on a class": lambda x: x * next_of_the_class(),
+    "turns": lambda x: x * next(TURNS),
+}
+
+
+class MayBeMasked(TinyNet):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.training and mask is not None:
+            x = x.clamp(max=0.5)
+        return super().forward(x)
+
+
+class ThinsIfMasked(TinyNet):
+    """Which is nothing in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thin = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x if mask is None else self.thin(x))
+
+
+class ClampsTensors(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        return self.block3(self.block2(x.clamp(max=0.1) if self.training and type(x) is Tensor else x))
+
+
+class TriesBySize(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        with suppress(RuntimeError):  # a traced tensor has no length
+            x = x.clamp(max=0.5) if self.training and len(x) > 0 else x
+        return super().features(x)
+
+
+class OverwritesItsShortcut(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(12, 12, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.block1(self.block0(self.stem(x)))
+        if self.training:
+            x = x * 1.0
+            shortcut = x
+            x += self.conv(x)
+            x = x * 0.5 + shortcut
+        return self.block3(self.block2(x))
+
+
+class AsksForTwoImages(MayBeMasked):
+    """As a norm after global pooling does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, affine=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x + 0 * self.norm(x.mean((2, 3), keepdim=True)), mask)
 
 
 class TrainReturnsNothing(TinyNet):

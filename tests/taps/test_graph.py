@@ -405,7 +405,7 @@ class Overwriting(nn.Module):
 
 def test_no_graph_overwrites_a_parameter() -> None:
     module = Overwriting()
-    with _noting_assignments():
+    with _noting_assignments({}):
         graph = torch.fx.Tracer().trace(module)
     _work_in_place_again(graph, module)
     assert any(node.meta.get("assigned by") is operator.iadd for node in graph.nodes)

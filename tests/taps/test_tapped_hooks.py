@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
-from odd_nets import IMAGES, DropsInPlace, NormalisesWhenCalled, last_map
-from zoo import Branching, ParameterNet, TinyNet
+from odd_nets import IMAGES, DropsInPlace, LooksAtItsHead, NormalisesWhenCalled, last_map
+from torch import Tensor
+from zoo import Branching, ConstantNet, NormalisingNet, ParameterNet, TinyNet
 
+from aimwrap import AIM
 from aimwrap.taps import tap_backbone
 from aimwrap.taps.graph import GraphProgram
 
@@ -80,3 +82,48 @@ def test_a_custom_call_is_made(stages: list[int | str]) -> None:
     model = NormalisesWhenCalled().eval()
     maps = tap_backbone(model, stages).backbone(IMAGES)
     torch.testing.assert_close(maps[str(stages[1])], last_map(model))
+
+
+def test_a_default_type_that_a_forward_sets_for_a_while_does_not_stay() -> None:
+    """The forward ends at the deepest map, and so before its own statement that sets it back."""
+
+    class Precise(Branching):
+        def forward(self, x: Tensor) -> Tensor:
+            torch.set_default_dtype(torch.float64)
+            x = super().forward(x)
+            torch.set_default_dtype(torch.float32)
+            return x
+
+    try:
+        tap_backbone(Precise(), [2, 3]).backbone(IMAGES)
+        assert torch.get_default_dtype() is torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("net", [TinyNet, Branching, NormalisingNet])
+@pytest.mark.parametrize("how", ["wrapped", "network"])
+def test_buffers_are_shared_after_a_change_of_type(net: type[TinyNet], how: str) -> None:
+    """``to()`` puts new buffers into a module, and the other one kept its own: statistics were not loaded into it."""
+    network = net()
+    model = AIM(network, [2, 3], mask_width=8)
+    (model if how == "wrapped" else network).double()
+    other = net().double()
+    for name, value in other.state_dict().items():
+        value.mul_(0.5 if name.endswith("var") else 1)
+    network.load_state_dict(other.state_dict())
+    theirs = dict(network.named_buffers())
+    ours = dict(model.backbone.named_buffers())
+    assert ours and all(value is theirs[name] for name, value in ours.items())
+    maps = model.double().eval().forward_backbone(IMAGES.double())
+    assert maps["3"].any()
+    torch.testing.assert_close(maps["3"], other.eval().features(IMAGES.double()))
+
+
+def test_no_buffer_of_a_tapped_copy_comes_into_the_network() -> None:
+    for network in (ConstantNet(), LooksAtItsHead(), NormalisingNet()):
+        names = network.state_dict().keys()
+        kept = {name: set(module._buffers) for name, module in network.named_modules()}
+        AIM(network, ["block2", "block3"], mask_width=8).double()
+        assert network.state_dict().keys() == names
+        assert kept == {name: set(module._buffers) for name, module in network.named_modules()}

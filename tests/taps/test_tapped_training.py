@@ -3,17 +3,22 @@
 import copy
 import functools
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from odd_nets import (
+    DRAWN_ELSEWHERE,
     IMAGES,
     WITHOUT_A_RESULT,
     AlwaysTrains,
+    AsksForTwoImages,
     BeginsWithData,
+    Calls,
     Checkpointed,
     ClampsItsWeight,
+    ClampsTensors,
     CustomNorm,
     DetachesItsStem,
     DropsInside,
@@ -23,24 +28,30 @@ from odd_nets import (
     KeepsByItsOwnHook,
     KeepsNormsFrozen,
     LooksAtItsHead,
+    MayBeMasked,
+    OverwritesItsShortcut,
     ScalesByADistribution,
     ScalesByItsGenerator,
     ScalesByTorchsNumbers,
     SkipsAtRandom,
     SkipsByItsGenerator,
     SkipsByTorchsNumbers,
+    ThinsIfMasked,
     TrainReturnsNothing,
+    TriesBySize,
     WarmsUp,
     WithoutGradientsInEvaluation,
     last_map,
 )
 from timm.layers import DropPath
 from torch import Tensor, nn
-from zoo import TinyNet
+from torch.nn import functional as F
+from zoo import WAYS_OF_COPYING, Branching, TinyNet, copied
 
 from aimwrap import AIM, AIMLoss
 from aimwrap.taps import tap_backbone
 from aimwrap.taps.graph import GraphProgram
+from aimwrap.taps.hooks import HookProgram
 
 TRAINED_LAYERS = [
     SkipsByTorchsNumbers,
@@ -86,6 +97,36 @@ def test_random_numbers_of_python_and_numpy_are_drawn_in_each_forward(by: str) -
     assert 3 < len(calls) < 17
     with pytest.raises(ValueError, match="draws random numbers in its forward"):
         tap_backbone(model, ["add", "block3"])  # a node of a graph, and nothing else
+
+
+@pytest.mark.parametrize("drawn", DRAWN_ELSEWHERE)
+def test_what_a_forward_draws_or_counts_elsewhere_is_drawn_in_each_forward(drawn: str) -> None:
+    """A graph held the first number, without a word."""
+    calls: list[None] = []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(None)
+        return DRAWN_ELSEWHERE[drawn](x)
+
+    backbone = tap_backbone(Inserted(Calls(counted)), [2, 3]).backbone.train()
+    assert type(backbone.tapped_program) is HookProgram
+    calls.clear()
+    for _ in range(3):
+        backbone(IMAGES)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda x: x * np.random.default_rng(0).uniform(),
+        lambda x: x * torch.linspace(0, 1, 12)[:, None, None],
+        lambda x: x * float("nan"),
+    ],
+)
+def test_what_is_the_same_in_each_forward_leaves_the_graph_usable(same: Callable[[Tensor], Tensor]) -> None:
+    backbone = tap_backbone(Inserted(Calls(same)), [2, 3]).backbone
+    assert type(backbone.tapped_program) is GraphProgram
 
 
 def test_custom_norms_keep_frozen_statistics() -> None:
@@ -223,3 +264,96 @@ def test_drop_path_is_kept_in_one_piece() -> None:
     path.drop_prob = 0.0
     backbone(IMAGES)
     assert torch.equal(before[1], after[1])
+
+
+class ThinsByAFunction(nn.Module):
+    """As the dense layers of timm and torchvision do."""
+
+    def __init__(self, always: bool = False) -> None:
+        super().__init__()
+        self.conv, self.always = nn.Conv2d(12, 12, 1), always
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.conv(x), 0.5, True if self.always else self.training)
+
+
+@pytest.mark.parametrize("how", [None, *WAYS_OF_COPYING])
+def test_eval_on_one_block_stops_the_dropout_that_its_forward_calls(how: str | None) -> None:
+    backbone = tap_backbone(Inserted(ThinsByAFunction()), [2, 3]).backbone
+    backbone = (backbone if how is None else copied(backbone, how)).train()
+    assert type(backbone.tapped_program) is GraphProgram
+    assert not torch.equal(backbone(IMAGES)["2"], backbone(IMAGES)["2"])
+    backbone.get_submodule("layer").eval()
+    assert backbone.training and torch.equal(backbone(IMAGES)["2"], backbone(IMAGES)["2"])
+    backbone.train()
+    assert not torch.equal(backbone(IMAGES)["2"], backbone(IMAGES)["2"])
+
+
+def test_a_block_that_was_in_evaluation_keeps_its_functions_so() -> None:
+    network = Inserted(ThinsByAFunction()).train()
+    network.layer.eval()
+    backbone = tap_backbone(network, [2, 3]).backbone
+    assert backbone.training and torch.equal(backbone(IMAGES)["2"], backbone(IMAGES)["2"])
+
+
+def test_a_dropout_that_is_always_on_is_no_part_of_the_mode() -> None:
+    backbone = tap_backbone(Inserted(ThinsByAFunction(always=True)), ["layer"]).backbone.train()
+    backbone.get_submodule("layer").eval()
+    assert not torch.equal(backbone(IMAGES)["layer"], backbone(IMAGES)["layer"])
+
+
+@pytest.mark.parametrize(
+    "net", [MayBeMasked, ThinsIfMasked, ClampsTensors, TriesBySize, OverwritesItsShortcut, AsksForTwoImages]
+)
+def test_what_a_trace_takes_otherwise_in_training_only(net: type[TinyNet]) -> None:
+    """The graph trained on other maps: a traced argument is not None, and a traced tensor is none."""
+    model = net()
+    state, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    backbone = tap_backbone(model, [2, 3]).backbone.train()
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    twin = copy.deepcopy(model).train()
+    torch.manual_seed(0)
+    ours = backbone(IMAGES)["3"]
+    torch.manual_seed(0)
+    torch.testing.assert_close(ours, last_map(twin))
+
+
+def test_draws_that_a_graph_leaves_out_do_not_count_as_a_difference() -> None:
+    """GoogLeNet's auxiliary classifiers have dropout, which no stage depends on."""
+
+    class Auxiliary(TinyNet):
+        def features(self, x: Tensor) -> Tensor:
+            x = self.block1(self.block0(self.stem(x)))
+            if self.training:
+                self.loss = F.dropout(x, 0.3, self.training).mean()
+            return self.block3(self.block2(x))
+
+    assert type(tap_backbone(Auxiliary(dropout=0.5), [2, 3]).backbone.tapped_program) is GraphProgram
+
+
+def test_a_forward_that_asks_for_targets_in_training_leaves_the_graph_usable() -> None:
+    class Asks(TinyNet):
+        def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+            if self.training and targets is None:
+                raise ValueError("targets")
+            return super().forward(x)
+
+    assert type(tap_backbone(Asks(), [2, 3]).backbone.tapped_program) is GraphProgram
+
+
+def test_freezing_reaches_functions_of_the_tapped_module_itself() -> None:
+    """With hooks, the last frozen stage's own dropout stayed on."""
+
+    class Thinned(Branching):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block2 = ThinsByAFunction()
+            self.block2.conv = nn.Conv2d(12, 16, 3, stride=2, padding=1)
+
+    model = AIM(Thinned(), [2, 3], mask_width=8).freeze_backbone(up_to=2).train()
+    assert type(model.backbone.tapped_program) is HookProgram
+    assert torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
+    assert model.backbone.get_submodule("block3").training
+    model.unfreeze_backbone().train()
+    assert not torch.equal(model.forward_backbone(IMAGES)["2"], model.forward_backbone(IMAGES)["2"])
