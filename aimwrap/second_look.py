@@ -16,12 +16,12 @@ from ._numerics import wide_dtype
 from .analysis.readout import evaluating, unwrap
 from .base import AIMBase, Cost, fresh_linear
 from .model import AIM
-from .output import AIMOutput, Prediction
+from .output import AIMOutput, MaskedFeatures, Prediction
 from .preprocessing import Preprocessing
 from .resizing import resize_to
 from .sharing import Shareable
 from .sharing.files import Config
-from .taps import FINAL
+from .taps import FINAL, Stage
 
 Model = TypeVar("Model", bound="SecondLook")
 
@@ -161,7 +161,10 @@ class SecondLook(Shareable):
             TypeError: as :meth:`aimwrap.AIM.predict`.
             ValueError: as there.
         """
-        masks = self.first.predict(images, area).masks
+        return self._decided(images, self.first.predict(images, area).masks)
+
+    def _decided(self, images: Tensor, masks: dict[Stage, Tensor]) -> Prediction:
+        """The second look at what the stages' masks keep."""
         merged = self.first.top_down.fuse(list(masks.values()), list(masks.values()))[1]
         kept = kept_pixels(merged, images, self.margin)
         return Prediction(self.logits_of(images, kept, boxes_around(kept, self.least)), masks)
@@ -201,10 +204,23 @@ class SecondLook(Shareable):
             :class:`SecondLookOutput`.
         """
         with evaluating(self.first):
-            features = self.first.forward_masks(self.first.forward_backbone(images))
-            kept = kept_pixels(features.merged_mask, images, self.margin)
-            boxes = boxes_around(kept, self.least)
+            kept, boxes, features = self.choose(images)
             return self.closer(images, kept, boxes), kept, boxes, self.first.forward_head(features)
+
+    @torch.no_grad()
+    def choose(self, images: Tensor) -> tuple[Tensor, Tensor, MaskedFeatures]:
+        """The first look alone.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            ``kept`` and ``boxes`` of :class:`SecondLookOutput`, and the first look's masks and features.
+        """
+        with evaluating(self.first):
+            features = self.first.forward_masks(self.first.forward_backbone(images))
+        kept = kept_pixels(features.merged_mask, images, self.margin)
+        return kept, boxes_around(kept, self.least), features
 
     @torch.no_grad()
     def closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
@@ -219,8 +235,11 @@ class SecondLook(Shareable):
             (N, D, h, w).
         """
         with evaluating(self.first):
-            shown = enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
-            return self.first.forward_backbone(shown)[FINAL]
+            return self.first.forward_backbone(self.cut_out(images, kept, boxes))[FINAL]
+
+    def cut_out(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        """The kept pixels in their boxes, enlarged: all that the second look sees, (N, C, H, W); see :meth:`closer`."""
+        return enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
 
     def cost(self) -> Cost:
         """Count parameters and multiply-accumulates of both looks.

@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from .._checks import check_numbers
 from .._numerics import both_sides, predicted_classes
 from .._text import numbered
-from ..second_look import SecondLook, boxes_around, kept_pixels, spread
+from ..second_look import SecondLook, spread
 from ..taps import Stage
 from . import html
 from .readout import bias_of, evaluating, inside, linear_classifier, shares, unwrap
 
 IMAGES, CLASSES = 4, 3  # that a notebook shows
+_ON_THE_BOX = (
+    " Masks are the first look's. Contributions are the second look's, on its enlarged box (left, top, right, bottom in "
+    "pixels) and not on the image: on_the_image() places them."
+)
 
 
 class Explanation(NamedTuple):
@@ -69,9 +73,10 @@ class Explanation(NamedTuple):
 
     def __repr__(self) -> str:
         images, asked, height, width = self.contributions.shape
+        grid = "merged to" if self.boxes is None else "a second look of"
         return (
             f"Explanation({images} images, {asked} of {self.logits.shape[1]} classes, stages {list(self.masks)}, "
-            f"merged to {height} x {width})"
+            f"{grid} {height} x {width})"
         )
 
     def _repr_html_(self) -> str:
@@ -90,6 +95,10 @@ class Explanation(NamedTuple):
             row: list[str] = [f"{number}", f"{decided}\nlogit {logits[number].max().item():.4g}"]
             row += [html.mask_picture(mask[number, 0], f"stage {stage}") for stage, mask in masks.items()]
             row.append(html.mask_picture(merged[number, 0], "merged mask"))
+            if self.kept is not None and self.boxes is not None:
+                left, top, right, bottom = (round(side) for side in self.boxes[number].tolist())
+                picture = html.mask_picture(self.kept[number, 0].detach().float().cpu(), "kept pixels")
+                row.append(html.Markup(f"{picture}<br/>box {left}, {top}, {right}, {bottom}"))
             for k in strongest:
                 which = k + (num_classes == 1 and bool(sums[number, k] * logits[number, 0] >= 0))  # or its negative
                 name = f"class {which}" if asked == num_classes else f"asked for as number {k}"
@@ -97,7 +106,9 @@ class Explanation(NamedTuple):
                 row.append(html.contribution_picture(contributions[number, k], largest, name, said))
             rows.append(row)
         header = ["image", "prediction", *(f"mask of stage {stage}" for stage in masks), "merged mask"]
-        header += [f"contributions {rank}" for rank in range(1, 1 + min(CLASSES, asked))]
+        of_box = [] if self.boxes is None else ["kept pixels"]
+        where = " on the box" if of_box else ""
+        header += of_box + [f"contributions {rank}{where}" for rank in range(1, 1 + min(CLASSES, asked))]
         first = f"the first {shown} of {images} images" if shown < images else numbered(images, "image")
         return html.block(
             html.line(
@@ -106,7 +117,7 @@ class Explanation(NamedTuple):
             html.table(header, rows),
             html.line(
                 "Green is open. Orange speaks for the class and blue against it, on one scale per image; what is empty "
-                "adds exactly nothing. Contributions and bias sum to the logit."
+                f"adds exactly nothing. Contributions and bias sum to the logit.{_ON_THE_BOX if of_box else ''}"
             ),
         )
 
@@ -151,14 +162,15 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
     aim = unwrap(model) if second is None else second.first
     asked = _check_classes(classes, aim.num_classes)
     with evaluating(aim):
-        features = aim.forward_masks(aim.forward_backbone(images))
+        if second is None:
+            features = aim.forward_masks(aim.forward_backbone(images))
+        else:
+            kept, boxes, features = second.choose(images)
         output = aim.forward_head(features)
     linear, merged = linear_classifier(aim if second is None else second), features.merged_mask
     bias = both_sides(bias_of(linear), 0)[asked]
     probabilities = {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()}
     if second is not None:
-        kept = kept_pixels(merged, images, second.margin)
-        boxes = boxes_around(kept, second.least)
         closer = second.closer(images, kept, boxes)
         contributions = shares(linear, closer, torch.ones_like(closer[:, :1]), "all", asked)
         logits = linear(closer.mean((2, 3)))
