@@ -18,8 +18,8 @@ from .readout import bias_of, evaluating, inside, linear_classifier, shares, unw
 
 IMAGES, CLASSES = 4, 3  # that a notebook shows
 _ON_THE_BOX = (
-    " Masks are the first look's. Contributions are the second look's, on its enlarged box (left, top, right, bottom in "
-    "pixels) and not on the image: on_the_image() places them."
+    " Masks are the first look's. Contributions are the second look's, on its enlarged box (left, top, right, bottom "
+    "in pixels) and not on the image: on_the_image() places them."
 )
 
 
