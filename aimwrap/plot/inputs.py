@@ -64,6 +64,16 @@ def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
     return heatmaps
 
 
+def boxes_of(boxes: Tensor, count: int) -> Tensor:
+    """A box per image, (N, 4) as left, top, right, bottom in pixels."""
+    if boxes.shape != (count, 4):
+        raise ValueError(
+            f"boxes must be ({count}, 4), left, top, right and bottom of each image's box in pixels, got "
+            f"{tuple(boxes.shape)}: take the boxes of a second look's output or of explain()."
+        )
+    return plain(boxes)
+
+
 def scores_of(name: str, scores: Tensor | Sequence[float], count: int | None = None) -> Tensor:
     """One score per image, (N,) float32; NaN where there is none."""
     values = plain(torch.as_tensor(scores))
