@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..metrics.pointing import chance_level, energy_pointing_game
-from ..second_look import spread
+from ..second_look import on_the_image
 from .canvas import INK, RIGHT, WRONG
-from .inputs import boxes_of, classes_of, heatmaps_of, images_of, mask_of, scores_of, titles_of
+from .inputs import classes_of, heatmaps_of, images_of, mask_of, scores_of, second_look_of, titles_of
 from .masks import image_panel, size_of
 from .panels import Panel, plot_panels
 
@@ -25,7 +25,7 @@ def plot_heatmaps(
     aim_heatmaps: Tensor,
     object_masks: Tensor | None = None,
     *,
-    boxes: Tensor | None = None,
+    second_look: tuple[Tensor, Tensor] | None = None,
     resolution: tuple[int, int] | None = None,
     scores: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None,
     measure: str = "energy pointing",
@@ -44,8 +44,8 @@ def plot_heatmaps(
         aim_heatmaps: the same for AIM; h and w may differ from the plain model's.
         object_masks: (N, 1, H, W) of zeros and ones, in the images' size. Outlined; and each heatmap gets its score
             from :func:`~aimwrap.metrics.energy_pointing_game`.
-        boxes: (N, 4), in the images' pixels: ``aim_heatmaps`` are then a second look's contributions over these boxes,
-            as in :class:`~aimwrap.Explanation`. They are placed on the images, and the boxes are framed.
+        second_look: ``kept`` and ``boxes`` of :class:`~aimwrap.Explanation`, where ``aim_heatmaps`` are contributions
+            of a second look, over its boxes: they are placed on the images, 0 where no pixel is kept.
         resolution: rows and columns of a common grid for that score, such as (7, 7): a finer map scores better for its
             resolution alone.
         scores: (N,) of the plain model and (N,) of AIM, to be written instead, higher being better; NaN where there is
@@ -76,9 +76,10 @@ def plot_heatmaps(
     images, count = images_of(images), len(images)
     heatmaps = heatmaps_of("plain_heatmaps", plain_heatmaps, count), heatmaps_of("aim_heatmaps", aim_heatmaps, count)
     grids = [size_of(maps) for maps in heatmaps]
-    if boxes is not None:
-        boxes, height, width = boxes_of(boxes, count), *images.shape[-2:]
-        heatmaps = heatmaps[0], spread(heatmaps[1][:, None], boxes, height, width)[:, 0]
+    boxes = None
+    if second_look is not None:
+        kept, boxes = second_look_of(second_look, images)
+        heatmaps = heatmaps[0], on_the_image(heatmaps[1], kept, boxes)
         grids[1] += " on the box"
     called = titles_of("names", names, ("plain", "AIM"))
     if object_masks is not None:
@@ -111,7 +112,7 @@ def plot_heatmaps(
     columns = ["image", *(f"{name}\n({grid})" for name, grid in zip(called, grids, strict=True))]
     explanation = " ".join(_sentences(heatmaps, object_masks, resolution, scores is not None, measure))
     if boxes is not None:
-        explanation += " Dashed: the box that the second look sees enlarged, and over which its contributions are."
+        explanation += " Dashed: the box that the second look sees enlarged; its heatmap is 0 where no pixel is kept."
     return plot_panels(rows, columns, row_titles, title, explanation)
 
 

@@ -64,14 +64,16 @@ def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
     return heatmaps
 
 
-def boxes_of(boxes: Tensor, count: int) -> Tensor:
-    """A box per image, (N, 4) as left, top, right, bottom in pixels."""
-    if boxes.shape != (count, 4):
+def second_look_of(second_look: tuple[Tensor, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    """The kept pixels and the boxes of a second look at these images."""
+    count, _, height, width = images.shape
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in second_look]
+    if shapes != [(count, 1, height, width), (count, 4)]:
         raise ValueError(
-            f"boxes must be ({count}, 4), left, top, right and bottom of each image's box in pixels, got "
-            f"{tuple(boxes.shape)}: take the boxes of a second look's output or of explain()."
+            f"second_look must be kept pixels and boxes, {[(count, 1, height, width), (count, 4)]} for these images, "
+            f"got {shapes}: explanation.kept, explanation.boxes of a second look."
         )
-    return plain(boxes)
+    return mask_of("second_look[0]", second_look[0], count), plain(second_look[1])
 
 
 def scores_of(name: str, scores: Tensor | Sequence[float], count: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..taps import Stage
 from .canvas import COLOURS, MARKERS, RIGHT, SMALL, TEXT, WRONG
-from .inputs import boxes_of, classes_of, images_of, mask_of, titles_of
+from .inputs import classes_of, images_of, mask_of, second_look_of, titles_of
 from .panels import LEFT, Panel, plot_panels
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def plot_masks(
     masks: Mapping[Stage, Tensor],
     merged_mask: Tensor,
     *,
-    kept: Tensor | None = None,
-    boxes: Tensor | None = None,
+    second_look: tuple[Tensor, Tensor] | None = None,
     labels: Tensor | Sequence[int] | None = None,
     predictions: Tensor | Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
@@ -45,8 +44,8 @@ def plot_masks(
         images: (N, 3, H, W) in [0, 1], not normalised; up to eight or so fill a page.
         masks: by stage, (N, 1, h, w) of zeros and ones, as in :class:`~aimwrap.Explanation`.
         merged_mask: (N, 1, h, w), of zeros and ones.
-        kept: (N, 1, H, W), the pixels that a second look sees; drawn in a column of their own.
-        boxes: (N, 4), the part of the images that it sees enlarged, in their pixels; framed in the last column.
+        second_look: the pixels that a second look sees, (N, 1, H, W), and the boxes that it enlarges, (N, 4), as
+            ``kept`` and ``boxes`` of :class:`~aimwrap.Explanation`: one more column.
         labels: (N,) class numbers, written under the images.
         predictions: (N,) class numbers, written next to the labels, with right or wrong in words.
         class_names: by class number.
@@ -74,20 +73,19 @@ def plot_masks(
 
     columns = ["image", *(f"mask, {_name_of(stage)}\n({size_of(mask)})" for stage, mask in shown.items())]
     columns.append(f"merged mask\n({size_of(merged)})")
-    of_second = [] if kept is None else [mask_of("kept", kept, count)]
-    columns += ["kept pixels"] * len(of_second)
     rows = [
         [
             image_panel(images[i], *(name[i] if name else None for name in names)),
-            *(_mask_panel(images[i], mask[i]) for mask in (*shown.values(), merged, *of_second)),
+            *(_mask_panel(images[i], mask[i]) for mask in (*shown.values(), merged)),
         ]
         for i in range(count)
     ]
-    if boxes is not None:
-        for row, box in zip(rows, boxes_of(boxes, count), strict=True):
-            row[-1] = replace(row[-1], box=box)
-    second = "" if kept is None else " Kept pixels are all that a second look sees."
-    second += "" if boxes is None else " Dashed: the box that it enlarges."
+    second = ""
+    if second_look is not None:
+        columns.append("kept pixels")
+        for row, image, kept, box in zip(rows, images, *second_look_of(second_look, images), strict=True):
+            row.append(replace(_mask_panel(image, kept), box=box))
+        second = " Kept pixels are all that a second look sees; dashed: the box that it enlarges."
     explanation = (
         f"{HOW_TO_READ}A stage's mask selects what that stage's classifier sees. The merged mask is what remains for "
         "the decision: features outside it add nothing to it. A feature sees more of the image than its own square."
