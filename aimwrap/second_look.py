@@ -16,7 +16,7 @@ from ._numerics import wide_dtype
 from .analysis.readout import evaluating, unwrap
 from .base import AIMBase, Cost, fresh_linear
 from .model import AIM
-from .output import AIMOutput, MaskedFeatures, Prediction
+from .output import AIMOutput, Prediction
 from .preprocessing import Preprocessing
 from .resizing import resize_to
 from .sharing import Shareable
@@ -204,23 +204,10 @@ class SecondLook(Shareable):
             :class:`SecondLookOutput`.
         """
         with evaluating(self.first):
-            kept, boxes, features = self.choose(images)
-            return self.closer(images, kept, boxes), kept, boxes, self.first.forward_head(features)
-
-    @torch.no_grad()
-    def choose(self, images: Tensor) -> tuple[Tensor, Tensor, MaskedFeatures]:
-        """The first look alone.
-
-        Args:
-            images: (N, C, H, W).
-
-        Returns:
-            ``kept`` and ``boxes`` of :class:`SecondLookOutput`, and the first look's masks and features.
-        """
-        with evaluating(self.first):
             features = self.first.forward_masks(self.first.forward_backbone(images))
-        kept = kept_pixels(features.merged_mask, images, self.margin)
-        return kept, boxes_around(kept, self.least), features
+            kept = kept_pixels(features.merged_mask, images, self.margin)
+            boxes = boxes_around(kept, self.least)
+            return self.closer(images, kept, boxes), kept, boxes, self.first.forward_head(features)
 
     @torch.no_grad()
     def closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:

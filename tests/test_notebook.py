@@ -192,7 +192,7 @@ def test_a_second_look_shows_kept_pixels_and_its_box() -> None:
     kept[..., 1:3, 2:4] = 1
     one = by_hand(images=1)._replace(kept=kept, boxes=torch.tensor([[1.0, 0.6, 5.0, 2.6]]), stage_contributions={})
     page = Page(one)
-    assert page.rows[0][3:] == ["merged mask", "kept pixels", *(f"contributions {n} on the box" for n in (1, 2, 3))]
+    assert page.rows[0][3:] == ["merged mask", "kept pixels", *(f"contributions {n}" for n in (1, 2, 3))]
     assert page.rows[1][4] == "\n12.5% open\nbox 1, 1, 5, 3"
     assert page.pictures[2].size == (8, 4) and opacities(page.pictures[2]).count(235) == 4
     assert "second look's, on its enlarged box" in page.text and "on_the_image() places them" in page.text

@@ -92,8 +92,8 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
 
     Args:
         model: a trained :class:`~aimwrap.AIM` or :class:`~aimwrap.SecondLook`, also inside ``torch.compile`` or
-            ``DistributedDataParallel``. It runs in evaluation mode, and is left in the mode that it was in. Of a second
-            look, which takes a pass of its own at every area, areas are the first look's, before they are grown.
+            ``DistributedDataParallel``. It runs in evaluation mode, and is left in the mode that it was in. A second
+            look runs again at every area; areas are those of its first look's masks.
         batches: a ``DataLoader`` or a list of batches: images (N, C, H, W) as the model takes them, labels (N,), and
             perhaps groups (N,), numbers from 0, such as every pair of label and background. They are moved to the
             model's device.

@@ -11,16 +11,12 @@ from torch import Tensor, nn
 from .._checks import check_numbers
 from .._numerics import both_sides, predicted_classes
 from .._text import numbered
-from ..second_look import SecondLook, spread
+from ..second_look import SecondLook, boxes_around, kept_pixels, spread
 from ..taps import Stage
 from . import html
 from .readout import bias_of, evaluating, inside, linear_classifier, shares, unwrap
 
 IMAGES, CLASSES = 4, 3  # that a notebook shows
-_ON_THE_BOX = (
-    " Masks are the first look's. Contributions are the second look's, on its enlarged box (left, top, right, bottom "
-    "in pixels) and not on the image: on_the_image() places them."
-)
 
 
 class Explanation(NamedTuple):
@@ -106,9 +102,8 @@ class Explanation(NamedTuple):
                 row.append(html.contribution_picture(contributions[number, k], largest, name, said))
             rows.append(row)
         header = ["image", "prediction", *(f"mask of stage {stage}" for stage in masks), "merged mask"]
-        of_box = [] if self.boxes is None else ["kept pixels"]
-        where = " on the box" if of_box else ""
-        header += of_box + [f"contributions {rank}{where}" for rank in range(1, 1 + min(CLASSES, asked))]
+        header += ["kept pixels"] * (self.kept is not None)
+        header += [f"contributions {rank}" for rank in range(1, 1 + min(CLASSES, asked))]
         first = f"the first {shown} of {images} images" if shown < images else numbered(images, "image")
         return html.block(
             html.line(
@@ -117,8 +112,14 @@ class Explanation(NamedTuple):
             html.table(header, rows),
             html.line(
                 "Green is open. Orange speaks for the class and blue against it, on one scale per image; what is empty "
-                f"adds exactly nothing. Contributions and bias sum to the logit.{_ON_THE_BOX if of_box else ''}"
+                "adds exactly nothing. Contributions and bias sum to the logit."
             ),
+            html.line(
+                "Masks are the first look's. Contributions are the second look's, on its enlarged box (left, top, "
+                "right, bottom in pixels) and not on the image: on_the_image() places them."
+            )
+            if self.boxes is not None
+            else "",
         )
 
 
@@ -162,15 +163,14 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
     aim = unwrap(model) if second is None else second.first
     asked = _check_classes(classes, aim.num_classes)
     with evaluating(aim):
-        if second is None:
-            features = aim.forward_masks(aim.forward_backbone(images))
-        else:
-            kept, boxes, features = second.choose(images)
+        features = aim.forward_masks(aim.forward_backbone(images))
         output = aim.forward_head(features)
     linear, merged = linear_classifier(aim if second is None else second), features.merged_mask
     bias = both_sides(bias_of(linear), 0)[asked]
     probabilities = {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()}
     if second is not None:
+        kept = kept_pixels(merged, images, second.margin)
+        boxes = boxes_around(kept, second.least)
         closer = second.closer(images, kept, boxes)
         contributions = shares(linear, closer, torch.ones_like(closer[:, :1]), "all", asked)
         logits = linear(closer.mean((2, 3)))

@@ -21,7 +21,7 @@ from ..model import AIM
 from ..second_look import SecondLook
 from ..taps.probe import logits_in
 from .guidance import guidance_of
-from .view import LogitsView, OnCutOuts, chosen_layer
+from .view import LogitsView, chosen_layer
 
 
 def grad_cam(
@@ -185,8 +185,8 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images must be of shape (N, C, H, W), N at least 1, got {tuple(images.shape)}")
     if isinstance(second, SecondLook):
-        view, (kept, boxes, _) = OnCutOuts(second), second.choose(images)
-        images = second.cut_out(images, kept, boxes)
+        images, view = second.cut_out(images, *second.look(images)[1:3]), LogitsView(second)
+        view.on_cut_outs = True  # with maps on one grid, to multiply them with
     with evaluating(view), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()

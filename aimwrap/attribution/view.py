@@ -62,6 +62,7 @@ class LogitsView(nn.Module):
         self.model = inner
         self.mask_gradients = mask_gradients
         self.cam_layer = nn.Identity()
+        self.on_cut_outs = False  # whether images are what SecondLook.cut_out gives
         self.training = self.cam_layer.training = inner.training
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,45 +75,30 @@ class LogitsView(nn.Module):
             Logits, (N, K).
         """
         if isinstance(self.model, SecondLook):
-            kept, boxes, _ = self.model.choose(images)
-            return self._look_again(self.model, self.model.cut_out(images, kept, boxes))
-        maps = self.model.forward_backbone(images)
-        if self.mask_gradients:
-            features = self.model.forward_masks(maps)
+            if not self.on_cut_outs:
+                images = self.model.cut_out(images, *self.model.look(images)[1:3])
+            with evaluating(self.model.first):
+                pooled = self._hooked(self.model.first.forward_backbone(images)[FINAL]).mean((2, 3))
         else:
-            with torch.no_grad():
-                masks = self.model.forward_masks(maps).masks
+            maps = self.model.forward_backbone(images)
+            masks = None
+            if not self.mask_gradients:
+                with torch.no_grad():
+                    masks = self.model.forward_masks(maps).masks
             features = self.model.forward_masks(maps, masks)
-        fused = self._hooked(features.fused)
-        logits: Tensor = self.model.classifier(pool(fused, features.merged_mask, self.model.pooling))
-        return logits
-
-    def _look_again(self, second: SecondLook, cut_outs: Tensor) -> Tensor:
-        """The second look's logits, with gradients, which training does without."""
-        with evaluating(second.first):
-            final_map = second.first.forward_backbone(cut_outs)[FINAL]
-        logits: Tensor = second.classifier(self._hooked(final_map).mean((2, 3)))
+            pooled = pool(self._hooked(features.fused), features.merged_mask, self.model.pooling)
+        logits: Tensor = self.model.classifier(pooled)
         return logits
 
     def _hooked(self, fused: Tensor) -> Tensor:
-        """The map, out of the layer that libraries hook; it takes a gradient even where all before it is frozen."""
         if torch.is_grad_enabled() and not fused.requires_grad:
-            fused = fused.detach().requires_grad_()
+            fused = fused.detach().requires_grad_()  # as libraries need it where all before it is frozen
         hooked: Tensor = self.cam_layer(fused)
         return hooked
 
     def extra_repr(self) -> str:
         """Whether gradients run through the masks."""
         return f"mask_gradients={self.mask_gradients}"
-
-
-class OnCutOuts(LogitsView):
-    """The second pass of a second look: the classifier of cut-outs, on whose grid all of its maps are."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify what :meth:`SecondLook.cut_out` gives."""
-        assert isinstance(self.model, SecondLook)
-        return self._look_again(self.model, images)
 
 
 def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Module:
@@ -126,8 +112,7 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
         The module, to hook. Its output includes a head convolution (EfficientNet, MobileNet) and the last activation.
 
     Raises:
-        TypeError: if the model is an AIM or a second look, whose map is not the output of a module; use the
-            ``cam_layer`` of its view.
+        TypeError: if the model is an AIM, whose map is not the output of a module; use the ``cam_layer`` of its view.
         ValueError: if the model cannot be run, or if no module's output is that map; the message names candidates.
 
     Example:

@@ -198,7 +198,7 @@ def _model(
             {"stage": str(stage), "grid": list(seen.mask_grids[stage]), "tau": tau, "area": round(seen.area(stage), 6)}
             for stage, tau in zip(subject.stages, () if aim is None else aim.tau, strict=True)
         ],
-        "grid": list(seen.merged_grid),
+        "grid": list(seen.grid if subject.second is None else seen.mask_grids[subject.stages[0]]),
         "contributions_grid": list(seen.grid),
         "card": card_of(subject),
         "scores": [score.as_dict() for score in scores_of(measured, groups, labels, objects, coarsest)],

@@ -11,7 +11,6 @@ from typing import Any
 
 # Shown with the score that it is the chance level of, not by itself.
 CHANCE = "chance"
-KEPT = "kept_area"
 POINTING = ("energy_pointing", "energy_pointing_matched")
 
 
@@ -36,7 +35,7 @@ def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
             for model, scores in zip(content["models"], by_model, strict=True)
         ]
         shown = next((row for row in rows if row["value"] is not None), rows[0])  # not why another model has none
-        if key == KEPT and shown["value"] is None:
+        if key == "kept_area" and shown["value"] is None:
             continue
         entries.append(
             {

@@ -32,7 +32,7 @@ class Seen:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.grid = self.merged_grid = (0, 0)  # rows and columns of its map, and of its merged mask
+        self.grid = (0, 0)  # rows and columns of its map, and of its masks
         self.mask_grids: dict[Stage, tuple[int, int]] = {}
         self._measured: list[Measured] = []
         self._areas: dict[Stage, list[Tensor]] = {stage: [] for stage in subject.stages}
@@ -42,8 +42,6 @@ class Seen:
         """Add a batch."""
         self._measured.append(measured)
         self.grid = look.shares.shape[1], look.shares.shape[2]
-        merged = look.shares if look.merged_mask is None else look.merged_mask
-        self.merged_grid = merged.shape[-2], merged.shape[-1]
         for stage, mask in look.output.masks.items():
             self._areas[stage].append(mask.float().mean((1, 2, 3)).cpu())
             self.mask_grids[stage] = (mask.shape[2], mask.shape[3])

@@ -53,12 +53,9 @@ function fill(context, [rows, columns], colourAt, [x0, y0, x1, y1] = WHOLE) {
 /** The frame of a box, dashed, within the canvas. */
 function frame(context, [x0, y0, x1, y1], line) {
   const { width, height } = context.canvas;
-  for (const [colour, dash] of [["rgba(0, 0, 0, 0.65)", []], [OBJECT_LINE, [4 * line, 3 * line]]]) {
-    context.strokeStyle = colour;
-    context.lineWidth = line;
-    context.setLineDash(dash);
-    context.strokeRect(x0 * width + line / 2, y0 * height + line / 2, (x1 - x0) * width - line, (y1 - y0) * height - line);
-  }
+  Object.assign(context, { strokeStyle: OBJECT_LINE, lineWidth: line });
+  context.setLineDash([4 * line, 3 * line]);
+  context.strokeRect(x0 * width + line / 2, y0 * height + line / 2, (x1 - x0) * width - line, (y1 - y0) * height - line);
   context.setLineDash([]);
 }
 
