@@ -393,9 +393,10 @@ def _of_model(subject: Subject, look: Look, measured: Measured, position: int) -
     if subject.second is not None and look.merged_mask is not None and look.boxes is not None:
         names.append("kept_area")
         height, width = look.heatmap.shape[1:]
-        grown = kept_pixels(look.merged_mask, look.merged_mask, subject.second.margin)  # the kept pixels, on its grid
+        merged = look.merged_mask[position : position + 1]
+        kept = kept_pixels(merged, merged, subject.second.margin)  # on the mask's grid
         box = (look.boxes[position] / look.boxes.new_tensor([width, height, width, height])).tolist()
-        second = {"kept": packed_mask(grown[position, 0]), "box": [round(side, 4) for side in box]}
+        second = {"kept": packed_mask(kept), "box": [round(side, 4) for side in box]}
     return second | {
         "predicted": int(measured.predicted[position]),
         "right": bool(measured.right[position]),
