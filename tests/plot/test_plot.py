@@ -485,7 +485,7 @@ def test_a_second_looks_kept_pixels_have_a_column_with_its_box() -> None:
     assert "second look" not in explanation(plot_masks(images, masks, masks[3]))
     for wrong, got in (((None, None), r"\[None, None\]"), ((kept[..., :9], boxes), r"\[\(2, 1, 32, 9\), \(2, 4\)\]")):
         with pytest.raises(
-            ValueError, match=rf"second_look must be kept pixels and boxes.*got {got}: explanation.kept"
+            ValueError, match=rf"second_look must be kept pixels and boxes.*got {got}: take explanation"
         ):
             plot_masks(images, masks, masks[3], second_look=wrong)
 
