@@ -168,13 +168,15 @@ class MaskHealth:
 
         Args:
             output: the model's, or a second look's.
-            training: whether the model was in training mode: ``model.training``.
+            training: whether the model was in training mode: ``model.training``. A second look's masks never are.
 
         Raises:
             TypeError: if ``output`` is not an :class:`~aimwrap.AIMOutput`.
             ValueError: if tau does not fit its stages.
         """
-        output = getattr(output, "first", output)  # of a second look, whose masks are the first one's
+        if isinstance(first := getattr(output, "first", None), AIMOutput):
+            # Of a second look: its logits, and the masks of the first one, which is always in evaluation mode.
+            output, training = first._replace(logits=output.logits), False
         if not isinstance(output, AIMOutput):
             raise TypeError(f"output must be what an AIM returns, an AIMOutput, got {type(output).__name__}")
         if len(output.logits) == 0:

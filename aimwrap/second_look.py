@@ -21,7 +21,7 @@ from .preprocessing import Preprocessing
 from .resizing import resize_to
 from .sharing import Shareable
 from .sharing.files import Config
-from .taps import FINAL
+from .taps import FINAL, Stage
 
 Model = TypeVar("Model", bound="SecondLook")
 
@@ -161,7 +161,10 @@ class SecondLook(Shareable):
             TypeError: as :meth:`aimwrap.AIM.predict`.
             ValueError: as there.
         """
-        masks = self.first.predict(images, area).masks
+        return self._decided(images, self.first.predict(images, area).masks)
+
+    def _decided(self, images: Tensor, masks: dict[Stage, Tensor]) -> Prediction:
+        """The second look at what the stages' masks keep."""
         merged = self.first.top_down.fuse(list(masks.values()), list(masks.values()))[1]
         kept = kept_pixels(merged, images, self.margin)
         return Prediction(self.logits_of(images, kept, boxes_around(kept, self.least)), masks)
@@ -219,8 +222,11 @@ class SecondLook(Shareable):
             (N, D, h, w).
         """
         with evaluating(self.first):
-            shown = enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
-            return self.first.forward_backbone(shown)[FINAL]
+            return self.first.forward_backbone(self.cut_out(images, kept, boxes))[FINAL]
+
+    def cut_out(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+        """The kept pixels in their boxes, enlarged: all that the second look sees, (N, C, H, W); see :meth:`closer`."""
+        return enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
 
     def cost(self) -> Cost:
         """Count parameters and multiply-accumulates of both looks.

@@ -185,3 +185,16 @@ def test_an_inspection_has_the_tables_of_its_text(inspection: Inspection) -> Non
     stages, costs = inspection.tables().values()
     assert page.rows == [list(row) for row in (*stages, *costs)]
     assert all(line in page.text and line in str(inspection) for line in (inspection.summary, *inspection.lines))
+
+
+def test_a_second_look_shows_kept_pixels_and_its_box() -> None:
+    kept = torch.zeros(1, 1, 4, 8)
+    kept[..., 1:3, 2:4] = 1
+    one = by_hand(images=1)._replace(kept=kept, boxes=torch.tensor([[1.0, 0.6, 5.0, 2.6]]), stage_contributions={})
+    page = Page(one)
+    assert page.rows[0][3:] == ["merged mask", "kept pixels", *(f"contributions {n}" for n in (1, 2, 3))]
+    assert page.rows[1][4] == "\n12.5% open\nbox 1, 1, 5, 3"
+    assert page.pictures[2].size == (8, 4) and opacities(page.pictures[2]).count(235) == 4
+    assert "second look's, on its enlarged box" in page.text and "on_the_image() places them" in page.text
+    assert repr(one) == "Explanation(1 images, 3 of 3 classes, stages [2], a second look of 1 x 2)"
+    assert "box" not in Page(by_hand(images=1)).text

@@ -16,10 +16,11 @@ from ..metrics import group_accuracies
 from ..metrics.groups import worst
 from ..model import AIM
 from ..output import Prediction
+from ..second_look import SecondLook
 from ..taps import Stage
 from . import html
 from .intervals import wilson_interval
-from .readout import evaluating, unwrap
+from .readout import evaluating, inside, unwrap
 
 Row = tuple[str, ...]
 AREAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -90,8 +91,9 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
     suggest.
 
     Args:
-        model: a trained :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``. It runs in
-            evaluation mode, and is left in the mode that it was in.
+        model: a trained :class:`~aimwrap.AIM` or :class:`~aimwrap.SecondLook`, also inside ``torch.compile`` or
+            ``DistributedDataParallel``. It runs in evaluation mode, and is left in the mode that it was in. A second
+            look runs again at every area; areas are those of its first look's masks.
         batches: a ``DataLoader`` or a list of batches: images (N, C, H, W) as the model takes them, labels (N,), and
             perhaps groups (N,), numbers from 0, such as every pair of label and background. They are moved to the
             model's device.
@@ -114,7 +116,8 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
         >>> [(point.asked, point.stage_areas) for point in curve.points]
         [(0.25, {2: 0.25, 3: 0.25}), (1.0, {2: 1.0, 3: 1.0})]
     """
-    aim = unwrap(model)
+    second = inside(model, SecondLook)
+    aim = unwrap(model) if second is None else second.first
     checked = check_tau(areas, "areas")
     if not isinstance(checked, tuple):
         raise TypeError(f"areas must be a list of floats, got {areas!r}; write areas=[{areas!r}]")
@@ -124,16 +127,18 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
     tallies = [_Tally() for _ in asked]
     labels: list[Tensor] = []
     groups: list[Tensor] = []
-    with evaluating(aim):
+    with evaluating(aim if second is None else second):
         for batch in with_progress(batches, "areas"):
             images, *known = check_batch(batch, bool(groups) if labels else None, max(2, aim.num_classes))
-            maps = aim.forward_backbone(images.to(next(aim.parameters()).device))
+            images = images.to(next(aim.parameters()).device)
+            maps = aim.forward_backbone(images)
             scores = aim._scores(maps)  # once for all areas
             if not labels:
                 with torch.enable_grad():
                     check_logits(aim._decided(maps, scores, None).logits, "model")
             for area, tally in zip(asked, tallies, strict=True):
-                tally.add(aim, aim._decided(maps, scores, None if area is None else [area] * len(scores)))
+                found = aim._decided(maps, scores, None if area is None else [area] * len(scores))
+                tally.add(aim, found if second is None else second._decided(images, found.masks))
             for values, kept in zip(known, (labels, groups), strict=False):
                 kept.append(values.cpu())
     if not sum(map(len, labels)):

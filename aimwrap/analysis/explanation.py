@@ -69,9 +69,10 @@ class Explanation(NamedTuple):
 
     def __repr__(self) -> str:
         images, asked, height, width = self.contributions.shape
+        grid = "merged to" if self.boxes is None else "a second look of"
         return (
             f"Explanation({images} images, {asked} of {self.logits.shape[1]} classes, stages {list(self.masks)}, "
-            f"merged to {height} x {width})"
+            f"{grid} {height} x {width})"
         )
 
     def _repr_html_(self) -> str:
@@ -90,6 +91,10 @@ class Explanation(NamedTuple):
             row: list[str] = [f"{number}", f"{decided}\nlogit {logits[number].max().item():.4g}"]
             row += [html.mask_picture(mask[number, 0], f"stage {stage}") for stage, mask in masks.items()]
             row.append(html.mask_picture(merged[number, 0], "merged mask"))
+            if self.kept is not None and self.boxes is not None:
+                left, top, right, bottom = (round(side) for side in self.boxes[number].tolist())
+                picture = html.mask_picture(self.kept[number, 0].detach().float().cpu(), "kept pixels")
+                row.append(html.Markup(f"{picture}<br/>box {left}, {top}, {right}, {bottom}"))
             for k in strongest:
                 which = k + (num_classes == 1 and bool(sums[number, k] * logits[number, 0] >= 0))  # or its negative
                 name = f"class {which}" if asked == num_classes else f"asked for as number {k}"
@@ -97,6 +102,7 @@ class Explanation(NamedTuple):
                 row.append(html.contribution_picture(contributions[number, k], largest, name, said))
             rows.append(row)
         header = ["image", "prediction", *(f"mask of stage {stage}" for stage in masks), "merged mask"]
+        header += ["kept pixels"] * (self.kept is not None)
         header += [f"contributions {rank}" for rank in range(1, 1 + min(CLASSES, asked))]
         first = f"the first {shown} of {images} images" if shown < images else numbered(images, "image")
         return html.block(
@@ -108,6 +114,12 @@ class Explanation(NamedTuple):
                 "Green is open. Orange speaks for the class and blue against it, on one scale per image; what is empty "
                 "adds exactly nothing. Contributions and bias sum to the logit."
             ),
+            html.line(
+                "Masks are the first look's. Contributions are the second look's, on its enlarged box (left, top, "
+                "right, bottom in pixels) and not on the image: on_the_image() places them."
+            )
+            if self.boxes is not None
+            else "",
         )
 
 

@@ -30,6 +30,8 @@ class Look(NamedTuple):
         deepest: rows and columns of the model's deepest map.
         merged_mask: the positions that the decision may use, (N, 1, h, w); None for a plain model.
         kept: pixels that a second look was shown, (N, 1, H, W); None for other models.
+        boxes: the part of each image that a second look saw enlarged, (N, 4) as left, top, right, bottom in pixels.
+        in_boxes: its heatmap where it was made, over the boxes, (N, h, w).
     """
 
     output: AIMOutput
@@ -37,11 +39,18 @@ class Look(NamedTuple):
     deepest: tuple[int, int]
     merged_mask: Tensor | None = None
     kept: Tensor | None = None
+    boxes: Tensor | None = None
+    in_boxes: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
         """The prediction, (N, K)."""
         return self.output.logits
+
+    @property
+    def shares(self) -> Tensor:
+        """The heatmap on the grid that it was made on."""
+        return self.heatmap if self.in_boxes is None else self.in_boxes
 
     def cpu(self) -> Look:
         """The same on the CPU."""
@@ -73,7 +82,8 @@ def look(model: nn.Module | PooledClassifier, images: Tensor) -> Look:
         masks = list(first.masks.values())
         merged = second.first.top_down.fuse(masks, masks)[1].float()
         output = AIMOutput(seen.output.logits, {}, first.masks)
-        return Look(output, on_the_image(seen.heatmap, kept, boxes), seen.deepest, merged, kept)
+        placed = on_the_image(seen.heatmap, kept, boxes)
+        return Look(output, placed, seen.deepest, merged, kept, boxes, seen.heatmap)
     aim = unwrap(model)
     with evaluating(aim):
         return look_at(aim, aim.forward_masks(aim.forward_backbone(images)))
@@ -115,6 +125,7 @@ class Measured(NamedTuple):
         mask_recall: of the merged mask.
         area: of the merged mask.
         chance: the object's share of the image, which any even heatmap scores; where energy pointing is defined.
+        kept_area: share of the pixels that a second look was shown.
     """
 
     predicted: Tensor
@@ -127,6 +138,7 @@ class Measured(NamedTuple):
     mask_recall: Tensor
     area: Tensor
     chance: Tensor
+    kept_area: Tensor
 
 
 def measure(
@@ -157,8 +169,9 @@ def measure(
             recall = mask_recall(look.merged_mask, object_masks)
     if known is not None:
         precision = precision.where(known, math.nan)
+    kept = undefined if look.kept is None else look.kept.float().mean((1, 2, 3))
     right, sure, of_label = predicted == labels, probabilities.amax(1), probabilities.gather(1, labels[:, None])[:, 0]
-    return Measured(predicted, right, sure, of_label, pointing, matched, precision, recall, area, chance)
+    return Measured(predicted, right, sure, of_label, pointing, matched, precision, recall, area, chance, kept)
 
 
 def joined(parts: Sequence[Measured]) -> Measured:

@@ -18,6 +18,7 @@ from .._wrappers import unwrap
 from ..analysis.readout import evaluating
 from ..backbones.pooled import calls_of
 from ..model import AIM
+from ..second_look import SecondLook
 from ..taps.probe import logits_in
 from .guidance import guidance_of
 from .view import LogitsView, chosen_layer
@@ -39,7 +40,9 @@ def grad_cam(
         model: an AIM, or any classifier that returns (N, K) logits, also inside ``torch.compile`` or
             ``DistributedDataParallel``. It runs in evaluation mode and is left unchanged. An AIM's masks are held
             while gradients are taken, as :class:`LogitsView` does with ``mask_gradients=False``; pass a view to choose.
-            That matters only for a ``layer`` before the masks.
+            That matters only for a ``layer`` before the masks. Of a :class:`~aimwrap.SecondLook` its second pass is
+            explained, on the enlarged cut-outs, so every map is one of the box;
+            :func:`aimwrap.second_look.on_the_image` places it.
         images: (N, C, H, W), as the model takes them.
         classes: (N,) the class to explain in each image, such as the true one; the predicted one if None.
         layer: the module whose map is explained, or its name; by default the last map, as :func:`cam_layer_of` finds
@@ -174,12 +177,16 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     inner = unwrap(model)
+    second = inner.model if isinstance(inner, LogitsView) else inner
     view = LogitsView(inner, mask_gradients=False) if isinstance(inner, AIM) else inner
     if not isinstance(images, Tensor) or not images.is_floating_point():
         came = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a floating tensor of shape (N, C, H, W), got {came}")
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images must be of shape (N, C, H, W), N at least 1, got {tuple(images.shape)}")
+    if isinstance(second, SecondLook):
+        images, view = second.cut_out(images, *second.look(images)[1:3]), LogitsView(second)
+        view.on_cut_outs = True  # with maps on one grid, to multiply them with
     with evaluating(view), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()

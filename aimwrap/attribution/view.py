@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .._wrappers import unwrap
+from ..analysis.readout import evaluating
 from ..model import AIM
+from ..second_look import SecondLook
+from ..taps import FINAL
 from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphError, GraphNames
 from ..taps.hooks import safe_watch_for
@@ -18,7 +21,7 @@ _WAY_OUT = "Pass layer=, a module or its name"
 
 
 class LogitsView(nn.Module):
-    """Show AIM as a plain classifier, for libraries that expect images in, logits out and a layer to hook.
+    """Show AIM, or a second look, as a plain classifier: images in, logits out, and a layer for libraries to hook.
 
     It shares the model, parameters and mode included, and adds nothing to it: ``view.eval()`` is ``model.eval()``. Its
     logits are the model's own, to the bit.
@@ -27,14 +30,16 @@ class LogitsView(nn.Module):
         model: what to show, also inside ``torch.compile`` or ``DistributedDataParallel``.
         mask_gradients: whether gradients also run through the masks, on the straight-through path that they are trained
             on. The masks are steps, whose own gradient is zero: False holds them, and what remains is the derivative of
-            the logits proper. Logits, and everything up to ``cam_layer``, do not depend on it.
+            the logits proper. Logits, and everything up to ``cam_layer``, do not depend on it. The masks of a second
+            look are held in any case.
 
     Attributes:
         cam_layer: the module whose output is the map that the final classifier averages, (N, D, H, W), zero outside
-            the merged mask.
+            the merged mask. Of a second look it is the map of the enlarged box, and so is every CAM:
+            :func:`aimwrap.second_look.on_the_image` places it.
 
     Raises:
-        TypeError: if the model is not an AIM.
+        TypeError: if the model is neither.
 
     Example:
         >>> import torch, torchvision
@@ -49,16 +54,17 @@ class LogitsView(nn.Module):
 
     def __init__(self, model: nn.Module, *, mask_gradients: bool = True) -> None:
         super().__init__()
-        aim = unwrap(model)
-        if not isinstance(aim, AIM):
+        inner = unwrap(model)
+        if not isinstance(inner, AIM | SecondLook):
             raise TypeError(
-                f"model must be an AIM, got {type(model).__name__}; a plain classifier needs no view, and cam_layer_of "
-                "finds its layer"
+                f"model must be an AIM or a SecondLook, got {type(model).__name__}; a plain classifier needs no view, "
+                "and cam_layer_of finds its layer"
             )
-        self.model = aim
+        self.model = inner
         self.mask_gradients = mask_gradients
         self.cam_layer = nn.Identity()
-        self.training = self.cam_layer.training = aim.training
+        self.on_cut_outs = False  # whether images are what SecondLook.cut_out gives
+        self.training = self.cam_layer.training = inner.training
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images.
@@ -69,16 +75,27 @@ class LogitsView(nn.Module):
         Returns:
             Logits, (N, K).
         """
-        maps = self.model.forward_backbone(images)
-        if self.mask_gradients:
-            features = self.model.forward_masks(maps)
+        if isinstance(self.model, SecondLook):
+            if not self.on_cut_outs:
+                images = self.model.cut_out(images, *self.model.look(images)[1:3])
+            with evaluating(self.model.first):
+                pooled = self._hooked(self.model.first.forward_backbone(images)[FINAL]).mean((2, 3))
         else:
-            with torch.no_grad():
-                masks = self.model.forward_masks(maps).masks
+            maps = self.model.forward_backbone(images)
+            masks = None
+            if not self.mask_gradients:
+                with torch.no_grad():
+                    masks = self.model.forward_masks(maps).masks
             features = self.model.forward_masks(maps, masks)
-        fused = self.cam_layer(features.fused)
-        logits: Tensor = self.model.classifier(pool(fused, features.merged_mask, self.model.pooling))
+            pooled = pool(self._hooked(features.fused), features.merged_mask, self.model.pooling)
+        logits: Tensor = self.model.classifier(pooled)
         return logits
+
+    def _hooked(self, fused: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not fused.requires_grad:
+            fused = fused.detach().requires_grad_()  # as libraries need it where all before it is frozen
+        hooked: Tensor = self.cam_layer(fused)
+        return hooked
 
     def extra_repr(self) -> str:
         """Whether gradients run through the masks."""
@@ -108,8 +125,9 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
     model = unwrap(model)
     if isinstance(model, LogitsView):
         return model.cam_layer
-    if isinstance(model, AIM):
-        raise TypeError("an AIM's classified map is not the output of a module; use LogitsView(model).cam_layer")
+    if isinstance(model, AIM | SecondLook):
+        name = type(model).__name__
+        raise TypeError(f"the classified map of {name} is not the output of a module; use LogitsView(model).cam_layer")
     measured = probe(model, example_input)
     found = find_stages(model, measured)
     name = type(model).__name__

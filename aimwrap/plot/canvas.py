@@ -122,6 +122,14 @@ def draw_heatmap(axes: Axes, image: Tensor, heatmap: Tensor, object_mask: Tensor
         _outline(axes, plain(object_mask)[0], "white", 0.9)
 
 
+def draw_box(axes: Axes, box: Tensor) -> None:
+    """Draw the frame of a box, (4,) as left, top, right, bottom in pixels, over an image: dashed."""
+    left, top, right, bottom = plain(box).tolist()
+    x, y = [left, right, right, left, left], [top, top, bottom, bottom, top]
+    for colour, style in (("black", "-"), ("white", "--")):
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.2, scalex=False, scaley=False)
+
+
 def _outline(axes: Axes, mask: Tensor, colour: str, linewidth: float) -> None:
     """Draw the border of a mask (H, W), one value per pixel and each at the pixel's centre; none if there is none."""
     if 0 < float(mask.mean()) < 1:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..metrics.pointing import chance_level, energy_pointing_game
+from ..second_look import on_the_image
 from .canvas import INK, RIGHT, WRONG
-from .inputs import classes_of, heatmaps_of, images_of, mask_of, scores_of, titles_of
+from .inputs import classes_of, heatmaps_of, images_of, mask_of, scores_of, second_look_of, titles_of
 from .masks import image_panel, size_of
 from .panels import Panel, plot_panels
 
@@ -24,6 +25,7 @@ def plot_heatmaps(
     aim_heatmaps: Tensor,
     object_masks: Tensor | None = None,
     *,
+    second_look: tuple[Tensor, Tensor] | None = None,
     resolution: tuple[int, int] | None = None,
     scores: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None,
     measure: str = "energy pointing",
@@ -42,6 +44,8 @@ def plot_heatmaps(
         aim_heatmaps: the same for AIM; h and w may differ from the plain model's.
         object_masks: (N, 1, H, W) of zeros and ones, in the images' size. Outlined; and each heatmap gets its score
             from :func:`~aimwrap.metrics.energy_pointing_game`.
+        second_look: ``kept`` and ``boxes`` of :class:`~aimwrap.Explanation`, where ``aim_heatmaps`` are contributions
+            of a second look, over its boxes: they are placed on the images, 0 where no pixel is kept.
         resolution: rows and columns of a common grid for that score, such as (7, 7): a finer map scores better for its
             resolution alone.
         scores: (N,) of the plain model and (N,) of AIM, to be written instead, higher being better; NaN where there is
@@ -71,6 +75,12 @@ def plot_heatmaps(
     """
     images, count = images_of(images), len(images)
     heatmaps = heatmaps_of("plain_heatmaps", plain_heatmaps, count), heatmaps_of("aim_heatmaps", aim_heatmaps, count)
+    grids = [size_of(maps) for maps in heatmaps]
+    boxes = None
+    if second_look is not None:
+        kept, boxes = second_look_of(second_look, images)
+        heatmaps = heatmaps[0], on_the_image(heatmaps[1], kept, boxes)
+        grids[1] += " on the box"
     called = titles_of("names", names, ("plain", "AIM"))
     if object_masks is not None:
         object_masks = mask_of("object_masks", object_masks, count)
@@ -97,9 +107,12 @@ def plot_heatmaps(
             score = _score_line(measure, float(shown[model][i]), float(shown[other][i])) if shown else ""
             caption = "\n".join(line for line in (verdict, score) if line)
             outlined = None if object_masks is None else object_masks[i]
-            row.append(Panel(images[i], None, heatmaps[model][i], outlined, caption, highlight))
-    columns = ["image", *(f"{name}\n({size_of(maps)})" for name, maps in zip(called, heatmaps, strict=True))]
+            box = None if boxes is None or model == 0 else boxes[i]
+            row.append(Panel(images[i], None, heatmaps[model][i], outlined, caption, highlight, box))
+    columns = ["image", *(f"{name}\n({grid})" for name, grid in zip(called, grids, strict=True))]
     explanation = " ".join(_sentences(heatmaps, object_masks, resolution, scores is not None, measure))
+    if boxes is not None:
+        explanation += " Dashed: the box that the second look sees enlarged; its heatmap is 0 where no pixel is kept."
     return plot_panels(rows, columns, row_titles, title, explanation)
 
 

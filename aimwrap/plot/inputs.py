@@ -64,6 +64,16 @@ def heatmaps_of(name: str, heatmaps: Tensor, count: int) -> Tensor:
     return heatmaps
 
 
+def second_look_of(second_look: tuple[Tensor, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    """The kept pixels and the boxes of a second look at these images."""
+    expected = [(len(images), 1, *images.shape[-2:]), (len(images), 4)]
+    got = [tuple(part.shape) if isinstance(part, Tensor) else part for part in second_look]
+    if got != expected:
+        where = "take explanation.kept, explanation.boxes of a second look"
+        raise ValueError(f"second_look must be kept pixels and boxes, here {expected}, got {got}: {where}.")
+    return mask_of("second_look[0]", second_look[0], len(images)), plain(second_look[1])
+
+
 def scores_of(name: str, scores: Tensor | Sequence[float], count: int | None = None) -> Tensor:
     """One score per image, (N,) float32; NaN where there is none."""
     values = plain(torch.as_tensor(scores))

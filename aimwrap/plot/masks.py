@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..taps import Stage
 from .canvas import COLOURS, MARKERS, RIGHT, SMALL, TEXT, WRONG
-from .inputs import classes_of, images_of, mask_of, titles_of
+from .inputs import classes_of, images_of, mask_of, second_look_of, titles_of
 from .panels import LEFT, Panel, plot_panels
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def plot_masks(
     masks: Mapping[Stage, Tensor],
     merged_mask: Tensor,
     *,
+    second_look: tuple[Tensor, Tensor] | None = None,
     labels: Tensor | Sequence[int] | None = None,
     predictions: Tensor | Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
@@ -42,6 +44,8 @@ def plot_masks(
         images: (N, 3, H, W) in [0, 1], not normalised; up to eight or so fill a page.
         masks: by stage, (N, 1, h, w) of zeros and ones, as in :class:`~aimwrap.Explanation`.
         merged_mask: (N, 1, h, w), of zeros and ones.
+        second_look: the pixels that a second look sees, (N, 1, H, W), and the boxes that it enlarges, (N, 4), as
+            ``kept`` and ``boxes`` of :class:`~aimwrap.Explanation`: one more column.
         labels: (N,) class numbers, written under the images.
         predictions: (N,) class numbers, written next to the labels, with right or wrong in words.
         class_names: by class number.
@@ -76,9 +80,16 @@ def plot_masks(
         ]
         for i in range(count)
     ]
+    second = ""
+    if second_look is not None:
+        columns.append("kept pixels")
+        for row, image, kept, box in zip(rows, images, *second_look_of(second_look, images), strict=True):
+            row.append(replace(_mask_panel(image, kept), box=box))
+        second = " Kept pixels are all that a second look sees; dashed: the box that it enlarges."
     explanation = (
         f"{HOW_TO_READ}A stage's mask selects what that stage's classifier sees. The merged mask is what remains for "
         "the decision: features outside it add nothing to it. A feature sees more of the image than its own square."
+        f"{second}"
     )
     return plot_panels(rows, columns, row_titles, title, explanation)
 

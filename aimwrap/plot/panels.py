@@ -36,6 +36,7 @@ class Panel:
         object_mask: (1, H, W), outlined on a heatmap.
         caption: under the image; wrapped to its width.
         highlight: the caption's colour, for instance for a right or a wrong prediction. Say it in words, too.
+        box: (4,) as left, top, right, bottom in pixels, framed.
     """
 
     image: Tensor | None = None
@@ -44,6 +45,7 @@ class Panel:
     object_mask: Tensor | None = None
     caption: str = ""
     highlight: str = "0.15"
+    box: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,6 +69,8 @@ class Panel:
             canvas.draw_image(axes, self.image)
         elif self.mask is not None:
             canvas.draw_mask(axes, self.mask)
+        if self.box is not None:
+            canvas.draw_box(axes, self.box)
         axes.tick_params(length=0, labelbottom=False, labelleft=False)
         axes.set_xlabel(self.caption, fontsize=SMALL, color=self.highlight, labelpad=4)
 

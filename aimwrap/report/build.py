@@ -43,8 +43,8 @@ def build_report(
     numbers, ``limit`` thumbnails and ``verify_images`` images.
 
     Args:
-        model: an :class:`~aimwrap.AIM`, or a plain classifier that ends in pooling and one linear layer. It runs on its
-            own device, in evaluation mode, and keeps the mode that it had.
+        model: an :class:`~aimwrap.AIM`, a :class:`~aimwrap.SecondLook`, or a plain classifier that ends in pooling and
+            one linear layer. It runs on its own device, in evaluation mode, and keeps the mode that it had.
         images: a split of a release, such as ``Built(root, "test")``. Its transform is not used: each model has its
             own preprocessing. With several models, all see the first one's crop.
         other: another model for the same images: the gallery then begins where the two differ most.
@@ -98,7 +98,8 @@ def build_report(
     found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
     control = next((subject for subject in subjects if subject.role == "plain"), None)
     found_notes += on_one_view(subjects)
-    sizes = {subject.preprocessing.image_size for subject in subjects if subject.aim is not None}
+    once = [subject for subject in subjects if subject.aim is not None and subject.second is None]
+    sizes = {subject.preprocessing.image_size for subject in once}
     if verify_images and control is not None and sizes - {control.preprocessing.image_size}:
         found_notes.append(
             "For verify's control, images are prepared for AIM and then resized to what the plain model takes."
@@ -194,8 +195,9 @@ def _verified(
     if subject.aim is None:
         return None
     images, weight = evaluation.to_verify(subject), next(subject.aim.parameters())
-    control = None if plain is None else _seen_by(plain, subject.preprocessing)
-    found = verify(subject.aim, images.to(weight.device, weight.dtype), control, **settings)
+    # A second look's guarantee is one of pixels, for which a heatmap is not a control.
+    control = None if plain is None or subject.second is not None else _seen_by(plain, subject.preprocessing)
+    found = verify(subject.network, images.to(weight.device, weight.dtype), control, **settings)
     return {
         "images": len(images),
         "passed": found.passed,

@@ -19,7 +19,7 @@ def packed_mask(mask: Tensor) -> str:
     >>> packed_mask(torch.tensor([[1.0, 0.0, 1.0]])), base64.b64decode("oA==") == bytes([0b10100000])
     ('oA==', True)
     """
-    return _text(np.packbits(mask.flatten().cpu().numpy() > 0.5))
+    return _text(np.packbits((mask.flatten() > 0.5).cpu().numpy()))  # numpy has no bfloat16
 
 
 def packed_contributions(contributions: Tensor) -> dict[str, Any]:

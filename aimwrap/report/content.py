@@ -191,14 +191,15 @@ def _model(
     return {
         "name": subject.name,
         "role": subject.role,
-        "kind": "plain" if aim is None else "aim",
+        "kind": "plain" if aim is None else "aim" if subject.second is None else "second look",
         "variant": subject.variant,
         "head": None if aim is None else aim.head,
         "stages": [
             {"stage": str(stage), "grid": list(seen.mask_grids[stage]), "tau": tau, "area": round(seen.area(stage), 6)}
             for stage, tau in zip(subject.stages, () if aim is None else aim.tau, strict=True)
         ],
-        "grid": list(seen.grid),
+        "grid": list(seen.grid if subject.second is None else seen.mask_grids[subject.stages[0]]),
+        "contributions_grid": list(seen.grid),
         "card": card_of(subject),
         "scores": [score.as_dict() for score in scores_of(measured, groups, labels, objects, coarsest)],
         "groups": group_rows(measured, labels, groups),

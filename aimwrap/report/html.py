@@ -18,7 +18,7 @@ def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry per score: its name, what it means, each model's value, and the difference of two models.
 
     In the order of the first model's scores. The chance level has no entry of its own: it is the ``chance`` of the
-    pointing scores, what a map of equal values gets.
+    pointing scores, what a map of equal values gets. Kept pixels have one where a model is a second look.
 
     Example:
         >>> score = {"key": "area", "name": "Area", "value": 0.2, "low": 0.1, "high": 0.3, "n": 9, "explained": "open"}
@@ -35,6 +35,8 @@ def by_score(content: dict[str, Any]) -> list[dict[str, Any]]:
             for model, scores in zip(content["models"], by_model, strict=True)
         ]
         shown = next((row for row in rows if row["value"] is not None), rows[0])  # not why another model has none
+        if key == "kept_area" and shown["value"] is None:
+            continue
         entries.append(
             {
                 **{name: shown[name] for name in ("key", "name", "explained", "n")},

@@ -20,6 +20,7 @@ from ..health import MaskHealth
 from ..metrics import average_accuracy, group_accuracies, weighted_average_accuracy
 from ..metrics.groups import count_by_group, train_shares, worst
 from ..preprocessing import Preprocessing
+from ..second_look import kept_pixels
 from ..taps import Stage
 from .cards import Badness, Card, Cards, packed_contributions, packed_mask
 from .images import PreparedImage, PreparedImages, as_url, thumbnail_side
@@ -40,7 +41,7 @@ class Seen:
     def add(self, look: Look, measured: Measured) -> None:
         """Add a batch."""
         self._measured.append(measured)
-        self.grid = look.heatmap.shape[1], look.heatmap.shape[2]
+        self.grid = look.shares.shape[1], look.shares.shape[2]
         for stage, mask in look.output.masks.items():
             self._areas[stage].append(mask.float().mean((1, 2, 3)).cpu())
             self.mask_grids[stage] = (mask.shape[2], mask.shape[3])
@@ -67,6 +68,7 @@ NAMES = {
     "mask_precision": "Mask precision",
     "mask_recall": "Mask recall",
     "area": "Area of the merged mask",
+    "kept_area": "Kept pixels",
 }
 
 
@@ -142,7 +144,8 @@ def scores_of(
         _mean("chance", measured.chance, "Share of the image that the object covers.", unknown),
         _mean("mask_precision", measured.mask_precision, f"Share of the merged mask that is on {known}.", masks),
         _mean("mask_recall", measured.mask_recall, f"Share of {known} that the merged mask covers.", masks),
-        _mean("area", measured.area, "Share of the positions that the decision may use.", masks),
+        _mean("area", measured.area, "Share of the positions that the masks leave open together.", masks),
+        _mean("kept_area", measured.kept_area, "Share of the pixels that a second look sees.", "Undefined: one look."),
     ]
 
 
@@ -166,7 +169,7 @@ def differences(model: Measured, other: Measured, labels: Tensor, groups: Groups
         values = [weighted_average_accuracy(m.predicted, labels, groups.numbers, shares) for m in (model, other)]
         draws = (by_group.nan_to_num(0.0) * shares[None, :, None]).sum(1)
         found.append(_difference("weighted_average", values[0] - values[1], draws, len(labels), _PAIRED))
-    for key in ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall", "area"):
+    for key in ("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall", "area", "kept_area"):
         found.append(_mean(key, getattr(model, key).double() - getattr(other, key).double(), _PAIRED, ""))
     return [score for score in found if score.value is not None]
 
@@ -289,7 +292,7 @@ class Evaluation:
         """Run the models on a batch."""
         views = dict(zip(self.preprocessings, batch.views, strict=True))
         looks = [subject.look(views[subject.preprocessing].image).cpu() for subject in self.subjects]
-        grids = [(look.heatmap.shape[1], look.heatmap.shape[2]) for look in looks]
+        grids = [(look.shares.shape[1], look.shares.shape[2]) for look in looks]
         self.coarsest = min(rows for rows, _ in grids), min(columns for _, columns in grids)
         measured, labels = [], self.images.labels[batch.number]
         for seen, look in zip(self.seen, looks, strict=True):
@@ -313,7 +316,7 @@ class Evaluation:
             "group": None if groups is None else int(groups[number]),
             "thumbnail": as_url(batch.jpeg[position]),
             "object": self._object(view.object_mask[position]) if view.known[position] else None,
-            "by_model": [_of_model(*each, position) for each in zip(looks, measured, strict=True)],
+            "by_model": [_of_model(*each, position) for each in zip(self.subjects, looks, measured, strict=True)],
         }
 
     def _object(self, mask: Tensor) -> Card:
@@ -383,14 +386,22 @@ def _badness(subjects: Sequence[Subject], measured: list[Measured]) -> list[Badn
     return list(zip(confidence.tolist(), pointing.tolist(), strict=True))
 
 
-def _of_model(look: Look, measured: Measured, position: int) -> dict[str, Any]:
+def _of_model(subject: Subject, look: Look, measured: Measured, position: int) -> dict[str, Any]:
     pointing = ("energy_pointing", "energy_pointing_matched")
-    names = ("confidence", "true_confidence", *pointing, "mask_precision", "mask_recall", "area")
-    return {
+    names = ["confidence", "true_confidence", *pointing, "mask_precision", "mask_recall", "area"]
+    second = {}
+    if subject.second is not None and look.merged_mask is not None and look.boxes is not None:
+        names.append("kept_area")
+        height, width = look.heatmap.shape[1:]
+        merged = look.merged_mask[position : position + 1]
+        kept = kept_pixels(merged, merged, subject.second.margin)  # on the mask's grid
+        box = (look.boxes[position] / look.boxes.new_tensor([width, height, width, height])).tolist()
+        second = {"kept": packed_mask(kept), "box": [round(side, 4) for side in box]}
+    return second | {
         "predicted": int(measured.predicted[position]),
         "right": bool(measured.right[position]),
         **{name: rounded(getattr(measured, name)[position].item()) for name in names},
         "masks": {str(stage): packed_mask(mask[position, 0]) for stage, mask in look.output.masks.items()},
         "merged": None if look.merged_mask is None else packed_mask(look.merged_mask[position, 0]),
-        "contributions": packed_contributions(look.heatmap[position]),
+        "contributions": packed_contributions(look.shares[position]),
     }

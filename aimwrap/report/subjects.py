@@ -12,6 +12,7 @@ from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
 from ..model import AIM
 from ..preprocessing import Preprocessing, preprocessing_of
+from ..second_look import SecondLook
 from ..sharing.card import facts_of, listed_classes, prepared_as
 from ..taps import Stage
 
@@ -19,7 +20,7 @@ from ..taps import Stage
 def card_of(subject: Subject) -> list[dict[str, str]]:
     """A model's facts by name, as plain text."""
     seen = subject.seen_by
-    if isinstance(seen, AIM):
+    if isinstance(seen, AIM | SecondLook):
         facts = facts_of(seen)
     else:
         parameters = sum(parameter.numel() for parameter in subject.network.parameters())
@@ -39,24 +40,25 @@ class Subject:
     """A model that is reported on; it is left as it was found.
 
     Args:
-        model: an :class:`~aimwrap.AIM`, also inside wrappers; or a plain classifier that ends in pooling and one linear
-            layer, such as :func:`~aimwrap.train.load_plain` gives.
+        model: an :class:`~aimwrap.AIM` or a :class:`~aimwrap.SecondLook`, also inside wrappers; or a plain classifier
+            that ends in pooling and one linear layer, such as :func:`~aimwrap.train.load_plain` gives.
         role: what it is there for.
         name: what the report calls it; None for the variant or the class of the module.
         preprocessing: for a model that does not say how its images are prepared.
 
     Attributes:
-        seen_by: what :func:`~aimwrap.analysis.look.look` takes for it: an AIM, or a plain network as a
+        seen_by: what :func:`~aimwrap.analysis.look.look` takes for it: an AIM, a second look, or a plain network as a
             :class:`~aimwrap.backbones.pooled.PooledClassifier`.
-        aim: the AIM, or None.
-        network: the AIM, or the plain network itself.
+        aim: the AIM, which of a second look is the first, or None.
+        second: the second look, or None.
+        network: the AIM, the second look, or the plain network itself.
         role, name: as given, with the name filled in.
         preprocessing: its own, or the given one.
         num_classes: K; two of one logit.
         class_names: its names of the classes, if it has them.
 
     Raises:
-        TypeError: if an AIM is to be the plain one.
+        TypeError: if an AIM or a second look is to be the plain one.
         ValueError: if it is plain and has no class activation map, or nothing says how its images are prepared.
     """
 
@@ -64,18 +66,20 @@ class Subject:
         self, model: nn.Module, role: Role, name: str | None = None, preprocessing: Preprocessing | None = None
     ) -> None:
         self.role: Role = role
-        self.aim = inside(model, AIM)
-        self.seen_by: AIM | PooledClassifier
+        self.second = inside(model, SecondLook)
+        self.aim = inside(model, AIM) if self.second is None else self.second.first
+        self.seen_by: AIM | SecondLook | PooledClassifier
         self.network: nn.Module
         if self.aim is None:
             self.seen_by = PooledClassifier(model.backbone if isinstance(model, PlainClassifier) else model, role)
             self.network = self.seen_by.classifier
         elif role == "plain":
+            got = "an AIM" if self.second is None else "a second look"
             raise TypeError(
-                "plain must be a classifier without AIM, got an AIM; compare two AIMs by other= (--compare)"
+                f"plain must be a classifier without AIM, got {got}; compare two models by other= (--compare)"
             )
         else:
-            self.seen_by = self.network = model = self.aim
+            self.seen_by = self.network = model = self.second or self.aim
         found = preprocessing_of(model) or preprocessing
         if found is None:
             raise ValueError(
@@ -92,7 +96,8 @@ class Subject:
     @property
     def variant(self) -> str:
         """AIM's in the paper's notation, or the plain network's class."""
-        return self.aim.variant if self.aim is not None else type(self.network).__name__
+        looks = "" if self.second is None else ", second look"
+        return f"{self.aim.variant}{looks}" if self.aim is not None else type(self.network).__name__
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -93,7 +93,7 @@ def test_the_view_shares_the_model_and_adds_nothing_to_it() -> None:
 
 
 def test_the_view_takes_nothing_but_an_aim() -> None:
-    with pytest.raises(TypeError, match="model must be an AIM, got TinyNet; a plain classifier needs no view"):
+    with pytest.raises(TypeError, match="model must be an AIM or a SecondLook, got TinyNet; a plain classifier"):
         LogitsView(TinyNet())
 
 

@@ -119,7 +119,7 @@ def check_attribution(after: list[Names]) -> None:
 
 def check_figures(after: list[Names]) -> None:
     figures = {id(names["figure"]) for names in after if "figure" in names}
-    assert len(figures) == 6 and Path("masks.png").stat().st_size > 10_000
+    assert len(figures) == 7 and Path("masks.png").stat().st_size > 10_000
 
 
 def check_metrics(after: list[Names]) -> None:

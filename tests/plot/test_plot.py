@@ -486,3 +486,46 @@ IMAGES, MASK, MAPS = torch.rand(2, 3, 8, 8), torch.ones(2, 1, 2, 2), torch.rand(
 def test_errors_name_the_argument_and_the_way_out(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){message}"):
         draw()
+
+
+# ---- A second look ---------------------------------------------------------------------------------------------------
+
+
+def frames(figure: Figure) -> list[list[list[float]]]:
+    """The dashed frame of each panel as its corners, empty where there is none."""
+    dashed = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes]
+    return [lines[0].get_xydata()[:4].tolist() if lines else [] for lines in dashed]
+
+
+def test_a_second_looks_kept_pixels_have_a_column_with_its_box() -> None:
+    kept, images, masks = torch.zeros(2, 1, 32, 48), torch.rand(2, 3, 32, 48), {3: mask_with(0.5, 2, 2)}
+    kept[..., 8:16, 12:24] = 1
+    boxes = torch.tensor([[6.0, 4.0, 30.0, 20.0], [0.0, 0.0, 48.0, 32.0]])
+    figure = plot_masks(images, masks, masks[3], second_look=(kept, boxes))
+    assert captions(figure) == ["", "50% open", "50% open", "6% open"] * 2
+    assert figure.axes[3].get_title() == "kept pixels"
+    assert frames(figure)[:4] == [[], [], [], [[6, 4], [30, 4], [30, 20], [6, 20]]]
+    assert figure.axes[7].get_xlim() == figure.axes[4].get_xlim() == (0, 48)
+    assert "all that a second look sees" in explanation(figure) and "dashed: the box" in explanation(figure)
+    assert "second look" not in explanation(plot_masks(images, masks, masks[3]))
+    for wrong, got in (((None, None), r"\[None, None\]"), ((kept[..., :9], boxes), r"\[\(2, 1, 32, 9\), \(2, 4\)\]")):
+        with pytest.raises(
+            ValueError, match=rf"second_look must be kept pixels and boxes.*got {got}: take explanation"
+        ):
+            plot_masks(images, masks, masks[3], second_look=wrong)
+
+
+def test_a_second_looks_contributions_are_placed_by_its_boxes() -> None:
+    images, boxes = torch.rand(1, 3, 32, 48), torch.tensor([[24.0, 16.0, 48.0, 32.0]])
+    on_object = torch.zeros(1, 1, 32, 48)
+    on_object[..., 16:24, 24:36] = 1  # the upper left quarter of the box
+    kept = torch.zeros(1, 1, 32, 48)
+    kept[..., 16:32, 24:36] = 1  # its left half
+    over_box = torch.tensor([[[3.0, 2.0], [1.0, -4.0]]])
+    figure = plot_heatmaps(images, torch.ones(1, 2, 2), over_box, on_object, second_look=(kept, boxes))
+    assert captions(figure)[1:] == ["energy pointing 0.06", "▲ energy pointing 0.75"]
+    assert figure.axes[2].get_title().endswith("(2 × 2 on the box)")
+    assert frames(figure) == [[], [], [[24, 16], [48, 16], [48, 32], [24, 32]]]
+    drawn = figure.axes[2].images[-1].get_array()
+    assert drawn[16:24, 24:36].min() > 0.999 and drawn[:16].max() == drawn[:, :24].max() == drawn[:, 36:].max() == 0
+    assert "Dashed: the box" in explanation(figure)

@@ -251,6 +251,7 @@ def _model(
             if aim
         ],
         "grid": [max(STAGES.values())] * 2 if aim else [min(STAGES.values())] * 2,
+        "contributions_grid": [max(STAGES.values())] * 2 if aim else [min(STAGES.values())] * 2,
         "card": [
             {"name": "backbone", "value": "convnext_tiny"},
             {"name": "head", "value": "feature-preserving" if aim else "the backbone's own"},

@@ -269,7 +269,7 @@ def test_models_that_cannot_be_reported_on(images: ReleaseDataset, models: tuple
     with pytest.raises(ValueError, match="plain must end in an average over positions and one linear layer"):
         build_report(models[0], images, plain=Mlp(), **SILENT)
     with pytest.raises(
-        TypeError, match="plain must be a classifier without AIM, got an AIM; compare two AIMs by other="
+        TypeError, match="plain must be a classifier without AIM, got an AIM; compare two models by other="
     ):
         build_report(models[0], images, plain=models[0], **SILENT)
     broken = TinyNet(2)

@@ -10,7 +10,7 @@ import torch
 from table_set import CLASSES, make_pictures, tiny
 from typer.testing import CliRunner, Result
 
-from aimwrap import AIM, Preprocessing
+from aimwrap import AIM, Preprocessing, SecondLook
 from aimwrap.backbones.plain import PlainClassifier, save_plain
 from aimwrap.cli import app
 from aimwrap.cli.report import read_split
@@ -58,6 +58,19 @@ def test_a_page_and_its_numbers(folder: Path) -> None:
     assert "--split" not in numbers["command"]
     assert "Birds" in (folder / "out.html").read_text()
     assert "warning: For verify's control, images are prepared for AIM and then resized to what" in found.stderr
+
+
+def test_a_second_look_from_its_folder_beside_its_first_one(folder: Path) -> None:
+    second = SecondLook(AIM.from_pretrained(folder / "aim", backbone=tiny()))
+    second.save_pretrained(folder / "two")
+    options = ("--compare", folder / "aim", "--plain", folder / "plain", "--verify-images", 4)
+    found = report(folder, *options, model="two", out="two.html")
+    assert found.exit_code == 0, found.output
+    numbers = json.loads((folder / "two.json").read_text())
+    assert [model["kind"] for model in numbers["models"]] == ["second look", "aim", "plain"]
+    assert numbers["images"][0]["by_model"][0]["kept"] and "Kept pixels" in found.stdout
+    found = report(folder, "--plain", folder / "two", "--no-verify", "-q")
+    assert found.exit_code == 1 and "got a second look; compare two models by other= (--compare)" in found.stderr
 
 
 def test_numbers_alone_and_the_command_makes_them_again(folder: Path) -> None:

@@ -16,6 +16,7 @@ def test_masks_come_back_bit_by_bit(size: tuple[int, int]) -> None:
     bits = [packed[n // 8] >> (7 - n % 8) & 1 for n in range(mask.numel())]
     assert bits == mask.flatten().int().tolist()
     assert len(packed) == -(-mask.numel() // 8)
+    assert packed_mask(mask.bfloat16()) == packed_mask(mask)
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e5])

@@ -22,7 +22,7 @@ def measured(right: Tensor = RIGHT, masks: bool = True, pointing: Tensor | None 
     overlap = values if masks else nothing
     chance = torch.linspace(0, 0.5, 20).where(~seen.isnan(), math.nan)
     predicted = torch.where(right, LABELS, 1 - LABELS)
-    return Measured(predicted, right, values, values, seen, seen - 0.1, overlap, overlap, overlap, chance)
+    return Measured(predicted, right, values, values, seen, seen - 0.1, overlap, overlap, overlap, chance, nothing)
 
 
 def by_key(scores: list[Score]) -> dict[str, Score]:

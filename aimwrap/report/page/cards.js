@@ -28,6 +28,7 @@ function said(image, index, several) {
   const facts = make("p", { class: "looked" });
   if (seen.energy_pointing !== null) facts.append(make("span", {}, `pointing ${percent(seen.energy_pointing)}`));
   if (seen.area !== null) facts.append(make("span", {}, `area ${percent(seen.area)}`));
+  if (looksTwice(index)) facts.append(make("span", {}, `kept ${percent(seen.kept_area)}`));
   return make("div", { class: "by-model" }, line, predicted, facts);
 }
 

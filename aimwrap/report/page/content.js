@@ -11,7 +11,9 @@ const LETTERS = { model: "A", other: "B", plain: "P" };
 
 const stagesOf = models.map((model) => Object.fromEntries(model.stages.map((stage) => [stage.stage, stage])));
 const stageNames = [...new Set(models.flatMap((model) => model.stages.map((stage) => stage.stage)))];
-const anyMask = models.some((model) => model.kind === "aim");
+const anyMask = models.some((model) => model.kind !== "plain");
+const looksTwice = (index) => models[index].kind === "second look";
+const anySecondLook = models.some((_, index) => looksTwice(index));
 
 /** A model's score by its key; null where it has none. */
 const scoreOf = (index, key) => models[index].scores.find((score) => score.key === key)?.value ?? null;

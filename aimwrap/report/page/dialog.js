@@ -70,6 +70,7 @@ function captionOf(overlay, image, index) {
   }
   const { grid: [rows, columns], cells } = maskFor(overlay, image, index);
   const open = cells.reduce((sum, cell) => sum + cell, 0) / cells.length;
+  if (overlay.name === KEPT) return [make("strong", {}, "Kept pixels"), ` ${percent(image.by_model[index].kept_area)} of the image`];
   return [make("strong", {}, overlay.name === MERGED ? "Merged mask" : `Mask, stage ${shorten(overlay.stage, 24)}`), ` ${rows} × ${columns}, ${percent(open)} open`];
 }
 
@@ -83,6 +84,7 @@ function numbersOf(image) {
     ["Mask precision", "mask_precision"],
     ["Mask recall", "mask_recall"],
     ["Area of the merged mask", "area"],
+    ["Kept pixels", "kept_area"],
   ].filter(([, key]) => image.by_model.some((seen) => (seen[key] ?? null) !== null));
   const head = make("tr", {}, make("td", {}), ...models.map((model, index) => make("th", { scope: "col" }, models.length > 1 ? badge(index) : null, " ", isolated(shorten(model.name, 30)))));
   const body = rows.map(([name, key]) => make("tr", {}, make("th", { scope: "row" }, name), ...image.by_model.map((seen) => make("td", { class: "number" }, percent(seen[key] ?? null, 1)))));

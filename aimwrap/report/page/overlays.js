@@ -2,6 +2,7 @@
 
 const IMAGE = "image";
 const MERGED = "merged";
+const KEPT = "kept";
 const CONTRIBUTIONS = "contributions";
 const ofStage = (stage) => `stage ${stage}`;
 
@@ -14,17 +15,20 @@ const overlays = [
     stage,
   })),
   ...(anyMask ? [{ name: MERGED, key: "m", label: "Merged" }] : []),
+  ...(anySecondLook ? [{ name: KEPT, key: "k", label: "Kept pixels" }] : []),
   { name: CONTRIBUTIONS, key: "c", label: "Contributions" },
 ];
-const usualOverlay = models[0].kind === "aim" ? MERGED : CONTRIBUTIONS; // of what is reported on
+// What is reported on; both kinds have contributions where a second look is compared with one look.
+const usualOverlay = models[0].kind === "aim" ? MERGED : looksTwice(0) && (!comparing || looksTwice(1)) ? KEPT : CONTRIBUTIONS;
 const overlayOf = (name) => overlays.find((overlay) => overlay.name === name) ?? overlays[0];
 
 /** The cells of a model's mask that an overlay shows, with their grid; null where the model has none. */
 function maskFor(overlay, image, index) {
   const seen = image.by_model[index];
-  if (overlay.name === MERGED || overlay.name === CONTRIBUTIONS) {
+  if ([MERGED, KEPT, CONTRIBUTIONS].includes(overlay.name)) {
     const { grid } = models[index];
-    return seen.merged === null ? null : { grid, cells: decodeBits(seen.merged, grid) };
+    const bits = looksTwice(index) && overlay.name !== MERGED ? seen.kept : seen.merged;
+    return bits === null ? null : { grid, cells: decodeBits(bits, grid) };
   }
   const stage = stagesOf[index][overlay.stage];
   const bits = seen.masks[overlay.stage];
@@ -33,8 +37,12 @@ function maskFor(overlay, image, index) {
 
 /** Whether a model has something to show for an overlay. */
 const has = (index, overlay) =>
-  overlay.name === IMAGE || overlay.name === CONTRIBUTIONS
-    || (overlay.name === MERGED ? models[index].kind === "aim" : overlay.stage in stagesOf[index]);
+  overlay.name === IMAGE || overlay.name === CONTRIBUTIONS || (overlay.name === KEPT && looksTwice(index))
+    || (overlay.name === MERGED ? models[index].kind !== "plain" : overlay.stage in stagesOf[index]);
+
+/** The part of the image that a second look sees enlarged, as shares of its sides, where an overlay shows it; or null. */
+const boxOf = (overlay, image, index) =>
+  looksTwice(index) && [KEPT, CONTRIBUTIONS].includes(overlay.name) ? image.by_model[index].box : null;
 
 /** A legend for an overlay: what its colours say. */
 function legendOf(overlay) {
@@ -43,9 +51,11 @@ function legendOf(overlay) {
   if (overlay.name === CONTRIBUTIONS) {
     return [
       sample("takes"), "speaks against the predicted class ", sample("scale"), " speaks for it ", sample("adds"),
-      "Full colour is the image's own strongest contribution", anyMask ? "; outside the merged mask it is exactly 0." : ".",
+      "Full colour is the image's own strongest contribution", models.some(({ kind }) => kind === "aim") ? "; outside the merged mask it is exactly 0." : ".",
+      anySecondLook ? " Of a second look it is exactly 0 outside the box (dashed); yellow line: the kept pixels." : "",
     ];
   }
+  if (overlay.name === KEPT) return [sample("lit"), "what the second look sees; ", sample("dimmed"), "what it does not. Dashed: its box, which it sees enlarged."];
   const which = overlay.name === MERGED ? "the decision may use" : "this stage lets through";
   return [sample("lit"), `what ${which}; `, sample("dimmed"), "what it may not."];
 }

@@ -6,6 +6,7 @@ const MASK_LINE = "#F0E442";
 const OBJECT_LINE = "#FFFFFF";
 const ADDS = "213, 94, 0"; // Okabe and Ito's vermilion and blue
 const TAKES = "0, 114, 178";
+const WHOLE = [0, 0, 1, 1];
 
 /** Paint an overlay of one model, and the object's outline where asked for. */
 function paint(canvas, image, index, overlay, outlined) {
@@ -17,12 +18,14 @@ function paint(canvas, image, index, overlay, outlined) {
   if (overlay.name !== IMAGE) {
     const mask = maskFor(overlay, image, index);
     const contributions = overlay.name === CONTRIBUTIONS;
+    const box = boxOf(overlay, image, index);
     if (mask) fill(context, mask.grid, (at) => (mask.cells[at] ? null : contributions ? UNUSED : CLOSED));
     if (contributions) {
       const shares = decodeContributions(image.by_model[index].contributions);
-      fill(context, models[index].grid, (at) => colourOf(shares[at]));
+      fill(context, models[index].contributions_grid, (at) => colourOf(shares[at]), box ?? WHOLE);
     }
     if (mask) outline(context, mask, MASK_LINE, line);
+    if (box) frame(context, box, line);
   }
   if (outlined && image.object) {
     const { grid, bits } = image.object;
@@ -32,19 +35,28 @@ function paint(canvas, image, index, overlay, outlined) {
 
 const colourOf = (share) => (share === 0 ? null : `rgba(${share > 0 ? ADDS : TAKES}, ${(0.9 * Math.abs(share)).toFixed(3)})`);
 
-/** Fill the cells that have a colour; borders are rounded to pixels, so that no seams show. */
-function fill(context, [rows, columns], colourAt) {
+/** Fill the cells of a part of the image that have a colour; borders are rounded to pixels, so that no seams show. */
+function fill(context, [rows, columns], colourAt, [x0, y0, x1, y1] = WHOLE) {
   const { width, height } = context.canvas;
-  const border = (at, cells, size) => Math.round((at * size) / cells);
   for (let at = 0; at < rows * columns; at++) {
     const colour = colourAt(at);
     if (colour === null) continue;
     const row = Math.floor(at / columns);
     const column = at % columns;
-    const [left, top] = [border(column, columns, width), border(row, rows, height)];
+    const x = (side) => Math.round(width * (x0 + ((x1 - x0) * side) / columns));
+    const y = (side) => Math.round(height * (y0 + ((y1 - y0) * side) / rows));
     context.fillStyle = colour;
-    context.fillRect(left, top, border(column + 1, columns, width) - left, border(row + 1, rows, height) - top);
+    context.fillRect(x(column), y(row), x(column + 1) - x(column), y(row + 1) - y(row));
   }
+}
+
+/** The frame of a box, dashed, within the canvas. */
+function frame(context, [x0, y0, x1, y1], line) {
+  const { width, height } = context.canvas;
+  Object.assign(context, { strokeStyle: OBJECT_LINE, lineWidth: line });
+  context.setLineDash([4 * line, 3 * line]);
+  context.strokeRect(x0 * width + line / 2, y0 * height + line / 2, (x1 - x0) * width - line, (y1 - y0) * height - line);
+  context.setLineDash([]);
 }
 
 /** The border between open and closed cells, the frame left out; dark beneath, so that it shows on any image. */

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contents import PLAIN, STAGES, Array, make_content
+from contents import PLAIN, STAGES, Array, make_content, packed
 from PIL import Image
 from reading import Open, settle, state
 
@@ -171,3 +171,28 @@ def test_models_with_other_stages_show_their_own(open_report: Open) -> None:
     assert page.locator(".view.lacking").count() == 4
     page.press("body", "2")
     assert page.locator(".view.lacking").count() == 0
+
+
+def test_a_second_looks_contributions_are_in_its_box_and_its_kept_pixels_are_shown(open_report: Open) -> None:
+    content = make_content(3, plain=False)
+    content["models"][0] |= {"kind": "second look", "contributions_grid": [4, 4]}
+    kept = np.zeros((14, 14), bool)
+    kept[4:9, 4:6] = True
+    signs = np.array([[1, 0, -1, 1]] * 4, np.int8)
+    values = {"scale": 1.0, "values": base64.b64encode((127 * signs).tobytes()).decode()}
+    box = [2 / 7, 2 / 7, 6 / 7, 6 / 7]  # cells 4 to 11 of 14
+    for image in content["images"]:
+        image["by_model"][0] |= {"kept": packed(kept), "kept_area": 0.1, "box": box, "contributions": values}
+    page = open_report(content)
+    assert "kept 10%" in page.locator(".card").first.text_content()
+    page.locator(".card").first.scroll_into_view_if_needed()
+    alpha = centres(pixels(page), 14, 14)[..., 3]  # it opens on the kept pixels; a cell is wider than a line
+    assert (alpha[kept] == 0).all() and (alpha[~kept] == CLOSED_ALPHA).all()
+    page.press("body", "c")
+    painted = centres(pixels(page), 14, 14).astype(int)
+    red, blue, alpha = painted[..., 0], painted[..., 2], painted[..., 3]
+    expected = np.zeros((14, 14), int)
+    expected[4:12, 4:12] = signs.repeat(2, 0).repeat(2, 1)
+    assert (red[expected == 1] > blue[expected == 1]).all() and (blue[expected == -1] > red[expected == -1]).all()
+    assert (alpha[expected != 0] > 220).all()
+    assert (alpha[(expected == 0) & kept] == 0).all() and (abs(alpha[(expected == 0) & ~kept] - 128) <= 1).all()

@@ -1,0 +1,49 @@
+"""A second look in what takes an AIM: area curves and the masks' health in a loop."""
+
+import pytest
+import torch
+from torch import nn
+from zoo import TinyNet, aim, lively
+
+from aimwrap import MaskHealth, SecondLook, area_curve
+from aimwrap.analysis.readout import evaluating
+
+
+@pytest.fixture
+def second() -> SecondLook:
+    torch.manual_seed(0)
+    model = SecondLook(lively(aim("feature-preserving", backbone=TinyNet())), margin=0)
+    nn.init.normal_(model.classifier.weight)
+    return model.train()
+
+
+def test_an_area_curve_is_what_predict_gives_at_each_area(second: SecondLook) -> None:
+    images = torch.randn(12, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with evaluating(second):
+        labels = second.predict(images, 0.25).logits.argmax(1)
+    curve = area_curve(second, [(images[:8], labels[:8]), (images[8:], labels[8:])], areas=[0.25, 1.0])
+    assert all(module.training for module in second.modules())
+    with evaluating(second):
+        for point in (*curve.points, curve.own):
+            prediction = second.predict(images, point.asked)
+            assert point.accuracy == pytest.approx((prediction.logits.argmax(1) == labels).double().mean().item())
+            assert point.stage_areas == pytest.approx({k: m.mean().item() for k, m in prediction.masks.items()})
+    assert [point.accuracy for point in curve.points] == [1.0, pytest.approx(0.5, abs=0.45)], "areas make a difference"
+    assert curve.points != area_curve(second.first, [(images, labels)], areas=[0.25, 1.0]).points
+
+
+def test_health_in_a_loop_knows_that_the_first_look_is_never_in_training_mode(second: SecondLook) -> None:
+    images = torch.randn(4, 3, 64, 64)
+    for estimator in second.first.mask_estimators.values():
+        nn.init.constant_(estimator.how_much.weight, 0.0)
+        nn.init.constant_(estimator.how_much.bias, 20.0)
+    health = MaskHealth(0.25)
+    health.update(second(images), training=second.training)
+    found = health.report()
+    assert [finding.symptom for finding in found] == ["all on"] * len(second.first.stages)
+    assert "in evaluation" in found[0].message
+    nn.init.constant_(second.classifier.bias, float("nan"))
+    health.update(second(images), training=True)
+    assert health.report()[0].symptom == "not finite"
+    with pytest.raises(TypeError, match="output must be what an AIM returns"):
+        health.update(second(images, masks=torch.ones(4, 1, 2, 2)), training=True)
