@@ -102,7 +102,7 @@ def test_another_classifier_decides_but_is_not_taken_apart(model: AIM, images: T
     second.classifier = nn.Sequential(second.classifier, nn.Tanh())
     assert second(images).logits.abs().max() < 1
     with pytest.raises(TypeError, match=r"model.classifier must be one nn.Linear, got Sequential: after"):
-        explain(second, images).contributions
+        explain(second, images)
     failures = verify(second, images, progress=False).failures
     assert [failure.name for failure in failures] == ["contributions add up to the logits"]
     assert "must be one nn.Linear, got Sequential" in failures[0].detail
