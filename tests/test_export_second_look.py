@@ -294,6 +294,23 @@ def test_a_program_loads_without_this_library_and_torchvision(second: SecondLook
     assert done.stdout == "torch.Size([3, 1, 64, 64])\n", done.stderr
 
 
+@needs_torch("onnx")
+@pytest.mark.slow
+def test_from_saving_to_onnx_by_the_command_line(tmp_path: Path) -> None:
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from aimwrap.cli import app
+
+    second = looking_twice(AIM("timm/resnet10t", backbone_kwargs={"num_classes": NUM_CLASSES}))
+    second.save_pretrained(tmp_path, class_names=NAMES, preprocessing=SQUARE)
+    result = CliRunner().invoke(app, ["export", str(tmp_path), "--fixed-size", "--json"])
+    assert result.exit_code == 0, result.output
+    assert [row["output"] for row in json.loads(result.output)["parity"]] == OUTPUTS
+    images = images_of(2, 3, 64, 64)
+    assert_same(run_onnx(tmp_path / "model.onnx")(images), second, images)
+
+
 EXPORTED = [name for name in BACKBONES if name not in (*TRANSFORMERS, HOOKED, ROUNDING)]
 large_are_rare = [pytest.param(name, marks=pytest.mark.rare if name in LARGE else ()) for name in EXPORTED]
 
