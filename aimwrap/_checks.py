@@ -256,7 +256,7 @@ def check_images(images: Tensor, channels: int, classifier: nn.Module, least_sid
     if not isinstance(images, Tensor) or not images.is_floating_point():
         came = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"{expected}, got {came}; scale uint8 images with images.float() / 255 and normalise them")
-    weight = next(classifier.parameters(), images)  # a user's own classifier may have others, or none
+    weight = [*classifier.parameters(), images][0]  # a custom one may have none; torch 2.6 compiles no next()
     if images.layout != torch.strided or (images.is_meta and not weight.is_meta):
         raise TypeError(f"{expected} with a value for each pixel, got {images.layout} on {images.device}")
     left_alone = type(weight) is nn.Parameter and not autocasts(images)  # FSDP casts images itself, and autocast does

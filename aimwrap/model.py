@@ -211,7 +211,7 @@ class AIM(Shareable, AIMBase):
             Maps (N, C_l, H_l, W_l), by the stages' names, and the final map where the head selects from it.
         """
         check_images(images, self.in_channels, self.classifier, self._least_side)
-        own = next(self.classifier.parameters(), images).dtype
+        own = [*self.classifier.parameters(), images][0].dtype
         return in_precision(self.backbone(images), own, images.dtype)  # S_l(x_l)
 
     def forward_masks(

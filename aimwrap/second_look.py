@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree
-from torchvision.ops import roi_align
 
 from ._checks import check_images, check_second_look
 from ._numerics import wide_dtype
@@ -18,7 +17,6 @@ from .base import AIMBase, Cost, fresh_linear
 from .model import AIM
 from .output import AIMOutput, Prediction
 from .preprocessing import Preprocessing
-from .resizing import resize_to
 from .sharing import Shareable
 from .sharing.files import Config
 from .taps import FINAL, Stage
@@ -291,7 +289,10 @@ def kept_pixels(merged_mask: Tensor, images: Tensor, margin: int = 0) -> Tensor:
         tensor(16.)
     """
     grown = F.max_pool2d(merged_mask, 2 * margin + 1, stride=1, padding=margin)
-    return resize_to(grown, images)
+    # By whole numbers: in float32 some sizes put a border one pixel off, and exports do so elsewhere.
+    sizes = zip(images.shape[2:], grown.shape[2:], strict=True)
+    rows, columns = (torch.arange(pixels, device=grown.device) * cells // pixels for pixels, cells in sizes)
+    return grown.index_select(2, rows).index_select(3, columns)
 
 
 def boxes_around(kept: Tensor, least: float = 0.3) -> Tensor:
@@ -334,12 +335,20 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
         >>> torch.equal(enlarge(image, torch.tensor([[0.0, 0.0, 4.0, 4.0]])), image)
         True
     """
-    wide = images.to(wide_dtype(images))  # half precision rounds edges, and the images' numbers from 257 or 2049 on
-    number = torch.arange(len(wide), device=wide.device, dtype=wide.dtype)
-    rows = torch.cat([number[:, None], boxes.to(wide.dtype)], dim=1)
-    height, width = images.shape[-2:]
-    enlarged: Tensor = roi_align(wide, rows, (height, width), sampling_ratio=1, aligned=True)
-    return enlarged.to(images.dtype)
+    wide = images.to(wide_dtype(images))  # half precision rounds edges
+    left, top, right, bottom = (boxes[:, side].to(wide.dtype) for side in range(4))
+    return _between(_between(wide, top, bottom).mT, left, right).mT.to(images.dtype)
+
+
+def _between(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """Stretch the rows of (N, C, H, W) from begin to end (N,) to all of H: by gather, which every exporter knows."""
+    length = x.shape[2]
+    centres = torch.arange(length, device=x.device) + 0.5
+    at = begin[:, None] + (end - begin)[:, None] / length * centres - 0.5
+    at = at.clamp(0, length - 1)[:, None, :, None]
+    low = at.floor().long()
+    lower, upper = (x.gather(2, row.expand_as(x)) for row in (low, (low + 1).clamp(max=length - 1)))
+    return lower + (upper - lower) * (at - low)
 
 
 def spread(contributions: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
@@ -395,14 +404,16 @@ def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
 
 def _given(masks: Tensor, images: Tensor) -> Tensor:
     """Masks from elsewhere in the images' own dtype, (N, 1, h, w)."""
-    expected = f"masks must be zeros and ones, ({len(images)}, 1, h, w), the pixels to show"
+    number = images.shape[0]  # of len() torch.export would make a fixed number
+    fits = isinstance(masks, Tensor) and masks.ndim == 4 and masks.shape[1] == 1 and masks.shape[0] == number
+    if fits and (torch.compiler.is_compiling() or bool(((masks == 0) | (masks == 1)).all())):
+        return masks.to(images)
+    expected = f"masks must be zeros and ones, ({number}, 1, h, w), the pixels to show"
     if not isinstance(masks, Tensor):
         raise TypeError(f"{expected}, got {type(masks).__name__}")
-    if masks.ndim != 4 or masks.shape[1] != 1 or len(masks) != len(images):
+    if not fits:
         raise ValueError(f"{expected}, got {tuple(masks.shape)}")
-    if not torch.compiler.is_compiling() and not ((masks == 0) | (masks == 1)).all():
-        raise ValueError(f"{expected}, got other values; masks > 0.5 makes them of probabilities")
-    return masks.to(images)
+    raise ValueError(f"{expected}, got other values; masks > 0.5 makes them of probabilities")
 
 
 def _check_given(images: Tensor, kept: Tensor, boxes: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Serve an exported AIM without torch: print the class, and save the image with the hidden part darkened, here.
+"""Serve an exported model without torch: print the class, and save the image with the hidden part darkened, here.
 
 python examples/serve_onnx.py model.onnx image.jpg more.jpg  # needs onnxruntime, numpy and pillow
 """
@@ -17,6 +17,7 @@ try:
     session = onnxruntime.InferenceSession(sys.argv[1])
     facts = session.get_modelmeta().custom_metadata_map  # written by aimwrap's export
     names, prep = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
+    shown = "kept" if "second_look" in facts else "merged_mask"  # the pixels that a second look saw, or positions
 except Exception as error:  # the runtime's errors have no kind in common
     sys.exit(f"{sys.argv[1]} is not a model that aimwrap exported to ONNX: {error}")
 
@@ -51,7 +52,7 @@ for number, path in enumerate(sys.argv[2:]):
         continue
     pixels = (np.asarray(image).reshape(image.height, image.width, -1) / 255 - prep["mean"]) / prep["std"]
     images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
-    logits, mask = session.run(["logits", "merged_mask"], {"images": images})
+    logits, mask = session.run(["logits", shown], {"images": images})
     logits = np.append(0, logits) if logits.size == 1 else logits[0]  # a single logit decides by its sign
     odds = np.exp(logits - logits.max())
     best = odds.argmax()

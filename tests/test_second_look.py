@@ -239,7 +239,7 @@ def test_enlarging_the_complete_image_changes_nothing_and_halves_are_interpolate
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_enlarges_each_image_s_own_box(dtype: torch.dtype) -> None:
-    """Neither the images' numbers, which roi_align takes as values, nor the boxes' edges may be rounded."""
+    """Neither which image a box belongs to, nor the boxes' edges may be rounded."""
     many = (torch.arange(2100) % 7).to(dtype).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
     assert torch.equal(enlarge(many, torch.tensor([[0.0, 0.0, 2.0, 2.0]]).expand(len(many), -1)), many)
     wide = torch.randn(1, 1, 4, 600).to(dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -78,13 +78,19 @@ def bias_of(linear: nn.Linear) -> Tensor:
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """Run in evaluation mode, then give every module back the mode that it had.
 
     Threads may share a model: what one of them switched goes back to training when the last has ended. Where all of it
     is in evaluation mode already nothing is written. A RuntimeError says that another thread began to train it.
     """
+    if torch.compiler.is_compiling() and not any(module.training for module in model.modules()):
+        return nullcontext()  # a lock cannot be compiled, and a compiled graph keeps its mode
+    return _switched(model)
+
+
+@contextmanager
+def _switched(model: nn.Module) -> Iterator[None]:
     with _SWITCHING:
         switched = [module for module in model.modules() if module.training or module in _runs]
         _runs.update((module, _runs.get(module, 0) + 1) for module in switched)

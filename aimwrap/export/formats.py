@@ -94,7 +94,7 @@ def export_onnx(
     it is; its copy is exported on the CPU, in float32.
 
     Args:
-        model: an :class:`~aimwrap.AIM`.
+        model: an :class:`~aimwrap.AIM` or a :class:`~aimwrap.SecondLook`.
         path: of the file to write, ending in ``.onnx``.
         image_size: (H, W), or the side of square images; the preprocessing's if None.
         dynamic_size: whether to try for any image size. Where the backbone fixes it, a warning says so.
@@ -112,7 +112,7 @@ def export_onnx(
         ImportError: if the extra ``export`` is not installed.
         ParityError: if the artefact computes something else; no file is written.
         RuntimeError: if torch is too old for the format.
-        TypeError: if the model is not an AIM.
+        TypeError: if the model is neither.
         ValueError: if an argument does not fit, or the model cannot be exported.
     """
     return _export(_Onnx(), model, path, image_size, dynamic_size, class_names, preprocessing, images, tolerance)
@@ -298,9 +298,9 @@ def _attempt(
     images: Tensor | None,
 ) -> Exported:
     """Write a draft and compare it on several batch sizes, and image sizes where they are free."""
-    channels, (height, width) = serving.model.in_channels, size
+    channels, (height, width) = serving.first.in_channels, size
     device = next(serving.parameters()).device
-    stride = serving.model.taps[-1].stride
+    stride = serving.first.taps[-1].stride
     sizes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     tried = [(1, channels, height, width), (3, channels, height, width)]
     if dynamic_size:
@@ -354,7 +354,7 @@ def _checked_size(
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"image_size must be (H, W) in pixels, or the side of square images, got {asked!r}")
     height, width = sides
-    model = serving.model
+    model = serving.first
     least, probed = model._least_side, " x ".join(map(str, model._recipe.image_shape[1:]))
     if min(sides) < least:
         raise ValueError(
@@ -374,7 +374,7 @@ def _checked_size(
 
 
 def _why_not(writer: _Onnx | _Program | _AotInductor, serving: ServingModel, error: Exception) -> str:
-    tapped = serving.model.backbone
+    tapped = serving.first.backbone
     hint = (
         f". {tapped.tapped_architecture} is tapped by hooks, since no graph of it could be traced, and such a backbone "
         "cannot be exported; most often its forward makes decisions that depend on the input"
@@ -383,4 +383,4 @@ def _why_not(writer: _Onnx | _Program | _AotInductor, serving: ServingModel, err
     )
     if writer.format == "onnx" and not hint:
         hint = f". This is torch {torch.__version__}; a newer one, with a newer onnxscript, may convert it"
-    return f"{serving.model.variant} cannot be exported to {writer.format}: {first_line(error)}{hint}"
+    return f"{serving.first.variant} cannot be exported to {writer.format}: {first_line(error)}{hint}"

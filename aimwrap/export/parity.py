@@ -71,7 +71,7 @@ def measure_parity(model: Runnable, artefact: Runnable, batches: Sequence[Tensor
     contributions are compared on images whose masks agree, and the masks by themselves.
 
     Args:
-        model: gives outputs by name; those whose name has ``mask`` in it are masks.
+        model: gives outputs by name; see :func:`is_mask`.
         artefact: the same.
         batches: images (N, C, H, W) each, of whatever sizes both take.
 
@@ -110,7 +110,7 @@ def measure_parity(model: Runnable, artefact: Runnable, batches: Sequence[Tensor
 
 def is_mask(output: str) -> bool:
     """Whether an output of :class:`~aimwrap.export.ServingModel` is a mask, by its name."""
-    return output.startswith("mask_") or output == "merged_mask"
+    return output.startswith("mask_") or output in ("merged_mask", "kept")
 
 
 def _largest(values: Tensor) -> float:

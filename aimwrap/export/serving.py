@@ -8,27 +8,32 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..analysis.readout import linear_classifier, shares, unwrap
+from ..analysis.readout import inside, linear_classifier, shares, unwrap
 from ..model import AIM
+from ..second_look import SecondLook, boxes_around, kept_pixels
 
 
 class ServingModel(nn.Module):
-    """An AIM for serving: a copy in evaluation mode and float32, which returns tensors by name.
+    """A model for serving: a copy in evaluation mode and float32, which returns tensors by name.
 
     Its outputs, in this order: ``logits`` (N, K); ``mask_<stage>`` for each stage, shallow to deep, (N, 1, H_l, W_l);
-    ``merged_mask`` (N, 1, H, W); ``contributions`` (N, K, H, W), which are :func:`~aimwrap.explain`'s. In a stage's
-    name, characters that identifiers may not have become ``_``: ``mask_layer4_1``.
+    ``merged_mask`` (N, 1, H, W); of a second look also ``kept`` (N, 1, H, W) and ``boxes`` (N, 4), its
+    :class:`~aimwrap.second_look.SecondLookOutput`'s; ``contributions`` (N, K, H, W), which are
+    :func:`~aimwrap.explain`'s. In a stage's name, characters that identifiers may not have become ``_``:
+    ``mask_layer4_1``.
 
     Args:
-        model: an :class:`~aimwrap.AIM`, also inside ``torch.compile`` or ``DistributedDataParallel``.
+        model: an :class:`~aimwrap.AIM` or a :class:`~aimwrap.SecondLook`, also inside ``torch.compile`` or
+            ``DistributedDataParallel``.
 
     Attributes:
         mask_names: each stage's output, shallow to deep.
 
     Raises:
-        TypeError: if the model is not an AIM.
+        TypeError: if the model is neither.
 
     Example:
         >>> import torch, torchvision
@@ -40,14 +45,21 @@ class ServingModel(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model: AIM = copy.deepcopy(unwrap(model)).float().eval().requires_grad_(False)
-        self.mask_names = _mask_names(self.model.stages)
+        whole: AIM | SecondLook = inside(model, SecondLook) or unwrap(model)
+        self.model = copy.deepcopy(whole).float().eval().requires_grad_(False)
+        self.mask_names = _mask_names(self.first.stages)
         self.training = False
+
+    @property
+    def first(self) -> AIM:
+        """The copied AIM, in a second look its first look."""
+        return self.model.first if isinstance(self.model, SecondLook) else self.model
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in their order."""
-        return ("logits", *self.mask_names.values(), "merged_mask", "contributions")
+        more = ("kept", "boxes") if isinstance(self.model, SecondLook) else ()
+        return ("logits", *self.mask_names.values(), "merged_mask", *more, "contributions")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Classify images, with the positions that each decision used.
@@ -58,13 +70,21 @@ class ServingModel(nn.Module):
         Returns:
             The outputs by name.
         """
-        features = self.model.forward_masks(self.model.forward_backbone(images))
-        output = self.model.forward_head(features)
-        masks = {name: output.masks[stage] for stage, name in self.mask_names.items()}
-        merged_mask = features.merged_mask.clone()  # with the feature-preserving head it is a stage's own
-        linear = linear_classifier(self.model)
-        contributions = shares(linear, features.fused, features.merged_mask, self.model.pooling)
-        return {"logits": output.logits, **masks, "merged_mask": merged_mask, "contributions": contributions}
+        first, linear = self.first, linear_classifier(self.model)
+        features = first.forward_masks(first.forward_backbone(images))
+        merged_mask = features.merged_mask
+        seen = {name: features.masks[stage] for stage, name in self.mask_names.items()}
+        seen["merged_mask"] = merged_mask.clone()  # with the feature-preserving head it is a stage's own
+        if isinstance(self.model, SecondLook):
+            kept = seen["kept"] = kept_pixels(merged_mask, images, self.model.margin)
+            boxes = seen["boxes"] = boxes_around(kept, self.model.least)
+            closer = self.model.closer(images, kept, boxes)
+            logits = linear(closer.mean((2, 3)))
+            contributions = shares(linear, closer, torch.ones_like(closer[:, :1]), "all")
+        else:
+            logits = first.forward_head(features).logits
+            contributions = shares(linear, features.fused, merged_mask, first.pooling)
+        return {"logits": logits, **seen, "contributions": contributions}
 
     def metadata(self, class_names: Sequence[str] | None, preprocessing: Any) -> dict[str, str]:
         """The facts that a server needs, as strings; lists and dicts are JSON.
@@ -75,21 +95,25 @@ class ServingModel(nn.Module):
                 (the share that the central crop keeps) and ``squash``; None for the model's own.
 
         Returns:
-            ``variant``, ``head``, ``stages``, ``masks`` (each stage's output), ``class_names`` and ``preprocessing``.
+            ``variant``, ``head``, ``stages``, ``masks`` (each stage's output), ``class_names`` and ``preprocessing``;
+            of a second look also ``second_look`` (its arguments).
 
         Raises:
             TypeError: if ``preprocessing`` lacks one of those fields.
             ValueError: if neither the model nor ``preprocessing`` says how images are prepared, or the number of
                 names or channels does not fit.
         """
-        return {
-            "variant": self.model.variant,
-            "head": self.model.head,
-            "stages": json.dumps(self.model.stages),
+        facts = {
+            "variant": self.first.variant,
+            "head": self.first.head,
+            "stages": json.dumps(self.first.stages),
             "masks": json.dumps({str(stage): name for stage, name in self.mask_names.items()}),
             "class_names": json.dumps(self._class_names(class_names)),
             "preprocessing": json.dumps(self._preprocessing(preprocessing)),
         }
+        if isinstance(self.model, SecondLook):
+            facts["second_look"] = json.dumps({name: getattr(self.model, name) for name in ("margin", "least", "fill")})
+        return facts
 
     def _class_names(self, given: Sequence[str] | None) -> list[str]:
         names = given if given is not None else self.model.class_names
