@@ -248,11 +248,6 @@ class SecondLook(Shareable):
         return {f"first.{name}" for name, _ in tensors}
 
     def _looks(self) -> tuple[AIMBase, dict[str, Any]]:
-        if type(self.first) is not AIM:
-            raise TypeError(
-                f"a second look at a {type(self.first).__name__} cannot be saved, since an AIM would be loaded; save "
-                "second.first and second.classifier.state_dict() each"
-            )
         return self.first, {"margin": self.margin, "least": float(self.least), "fill": float(self.fill)}
 
     @classmethod

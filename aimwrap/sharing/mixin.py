@@ -109,6 +109,12 @@ class Shareable(Savable):
         if not isinstance(save_directory, str | os.PathLike) or os.path.isfile(save_directory):
             raise TypeError(f"save_directory must be a folder, or one to make, got {save_directory!r}")
         check_whole(self)
+        aim, second_look = self._looks()
+        if second_look is not None and Shareable not in type(aim).__bases__:
+            raise TypeError(
+                f"a second look at a {type(aim).__name__} cannot be saved, since an AIM would be loaded; save second.first "
+                "and second.classifier.state_dict() each"
+            )
         before = self.class_names, self.preprocessing
         folder = Path(save_directory).expanduser()
         try:
