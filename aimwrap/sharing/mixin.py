@@ -112,8 +112,8 @@ class Shareable(Savable):
         aim, second_look = self._looks()
         if second_look is not None and Shareable not in type(aim).__bases__:
             raise TypeError(
-                f"a second look at a {type(aim).__name__} cannot be saved, since an AIM would be loaded; save second.first "
-                "and second.classifier.state_dict() each"
+                f"a second look at a {type(aim).__name__} cannot be saved, since an AIM would be loaded; save "
+                "second.first and second.classifier.state_dict() each"
             )
         before = self.class_names, self.preprocessing
         folder = Path(save_directory).expanduser()
