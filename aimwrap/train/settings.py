@@ -184,7 +184,7 @@ class Settings:
     second_look: bool = setting(
         False, "After it, train a second look at the pixels that the masks keep; it is tested and saved too", SECOND
     )
-    second_epochs: int = setting(3, "Number of epochs of the second look", SECOND, least=1, needs=_TWICE)
+    second_epochs: int = setting(20, "Number of epochs of the second look", SECOND, least=1, needs=_TWICE)
     second_lr: float = setting(3e-4, "Learning rate of the second look, with AdamW", SECOND, needs=_TWICE)
     margin: int = setting(
         1, "Mask positions by which the kept region grows on every side", SECOND, most=1000, needs=_TWICE
