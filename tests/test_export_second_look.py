@@ -5,14 +5,15 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_export import FREE, LARGE, NAMES, ROUNDING, SERVE, SQUARE, TRANSFORMERS, needs_torch
+from test_export import CNNS, FREE, LARGE, NAMES, ROUNDING, SERVE, SQUARE, TRANSFORMERS, needs_torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from zoo import BACKBONES, NUM_CLASSES, HeadConvNet, TinyNet, aim, balanced, lively
@@ -312,7 +313,10 @@ def test_from_saving_to_onnx_by_the_command_line(tmp_path: Path) -> None:
 
 
 EXPORTED = [name for name in BACKBONES if name not in (*TRANSFORMERS, HOOKED, ROUNDING)]
-large_are_rare = [pytest.param(name, marks=pytest.mark.rare if name in LARGE else ()) for name in EXPORTED]
+
+
+def large_are_rare(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.rare if name in LARGE else ()) for name in names]
 
 
 def of_the_zoo(name: str, wrapped: Callable[..., AIM]) -> SecondLook:
@@ -320,7 +324,7 @@ def of_the_zoo(name: str, wrapped: Callable[..., AIM]) -> SecondLook:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", large_are_rare)
+@pytest.mark.parametrize("name", large_are_rare(EXPORTED))
 def test_programs_of_many_backbones(name: str, wrapped: Callable[..., AIM], tmp_path: Path) -> None:
     second = of_the_zoo(name, wrapped)
     exported = export_program(second, tmp_path / "model.pt2", preprocessing=SQUARE)
@@ -332,7 +336,7 @@ def test_programs_of_many_backbones(name: str, wrapped: Callable[..., AIM], tmp_
 
 @needs_torch("onnx")
 @pytest.mark.slow
-@pytest.mark.parametrize("name", large_are_rare)
+@pytest.mark.parametrize("name", large_are_rare(["tiny", *CNNS]))
 def test_onnx_of_many_backbones(name: str, wrapped: Callable[..., AIM], tmp_path: Path) -> None:
     dynamic_size = name in ("tiny", "resnet10t", "convnext_atto")  # it takes twice the time
     second, path = of_the_zoo(name, wrapped), tmp_path / "model.onnx"
