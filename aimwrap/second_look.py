@@ -230,7 +230,7 @@ class SecondLook(Shareable):
         """Count parameters and multiply-accumulates of both looks.
 
         Returns:
-            As :meth:`aimwrap.AIM.cost`; the second pass of the backbone counts as what wrapping adds.
+            As ``AIM.cost``; the second pass of the backbone counts as what wrapping adds.
         """
         first, classifier = self.first.cost(), sum(parameter.numel() for parameter in self.classifier.parameters())
         second_pass = first.macs - first.head_macs + self.classifier.weight.numel()
