@@ -76,6 +76,58 @@ def test_a_second_look_and_training_mode_make_no_difference(model: AIM) -> None:
     assert torch.equal(found.right, again.right)
 
 
+def test_autocast_and_inference_mode_make_no_difference(model: AIM) -> None:
+    """Autocast keeps the cast of the first weights, zeros, so that nothing was fitted, and the answer was "chance"."""
+    images, labels, _ = tied_images(1.0, 60)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = background_bias(model, [(images, labels.int())], margin=0)
+    assert found.accuracy == found.object_accuracy == 1.0
+    with torch.inference_mode():
+        assert background_bias(model, [(images, labels)], margin=0).accuracy == 1.0
+
+
+def test_what_the_size_of_the_object_says_is_not_the_background(model: AIM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large objects in one class: the box is seen in the colours that it is painted with, whatever is behind it."""
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.arange(60) % 2
+    images = torch.randn(60, 3, 96, 96, generator=generator)
+    given = AIM.forward_masks
+
+    def by_label(self: AIM, maps: Mapping[str, Tensor], masks: object = None, noise_seeds: object = None) -> object:
+        held = {}
+        for stage in self.stages:
+            rows = maps[str(stage)].shape[2]
+            held[stage] = torch.zeros(len(labels), 1, rows, rows)
+            held[stage][:, :, rows // 3 : rows // 2, rows // 3 : rows // 2] = 1
+            held[stage][labels == 1, :, 1 : rows - 1, 1 : rows - 1] = 1
+        return given(self, maps, held)
+
+    monkeypatch.setattr(Centred, "forward_masks", by_label)
+    found = background_bias(model, [(images, labels)], margin=0)
+    assert found.low > 0.5 and found.box_accuracy >= found.low
+    assert "no more than the size and the place of the box" in str(found)
+
+
+def test_images_with_empty_masks_are_left_out(model: AIM, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels, _ = tied_images(1.0, 60)
+    given = Centred.forward_masks
+
+    def some(self: AIM, maps: Mapping[str, Tensor], masks: object = None, noise_seeds: object = None) -> object:
+        held = {stage: mask.expand(60, -1, -1, -1).clone() for stage, mask in given(self, maps).masks.items()}
+        for mask in held.values():
+            mask[:5] = 0
+        return AIM.forward_masks(self, maps, held)
+
+    monkeypatch.setattr(Centred, "forward_masks", some)
+    found = background_bias(model, [(images, labels)], margin=0)
+    assert found.measured.tolist() == [False] * 5 + [True] * 55
+    assert found.accuracy == 1.0 and found.hidden == 0.25 and found.wrong == []
+    assert "in 100% of 55 images. 5 images with empty masks are left out." in str(found)
+    images[7] = torch.nan
+    with pytest.raises(ValueError, match="features must be finite, got NaN"):
+        background_bias(model, [(images, labels)], margin=0)
+
+
 @pytest.mark.parametrize(
     ("batches", "says"),
     [
@@ -97,7 +149,7 @@ def test_masks_that_are_dead_are_named(model: AIM) -> None:
     closed = AIM(timm.create_model("test_resnet", num_classes=2), stages=[1, 2, 3])
     for estimator in closed.mask_estimators.values():
         nn.init.constant_(estimator.how_much.bias, -50.0)
-    with pytest.raises(ValueError, match="masks keep nothing"):
+    with pytest.raises(ValueError, match="masks keep nothing of most images"):
         background_bias(closed, [(images, labels)], margin=0)
     with pytest.raises(TypeError, match="model must be an AIM, got AIMLoss"):
         background_bias(AIMLoss(tau=0.1), [(images, labels)])

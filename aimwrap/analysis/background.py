@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._numerics import predicted_classes
+from .._numerics import predicted_classes, without_autocast
 from .._text import table, with_progress
+from ..resizing import resize_to
 from ..second_look import SecondLook, bounds, kept_pixels
 from .areas import check_batch
 from .intervals import wilson_interval
@@ -29,21 +30,26 @@ class BackgroundBias:
         accuracy: of a linear classifier that sees the background alone, on images that it was not fitted on.
         low, high: its 95 % confidence interval (Wilson 1927).
         chance: the share of the most frequent class.
+        box_accuracy: the same of a classifier that sees only where the painted box is, on one and the same image: its
+            size and place may say something of the class.
         object_accuracy: the same of a classifier that sees the kept region alone; ``object_low`` and ``object_high``
             are its interval.
         hidden: the mean share of an image that was painted over for the background.
         right: whether the background gave each image's label away, (N,) bool in the order of the batches.
+        measured: (N,) bool; the others have an empty mask, so nothing to paint over, and are left out.
     """
 
     accuracy: float
     low: float
     high: float
     chance: float
+    box_accuracy: float
     object_accuracy: float
     object_low: float
     object_high: float
     hidden: float
     right: Tensor
+    measured: Tensor
 
     @property
     def wrong(self) -> list[int]:
@@ -51,19 +57,25 @@ class BackgroundBias:
 
         Where groups are unknown, look at these first: images that contradict a shortcut are among them.
         """
-        return (~self.right).nonzero().flatten().tolist()
+        return (self.measured & ~self.right).nonzero().flatten().tolist()
 
     def __str__(self) -> str:
         rows = [
             ("a linear classifier sees only", "accuracy", "95 % interval"),
             ("the background", f"{self.accuracy:.3f}", f"[{self.low:.3f}, {self.high:.3f}]"),
             ("the kept region", f"{self.object_accuracy:.3f}", f"[{self.object_low:.3f}, {self.object_high:.3f}]"),
+            ("where the box is", f"{self.box_accuracy:.3f}", ""),
             ("nothing", f"{self.chance:.3f}", ""),
         ]
-        if self.low > self.chance:
-            said = f"The background gives the label away in {self.accuracy:.0%} of {len(self.right)} images."
+        images = int(self.measured.sum())
+        if self.low > max(self.chance, self.box_accuracy):
+            said = f"The background gives the label away in {self.accuracy:.0%} of {images} images."
+        elif self.low > self.chance:
+            said = f"Of {images} images, the background says no more than the size and the place of the box."
         else:
-            said = f"Of {len(self.right)} images, the background says no more than chance."
+            said = f"Of {images} images, the background says no more than chance."
+        if images < len(self.right):
+            said += f" {len(self.right) - images} images with empty masks are left out."
         caution = "What the masks leave of an object counts as background, and so does a true cause."
         return f"{table(rows)}\n{said} {caution}"
 
@@ -80,10 +92,11 @@ def background_bias(
     better than chance, the labels of these images are tied to their background, and a model can use that. Features of
     closed positions would not do, since each of them depends on more of the image than its own cell.
 
-    It cannot know where the object is: where the masks miss a part of it, that part counts as background, and the
-    result is too high. It cannot tell a shortcut from a true cause, such as water for a ship. With few images it is too
-    low, and where the background says nothing, it may even be below chance, since each image is missing among those
-    that its classifier was fitted on.
+    The size and the place of the painted box may say something of the class, too, so they are measured by themselves,
+    with the boxes painted into one and the same image. It cannot know where the object is: where the masks miss a part
+    of it, that part counts as background, and the result is too high. It cannot tell a shortcut from a true cause, such
+    as water for a ship. With few images it is too low, and where the background says nothing, it may even be below
+    chance, since each image is missing among those that its classifier was fitted on.
 
     Args:
         model: a trained :class:`~aimwrap.AIM`, also inside wrappers or a second look. It is left as it is.
@@ -106,32 +119,46 @@ def background_bias(
     kept_shares: list[Tensor] = []
     hidden_shares: list[Tensor] = []
     of_background: list[Tensor] = []
+    of_boxes: list[Tensor] = []
     of_objects: list[Tensor] = []
+    one: Tensor | None = None
     with evaluating(aim):
         for batch in with_progress(batches, "background"):
             images, own, *_ = check_batch(batch, None, max(2, aim.num_classes))
             images = images.to(aim.classifier.weight.device)
             kept = kept_pixels(aim.forward_masks(aim.forward_backbone(images)).merged_mask, images, margin)
             region = bounds(kept)
-            labels.append(own.cpu())
+            labels.append(own.cpu().long())
+            one = images[:1] if one is None else one
+            same = one if one.shape[2:] == images.shape[2:] else resize_to(one, images)
             kept_shares.append(kept.float().mean((1, 2, 3)).cpu())
             hidden_shares.append(region.float().mean((1, 2, 3)).cpu())
-            for found, shown in ((of_background, 1 - region), (of_objects, region)):
-                maps = aim.forward_backbone(painted_over(images, shown))
+            for found, pixels, shown in (
+                (of_background, images, 1 - region),
+                (of_boxes, same.expand_as(images), 1 - region),
+                (of_objects, images, region),
+            ):
+                maps = aim.forward_backbone(painted_over(pixels, shown))
                 found.append(list(maps.values())[-1].mean((2, 3)).float().cpu())
     if sum(map(len, labels)) < 2 * FOLDS:
         raise ValueError(f"batches must hold at least {2 * FOLDS} images, got {sum(map(len, labels))}")
-    truth, hidden = torch.cat(labels), torch.cat(hidden_shares).mean().item()
+    measured = torch.cat(kept_shares) > 0
+    if int(measured.sum()) < max(2 * FOLDS, len(measured) // 2):
+        raise ValueError("the masks keep nothing of most images, so there is nothing to compare; see MaskHealth")
+    truth, hidden = torch.cat(labels)[measured], torch.cat(hidden_shares)[measured].mean().item()
     if len(truth.unique()) < 2:
         raise ValueError("batches must hold images of at least two classes, got one")
-    nothing = torch.cat(kept_shares).mean().item() < 0.005
-    if nothing or hidden > 0.95:
-        state = "keep nothing" if nothing else f"with margin={margin}, leave no background"
-        raise ValueError(f"the masks {state}, so that there is nothing to compare; see MaskHealth for the remedy")
-    right, by_object = (classified_in_folds(torch.cat(found), truth, seed) for found in (of_background, of_objects))
-    chance = truth.bincount().max().item() / len(truth)
-    accuracies = [(int(r.sum()) / len(r), *wilson_interval(int(r.sum()), len(r))) for r in (right, by_object)]
-    return BackgroundBias(*accuracies[0], chance, *accuracies[1], hidden, right)
+    if hidden > 0.95:
+        raise ValueError(f"the masks, with margin={margin}, leave no background; see MaskHealth for the remedy")
+    found_by = [torch.cat(found)[measured] for found in (of_background, of_boxes, of_objects)]
+    if not all(features.isfinite().all() for features in found_by):
+        raise ValueError("features must be finite, got NaN or infinity; check the images and the model's weights")
+    by_background, by_box, by_object = (classified_in_folds(features, truth, seed) for features in found_by)
+    right = measured.clone()
+    right[measured] = by_background
+    scores = [(int(r.sum()) / len(r), *wilson_interval(int(r.sum()), len(r))) for r in (by_background, by_object)]
+    chance, box = truth.bincount().max().item() / len(truth), by_box.float().mean().item()
+    return BackgroundBias(*scores[0], chance, box, *scores[1], hidden, right, measured)
 
 
 def painted_over(images: Tensor, shown: Tensor) -> Tensor:
@@ -164,6 +191,7 @@ def painted_over(images: Tensor, shown: Tensor) -> Tensor:
     return filled
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def classified_in_folds(features: Tensor, labels: Tensor, seed: int) -> Tensor:
     """Whether multinomial logistic regression, fitted on the other folds, gives each image its label.
@@ -176,6 +204,7 @@ def classified_in_folds(features: Tensor, labels: Tensor, seed: int) -> Tensor:
     Returns:
         (N,) bool.
     """
+    features, labels = features.clone(), labels.clone()  # no longer made under inference_mode
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = order[labels[order].argsort(stable=True)]  # each fold has its share of every class
     right = torch.zeros(len(labels), dtype=torch.bool)
@@ -185,8 +214,8 @@ def classified_in_folds(features: Tensor, labels: Tensor, seed: int) -> Tensor:
         scale = features[fitted].std(0)
         scale = scale.clamp(min=max(1e-3 * scale.max().item(), 1e-12))  # some channels are nearly constant
         standard = (features - features[fitted].mean(0)) / scale
-        weight = torch.zeros(features.shape[1], classes, requires_grad=True)
-        bias = torch.zeros(classes, requires_grad=True)
+        weight = features.new_zeros(features.shape[1], classes).requires_grad_()
+        bias = features.new_zeros(classes).requires_grad_()
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
         def loss(
@@ -196,7 +225,8 @@ def classified_in_folds(features: Tensor, labels: Tensor, seed: int) -> Tensor:
             w.grad, b.grad = torch.autograd.grad(value, (w, b))
             return value.detach()
 
-        optimizer.step(loss)
-        logits = (standard[held_out] @ weight + bias).detach()
+        with without_autocast(features):  # it would keep the first weights' cast for ever
+            optimizer.step(loss)
+            logits = (standard[held_out] @ weight + bias).detach()
         right[held_out] = predicted_classes(logits) == labels[held_out]
     return right
