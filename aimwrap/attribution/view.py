@@ -128,6 +128,12 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
     if isinstance(model, AIM | SecondLook):
         name = type(model).__name__
         raise TypeError(f"the classified map of {name} is not the output of a module; use LogitsView(model).cam_layer")
+    held = next((name for name, part in model.named_modules() if isinstance(part, AIM | SecondLook | LogitsView)), None)
+    if held is not None:  # the last map that is the output of a module is one of its mask estimators'
+        raise TypeError(
+            f"model has a part, model.{held}, of the class {type(model.get_submodule(held)).__name__}, whose "
+            "classified map is not the output of a module of model; pass that part itself to grad_cam and its neighbours"
+        )
     measured = probe(model, example_input)
     found = find_stages(model, measured)
     name = type(model).__name__

@@ -68,7 +68,10 @@ def format_results(results: Sequence[Result]) -> str:
     looks, second = [(found["scores"], first.scores)], first.second_look
     looks += [] if second is None else [(found["second_look"]["scores"], second["scores"])]
     table = [] if second is None else [["", "first look", "second look"]]
-    table += [[_name(name), *(_cell(name, means[name], one) for means, one in looks)] for name in found["scores"]]
+    table += [
+        [_name(name), *(_cell(name, means[name], one, len(results)) for means, one in looks)]
+        for name in found["scores"]
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         lines.append("".join(f"  {cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -98,9 +101,11 @@ def _means(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | N
     return found
 
 
-def _cell(name: str, score: Mapping[str, float | None], of_first_seed: Mapping[str, Any]) -> str:
+def _cell(name: str, score: Mapping[str, float | None], of_first_seed: Mapping[str, Any], seeds: int) -> str:
     deviation = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
     chance = of_first_seed.get("chance") if name == "energy_pointing" else None
+    if score["seeds"] not in (0, seeds):
+        deviation += f" in {score['seeds']} of {seeds} seeds, undefined in the others"
     return f"{_text(score['mean'])}{deviation}{'' if chance is None else f' (chance {chance:.3f})'}"
 
 

@@ -661,3 +661,26 @@ def test_quantus_takes_the_view(view: LogitsView, images: Tensor) -> None:
     positive = grad_cam(view, images, classes).clamp(min=0)
     expected = positive[:, :, :2].sum((1, 2)) / positive.sum((1, 2))
     torch.testing.assert_close(torch.tensor(scores, dtype=torch.float32), expected, atol=1e-4, rtol=1e-4)
+
+
+class LogitsOf(nn.Module):
+    """As people write it for tools that expect logits."""
+
+    def __init__(self, model: AIM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images).logits
+        return logits
+
+
+@pytest.mark.parametrize("around", [LogitsOf, lambda model: nn.Sequential(LogitsView(model))], ids=["module", "view"])
+def test_a_model_with_an_aim_in_it_has_no_last_map_of_its_own(around: Callable[[AIM], nn.Module]) -> None:
+    """A layer of the mask estimator was explained."""
+    wrapped = around(small_aim([2, 3], num_classes=3)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with pytest.raises(TypeError, match=r"model has a part, model\.\w+, of the class .*; pass that part itself"):
+        cam_layer_of(wrapped, images)
+    with pytest.raises(TypeError, match="pass that part itself"):
+        grad_cam(wrapped, images)

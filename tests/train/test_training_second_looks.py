@@ -268,6 +268,9 @@ def test_both_looks_are_in_the_table_of_seeds() -> None:
     alone = [one._replace(second_look=None) for one in results]
     assert format_results(alone).splitlines()[1] == "  accuracy         0.500 ± 0.000"
     assert "second_look" not in summary(alone)
+    undefined = [alone[0], alone[1]._replace(scores={**alone[1].scores, "energy_pointing": None})]
+    line = "  energy pointing  0.500 in 1 of 2 seeds, undefined in the others (chance 0.200)"
+    assert format_results(undefined).splitlines()[2] == line
 
 
 @pytest.mark.parametrize(
