@@ -132,7 +132,7 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
     if held is not None:  # the last map that is the output of a module is one of its mask estimators'
         raise TypeError(
             f"model has a part, model.{held}, of the class {type(model.get_submodule(held)).__name__}, whose "
-            "classified map is not the output of a module of model; pass that part itself to grad_cam and its neighbours"
+            "classified map is not a module's output; pass that part itself to grad_cam and its neighbours"
         )
     measured = probe(model, example_input)
     found = find_stages(model, measured)
