@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument("--ties", type=numbers(float), default=[0.5, 0.8, 0.95, 1.0])
     arguments = parser.parse_args()
     backbone = load_pretrained_backbone()
-    print("| tie | seed | background alone | kept region alone | hidden |\n| --- | --- | --- | --- | --- |")
+    columns = ["tie", "seed", "background alone", "the box alone", "kept region alone", "hidden"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for tie in arguments.ties:
         for seed in arguments.seeds:
             torch.manual_seed(seed)
@@ -33,7 +34,7 @@ def main() -> None:
             found = background_bias(model, DataLoader(TensorDataset(images.images, images.labels), batch_size=50))
             print(
                 f"| {tie:.0%} | {seed} | {found.accuracy:.3f} [{found.low:.3f}, {found.high:.3f}] | "
-                f"{found.object_accuracy:.3f} | {found.hidden:.2f} |",
+                f"{found.box_accuracy:.3f} | {found.object_accuracy:.3f} | {found.hidden:.2f} |",
                 flush=True,
             )
 
