@@ -59,7 +59,9 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     if twice := written_twice(classes):
         raise ValueError(f"{root} has the classes {twice}; move the images of one class into one folder, or rename it")
     label = {name: number for number, name in enumerate(classes)}
-    records, notes = [], []
+    top = next(iter(parts.values()))[0] == root  # no splits
+    notes = [f"The folder {name} is read as a class, not as a split." for name in classes if top and split_of(name)]
+    records = []
     below: dict[str, Counter[str]] = {name: Counter() for name in classes}
     unread: list[Path] = []
     for split, (folder, names) in parts.items():
@@ -107,8 +109,12 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
     inside = {name: list_folder(root / name) for name in named}
     splits = [name for name in inside if inside[name].folders and not inside[name].pictures]
     if not splits:
-        if len({*named.values()}) > 1:
-            raise ValueError(f"{root} has images of no class in {', '.join(named)}; sort them into a folder per class")
+        loose = [name for name in named if inside[name].pictures]
+        if {name.lower() for name in loose} - {"train"}:  # which may be a class of vehicles
+            raise ValueError(
+                f"{root} has images of no class in {', '.join(loose)}; sort them into a folder per class (such as "
+                f"{Path(loose[-1], 'cat')}), or move them elsewhere. If it is a class, rename the folder"
+            )
         return {"train": (root, _class_names(root, names, listing.pictures))}
     others = sorted(set(names) - set(splits))
     if others:
