@@ -172,8 +172,9 @@ SPLIT_VALUES: Mapping[str, str] = {
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
-_OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra")  # beside train
-_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|partition)([ _-]?(id|set|index))?")
+_OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va")  # and train
+_HELD_OUT = re.compile(r"(.*[ _-])?((public|private)?test(ing)?|val|validation)([ _-].*|[0-9]*)")  # beside anything
+_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|set|usage|partition)([ _-]?(id|set|index))?")
 _YES_OR_NO = {*"01tfyn", "0.0", "1.0", "true", "false", "yes", "no"}
 _FLAG = re.compile(r"(is[ _-]?)?(train|training|val|validation|test|testing)|is[ _-]?valid")  # of yes and no
 BOX = ("left", "top", "right", "bottom")
@@ -289,10 +290,12 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
             found = Counter(row.values[name].strip().lower() for row in rows)
             named = {value: split for value in found if (split := split_of(value) or _OTHER_SPLIT.fullmatch(value))}
             share = sum(found[each] for each in named) / len(rows)
-            most = len(found) <= 6 and share >= 0.5 and {"train"} < {*named.values()}
+            most = share >= 0.5 and {"train"} < {*named.values()}
+            few = len(found) <= 6 and (most or any(map(_HELD_OUT.fullmatch, found)))
+            either = len(found) == 2 and "train" in named.values()
             flag = _FLAG.fullmatch(name.lower()) and found.keys() <= _YES_OR_NO
             number = _NAMED_SPLIT.fullmatch(name.lower()) and found.keys() <= {*"012"}
-            if len(found) > 1 and (most or flag or number or len(named) == len(found)):
+            if len(found) > 1 and (few or either or flag or number or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
         return None
@@ -380,7 +383,7 @@ def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
 
 def _notes(records: list[Record], rows: Sequence[Row], split: str | None) -> list[str]:
     if split is None:
-        return ["The table has no column of splits, so all its images are of the split train."]
+        return ["The table is read with no column of splits, so all its images are of the split train."]
     values = Counter((row.values[split].strip(), record.split) for row, record in zip(rows, records, strict=True))
     read = ", ".join(f"{value!r} as {name} ({count} rows)" for (value, name), count in sorted(values.items()))
     return [f"The column {split} was read so: {read}."]
