@@ -1,5 +1,6 @@
 """Reports of users whose folders were one level off, and trained happily (kind: a layout that is misread)."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -252,10 +253,14 @@ def test_folders_within_classes_are_noted(tmp_path: Path) -> None:
 def test_images_of_kinds_that_are_not_read_are_noted(tmp_path: Path) -> None:
     """Only the doctor named them: training went on with the other half of a class."""
     root = folders(tmp_path, "cat", "dog")
-    for name in ("a.heic", "b.HEIC", "c.nef", "notes.txt", ".hidden.heic"):
+    for name in ("a.heic", "b.HEIC", "c.nef", "d.pjpeg", "e.PJP", "f.jif", "g.jfi", "n.txt", ".hidden.heic", "READ"):
         (root / "dog" / name).touch()
+    (root / "dog" / "IMG_0").write_bytes(b"\xff\xd8\xff\xe0 as cameras write them")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(root / "dog" / "pipe")  # opening it would never end
     assert read_folder(root).notes == (
-        "3 images of kinds that are not read (.heic, .nef) are left out, such as dog/a.heic.",
+        "8 images of kinds that are not read (.heic, .jfi, .jif, .nef, .pjp, .pjpeg, no suffix) are left out, such as "
+        "dog/IMG_0.",
     )
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..io import FolderListing, expand_path, list_folder, pictures, pictures_below, subfolders
+from ..io import FolderListing, expand_path, left_out, list_folder, pictures, pictures_below, subfolders
 from ..release import SPLIT, SPLITS, Record, Release, all_trained, split_of, written_twice
 from . import DatasetOnDisk, Sources
 
@@ -94,11 +94,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     _check_level(root, {name: _first_folders(at) for name, at in below.items()})
     if inner := sorted({f"{name}/{at.split('/')[0]}" for name, folders in below.items() for at in folders if at}):
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
-    if unread:
-        kinds, first = ", ".join(sorted({path.suffix.lower() for path in unread})), unread[0].relative_to(root)
-        notes.append(
-            f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {first.as_posix()}."
-        )
+    notes += left_out(unread, root)
     if mask_root is not None and not any(record.mask_path for record in records):
         raise FileNotFoundError(
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
