@@ -290,12 +290,11 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
             found = Counter(row.values[name].strip().lower() for row in rows)
             named = {value: split for value in found if (split := split_of(value) or _OTHER_SPLIT.fullmatch(value))}
             share = sum(found[each] for each in named) / len(rows)
-            most = share >= 0.5 and {"train"} < {*named.values()}
-            few = len(found) <= 6 and (most or any(map(_HELD_OUT.fullmatch, found)))
+            apart = (share >= 0.5 and {"train"} < {*named.values()}) or any(map(_HELD_OUT.fullmatch, found))
             either = len(found) == 2 and "train" in named.values()
             flag = _FLAG.fullmatch(name.lower()) and found.keys() <= _YES_OR_NO
             number = _NAMED_SPLIT.fullmatch(name.lower()) and found.keys() <= {*"012"}
-            if len(found) > 1 and (few or either or flag or number or len(named) == len(found)):
+            if len(found) > 1 and ((apart and len(found) <= 6) or either or flag or number or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
         return None
