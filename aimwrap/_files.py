@@ -194,14 +194,15 @@ def checksum(path: Path) -> str:
 
 
 def parts_of(path: Path | None) -> list[bytes]:
-    """Bytes spread evenly over a file, to its end: reading all of it would take as long as an epoch."""
+    """A file's start, with its EXIF data, and bytes spread evenly to its end: all would take as long as an epoch."""
     if path is None or not path.is_file():  # such as a pipe, from which reading might never end
         return []
     if path.suffix.lower() in (".bmp", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".tif", ".tiff"):  # mostly uncompressed:
         return [checksum(path).encode()]  # where one pixel changes, the rest stays as it is
     with path.open("rb") as file:
         last = max(0, path.stat().st_size - 64)
-        return [str(last).encode(), *(file.read(64) for part in range(33) if file.seek(last * part // 32) >= 0)]
+        starts = (file.seek(last * part // 32) for part in range(33))
+        return [str(last).encode(), *(file.read(64 if start else 1024) for start in starts)]
 
 
 def _sync(path: Path) -> None:

@@ -317,7 +317,7 @@ class Listing(NamedTuple):
 
     folders: list[str]
     pictures: list[str]  # files with the suffix of an image, in any case
-    unread: list[str]  # files of other kinds of images
+    unread: list[str]  # files of other kinds of images, or without a suffix
 
 
 def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
@@ -335,7 +335,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(SUFFIXES):
                     pictures.append(entry.name)
-                elif IMAGE_NAME.search(entry.name):
+                elif _is_image(Path(entry)):
                     unread.append(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         nearest = next((parent for parent in folder.absolute().parents if parent.is_dir()), Path("/"))
@@ -367,9 +367,16 @@ def pictures_below(folder: Path, unread: list[Path] | None = None) -> list[str]:
     return sorted(found, key=lambda name: name.rpartition("/")[::2])  # by folder, as torchvision's ImageFolder
 
 
+def left_out(unread: Sequence[Path], root: Path) -> list[str]:
+    """A note on images that are not read, if there are any."""
+    kinds = ", ".join(sorted({path.suffix.lower() or "no suffix" for path in unread}))
+    first = [path.relative_to(root).as_posix() for path in unread[:1]]
+    return [f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {one}." for one in first]
+
+
 IMAGE_NAME = re.compile(
     r"(?i)\.((jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)|(mpo|tga|ps[bd]|svgz?|ico|"
-    r"j2k|jxr|p[af]m|pcx|exr|qoi|xcf|hif|arw|cr[3w]|nrw|sr[2fw]|orf|rw2|raf|raw|pef|3fr|iiq|x3f|"
+    r"pjpe?g|pjp|jif|jfi|j2k|jxr|p[af]m|pcx|exr|qoi|xcf|hif|arw|cr[3w]|nrw|sr[2fw]|orf|rw2|raf|raw|pef|3fr|iiq|x3f|"
     r"dcm|dicom|nii|svs|ndpi|czi|dds|djvu|fits)(?![a-z]))"
 )
 
@@ -426,11 +433,13 @@ def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
         folder / name
         for folder in folders
         for name in sorted(listing.files(folder))
-        if not name.startswith(".") and (IMAGE_NAME.search(name) or ("." not in name and _starts_as_one(folder / name)))
+        if not name.startswith(".") and _is_image(folder / name)
     ]
 
 
-def _starts_as_one(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
+    if "." in path.name or not path.is_file():  # such as a pipe, from which reading might never end
+        return bool(IMAGE_NAME.search(path.name))
     with suppress(OSError), path.open("rb") as file:
         return bool(re.match(rb"(?s)\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP|....ftyp", file.read(16)))
     return False

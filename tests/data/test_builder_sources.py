@@ -25,6 +25,17 @@ def test_classes_are_folders_and_images_may_be_in_subfolders(tmp_path: Path) -> 
     ]
 
 
+def test_images_of_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
+    """A set was built of the others, and nothing said so."""
+    make_backgrounds(tmp_path, count=1)
+    for folder, name in (("beach", "a.heic"), ("forest", "b.HEIC")):
+        (tmp_path / folder / name).touch()
+    with pytest.warns(UserWarning, match=r"2 images of kinds that are not read \(\.heic\) are left out, such as beach"):
+        assert len(backgrounds_in(tmp_path)) == 2
+    with pytest.warns(UserWarning, match=r"beach: 1 images of kinds .* such as a\.heic"):
+        assert len(backgrounds_of({"sea": [tmp_path / "beach"]})) == 1
+
+
 def test_splits_above_the_classes(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         make_backgrounds(tmp_path / split, count=1)

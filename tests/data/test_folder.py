@@ -87,7 +87,17 @@ def test_a_split_without_a_class_keeps_the_numbers(tmp_path: Path) -> None:
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("train", "car"):
         picture(tmp_path / "vehicles" / name / "1.jpg")
-    assert read_folder(tmp_path / "vehicles").classes == ("car", "train")
+    release = read_folder(tmp_path / "vehicles")
+    assert release.classes == ("car", "train")
+    assert release.notes == ("The folder train is read as a class, not as a split.",)
+
+
+@pytest.mark.parametrize("name", ["test", "val", "Testing", "Train set", "test_images", "PublicTest"])
+def test_loose_images_of_a_split_are_no_class(name: str, tmp_path: Path) -> None:
+    for folder in ("cat", "dog", name):
+        picture(tmp_path / "pets" / folder / "1.jpg")
+    with pytest.raises(ValueError, match=f"has images of no class in {name}; .* rename the folder"):
+        read_folder(tmp_path / "pets")
 
 
 def test_linked_folders_are_followed_and_dangling_links_named(tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ def test_images_may_be_elsewhere(tmp_path: Path) -> None:
         (("1", "2", "3", "1"), {"classes": ["1", "2", "3"]}, [0, 1, 2, 0], ("1", "2", "3")),
         (("1", "0", "1", "1"), {"classes": ["1", "0"]}, [0, 1, 0, 0], ("1", "0")),
         (("10", "9", "x", "x"), {"classes": ["x", "9", "10"]}, [2, 1, 0, 0], ("x", "9", "10")),
+        (("1.0", "2.0", "1.0", "2.0"), {"classes": ["1", "2", "3"]}, [0, 1, 0, 1], ("1", "2", "3")),  # by pandas
+        (("01", "2", "03", "2"), {"classes": ["1", "2", "3"]}, [0, 1, 2, 1], ("1", "2", "3")),
+        (("1", "-1", "-1.0", "1.0"), {"classes": ["-1", "1"]}, [1, 0, 0, 1], ("-1", "1")),
+        (("01", "1", "1", "01"), {"classes": ["1", "01"]}, [1, 0, 0, 1], ("1", "01")),
+        (("747.0", "787.0", "747.0", "787"), {"classes": ["A320", "747", "787"]}, [1, 2, 1, 2], ("A320", "747", "787")),
     ],
 )
 def test_labels_are_names_or_numbers(
@@ -78,6 +83,9 @@ def test_labels_are_names_or_numbers(
         (("0", "1", "2", "1"), {"classes": ["dog", "cat"]}, "a number below 2, got '2'"),
         (("dog", "1", "dog", "cat"), {"classes": ["dog", "cat"]}, r"line 3: label must be one of .*got '1'"),
         (("0", "1", "2", "1"), {"classes": ["0", "1"]}, "got '2'"),
+        (("0", "1", "0", "1"), {"classes": ["10", "20"]}, r"one of classes=\['10', '20'\], got '0'"),
+        (("1.0", "1.0", "1.0", "01"), {"classes": ["1", "01"]}, "got '1.0'"),
+        (("1", "2", "1", "2"), {"classes": [1, 2, 3]}, "different names"),
         (("dog", "dog", "dog", "dog"), {"classes": ["dog", "dog"]}, "different names"),
         (("dog", "dog", "dog", "dog"), {"classes": []}, "different names"),
         (("d", "o", "g", "d"), {"classes": "dog"}, "different names"),
@@ -88,6 +96,12 @@ def test_wrong_labels_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_table(table(tmp_path, lines(HEADER, *values)), **options)
+
+
+def test_places_that_are_numbers_are_compared_as_numbers(tmp_path: Path) -> None:
+    rows = ("cat,1.0", "dog,2.0", "cat,1.0", "dog,2.0")
+    release = read_table(table(tmp_path, lines(f"{HEADER},place", *rows)), places=["1", "2", "3"])
+    assert [record.place for record in release.records] == [0, 1, 0, 1]
 
 
 def test_groups_are_checked_against_label_and_place(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Reports of users whose folders were one level off, and trained happily (kind: a layout that is misread)."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -60,6 +61,24 @@ REFUSED = {
     "thumbnails in a class's folder": (("cat", "cat/thumb", "dog"), "cat has masks or thumbnails among its images"),
     "classes below patients": (("p1/well", "p2/well", "p2/ill", "p3/well", "p3/ill"), "above the classes (ill, well)"),
     "classes below patients, of whom none has two": (("1/a", "2/a", "3/b", "4/b"), "above the classes (a, b)"),
+    "two archives of one folder": (
+        ("photos-001/photos/cat", "photos-001/photos/dog", "photos-002/photos/cat", "photos-002/photos/dog"),
+        "seem to be above the classes (cat, dog)",
+    ),
+    "years, two levels off": (
+        ("2022/photos/cat", "2022/photos/dog", "2023/pictures/cat", "2023/pictures/dog"),
+        "seem to be above the classes (cat, dog)",
+    ),
+    "a backup, two levels off": (("cat", "dog", "old/photos/cat", "old/photos/dog"), "named as the classes (cat, dog)"),
+    **{
+        f"{ends} beside the classes": ((*("cat", "dog"), f"cat_{ends}", f"dog_{ends}"), "or with its masks or copies")
+        for ends in ("seg", "gt", "mask", "thumbs", "thumbnails")
+    },
+    **{f"flat images and {kind}": (("images", kind), "hold kinds of files") for kind in ("GT", "groundtruth", "thumb")},
+    **{
+        f"{copy} beside a class": (("cat", copy, "dog"), "one class in several splits, or with its masks or copies")
+        for copy in ("Copy of cat", "Copy (2) of cat", "Kopie von cat", "cat 2", "cat copy 2")
+    },
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",
@@ -92,6 +111,14 @@ def test_the_way_out_where_every_class_has_the_same_folders(
     assert release.classes == ("cat", "dog") and [record.label for record in release.records] == [0] * 4 + [1] * 4
     found = [record.split if column == "splits" else release.places[record.place] for record in release.records]
     assert found == [name for name in sorted(below) for _ in range(2)] * 2
+
+
+def test_no_table_of_other_labels_is_offered_two_levels_off(tmp_path: Path) -> None:
+    """Its labels would be the years, and its places "photos"."""
+    root = folders(tmp_path, *(f"{year}/photos/{name}" for year in (2022, 2023) for name in ("cat", "dog")))
+    with pytest.raises(ValueError, match="seem to be above the classes") as caught:
+        read_folder(root)
+    assert "images.tsv" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("train", "test"), [("training_set", "test_set"), ("trn", "tst"), ("Training", "PrivateTest")])
@@ -168,6 +195,10 @@ ORDINARY = (
     ("type (1)", "type (2)", "book copy"),
     ("cat/1", "cat/2", "dog/2", "dog/3", "owl/4"),
     ("#1", "@home", "$5", "thumbs"),
+    ("type 1", "type 2", "2"),
+    ("copy of a master", "master", "Boeing 747", "Boeing 2000"),
+    ("cat/a/1", "cat/a/2", "dog/b/3", "dog/b/4"),
+    ("cat/photos", "dog/photos"),
     ("carnival/masks", "carnival/hats", "office/suits"),
     ("train/n01440764", "train/n01443537", "val/n01440764"),
     ("val/cat", "val/dog"),
@@ -222,10 +253,14 @@ def test_folders_within_classes_are_noted(tmp_path: Path) -> None:
 def test_images_of_kinds_that_are_not_read_are_noted(tmp_path: Path) -> None:
     """Only the doctor named them: training went on with the other half of a class."""
     root = folders(tmp_path, "cat", "dog")
-    for name in ("a.heic", "b.HEIC", "c.nef", "notes.txt", ".hidden.heic"):
+    for name in ("a.heic", "b.HEIC", "c.nef", "d.pjpeg", "e.PJP", "f.jif", "g.jfi", "n.txt", ".hidden.heic", "READ"):
         (root / "dog" / name).touch()
+    (root / "dog" / "IMG_0").write_bytes(b"\xff\xd8\xff\xe0 as cameras write them")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(root / "dog" / "pipe")  # opening it would never end
     assert read_folder(root).notes == (
-        "3 images of kinds that are not read (.heic, .nef) are left out, such as dog/a.heic.",
+        "8 images of kinds that are not read (.heic, .jfi, .jif, .nef, .pjp, .pjpeg, no suffix) are left out, such as "
+        "dog/IMG_0.",
     )
 
 

@@ -41,6 +41,20 @@ def test_pictures_of_one_size_and_border_are_told_apart(tmp_path: Path, suffix: 
     assert found[0] != found[1]
 
 
+def test_pictures_that_were_turned_by_their_exif_data_are_told_apart(tmp_path: Path) -> None:
+    """A run was continued with test images that are shown upside down."""
+    exif = Image.Exif()
+    exif[0x010E], exif[0x010F], exif[0x0110], exif[0x0112] = "CAMERA" * 5, "MAKER" * 4, "MODEL", 1
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    before, content = parts_of(tmp_path / "a.jpg"), bytearray((tmp_path / "a.jpg").read_bytes())
+    content[content.index(b"\x01\x12\x00\x03") + 9] = 3
+    (tmp_path / "a.jpg").write_bytes(content)
+    with Image.open(tmp_path / "a.jpg") as turned:
+        assert turned.getexif()[0x0112] == 3
+    assert parts_of(tmp_path / "a.jpg") != before
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_models_of_other_channels_that_were_saved_with_timms_record_load(tmp_path: Path, channels: int) -> None:
     AIM(timm.create_model("test_resnet", in_chans=channels, num_classes=2), [2, 3]).save_pretrained(tmp_path)

@@ -238,7 +238,31 @@ def test_a_flag_of_a_split_is_not_passed_over(tmp_path: Path, column: str, named
     assert read(tmp_path, text, split_column=column, splits=splits).records[0].split == named
 
 
-@pytest.mark.parametrize("values", [("train", "car", "bus", "train"), ("test", "a", "b", "c"), ("1", "0", "0", "1")])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *[("trainval", "test"), ("train", "test_unseen"), ("training", "external validation"), ("tr", "te")],
+        *[("development", "test"), ("learn", "test"), ("train", "unknown"), ("Training", "Public Test"), ("A", "val")],
+    ],
+)
+def test_splits_with_other_common_words_are_not_passed_over(tmp_path: Path, train: str, test: str) -> None:
+    """All images were training images."""
+    text = FOUR.format(",cohort", f",{train}", f",{train}", f",{test}", f",{test}")
+    with pytest.raises(ValueError, match="pass split_column= with cohort, or None to go without"):
+        read(tmp_path, text)
+    splits = {train.lower(): "train", test.lower(): "test"}
+    found = read(tmp_path, text, split_column="cohort", splits=splits).records
+    assert [one.split for one in found] == ["train", "train", "test", "test"]
+    assert {one.split for one in read(tmp_path, text, split_column=None).records} == {"train"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *[("train", "car", "bus", "train"), ("1", "0", "0", "1"), ("valid", "invalid", "valid", "valid")],
+        *[("train_station", "beach", "beach", "forest"), ("tr", "us", "de", "us"), ("contest", "latest", "a", "a")],
+    ],
+)
 def test_columns_that_are_not_of_splits_are_passed_over(tmp_path: Path, values: tuple[str, ...]) -> None:
     text = FOUR.format(",kind", *[f",{value}" for value in values])
     assert {one.split for one in read(tmp_path, text).records} == {"train"}
@@ -256,7 +280,7 @@ def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
         assert read(tmp_path, FOUR.format(",left,top,right,bottom", *boxes)).records[0].boxes == ((0, 0, 1, 1),)
 
 
-@pytest.mark.parametrize("column", ["partition", "subset", "split_id", "data_split"])
+@pytest.mark.parametrize("column", ["partition", "subset", "split_id", "data_split", "set", "Usage"])
 def test_a_column_of_splits_by_number_is_not_passed_over(tmp_path: Path, column: str) -> None:
     """As in a set of faces that many use, whose table has the column partition: all were training images."""
     text = FOUR.format(f",{column}", ",0", ",0", ",1", ",2")

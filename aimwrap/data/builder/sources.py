@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..io import SUFFIXES, expand_path, list_folder, pictures_below, require_folder
+from ..io import SUFFIXES, expand_path, left_out, list_folder, pictures_below, require_folder
 from ..release import SPLITS, Release, counts_stored, split_of
 from ..sets.waterbirds import WATER_BIRDS
 
@@ -152,7 +153,9 @@ def backgrounds_of(places: Mapping[str, Sequence[Path | str]]) -> list[Backgroun
     found: dict[str, Background] = {}
     for place, folders in places.items():
         for folder in (require_folder(each, f"the folder of place {place!r}") for each in folders):
-            paths = sorted(folder / name for name in pictures_below(folder))
+            unread: list[Path] = []
+            paths = sorted(folder / name for name in pictures_below(folder, unread))
+            _warn(unread, folder)
             if not paths:
                 raise ValueError(f"place {place!r} must have photographs ({ENDINGS}), but {folder} has none")
             for path in paths:
@@ -207,6 +210,11 @@ def water_or_land(class_name: str) -> str:
     return "waterbird" if words & {name.lower() for name in WATER_BIRDS} else "landbird"
 
 
+def _warn(unread: Sequence[Path], folder: Path) -> None:
+    for note in left_out(unread, folder):
+        warnings.warn(f"{folder}: {note}", stacklevel=4)
+
+
 def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str, Path]]:
     """(split, class or place, path) of every image, sorted."""
     top, beside, _ = list_folder(folder)
@@ -218,6 +226,7 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
             f"{folder} has folders named after splits ({', '.join(named)}) and others "
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
+    unread: list[Path] = []
     splits: dict[str, str | None] = {**named} or {"": None}
     for above, split in splits.items():
         parent = folder / above
@@ -226,7 +235,7 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
             has = f"images next to them, such as {loose[0]}; move these into one or elsewhere" if kinds else "none"
             raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has {has}")
         for name in kinds:
-            paths = sorted(parent / name / path for path in pictures_below(parent / name))
+            paths = sorted(parent / name / path for path in pictures_below(parent / name, unread))
             if not paths:
                 raise ValueError(
                     f"each folder in {parent} is a {kind} and must have images ({ENDINGS}), but {name} has none: "
@@ -234,3 +243,4 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
                 )
             for path in paths:
                 yield split, name, path
+    _warn(unread, folder)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..io import FolderListing, expand_path, list_folder, pictures, pictures_below, subfolders
+from ..io import FolderListing, expand_path, left_out, list_folder, pictures, pictures_below, subfolders
 from ..release import SPLIT, SPLITS, Record, Release, all_trained, split_of, written_twice
 from . import DatasetOnDisk, Sources
 
-KINDS_OF_FILES = re.compile(r"images?|imgs?|pictures?|photos?|data|(masks?|labels?|annotations?|segmentations?)")
+KINDS_OF_FILES = re.compile(
+    r"images?|imgs?|pictures?|photos?|data|"
+    r"(masks?|labels?|annotations?|segmentations?|seg|gt|ground[ _-]?truths?|thumb(?:nail)?s?)"
+)
 PARTS = re.compile(
     r"(.*[ _-])?(?i:images?|(?<=[ _-])part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])"
 )
@@ -20,9 +24,12 @@ MASK = re.compile(
     r"[ _-](mask|seg\w*|gt)[\d _-]*$"
 )
 ENDS = re.compile(
-    rf"{SPLIT.pattern}|images|masks|labels|annotations|segmentations|aug(mented|mentation)?|resized|cropped"
+    rf"{SPLIT.pattern}|images|masks?|labels|annotations|segmentations|seg|gt|groundtruth|thumb(nail)?s?|"
+    r"aug(mented|mentation)?|resized|cropped"
 )  # also beginnings
-COPY = re.compile(r"(?i)(.+?)[ _-]+(cop(?:y|ie|ia)|kopie|\([0-9]+\))( ?\(?[0-9]+\)?)?")  # as file managers name it
+COPY = re.compile(  # as file managers name it
+    r"(?i)^(cop(y|ie|ia)|kopie)( \([0-9]+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|\([0-9]+\))( ?\(?[0-9]+\)?)?| 2)$"
+)
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
 python -c "import pathlib; print('image\tlabel\t{1}', *(p.as_posix() + '\t' + '\t'.join(p.parts[:2])
@@ -59,7 +66,9 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     if twice := written_twice(classes):
         raise ValueError(f"{root} has the classes {twice}; move the images of one class into one folder, or rename it")
     label = {name: number for number, name in enumerate(classes)}
-    records, notes = [], []
+    top = next(iter(parts.values()))[0] == root  # no splits
+    notes = [f"The folder {name} is read as a class, not as a split." for name in classes if top and split_of(name)]
+    records = []
     below: dict[str, Counter[str]] = {name: Counter() for name in classes}
     unread: list[Path] = []
     for split, (folder, names) in parts.items():
@@ -73,7 +82,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 notes.append(f"The split {split} has no masks: {mask_folder} is not a folder.")
         for relative in relatives:
             name, *inner = relative.split("/")[:-1]
-            below[name][inner[0] if inner else ""] += 1
+            below[name]["/".join(inner)] += 1
             path, mask = folder / relative, mask_of.get(_stem(relative))
             records.append(Record(path.relative_to(root).as_posix(), path, label[name], split, mask_path=mask))
         lacking = sorted(set(classes) - set(names))
@@ -82,14 +91,10 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
                 "ImageFolder on this split alone numbers them differently."
             )
-    _check_level(root, {name: {one for one in at if one or 8 * at[one] > at.total()} for name, at in below.items()})
-    if inner := [f"{name}/{folder}" for name, folders in below.items() for folder in sorted(folders) if folder]:
+    _check_level(root, {name: _first_folders(at) for name, at in below.items()})
+    if inner := sorted({f"{name}/{at.split('/')[0]}" for name, folders in below.items() for at in folders if at}):
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
-    if unread:
-        kinds, first = ", ".join(sorted({path.suffix.lower() for path in unread})), unread[0].relative_to(root)
-        notes.append(
-            f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {first.as_posix()}."
-        )
+    notes += left_out(unread, root)
     if mask_root is not None and not any(record.mask_path for record in records):
         raise FileNotFoundError(
             f"masks must be a folder with the same folders as {root}, and {mask_root} has none of them; pass "
@@ -107,8 +112,12 @@ def _split_folders(root: Path, mask_root: Path | None) -> dict[str, tuple[Path, 
     inside = {name: list_folder(root / name) for name in named}
     splits = [name for name in inside if inside[name].folders and not inside[name].pictures]
     if not splits:
-        if len({*named.values()}) > 1:
-            raise ValueError(f"{root} has images of no class in {', '.join(named)}; sort them into a folder per class")
+        loose = [name for name in named if inside[name].pictures]
+        if {name.lower() for name in loose} - {"train"}:  # which may be a class of vehicles
+            raise ValueError(
+                f"{root} has images of no class in {', '.join(loose)}; sort them into a folder per class (such as "
+                f"{Path(loose[-1], 'cat')}), or move them elsewhere. If it is a class, rename the folder"
+            )
         return {"train": (root, _class_names(root, names, listing.pictures))}
     others = sorted(set(names) - set(splits))
     if others:
@@ -139,6 +148,14 @@ def _class_names(folder: Path, names: list[str], pictures: list[str]) -> list[st
     return names
 
 
+def _first_folders(below: Counter[str]) -> set[str]:
+    """The folders in the first folder that has several, if no image is above them; "" for images of its own."""
+    shared = posixpath.commonpath(below)
+    shared = "" if shared in below else shared
+    own = 8 * below[""] > below.total()  # one or two may be there by mistake
+    return {at.removeprefix(shared).lstrip("/").split("/")[0] for at in below if at or own}
+
+
 def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
     for name, inner in below.items():
@@ -159,19 +176,20 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     column = "split" if all(map(split_of, same)) else "place"
     parts = [match[1] for name in below if (match := PARTS.fullmatch(name))]
     of_files |= len(parts) == len(below) and len({*parts}) == 1
+    direct = any((root / name / each).is_dir() for each in same[:1] for name in below)  # else a level deeper
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
         raise ValueError(
             f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
             f"({', '.join(same)}) or to hold kinds of files or parts. Pass the folder whose folders are the classes as "
             f"root (as {root / first} may be), masks as masks=, splits as train, val and test; or a table of the images"
-            f"{_AS_TABLE.format(', '.join(below), column, root) if same else ''}"
+            f"{_AS_TABLE.format(', '.join(below), column, root) if direct else ''}"
         )
     splits: dict[str, set[str]] = {}  # of each name without a split's
     for name in below:
         words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
         split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
-    copied = any((match := COPY.fullmatch(name)) and match[1] in below for name in below)
+    copied = any(COPY.sub("", name) in below.keys() - {name} for name in below)
     several = any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(
         splits
     )

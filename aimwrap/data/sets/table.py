@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,15 +123,20 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
 
 
 def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[str], argument: str) -> Numbered:
-    if isinstance(names, str) or len(set(names)) < len(names) or not names:
-        raise ValueError(f"{argument} must be different names, got {names!r:.80}")
-    number = {name: position for position, name in enumerate(names)}
+    texts = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+    if not texts or len(set(names)) < len(names) or not names:
+        raise ValueError(f"{argument} must be different names (texts), got {names!r:.80}")
+    number: dict[str | Decimal, int] = {name: position for position, name in enumerate(names)}
+    amounts = [(Decimal(name), position) for position, name in enumerate(names) if NUMBER.fullmatch(name)]
+    if len(dict(amounts)) == len(amounts):  # else "1" and "01" are two names
+        number.update(amounts)  # pandas writes 1.0 for 1, others 01
+    keys = [value if value in number else _amount(row.number(column)) for row, value in zip(rows, values, strict=True)]
     numbers = []
-    by_name = any(value in number for value in values)
-    for row, value in zip(rows, values, strict=True):
+    by_name = len(amounts) == len(names) or any(key in number for key in keys)
+    for row, value, key in zip(rows, values, keys, strict=True):
         match = WHOLE_NUMBER.fullmatch(row.number(column))
-        if by_name and value in number:
-            numbers.append(number[value])
+        if by_name and key in number:
+            numbers.append(number[key])
         elif not by_name and match is not None and int(match[1]) < len(names):
             numbers.append(int(match[1]))
         else:
@@ -140,6 +146,10 @@ def _among(rows: Sequence[Row], values: list[str], column: str, names: Sequence[
                 f"{'' if by_name else f', or a number below {len(names)}'}, got {value!r:.40}"
             )
     return Numbered(numbers, tuple(names))
+
+
+def _amount(text: str) -> str | Decimal:
+    return Decimal(text) if NUMBER.fullmatch(text) else text
 
 
 def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: str) -> None:
@@ -162,8 +172,9 @@ SPLIT_VALUES: Mapping[str, str] = {
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
-_OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra")  # beside train
-_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|partition)([ _-]?(id|set|index))?")
+_OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va")  # and train
+_HELD_OUT = re.compile(r"(.*[ _-])?((public|private)?test(ing)?|val|validation)([ _-].*|[0-9]*)")  # beside anything
+_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|set|usage|partition)([ _-]?(id|set|index))?")
 _YES_OR_NO = {*"01tfyn", "0.0", "1.0", "true", "false", "yes", "no"}
 _FLAG = re.compile(r"(is[ _-]?)?(train|training|val|validation|test|testing)|is[ _-]?valid")  # of yes and no
 BOX = ("left", "top", "right", "bottom")
@@ -195,8 +206,8 @@ def read_table(
 
     Labels and places are names or numbers. Numbers count from 0, and every one up to the largest must occur, unless
     ``classes`` (``places``) says how many there are. Names are numbered in sorted order, or by their position in
-    ``classes``. Where ``classes`` is given, values are looked up among its names first, so a table that counts from 1
-    is read with ``classes=["1", "2", "3"]``.
+    ``classes``. Where ``classes`` is given, values are looked up among its names first, numbers by what they are worth
+    (``1.0`` and ``01`` are 1), so a table that counts from 1 is read with ``classes=["1", "2", "3"]``.
 
     Args:
         table: path of the file.
@@ -279,10 +290,11 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
             found = Counter(row.values[name].strip().lower() for row in rows)
             named = {value: split for value in found if (split := split_of(value) or _OTHER_SPLIT.fullmatch(value))}
             share = sum(found[each] for each in named) / len(rows)
-            most = len(found) <= 6 and share >= 0.5 and {"train"} < {*named.values()}
+            apart = (share >= 0.5 and {"train"} < {*named.values()}) or any(map(_HELD_OUT.fullmatch, found))
+            either = len(found) == 2 and "train" in named.values()
             flag = _FLAG.fullmatch(name.lower()) and found.keys() <= _YES_OR_NO
             number = _NAMED_SPLIT.fullmatch(name.lower()) and found.keys() <= {*"012"}
-            if len(found) > 1 and (most or flag or number or len(named) == len(found)):
+            if len(found) > 1 and ((apart and len(found) <= 6) or either or flag or number or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
         return None
@@ -370,7 +382,7 @@ def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
 
 def _notes(records: list[Record], rows: Sequence[Row], split: str | None) -> list[str]:
     if split is None:
-        return ["The table has no column of splits, so all its images are of the split train."]
+        return ["The table is read with no column of splits, so all its images are of the split train."]
     values = Counter((row.values[split].strip(), record.split) for row, record in zip(rows, records, strict=True))
     read = ", ".join(f"{value!r} as {name} ({count} rows)" for (value, name), count in sorted(values.items()))
     return [f"The column {split} was read so: {read}."]
