@@ -105,10 +105,12 @@ def test_a_network_with_another_forward_makes_another_result(
 CODE = """# A comment, which changes nothing.
 from torch import nn
 from aimwrap import Preprocessing
-from parts.shapes import WIDTH
+from parts.values import scaled
+
+WIDTH = 4
 
 def prepare(images):
-    return images * 1.0
+    return scaled(images) * 1.0
 
 STD = 0.25
 
@@ -130,12 +132,12 @@ def build():
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("mine.py", "images * 1.0", "images * 0.0"),
+        ("mine.py", " * 1.0", " * 0.0"),
         ("mine.py", "STD = 0.25", "STD = 0.5"),
         ("mine.py", "_(True)", "_(False)"),
         ("mine.py", "output + 0.0", "output + 1.0"),
         ("mine.py", "(32, 32), (0.5,)", "(32, 32), (0.4,)"),
-        ("parts/others.py", "4", "5"),
+        ("parts/others.py", "2.0", "3.0"),
     ],
     ids=["function", "constant", "frozen", "hook", "preprocessing", "imported by an import"],
 )
@@ -145,11 +147,12 @@ def test_other_code_of_ones_own_network_is_noticed(
     """All but the class of a network could be edited, and the old result was shown."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "parts").mkdir()
-    for name, text in (("mine", CODE), ("parts/shapes", "from .others import WIDTH"), ("parts/others", "WIDTH = 4")):
-        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "parts" / "values.py").write_text("from .others import scaled")
+    (tmp_path / "parts" / "others.py").write_text("def scaled(images):\n    return images / 2.0")
 
     def weights() -> str | None:
-        for name in ("mine", "parts", "parts.shapes", "parts.others"):
+        for name in ("mine", "parts", "parts.values", "parts.others"):
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
         return weights_of(settings_of(tmp_path, backbone="mine:build"))
