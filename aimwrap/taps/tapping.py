@@ -94,9 +94,9 @@ def _tapped(model: nn.Module, stages: Sequence[Stage], final: bool, example_inpu
     measured = probe(model, example_input)
     if (mover := _moves_pixels(measured)) is not None:
         warnings.warn(
-            f"{mover.name!r} ({type(mover.module).__name__}) crops or pads images before the first convolution, but "
-            "masks and heatmaps are laid over the whole image that the model is given, so they will be shifted. "
-            "Prepare images before the model, such as with aimwrap.Preprocessing, and wrap the network without this layer",
+            f"{mover.name!r} ({type(mover.module).__name__}) crops or pads images in front of the network, so masks "
+            "and heatmaps, which are laid over the whole image given to the model, will be shifted. Prepare images "
+            "before the model, for example with aimwrap.Preprocessing, and wrap the network without this layer",
             stacklevel=4,  # where AIM is built
         )
     found = find_stages(model, measured)
@@ -135,14 +135,14 @@ def _tapped(model: nn.Module, stages: Sequence[Stage], final: bool, example_inpu
 
 def _moves_pixels(measured: Probe) -> Call | None:
     """The call in front of the first convolution that crops images, or pads them by more than that one needs."""
-    front: list[tuple[Call, int]] = []  # with the pixels that it adds to a side
+    front: list[tuple[Call, str, int]] = []  # with the pixels that it adds to a side
     for call in measured.root.leaves():
         kernel = next((weight.shape[2:] for weight in call.module.parameters() if weight.ndim == 4), None)
         if kernel is not None:
             needed = max(kernel) - 1 if getattr(call.module, "padding", 0) in (0, (0, 0), "valid") else 0
-            said = ((before, repr(before.module), more) for before, more in front)  # a Compose says its transforms
-            return next((c for c, text, more in said if "Crop" in text or ("Pad" in text and more > needed)), None)
-        front.append((call, max(map(sub, call.output_shape[2:], call.input_shape[2:]), default=0)))
+            return next((c for c, said, more in front if "Crop" in said or ("Pad" in said and more > needed)), None)
+        more = max(map(sub, call.output_shape[2:], call.input_shape[2:]), default=0)
+        front.append((call, repr(call.module), more))  # a Compose says its transforms
     return None
 
 

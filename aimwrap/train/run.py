@@ -301,8 +301,7 @@ def weights_of(settings: Settings) -> str | None:
                 builds.append(import_backbone(settings.backbone))
                 random = drawn()  # else it is a module, whose weights may be those of this process
         digest = hashlib.sha256(fingerprint(builds[0]).encode())
-        trained = [parameter.requires_grad for parameter in builds[0].parameters()]
-        digest.update(f"{trained} {preprocessing_of(builds[0])}".encode())
+        digest.update(f"{[p.requires_grad for p in builds[0].parameters()]} {preprocessing_of(builds[0])}".encode())
         kinds = {kind for part in builds[0].modules() for kind in type(part).__mro__}
         for code in _own_code({settings.backbone.partition(":")[0], *(kind.__module__ for kind in kinds)}):
             digest.update(code.encode())
