@@ -51,6 +51,7 @@ class Preprocessing(NamedTuple):
         """Build the transform: a PIL image, array (H, W, C) or image tensor (C, H, W) to a normalised float tensor.
 
         It turns photographs upright, makes them RGB, or grey for a model of one channel, and does what timm's does.
+        Do not turn them yourself, except by ``ImageOps.exif_transpose``: after ``rotate`` they would be turned twice.
         :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and transforms its object mask too.
 
         Returns:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from .backbone import TappedBackbone
 from .copies import unwrapped
 from .extraction import FINAL, Extraction, extract
 from .graph import ONE_AT_A_TIME
-from .probe import CallSite, Probe, probe
+from .probe import Call, CallSite, Probe, probe
 from .stages import BY_ORDER, Intermediate, Stages, Target, find_stages, number_of_classes
 
 Stage = int | str
@@ -90,6 +92,13 @@ def tap_backbone(
 
 def _tapped(model: nn.Module, stages: Sequence[Stage], final: bool, example_input: Tensor | None) -> TappedModel:
     measured = probe(model, example_input)
+    if (mover := _moves_pixels(measured)) is not None:
+        warnings.warn(
+            f"{mover.name!r} ({type(mover.module).__name__}) crops or pads images in front of the network, so masks "
+            "and heatmaps, which are laid over the whole image given to the model, will be shifted. Prepare images "
+            "before the model, for example with aimwrap.Preprocessing, and wrap the network without this layer",
+            stacklevel=4,  # where AIM is built
+        )
     found = find_stages(model, measured)
     targets = {str(stage): target for stage, target in _targets(stages, found, model).items()}
     if final:
@@ -122,6 +131,19 @@ def _tapped(model: nn.Module, stages: Sequence[Stage], final: bool, example_inpu
         parameters=measured.parameters,
         macs=measured.macs,
     )
+
+
+def _moves_pixels(measured: Probe) -> Call | None:
+    """The call in front of the first convolution that crops images, or pads them by more than that one needs."""
+    front: list[tuple[Call, str, int]] = []  # with the pixels that it adds to a side
+    for call in measured.root.leaves():
+        kernel = next((weight.shape[2:] for weight in call.module.parameters() if weight.ndim == 4), None)
+        if kernel is not None:
+            needed = max(kernel) - 1 if getattr(call.module, "padding", 0) in (0, (0, 0), "valid") else 0
+            return next((c for c, said, more in front if "Crop" in said or ("Pad" in said and more > needed)), None)
+        more = max(map(sub, call.output_shape[2:], call.input_shape[2:]), default=0)
+        front.append((call, repr(call.module), more))  # a Compose says its transforms
+    return None
 
 
 def _targets(stages: Sequence[Stage], found: Stages, model: nn.Module) -> dict[Stage, Target]:

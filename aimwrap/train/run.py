@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +32,7 @@ from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
-from ..preprocessing import Preprocessing
+from ..preprocessing import Preprocessing, preprocessing_of
 from ..sharing.recipe import fingerprint
 from ..taps.copies import unmoved_generators
 from ..tau import TauScheduler
@@ -40,6 +42,7 @@ from .evaluation import chosen_rule, lacking_objects, objects_are_known
 from .settings import Settings, one_or_each
 
 RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "torchvision", "timm"}  # whose code the versions name
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, where the backbone has none
 
 Report = Callable[[dict[str, Any], float], None]
@@ -298,19 +301,53 @@ def weights_of(settings: Settings) -> str | None:
                 builds.append(import_backbone(settings.backbone))
                 random = drawn()  # else it is a module, whose weights may be those of this process
         digest = hashlib.sha256(fingerprint(builds[0]).encode())
+        digest.update(f"{[p.requires_grad for p in builds[0].parameters()]} {preprocessing_of(builds[0])}".encode())
         kinds = {kind for part in builds[0].modules() for kind in type(part).__mro__}
+        for code in _own_code({settings.backbone.partition(":")[0], *(kind.__module__ for kind in kinds)}):
+            digest.update(code.encode())
         for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
-            if kind.__module__.split(".")[0] not in ("builtins", "torch", "torchvision", "timm"):
-                with suppress(OSError, TypeError):  # of classes that were made without a file
+            if not hasattr(sys.modules.get(kind.__module__), "__file__"):
+                with suppress(OSError, TypeError):  # of classes that were made without a notebook's cell either
                     digest.update(inspect.getsource(kind).encode())
-        for one, other in zip(*(build.state_dict().values() for build in builds), strict=True):
+        for one, other in zip(*map(_tensors_of, builds), strict=True):
             if random and torch.equal(one, other):
-                digest.update(one.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+                digest.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return f"{settings.backbone} {digest.hexdigest()[:16]}"
     found = default_weights(settings.backbone) if settings.pretrained else "random"
     if found is None:
         raise ValueError(f"backbone: {settings.backbone} has no pretrained weights; {RANDOM}")
     return found
+
+
+def _tensors_of(network: nn.Module) -> list[Tensor]:
+    """Its parameters, buffers and other attributes that are tensors."""
+    plain = [value for part in network.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    return [*network.parameters(), *network.buffers(), *plain]
+
+
+def _own_code(modules: Iterable[str]) -> list[str]:
+    """What the files of these modules say, and of the user's own that they import, without comments; sorted."""
+    waiting: list[tuple[Path, Path]] = []  # each with the folder that its absolute imports are relative to
+    for name in modules:
+        path = getattr(sys.modules.get(name), "__file__", None)
+        if path and name.partition(".")[0] not in _LIBRARIES:
+            depth = name.count(".") + (Path(path).stem == "__init__")
+            waiting.append((Path(path), [*Path(path).parents][: depth + 1][-1]))
+    found: dict[Path, str] = {}
+    while waiting:
+        file, root = waiting.pop()
+        if file in found or not file.is_file() or Path(__file__).parents[1] in file.parents:
+            continue
+        found[file] = ""
+        with suppress(SyntaxError, ValueError):  # of compiled files
+            found[file] = ast.unparse(tree := ast.parse(file.read_bytes()))
+            imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+            for node in () if root.name in ("site-packages", "dist-packages") else imports:
+                base = [root, *file.parents][: getattr(node, "level", 0) + 1][-1]
+                base = base.joinpath(*(getattr(node, "module", None) or "").split("."))
+                places = [base, *(base.joinpath(*alias.name.split(".")) for alias in node.names)]
+                waiting += [(each, root) for at in places for each in (Path(f"{at}.py"), at / "__init__.py")]
+    return sorted(found.values())
 
 
 def are_others(weights: str | None, by: object, now: str | None) -> bool:

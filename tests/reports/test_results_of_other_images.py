@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import Net, make_pictures, train
+from small_run import Net, make_pictures, settings_of, train
 from torch import nn
 
+from aimwrap import Preprocessing
 from aimwrap.train import CheckpointError, RunFolderError
+from aimwrap.train.run import weights_of
 
 
 @pytest.fixture
@@ -98,6 +100,93 @@ def test_a_network_with_another_forward_makes_another_result(
     (tmp_path / "own" / "result.json").unlink()  # as of a run that was interrupted at its end
     with pytest.raises(CheckpointError, match=r"is of a run of mine:Net \w+, and this one is of mine:Net \w+, by"):
         train(done / "a", tmp_path / "own", backbone="mine:Net")
+
+
+CODE = """# A comment, which changes nothing.
+from torch import nn
+from aimwrap import Preprocessing
+from parts.values import scaled
+
+WIDTH = 4
+
+def prepare(images):
+    return scaled(images) * 1.0
+
+STD = 0.25
+
+class Net(nn.Sequential):
+    def forward(self, images):
+        return super().forward(prepare(images))
+
+def build():
+    trunk = nn.Sequential(nn.Conv2d(3, WIDTH, 3, 2, 1), nn.ReLU())
+    nn.init.normal_(trunk[0].weight, std=STD)
+    trunk.requires_grad_(True)
+    trunk[0].register_forward_hook(lambda module, given, output: output + 0.0)
+    network = Net(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 2))
+    network.preprocessing = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
+    return network
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("mine.py", " * 1.0", " * 0.0"),
+        ("mine.py", "STD = 0.25", "STD = 0.5"),
+        ("mine.py", "_(True)", "_(False)"),
+        ("mine.py", "output + 0.0", "output + 1.0"),
+        ("mine.py", "(32, 32), (0.5,)", "(32, 32), (0.4,)"),
+        ("parts/others.py", "2.0", "3.0"),
+    ],
+    ids=["function", "constant", "frozen", "hook", "preprocessing", "imported by an import"],
+)
+def test_other_code_of_ones_own_network_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str
+) -> None:
+    """All but the class of a network could be edited, and the old result was shown."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "parts" / "values.py").write_text("from .others import scaled")
+    (tmp_path / "parts" / "others.py").write_text("def scaled(images):\n    return images / 2.0")
+
+    def weights() -> str | None:
+        for name in ("mine", "parts", "parts.values", "parts.others"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return weights_of(settings_of(tmp_path, backbone="mine:build"))
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = weights()
+    (tmp_path / "mine.py").write_text(CODE.replace("# A comment", "# Another comment"))
+    assert weights() == before
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(text.replace(old, new))
+    assert old in text and weights() != before
+
+
+def test_what_a_network_is_built_with_from_elsewhere_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as by a file that its function reads, which no code says."""
+    found = []
+    for trained, mean, scale in ((True, 0.5, 1.0), (False, 0.5, 1.0), (True, 0.4, 1.0), (True, 0.5, 2.0)):
+        net = Net()
+        net.fc.requires_grad_(trained)
+        net.preprocessing = Preprocessing((32, 32), (mean,) * 3, (0.5,) * 3)  # type: ignore[assignment]
+        net.scale = torch.tensor(scale)
+        torch.manual_seed(0)
+
+        def built(net: nn.Module = net) -> nn.Module:
+            torch.rand(1)
+            return net
+
+        monkeypatch.setattr("small_run.built", built, raising=False)
+        for weight in net.parameters():
+            nn.init.constant_(weight, 0.5)
+        found.append(weights_of(settings_of(tmp_path, backbone="small_run:built")))
+    assert len({*found}) == 4
 
 
 def test_a_checkpoint_of_other_validation_images_is_refused_and_names_its_weights(done: Path) -> None:

@@ -46,6 +46,16 @@ def test_every_orientation_is_shown_upright(tmp_path: Path, name: str, orientati
     assert ImageOps.exif_transpose(read).tobytes() == read.tobytes(), "nobody turns it twice"
 
 
+def test_pillows_own_turn_is_not_repeated(tmp_path: Path) -> None:
+    """Docs and docstring say so, since a turn by hand keeps the EXIF data, and cannot be seen."""
+    save_turned(tmp_path / "x.png", 6)
+    prepare = Preprocessing((24, 16), (0.0,) * 3, (1.0,) * 3, "nearest", 1.0).transform()
+    with Image.open(tmp_path / "x.png") as picture:
+        assert torch.equal(prepare(ImageOps.exif_transpose(picture)), prepare(picture))
+        assert torch.equal(prepare(picture), prepare(Image.fromarray(CORNER)))
+    assert "ImageOps.exif_transpose" in (Preprocessing.transform.__doc__ or "")
+
+
 def test_notes_behind_the_pixels_count(tmp_path: Path) -> None:
     """Some programs write EXIF or XMP to the end of a PNG; the doctor then called its mask another image's."""
     for number in range(2):

@@ -1,6 +1,7 @@
 """Reports about wrapping a network: what tracing loses, sizes of images, layers in front, adapters."""
 
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -360,3 +361,29 @@ def test_a_layer_that_does_more_than_its_weights_say_has_no_exact_map() -> None:
     nn.init.zeros_(network.fc.weight)
     nn.init.zeros_(network.fc.bias)
     assert PooledClassifier(network).explained(images)[0].tolist() == [[0.0] * 7]  # a fresh head of zeros
+
+
+MEAN = [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("front", "kind"),
+    [
+        (v2.CenterCrop(48), "CenterCrop"),
+        (v2.Pad(16), "Pad"),
+        (nn.ZeroPad2d(16), "ZeroPad2d"),
+        (nn.Sequential(v2.Resize(80), v2.Normalize(MEAN, MEAN), v2.CenterCrop(64)), "CenterCrop"),
+        (v2.Compose([v2.Resize(80), v2.CenterCrop(64)]), "Compose"),
+        (nn.Sequential(v2.Resize(64), v2.Normalize(MEAN, MEAN)), None),
+        (nn.Conv2d(3, 3, 3, padding=1), None),
+        (nn.Sequential(nn.ZeroPad2d(3), nn.Conv2d(3, 3, 7)), None),
+    ],
+    ids=["crop", "pad", "zeros", "preset", "one transform", "resize", "convolution", "padding of a convolution"],
+)
+def test_a_layer_in_front_that_moves_pixels_is_warned_of(front: nn.Module, kind: str | None) -> None:
+    """Maps are laid over the whole image, so heatmaps were shifted, and energy pointing counted other pixels."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tap_backbone(nn.Sequential(front, TinyNet()), ["1.block2", "1.block3"], example_input=torch.zeros(1, 3, 64, 64))
+    said = [str(each.message) for each in caught if "will be shifted" in str(each.message)]
+    assert [kind in text and "Prepare images before the model" in text for text in said] == [True] * bool(kind)
