@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree
 
 from ._checks import check_images, check_second_look
-from ._numerics import wide_dtype
+from ._numerics import wide_dtype, without_autocast
 from .analysis.readout import evaluating, unwrap
 from .base import AIMBase, Cost, fresh_linear
 from .model import AIM
@@ -89,7 +89,7 @@ class SecondLook(Shareable):
             )
         check_second_look(margin=margin, least=least, fill=fill)
         self.first = first
-        self.margin, self.least, self.fill = margin, least, fill
+        self.margin, self.least, self.fill = int(margin), least, fill
         self.classifier = fresh_linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
 
     @property
@@ -248,7 +248,7 @@ class SecondLook(Shareable):
         return {f"first.{name}" for name, _ in tensors}
 
     def _looks(self) -> tuple[AIMBase, dict[str, Any]]:
-        return self.first, {"margin": self.margin, "least": float(self.least), "fill": float(self.fill)}
+        return self.first, {"margin": int(self.margin), "least": float(self.least), "fill": float(self.fill)}
 
     @classmethod
     def _rebuilt(cls: type[Model], config: Config, backbone: nn.Module | None, where: str) -> Model:
@@ -366,7 +366,8 @@ def spread(contributions: Tensor, boxes: Tensor, height: int, width: int) -> Ten
     left, top, right, bottom = boxes.to(contributions).unbind(1)
     rows = _overlaps(top, bottom, contributions.shape[2], height)
     columns = _overlaps(left, right, contributions.shape[3], width)
-    return rows[:, None] @ contributions @ columns[:, None].mT
+    with without_autocast(contributions):  # else the sums are of half precision
+        return rows[:, None] @ contributions @ columns[:, None].mT
 
 
 def _overlaps(begin: Tensor, end: Tensor, positions: int, pixels: int) -> Tensor:

@@ -428,6 +428,8 @@ def test_contributions_lie_on_the_image_with_the_same_sums(model: AIM, images: T
         points = each_row.T @ share @ each_column
         largest = placed[number, 0].abs().max().item()
         torch.testing.assert_close(placed[number, 0].double(), points, rtol=0, atol=0.03 * largest)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(explanation.on_the_image(), placed)
     with pytest.raises(ValueError, match="an AIM's grid is laid on the whole image"):
         explain(model, images).on_the_image()
 
