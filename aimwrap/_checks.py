@@ -53,7 +53,7 @@ def check_arguments(
 def check_second_look(*, margin: int, least: float, fill: float) -> None:
     """SecondLook's arguments."""
     if isinstance(margin, bool) or not isinstance(margin, Integral) or not 0 <= margin <= 1000:
-        raise ValueError(f"margin must be a number of positions, 0 to 1000, got {margin!r}")
+        raise ValueError(f"margin must be a whole number of positions, 0 to 1000, got {margin!r}")
     if isinstance(least, bool) or not isinstance(least, Real) or not 0 < least <= 1:
         raise ValueError(f"least must be a share of the image's sides in (0, 1], got {least!r}")
     if isinstance(fill, bool) or not isinstance(fill, Real) or not math.isfinite(fill):

@@ -20,6 +20,7 @@ class Twice(lightning.LightningModule):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.model = SecondLook(AIM.from_pretrained(folder))
+        self.model.first.requires_grad_(False)  # else DistributedDataParallel waits for its gradients
 
     def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
         images, labels = batch
@@ -39,7 +40,7 @@ class Twice(lightning.LightningModule):
 
 
 def main(data: str, folder: str) -> None:
-    twice = Twice(folder)
+    twice = Twice(folder).train()
     prepare = twice.model.preprocessing.transform()
     train_set, val_set = ImageFolder(f"{data}/train", prepare), ImageFolder(f"{data}/val", prepare)
     loader = DataLoader(train_set, batch_size=32, shuffle=True, num_workers=2)

@@ -162,9 +162,9 @@ def test_wrapped_models_are_found_and_others_refused(model: AIM) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"margin": -1}, r"margin must be a number of positions, 0 to 1000, got -1"),
-        ({"margin": 1.0}, r"margin must be a number of positions, 0 to 1000, got 1.0"),
-        ({"margin": True}, r"margin must be a number of positions, 0 to 1000, got True"),
+        ({"margin": -1}, r"margin must be a whole number of positions, 0 to 1000, got -1"),
+        ({"margin": 1.0}, r"margin must be a whole number of positions, 0 to 1000, got 1.0"),
+        ({"margin": True}, r"margin must be a whole number of positions, 0 to 1000, got True"),
         ({"least": 0}, r"least must be a share of the image's sides in \(0, 1\], got 0"),
         ({"least": 1.5}, r"least must be a share of the image's sides in \(0, 1\], got 1.5"),
         ({"least": None}, r"least must be a share of the image's sides in \(0, 1\], got None"),

@@ -103,7 +103,7 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
         A point per area, by size, and the model's own.
 
     Raises:
-        TypeError: if the model is not an AIM, or an area or a batch is of the wrong type.
+        TypeError: if the model is neither an AIM nor a second look, or an area or a batch is of the wrong type.
         ValueError: if there are no areas or no images, an area is repeated or not in (0, 1], or labels or groups do
             not fit.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import check_second_look
 from .._numerics import predicted_classes, without_autocast
 from .._text import table, with_progress
 from ..resizing import resize_to
@@ -109,10 +110,11 @@ def background_bias(
         The accuracy of the background, beside that of the kept region and chance.
 
     Raises:
-        TypeError: if the model is not an AIM, or a batch is of the wrong type.
-        ValueError: if labels do not fit, there are fewer images than folds or only one class, or the masks leave
-            nothing over or keep nothing.
+        TypeError: if the model is neither an AIM nor a second look, or a batch is of the wrong type.
+        ValueError: if the margin is not a whole number, labels do not fit, there are too few images or only one class, or the
+            masks leave nothing over or keep nothing.
     """
+    check_second_look(margin=margin, least=1.0, fill=0.0)
     second = inside(model, SecondLook)
     aim = unwrap(model if second is None else second.first)
     labels: list[Tensor] = []
@@ -144,7 +146,10 @@ def background_bias(
         raise ValueError(f"batches must hold at least {2 * FOLDS} images, got {sum(map(len, labels))}")
     measured = torch.cat(kept_shares) > 0
     if int(measured.sum()) < max(2 * FOLDS, len(measured) // 2):
-        raise ValueError("the masks keep nothing of most images, so there is nothing to compare; see MaskHealth")
+        raise ValueError(
+            f"the masks keep something of {int(measured.sum())} of {len(measured)} images only, too few to compare; "
+            "give more images, or see MaskHealth for the remedy"
+        )
     truth, hidden = torch.cat(labels)[measured], torch.cat(hidden_shares)[measured].mean().item()
     if len(truth.unique()) < 2:
         raise ValueError("batches must hold images of at least two classes, got one")

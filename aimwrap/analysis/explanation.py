@@ -25,7 +25,7 @@ class Explanation(NamedTuple):
     A notebook shows the first images' masks and contributions as images.
 
     Over positions, contributions add up to the logits: ``contributions.sum((2, 3)) + bias`` is ``logits`` at the
-    classes asked for. Outside the merged mask they are exactly zero.
+    classes asked for. Those of an AIM are exactly zero outside the merged mask.
 
     Attributes:
         logits: the prediction, for all classes, (N, num_classes).
@@ -39,9 +39,9 @@ class Explanation(NamedTuple):
             ``AIMOutput.stage_logits``. With the feature-preserving head the finest stage selects all features, and the
             deeper ones bring zeros.
         bias: what the classifier adds to each logit whatever it sees, (K,).
-        kept: the pixels that a second look was shown, (N, 1, H, W); None of an AIM. ``contributions`` are then those of
-            the second look, on the grid that the backbone's final map lays on its boxes; masks are the first look's,
-            and ``stage_contributions`` is empty.
+        kept: the pixels that a second look was shown, (N, 1, H, W) of the image's size; None of an AIM.
+            ``contributions`` are then those of the second look, on the grid that the backbone's final map lays on its
+            boxes; masks are the first look's, and ``stage_contributions`` is empty.
         boxes: the part of each image that a second look saw enlarged, (N, 4) as left, top, right, bottom in pixels.
     """
 
@@ -145,7 +145,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
         Logits, masks and contributions.
 
     Raises:
-        TypeError: if the model is not an AIM, or its final classifier not a linear layer.
+        TypeError: if the model is neither an AIM nor a second look, or its final classifier not a linear layer.
         ValueError: if a class does not exist, or the images do not fit.
 
     Example:

@@ -68,7 +68,8 @@ def verify(
         The checks, ``passed`` if all hold, and the measurements.
 
     Raises:
-        TypeError: if the model is not an AIM, or images, ``plain`` or ``batch_size`` are of the wrong type.
+        TypeError: if the model is neither an AIM nor a second look, or images, ``plain`` or
+            ``batch_size`` are of the wrong type.
         ValueError: if there are no images, or ``plain``'s class activation map cannot be found.
 
     Example:

@@ -187,6 +187,8 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
     if isinstance(second, SecondLook):
         images, view = second.cut_out(images, *second.look(images)[1:3]), LogitsView(second)
         view.on_cut_outs = True  # with maps on one grid, to multiply them with
+        if isinstance(inner, LogitsView):
+            view.cam_layer = inner.cam_layer  # which the user may have passed as the layer
     with evaluating(view), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()

@@ -112,7 +112,7 @@ class ServingModel(nn.Module):
             "preprocessing": json.dumps(self._preprocessing(preprocessing)),
         }
         if isinstance(self.model, SecondLook):
-            facts["second_look"] = json.dumps({name: getattr(self.model, name) for name in ("margin", "least", "fill")})
+            facts["second_look"] = json.dumps(self.model._looks()[1])
         return facts
 
     def _class_names(self, given: Sequence[str] | None) -> list[str]:

@@ -21,12 +21,14 @@ MARKER = (
 )
 _SHOWN_CLASSES = 20
 
-_CAUTION = """\
-## Words of caution
-
+_OF_FEATURES = """\
 - A mask shows which *features* were used, not which pixels. A feature sees more of the image than its cell, and the
   mask itself is computed from the whole image: the rest of the image can still reach the decision. `aimwrap.verify`
-  measures it.
+  measures it."""
+_OF_PIXELS = """\
+- The decision uses the kept pixels only. But the first look chose them from the whole image, so the rest of the image
+  can still change which pixels are kept, and their shape. `aimwrap.verify` measures it."""
+_CAUTION = """\
 - A finer map gets a better pointing score for free. Compare heatmaps at the same resolution.
 - One trained model is one seed. Where labels and background are tied, masks may settle on either, by seed.
 - Masking repairs what the classifier looks at, not what the backbone's features contain."""
@@ -55,7 +57,7 @@ def model_card(model: Savable, metrics: Mapping[str, Metric] | None, location: s
         f"## Use\n\n```python\n{_snippet(model, location)}\n```\n",
         f"## Model\n\n{_table(('', ''), facts_of(model))}\n",
         f"## Metrics\n\n{measured}\n",
-        _CAUTION,
+        f"## Words of caution\n\n{_OF_FEATURES if second_look is None else _OF_PIXELS}\n{_CAUTION}",
     ]
     return ModelCard("\n".join(parts) + "\n")
 

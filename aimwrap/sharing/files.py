@@ -21,7 +21,7 @@ from .recipe import decoded_json
 
 # The version is raised by whatever an older aimwrap would compute wrongly: a second look has 2, all else is as in 1.
 FORMAT: dict[str, Any] = {"format": "aimwrap", "format_version": 1}
-_NEWEST = 2
+TWICE = 2
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
@@ -159,7 +159,7 @@ def parsed(path: Path) -> dict[str, Any]:
 def _check_format(content: Mapping[str, Any], path: Path) -> None:
     if content.get("format") != FORMAT["format"]:
         raise ValueError(f"{path} was not written by aimwrap{_what_it_is(content)}")
-    version, ours = content.get("format_version"), _NEWEST
+    version, ours = content.get("format_version"), TWICE
     if type(version) is not int or version < 1:
         raise ValueError(
             f"{path}: 'format_version' must be an integer from 1 on, got {version!r}. Build the model as it was built, "

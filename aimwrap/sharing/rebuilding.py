@@ -18,7 +18,7 @@ from ..backbones.create import building_at_most, check_size, find_builder
 from ..base import AIMBase, Savable
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
-from .files import FORMAT, Config, parts
+from .files import FORMAT, TWICE, Config, parts
 from .recipe import decoded_json, differing_part, encoded_json, without_weights
 
 
@@ -27,7 +27,7 @@ def config_of(model: Savable, size: int, sha256: str) -> str:
     aim, second_look = model._looks()
     recipe, images = aim._recipe, aim.preprocessing
     named = recipe.named()
-    content = FORMAT | ({} if second_look is None else {"format_version": 2, "second_look": second_look})
+    content = FORMAT | ({} if second_look is None else {"format_version": TWICE, "second_look": second_look})
     content |= {
         "variant": aim.variant,
         "backbone": None

@@ -111,9 +111,8 @@ def check_values(
             try:
                 watched = {} if training else readers  # between a stage and its reader, training may thin a map
                 with _same_draws(like.device):
-                    returned, received = _own_maps(
-                        twin(), module_outputs, watched, images.clone()
-                    )  # overwritten, maybe
+                    own = images.clone()  # which the forward may overwrite
+                    returned, received = _own_maps(twin(), module_outputs, watched, own)
             except Exception as error:  # it has run on fake tensors of this shape
                 if training:  # norms of a single position want two images; a forward may ask for targets
                     trials += [(True, 2)] if count == 1 else []

@@ -145,6 +145,9 @@ def run_training(
             if fabric.world_size == 1:
                 raise
             raise ProcessError(f"process {fabric.global_rank} of {fabric.world_size}: {error}") from error
+        finally:
+            if run.writer is not None:
+                run.writer.close()
 
 
 def train(run: Run) -> None:

@@ -165,6 +165,7 @@ class Run:
         self.settings, self.folder, self.fabric = settings, folder, fabric
         self.report, self.quiet, self.tensorboard, self.keep_masks = report, quiet, tensorboard, keep_masks
         self.progress = Progress()
+        self.writer: Any = None  # TensorBoard's, after the first epoch
         self.weights = weights_of(settings)
         of_data.seed_generators(settings.seed)  # the same new layers in every process
         splits = of_data.read_splits(settings)

@@ -38,15 +38,17 @@ def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    # What a run wrote that was interrupted after its last checkpoint is hidden.
-    writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=line["epoch"])
+    if run.writer is None:  # one file for all epochs, since files of one second may be read in another order
+        # What a run wrote that was interrupted after its last checkpoint is hidden.
+        run.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=line["epoch"])
+    writer = run.writer
     for name, value in _scalars(line):
         writer.add_scalar(name, value, line["epoch"])
     lit = _lit(run)
     if lit is not None:
         name = "masks" if isinstance(run.evaluated, AIM) else "activation maps"
         writer.add_images(name, lit, line["epoch"])
-    writer.close()
+    writer.flush()
 
 
 def write_masks(run: Run, line: Mapping[str, Any]) -> None:

@@ -91,7 +91,7 @@ def test_each_loader_knows_the_others_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"margin": 10**9}, r"margin must be a number of positions, 0 to 1000, got 1000000000"),
+        ({"margin": 10**9}, r"margin must be a whole number of positions, 0 to 1000, got 1000000000"),
         ({"margin": -1}, r"margin must be"),
         ({"margin": [[]]}, r"margin must be"),
         ({"least": 0}, r"least must be a share"),

@@ -190,9 +190,8 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
         split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
     copied = any(COPY.sub("", name) in below.keys() - {name} for name in below)
-    several = any(len(found - {""}) > 1 for found in splits.values()) or min(map(len, splits.values())) > 1 < len(
-        splits
-    )
+    several = any(len(found - {""}) > 1 for found in splits.values())
+    several |= len(splits) > 1 and min(map(len, splits.values())) > 1
     if copied or several:
         raise ValueError(
             f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks "
