@@ -111,8 +111,8 @@ def background_bias(
 
     Raises:
         TypeError: if the model is neither an AIM nor a second look, or a batch is of the wrong type.
-        ValueError: if the margin is not a whole number, labels do not fit, there are too few images or only one class, or
-            the masks leave nothing over or keep nothing.
+        ValueError: if the margin is not a whole number, labels do not fit, there are too few images or only one class,
+            or the masks leave nothing over or keep nothing.
     """
     check_second_look(margin=margin, least=1.0, fill=0.0)
     second = inside(model, SecondLook)
