@@ -157,8 +157,14 @@ def unmoved_generators() -> Iterator[Callable[[], bool]]:
 
 def python_generators() -> list[tuple[Any, object]]:
     """Every generator of Python and of NumPy that there is, wherever it is kept, with its state."""
-    kinds = (random.Random, sys.modules["numpy"].random.BitGenerator) if "numpy" in sys.modules else (random.Random,)
+    kinds: tuple[type, ...] = (random.Random,)
+    everyones: list[Any] = [random.getstate.__self__]  # type: ignore[attr-defined]  # gc.freeze() may hide it
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"].random
+        kinds += (numpy.BitGenerator,)
+        everyones.append(numpy.get_state.__self__._bit_generator)
     found = [o for o in gc.get_objects() if issubclass(type(o), kinds) and not isinstance(o, random.SystemRandom)]
+    found += [generator for generator in everyones if not any(generator is other for other in found)]
     return [(generator, state_of_generator(generator)) for generator in found]
 
 

@@ -66,6 +66,15 @@ class GraphError(ValueError):
     """A graph that cannot be made, or a program whose outputs differ from the modules'."""
 
 
+def _has_own_code(network: nn.Module) -> bool:
+    """Whether anything in it is not of torch, torchvision or timm, and so may draw from generators of its own."""
+    libraries = ("torch", "torchvision", "timm")
+    return any(
+        type(part).__module__.split(".")[0] not in libraries or part._forward_hooks or part._forward_pre_hooks
+        for part in network.modules()
+    )
+
+
 class GraphNames:
     """The names of a backbone's graph nodes in train and in eval mode, and what users may call them.
 
@@ -75,7 +84,7 @@ class GraphNames:
 
     def __init__(self, shadow: nn.Module) -> None:
         self.traces: Traces = {}
-        drawn_from = python_generators()
+        drawn_from = python_generators() if _has_own_code(shadow) else []
         try:
             with warnings.catch_warnings(), unmoved_generators(), _noting_assignments(self.traces):
                 warnings.simplefilter("ignore")  # that the two graphs differ is why both are kept
