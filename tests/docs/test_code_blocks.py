@@ -168,7 +168,7 @@ def check_report(after: list[Names]) -> None:
 
 def check_start(after: list[Names]) -> None:
     assert after[0]["model"].class_names == ("0", "1") and Path("masks.png").stat().st_size > 10_000
-    assert after[2]["masks"][2].shape == (1, 1, 4, 4)
+    assert after[3]["masks"][2].shape == (1, 1, 4, 4)
 
 
 CHECKS: dict[str, Callable[[list[Names]], None]] = {  # what the pages' comments say comes out
