@@ -164,8 +164,7 @@ class SecondLook(Shareable):
     def _decided(self, images: Tensor, masks: dict[Stage, Tensor]) -> Prediction:
         """The second look at what the stages' masks keep."""
         merged = self.first.top_down.fuse(list(masks.values()), list(masks.values()))[1]
-        kept = kept_pixels(merged, images, self.margin)
-        return Prediction(self.logits_of(images, kept, boxes_around(kept, self.least)), masks)
+        return Prediction(self.logits_of(images, *self.region(merged, images)), masks)
 
     def features(self, images: Tensor) -> Tensor:
         """The classifier's input, (N, D). Nothing before it is trained, so it may be kept for all epochs."""
@@ -203,9 +202,13 @@ class SecondLook(Shareable):
         """
         with evaluating(self.first):
             features = self.first.forward_masks(self.first.forward_backbone(images))
-            kept = kept_pixels(features.merged_mask, images, self.margin)
-            boxes = boxes_around(kept, self.least)
+            kept, boxes = self.region(features.merged_mask, images)
             return self.closer(images, kept, boxes), kept, boxes, self.first.forward_head(features)
+
+    def region(self, merged_mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``kept`` and ``boxes`` of :class:`SecondLookOutput`, for a merged mask (N, 1, h, w)."""
+        kept = kept_pixels(merged_mask, images, self.margin)
+        return kept, boxes_around(kept, self.least)
 
     @torch.no_grad()
     def closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:

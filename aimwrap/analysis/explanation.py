@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._checks import check_numbers
 from .._numerics import both_sides, predicted_classes
 from .._text import numbered
-from ..second_look import SecondLook, boxes_around, kept_pixels, spread
+from ..second_look import SecondLook, spread
 from ..taps import Stage
 from . import html
 from .readout import bias_of, evaluating, inside, linear_classifier, shares, unwrap
@@ -169,8 +169,7 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
     bias = both_sides(bias_of(linear), 0)[asked]
     probabilities = {stage: torch.sigmoid(logits.float()) for stage, logits in features.mask_logits.items()}
     if second is not None:
-        kept = kept_pixels(merged, images, second.margin)
-        boxes = boxes_around(kept, second.least)
+        kept, boxes = second.region(merged, images)
         closer = second.closer(images, kept, boxes)
         contributions = shares(linear, closer, torch.ones_like(closer[:, :1]), "all", asked)
         logits = linear(closer.mean((2, 3)))

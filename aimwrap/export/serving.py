@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..analysis.readout import inside, linear_classifier, shares, unwrap
 from ..model import AIM
-from ..second_look import SecondLook, boxes_around, kept_pixels
+from ..second_look import SecondLook
 
 
 class ServingModel(nn.Module):
@@ -76,8 +76,7 @@ class ServingModel(nn.Module):
         seen = {name: features.masks[stage] for stage, name in self.mask_names.items()}
         seen["merged_mask"] = merged_mask.clone()  # with the feature-preserving head it is a stage's own
         if isinstance(self.model, SecondLook):
-            kept = seen["kept"] = kept_pixels(merged_mask, images, self.model.margin)
-            boxes = seen["boxes"] = boxes_around(kept, self.model.least)
+            seen["kept"], seen["boxes"] = kept, boxes = self.model.region(merged_mask, images)
             closer = self.model.closer(images, kept, boxes)
             logits = linear(closer.mean((2, 3)))
             contributions = shares(linear, closer, torch.ones_like(closer[:, :1]), "all")
