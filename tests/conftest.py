@@ -1,6 +1,7 @@
 """What every test uses: one thread, a fresh seed per test, wrapped models shared where they are only read."""
 
 import functools
+import gc
 from collections.abc import Callable
 
 import hypothesis
@@ -14,6 +15,12 @@ from aimwrap import AIM
 torch.set_num_threads(1)  # the machine is shared; and so that sums come in one order
 hypothesis.settings.register_profile("aimwrap", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("aimwrap")
+
+
+def pytest_collection_finish() -> None:
+    """Wrapping looks for random generators among all objects: leave out what stays until the end anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

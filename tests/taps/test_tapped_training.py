@@ -2,8 +2,9 @@
 
 import copy
 import functools
+import gc
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -52,6 +53,15 @@ from aimwrap import AIM, AIMLoss
 from aimwrap.taps import tap_backbone
 from aimwrap.taps.graph import GraphProgram
 from aimwrap.taps.hooks import HookProgram
+
+
+@pytest.fixture(autouse=True)
+def unfrozen() -> Iterator[None]:
+    """The generators of these networks are made at import, which ``conftest.py`` leaves out of the search for them."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
 
 TRAINED_LAYERS = [
     SkipsByTorchsNumbers,
