@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from zoo import TinyNet, aim, lively
 
-from aimwrap import MaskHealth, SecondLook, area_curve
+from aimwrap import MaskHealth, SecondLook, area_curve, explain
 from aimwrap.analysis.readout import evaluating
 
 
@@ -47,3 +47,14 @@ def test_health_in_a_loop_knows_that_the_first_look_is_never_in_training_mode(se
     assert health.report()[0].symptom == "not finite"
     with pytest.raises(TypeError, match="output must be what an AIM returns"):
         health.update(second(images, masks=torch.ones(4, 1, 2, 2)), training=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_contributions_follow_a_weight_norm(second: SecondLook) -> None:
+    """It sets the weights in each forward: those before it are of the step before."""
+    nn.utils.weight_norm(second.classifier)
+    second.eval()
+    with torch.no_grad():
+        second.classifier.weight_g.mul_(3.0)
+    found = explain(second, torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(found.contributions.sum((2, 3)) + found.bias, found.logits)

@@ -68,6 +68,12 @@ class BackgroundBias:
             ("where the box is", f"{self.box_accuracy:.3f}", ""),
             ("nothing", f"{self.chance:.3f}", ""),
         ]
+        caution = "What the masks leave of an object counts as background, and so does a true cause."
+        return f"{table(rows)}\n{self.verdict} {caution}"
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers say, in one or two sentences."""
         images = int(self.measured.sum())
         if self.low > max(self.chance, self.box_accuracy):
             said = f"The background gives the label away in {self.accuracy:.0%} of {images} images."
@@ -77,13 +83,17 @@ class BackgroundBias:
             said = f"Of {images} images, the background says no more than chance."
         if images < len(self.right):
             said += f" {len(self.right) - images} images with empty masks are left out."
-        caution = "What the masks leave of an object counts as background, and so does a true cause."
-        return f"{table(rows)}\n{said} {caution}"
+        return said
 
 
 @torch.no_grad()
 def background_bias(
-    model: nn.Module, batches: Iterable[Sequence[Tensor]], *, margin: int = 2, seed: int = 0
+    model: nn.Module,
+    batches: Iterable[Sequence[Tensor]],
+    *,
+    margin: int = 2,
+    seed: int = 0,
+    progress: bool = True,
 ) -> BackgroundBias:
     """Measure how well the background alone predicts the labels.
 
@@ -105,6 +115,7 @@ def background_bias(
             Use training images without augmentation; the features of all of them are kept.
         margin: positions by which the merged mask is grown on every side, so that it covers the object.
         seed: of the folds.
+        progress: whether to show a bar.
 
     Returns:
         The accuracy of the background, beside that of the kept region and chance.
@@ -125,7 +136,7 @@ def background_bias(
     of_objects: list[Tensor] = []
     one: Tensor | None = None
     with evaluating(aim):
-        for batch in with_progress(batches, "background"):
+        for batch in with_progress(batches, "background") if progress else batches:
             images, own, *_ = check_batch(batch, None, max(2, aim.num_classes))
             images = images.to(aim.classifier.weight.device)
             kept = kept_pixels(aim.forward_masks(aim.forward_backbone(images)).merged_mask, images, margin)

@@ -171,8 +171,8 @@ def explain(model: nn.Module, images: Tensor, classes: Sequence[int] | Tensor | 
     if second is not None:
         kept, boxes = second.region(merged, images)
         closer = second.closer(images, kept, boxes)
+        logits = linear(closer.mean((2, 3)))  # first: a weight norm sets the weights here
         contributions = shares(linear, closer, torch.ones_like(closer[:, :1]), "all", asked)
-        logits = linear(closer.mean((2, 3)))
         return Explanation(logits, output.masks, probabilities, merged, contributions, {}, bias, kept, boxes)
     parts = zip(aim.stages, aim.top_down.parts(list(features.masked.values())), strict=True)
     return Explanation(

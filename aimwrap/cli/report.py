@@ -70,6 +70,9 @@ def report(
         256, "Number of random images on which verify checks the masks. This check takes the most time.", min=1
     ),
     no_verify: bool = option(False, "Skip the check of the masks (verify).", "--no-verify"),
+    background_images: int = option(
+        500, "Number of random training images on which the background's share is measured. 0: none.", min=0
+    ),
     batch_size: int = option(32, "Number of images per forward pass.", min=1),
     workers: Workers = 2,
     device: str | None = option(None, "Device, such as cpu, cuda or cuda:1.", show_default="cuda if available"),
@@ -101,6 +104,7 @@ def report(
             notes=tuple(notes),
             limit=limit,
             verify_images=0 if no_verify else verify_images,
+            background_images=background_images,
             batch_size=batch_size,
             workers=workers,
             progress=not (quiet or as_json),

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
+from ..analysis.background import background_bias
 from ..analysis.verification import verify
-from ..data.release import ReleaseDataset
+from ..data import collate, eval_transform
+from ..data.release import ImageLoader, ReleaseDataset
 from ..preprocessing import Preprocessing
 from .content import Report, content_of
-from .measuring import Evaluation, evaluate
+from .measuring import Evaluation, evaluate, shown_id
 from .subjects import Role, Subject
 
 
@@ -32,6 +36,7 @@ def build_report(
     notes: tuple[str, ...] = (),
     limit: int = 1000,
     verify_images: int = 256,
+    background_images: int = 500,
     batch_size: int = 32,
     workers: int = 0,
     seed: int = 0,
@@ -59,6 +64,8 @@ def build_report(
         notes: further sentences for its readers.
         limit: how many images the gallery shows; of more, half are the worst and half are drawn at random.
         verify_images: how many images :func:`~aimwrap.verify` gets, drawn at random; 0 leaves it out.
+        background_images: how many training images, drawn at random, the first model with masks is given for
+            :func:`~aimwrap.background_bias`; 0 leaves it out.
         batch_size: images per forward pass.
         workers: processes that read images.
         seed: of the random draws.
@@ -88,7 +95,8 @@ def build_report(
         >>> [score["key"] for score in report.content["models"][0]["scores"]][:2]
         ['average', 'worst_group']
     """
-    _check_counts(limit=(limit, 1), verify_images=(verify_images, 0), batch_size=(batch_size, 1), workers=(workers, 0))
+    _check_counts(limit=(limit, 1), verify_images=(verify_images, 0), background_images=(background_images, 0))
+    _check_counts(batch_size=(batch_size, 1), workers=(workers, 0))
     given: list[tuple[nn.Module | None, Role, str | None]] = [
         (model, "model", name),
         (other, "other", other_name),
@@ -109,6 +117,10 @@ def build_report(
     verifications = [
         _verified(subject, control, evaluation, **settings) if verify_images else None for subject in subjects
     ]
+    masked = next((subject for subject in subjects if subject.aim is not None), None)
+    background = None
+    if background_images and masked is not None and "train" in images.splits:
+        background = _background(masked, images, background_images, workers=workers, **settings)
     content = content_of(
         evaluation,
         root=images.release.root.name if root is None else root,
@@ -116,6 +128,7 @@ def build_report(
         command=command,
         notes=found_notes,
         verifications=verifications,
+        background=background,
     )
     return Report(content)
 
@@ -205,6 +218,42 @@ def _verified(
         "survival": [row._asdict() for row in found.survival],
         "area": found.area if found.area == found.area else None,
         "note": found.note,
+    }
+
+
+def _background(
+    subject: Subject, images: ReleaseDataset, most: int, *, batch_size: int, workers: int, seed: int, progress: bool
+) -> dict[str, Any]:
+    """The findings of :func:`~aimwrap.background_bias` on training images as plain values, or why there are none."""
+    training = ReleaseDataset(images.release, "train", eval_transform(subject.preprocessing))
+    drawn = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed + 2))[:most].sort().values
+    loader = ImageLoader(
+        Subset(training, drawn.tolist()),
+        batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # else torch's is moved
+    )
+    weight = next(subject.network.parameters())
+    batches = ((batch.image.to(weight.device, weight.dtype), batch.label) for batch in loader)
+    try:
+        found = background_bias(subject.network, batches, seed=seed, progress=progress)
+    except (OSError, ValueError) as error:  # such as training images that are not on this machine
+        return {"verdict": f"Not measured: {error}.", "rows": []}
+    rows = [
+        ("the background", found.accuracy, found.low, found.high),
+        ("the kept region", found.object_accuracy, found.object_low, found.object_high),
+        ("where the box is", found.box_accuracy, None, None),
+        ("nothing: the most frequent class", found.chance, None, None),
+    ]
+    names = ("sees", "accuracy", "low", "high")
+    wrong = [training.records[int(drawn[number])] for number in found.wrong]
+    return {
+        "verdict": found.verdict,
+        "rows": [dict(zip(names, row, strict=True)) for row in rows],
+        "hidden": found.hidden,
+        "images": len(drawn),
+        "wrong": [shown_id(record, images.release.root) for record in wrong],
     }
 
 

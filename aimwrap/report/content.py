@@ -99,6 +99,8 @@ class Report:
                 failed = [check["name"] for check in model["verification"]["checks"] if not check["passed"]]
                 said = f"FAILED: {', '.join(failed)}" if failed else "every guarantee holds"
                 lines.append(f"  verify, on {model['verification']['images']} images: {said}")
+        if self.content["background"] is not None:
+            lines += ["", self.content["background"]["verdict"]]
         if self.content["differences"] is not None:
             lines += ["", "Difference, first minus second", _score_table(self.content["differences"])]
         return "\n".join(lines)
@@ -132,6 +134,7 @@ def content_of(
     command: str | None,
     notes: Sequence[str],
     verifications: Sequence[dict[str, Any] | None],
+    background: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Dicts, lists, texts and finite numbers; the arguments are those of ``build_report``, or made by it."""
     from .. import __version__
@@ -162,6 +165,7 @@ def content_of(
             {**_model(seen, groups, images.labels, objects, evaluation.coarsest), "verification": verification}
             for seen, verification in zip(evaluation.seen, verifications, strict=True)
         ],
+        "background": background,
         "differences": _differences(evaluation, groups),
         "images": [card for _, card in shown],
     }

@@ -93,6 +93,7 @@ def make_content(
         },
         "image_size": [SIDE, SIDE],
         "models": [_model(look, index, shown, names, groups, objects) for index, look in enumerate(looks)],
+        "background": _background() if alone.kind == "aim" else None,
         "differences": _differences(shown, objects) if compare else None,
         "images": shown,
     }
@@ -338,6 +339,23 @@ def _verification() -> dict[str, Any]:
     }
 
 
+def _background() -> dict[str, Any]:
+    counts = {
+        "the background": 96,
+        "the kept region": 91,
+        "where the box is": 55,
+        "nothing: the most frequent class": 34,
+    }
+    rows = [{"sees": name, **_rate(count, 100)} for name, count in counts.items()]
+    return {
+        "verdict": "The background gives the label away in 96% of 100 images.",
+        "rows": [{"accuracy" if key == "rate" else key: value for key, value in row.items()} for row in rows],
+        "hidden": 0.31,
+        "images": 100,
+        "wrong": [f"bird/{number:05d}.jpg" for number in (3, 17, 59, 98)],
+    }
+
+
 def _rate(count: int, images: int) -> dict[str, float]:
     low, high = wilson_interval(count, images)
     return {"rate": count / images, "low": low, "high": high}
@@ -376,6 +394,8 @@ def _made_hostile(content: dict[str, Any]) -> dict[str, Any]:
             model["verification"]["note"] = HOSTILE[0]
             for check, name in zip(model["verification"]["checks"], names, strict=False):
                 check |= {"name": name, "detail": name}
+    if content["background"]:
+        content["background"]["wrong"] = names
     for position, image in enumerate(content["images"]):
         image["id"] = names[position % len(names)]
     return content

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import TinyNet
 
-from aimwrap import AIM, Preprocessing, explain
+from aimwrap import AIM, Preprocessing, background_bias, explain
 from aimwrap.data import LabelledTable, ReleaseDataset, eval_transform
 from aimwrap.metrics import chance_level, energy_pointing_game, mask_precision, mask_recall
 from aimwrap.report import Report, build_report
@@ -304,3 +304,53 @@ def test_what_is_printed(report: Report) -> None:
     assert any(line.startswith("  Energy pointing  ") and "[" in line for line in lines)
     assert "  verify, on 5 images: every guarantee holds" in lines
     assert report.headline["models"][0]["scores"] == report.content["models"][0]["scores"]
+
+
+def test_the_background_is_that_of_training_images(
+    tmp_path: Path, models: tuple[AIM, TinyNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_position(*maps: Tensor) -> Tensor:
+        logits = torch.full_like(maps[0][:, :1], -3.0)
+        logits[:, :, logits.shape[2] // 2, logits.shape[3] // 2] = 3.0
+        return logits
+
+    for estimator in models[0].mask_estimators.values():
+        monkeypatch.setattr(estimator, "forward", one_position)
+    table = make_pictures(tmp_path, {"train": 40, "test": 4})
+    preprocessing = PREPROCESSING._replace(image_size=(256, 256))
+    images, transform = LabelledTable(table, "train"), eval_transform(preprocessing)
+    options: dict[str, Any] = {"preprocessing": preprocessing, "verify_images": 0, "background_images": 30}
+    options |= {"progress": False}
+    content = build_report(models[1], LabelledTable(table, "test"), other=models[0], **options).content
+    found = content["background"]
+    drawn = torch.randperm(40, generator=torch.Generator().manual_seed(2))[:30].sort().values.tolist()
+    samples = [transform(images[number]) for number in drawn]
+    batch = torch.stack([sample.image for sample in samples]), torch.tensor([sample.label for sample in samples])
+    expected = background_bias(models[0], [batch])
+    assert found["verdict"] == expected.verdict and found["images"] == 30 and found["hidden"] == expected.hidden
+    assert found["rows"][0] == {
+        "sees": "the background",
+        "accuracy": expected.accuracy,
+        "low": expected.low,
+        "high": expected.high,
+    }
+    assert [row["accuracy"] for row in found["rows"]] == [
+        *(expected.accuracy, expected.object_accuracy, expected.box_accuracy, expected.chance)
+    ]
+    assert found["wrong"] == [f"train{drawn[number]:02d}.png" for number in expected.wrong]
+    assert expected.verdict in str(Report(content)) and "Not measured" not in render(content)
+    assert "background_images" not in content
+
+
+def test_where_the_background_cannot_be_measured_it_says_why(tmp_path: Path, models: tuple[AIM, TinyNet]) -> None:
+    def found(table: Path, **options: Any) -> Any:
+        test = LabelledTable(table, "test")
+        return build_report(models[0], test, verify_images=0, **options, **SILENT).content["background"]
+
+    few = found(make_pictures(tmp_path / "few"))
+    assert few == {"verdict": "Not measured: batches must hold at least 10 images, got 8.", "rows": []}
+    assert found(tmp_path / "few" / "birds.csv", background_images=0) is None
+    assert found(make_pictures(tmp_path / "none", {"test": 4})) is None
+    table = make_pictures(tmp_path / "gone", {"train": 12, "test": 4})
+    (tmp_path / "gone" / "train03.png").unlink()
+    assert "train03.png" in found(table)["verdict"]

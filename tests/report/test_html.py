@@ -238,9 +238,13 @@ def test_not_a_number_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "there", "missing"),
     [
-        ({"plain": False}, {"masks", "verification"}, {"pointing"}),
+        ({"plain": False}, {"masks", "verification", "background"}, {"pointing"}),
         ({"objects": False}, {"masks", "verification"}, {"pointing"}),
-        ({"alone": PLAIN._replace(role="model"), "plain": False}, {"groups"}, {"masks", "verification", "pointing"}),
+        (
+            {"alone": PLAIN._replace(role="model"), "plain": False},
+            {"groups"},
+            {"masks", "verification", "pointing", "background"},
+        ),
         ({"compare": True}, {"masks", "verification", "pointing"}, set()),
     ],
 )
