@@ -1,7 +1,8 @@
-"""The command line: ``aimwrap demo``, ``inspect``, ``data``, ``train``, ``report`` and ``export``, a file for each.
+"""The command line: ``aimwrap demo``, ``inspect``, ``data``, ``train``, ``report`` and the others, a file for each.
 
-Needs the extra ``cli``; the demo needs ``demo``, training ``train``, reports ``report``, and ONNX ``export``. Nothing
-here imports torch: a command imports what it needs when it is called, so that help and completion are fast.
+Needs the extra ``cli``; the demo needs ``demo``, training ``train``, reports ``report``, COCO files ``masks``, and ONNX
+``export``. Nothing here imports torch: a command imports what it needs when it is called, so that help and completion
+are fast.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import data, demo, export, inspect, report, train
+from . import data, demo, export, inspect, masks, report, train
 from .outcomes import Command, Group, leave_quietly
 
 BEFORE, TRAINING, AFTER = "Before training", "Training", "With a trained model"
@@ -25,6 +26,7 @@ From an empty folder to an exported model:
     aimwrap train built digits95 --backbone resnet10t --no-pretrained \\
         --epochs 2 --out runs/try
     aimwrap report runs/try/seed-0/model built digits95   # an HTML page
+    aimwrap masks runs/try/seed-0/model photos   # what it kept, as PNG files
     aimwrap export runs/try/seed-0/model         # ONNX, compared with the model
 
 Each command's help has more examples, such as aimwrap train --help.
@@ -56,6 +58,7 @@ app.command(cls=Command, epilog=inspect.EPILOG, rich_help_panel=BEFORE)(inspect.
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.command(cls=Command, epilog=train.EPILOG, rich_help_panel=TRAINING)(train.train)
 app.command(cls=Command, epilog=report.EPILOG, rich_help_panel=AFTER)(report.report)
+app.command(cls=Command, epilog=masks.EPILOG, rich_help_panel=AFTER)(masks.masks)
 app.command(cls=Command, epilog=export.EPILOG, rich_help_panel=AFTER)(export.export)
 
 
@@ -73,7 +76,7 @@ def aimwrap(
 ) -> None:
     """Train CNN classifiers that use only a few positions of their feature maps, and show which positions.
 
-    The commands check a data set, train a model, report on it and export it.
+    The commands check a data set, train a model, report on it, write its masks and export it.
     """
 
 

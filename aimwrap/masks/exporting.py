@@ -1,0 +1,340 @@
+"""The pass over the images: masks into a folder, image by image, continued where it was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from .._files import locked, parts_of, read_json, write_json
+from .._numerics import both_sides
+from .._text import numbered, with_progress
+from ..analysis.look import Look, look
+from ..analysis.readout import inside, unwrap
+from ..data.io import open_image, pictures_below, size_and_orientation
+from ..data.release import ImageLoader, Record, Release, ReleaseDataset, read_sample
+from ..preprocessing import Preprocessing
+from ..second_look import SecondLook
+from .formats import above, box_around, coco, digest_of, grey, overlaid, run_lengths, yolo
+from .placing import as_stored as turned_back
+from .placing import maps_on, seen_part
+
+What = Literal["merged", "stages", "kept", "contributions", "overlay"]
+Format = Literal["png", "npy", "coco", "yolo"]
+SETTINGS, JOURNAL = "settings.json", "masks.jsonl"
+
+
+class MaskExport(NamedTuple):
+    """What :func:`export_masks` wrote.
+
+    Attributes:
+        folder: with a folder per kind of mask, and the journal ``masks.jsonl``, a line per image.
+        images: how many there are in it.
+        written: how many of them were written now; the others were there.
+        kinds: of masks: names of the folders, and of the COCO files.
+    """
+
+    folder: Path
+    images: int
+    written: int
+    kinds: tuple[str, ...]
+
+    def __str__(self) -> str:
+        there = self.images - self.written
+        said = f"{numbered(self.images, 'image')}, {there:,} of them were there already" if there else ""
+        return f"{self.folder}: {', '.join(self.kinds)} of {said or numbered(self.images, 'image')}"
+
+
+def export_masks(
+    model: nn.Module,
+    images: str | Path | Sequence[str | Path] | ReleaseDataset,
+    out: str | Path,
+    *,
+    what: Sequence[What] | None = None,
+    formats: Sequence[Format] = ("png",),
+    threshold: float | Literal["otsu"] | None = None,
+    as_stored: bool = False,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+) -> MaskExport:
+    """Write what a model kept of each image, at the image's own size.
+
+    The resizing and the crop of the model's preprocessing are undone: a pixel has the value of the position that its
+    centre is in, and what the crop left out is 0. If the run is interrupted, the same call continues it; images that
+    were added or changed since are done, and those that are done are left alone.
+
+    Args:
+        model: an :class:`~aimwrap.AIM` or a :class:`~aimwrap.SecondLook` that knows its ``preprocessing``.
+        images: a folder, with all folders below it; paths of files; or a data set such as ``Built(root, "train")``,
+            whose transform is not used.
+        out: folder to write into: one folder per kind of mask, with the images' names.
+        what: ``"merged"``: the merged mask; ``"stages"``: each stage's; ``"kept"``: the pixels that a second look
+            sees; ``"contributions"`` of each pixel to the predicted class; ``"overlay"``: the image, darker where the
+            merged mask or the kept pixels are 0. By default the kept pixels of a second look, else the merged mask.
+        formats: ``"png"``: masks as 0 and 255, contributions from 0 to their largest; ``"npy"``: bool, and float32
+            with the logit, without its bias, as sum; ``"coco"``: one JSON file per kind, masks as run lengths (extra
+            ``masks``); ``"yolo"``: a text per image with a box. The last two are for masks, and their class is the
+            label where it is known, else the prediction.
+        threshold: makes a mask of the contributions: a share of the largest, or ``"otsu"`` for each image's own.
+        as_stored: of photographs that EXIF data turn, count the pixels in the file, as programs do that ignore these
+            data; else as they are shown. Masks of a data set always fit its own masks.
+        batch_size: images per forward pass.
+        workers: processes that read images.
+        progress: whether to show a bar.
+
+    Returns:
+        What was written.
+
+    Raises:
+        BlockingIOError: if another process is writing into the folder.
+        FileNotFoundError: if an image or the folder is not there.
+        ImportError: for COCO without pycocotools.
+        TypeError: if the model is neither an AIM nor a second look.
+        ValueError: if there are no images, one is damaged, the folder holds masks of another model or of other
+            settings, or an argument is not as described.
+
+    Example:
+        >>> import tempfile
+        >>> from aimwrap import AIM, Preprocessing
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (120, 90)).save(folder / "a.jpg")
+        >>> model = AIM("test_convnext", backbone_kwargs={"num_classes": 2})
+        >>> model.preprocessing = Preprocessing((96, 96), (0.5,) * 3, (0.5,) * 3)
+        >>> found = export_masks(model, folder, folder / "masks", progress=False)
+        >>> found.images, Image.open(folder / "masks" / "merged" / "a.png").size
+        (1, (120, 90))
+    """
+    second = inside(model, SecondLook)
+    network = unwrap(model) if second is None else second
+    own: What = "merged" if second is None else "kept"
+    asked = tuple(what or (own,))
+    _check(network, asked, formats, threshold)
+    if as_stored and isinstance(images, ReleaseDataset):
+        raise ValueError("as_stored is for folders and files; masks of a data set always fit its own masks")
+    assert network.preprocessing is not None
+    sources, classes = _sources(images), _classes(network, images)
+    folder, weight = Path(out), next(network.parameters())
+    settings: dict[str, Any] = {"what": sorted(asked), "formats": sorted(formats), "threshold": threshold}
+    settings |= {"as_stored": as_stored, "weights": digest_of(network), "images": str(network.preprocessing)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        done = _begin(folder, settings)
+        files = [source.digest() for source in sources]
+        todo = [n for n, source in enumerate(sources) if done.get(source.image, {}).get("file") != files[n]]
+        loader = ImageLoader(
+            Subset(_Prepared(sources, network.preprocessing), todo),
+            batch_size,
+            num_workers=workers,
+            generator=torch.Generator(),  # else torch's is moved
+        )
+        position = iter(todo)
+        for batch, sizes in with_progress(loader, "masks") if progress else loader:
+            seen, lines = look(network, batch.to(weight.device, weight.dtype)).cpu(), []
+            for row, size in enumerate(sizes.tolist()):
+                source = sources[number := next(position)]
+                maps = maps_on(seen, row, (*asked, own), seen_part(network.preprocessing, tuple(size)), tuple(size))
+                arrays = _masks_of({name: values.numpy() for name, values in maps.items()}, threshold)
+                if "overlay" in asked:
+                    _save(overlaid(source.picture(), arrays[own]), folder / "overlay" / f"{source.name}.jpg")
+                if own not in asked:
+                    del arrays[own]
+                if as_stored:
+                    turn = size_and_orientation(source.path)[1]
+                    arrays = {name: turned_back(values, turn) for name, values in arrays.items()}
+                line = _facts(source, seen, row, arrays, size, "coco" in formats)
+                _write(folder, source, arrays, line, formats)
+                lines.append(line | {"file": files[number]})
+            with (folder / JOURNAL).open("a", encoding="utf-8") as journal:
+                journal.writelines(json.dumps(line) + "\n" for line in lines)
+            done.update((line["image"], line) for line in lines)
+        ordered = [done[source.image] for source in sources]
+        masks = tuple(ordered[0]["masks"])
+        if "coco" in formats:
+            for kind in masks:
+                write_json(folder / f"{kind}.json", coco(kind, ordered, classes))
+        if "yolo" in formats:
+            (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    written = {"contributions", "overlay"} & set(asked)
+    return MaskExport(folder, len(sources), len(todo), (*masks, *sorted(written - set(masks))))
+
+
+class _Source(NamedTuple):
+    """An image: its file, its path in the output, and what a data set says of it."""
+
+    path: Path
+    image: str
+    name: str  # the same without suffix
+    record: Record | None = None
+    release: Release | None = None
+
+    def picture(self) -> Image.Image:
+        """It, upright, or as the data set's own masks count its pixels."""
+        if self.record is None or self.release is None:
+            return open_image(self.path)
+        picture: Image.Image = read_sample(self.record, self.release).image
+        return picture
+
+    def digest(self) -> str:
+        """Another one where the file has changed."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} is not there; pass a folder, or paths of images")
+        return hashlib.sha256(b"".join(parts_of(self.path))).hexdigest()[:16]
+
+
+class _Prepared(Dataset[tuple[Tensor, Tensor]]):
+    """Images as the model takes them, with the (H, W) that they had."""
+
+    def __init__(self, sources: Sequence[_Source], preprocessing: Preprocessing) -> None:
+        self._sources, self._transform = sources, preprocessing.transform()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self._sources[index].picture()
+        return self._transform(image), torch.tensor([image.height, image.width])
+
+
+def _check(network: nn.Module, what: Sequence[str], formats: Sequence[str], threshold: float | str | None) -> None:
+    for name, values, known in (("what", what, get_args(What)), ("formats", formats, get_args(Format))):
+        if isinstance(values, str) or not values or not set(values) <= set(known):
+            raise ValueError(f"{name} must be a list of some of {', '.join(known)}, got {values!r}")
+    if threshold not in (None, "otsu") and not (isinstance(threshold, int | float) and 0 <= threshold < 1):
+        raise ValueError(f"threshold must be a share of the largest contribution, 0 to 1, or 'otsu', got {threshold!r}")
+    if threshold is not None and "contributions" not in what:
+        raise ValueError("threshold is for contributions; add 'contributions' to what")
+    if "kept" in what and not isinstance(network, SecondLook):
+        raise ValueError("what: 'kept' is of a second look, and the model is an AIM; use 'merged'")
+    files = {"coco", "yolo"} & set(formats)
+    if files and not set(what) - {"overlay"} - ({"contributions"} if threshold is None else set()):
+        raise ValueError(f"formats: {' and '.join(sorted(files))} need a mask; of contributions, pass threshold='otsu'")
+    if "coco" in formats:
+        run_lengths(np.zeros((1, 1), bool))  # to see at the beginning that it can be written
+    if network.preprocessing is None:
+        raise ValueError(
+            "model does not say how its images are prepared; assign aimwrap.Preprocessing(image_size, mean, std) to "
+            "model.preprocessing, with the values that it was trained with"
+        )
+
+
+def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset) -> list[_Source]:
+    """The images, each with a name of its own below a common folder."""
+    records: list[Record | None] = []
+    if isinstance(images, ReleaseDataset):
+        records, release = list(images.records), images.release
+        paths, root = [record.path for record in images.records], release.root
+    elif isinstance(images, str | Path) and Path(images).is_dir():
+        root, release = Path(images), None
+        paths = [root / name for name in pictures_below(root)]
+    else:
+        paths, release = [Path(path) for path in ([images] if isinstance(images, str | Path) else images)], None
+        root = paths[0].parent if paths else Path()
+    if not paths:
+        raise ValueError(f"images must have at least one picture, and {root} has none")
+    root = root if all(path.is_relative_to(root) for path in paths) else Path(os.path.commonpath(paths)).parent
+    names = [path.relative_to(root).as_posix() for path in paths]
+    if len(set(names)) < len(names):
+        raise ValueError("images must be different files, and one is there twice")
+    stems = [name.rpartition(".")[0] or name for name in names]
+    twice = {stem for stem, count in Counter(stems).items() if count > 1}  # a.jpg and a.png
+    names_out = [name if stem in twice else stem for name, stem in zip(names, stems, strict=True)]
+    records = records or [None] * len(paths)
+    return [_Source(*each, release) for each in zip(paths, names, names_out, records, strict=True)]
+
+
+def _classes(network: Any, images: object) -> list[str]:
+    if isinstance(images, ReleaseDataset):
+        return list(images.classes)
+    return list(network.class_names or map(str, range(max(2, network.num_classes))))
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The lines of the journal by image, in a folder of the same settings or a new one."""
+    path, journal = folder / SETTINGS, folder / JOURNAL
+    if path.is_file():
+        try:
+            found = read_json(path)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged: {error}; name another folder, or remove this one") from error
+        others = [name for name, value in settings.items() if not isinstance(found, dict) or found.get(name) != value]
+        if others:
+            raise ValueError(f"{folder} holds masks with other {', '.join(others)}; name another folder")
+    elif journal.exists():
+        raise ValueError(f"{folder} has a {JOURNAL} and no {SETTINGS}; name another folder")
+    else:
+        write_json(path, settings)
+    lines: dict[str, dict[str, Any]] = {}
+    text = journal.read_text(encoding="utf-8") if journal.is_file() else ""
+    if not text.endswith("\n") and text:  # the last line of a process that was killed
+        text = text[: text.rfind("\n") + 1]
+        journal.write_text(text, encoding="utf-8")
+    for number, written in enumerate(text.splitlines(), start=1):
+        try:
+            line = json.loads(written)
+            lines[line["image"]] = line
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{journal}, line {number} is damaged; name another folder, or remove this one") from error
+    return lines
+
+
+def _masks_of(maps: dict[str, np.ndarray[Any, Any]], threshold: float | str | None) -> dict[str, np.ndarray[Any, Any]]:
+    """Masks as truth values; contributions, too, with a threshold."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for name, values in maps.items():
+        if name == "contributions":
+            found[name] = values if threshold is None else above(values, threshold)
+        else:
+            found[name] = values > 0
+    return found
+
+
+def _facts(
+    source: _Source, seen: Look, row: int, arrays: dict[str, np.ndarray[Any, Any]], size: list[int], lengths: bool
+) -> dict[str, Any]:
+    """An image's line of the journal."""
+    logits = both_sides(seen.logits[row].float(), 0)
+    predicted = int(logits.argmax())
+    label = None if source.record is None else source.record.label
+    number = predicted if label is None else label
+    masks: dict[str, Any] = {}
+    for name, mask in arrays.items():
+        if mask.dtype == bool:
+            masks[name] = {"pixels": int(mask.sum()), "box": box_around(mask)}
+            masks[name] |= {"run_lengths": run_lengths(mask)} if lengths else {}
+    shape = next((mask.shape for mask in arrays.values()), size)
+    return {
+        "image": source.image,
+        "size": list(shape),
+        "class": number,
+        "predicted": predicted,
+        "confidence": round(logits.softmax(0)[number].item(), 6),
+        "masks": masks,
+    }
+
+
+def _write(
+    folder: Path, source: _Source, arrays: dict[str, np.ndarray[Any, Any]], line: dict[str, Any], formats: Sequence[str]
+) -> None:
+    for name, values in arrays.items():
+        path = folder / name / source.name
+        if "png" in formats:
+            _save(Image.fromarray(grey(values)), path.with_name(f"{path.name}.png"))
+        if "npy" in formats:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path.with_name(f"{path.name}.npy"), values)
+        if "yolo" in formats and name in line["masks"]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f"{path.name}.txt").write_text(yolo(line, name), encoding="utf-8")
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
