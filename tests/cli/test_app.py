@@ -17,7 +17,7 @@ import aimwrap
 from aimwrap.cli import app, main
 
 runner = CliRunner()
-COMMANDS = ("demo", "inspect", "data digits", "data doctor", "data build", "train", "report", "export")
+COMMANDS = ("demo", "inspect", "data digits", "data doctor", "data build", "train", "report", "masks", "export")
 ENTRY = "import sys; sys.argv[0] = 'aimwrap'; from aimwrap.cli import main; main()"
 
 
@@ -42,7 +42,7 @@ def test_help_is_shown_where_no_command_is_given() -> None:
 
 def test_help_has_the_commands_in_the_order_of_their_use() -> None:
     text = runner.invoke(app, ["--help"]).stdout
-    places = [text.index(f"│ {name} ") for name in ("demo", "inspect", "data", "train", "export")]
+    places = [text.index(f"│ {name} ") for name in ("demo", "inspect", "data", "train", "report", "masks", "export")]
     assert places == sorted(places)
     assert text.index("Before training") < text.index("─ Training") < text.index("With a trained model")
     for line in (

@@ -51,11 +51,12 @@ ADDED = {
     ("data", "build"): "--workers 0 -q",
     ("data", "digits"): "--num-images 32 --image-size 64 --workers 0 -q",
     ("data", "doctor"): "--subset",  # miniatures have other counts
+    ("masks",): "--workers 0 -q",
     ("report",): "--workers 0 --verify-images 8 -q",
     ("train",): SHORT_RUN,
 }
 SLOW = {"docs/attribution.md", "docs/backbones.md", "docs/figures.md", "docs/sharing.md"}  # more than a few seconds
-SLOW_COMMANDS = {"data", "demo", "export", "inspect", "report", "train"}  # and with these, which need data made first
+SLOW_COMMANDS = {"data", "demo", "export", "inspect", "masks", "report", "train"}  # and with these, which need data made first
 LANGUAGES = {"python", "sh", "text", "bibtex"}
 
 
