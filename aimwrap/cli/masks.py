@@ -31,7 +31,7 @@ EPILOG = closing(
         "    --what contributions --threshold otsu --format yolo --out masks",
     ],
     "the masks of all images are written; run again, only new images are done",
-    "not all are written; the error message says why, and the same command continues",
+    "not all are written; the message says why, and the command continues",
 )
 
 
