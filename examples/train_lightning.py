@@ -1,4 +1,4 @@
-"""Train AIM with Lightning: a short module, and a callback for tau and the masks.
+"""Train AIM with Lightning: a short module, and the callback for tau and the masks.
 
 python examples/train_lightning.py path/to/data  # path/to/data/{train,val}/<class>/*.jpg
 python examples/train_lightning.py path/to/data checkpoints/last.ckpt  # continue a run
@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from aimwrap import AIM, AIMLoss, AIMOutput, MaskHealth, TauScheduler
+from aimwrap import AIM, AIMLoss
+from aimwrap.lightning import AIMCallback
 
 EPOCHS, ANNEAL_SHARE = 20, 0.3
 
@@ -25,55 +26,21 @@ class Classifier(lightning.LightningModule):
         self.model = AIM(backbone, stages=[2, 3], tau=0.25)
         self.criterion = AIMLoss(tau=self.model.tau)  # a submodule, so that Lightning moves and saves its tau
 
-    def training_step(self, batch: list[torch.Tensor], batch_index: int) -> dict[str, torch.Tensor | AIMOutput]:
+    def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
         images, labels = batch
-        output = self.model(images)
-        loss = self.criterion(output, labels)
+        loss = self.criterion(self.model(images), labels)
         self.log("train/loss", loss, prog_bar=True)
-        return {"loss": loss, "output": output}  # the callback gets the output, too
+        return loss
 
-    def validation_step(self, batch: list[torch.Tensor], batch_index: int) -> AIMOutput:
+    def validation_step(self, batch: list[torch.Tensor], batch_index: int) -> None:
         images, labels = batch
-        output = self.model(images)
-        correct = (output.logits.argmax(1) == labels).float().mean()
+        correct = (self.model(images).logits.argmax(1) == labels).float().mean()
         self.log("val/accuracy", correct, batch_size=len(labels), sync_dist=True, prog_bar=True)
-        for stage, mask in output.masks.items():
-            self.log(f"val/area of stage {stage}", mask.mean(), batch_size=len(labels), sync_dist=True)
-        return output
 
     def configure_optimizers(self) -> dict[str, object]:
         optimizer = torch.optim.AdamW(self.model.parameter_groups(lr=1e-5, head_lr=1e-3), weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Masks(lightning.Callback):
-    """Moves tau with the optimiser's steps, and warns when masks die."""
-
-    def setup(self, trainer: lightning.Trainer, pl_module: Classifier, stage: str) -> None:
-        if stage == "fit":
-            steps = int(ANNEAL_SHARE * trainer.estimated_stepping_batches)
-            self.schedule = TauScheduler(pl_module.criterion, anneal_steps=steps)
-            self.health = MaskHealth(pl_module.criterion)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.health.update(outputs["output"], training=True)
-        pl_module.log("train/tau", pl_module.criterion.tau.mean())
-        while self.schedule.steps_done < trainer.global_step:  # with accumulated gradients not every batch is a step
-            self.schedule.step()
-
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.health.update(outputs, training=False)
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
-        self.health.warn()  # each process warns about its own images; Lightning has run the validation before
-
-    def state_dict(self) -> dict[str, object]:
-        return self.schedule.state_dict()  # goes into Lightning's checkpoints
-
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        self.schedule.load_state_dict(state_dict)
 
 
 def main(data: str, checkpoint: str | None = None) -> None:
@@ -86,7 +53,8 @@ def main(data: str, checkpoint: str | None = None) -> None:
     loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
 
-    callbacks = [Masks(), ModelCheckpoint("checkpoints", save_last=True)]
+    masks = AIMCallback(anneal_share=ANNEAL_SHARE)  # moves tau, warns when masks die, logs areas and pictures
+    callbacks = [masks, ModelCheckpoint("checkpoints", save_last=True)]
     trainer = lightning.Trainer(max_epochs=EPOCHS, callbacks=callbacks)
     trainer.fit(classifier, loader, val_loader, ckpt_path=checkpoint)
     if trainer.is_global_zero:

@@ -1,7 +1,8 @@
 """Figures that explain themselves, from tensors. Needs matplotlib (extra ``plot``), imported only to draw.
 
-Each function returns a new ``matplotlib.figure.Figure``, without pyplot's state; ``figure.savefig("name.png")``
-writes it, and a notebook shows it. Colour never carries a meaning alone. How it is built::
+``mask_grid`` makes a tensor for loggers, without matplotlib. Each other function returns a new
+``matplotlib.figure.Figure``, without pyplot's state; ``figure.savefig("name.png")`` writes it, and a notebook
+shows it. Colour never carries a meaning alone. How it is built::
 
     inputs    the users' inputs -> checked tensors on the CPU
     canvas    an empty figure, the colours, wrapped text; one image, mask or heatmap in one axes
@@ -12,6 +13,7 @@ writes it, and a notebook shows it. Colour never carries a meaning alone. How it
     -> results    plot_results (fig. 4), plot_area_curves (ours)
 """
 
+from ..masks.grid import mask_grid
 from .canvas import draw_heatmap, draw_image, draw_mask, draw_masked_image
 from .heatmaps import plot_heatmaps
 from .masks import plot_mask_evolution, plot_masks
@@ -26,6 +28,7 @@ __all__ = [
     "draw_image",
     "draw_mask",
     "draw_masked_image",
+    "mask_grid",
     "plot_area_curves",
     "plot_heatmaps",
     "plot_mask_evolution",

@@ -14,15 +14,13 @@ from .._files import replacing
 from ..analysis.look import Look, look
 from ..backbones.pooled import PooledClassifier
 from ..data.release import ReleaseDataset
+from ..masks.grid import seen_through
 from ..model import AIM
-from ..preprocessing import Preprocessing
-from ..resizing import resize_to
 from ..sharing.files import read_weights
 from .run import Run
 
 MASKS = "masks"  # in the folder of a run
 SHOWN = 8
-SHADE = 0.25  # of the brightness that positions outside the merged mask keep
 
 
 def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
@@ -137,19 +135,3 @@ def _look_at(
     model.eval()
     with run.fabric.autocast():
         return shown, look(subject, shown)
-
-
-def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images in their own colours, darkened where the mask is closed.
-
-    Args:
-        images: (N, 3, H, W), normalised.
-        masks: (N, 1, h, w), from 0 to 1.
-        preprocessing: how they were normalised.
-
-    Returns:
-        (N, 3, H, W) in [0, 1].
-    """
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    shown = (images * std + mean).clamp(0, 1)
-    return shown * (SHADE + (1 - SHADE) * resize_to(masks, images))

@@ -56,7 +56,15 @@ ADDED = {
     ("train",): SHORT_RUN,
 }
 SLOW = {"docs/attribution.md", "docs/backbones.md", "docs/figures.md", "docs/sharing.md"}  # more than a few seconds
-SLOW_COMMANDS = {"data", "demo", "export", "inspect", "masks", "report", "train"}  # and with these, which need data made first
+SLOW_COMMANDS = {
+    "data",
+    "demo",
+    "export",
+    "inspect",
+    "masks",
+    "report",
+    "train",
+}  # and with these, which need data made first
 LANGUAGES = {"python", "sh", "text", "bibtex"}
 
 

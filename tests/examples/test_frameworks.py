@@ -63,7 +63,7 @@ def test_lightning_in_two_processes(image_folder: Path, tmp_path: Path) -> None:
         name for name, tensor in first["weights"].items() if tensor.is_floating_point() and "running" not in name
     }
     assert trained and all(torch.equal(first["weights"][name], second["weights"][name]) for name in trained)
-    for score in ("val/accuracy", "val/area of stage 2", "val/area of stage 3"):
+    for score in ("val/accuracy", "masks/validation area of stage 2", "masks/validation area of stage 3"):
         assert torch.equal(first["scores"][score], second["scores"][score])
     saved = AIM.from_pretrained(tmp_path / "aim")
     assert saved.class_names == ("cats", "dogs")

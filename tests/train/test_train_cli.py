@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 from aimwrap import AIM
 from aimwrap.cli import app
+from aimwrap.masks.grid import seen_through
 from aimwrap.preprocessing import Preprocessing
 from aimwrap.train import PlainClassifier, launched_fabric, load_plain
-from aimwrap.train.watching import seen_through
 
 run = CliRunner()
 
