@@ -252,12 +252,18 @@ def read_space_separated(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             yield Row(where, dict(zip(columns, values, strict=True)))
 
 
+_SAYS_SEPARATOR = re.compile(r"sep=.\r?\n")  # a first line for Excel; which separator it is shows in the header
+
+
 @contextmanager
 def _table(path: Path) -> Iterator[Iterator[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; pass the folder of the data set, which contains it, as root")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
+            start = file.tell()
+            if not _SAYS_SEPARATOR.match(file.readline(20)):
+                file.seek(start)
             yield _lines(file)
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -292,7 +298,7 @@ def read_json(path: Path) -> Any:
 
 def integer(row: Row, column: str, allowed: range, way_out: str = "Get the file again") -> int:
     """A row's number; ValueError if it is not an integer that is allowed."""
-    text = row.values[column].strip()
+    text = row.values[column].strip().removesuffix(".0")  # as pandas writes a column that had an empty cell
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
     if number is None or number not in allowed:
         among = f"{allowed.start} to {allowed.stop - 1}"
@@ -451,7 +457,10 @@ def header_of(path: Path) -> tuple[str, list[str]]:
         if not path.is_file():  # such as a pipe, from which reading might never end
             return ",", []
         with path.open("rb") as file:
-            line = file.readline(1 << 14).decode("utf-8-sig", "replace").strip().partition("\r")[0]
+            line = file.readline(1 << 14).decode("utf-8-sig", "replace")
+            if _SAYS_SEPARATOR.match(line):
+                line = file.readline(1 << 14).decode("utf-8", "replace")
+        line = line.strip().partition("\r")[0]
         separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
         return separator, [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
     except (OSError, csv.Error):

@@ -306,3 +306,23 @@ def test_columns_of_width_and_height_are_no_edges(tmp_path: Path, columns: str) 
     with pytest.raises(ValueError, match="the last two are named as width and height: write right = x"):
         read(tmp_path, text, box=columns.split(","))
     assert read(tmp_path, text.replace(columns, "x1,y1,x2,y2"), box=["x1", "y1", "x2", "y2"]).records[0].boxes
+
+
+@pytest.mark.parametrize("start", ["sep=;\n", "\ufeffsep=;\r\n"])
+def test_excels_line_about_the_separator_is_no_header(tmp_path: Path, start: str) -> None:
+    """It "lacks image, label; it has sep="."""
+    table = tmp_path / "t.csv"
+    table.write_text(f"{start}image;label\n1.png;cat\n2.png;dog\n", encoding="utf-8")
+    assert read_table(table).classes == ("cat", "dog") and header_of(table) == (";", ["image", "label"])
+
+
+def test_whole_numbers_with_a_fraction_of_zero(tmp_path: Path) -> None:
+    """As pandas writes a column of whole numbers that had an empty cell."""
+    table = tmp_path / "t.csv"
+    rows = "1.png,cat,0.0,0.0\n2.png,dog,0.0,1.0\n3.png,cat,2.0,0.0\n4.png,dog,2.0,1.0\n"
+    table.write_text(f"image,label,split,group\n{rows}")
+    records = read_table(table, group="group").records
+    assert [record.split for record in records] == ["train", "train", "test", "test"]
+    table.write_text(f"image,label,is_train,group\n{rows.replace('2.0', '1.0')}")
+    with pytest.raises(ValueError, match=r"is_train of .* says yes \(1\) or no \(0\)"):
+        read_table(table, split_column="is_train")

@@ -245,7 +245,11 @@ def read_table(
     place, group = _column(table, rows, place, "place"), _column(table, rows, group, "group")
     mask = _column(table, rows, mask, "mask")
     split = _column(table, rows, split_column, "split", image, label, place, group)
-    flags = {row.values[split].strip() for row in rows} if split and _FLAG.fullmatch(split.lower()) else {""}
+    flags = (
+        {row.values[split].strip().removesuffix(".0") for row in rows}
+        if split and _FLAG.fullmatch(split.lower())
+        else {""}
+    )
     if flags <= {*"01"} and splits is SPLIT_VALUES:  # whose numbers are of the three splits
         raise ValueError(
             f"{split} of {table} says yes (1) or no (0); pass splits= with what that means, such as "
@@ -337,7 +341,7 @@ def _below(root: Path, row: Row, column: str) -> Path:
 
 
 def _split(row: Row, column: str, splits: Mapping[str, str]) -> str:
-    value = row.values[column].strip().lower()
+    value = row.values[column].strip().lower().removesuffix(".0")
     found = splits.get(value) or (split_of(value) if splits is SPLIT_VALUES else None)
     if found not in SPLITS:
         raise ValueError(
