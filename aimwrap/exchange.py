@@ -29,14 +29,15 @@ def exchange_backgrounds(
     Backgrounds in Object Recognition", ICLR 2021 (their mixed-rand), with a model's own masks instead of boxes.
 
     Masks are interpolated between their positions, so edges are soft: over one position of the masks' grid, and hard
-    for masks of the images' own size. A pixel that a mask keeps alone is the image's own, to the bit; a pixel that it
-    does not reach is the other image's, and what that one's own mask reaches is painted over with the colours around it.
+    for masks of the images' own size. Pixels that a mask keeps fully are the image's own, to the bit. Pixels that it
+    does not reach are the other image's; of these, what the other one's mask reaches is painted over with the colours
+    around it.
 
     Args:
         images: (N, C, H, W), floating, any C; N is 2 at least, unless ``onto`` is given.
         masks: zeros and ones, (N, 1, h, w) on any grid, such as ``model.forward_masks(...).merged_mask``.
-        onto: other images to paste on, (M, C, H, W): each image gets one of them at random. None takes the batch itself:
-            the backgrounds go around one random ring of all its images, so each is used once and none comes back.
+        onto: other images to paste on, (M, C, H, W): each image gets one of them at random. None takes the batch: all
+            its images form a random ring, and each is pasted on its neighbour.
         onto_masks: as ``masks``, of ``onto``. None shows these images as they are.
         margin: positions by which the masks are grown on every side.
         generator: of the draw, on the CPU; None takes torch's own.
@@ -46,7 +47,7 @@ def exchange_backgrounds(
 
     Raises:
         TypeError: if images or masks are not floating tensors.
-        ValueError: if masks or ``onto`` do not fit the images, there is only one image, or the margin is no whole number.
+        ValueError: if masks or ``onto`` do not fit the images, there is one image only, or the margin is out of range.
 
     Example:
         >>> images = torch.tensor([1.0, 2.0, 3.0])[:, None, None, None].expand(3, 1, 4, 4)

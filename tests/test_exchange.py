@@ -12,7 +12,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def squares(number: int = 5, channels: int = 3, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Image n is n + 1 all over, and 100 + n in a square of its own; the masks are these squares, on a grid of 8 x 8."""
+    """Image n is n + 1 all over, and 100 + n in a square of its own; the masks are these squares, on 8 x 8."""
     images = torch.arange(1.0, number + 1)[:, None, None, None].repeat(1, channels, 32, 32)
     masks = torch.zeros(number, 1, 8, 8)
     for n in range(number):
@@ -58,7 +58,10 @@ def test_the_draw_is_the_generator_s_and_every_order_of_two_or_more_is_a_ring() 
     torch.manual_seed(3)
     assert torch.equal(first, exchange_backgrounds(images, masks))
     for number in (2, 3, 7):
-        images, masks = torch.arange(number * 1.0)[:, None, None, None].expand(-1, 1, 8, 8), torch.zeros(number, 1, 4, 4)
+        images, masks = (
+            torch.arange(number * 1.0)[:, None, None, None].expand(-1, 1, 8, 8),
+            torch.zeros(number, 1, 4, 4),
+        )
         for seed in range(20):
             colours = exchange_backgrounds(images, masks, generator=seeded(seed))[:, 0, 0, 0]
             assert colours.sort().values.tolist() == list(range(number)) and (colours != torch.arange(number)).all()
@@ -125,5 +128,5 @@ def test_what_does_not_fit_is_named(change: dict[str, object], error: type[Excep
 
 def test_one_image_has_no_other() -> None:
     images, masks = squares(1)
-    with pytest.raises(ValueError, match="images must be two at least.*give larger batches, or other images as onto"):
+    with pytest.raises(ValueError, match=r"images must be two at least.*give larger batches, or other images as onto"):
         exchange_backgrounds(images, masks)
