@@ -26,7 +26,7 @@ def exchange_backgrounds(
 
     Labels stay those of ``images``. If a label is tied to the background, it is not tied to the new one, so what learns
     from the result has to use what is kept. The idea is that of Xiao et al., "Noise or Signal: The Role of Image
-    Backgrounds in Object Recognition", ICLR 2021 (their mixed-rand), with a model's own masks instead of boxes.
+    Backgrounds in Object Recognition", ICLR 2021 (their mixed-rand), with a model's own masks.
 
     Masks are interpolated between their positions, so edges are soft: over one position of the masks' grid, and hard
     for masks of the images' own size. Pixels that a mask keeps fully are the image's own, to the bit. Pixels that it
@@ -71,6 +71,7 @@ def exchange_backgrounds(
         raise ValueError("onto_masks are of onto, which is not given; leave them out")
     number = len(images)
     shares = _shares(images, masks, margin)
+    behind: Tensor | None = shares  # of the images that are pasted on
     if onto is None:
         if number < 2:
             raise ValueError(
@@ -78,7 +79,7 @@ def exchange_backgrounds(
                 "other images as onto"
             )
         ring = torch.randperm(number, generator=generator)
-        others, onto, behind = torch.empty_like(ring), images, shares
+        others, onto = torch.empty_like(ring), images
         others[ring] = ring.roll(1)
     else:
         behind = None if onto_masks is None else _shares(onto, onto_masks, margin)
