@@ -189,7 +189,7 @@ class Settings:
         EXCHANGE,
     )
     exchange_copies: int = setting(
-        1, "Number of copies of each training image, each with another background", EXCHANGE, least=1, needs=_PASTED
+        2, "Number of copies of each training image, each with another background", EXCHANGE, least=1, needs=_PASTED
     )
     exchange_epochs: int = setting(20, "Number of epochs of this classifier", EXCHANGE, least=1, needs=_PASTED)
     exchange_lr: float = setting(3e-4, "Learning rate of this classifier, with AdamW", EXCHANGE, needs=_PASTED)
