@@ -10,7 +10,7 @@ method trains one linear layer on averaged features, with the same search of six
 3e-3) and the same steps per epoch. With copies, an epoch takes an image as it is or one of its copies, at
 random.
 
-Prints the table, and writes it to exchange.md here, with each run as a line of exchange.json. What the backbone makes
+Prints the table, and writes it to exchange.md here, with each run as a line of exchange.jsonl. What the backbone makes
 of a set is kept in ``--cache``; sets that are there are not computed again. The second look at Stamps is the study's
 own (``study.py look-again``).
 """
@@ -77,7 +77,7 @@ def main() -> None:
             torch.save(features_of(kind, tie, seed, *networks), path)
         runs += results(torch.load(path), kind, tie, seed, arguments.tried)
     name = "tried" if arguments.tried else "exchange"
-    (HERE / f"{name}.json").write_text("".join(f"{json.dumps(run)}\n" for run in runs))
+    (HERE / f"{name}.jsonl").write_text("".join(f"{json.dumps(run)}\n" for run in runs))
     text = table(runs)
     (HERE / f"{name}.md").write_text(text + "\n")
     print(text)
