@@ -12,7 +12,7 @@ ICCV 2025). The data flow, and where each part lives::
 
 Around it: backbones (a network before it is wrapped), health (masks that died), analysis (exact contributions, what is
 guaranteed and how far, how much of the image a decision needs), second_look (a decision by the kept pixels alone),
-preprocessing and sharing (what a saved model contains).
+exchange (backgrounds of a batch), preprocessing and sharing (what a saved model contains).
 """
 
 from importlib import import_module
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .analysis.verification import verify as verify
     from .backbones.inspection import Inspection as Inspection
     from .backbones.inspection import inspect_backbone as inspect_backbone
+    from .exchange import exchange_backgrounds as exchange_backgrounds
     from .gumbel import binary_gumbel_softmax as binary_gumbel_softmax
     from .gumbel import budgeted_mask as budgeted_mask
     from .health import MaskFinding as MaskFinding
@@ -67,6 +68,7 @@ else:
         "analysis.findings": ("Check", "Survival", "Verification"),
         "analysis.verification": ("verify",),
         "backbones.inspection": ("Inspection", "inspect_backbone"),
+        "exchange": ("exchange_backgrounds",),
         "gumbel": ("binary_gumbel_softmax", "budgeted_mask"),
         "health": ("MaskFinding", "MaskHealth", "MaskHealthWarning"),
         "loss": ("AIMLoss", "AIMLossComponents", "active_area", "active_area_loss"),

@@ -139,7 +139,7 @@ class SecondLook(Shareable):
             closer, kept, boxes, first = self.look(images)
             return SecondLookOutput(self.classifier(closer.mean((2, 3))), kept, boxes, first)
         check_images(images, self.in_channels, self.first.classifier, least_side=1)
-        kept = kept_pixels(_given(masks, images), images)
+        kept = kept_pixels(check_masks(masks, images), images)
         boxes = boxes_around(kept, self.least)
         return SecondLookOutput(self.logits_of(images, kept, boxes), kept, boxes, None)
 
@@ -401,7 +401,7 @@ def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
     return torch.where(kept == 0, 0.0, placed)[:, 0]
 
 
-def _given(masks: Tensor, images: Tensor) -> Tensor:
+def check_masks(masks: Tensor, images: Tensor) -> Tensor:
     """Masks from elsewhere in the images' own dtype, (N, 1, h, w)."""
     number = images.shape[0]  # of len() torch.export would make a fixed number
     fits = isinstance(masks, Tensor) and masks.ndim == 4 and masks.shape[1] == 1 and masks.shape[0] == number

@@ -195,7 +195,10 @@ def train(
             results = [_run(one, out, fabric, quiet or as_json or silent, more) for one in settings]
             if not silent:
                 write_json(out / "summary.json", summary(results))
-                models = [one.second_look["folder"] if one.second_look else f"{one.folder}/model" for one in results]
+                last = [one.second_look or one.exchange for one in results]
+                models = [
+                    part["folder"] if part else f"{one.folder}/model" for one, part in zip(results, last, strict=True)
+                ]
                 shown = [each._replace(mask_findings=[*map(in_options, each.mask_findings)]) for each in results]
                 text = f"\n{format_results(shown)}\nModels: {', '.join(models)}"
                 print_result(as_json, [result._asdict() for result in results], text)

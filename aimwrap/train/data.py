@@ -23,7 +23,7 @@ from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
 
 # The purposes of random numbers, which `mixed` takes after the run's seed.
-OF_IMAGE, OF_ORDER, OF_PROCESS, OF_HOLD_OUT, OF_SECOND_LOOK = 1, 2, 3, 4, 5
+OF_IMAGE, OF_ORDER, OF_PROCESS, OF_HOLD_OUT, OF_SECOND_LOOK, OF_EXCHANGE = 1, 2, 3, 4, 5, 6
 OLD = "tables"  # all that older versions compare: one fingerprint of all splits, without the files
 
 

@@ -44,11 +44,12 @@ from .distributed import share_buffers
 from .evaluation import evaluate
 from .report import format_results
 from .run import RANDOM, Report, Result, Run, are_others, weights_of
-from .second_look import train_second_look
+from .second_look import train_exchanged, train_second_look
 from .settings import Settings, differences
 from .watching import log_to_tensorboard, write_masks
 
-SETTINGS, LOG, RESULT, MODEL, SECOND_LOOK = "settings.json", "log.jsonl", "result.json", "model", "second-look"
+SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
+EXCHANGED, SECOND_LOOK = "exchanged", "second-look"
 
 Model = AIM | SecondLook | PlainClassifier
 
@@ -293,22 +294,23 @@ def _finish(run: Run) -> Result:
     )
     if run.fabric.is_global_zero:
         _save_model(run, run.evaluated, MODEL, scores)
+    if run.settings.exchange:
+        result = result._replace(exchange=_tested(run, *train_exchanged(run), EXCHANGED))
     if run.settings.second_look:
-        result = result._replace(second_look=_look_again(run))
+        result = result._replace(second_look=_tested(run, *train_second_look(run), SECOND_LOOK))
     if run.fabric.is_global_zero:
         write_json(run.folder / RESULT, result._asdict())
     run.fabric.barrier()
     return result
 
 
-def _look_again(run: Run) -> dict[str, Any]:
-    """Train, test and save a second look, in all processes; returns what the result says of it."""
-    model, epoch = train_second_look(run)
+def _tested(run: Run, model: AIM | SecondLook, epoch: int, name: str) -> dict[str, Any]:
+    """Test and save a model of the second part, in all processes; returns what the result says of it."""
     scores, val = _scores(run, model, run.splits.test), run.splits.val
     validation = None if val is None else _scores(run, model, val)
     if run.fabric.is_global_zero:
-        _save_model(run, model, SECOND_LOOK, scores)
-    return {"epoch": epoch, "scores": scores, "validation": validation, "folder": str(run.folder / SECOND_LOOK)}
+        _save_model(run, model, name, scores)
+    return {"epoch": epoch, "scores": scores, "validation": validation, "folder": str(run.folder / name)}
 
 
 def _save_model(run: Run, model: Model, name: str, scores: dict[str, Any]) -> None:
@@ -388,8 +390,9 @@ def _result_in(folder: Path, fingerprint: dict[str, str], weights: str | None) -
         known = known if isinstance(known, dict) else {OLD: known}  # as older versions wrote it
         other = are_others(found.get("weights"), kept["resolved"]["torch"], weights)
         format_results([result := Result(**found)])  # to see that nothing is missing
-        if kept["settings"].get("second_look", False) != (result.second_look is not None):
-            raise ValueError("its second_look does not fit the settings")
+        for name in ("second_look", "exchange"):
+            if kept["settings"].get(name, False) != (getattr(result, name) is not None):
+                raise ValueError(f"its {name} does not fit the settings")
     except UNFIT as error:
         message = f"{folder / RESULT} was changed by hand ({first_line(error)}); remove it, and give the command again"
         raise RunFolderError(message) from error

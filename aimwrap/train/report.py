@@ -18,6 +18,7 @@ _WHAT = {
     "weighted_average": "accuracy, weighted by training groups",
     "energy_pointing_matched": "energy pointing, matched grid",
 }
+_PARTS = {"exchange": "exchanged", "second_look": "second look"}  # of a result, in the order of the table
 
 
 def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
@@ -26,7 +27,7 @@ def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
     >>> format_epoch({"epoch": 3, "tau": (0.5, 0.25), "train": {"loss": 1.25, "average": 0.5}}, 12.0)
     'epoch 3: tau 0.5 0.25, train loss 1.250, accuracy 0.500; 12 s'
     """
-    name = "second look, epoch" if line.get("second_look") else "epoch"
+    name = f"{line['part']}, epoch" if "part" in line else "epoch"
     parts = []
     if "tau" in line:
         tau = line["tau"] if isinstance(line["tau"], list | tuple) else [line["tau"]]
@@ -52,9 +53,10 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "tested_on": first.tested_on,
         "scores": _means([result.scores for result in results]),
     }
-    if seconds := [result.second_look for result in results if result.second_look is not None]:
-        means = _means([second["scores"] for second in seconds])
-        found["second_look"] = {"epochs": [second["epoch"] for second in seconds], "scores": means}
+    for part in _PARTS:
+        if each := [getattr(result, part) for result in results if getattr(result, part) is not None]:
+            means = _means([one["scores"] for one in each])
+            found[part] = {"epochs": [one["epoch"] for one in each], "scores": means}
     return found
 
 
@@ -65,9 +67,10 @@ def format_results(results: Sequence[Result]) -> str:
     lines = [f"{first.variant}, on the split {first.tested_on}, seed{'s' if len(results) > 1 else ''} "]
     lines[0] += ", ".join(str(seed) for seed in found["seeds"])
     lines += [f"  {first.classes}"] if first.classes else []
-    looks, second = [(found["scores"], first.scores)], first.second_look
-    looks += [] if second is None else [(found["second_look"]["scores"], second["scores"])]
-    table = [] if second is None else [["", "first look", "second look"]]
+    parts = {part: name for part, name in _PARTS.items() if part in found}
+    looks = [(found["scores"], first.scores)]
+    looks += [(found[part]["scores"], getattr(first, part)["scores"]) for part in parts]
+    table = [["", "first look", *parts.values()]] if parts else []
     table += [
         [_name(name), *(_cell(name, means[name], one, len(results)) for means, one in looks)]
         for name in found["scores"]
@@ -77,8 +80,9 @@ def format_results(results: Sequence[Result]) -> str:
         lines.append("".join(f"  {cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     rule = EXPLAINED[first.selection]  # type: ignore[index]  # written by a run, as one of these
     lines.append(f"Selected by {first.selection}: {rule}. Epoch {', '.join(map(str, found['epochs']))}.")
-    if second is not None:
-        lines[-1] += f" Of the second look, epoch {', '.join(map(str, found['second_look']['epochs']))}."
+    for part, name in parts.items():
+        of = "exchanged classifier" if part == "exchange" else name
+        lines[-1] += f" Of the {of}, epoch {', '.join(map(str, found[part]['epochs']))}."
     if first.tested_on == "val" and first.selection != "last":
         lines.append("There is no test split, so these are the images that the epoch was selected on: they flatter.")
     findings = {finding for result in results for finding in result.mask_findings}

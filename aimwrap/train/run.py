@@ -66,6 +66,7 @@ class Result(NamedTuple):
         data: a fingerprint of each split, and ``classes``, the training images of each, in words; None in older ones.
         second_look: its ``epoch``, ``scores`` and ``validation``, and ``folder``, of the model with both looks; None
             without one.
+        exchange: the same of the model whose classifier was trained on exchanged backgrounds.
     """
 
     variant: str
@@ -82,6 +83,7 @@ class Result(NamedTuple):
     data: dict[str, str] | None = None
     classes: str | None = None
     second_look: dict[str, Any] | None = None
+    exchange: dict[str, Any] | None = None
 
 
 @dataclass

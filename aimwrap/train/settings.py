@@ -24,8 +24,9 @@ AugmentationName = Literal["crop-and-flip", "jitter-crop-and-flip", "trivial-aug
 Selection = Literal["validation worst group", "validation average", "last"]
 
 DATA, MODEL, MASKS, SECOND, IMAGES = "Data", "Model", "Masks (not with --plain)", "Second look", "Images"
+EXCHANGE = "Exchanged backgrounds"
 OPTIMIZER, RESULT, MACHINES = "Optimizer", "Results", "Machines"
-PANELS = (DATA, MODEL, MASKS, SECOND, IMAGES, OPTIMIZER, RESULT, MACHINES)  # in the order of the help
+PANELS = (DATA, MODEL, MASKS, EXCHANGE, SECOND, IMAGES, OPTIMIZER, RESULT, MACHINES)  # in the order of the help
 
 
 def parse_stages(text: str) -> tuple[int | str, ...]:
@@ -55,6 +56,7 @@ def one_or_each(values: tuple[float, ...]) -> float | tuple[float, ...]:
 
 
 _AIM, _SGD, _STEP, _TWICE = ("method", "aim"), ("optimizer", "sgd"), ("schedule", "step"), ("second_look", True)
+_PASTED = ("exchange", True)
 
 
 def setting(
@@ -181,6 +183,16 @@ class Settings:
     anneal_share: float = setting(
         1 / 3, "Share of the epochs in which tau falls from 1 to its target", MASKS, shown="a third", most=1
     )
+    exchange: bool = setting(
+        False,
+        "After it, train its classifier again on images with exchanged backgrounds; it is tested and saved too",
+        EXCHANGE,
+    )
+    exchange_copies: int = setting(
+        2, "Number of copies of each training image, each with another background", EXCHANGE, least=1, needs=_PASTED
+    )
+    exchange_epochs: int = setting(20, "Number of epochs of this classifier", EXCHANGE, least=1, needs=_PASTED)
+    exchange_lr: float = setting(3e-4, "Learning rate of this classifier, with AdamW", EXCHANGE, needs=_PASTED)
     second_look: bool = setting(
         False, "After it, train a second look at the pixels that the masks keep; it is tested and saved too", SECOND
     )
@@ -300,6 +312,11 @@ class Settings:
             raise ValueError(
                 f"area_per='batch' needs the areas of a complete batch at once, and accumulate={self.accumulate} "
                 "computes it in parts; use area_per='image' or accumulate=1"
+            )
+        if self.exchange and self.method == "plain":
+            raise ValueError(
+                "exchange needs AIM, whose masks say what is pasted, and this run has a plain backbone; leave one of "
+                "the two out"
             )
         if self.second_look and (self.method == "plain" or self.head != "feature-preserving"):
             got = "a plain backbone" if self.method == "plain" else f"head={self.head!r}"

@@ -103,8 +103,14 @@ def test_a_second_look_s_scores_are_those_of_its_own_logits(
     assert ("energy_pointing" in found) == ("mask_recall" in found) == (mask is not None)
 
 
-def features_of(run: Run, second: SecondLook, images: ReleaseDataset, processes: int, monkeypatch: Any) -> Tensor:
-    """What the first of so many processes has, after the others."""
+def features_of(
+    run: Run, second: SecondLook | None, images: ReleaseDataset, processes: int, monkeypatch: Any, batches: Any = None
+) -> Tensor:
+    """What the first of so many processes has, after the others; without a second look means and batch numbers."""
+
+    def features(images: Tensor, number: int) -> Tensor:
+        return images.mean((2, 3)) + number if second is None else second.features(images)
+
     shares: list[list[Tensor]] = [[] for _ in range(processes)]
     for rank in reversed(range(processes)):
         step = iter(range(99))
@@ -118,7 +124,7 @@ def features_of(run: Run, second: SecondLook, images: ReleaseDataset, processes:
             patch.setattr(Fabric, "global_rank", rank)
             patch.setattr(Fabric, "world_size", processes)
             patch.setattr(second_look, "gathered", gathered)
-            found = second_look._features(run, second, images)
+            found = second_look._features(run, features, images, batches)
         assert len(found) == (len(images) if rank == 0 else 0)
     return found
 
@@ -138,7 +144,9 @@ def test_features_are_of_every_image_once_without_augmentation_in_any_number_of_
 
     trained: list[Tensor] = []
 
-    def train_on(run: Run, classifier: Any, features: Tensor, to_select_by: Tensor) -> tuple[int, dict[str, Tensor]]:
+    def train_on(
+        run: Run, part: str, classifier: Any, features: Tensor, to_select_by: Tensor
+    ) -> tuple[int, dict[str, Tensor]]:
         trained.extend((features, to_select_by))
         return 1, classifier.state_dict()
 
@@ -172,11 +180,11 @@ def test_the_epoch_that_the_rule_selects_is_kept(
     report = lambda line, seconds: lines.append(line)  # noqa: E731
     run = Run(settings_of(**TWICE, second_epochs=4, selection=rule), Path("unused"), fabric, report=report)
     features = torch.nn.functional.one_hot(run.splits.train.labels, 12).float()
-    epoch, weights = second_look._train(run, classifier(), features, features[:9])
+    epoch, weights = second_look._train(run, "second", classifier(), features, features[:9])
     assert epoch == best and [line["validation"]["average"] for line in lines] == [*averages]
     assert lines[0]["train"]["loss"] > lines[3]["train"]["loss"] and lines[3]["train"]["average"] == 1
     until = Run(settings_of(**TWICE, second_epochs=best, selection="last"), Path("unused"), fabric)
-    expected = second_look._train(until, classifier(), features, None)
+    expected = second_look._train(until, "second", classifier(), features, None)
     assert expected[0] == best and all(torch.equal(weights[name], expected[1][name]) for name in weights)
 
 
