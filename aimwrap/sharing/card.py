@@ -77,14 +77,14 @@ def _snippet(shared: Savable, location: str) -> str:
     model, second_look = shared._looks()
     loader = "AIM" if second_look is None else "SecondLook"
     own = shared._network
-    named, second_named = model._recipe.named() is not None, own is None or own.recipe.named() is not None
-    backbones = f"({'None' if named else 'backbone'}, second_backbone)"
-    passed = "backbone" if second_named else backbones
-    call = f"{loader}.from_pretrained({location!r}{'' if named and second_named else f', backbone={passed}'})"
+    named = all(part.named() is not None for part in (model._recipe, *([] if own is None else [own.recipe])))
+    passed = "backbone" if own is None else "(backbone, second_backbone)"
+    call = f"{loader}.from_pretrained({location!r}{'' if named else f', backbone={passed}'})"
     needed = "import torch" if model.preprocessing is None else "from PIL import Image"
     lines = [needed, f"from aimwrap import {loader}, explain", ""]
-    if not (named and second_named):
-        lines.append(f"# {passed}: built as in training; its weights come from this model")
+    if not named:
+        kind = "a module" if own is None else "modules (or None, to build one by its name)"
+        lines.append(f"# {passed}: {kind} built as in training; the weights come from this model")
     lines.append(f"model = {call}")
     if model.preprocessing is None:
         shape = ", ".join(map(str, model._recipe.image_shape))

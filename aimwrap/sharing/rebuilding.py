@@ -181,10 +181,8 @@ def rebuild_second_look(cls: type, first: AIMBase, config: Config, backbone: nn.
         with torch.random.fork_rng(devices=[]), building_at_most(limit):
             second = cls(first, source, **by_name, **arguments)
     except Exception as error:  # as in rebuild
-        raise ValueError(
-            f"{where}: the second look's backbone ({described['backbone_was']}) cannot be used as the saved one was: "
-            f"{type(error).__name__}: {error}. {_way_out(config)}"
-        ) from error
+        what = f"the second look's backbone ({described['backbone_was']}) cannot be used as the saved one was"
+        raise ValueError(f"{where}: {what}: {type(error).__name__}: {error}. {_way_out(config)}") from error
     network = second._network
     _check_same([], network.classified, network.recipe, described, where)
     second._network = network._replace(preprocessing=described["preprocessing"])
@@ -253,30 +251,23 @@ def _check_same(taps: Sequence[Tap], final: Tap | None, recipe: Recipe, config: 
     """Refuse a backbone whose tapped maps differ from the saved ones."""
     now = [_recorded(tap) for tap in (*taps, *([final] if final else []))]
     then = [*config["taps"], *([config["classified"]] if config["classified"] else [])]
-    difference = _difference(now, then, recipe.modules or {}, config)
-    if difference is not None:
-        what = f"the backbone is not the one that was saved ({config['backbone_was']})"
-        raise ValueError(f"{where}: {what}: {difference}. {_way_out(config)}")
-
-
-def _difference(
-    now: list[dict[str, Any]], then: list[dict[str, Any]], own: dict[str, str], config: Config
-) -> str | None:
-    """How the tapped maps differ from the saved ones, if they do."""
-    if len(now) != len(then):
-        return f"it has {len(now)} taps, and the saved model had {len(then)}"
-    for a, b in zip(now, then, strict=True):
-        if a != b:
-            return (
+    own, saved = recipe.modules or {}, config["modules"]
+    counts = len(taps), len(config["taps"])
+    difference = None if counts[0] == counts[1] else "it has {} taps, and the saved model had {}".format(*counts)
+    for a, b in zip(now, then, strict=False):
+        if a != b and difference is None:
+            difference = (
                 f"stage {b['stage']!r} was {b['node']} with {b['channels']} channels at stride {b['stride']}, and is "
                 f"{a['node']} with {a['channels']} channels at stride {a['stride']} (stage {a['stage']!r})"
             )
-    saved = config["modules"]
-    if own and saved and (what := differing_part(saved, own)):
-        if _versions() == config["versions"]:
-            return f"{what}; if both compute the same, remove 'modules' from config.json"
-        warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)
-    return None
+    if difference is None and own and saved and (what := differing_part(saved, own)):
+        if _versions() != config["versions"]:
+            warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)
+            return
+        difference = f"{what}; if both compute the same, remove 'modules' from config.json"
+    if difference is not None:
+        what = f"the backbone is not the one that was saved ({config['backbone_was']})"
+        raise ValueError(f"{where}: {what}: {difference}. {_way_out(config)}")
 
 
 def _recorded(tap: Tap) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_a_network_of_ones_own_is_passed_beside_the_first(tmp_path: Path) -> Non
     second.save_pretrained(tmp_path)
     again = SecondLook.from_pretrained(tmp_path, backbone=(None, HeadConvNet()))
     assert torch.equal(again(images_for(second)).logits, second(images_for(second)).logits)
-    assert ", backbone=(None, second_backbone))" in (tmp_path / "README.md").read_text()
+    assert ", backbone=(backbone, second_backbone))" in (tmp_path / "README.md").read_text()
     with pytest.raises(
         ValueError, match=r"this model's second backbone was zoo\.HeadConvNet.*backbone=\(None, backbone"
     ):
