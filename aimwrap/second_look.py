@@ -168,22 +168,38 @@ class SecondLook(Shareable):
         return SecondLookOutput(self.logits_of(images, kept, boxes), kept, boxes, None)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, area: float | Sequence[float] | None = None) -> Prediction:
+    def predict(
+        self, images: Tensor, area: float | Sequence[float] | None = None, *, unsure: float | None = None
+    ) -> Prediction:
         """Classify images for serving: the second look's logits, and the masks of the first.
 
         Args:
             images: (N, C, H, W), as the model takes them.
             area: as in :meth:`aimwrap.AIM.predict`, of the first look's masks.
+            unsure: look again only where the first look's class has a probability below this. The other logits are the
+                first look's, which sees all pixels.
 
         Returns:
-            Logits and masks; without ``area`` those of :meth:`forward`.
+            Logits and masks; without ``area`` and ``unsure`` those of :meth:`forward`.
 
         Raises:
             RuntimeError: if the model is in training mode.
             TypeError: as :meth:`aimwrap.AIM.predict`.
-            ValueError: as there.
+            ValueError: as there, or if ``unsure`` is not a probability.
         """
-        return self._decided(images, self.first.predict(images, area).masks)
+        logits, masks = self.first.predict(images, area)
+        if unsure is None:
+            return self._decided(images, masks)
+        if isinstance(unsure, bool) or not 0 <= unsure <= 1:
+            raise ValueError(
+                f"unsure must be a probability, 0 to 1, or None to look twice at all images, got {unsure!r}"
+            )
+        of_two = F.pad(logits, (1, 0)) if self.num_classes == 1 else logits
+        again = ~(of_two.to(wide_dtype(logits)).softmax(1).amax(1) >= unsure)  # what is not finite, too
+        if again.any():
+            of_these = {stage: mask[again] for stage, mask in masks.items()}
+            logits[again] = self._decided(images[again], of_these).logits.to(logits)
+        return Prediction(logits, masks)
 
     def _decided(self, images: Tensor, masks: dict[Stage, Tensor]) -> Prediction:
         """The second look at what the stages' masks keep."""
@@ -328,11 +344,9 @@ def _own_network(
     channels = tapped.image_shape[0]
     assert tapped.final is not None
     if channels != first.in_channels:
-        raise ValueError(
-            f"backbone must take images of {first.in_channels} channel(s), as the first look, got {channels}"
-        )
-    made_by = builder_of(network, name, arguments, channels)
-    recipe = Recipe(*made_by, tapped.image_shape, modules=parts_of(network, tapped.backbone))
+        raise ValueError(f"backbone must take images of {first.in_channels} channel(s), as the first, got {channels}")
+    parts = parts_of(network, tapped.backbone)
+    recipe = Recipe(*builder_of(network, name, arguments, channels), tapped.image_shape, modules=parts)
     return tapped.backbone, Network(recipe, tapped.final, preprocessing_of(network, channels))
 
 
