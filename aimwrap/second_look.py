@@ -64,7 +64,7 @@ class SecondLook(Shareable):
         least: no box is smaller than this share of the image's sides: 0.3 enlarges at most 1 / 0.3 times.
         fill: what the other pixels become in all channels, in the images' own units: 0 is the mean colour of normalised
             ones.
-        size: the shorter side of what the second look sees, in pixels: smaller is cheaper, and worse. None: the image's own.
+        size: the shorter side of what the second look sees, in pixels; smaller is cheaper and worse. None: the image's.
         backbone_kwargs: arguments of the builder where ``backbone`` is a name.
 
     Attributes:
