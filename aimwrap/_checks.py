@@ -50,7 +50,7 @@ def check_arguments(
     return area_of
 
 
-def check_second_look(*, margin: int, least: float, fill: float) -> None:
+def check_second_look(*, margin: int, least: float = 1.0, fill: float = 0.0, size: int | None = None) -> None:
     """SecondLook's arguments."""
     if isinstance(margin, bool) or not isinstance(margin, Integral) or not 0 <= margin <= 1000:
         raise ValueError(f"margin must be a whole number of positions, 0 to 1000, got {margin!r}")
@@ -60,6 +60,10 @@ def check_second_look(*, margin: int, least: float, fill: float) -> None:
         raise ValueError(
             f"fill must be one finite number for all channels, in the images' own units, got {fill!r}; "
             "0 is the mean colour of normalised images"
+        )
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or not 0 < size <= 10_000):
+        raise ValueError(
+            f"size must be a whole number of pixels, 1 to 10000, or None for the image's own, got {size!r}"
         )
 
 

@@ -281,6 +281,14 @@ class AIMBase(nn.Module):
         return "\n".join(lines)
 
 
+class Network(NamedTuple):
+    """What is known of a second look's own network: how it was built, its final map, and how it expects images."""
+
+    recipe: Recipe
+    classified: Tap
+    preprocessing: Preprocessing | None
+
+
 class Savable(nn.Module):
     """What a model's files describe: an AIM, alone or with a second look at what it keeps."""
 
@@ -288,6 +296,7 @@ class Savable(nn.Module):
     preprocessing: Preprocessing | None
     classifier: nn.Linear
     cost: Callable[[], Cost]
+    _network: Network | None = None
 
     def _looks(self) -> tuple[AIMBase, dict[str, Any] | None]:
         """The AIM, and the arguments of a second look."""

@@ -59,7 +59,7 @@ def exchange_backgrounds(
                 [3., 3., 3., 3.],
                 [3., 3., 3., 3.]])
     """
-    check_second_look(margin=margin, least=1.0, fill=0.0)
+    check_second_look(margin=margin)
     for name, given in (("images", images), ("onto", images if onto is None else onto)):
         if not isinstance(given, Tensor) or not given.is_floating_point():
             came = given.dtype if isinstance(given, Tensor) else type(given).__name__

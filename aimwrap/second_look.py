@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -11,15 +11,18 @@ from torch.nn import functional as F
 from torch.utils import _pytree
 
 from ._checks import check_images, check_second_look
-from ._numerics import wide_dtype, without_autocast
+from ._numerics import in_precision, wide_dtype, without_autocast
 from .analysis.readout import evaluating, unwrap
-from .base import AIMBase, Cost, fresh_linear
+from .backbones.create import create_backbone
+from .base import AIMBase, Cost, Network, fresh_linear
 from .model import AIM
 from .output import AIMOutput, Prediction
-from .preprocessing import Preprocessing
+from .preprocessing import Preprocessing, preprocessing_of
 from .sharing import Shareable
 from .sharing.files import Config
-from .taps import FINAL, Stage
+from .sharing.rebuilding import Given, rebuild_second_look
+from .sharing.recipe import Recipe, builder_of, parts_of
+from .taps import FINAL, Stage, TappedBackbone, count_macs, tap_backbone
 
 Model = TypeVar("Model", bound="SecondLook")
 
@@ -47,26 +50,32 @@ class SecondLook(Shareable):
     """Let a trained AIM look again: its merged mask is cut out of the *image*, enlarged, and classified again.
 
     A mask of features does not hide pixels, since a feature sees more of the image than its cell. Here everything but
-    the merged mask, grown by a margin, becomes ``fill`` before the same backbone sees the image again. So, for given
-    masks, no other pixel can move these logits by a bit; how the masks were made is up to the first look.
+    the merged mask, grown by a margin, becomes ``fill`` before the same backbone, or another one, sees the image again.
+    So, for given masks, no other pixel can move these logits by a bit; how the masks were made is up to the first look.
 
     The first look is always one in evaluation mode and without gradients. Only :attr:`classifier` is trained, by cross
     entropy, and since nothing before it moves, :meth:`features` of a data set can be cached.
 
     Args:
         model: a trained :class:`~aimwrap.AIM` with the feature-preserving head; shared, and left as it is.
+        backbone: another network for the second look: a module, shared and left as it is, or a name, as for AIM. If its
+            record and the first look's preprocessing are known and differ in mean or std, what it sees is converted.
         margin: positions of the merged mask's grid by which it is grown on every side.
         least: no box is smaller than this share of the image's sides: 0.3 enlarges at most 1 / 0.3 times.
         fill: what the other pixels become in all channels, in the images' own units: 0 is the mean colour of normalised
             ones.
+        size: the shorter side of what the second look sees, in pixels; smaller is cheaper and worse. None: the image's.
+        backbone_kwargs: arguments of the builder where ``backbone`` is a name.
 
     Attributes:
         first: the AIM. Its ``num_classes``, ``in_channels``, ``class_names``, ``preprocessing`` are this model's too.
+        backbone: the second look's own network, up to its final map; None where both looks share one.
         classifier: the second look's, one linear layer.
 
     Raises:
-        TypeError: if the model is not an AIM.
-        ValueError: if it has the paper's head, which keeps no final map, or an argument is out of range.
+        TypeError: if the model is not an AIM, or the backbone is one.
+        ValueError: if it has the paper's head, which keeps no final map, an argument is out of range, or the final map
+            of the backbone cannot be found.
 
     Example:
         >>> import torchvision
@@ -79,7 +88,18 @@ class SecondLook(Shareable):
         >>> optimizer = torch.optim.AdamW(second.classifier.parameters())
     """
 
-    def __init__(self, model: nn.Module, *, margin: int = 1, least: float = 0.3, fill: float = 0.0) -> None:
+    @torch.inference_mode(False)  # as AIM
+    def __init__(
+        self,
+        model: nn.Module,
+        backbone: nn.Module | str | None = None,
+        *,
+        margin: int = 1,
+        least: float = 0.3,
+        fill: float = 0.0,
+        size: int | None = None,
+        backbone_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         first = unwrap(model)
         if first.classified is None:
@@ -87,10 +107,14 @@ class SecondLook(Shareable):
                 "model must have the feature-preserving head, whose backbone keeps its final map for the second look; "
                 f'got the {first.head} head: AIM(backbone, head="feature-preserving")'
             )
-        check_second_look(margin=margin, least=least, fill=fill)
+        check_second_look(margin=margin, least=least, fill=fill, size=size)
         self.first = first
-        self.margin, self.least, self.fill = int(margin), least, fill
-        self.classifier = fresh_linear(first.classified.channels, first.num_classes).to(first.classifier.weight)
+        self.margin, self.least, self.fill, self.size = int(margin), least, fill, None if size is None else int(size)
+        self.backbone, self._network = _own_network(backbone, backbone_kwargs, first)
+        classified = first.classified if self._network is None else self._network.classified
+        if size is not None and size < classified.stride:
+            raise ValueError(f"size must be at least {classified.stride}, a position of the final map, got {size}")
+        self.classifier = fresh_linear(classified.channels, first.num_classes).to(first.classifier.weight)
 
     @property
     def num_classes(self) -> int:
@@ -144,22 +168,38 @@ class SecondLook(Shareable):
         return SecondLookOutput(self.logits_of(images, kept, boxes), kept, boxes, None)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, area: float | Sequence[float] | None = None) -> Prediction:
+    def predict(
+        self, images: Tensor, area: float | Sequence[float] | None = None, *, unsure: float | None = None
+    ) -> Prediction:
         """Classify images for serving: the second look's logits, and the masks of the first.
 
         Args:
             images: (N, C, H, W), as the model takes them.
             area: as in :meth:`aimwrap.AIM.predict`, of the first look's masks.
+            unsure: look again only where the first look's class has a probability below this. The other logits are the
+                first look's, which sees all pixels.
 
         Returns:
-            Logits and masks; without ``area`` those of :meth:`forward`.
+            Logits and masks; without ``area`` and ``unsure`` those of :meth:`forward`.
 
         Raises:
             RuntimeError: if the model is in training mode.
             TypeError: as :meth:`aimwrap.AIM.predict`.
-            ValueError: as there.
+            ValueError: as there, or if ``unsure`` is not a probability.
         """
-        return self._decided(images, self.first.predict(images, area).masks)
+        logits, masks = self.first.predict(images, area)
+        if unsure is None:
+            return self._decided(images, masks)
+        if isinstance(unsure, bool) or not 0 <= unsure <= 1:
+            raise ValueError(
+                f"unsure must be a probability, 0 to 1, or None to look twice at all images, got {unsure!r}"
+            )
+        of_two = F.pad(logits, (1, 0)) if self.num_classes == 1 else logits
+        again = ~(of_two.to(wide_dtype(logits)).softmax(1).amax(1) >= unsure)  # what is not finite, too
+        if again.any():
+            of_these = {stage: mask[again] for stage, mask in masks.items()}
+            logits[again] = self._decided(images[again], of_these).logits.to(logits)
+        return Prediction(logits, masks)
 
     def _decided(self, images: Tensor, masks: dict[Stage, Tensor]) -> Prediction:
         """The second look at what the stages' masks keep."""
@@ -222,51 +262,92 @@ class SecondLook(Shareable):
         Returns:
             (N, D, h, w).
         """
-        with evaluating(self.first):
-            return self.first.forward_backbone(self.cut_out(images, kept, boxes))[FINAL]
+        with evaluating(self.first.backbone if self.backbone is None else self.backbone):
+            return self.final_map(self.cut_out(images, kept, boxes))
 
     def cut_out(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
         """The kept pixels in their boxes, enlarged: all that the second look sees, (N, C, H, W); see :meth:`closer`."""
-        return enlarge(torch.where(kept > 0, images, self.fill + 0 * kept.to(images)), boxes)  # NaN stays NaN
+        shown = torch.where(kept > 0, images, self.fill + 0 * kept.to(images))  # NaN stays NaN
+        return enlarge(shown, boxes, self.size)
+
+    def final_map(self, shown: Tensor) -> Tensor:
+        """The second look's network, up to its final map (N, D, h, w), on what :meth:`cut_out` gives."""
+        if self.backbone is None or self._network is None:
+            return self.first.forward_backbone(shown)[FINAL]
+        given, expected = self.preprocessing, self._network.preprocessing
+        if given is not None and expected is not None and (given.mean, given.std) != (expected.mean, expected.std):
+            mean, std, own_mean, own_std = (
+                torch.tensor(values, dtype=shown.dtype, device=shown.device)[:, None, None]
+                for values in (given.mean, given.std, expected.mean, expected.std)
+            )
+            shown = (shown * std + mean - own_mean) / own_std
+        own = [*self.classifier.parameters(), shown][0].dtype
+        return in_precision(self.backbone(shown), own, shown.dtype)[FINAL]
 
     def cost(self) -> Cost:
         """Count parameters and multiply-accumulates of both looks.
 
         Returns:
-            As ``AIM.cost``; the second pass of the backbone counts as what wrapping adds.
+            As ``AIM.cost``; the second look's network and its pass count as what wrapping adds.
         """
-        first, classifier = self.first.cost(), sum(parameter.numel() for parameter in self.classifier.parameters())
-        second_pass = first.macs - first.head_macs + self.classifier.weight.numel()
+        first, network = self.first.cost(), self.first.backbone if self.backbone is None else self.backbone
+        own = sum(parameter.numel() for name, parameter in self.named_parameters() if not name.startswith("first."))
+        shape = (1, self.in_channels, *_sides(*first.image_size, self.size))
+        second_pass = count_macs(network, shape) + self.classifier.weight.numel()
         return first._replace(
-            parameters=first.parameters + classifier,
-            head_parameters=first.head_parameters + classifier,
+            parameters=first.parameters + own,
+            head_parameters=first.head_parameters + own,
             macs=first.macs + second_pass,
             head_macs=first.head_macs + second_pass,
         )
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> set[str]:
-        """The first look's, which are not trained: DistributedDataParallel asks for their names."""
-        tensors = [*self.first.named_parameters(), *self.first.named_buffers()]
-        return {f"first.{name}" for name, _ in tensors}
+        """What is not trained, all but the classifier: DistributedDataParallel asks for the names."""
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        return {name for name, _ in tensors if name.startswith(("first.", "backbone."))}
 
     def _looks(self) -> tuple[AIMBase, dict[str, Any]]:
-        return self.first, {"margin": int(self.margin), "least": float(self.least), "fill": float(self.fill)}
+        own = {"margin": int(self.margin), "least": float(self.least), "fill": float(self.fill)}
+        return self.first, own if self.size is None else own | {"size": int(self.size)}
 
     @classmethod
-    def _rebuilt(cls: type[Model], config: Config, backbone: nn.Module | None, where: str) -> Model:
+    def _rebuilt(cls: type[Model], config: Config, backbone: Given, where: str) -> Model:
         if config["second_look"] is None:
             raise ValueError(
                 f"{where} holds an AIM, which looks once: SecondLook(AIM.from_pretrained({where!r})) adds a second "
                 "look, which has to be trained"
             )
-        first = AIM._rebuilt(config | {"second_look": None}, backbone, where)
-        with torch.random.fork_rng(devices=[]):  # loading must not change the user's random numbers
-            return cls(first, **config["second_look"])
+        of_first, own = backbone if isinstance(backbone, tuple) else (backbone, None)
+        first = AIM._rebuilt(config | {"second_look": None}, of_first, where)
+        second: Model = rebuild_second_look(cls, first, config, own, where)
+        return second
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"margin={self.margin}, least={self.least}, fill={self.fill}"
+        return ", ".join(f"{name}={value}" for name, value in self._looks()[1].items())
+
+
+def _own_network(
+    backbone: nn.Module | str | None, arguments: Mapping[str, Any] | None, first: AIM
+) -> tuple[TappedBackbone | None, Network | None]:
+    """Another network for the second look, up to its final map, and what is known of it."""
+    name = backbone if isinstance(backbone, str) else None
+    if arguments is not None and name is None:
+        raise ValueError("backbone_kwargs builds a backbone given by name; this one is None or already a module")
+    if backbone is None:
+        return None, None
+    network = create_backbone(backbone, arguments) if isinstance(backbone, str) else backbone
+    if isinstance(network, nn.Module) and any(isinstance(part, AIMBase) for part in network.modules()):
+        raise TypeError("backbone is an AIM, or has one in it; pass the network that it was made of")
+    tapped = tap_backbone(network, [], final=True)
+    channels = tapped.image_shape[0]
+    assert tapped.final is not None
+    if channels != first.in_channels:
+        raise ValueError(f"backbone must take images of {first.in_channels} channel(s), as the first, got {channels}")
+    parts = parts_of(network, tapped.backbone)
+    recipe = Recipe(*builder_of(network, name, arguments, channels), tapped.image_shape, modules=parts)
+    return tapped.backbone, Network(recipe, tapped.final, preprocessing_of(network, channels))
 
 
 def kept_pixels(merged_mask: Tensor, images: Tensor, margin: int = 0) -> Tensor:
@@ -318,15 +399,16 @@ def boxes_around(kept: Tensor, least: float = 0.3) -> Tensor:
     return torch.stack([left, top, left + wide, top + high], dim=1)
 
 
-def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
-    """Each image's box at the image's own size, bilinear.
+def enlarge(images: Tensor, boxes: Tensor, size: int | None = None) -> Tensor:
+    """Each image's box at the image's own size, or with a shorter side of ``size`` pixels, bilinear.
 
     Args:
         images: (N, C, H, W).
         boxes: (N, 4) as left, top, right, bottom in pixels.
+        size: of the result; its shape is the image's.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W), or (N, C, h, w).
 
     Example:
         >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
@@ -335,17 +417,26 @@ def enlarge(images: Tensor, boxes: Tensor) -> Tensor:
     """
     wide = images.to(wide_dtype(images))  # half precision rounds edges
     left, top, right, bottom = (boxes[:, side].to(wide.dtype) for side in range(4))
-    return _between(_between(wide, top, bottom).mT, left, right).mT.to(images.dtype)
+    height, width = _sides(images.shape[2], images.shape[3], size)
+    return _between(_between(wide, top, bottom, height).mT, left, right, width).mT.to(images.dtype)
 
 
-def _between(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
-    """Stretch the rows of (N, C, H, W) from begin to end (N,) to all of H: by gather, which every exporter knows."""
-    length = x.shape[2]
+def _sides(height: int, width: int, size: int | None) -> tuple[int, int]:
+    """Height and width at which the shorter of them is the size, by whole numbers, which exports keep."""
+    if size is None:
+        return height, width
+    shorter: Any = torch.sym_min(height, width)
+    return size * height // shorter, size * width // shorter
+
+
+def _between(x: Tensor, begin: Tensor, end: Tensor, length: int) -> Tensor:
+    """Stretch the rows of (N, C, H, W) from begin to end (N,) to a length: by gather, which every exporter knows."""
+    last = x.shape[2] - 1
     centres = torch.arange(length, device=x.device) + 0.5
     at = begin[:, None] + (end - begin)[:, None] / length * centres - 0.5
-    at = at.clamp(0, length - 1)[:, None, :, None]
+    at = at.clamp(0, last)[:, None, :, None]
     low = at.floor().long()
-    lower, upper = (x.gather(2, row.expand_as(x)) for row in (low, (low + 1).clamp(max=length - 1)))
+    lower, upper = (x.gather(2, row.expand(-1, x.shape[1], -1, x.shape[3])) for row in (low, (low + 1).clamp(max=last)))
     return lower + (upper - lower) * (at - low)
 
 

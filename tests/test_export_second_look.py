@@ -28,7 +28,7 @@ OUTPUTS = ["logits", "mask_2", "mask_3", "merged_mask", "kept", "boxes", "contri
 HOOKED = "branching"  # cannot be exported
 
 
-def looking_twice(first: AIM, **arguments: float) -> SecondLook:
+def looking_twice(first: AIM, **arguments: Any) -> SecondLook:
     """With masks that keep about half of the positions, of which no margin makes all, and a classifier of its own."""
     torch.manual_seed(0)
     second = SecondLook(balanced(first, seeded_images((8, first.in_channels, 64, 64))), margin=0, **arguments)
@@ -116,6 +116,18 @@ def test_metadata_has_the_second_looks_arguments(second: SecondLook) -> None:
     assert json.loads(facts["second_look"]) == {"margin": 0, "least": 0.3, "fill": 0.25}
     assert facts["variant"] == second.first.variant and json.loads(facts["class_names"]) == NAMES
     assert "second_look" not in ServingModel(second.first).metadata(NAMES, SQUARE)
+
+
+@pytest.mark.parametrize("arguments", [{"size": 48}, {"backbone": "timm/test_efficientnet", "size": 80}])
+def test_a_network_and_a_size_of_its_own_are_served_and_traced(arguments: dict[str, Any]) -> None:
+    first = lively(AIM("timm/test_resnet", backbone_kwargs={"num_classes": NUM_CLASSES}))
+    second, images = looking_twice(first, **arguments), images_of(3, 3, 64, 97)
+    serving = ServingModel(second)
+    assert_same(serving(images), second, images)
+    program = torch.export.export(serving, (images,), strict=False).module()
+    assert_same(program(images), second, images)
+    facts = json.loads(serving.metadata(NAMES, SQUARE)["second_look"])
+    assert facts == {"margin": 0, "least": 0.3, "fill": 0.0, "size": arguments["size"]}
 
 
 # The parts that exporters and precisions get wrong.
@@ -227,8 +239,10 @@ def test_it_compiles_with_given_masks_and_while_its_classifier_is_trained(second
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [None, 48])
 @pytest.mark.parametrize("strict", [False, True])
-def test_the_model_itself_is_traced_with_any_batch_and_size(strict: bool, second: SecondLook) -> None:
+def test_the_model_itself_is_traced_with_any_batch_and_size(strict: bool, size: int | None, second: SecondLook) -> None:
+    second.size = size
     batch, free = torch.export.Dim("batch", min=1, max=100), torch.export.Dim.DYNAMIC
     sizes = ({0: batch, 2: free, 3: free}, {0: batch, 2: free, 3: free})
     given = (images_of(2, 3, 64, 96), torch.ones(2, 1, 4, 6))
@@ -280,8 +294,11 @@ def assert_hidden_pixels_move_nothing(run: Callable[[Tensor], dict[str, Tensor]]
 
 @every_format
 @pytest.mark.slow
-def test_hidden_pixels_move_no_bit_in_any_format(export: Callable[..., Exported], name: str, tmp_path: Path) -> None:
-    second = with_corner_masks(looking_twice(aim("feature-preserving", backbone=HeadConvNet()), fill=0.5))
+@pytest.mark.parametrize("own", [{}, {"backbone": TinyNet(), "size": 96}], ids=["shared", "own network"])
+def test_hidden_pixels_move_no_bit_in_any_format(
+    own: dict[str, Any], export: Callable[..., Exported], name: str, tmp_path: Path
+) -> None:
+    second = with_corner_masks(looking_twice(aim("feature-preserving", backbone=HeadConvNet()), fill=0.5, **own))
     export(second, tmp_path / name, preprocessing=SQUARE, dynamic_size=False)
     assert_hidden_pixels_move_nothing(RUN[export](tmp_path / name), second)
 

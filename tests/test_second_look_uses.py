@@ -58,3 +58,37 @@ def test_contributions_follow_a_weight_norm(second: SecondLook) -> None:
         second.classifier.weight_g.mul_(3.0)
     found = explain(second, torch.randn(2, 3, 64, 64))
     torch.testing.assert_close(found.contributions.sum((2, 3)) + found.bias, found.logits)
+
+
+def test_a_cascade_looks_again_only_where_the_first_look_is_unsure(
+    second: SecondLook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    second.eval()
+    first, twice = second.first.predict(images), second.predict(images)
+    sure = first.logits.softmax(1).amax(1)
+    seen: list[int] = []
+    closer = second.closer
+    monkeypatch.setattr(second, "closer", lambda images, *given: seen.append(len(images)) or closer(images, *given))
+    found = second.predict(images, unsure=sure.median().item())
+    again = sure < sure.median()
+    assert seen == [int(again.sum())] == [3]
+    torch.testing.assert_close(found.logits, torch.where(again[:, None], twice.logits, first.logits))
+    assert all(torch.equal(mask, first.masks[stage]) for stage, mask in found.masks.items())
+    assert torch.equal(second.predict(images, unsure=0).logits, first.logits) and len(seen) == 1
+    torch.testing.assert_close(second.predict(images, unsure=1).logits, twice.logits)
+    nn.init.constant_(second.first.classifier.bias, float("nan"))
+    assert second.predict(images, unsure=0.5).logits.isfinite().all()
+    for wrong in (1.5, -0.1, float("nan"), True):
+        with pytest.raises(ValueError, match=f"unsure must be a probability, 0 to 1, or None .* got {wrong}"):
+            second.predict(images, unsure=wrong)
+
+
+def test_a_cascade_of_a_single_logit_goes_by_its_sigmoid() -> None:
+    torch.manual_seed(0)
+    second = SecondLook(lively(aim("feature-preserving", backbone=TinyNet(), num_classes=1))).eval()
+    images = torch.randn(9, 3, 64, 64)
+    logits = second.first.predict(images).logits[:, 0]
+    sure = torch.maximum(logits.sigmoid(), 1 - logits.sigmoid())
+    found = second.predict(images, unsure=sure.median().item()).logits[:, 0]
+    assert torch.equal(found == logits, sure >= sure.median())

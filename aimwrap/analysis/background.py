@@ -125,7 +125,7 @@ def background_bias(
         ValueError: if the margin is not a whole number, labels do not fit, there are too few images or only one class,
             or the masks leave nothing over or keep nothing.
     """
-    check_second_look(margin=margin, least=1.0, fill=0.0)
+    check_second_look(margin=margin)
     second = inside(model, SecondLook)
     aim = unwrap(model if second is None else second.first)
     labels: list[Tensor] = []

@@ -9,7 +9,6 @@ from .._wrappers import unwrap
 from ..analysis.readout import evaluating
 from ..model import AIM
 from ..second_look import SecondLook
-from ..taps import FINAL
 from ..taps.copies import traceable_shadow_of
 from ..taps.graph import GraphError, GraphNames
 from ..taps.hooks import safe_watch_for
@@ -78,8 +77,8 @@ class LogitsView(nn.Module):
         if isinstance(self.model, SecondLook):
             if not self.on_cut_outs:
                 images = self.model.cut_out(images, *self.model.look(images)[1:3])
-            with evaluating(self.model.first):
-                pooled = self._hooked(self.model.first.forward_backbone(images)[FINAL]).mean((2, 3))
+            with evaluating(self.model):
+                pooled = self._hooked(self.model.final_map(images)).mean((2, 3))
         else:
             maps = self.model.forward_backbone(images)
             masks = None

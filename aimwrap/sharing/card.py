@@ -76,12 +76,15 @@ def plain(text: str) -> str:
 def _snippet(shared: Savable, location: str) -> str:
     model, second_look = shared._looks()
     loader = "AIM" if second_look is None else "SecondLook"
-    named = model._recipe.named() is not None
-    call = f"{loader}.from_pretrained({location!r}{'' if named else ', backbone=backbone'})"
+    own = shared._network
+    named = all(part.named() is not None for part in (model._recipe, *([] if own is None else [own.recipe])))
+    passed = "backbone" if own is None else "(backbone, second_backbone)"
+    call = f"{loader}.from_pretrained({location!r}{'' if named else f', backbone={passed}'})"
     needed = "import torch" if model.preprocessing is None else "from PIL import Image"
     lines = [needed, f"from aimwrap import {loader}, explain", ""]
     if not named:
-        lines.append("# backbone: a module built as it was in training; its weights come from this model")
+        kind = "a module" if own is None else "modules (or None, to build one by its name)"
+        lines.append(f"# {passed}: {kind} built as in training; the weights come from this model")
     lines.append(f"model = {call}")
     if model.preprocessing is None:
         shape = ", ".join(map(str, model._recipe.image_shape))
@@ -115,9 +118,12 @@ def facts_of(shared: Savable) -> list[tuple[str, str]]:
     ]
     if second_look is not None:
         facts.append(("second look", ", ".join(f"{name} {value:g}" for name, value in second_look.items())))
+    if shared._network is not None:
+        own = shared._network.recipe
+        facts.append(("second look's backbone", (own.named() or [own.was])[0]))
     try:
         facts += [("cost", line) for line in str(shared.cost()).splitlines()]
-    except (RuntimeError, TypeError) as error:  # as in print(model)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # as in print(model)
         facts.append(("cost", f"unknown: {type(error).__name__}"))
     return facts
 

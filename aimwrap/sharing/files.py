@@ -19,9 +19,10 @@ from ..base import AIMBase
 from ..preprocessing import Preprocessing, checked_preprocessing
 from .recipe import decoded_json
 
-# The version is raised by whatever an older aimwrap would compute wrongly: a second look has 2, all else is as in 1.
+# The version is raised by whatever an older aimwrap would compute wrongly: a second look has 2, and 3 with a size or a
+# network of its own; all else is as in 1.
 FORMAT: dict[str, Any] = {"format": "aimwrap", "format_version": 1}
-TWICE = 2
+TWICE, NEWEST = 2, 3
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
@@ -35,11 +36,14 @@ Config = dict[str, Any]  # the values of config.json, checked; "preprocessing" i
 IMAGES = {"image_size": [int], "mean": [float], "std": [float], "interpolation": str, "crop": float, "squash": bool}
 FILE = {"bytes": int, "sha256": str}
 _TAP = {"stage": object, "node": str, "channels": int, "stride": int}
+_BACKBONE = {
+    "backbone": ({"name": str, "arguments": dict},),  # null where it was passed as a module
+    "backbone_was": str,  # in words
+}
 _CONTENT = {
     "aim": dict,  # AIM's arguments, except the backbone
     "variant": str,  # as the model prints it
-    "backbone": ({"name": str, "arguments": dict},),  # null where it was passed as a module
-    "backbone_was": str,  # in words
+    **_BACKBONE,
     "image_shape": [int],  # (C, H, W) that the backbone was probed with
     "taps": [_TAP],  # shallow to deep
     "classified": (_TAP,),
@@ -49,7 +53,9 @@ _CONTENT = {
     "channels_last": [str],  # the parts of the model whose weights have this memory format
     "weights": FILE,
     "modules": dict,  # what parts_of says of the backbone; empty in older ones
-    "second_look": ({"margin": object, "least": float, "fill": float},),  # its arguments, where the model looks twice
+    # Its arguments, where the model looks twice, and its own network, where it has one.
+    "second_look": ({"margin": object, "least": float, "fill": float, "size": (int,)},),
+    "second_backbone": ({**_BACKBONE, "classified": _TAP, "preprocessing": (IMAGES,), "modules": dict},),
     "versions": dict,  # of what the model was saved with
 }
 _ARGUMENTS = {
@@ -74,13 +80,16 @@ def read_config(path: Path) -> Config:
     content = parsed(path)
     _check_format(content, path)
     try:
-        config: Config = checked({"modules": {}, "second_look": None} | content, _CONTENT)
+        if isinstance(content.get("second_look"), dict):
+            content["second_look"] = {"size": None} | content["second_look"]
+        config: Config = checked({"modules": {}, "second_look": None, "second_backbone": None} | content, _CONTENT)
         config["aim"] = _SINCE | checked(decoded_json(config["aim"]), dict, "aim")
-        if config["backbone"] is not None:
-            arguments = decoded_json(config["backbone"]["arguments"])
-            config["backbone"]["arguments"] = checked(arguments, dict, "backbone.arguments")
-        if config["preprocessing"] is not None:
-            config["preprocessing"] = checked_preprocessing(Preprocessing(**config["preprocessing"]))
+        for part in (config, config["second_backbone"] or {"backbone": None, "preprocessing": None}):
+            if part["backbone"] is not None:
+                arguments = decoded_json(part["backbone"]["arguments"])
+                part["backbone"]["arguments"] = checked(arguments, dict, "backbone.arguments")
+            if part["preprocessing"] is not None:
+                part["preprocessing"] = checked_preprocessing(Preprocessing(**part["preprocessing"]))
         unknown = config["aim"].keys() - _ARGUMENTS.keys()
         if not unknown:
             check_arguments(**checked(config["aim"], _ARGUMENTS, "aim"))
@@ -159,7 +168,7 @@ def parsed(path: Path) -> dict[str, Any]:
 def _check_format(content: Mapping[str, Any], path: Path) -> None:
     if content.get("format") != FORMAT["format"]:
         raise ValueError(f"{path} was not written by aimwrap{_what_it_is(content)}")
-    version, ours = content.get("format_version"), TWICE
+    version, ours = content.get("format_version"), NEWEST
     if type(version) is not int or version < 1:
         raise ValueError(
             f"{path}: 'format_version' must be an integer from 1 on, got {version!r}. Build the model as it was built, "

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
-from torch import nn
 
 from .._files import checksum, replacing_together
 from ..base import Savable
@@ -29,7 +28,7 @@ from .files import (
     read_weights,
     write_weights,
 )
-from .rebuilding import check_savable, config_of, rebuild
+from .rebuilding import Given, check_savable, config_of, rebuild
 
 Shared = TypeVar("Shared", bound="Shareable")
 _CARD = "README.md"
@@ -47,7 +46,7 @@ class Shareable(Savable):
     """Saving, loading and sharing, which :class:`~aimwrap.AIM` and :class:`~aimwrap.SecondLook` inherit."""
 
     @classmethod
-    def _rebuilt(cls: type[Shared], config: Config, backbone: nn.Module | None, where: str) -> Shared:
+    def _rebuilt(cls: type[Shared], config: Config, backbone: Given, where: str) -> Shared:
         """Build the model that a config describes, with fresh weights."""
         if config["second_look"] is not None:
             raise ValueError(f"{where} holds a second look: load both by SecondLook.from_pretrained({where!r})")
@@ -157,7 +156,7 @@ class Shareable(Savable):
         cls: type[Shared],
         pretrained_model_name_or_path: str | Path,
         *,
-        backbone: nn.Module | None = None,
+        backbone: Given = None,
         map_location: str | torch.device | None = None,
         strict: bool = True,
         force_download: bool = False,
@@ -175,7 +174,8 @@ class Shareable(Savable):
         Args:
             pretrained_model_name_or_path: a folder, or a repository's name (``"owner/name"``).
             backbone: a backbone like the saved one's, for a model that was not built by name. Its weights are
-                overwritten, as AIM shares them.
+                overwritten, as AIM shares them. A pair of a second look with a network of its own: the first look's and
+                this one, None for one that was built by name.
             map_location: the device to put the model on. None leaves it on the CPU, or where the given backbone is.
             strict: refuse weights whose names differ from the model's. If False, what the file does not have stays
                 randomly initialised, or the given backbone's.

@@ -18,22 +18,30 @@ from ..backbones.create import building_at_most, check_size, find_builder
 from ..base import AIMBase, Savable
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
-from .files import FORMAT, TWICE, Config, parts
-from .recipe import decoded_json, differing_part, encoded_json, without_weights
+from .files import FORMAT, NEWEST, TWICE, Config, parts
+from .recipe import Recipe, decoded_json, differing_part, encoded_json, without_weights
+
+Given = nn.Module | tuple[nn.Module | None, nn.Module | None] | None  # a backbone, or one for each look
 
 
 def config_of(model: Savable, size: int, sha256: str) -> str:
     """The text of ``config.json`` for a model whose weights file has this size in bytes and this checksum."""
     aim, second_look = model._looks()
     recipe, images = aim._recipe, aim.preprocessing
-    named = recipe.named()
-    content = FORMAT | ({} if second_look is None else {"format_version": TWICE, "second_look": second_look})
+    network, content = model._network, dict(FORMAT)
+    if second_look is not None:
+        newer = network is not None or "size" in second_look
+        content |= {"format_version": NEWEST if newer else TWICE, "second_look": second_look}
+    if network is not None:
+        expected = network.preprocessing
+        content["second_backbone"] = _named(network.recipe) | {
+            "classified": _recorded(network.classified),
+            "preprocessing": None if expected is None else expected._asdict(),
+            "modules": network.recipe.modules or {},
+        }
     content |= {
         "variant": aim.variant,
-        "backbone": None
-        if named is None
-        else {"name": named[0], "arguments": encoded_json(decoded_json(json.loads(named[1])))},
-        "backbone_was": recipe.was if named is None else named[0],
+        **_named(recipe),
         "aim": encoded_json(
             {
                 "stages": list(aim.stages),
@@ -64,6 +72,15 @@ def config_of(model: Savable, size: int, sha256: str) -> str:
         "versions": _versions(),
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _named(recipe: Recipe) -> dict[str, Any]:
+    """How a backbone is built by name, if it can be, and what it was."""
+    named = recipe.named()
+    if named is None:
+        return {"backbone": None, "backbone_was": recipe.was}
+    arguments = encoded_json(decoded_json(json.loads(named[1])))
+    return {"backbone": {"name": named[0], "arguments": arguments}, "backbone_was": named[0]}
 
 
 def check_savable(model: Savable, class_names: Sequence[str] | None, preprocessing: Preprocessing | None) -> None:
@@ -100,7 +117,7 @@ def check_savable(model: Savable, class_names: Sequence[str] | None, preprocessi
     aim.class_names, aim.preprocessing = names, images
 
 
-def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, where: str) -> Any:
+def rebuild(cls: type, base: type, config: Config, backbone: Given, where: str) -> Any:
     """Build the model that a config describes, with fresh weights.
 
     Args:
@@ -140,15 +157,36 @@ def rebuild(cls: type, base: type, config: Config, backbone: nn.Module | None, w
             f"{where}: {what} cannot be wrapped as the saved model was ({was}): {type(error).__name__}: {error}. "
             f"{_way_out(config)}"
         ) from error
-    difference = _difference(model, config)
-    if difference is not None:
-        raise ValueError(
-            f"{where}: the backbone is not the one that was saved ({was}): {difference}. {_way_out(config)}"
-        )
+    _check_same(model.taps, model.classified, model._recipe, config, where)
     model._notation = config["variant"].removesuffix(f", {model.head} head")
     model.preprocessing = config["preprocessing"]
     model.class_names = None if config["class_names"] is None else tuple(config["class_names"])
     return model
+
+
+def rebuild_second_look(cls: type, first: AIMBase, config: Config, backbone: nn.Module | None, where: str) -> Any:
+    """Build the second look that a config describes at its first look, with fresh weights; see :func:`rebuild`."""
+    described, arguments = config["second_backbone"], config["second_look"]
+    if described is None:
+        if backbone is not None:
+            raise ValueError(f"{where}: both looks have one backbone, and another was passed for the second")
+        with torch.random.fork_rng(devices=[]):  # loading must not change the user's random numbers
+            return cls(first, **arguments)
+    described = {"versions": config["versions"], "taps": [], **described}
+    source, by_name = _source(described, backbone, where, "second backbone", "(None, backbone)")
+    limit = config["weights"]["bytes"] + 2**27
+    try:
+        if by_name:
+            check_size(str(source), by_name["backbone_kwargs"], limit)
+        with torch.random.fork_rng(devices=[]), building_at_most(limit):
+            second = cls(first, source, **by_name, **arguments)
+    except Exception as error:  # as in rebuild
+        what = f"the second look's backbone ({described['backbone_was']}) cannot be used as the saved one was"
+        raise ValueError(f"{where}: {what}: {type(error).__name__}: {error}. {_way_out(config)}") from error
+    network = second._network
+    _check_same([], network.classified, network.recipe, described, where)
+    second._network = network._replace(preprocessing=described["preprocessing"])
+    return second
 
 
 def _common(model: AIMBase, name: str) -> float | str | None:
@@ -160,14 +198,16 @@ def _common(model: AIMBase, name: str) -> float | str | None:
     return float(value) if isinstance(value, int | float) else value
 
 
-def _source(config: Config, backbone: nn.Module | None, where: str) -> tuple[nn.Module | str, dict[str, Any]]:
+def _source(
+    config: Config, backbone: nn.Module | None, where: str, which: str = "backbone", passed: str = "..."
+) -> tuple[nn.Module | str, dict[str, Any]]:
     """The backbone or its name, and the arguments to build it if it is a name."""
     if backbone is not None:
         return backbone, {}
     if config["backbone"] is None:
         raise ValueError(
-            f"{where}: this model's backbone was {config['backbone_was']}. aimwrap cannot build that by name: pass a "
-            f"new backbone of the same kind, whose weights are replaced: from_pretrained({where!r}, backbone=...); "
+            f"{where}: this model's {which} was {config['backbone_was']}. aimwrap cannot build that by name: pass a "
+            f"new one of the same kind, whose weights are replaced: from_pretrained({where!r}, backbone={passed}); "
             "on the command line, --backbone package.module:name"
         )
     try:
@@ -207,24 +247,27 @@ def _way_out(config: Config) -> str:
     )
 
 
-def _difference(model: AIMBase, config: Config) -> str | None:
-    """How the tapped maps differ from the saved ones, if they do."""
-    now = [_recorded(tap) for tap in (*model.taps, *([model.classified] if model.classified else []))]
+def _check_same(taps: Sequence[Tap], final: Tap | None, recipe: Recipe, config: Config, where: str) -> None:
+    """Refuse a backbone whose tapped maps differ from the saved ones."""
+    now = [_recorded(tap) for tap in (*taps, *([final] if final else []))]
     then = [*config["taps"], *([config["classified"]] if config["classified"] else [])]
-    if len(now) != len(then):
-        return f"it has {len(model.taps)} taps, and the saved model had {len(config['taps'])}"
-    for a, b in zip(now, then, strict=True):
-        if a != b:
-            return (
+    own, saved = recipe.modules or {}, config["modules"]
+    counts = len(taps), len(config["taps"])
+    difference = None if counts[0] == counts[1] else "it has {} taps, and the saved model had {}".format(*counts)
+    for a, b in zip(now, then, strict=False):
+        if a != b and difference is None:
+            difference = (
                 f"stage {b['stage']!r} was {b['node']} with {b['channels']} channels at stride {b['stride']}, and is "
                 f"{a['node']} with {a['channels']} channels at stride {a['stride']} (stage {a['stage']!r})"
             )
-    own, saved = model._recipe.modules or {}, config["modules"]
-    if own and saved and (what := differing_part(saved, own)):
-        if _versions() == config["versions"]:
-            return f"{what}; if both compute the same, remove 'modules' from config.json"
-        warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)
-    return None
+    if difference is None and own and saved and (what := differing_part(saved, own)):
+        if _versions() != config["versions"]:
+            warnings.warn(f"{what}, perhaps as other versions are installed than it was saved with", stacklevel=4)
+            return
+        difference = f"{what}; if both compute the same, remove 'modules' from config.json"
+    if difference is not None:
+        what = f"the backbone is not the one that was saved ({config['backbone_was']})"
+        raise ValueError(f"{where}: {what}: {difference}. {_way_out(config)}")
 
 
 def _recorded(tap: Tap) -> dict[str, Any]:

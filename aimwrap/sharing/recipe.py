@@ -52,9 +52,9 @@ class Recipe(NamedTuple):
     builder: tuple[str, str] | None  # its name, such as "timm/resnet18", and its arguments as JSON; None for a module
     likeness: Likeness | None  # what a backbone that came as a module was like
     image_shape: tuple[int, ...]  # (C, H, W) of the images that the backbone was probed with
-    width: int  # of the transforms
-    mask_width: int  # of the mask estimators
-    mask_norm: str
+    width: int = 0  # of the transforms; 0 for a second look's network, as below
+    mask_width: int = 0  # of the mask estimators
+    mask_norm: str = ""
     modules: dict[str, str] | None = None  # what :func:`parts_of` says of the backbone
 
     def named(self) -> tuple[str, str] | None:

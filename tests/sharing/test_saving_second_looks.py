@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from zoo import BACKBONES, TinyNet, aim, lively
+from zoo import BACKBONES, HeadConvNet, TinyNet, aim, lively
 
 from aimwrap import AIM, Preprocessing, SecondLook
 
@@ -108,6 +109,71 @@ def test_arguments_in_a_file_are_checked(changes: dict[str, object] | None, says
     with pytest.raises(ValueError, match=says) as caught:
         SecondLook.from_pretrained(tmp_path, backbone=TinyNet())
     assert str(tmp_path / "config.json") in str(caught.value)
+
+
+def own_network(backbone: nn.Module | str, **arguments: object) -> SecondLook:
+    torch.manual_seed(0)
+    second = SecondLook(AIM("timm/test_resnet", backbone_kwargs={"num_classes": 3}), backbone, **arguments)
+    nn.init.normal_(second.classifier.weight)
+    return second.eval()
+
+
+def test_a_network_by_name_and_a_size_come_back(tmp_path: Path) -> None:
+    """A module of timm is recognised; how it expects images is saved, whatever its record says when it is loaded."""
+    network = timm.create_model("test_efficientnet", num_classes=0, global_pool="")
+    network.pretrained_cfg = network.pretrained_cfg | {"mean": (0.1, 0.2, 0.3)}
+    for second in (own_network(network, size=64), own_network("timm/test_efficientnet"), own_network("test_resnet")):
+        second.save_pretrained(tmp_path)
+        before = torch.get_rng_state()
+        again = SecondLook.from_pretrained(tmp_path)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(again(images_for(second)).logits, second(images_for(second)).logits)
+        assert again.extra_repr() == second.extra_repr() and not again.backbone.training
+        assert json.loads((tmp_path / "config.json").read_text())["format_version"] == 3, "older versions refuse it"
+        named = second._network.recipe.named()[0].replace("_", r"\_")
+        assert f"| second look's backbone | {named} |" in (tmp_path / "README.md").read_text()
+        again.save_pretrained(tmp_path / "again")
+        assert (tmp_path / "again/config.json").read_text() == (tmp_path / "config.json").read_text()
+
+
+def test_a_network_of_ones_own_is_passed_beside_the_first(tmp_path: Path) -> None:
+    second = own_network(HeadConvNet())
+    second.save_pretrained(tmp_path)
+    again = SecondLook.from_pretrained(tmp_path, backbone=(None, HeadConvNet()))
+    assert torch.equal(again(images_for(second)).logits, second(images_for(second)).logits)
+    assert ", backbone=(backbone, second_backbone))" in (tmp_path / "README.md").read_text()
+    with pytest.raises(
+        ValueError, match=r"this model's second backbone was zoo\.HeadConvNet.*backbone=\(None, backbone"
+    ):
+        SecondLook.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"the backbone is not the one that was saved \(zoo\.HeadConvNet\)"):
+        SecondLook.from_pretrained(tmp_path, backbone=(None, TinyNet()))
+    second.first.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=r"backbone must be a module such as the model was built with"):
+        AIM.from_pretrained(tmp_path, backbone=(None, HeadConvNet()))
+
+
+def test_a_pair_for_one_network_and_damaged_descriptions_are_refused(tmp_path: Path) -> None:
+    second_look().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="both looks have one backbone, and another was passed for the second"):
+        SecondLook.from_pretrained(tmp_path, backbone=(TinyNet(), TinyNet()))
+    own_network("timm/test_efficientnet", size=64).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    own = config["second_backbone"]
+    for changes, says in (
+        ({"second_backbone": own | {"backbone": {"name": "no_such", "arguments": {}}}}, "model named 'no_such'"),
+        ({"second_backbone": own | {"backbone": {"name": "vit_giant_patch14_224", "arguments": {}}}}, "cannot be used"),
+        ({"second_backbone": own | {"classified": None}}, r"'second_backbone.classified' must be an object"),
+        ({"second_backbone": own | {"preprocessing": {}}}, r"'second_backbone.preprocessing.image_size' is missing"),
+        ({"second_look": config["second_look"] | {"size": -1}}, r"'second_look.size' must be a positive integer"),
+        (
+            {"second_look": config["second_look"] | {"size": 10**9}},
+            r"size must be a whole number of pixels, 1 to 10000",
+        ),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=says):
+            SecondLook.from_pretrained(tmp_path)
 
 
 def test_a_file_with_the_papers_head_and_a_second_look_is_refused(tmp_path: Path) -> None:
