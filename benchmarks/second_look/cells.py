@@ -43,7 +43,11 @@ def path_of(results: Path, job: Job) -> Path:
 
 
 def lines_of(path: Path) -> list[Run]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # not while another process adds a line
+        return [json.loads(line) for line in file]
 
 
 def is_done(results: Path, job: Job) -> bool:
