@@ -32,6 +32,7 @@ from aimwrap.data.sample import images_per_group
 TRAIN_SHARE = 0.6  # of the animals and of the photographs; the rest are only ever tested on
 NUM_IMAGES = {"train": 1200, "test": 400}
 LONGEST_SIDE = 1600  # of a decoded photograph: no crop needs more
+OBJECT_SIZE = (0.5, 0.8)  # smallest and largest longer side of a cut-out, as shares of the image's
 CROP = (0.15, 1.0)  # smallest and largest crop, of the photograph's shorter side
 TEST_STREAM, TRAIN_STREAM, SOURCES_STREAM = 0, 1, 2  # of random numbers
 
@@ -103,7 +104,7 @@ class Stamps(Dataset[StampSample]):
         image_size: int = 160,
         *,
         num_images: int | None = None,
-        object_size: tuple[float, float] = (0.5, 0.8),
+        object_size: tuple[float, float] = OBJECT_SIZE,
         placement: Placement = "anywhere",
         folder: Path | str = DOWNLOADS,
         sources: Sources | None = None,

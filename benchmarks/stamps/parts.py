@@ -10,6 +10,7 @@ from variants import Config
 from aimwrap import PAPER
 
 TIES = (0.95, 1.0)
+PROBES = tuple(itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3)))  # epochs and rates of plain's search
 # What Config has of aimwrap.PAPER as fields of its own.
 FIELDS_OF_PAPER = {name: PAPER[name] for name in PAPER if name in Config.__dataclass_fields__}
 LOOK, LOOK_BY_CAM = "AIM, second look", "CAM, second look"
@@ -18,10 +19,7 @@ LOOK_AS_A_MODULE = "AIM, second look, pixels"
 
 def headline(tie: float, seed: int) -> list[Config]:
     """Plain with its search, the control, and AIM with the feature-preserving head."""
-    probes = [
-        Config("plain", tie, seed, epochs=epochs, learning_rate=rate)
-        for epochs, rate in itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3))
-    ]
+    probes = [Config("plain", tie, seed, epochs=epochs, learning_rate=rate) for epochs, rate in PROBES]
     return [
         *probes,
         Config("open", tie, seed),
@@ -115,7 +113,7 @@ def look_again(tie: float, seed: int) -> list[Config]:
     return [
         Config(method, tie, seed, epochs=epochs, learning_rate=rate)
         for method in (LOOK, LOOK_BY_CAM)
-        for epochs, rate in itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3))
+        for epochs, rate in PROBES
     ]
 
 
@@ -129,7 +127,7 @@ def rivals(tie: float, seed: int) -> list[Config]:
     probes = [
         Config(method, tie, seed, epochs=epochs, learning_rate=rate)
         for method in ("balanced sampling", "group DRO")
-        for epochs, rate in itertools.product((1, 3, 6, 20, 60), (1e-4, 3e-4, 1e-3, 3e-3))
+        for epochs, rate in PROBES
     ]
     masktune = [
         Config("MaskTune", tie, seed, epochs=epochs, learning_rate=rate)

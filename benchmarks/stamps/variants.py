@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from bottom_up import BottomUp
-from dataset import Placement, Stamps
+from dataset import OBJECT_SIZE, Placement, Stamps
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
@@ -122,16 +122,23 @@ def load_split(
     backbone: nn.Module | None,
     *,
     placement: Placement = "anywhere",
+    object_size: tuple[float, float] = OBJECT_SIZE,
 ) -> Data:
     """One split, normalised, and a frozen backbone's maps of it; without a backbone there are none."""
-    stamps = Stamps(split, tie, seed, placement=placement)
-    images, labels, places, object_masks = stamps.stacked()
+    stamps = Stamps(split, tie, seed, placement=placement, object_size=object_size)
+    return data_of(*stamps.stacked(), stamps.cutouts, backbone)
+
+
+def data_of(
+    images: Tensor, labels: Tensor, places: Tensor, object_masks: Tensor, cutouts: Tensor, backbone: nn.Module | None
+) -> Data:
+    """The same of any images in [0, 1]."""
     images = ((images - MEAN_AND_STD) / MEAN_AND_STD).contiguous(memory_format=torch.channels_last)
     maps = {}
     if backbone is not None:
         tapping = AIM(backbone, list(STAGES), num_classes=2, head="feature-preserving").eval()
         maps = maps_of(tapping, images)
-    return Data(images, labels, places, object_masks, stamps.cutouts, maps)
+    return Data(images, labels, places, object_masks, cutouts, maps)
 
 
 def without_background(data: Data, backbone: nn.Module) -> Data:
