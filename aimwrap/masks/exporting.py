@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from .._numerics import both_sides
 from .._text import numbered, with_progress
 from ..analysis.look import Look, look
 from ..analysis.readout import inside, unwrap
-from ..data.io import open_image, pictures_below, size_and_orientation
+from ..data.io import left_out, open_image, pictures_below, size_and_orientation
 from ..data.release import ImageLoader, Record, Release, ReleaseDataset, read_sample
 from ..preprocessing import Preprocessing
 from ..second_look import SecondLook
@@ -102,7 +103,7 @@ def export_masks(
         ImportError: for COCO without pycocotools.
         TypeError: if the model is neither an AIM nor a second look.
         ValueError: if there are no images, one is damaged, the folder holds masks of another model or of other
-            settings, or an argument is not as described.
+            settings, a data set's classes are not the model's, or an argument is not as described.
 
     Example:
         >>> import tempfile
@@ -123,8 +124,8 @@ def export_masks(
     if as_stored and isinstance(images, ReleaseDataset):
         raise ValueError("as_stored is for folders and files; masks of a data set always fit its own masks")
     assert network.preprocessing is not None
-    sources, classes = _sources(images), _classes(network, images)
     folder, weight = Path(out), next(network.parameters())
+    sources, classes = _sources(images, folder), _classes(network, images)
     settings: dict[str, Any] = {"what": sorted(asked), "formats": sorted(formats), "threshold": threshold}
     settings |= {"as_stored": as_stored, "weights": digest_of(network), "images": str(network.preprocessing)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +144,8 @@ def export_masks(
             seen, lines = look(network, batch.to(weight.device, weight.dtype)).cpu(), []
             for row, size in enumerate(sizes.tolist()):
                 source = sources[number := next(position)]
+                if not bool(seen.logits[row].isfinite().all()):
+                    raise ValueError(f"{source.path}: the model's logits are not finite; check its weights")
                 maps = maps_on(seen, row, (*asked, own), seen_part(network.preprocessing, tuple(size)), tuple(size))
                 arrays = _masks_of({name: values.numpy() for name, values in maps.items()}, threshold)
                 if "overlay" in asked:
@@ -225,15 +228,18 @@ def _check(network: nn.Module, what: Sequence[str], formats: Sequence[str], thre
         )
 
 
-def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset) -> list[_Source]:
-    """The images, each with a name of its own below a common folder."""
+def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset, out: Path) -> list[_Source]:
+    """The images, each with a name of its own below a common folder, without those that were written to ``out``."""
     records: list[Record | None] = []
     if isinstance(images, ReleaseDataset):
         records, release = list(images.records), images.release
         paths, root = [record.path for record in images.records], release.root
     elif isinstance(images, str | Path) and Path(images).is_dir():
-        root, release = Path(images), None
-        paths = [root / name for name in pictures_below(root)]
+        (root, release), unread = (Path(images), None), list[Path]()
+        paths = [root / name for name in pictures_below(root, unread)]
+        paths = [path for path in paths if not path.resolve().is_relative_to(out.resolve())]
+        for note in left_out(unread, root):
+            warnings.warn(note, stacklevel=3)
     else:
         paths, release = [Path(path) for path in ([images] if isinstance(images, str | Path) else images)], None
         root = paths[0].parent if paths else Path()
@@ -246,12 +252,20 @@ def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset) -> list
     stems = [name.rpartition(".")[0] or name for name in names]
     twice = {stem for stem, count in Counter(stems).items() if count > 1}  # a.jpg and a.png
     names_out = [name if stem in twice else stem for name, stem in zip(names, stems, strict=True)]
+    names_out = names_out if len(set(names_out)) == len(names_out) else names  # a.jpg, a.png and a.jpg.png
     records = records or [None] * len(paths)
     return [_Source(*each, release) for each in zip(paths, names, names_out, records, strict=True)]
 
 
 def _classes(network: Any, images: object) -> list[str]:
     if isinstance(images, ReleaseDataset):
+        own = network.class_names or images.classes
+        moved = [name for n, name in enumerate(own) if name in images.classes and images.classes.index(name) != n]
+        if moved or len(images.classes) != max(2, network.num_classes):
+            raise ValueError(
+                f"the model's classes are {', '.join(own)[:200]}, and the data set's "
+                f"{', '.join(images.classes)[:200]}; use a model of these classes, or give the model's to the data set, by classes= of a table"
+            )
         return list(images.classes)
     return list(network.class_names or map(str, range(max(2, network.num_classes))))
 

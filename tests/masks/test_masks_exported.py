@@ -196,6 +196,35 @@ def test_other_masks_are_not_mixed_in(model: AIM, pictures: Path, tmp_path: Path
         export_masks(model, pictures, tmp_path / "out", **SILENT)
 
 
+def test_what_was_written_is_no_image(model: AIM, pictures: Path) -> None:
+    """Into a folder below the images: the second time there are no more of them."""
+    assert export_masks(model, pictures, pictures / "masks", **SILENT).images == 4
+    assert export_masks(model, pictures, pictures / "masks", **SILENT)[1:3] == (4, 0)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_named(model: AIM, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "c.heic").write_bytes(b"no picture that is read")
+    with pytest.warns(UserWarning, match=r"1 images of kinds that are not read \(\.heic\) are left out"):
+        export_masks(model, pictures, tmp_path / "out", **SILENT)
+
+
+def test_classes_in_another_order_are_refused(model: AIM, tmp_path: Path) -> None:
+    for name in ("dog", "cat", "owl"):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text("image,label\ndog.png,dog\ncat.png,cat\nowl.png,owl\n")
+    images = LabelledTable(tmp_path / "t.csv", classes=("owl", "dog", "cat"))
+    with pytest.raises(ValueError, match="the model's classes are cat, dog, owl, and the data set's owl, dog, cat"):
+        export_masks(model, images, tmp_path / "out", **SILENT)
+
+
+def test_logits_that_are_not_finite_are_refused(pictures: Path, tmp_path: Path) -> None:
+    broken = lively(AIM(TinyNet(3), [2, 3], mask_width=8))
+    broken.preprocessing = PREPROCESSING
+    torch.nn.init.constant_(broken.classifier.bias, float("nan"))
+    with pytest.raises(ValueError, match=r"tall\.PNG: the model's logits are not finite"):
+        export_masks(broken, pictures, tmp_path / "out", **SILENT)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
