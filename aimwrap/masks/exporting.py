@@ -264,7 +264,8 @@ def _classes(network: Any, images: object) -> list[str]:
         if moved or len(images.classes) != max(2, network.num_classes):
             raise ValueError(
                 f"the model's classes are {', '.join(own)[:200]}, and the data set's "
-                f"{', '.join(images.classes)[:200]}; use a model of these classes, or give the model's to the data set, by classes= of a table"
+                f"{', '.join(images.classes)[:200]}; use a model of these classes, or give the model's to the data "
+                "set, by classes= of a table"
             )
         return list(images.classes)
     return list(network.class_names or map(str, range(max(2, network.num_classes))))
