@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from .loss import active_area as active_area
     from .loss import active_area_loss as active_area_loss
     from .mask_estimator import MaskEstimator as MaskEstimator
-    from .masks import MaskExport as MaskExport
-    from .masks import export_masks as export_masks
+    from .masks.exporting import MaskExport as MaskExport
+    from .masks.exporting import export_masks as export_masks
     from .model import AIM as AIM
     from .output import AIMOutput as AIMOutput
     from .output import MaskedFeatures as MaskedFeatures
@@ -73,7 +73,7 @@ else:
         "health": ("MaskFinding", "MaskHealth", "MaskHealthWarning"),
         "loss": ("AIMLoss", "AIMLossComponents", "active_area", "active_area_loss"),
         "mask_estimator": ("MaskEstimator",),
-        "masks": ("MaskExport", "export_masks"),
+        "masks.exporting": ("MaskExport", "export_masks"),
         "model": ("AIM",),
         "output": ("AIMOutput", "MaskedFeatures", "Prediction"),
         "preprocessing": ("Preprocessing", "preprocessing_of"),

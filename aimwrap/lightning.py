@@ -20,6 +20,8 @@ from .output import AIMOutput
 from .second_look import SecondLook, SecondLookOutput
 from .tau import Curve
 
+__all__ = ["AIMCallback"]
+
 
 class AIMCallback(lightning.Callback):
     """Anneal tau, warn when masks die, and log tau, areas and pictures of the masks to whatever logger there is.

@@ -298,7 +298,7 @@ def read_json(path: Path) -> Any:
 
 def integer(row: Row, column: str, allowed: range, way_out: str = "Get the file again") -> int:
     """A row's number; ValueError if it is not an integer that is allowed."""
-    text = row.values[column].strip().removesuffix(".0")  # as pandas writes a column that had an empty cell
+    text = row.values[column].strip()
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
     if number is None or number not in allowed:
         among = f"{allowed.start} to {allowed.stop - 1}"

@@ -113,8 +113,8 @@ def export_masks(
         >>> model = AIM("test_convnext", backbone_kwargs={"num_classes": 2})
         >>> model.preprocessing = Preprocessing((96, 96), (0.5,) * 3, (0.5,) * 3)
         >>> found = export_masks(model, folder, folder / "masks", progress=False)
-        >>> found.images, Image.open(folder / "masks" / "merged" / "a.png").size
-        (1, (120, 90))
+        >>> found.images, np.asarray(Image.open(folder / "masks" / "merged" / "a.png")).shape
+        (1, (90, 120))
     """
     second = inside(model, SecondLook)
     network = unwrap(model) if second is None else second

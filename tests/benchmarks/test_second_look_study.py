@@ -1,6 +1,5 @@
 """The study of the second look: what a job trains, who runs it, and tables by hand."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,22 +20,13 @@ if not STUDY.is_dir():
     pytest.skip("the benchmarks come with a checkout, not with the package's sources", allow_module_level=True)
 
 
-def loaded(name: str) -> ModuleType:
-    """By another name: the study of Stamps has files of the same names."""
-    spec = importlib.util.spec_from_file_location(f"second_look_{name}", STUDY / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(BENCHMARKS / "stamps"), str(STUDY), *sys.path])
+    import cell_tables as report
     import cells
+    import run_cells as study
     from cells import DEFAULT, LOOK, ORACLE, PLAIN, RESULTS, Job, append_line, claim, is_done, read_runs
     from variants import data_of
-
-    study, report = loaded("study"), loaded("report")
 
 JOB = Job("stamps", "lite0", 1.0, 0)
 
@@ -150,7 +139,9 @@ def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
         return {"runs": []}
 
     monkeypatch.setattr(study, "run", run)
-    monkeypatch.setattr(sys, "argv", ["study.py", "--seeds", "0", "1", "--sets", "digits", "--results", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["run_cells.py", "--seeds", "0", "1", "--sets", "digits", "--results", str(tmp_path)]
+    )
     with pytest.raises(KeyboardInterrupt):
         study.main()
     study.main()
@@ -163,7 +154,7 @@ def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
 def test_a_busy_job_is_left_to_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Job] = []
     monkeypatch.setattr(study, "run", lambda job: started.append(job) or {"runs": []})
-    monkeypatch.setattr(sys, "argv", ["study.py", "--seeds", "0", "--sets", "stamps", "--results", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["run_cells.py", "--seeds", "0", "--sets", "stamps", "--results", str(tmp_path)])
     with claim(tmp_path, JOB):
         study.main()
     assert len(started) == 3 and JOB not in started
@@ -237,4 +228,4 @@ def test_the_lines_of_the_committed_runs_are_complete() -> None:
 @pytest.mark.slow
 def test_the_tables_are_those_of_the_committed_runs() -> None:
     for name, table in report.tables().items():
-        assert (RESULTS / f"{name}.md").read_text() == f"{table}\n", f"run second_look/report.py: {name} is old"
+        assert (RESULTS / f"{name}.md").read_text() == f"{table}\n", f"run second_look/cell_tables.py: {name} is old"

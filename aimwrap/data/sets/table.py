@@ -30,7 +30,7 @@ def number_places(
     if group is None:
         return number_column(rows, str(place), names, "places")
     way_out = "Pass group=None to leave the column out"
-    groups = [integer(row, group, range(10**9), way_out) for row in rows]
+    groups = [integer(_whole(row, group), group, range(10**9), way_out) for row in rows]
     found = (
         _places_of_groups(rows, group, groups, labels, names)
         if place is None
@@ -45,6 +45,11 @@ def number_places(
                 "num_labels + label. Pass group=None to have them numbered here"
             )
     return found
+
+
+def _whole(row: Row, column: str) -> Row:
+    """A row with 2 for 2.0, as pandas writes a column of whole numbers that had an empty cell."""
+    return row._replace(values=row.values | {column: row.values[column].strip().removesuffix(".0")})
 
 
 def _places_of_groups(

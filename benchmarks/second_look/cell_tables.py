@@ -1,4 +1,4 @@
-"""Turn the study's results into tables: python benchmarks/second_look/report.py writes results/*.md (--print: prints).
+"""Turn the study's results into tables, results/*.md: python benchmarks/second_look/cell_tables.py (--print: prints).
 
 Every method has twenty settings. Each is shown at `aimwrap train --second-look`'s own, 20 epochs at 3e-4 (default), at
 the one with the best worst group, picked on the test itself as for Stamps (best), and as the median over the twenty.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "stamps"))  # its report.py is imported below, not this one
+sys.path.insert(0, str(Path(__file__).parents[1] / "stamps"))
 
 from bootstrap import by_setting, difference
 from cells import AIM_ALONE, CELLS, DEFAULT, LOOK, ORACLE, PLAIN, RESULTS, SEARCHED, SEEDS, Run, lines_of, read_runs

