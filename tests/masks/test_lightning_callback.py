@@ -185,6 +185,8 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
+    media = pytest.importorskip("wandb.sdk.data_types._private").MEDIA_TMP  # made at import; any fork's end removes it
+    Path(media.name).mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for name, value in {"WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path), "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
