@@ -262,8 +262,9 @@ def _classes(network: Any, images: object) -> list[str]:
         own = network.class_names or images.classes
         moved = [name for n, name in enumerate(own) if name in images.classes and images.classes.index(name) != n]
         if moved or len(images.classes) != max(2, network.num_classes):
+            named = ", ".join(network.class_names or [f"{network.num_classes} without names"])[:200]
             raise ValueError(
-                f"the model's classes are {', '.join(own)[:200]}, and the data set's "
+                f"the model's classes are {named}, and the data set's "
                 f"{', '.join(images.classes)[:200]}; use a model of these classes, or give the model's to the data "
                 "set, by classes= of a table"
             )

@@ -40,6 +40,6 @@ def make_everything(folder: Path) -> None:
         make_backgrounds(folder / "places365", (place,), count=60, size=(60 + number, 80))
     (folder / "my_project").mkdir()
     (folder / "my_project" / "models.py").write_text(MODULE)
-    model = AIM(timm.create_model("test_resnet", num_classes=3), stages=[2, 3])
+    model = AIM(timm.create_model("test_resnet", num_classes=2), stages=[2, 3])
     model.preprocessing = Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3)
     model.save_pretrained(folder / "FOLDER")

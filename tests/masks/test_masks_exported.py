@@ -215,6 +215,10 @@ def test_classes_in_another_order_are_refused(model: AIM, tmp_path: Path) -> Non
     images = LabelledTable(tmp_path / "t.csv", classes=("owl", "dog", "cat"))
     with pytest.raises(ValueError, match="the model's classes are cat, dog, owl, and the data set's owl, dog, cat"):
         export_masks(model, images, tmp_path / "out", **SILENT)
+    other = AIM(TinyNet(4), [2, 3], mask_width=8)
+    other.preprocessing = PREPROCESSING
+    with pytest.raises(ValueError, match="the model's classes are 4 without names, and the data set's owl, dog, cat"):
+        export_masks(other, images, tmp_path / "out", **SILENT)
 
 
 def test_logits_that_are_not_finite_are_refused(pictures: Path, tmp_path: Path) -> None:
