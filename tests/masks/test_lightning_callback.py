@@ -167,6 +167,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     client = pytest.importorskip("mlflow").MlflowClient
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
