@@ -202,6 +202,17 @@ def _as_shown(image: Any, channels: int) -> Any:
     return image if channels in (1, 3) else v2.functional.pil_to_tensor(image)  # Pillow would resize by opacity
 
 
+def renormalised(images: torch.Tensor, given: Preprocessing, expected: Preprocessing) -> torch.Tensor:
+    """Images (N, C, H, W) that were normalised for one model, normalised for another one."""
+    if (given.mean, given.std) == (expected.mean, expected.std):
+        return images
+    mean, std, own_mean, own_std = (
+        torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
+        for values in (given.mean, given.std, expected.mean, expected.std)
+    )
+    return (images * std + mean - own_mean) / own_std
+
+
 class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
     """Resize so that the image just covers a size that is not square; keep the proportions.
 

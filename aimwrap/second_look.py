@@ -17,7 +17,7 @@ from .backbones.create import create_backbone
 from .base import AIMBase, Cost, Network, fresh_linear
 from .model import AIM
 from .output import AIMOutput, Prediction
-from .preprocessing import Preprocessing, preprocessing_of
+from .preprocessing import Preprocessing, preprocessing_of, renormalised
 from .sharing import Shareable
 from .sharing.files import Config
 from .sharing.rebuilding import Given, rebuild_second_look
@@ -275,12 +275,8 @@ class SecondLook(Shareable):
         if self.backbone is None or self._network is None:
             return self.first.forward_backbone(shown)[FINAL]
         given, expected = self.preprocessing, self._network.preprocessing
-        if given is not None and expected is not None and (given.mean, given.std) != (expected.mean, expected.std):
-            mean, std, own_mean, own_std = (
-                torch.tensor(values, dtype=shown.dtype, device=shown.device)[:, None, None]
-                for values in (given.mean, given.std, expected.mean, expected.std)
-            )
-            shown = (shown * std + mean - own_mean) / own_std
+        if given is not None and expected is not None:
+            shown = renormalised(shown, given, expected)
         own = [*self.classifier.parameters(), shown][0].dtype
         return in_precision(self.backbone(shown), own, shown.dtype)[FINAL]
 

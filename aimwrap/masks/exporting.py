@@ -139,19 +139,19 @@ def export_masks(
             num_workers=workers,
             generator=torch.Generator(),  # else torch's is moved
         )
-        position = iter(todo)
+        position, placed = iter(todo), (*asked, own) if "overlay" in asked else asked
         for batch, sizes in with_progress(loader, "masks") if progress else loader:
             seen, lines = look(network, batch.to(weight.device, weight.dtype)).cpu(), []
             for row, size in enumerate(sizes.tolist()):
                 source = sources[number := next(position)]
                 if not bool(seen.logits[row].isfinite().all()):
                     raise ValueError(f"{source.path}: the model's logits are not finite; check its weights")
-                maps = maps_on(seen, row, (*asked, own), seen_part(network.preprocessing, tuple(size)), tuple(size))
+                maps = maps_on(seen, row, placed, seen_part(network.preprocessing, tuple(size)), tuple(size))
                 arrays = _masks_of({name: values.numpy() for name, values in maps.items()}, threshold)
                 if "overlay" in asked:
                     _save(overlaid(source.picture(), arrays[own]), folder / "overlay" / f"{source.name}.jpg")
-                if own not in asked:
-                    del arrays[own]
+                    if own not in asked:
+                        del arrays[own]
                 if as_stored:
                     turn = size_and_orientation(source.path)[1]
                     arrays = {name: turned_back(values, turn) for name, values in arrays.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,6 @@ def yolo(line: dict[str, Any], kind: str) -> str:
 
 def digest_of(model: torch.nn.Module) -> str:
     """A checksum of a model's weights."""
-    from hashlib import sha256
-
     digest = sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())

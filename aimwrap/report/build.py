@@ -14,7 +14,7 @@ from ..analysis.background import background_bias
 from ..analysis.verification import verify
 from ..data import collate, eval_transform
 from ..data.release import ImageLoader, ReleaseDataset
-from ..preprocessing import Preprocessing
+from ..preprocessing import Preprocessing, renormalised
 from .content import Report, content_of
 from .measuring import Evaluation, evaluate, shown_id
 from .subjects import Role, Subject
@@ -262,10 +262,7 @@ def _seen_by(plain: Subject, prepared: Preprocessing) -> Callable[[Tensor], tupl
     own = plain.preprocessing
 
     def explained(images: Tensor) -> tuple[Tensor, Tensor]:
-        if (own.mean, own.std) != (prepared.mean, prepared.std):
-            numbers = (prepared.mean, prepared.std, own.mean, own.std)
-            mean, std, own_mean, own_std = (images.new_tensor(values)[:, None, None] for values in numbers)
-            images = (images * std + mean - own_mean) / own_std
+        images = renormalised(images, prepared, own)
         if own.image_size != prepared.image_size:
             images = F.interpolate(images, own.image_size, mode="bilinear", antialias=True)
         seen = plain.look(images)
