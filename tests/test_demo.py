@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from aimwrap import AIMOutput
 from aimwrap.analysis.look import Look
-from aimwrap.demo import Run, Scores, Settings, format_report, run_demo
+from aimwrap.data import DigitsOnPhotographs
+from aimwrap.demo import Run, Scores, Settings, format_report, load_second_look, run_demo
 from aimwrap.demo.backbone import load_in_order, load_pretrained_backbone
 from aimwrap.demo.report import format_table, score
+from aimwrap.demo.trained import FOLDER
 from aimwrap.demo.training import Outcome, Split, batch_order, load_splits, train_aim_frozen, train_plain
 from aimwrap.plot import Panel, plot_panels
 
@@ -131,3 +134,19 @@ def test_panels_and_titles_must_fit() -> None:
         plot_panels([[Panel(mask=torch.ones(1, 2, 2))]], ["a", "b"], ["row"], "title", "explanation")
     with pytest.raises(ValueError, match="a panel needs an image"):
         plot_panels([[Panel()]], ["a"], ["row"], "title", "explanation")
+
+
+def test_the_trained_second_look_has_the_packages_backbone_and_tells_the_digits_apart() -> None:
+    saved = load_file(FOLDER / "model.safetensors")
+    model = load_second_look()
+    state = model.state_dict()
+    backbone = {f"first.backbone.{name}" for name in model.first.backbone.state_dict()}
+    assert state.keys() - saved.keys() == backbone
+    assert not saved.keys() - state.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in saved.items())
+    pretrained = load_pretrained_backbone().state_dict()
+    assert all(torch.equal(own, pretrained[name]) for name, own in model.first.backbone.state_dict().items())
+    images, labels, _, _ = DigitsOnPhotographs("test", num_images=40).stacked()
+    right = (model.predict((images - 0.5) / 0.5).logits.argmax(1) == labels).float().mean()
+    assert right >= 0.95  # 0.98 of 320
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 3e6

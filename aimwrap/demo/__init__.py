@@ -3,6 +3,7 @@
 ``aimwrap demo`` runs it. Data and backbone come with pip packages (extra ``demo``); nothing is downloaded::
 
     backbone   the pretrained network
+    trained    a second look on the digits that comes with the package
     training   the variants and the one training loop they share
     report     scores, table, notes, the figure
 """
@@ -17,9 +18,10 @@ from torch import nn
 from ..top_down import Head
 from .backbone import load_pretrained_backbone
 from .report import Run, Scores, check_picture, draw_demo, format_report, format_table, score
+from .trained import load_second_look
 from .training import PLAIN, Settings, aim_name, load_splits, train_aim_frozen, train_plain
 
-__all__ = ["Run", "Scores", "Settings", "format_report", "format_table", "run_demo"]
+__all__ = ["Run", "Scores", "Settings", "format_report", "format_table", "load_second_look", "run_demo"]
 
 
 def run_demo(
