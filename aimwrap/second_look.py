@@ -60,6 +60,7 @@ class SecondLook(Shareable):
         model: a trained :class:`~aimwrap.AIM` with the feature-preserving head; shared, and left as it is.
         backbone: another network for the second look: a module, shared and left as it is, or a name, as for AIM. If its
             record and the first look's preprocessing are known and differ in mean or std, what it sees is converted.
+            It is not trained, so give a name with ``backbone_kwargs={"pretrained": True}``, or load weights into it.
         margin: positions of the merged mask's grid by which it is grown on every side.
         least: no box is smaller than this share of the image's sides: 0.3 enlarges at most 1 / 0.3 times.
         fill: what the other pixels become in all channels, in the images' own units: 0 is the mean colour of normalised
