@@ -169,7 +169,7 @@ def check_classification_loss(loss: nn.Module | None) -> None:
     if getattr(loss, "reduction", "mean") == "none" and not getattr(loss, "sum_classes", False):  # timm's does both
         raise ValueError('classification_loss must return a scalar; build it with reduction="mean"')
     if type(loss) in (nn.BCELoss, nn.KLDivLoss, nn.NLLLoss):
-        raise ValueError(f"classification_loss must take logits, as nn.CrossEntropyLoss() does; {type(loss).__name__} does not")
+        raise ValueError(f"classification_loss must take logits: CrossEntropyLoss does, {type(loss).__name__} not")
 
 
 def check_one_logit(loss: nn.Module, logits: Tensor, target: Any) -> None:
