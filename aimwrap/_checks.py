@@ -17,6 +17,7 @@ from ._choices import Head, MaskContext, MaskNorm, MaskPadding, Pooling
 from ._numerics import autocasts, kept_random_state, wide_dtype
 from .taps import Stage, TappedModel
 
+_MANY = "; where images have several classes, pass classification_loss=nn.BCEWithLogitsLoss() and labels.float()"
 # Steps of autograd's graph that move values, or change their precision.
 _MOVING = "(Alias|Clone|Permute|Reshape|Select|Slice|Squeeze|ToCopy|T|Transpose|UnsafeView|Unsqueeze|View)Backward"
 
@@ -159,14 +160,16 @@ def check_not_negative(**values: float) -> None:
 
 
 def check_classification_loss(loss: nn.Module | None) -> None:
-    """A module that returns a scalar."""
+    """A module that takes logits and returns a scalar."""
     if loss is not None and not isinstance(loss, nn.Module):
         raise TypeError(
             "classification_loss must be a module, such as nn.CrossEntropyLoss(label_smoothing=0.1), got "
             f"{getattr(loss, '__name__', type(loss).__name__)}; was () forgotten?"
         )
-    if getattr(loss, "reduction", "mean") == "none":
+    if getattr(loss, "reduction", "mean") == "none" and not getattr(loss, "sum_classes", False):  # timm's does both
         raise ValueError('classification_loss must return a scalar; build it with reduction="mean"')
+    if type(loss) in (nn.BCELoss, nn.KLDivLoss, nn.NLLLoss):
+        raise ValueError(f"classification_loss must take logits: CrossEntropyLoss does, {type(loss).__name__} not")
 
 
 def check_one_logit(loss: nn.Module, logits: Tensor, target: Any) -> None:
@@ -200,7 +203,8 @@ def check_output(output: Any, tau: Tensor) -> None:
     if not hasattr(output, "stage_logits"):
         raise TypeError(
             f"AIMLoss takes the AIMOutput that AIM returns, got {type(output).__name__}; "
-            "call criterion(model(images), labels), not criterion(model(images).logits, labels)"
+            "call criterion(model(images), labels), not criterion(model(images).logits, labels); a second look takes "
+            "losses of torch: nn.functional.cross_entropy(second(images).logits, labels)"
         )
     if len(output.logits) == 0:
         raise ValueError("the output is of no images, so it has no mean loss; leave empty batches out")
@@ -300,15 +304,28 @@ def check_numbers(numbers: Tensor, count: int | None, name: str, way_out: str = 
             raise ValueError(f"{name} must be {expected}, got {number}{way_out}")
 
 
-def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
-    """Class indices, or soft labels of the logits' shape, each image's adding up to 1."""
+def check_target(logits: Tensor, target: Tensor, ignore_index: int | None) -> None:
+    """Class indices, or soft labels that add up to 1; for binary cross entropy, where no index is ignored, 0 to 1."""
     classes = logits.shape[1]
     if not isinstance(target, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(target).__name__}; torch.tensor(labels) makes one")
-    if classes == 1:
-        raise ValueError("cross entropy of one logit is always 0; pass classification_loss=nn.BCEWithLogitsLoss()")
     # Looking at values would wait for a GPU and break a compiled graph; there, torch's own check remains.
     readable = target.device.type == "cpu" and not torch.compiler.is_compiling()
+    if ignore_index is None:
+        way_out, got = "", f"{str(target.dtype)[6:]} of {tuple(target.shape)}"
+        if target.shape != logits.shape:
+            way_out = "labels.float()[:, None]" if classes == 1 else f"nn.functional.one_hot(labels, {classes}).float()"
+        elif not target.is_floating_point():
+            way_out = "labels.float()"
+        elif readable and not bool(((target >= 0) & (target <= 1)).all()):
+            way_out = "a loss of your own that leaves out what is not known, such as -1 or NaN"
+            got = f"{target.min():g} to {target.max():g}"
+        if way_out:
+            expected = f"floats from 0 to 1 of the logits' shape {tuple(logits.shape)}"
+            raise ValueError(f"labels of binary cross entropy must be {expected}, got {got}; write {way_out}")
+        return
+    if classes == 1:
+        raise ValueError("cross entropy of one logit is always 0; pass classification_loss=nn.BCEWithLogitsLoss()")
     if target.is_floating_point():
         if target.shape != logits.shape:
             raise ValueError(
@@ -317,12 +334,12 @@ def check_target(logits: Tensor, target: Tensor, ignore_index: int) -> None:
             )
         sums = target.sum(1) if readable else target.new_ones(1)  # of zeros, an image counts for nothing
         if readable and not bool((((sums - 1).abs() < 0.01) | (sums == 0)).all() and (target >= 0).all()):
-            raise ValueError("soft labels must be shares that add up to 1 for each image; divide by their sum")
+            raise ValueError(f"soft labels must be shares that add up to 1 for each image; divide by their sum{_MANY}")
         return
     if target.shape != logits.shape[:1]:
         raise ValueError(
             f"labels must be class indices of shape ({logits.shape[0]},), got {tuple(target.shape)}; "
-            "labels.squeeze() or one_hot.argmax(dim=1) may be what is missing"
+            f"labels.squeeze() or one_hot.argmax(dim=1) may be what is missing{_MANY}"
         )
     if target.dtype not in (torch.int64, torch.uint8):
         raise TypeError(f"labels must be int64, got {target.dtype}; call labels.long()")

@@ -99,7 +99,8 @@ class AIMLoss(nn.Module):
         batch_mean: what averages the areas with ``area_per="batch"``. Where several processes share a batch,
             :func:`aimwrap.train.mean_over_processes` takes all of its images; per image there is nothing to share.
         classification_loss: any module that takes (logits (N, K), target) and returns a scalar; cross entropy by
-            default. It serves label smoothing, soft labels, and binary cross entropy, which a single logit needs.
+            default, also of soft labels (N, K), as mixup makes them. A single logit and images with several classes
+            need ``nn.BCEWithLogitsLoss()``, whose target is of the logits' shape.
 
     Attributes:
         tau: float32 buffer, the current target area, which :class:`~aimwrap.TauScheduler` changes.
@@ -164,8 +165,9 @@ class AIMLoss(nn.Module):
     def components(self, output: AIMOutput, target: Tensor) -> AIMLossComponents:
         """Every term apart, for the log. Arguments and errors as in :meth:`forward`."""
         check_output(output, self.tau)
-        if isinstance(self.classification_loss, nn.CrossEntropyLoss):
-            check_target(output.logits, target, self.classification_loss.ignore_index)
+        loss = self.classification_loss
+        if isinstance(loss, nn.CrossEntropyLoss) or type(loss) is nn.BCEWithLogitsLoss:
+            check_target(output.logits, target, getattr(loss, "ignore_index", None))
         elif output.logits.shape[1:] == (1,) and not self._tried_one_logit and not torch.compiler.is_compiling():
             check_one_logit(self.classification_loss, output.logits, target)
             self._tried_one_logit = True

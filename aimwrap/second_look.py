@@ -177,8 +177,8 @@ class SecondLook(Shareable):
         Args:
             images: (N, C, H, W), as the model takes them.
             area: as in :meth:`aimwrap.AIM.predict`, of the first look's masks.
-            unsure: look again only where the first look's class has a probability below this. The other logits are the
-                first look's, which sees all pixels.
+            unsure: look again only where the first look's class has a probability below this: the softmax's, so not
+                for images of several classes. The other logits are the first look's, which sees all pixels.
 
         Returns:
             Logits and masks; without ``area`` and ``unsure`` those of :meth:`forward`.

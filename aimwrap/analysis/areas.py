@@ -23,6 +23,7 @@ from .intervals import wilson_interval
 from .readout import evaluating, inside, unwrap
 
 Row = tuple[str, ...]
+Right = Callable[[Tensor, Tensor], Tensor]  # from logits (N, K) and labels (N, ...) to (N,) bool
 AREAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
@@ -82,7 +83,13 @@ class AreaCurve:
 
 
 @torch.no_grad()
-def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Sequence[float] = AREAS) -> AreaCurve:
+def area_curve(
+    model: nn.Module,
+    batches: Iterable[Sequence[Tensor]],
+    areas: Sequence[float] = AREAS,
+    *,
+    right: Right | None = None,
+) -> AreaCurve:
     """Measure accuracy with masks of exact areas, and with the model's own.
 
     Each area opens, in every mask, the positions with the highest mask logits (:func:`~aimwrap.budgeted_mask`), as
@@ -98,6 +105,9 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
             perhaps groups (N,), numbers from 0, such as every pair of label and background. They are moved to the
             model's device.
         areas: shares of every mask to open, each in (0, 1]. 1.0 opens all: what the same features reach without masks.
+        right: for labels that are not one class per image: which images count as right, (N,) bool, from logits (N, K)
+            and labels (N, ...), both on the CPU, such as ``lambda logits, labels: ((logits > 0) == labels).all(1)``. An
+            image whose largest logit is not finite is never right.
 
     Returns:
         A point per area, by size, and the model's own.
@@ -125,54 +135,59 @@ def area_curve(model: nn.Module, batches: Iterable[Sequence[Tensor]], areas: Seq
         raise ValueError(f"areas must not repeat, got {list(areas)}")
     asked: list[float | None] = [*sorted(checked), None]
     tallies = [_Tally() for _ in asked]
-    labels: list[Tensor] = []
+    num_classes = max(2, aim.num_classes) if right is None else None
+    seen = 0
     groups: list[Tensor] = []
     with evaluating(aim if second is None else second):
         for batch in with_progress(batches, "areas"):
-            images, *known = check_batch(batch, bool(groups) if labels else None, max(2, aim.num_classes))
+            several = "; where images have several classes, right= says which predictions are right"
+            images, labels, *group = check_batch(batch, bool(groups) if seen else None, num_classes, several)
             images = images.to(next(aim.parameters()).device)
             maps = aim.forward_backbone(images)
             scores = aim._scores(maps)  # once for all areas
-            if not labels:
+            if not seen:
                 with torch.enable_grad():
                     check_logits(aim._decided(maps, scores, None).logits, "model")
             for area, tally in zip(asked, tallies, strict=True):
                 found = aim._decided(maps, scores, None if area is None else [area] * len(scores))
-                tally.add(aim, found if second is None else second._decided(images, found.masks))
-            for values, kept in zip(known, (labels, groups), strict=False):
-                kept.append(values.cpu())
-    if not sum(map(len, labels)):
+                tally.add(aim, found if second is None else second._decided(images, found.masks), labels.cpu(), right)
+            groups += [numbers.cpu() for numbers in group]
+            seen += len(images)
+    if not seen:
         raise ValueError("batches must hold at least one image, got none; a generator can be read only once")
-    truth, group_of = torch.cat(labels), torch.cat(groups) if groups else None
-    points = [tally.point(area, truth, group_of) for area, tally in zip(asked, tallies, strict=True)]
-    return AreaCurve(tuple(points[:-1]), points[-1], len(truth))
+    group_of = torch.cat(groups) if groups else None
+    points = [tally.point(area, group_of) for area, tally in zip(asked, tallies, strict=True)]
+    return AreaCurve(tuple(points[:-1]), points[-1], seen)
 
 
 class _Tally:
     """What is kept of the images at one area."""
 
     def __init__(self) -> None:
-        self.predicted: list[Tensor] = []
+        self.right: list[Tensor] = []
         self.merged: list[Tensor] = []
         self.opened: dict[Stage, list[Tensor]] = {}
 
-    def add(self, aim: AIM, prediction: Prediction) -> None:
-        masks = list(prediction.masks.values())
-        self.predicted.append(predicted_classes(prediction.logits).cpu())
+    def add(self, aim: AIM, prediction: Prediction, labels: Tensor, right: Right | None) -> None:
+        masks, predicted = list(prediction.masks.values()), predicted_classes(prediction.logits).cpu()
+        found = predicted == labels if right is None else right(prediction.logits.cpu(), labels)
+        if not isinstance(found, Tensor) or found.dtype != torch.bool or found.shape != predicted.shape:
+            came = f"{found.dtype} of {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(f"right must return a bool tensor of shape {tuple(predicted.shape)}, got {came}")
+        self.right.append(found & (predicted >= 0))
         self.merged.append(_area_of(aim.top_down.fuse(masks, masks)[1]))
         for stage, mask in prediction.masks.items():
             self.opened.setdefault(stage, []).append(_area_of(mask))
 
-    def point(self, asked: float | None, labels: Tensor, groups: Tensor | None) -> AreaPoint:
-        predicted = torch.cat(self.predicted)
-        correct = int((predicted == labels).sum())
+    def point(self, asked: float | None, groups: Tensor | None) -> AreaPoint:
+        right = torch.cat(self.right)
         area = torch.cat(self.merged).mean().item()
         by_stage = {stage: torch.cat(areas).mean().item() for stage, areas in self.opened.items()}
         lowest = None
         if groups is not None:
-            lowest = worst(group_accuracies(predicted, labels, groups, int(groups.max()) + 1)).item()
-        ends = wilson_interval(correct, len(labels))
-        return AreaPoint(asked, area, by_stage, correct / len(labels), *ends, lowest)
+            lowest = worst(group_accuracies(right, torch.ones_like(right), groups, int(groups.max()) + 1)).item()
+        correct, images = int(right.sum()), len(right)
+        return AreaPoint(asked, area, by_stage, correct / images, *wilson_interval(correct, images), lowest)
 
 
 def _area_of(mask: Tensor) -> Tensor:
@@ -180,8 +195,11 @@ def _area_of(mask: Tensor) -> Tensor:
     return mask.cpu().double().mean((1, 2, 3))
 
 
-def check_batch(batch: Any, grouped: bool | None, num_classes: int) -> Sequence[Tensor]:
-    """Images, labels and perhaps groups, of which all batches have some or none."""
+def check_batch(batch: Any, grouped: bool | None, num_classes: int | None, several: str) -> Sequence[Tensor]:
+    """Images, labels and perhaps groups, of which all batches have some or none.
+
+    Labels are class numbers, or anything where ``num_classes`` is None. ``several`` is what to do with several classes.
+    """
     expected = "batches must yield (images, labels) or (images, labels, groups), all tensors"
     if not isinstance(batch, list | tuple) or not all(isinstance(part, Tensor) for part in batch):
         kinds = [type(part).__name__ for part in batch] if isinstance(batch, list | tuple) else type(batch).__name__
@@ -191,12 +209,18 @@ def check_batch(batch: Any, grouped: bool | None, num_classes: int) -> Sequence[
     if grouped is not None and grouped != (len(batch) == 3):
         raise ValueError(f"{expected}, got groups in some batches and none in others")
     for name, values in zip(("labels", "groups"), batch[1:], strict=False):
+        if name == "labels" and num_classes is None and values.shape[:1] == batch[0].shape[:1]:
+            continue
         if values.shape != batch[0].shape[:1] or values.is_floating_point() or values.dtype == torch.bool:
+            way_out = f"one_hot.argmax(dim=1) and {name}.long() make them{several if name == 'labels' else ''}"
+            if values.shape[1:] == (1,):  # whose argmax is always 0
+                way_out = f"{name}[:, 0].long() makes them"
             raise ValueError(
                 f"{name} must be whole numbers of shape ({len(batch[0])},), got {values.dtype} of "
-                f"{tuple(values.shape)}; one_hot.argmax(dim=1) and values.long() make them"
+                f"{tuple(values.shape)}; {way_out}"
             )
-    check_numbers(batch[1], num_classes, "labels", "; leave images without a label out")
+    if num_classes is not None:
+        check_numbers(batch[1], num_classes, "labels", "; leave images without a label out")
     if len(batch) == 3:
         check_numbers(batch[2], None, "groups", ": for instance 2 * labels + places")
     return batch

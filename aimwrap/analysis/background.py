@@ -111,8 +111,9 @@ def background_bias(
 
     Args:
         model: a trained :class:`~aimwrap.AIM`, also inside wrappers or a second look. It is left as it is.
-        batches: a ``DataLoader`` or a list of batches: images (N, C, H, W) as the model takes them, and labels (N,).
-            Use training images without augmentation; the features of all of them are kept.
+        batches: a ``DataLoader`` or a list of batches: images (N, C, H, W) as the model takes them, and labels (N,);
+            where images have several classes, 0 or 1 for one of them. Use training images without augmentation; the
+            features of all of them are kept.
         margin: positions by which the merged mask is grown on every side, so that it covers the object.
         seed: of the folds.
         progress: whether to show a bar.
@@ -137,7 +138,8 @@ def background_bias(
     one: Tensor | None = None
     with evaluating(aim):
         for batch in with_progress(batches, "background") if progress else batches:
-            images, own, *_ = check_batch(batch, None, max(2, aim.num_classes))
+            several = "; where images have several classes, measure one: labels[:, 0].long()"
+            images, own, *_ = check_batch(batch, None, max(2, aim.num_classes), several)
             images = images.to(aim.classifier.weight.device)
             kept = kept_pixels(aim.forward_masks(aim.forward_backbone(images)).merged_mask, images, margin)
             region = bounds(kept)

@@ -81,7 +81,8 @@ def report(
 ) -> None:
     """Write an HTML report on a model: scores, groups, checks of its masks, and a gallery of images with masks.
 
-    The page is one file and needs no network. A JSON file next to it has the same content.
+    Each image has exactly one class. The page is one file and needs no network. A JSON file next to it has the same
+    content.
     """
     kinds = (ImportError, OSError, RuntimeError, TypeError, ValueError)
     with exit_on_error(*kinds, as_json=as_json, facts={"path": str(out)}), warnings_printed(quiet):

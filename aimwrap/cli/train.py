@@ -166,8 +166,8 @@ def train(
 ) -> None:
     """Train a backbone, plain or with AIM, on a data set; test it and save it.
 
-    The same command works on one CPU, one GPU and several GPUs. Under torchrun or srun it uses the processes that were
-    started. If it is interrupted, run the same command again to continue.
+    Each image has exactly one class. The same command works on one CPU, one GPU and several GPUs. Under torchrun or
+    srun it uses the processes that were started. If it is interrupted, run the same command again to continue.
     """
     numbers = parse_seeds(seeds)
     import_from_here()

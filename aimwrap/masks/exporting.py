@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from .._files import locked, parts_of, read_json, write_json
-from .._numerics import both_sides
 from .._text import numbered, with_progress
 from ..analysis.look import Look, look
 from ..analysis.readout import inside, unwrap
@@ -316,7 +315,8 @@ def _facts(
     source: _Source, seen: Look, row: int, arrays: dict[str, np.ndarray[Any, Any]], size: list[int], lengths: bool
 ) -> dict[str, Any]:
     """An image's line of the journal."""
-    logits = both_sides(seen.logits[row].float(), 0)
+    logits = seen.logits[row].float()
+    logits = nn.functional.pad(logits, (1, 0)) if len(logits) == 1 else logits  # the softmax is then its sigmoid
     predicted = int(logits.argmax())
     label = None if source.record is None else source.record.label
     number = predicted if label is None else label

@@ -12,6 +12,11 @@ from torch import Tensor
 from .._checks import check_numbers, check_positive
 from .._numerics import predicted_classes
 
+_OF_COLUMNS = (
+    ": take labels[:, 0] of one column, labels.argmax(1) of one-hot ones; where images have several classes, pass "
+    "((logits > 0) == labels).all(1) as predictions, and ones as labels"
+)
+
 
 def group_accuracies(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """Accuracy of each group of images, such as every pair of label and background.
@@ -103,7 +108,9 @@ def count_by_group(predictions: Tensor, labels: Tensor, groups: Tensor, num_grou
         num_classes, predictions = max(2, predictions.shape[1]), predicted_classes(predictions)
     for name, values in (("predictions", predictions), ("labels", labels), ("groups", groups)):
         if values.ndim != 1 or len(values) != len(labels):
-            raise ValueError(f"{name} must be ({len(labels)},), one value per label, got {tuple(values.shape)}.")
+            way_out = _OF_COLUMNS if name == "labels" else ""
+            expected = f"({len(labels)},), one value per label"
+            raise ValueError(f"{name} must be {expected}, got {tuple(values.shape)}{way_out}.")
         if values.is_floating_point():
             way_out = " (or logits, (N, K))" if name == "predictions" else ""
             raise ValueError(f"{name} must be whole numbers{way_out}, got {values.dtype}.")

@@ -96,7 +96,7 @@ def classes_of(name: str, classes: Tensor | Sequence[int] | None, count: int, na
     if numbers.shape != (count,) or numbers.is_floating_point():
         raise ValueError(
             f"{name} must be ({count},) class numbers, one per image, got {tuple(numbers.shape)} of {numbers.dtype}: "
-            "logits.argmax(dim=1) turns logits into them."
+            "logits.argmax(dim=1) turns logits into them, (logits[:, 0] > 0).long() a single one."
         )
     if names is None:
         return [str(int(number)) for number in numbers]

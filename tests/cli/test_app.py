@@ -62,6 +62,12 @@ def test_every_command_has_examples_and_exit_codes(name: str) -> None:
     assert "--json" in text and max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("name", ["train", "report"])
+def test_commands_for_one_class_per_image_say_so(name: str) -> None:
+    text = runner.invoke(app, [name, "--help"], env={"COLUMNS": "80"}).stdout
+    assert "Each image has exactly one class." in text
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_wrong_usage_is_exit_code_2_and_leaves_the_output_empty(name: str) -> None:
     result = runner.invoke(app, [*name.split(), "--jsno"])

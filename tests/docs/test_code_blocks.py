@@ -180,6 +180,15 @@ def check_start(after: list[Names]) -> None:
     assert after[3]["masks"][2].shape == (1, 1, 4, 4)
 
 
+def check_targets(after: list[Names]) -> None:
+    assert after[1]["probabilities"].shape == (8, 5)
+    assert len(after[3]["heatmaps"]) == after[1]["labels"].sum() and after[3]["heatmaps"].shape[1:] == (6, 6)
+    assert [point.asked for point in after[5]["curve"].points] == [0.1, 0.5] and after[6]["by_group"].shape == (2,)
+    assert torch.equal(after[8]["for_dog"], -after[8]["for_cat"])
+    for block in (9, 10):
+        assert torch.allclose(after[block]["shares"].sum(1), torch.ones(8))
+
+
 CHECKS: dict[str, Callable[[list[Names]], None]] = {  # what the pages' comments say comes out
     "docs/attribution.md": check_attribution,
     "docs/choose-tau.md": check_choose_tau,
@@ -190,6 +199,7 @@ CHECKS: dict[str, Callable[[list[Names]], None]] = {  # what the pages' comments
     "docs/metrics.md": check_metrics,
     "docs/report.md": check_report,
     "docs/start.md": check_start,
+    "docs/targets.md": check_targets,
     "docs/verify.md": check_verify,
 }
 

@@ -60,3 +60,8 @@ def test_headings_become_anchors(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Stage numbers, and the paper's count\n\n## `explain` & more\n")
     assert anchors(page) == {"stage-numbers-and-the-papers-count", "explain--more"}
+
+
+@pytest.mark.parametrize("page", [*pages(), *OUTSIDE[1:]])
+def test_no_page_has_the_marks_of_a_merge(page: str) -> None:
+    assert not re.search(r"^(<<<<<<<|=======$|>>>>>>>)", (ROOT / page).read_text(), flags=re.MULTILINE)

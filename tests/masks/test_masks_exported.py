@@ -221,6 +221,20 @@ def test_classes_in_another_order_are_refused(model: AIM, tmp_path: Path) -> Non
         export_masks(other, images, tmp_path / "out", **SILENT)
 
 
+@pytest.mark.parametrize(("logit", "number", "confidence"), [(2.0, 1, 0.880797), (-1.0, 0, 0.731059)])
+def test_the_confidence_of_one_logit_is_its_sigmoid(
+    logit: float, number: int, confidence: float, pictures: Path, tmp_path: Path
+) -> None:
+    """It was that of twice the logit."""
+    model = AIM(TinyNet(1), [2, 3], num_classes=1, mask_width=8).eval()
+    model.preprocessing = PREPROCESSING
+    torch.nn.init.zeros_(model.classifier.weight)
+    torch.nn.init.constant_(model.classifier.bias, logit)
+    export_masks(model, pictures, tmp_path / "out", **SILENT)
+    for line in lines_of(tmp_path / "out").values():
+        assert (line["class"], line["predicted"], line["confidence"]) == (number, number, confidence)
+
+
 def test_logits_that_are_not_finite_are_refused(pictures: Path, tmp_path: Path) -> None:
     broken = lively(AIM(TinyNet(3), [2, 3], mask_width=8))
     broken.preprocessing = PREPROCESSING
