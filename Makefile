@@ -1,4 +1,4 @@
-# Needs make and Python 3.10 or newer; everything else goes into $(VENV).
+# Needs make and Python 3.11 or newer; everything else goes into $(VENV).
 # `make demo` and `make test` are the two commands of the README; `make help` lists the others.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(C
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
-	@echo 'ARGS="..." is handed on to the command; PYTHON=python3.12 picks the interpreter of a new environment.'
+	@echo 'ARGS="..." is handed on to the command; PYTHON=python3.14 picks the interpreter of a new environment.'
 
 demo: $(VENV)/.with-demo  ## train plain and AIM on real images, print the table, draw the picture
 	$(BIN)/aimwrap demo $(ARGS)
@@ -41,17 +41,21 @@ browser: $(VENV)/.with-test  ## open reports in Chromium (of the system), and ch
 minimum: $(VENV)-minimum/.with-test  ## run the tests on the oldest versions that pyproject.toml allows
 	$(VENV)-minimum/bin/python -m pytest $(ARGS)
 
-wheel: $(VENV)/.created  ## build the wheel, and train with it on the lowest and on the newest dependencies
-	$(PIP_INSTALL) build uv
+wheel: $(VENV)/.created  ## build and check the release, and train with the wheel on the lowest and the newest dependencies
+	$(PIP_INSTALL) build twine uv
 	rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 	$(BIN)/python tests/check_wheel.py dist/*.whl
 
-lint: $(VENV)/.with-test  ## check style and format (ruff), who imports whom (import-linter), declared dependencies (deptry)
+lint: $(VENV)/.with-test  ## check style, format (ruff), imports (import-linter), dependencies (deptry) and workflow files
 	$(BIN)/ruff check $(ARGS) .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/deptry aimwrap
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --quiet .github
 
 types: $(VENV)/.with-test  ## check types with mypy, strictly
 	$(BIN)/mypy $(ARGS)
@@ -77,6 +81,6 @@ $(VENV)-minimum/.with-test: $(VENV)-minimum/.created pyproject.toml
 	@touch $@
 
 $(VENV)/.created $(VENV)-minimum/.created:
-	@$(PYTHON) -c 'import sys; sys.exit("aimwrap needs Python 3.10 or newer, and %s is %s: try make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]) if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("aimwrap needs Python 3.11 or newer, and %s is %s: try make PYTHON=python3.14" % (sys.executable, sys.version.split()[0]) if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(@D)
 	@touch $@

@@ -18,7 +18,7 @@ exchange (backgrounds of a batch), preprocessing and sharing (what a saved model
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from ._choices import PAPER as PAPER

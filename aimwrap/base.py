@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from torch import nn
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from .preprocessing import Preprocessing
     from .sharing.recipe import Recipe
     from .top_down import FeaturePreservingTopDown, Head, PaperTopDown, Pooling
-
-Model = TypeVar("Model", bound="AIMBase")
 
 
 class Cost(NamedTuple):
@@ -120,7 +118,7 @@ class AIMBase(nn.Module):
                 module.to(device=like.device, dtype=like.dtype)
         self.training = self.backbone.training
 
-    def freeze_backbone(self: Model, up_to: Stage | None = None) -> Model:
+    def freeze_backbone(self, up_to: Stage | None = None) -> Self:
         """Stop training the backbone, or the part of it that a stage's map depends on.
 
         What is frozen also stays in evaluation mode when ``train()`` is called: its norms keep their statistics, its
@@ -151,7 +149,7 @@ class AIMBase(nn.Module):
         self.backbone.freeze_tapped(None if up_to is None else str(up_to))
         return self
 
-    def freeze_norm_statistics(self: Model) -> Model:
+    def freeze_norm_statistics(self) -> Self:
         """Keep the backbone's running statistics (BatchNorm's) as they are while its weights are still trained.
 
         Such norms stay in evaluation mode when ``train()`` is called. On small or biased training sets this matters
@@ -163,7 +161,7 @@ class AIMBase(nn.Module):
         self.backbone.freeze_tapped_statistics()
         return self
 
-    def unfreeze_backbone(self: Model) -> Model:
+    def unfreeze_backbone(self) -> Self:
         """Train the complete backbone again, norm statistics included, with every module in the model's own mode.
 
         Returns:

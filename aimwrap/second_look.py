@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,6 @@ from .sharing.files import Config
 from .sharing.rebuilding import Given, rebuild_second_look
 from .sharing.recipe import Recipe, builder_of, parts_of
 from .taps import FINAL, Stage, TappedBackbone, count_macs, tap_backbone
-
-Model = TypeVar("Model", bound="SecondLook")
 
 
 class SecondLookOutput(NamedTuple):
@@ -309,7 +307,7 @@ class SecondLook(Shareable):
         return self.first, own if self.size is None else own | {"size": int(self.size)}
 
     @classmethod
-    def _rebuilt(cls: type[Model], config: Config, backbone: Given, where: str) -> Model:
+    def _rebuilt(cls, config: Config, backbone: Given, where: str) -> Self:
         if config["second_look"] is None:
             raise ValueError(
                 f"{where} holds an AIM, which looks once: SecondLook(AIM.from_pretrained({where!r})) adds a second "
@@ -317,7 +315,7 @@ class SecondLook(Shareable):
             )
         of_first, own = backbone if isinstance(backbone, tuple) else (backbone, None)
         first = AIM._rebuilt(config | {"second_look": None}, of_first, where)
-        second: Model = rebuild_second_look(cls, first, config, own, where)
+        second: Self = rebuild_second_look(cls, first, config, own, where)
         return second
 
     def extra_repr(self) -> str:

@@ -1,6 +1,6 @@
 """Install a wheel into fresh environments, and train with it by the plain example: `make wheel`.
 
-    python tests/check_wheel.py dist/aimwrap-0.1.0-py3-none-any.whl
+    python tests/check_wheel.py dist/aimwrap-0.2.0-py3-none-any.whl
 
 Once on the lowest versions of the core's dependencies that the wheel allows, once on the newest. Not a test module: it
 downloads PyTorch twice. Needs uv, since pip only ever takes the newest version.

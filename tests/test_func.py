@@ -71,6 +71,7 @@ def test_gradients_by_parameter_and_image_are_autograds(name: str, head: str, wr
 
 
 @every_model
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch's own forward mode, on Python 3.14
 def test_forward_mode_agrees_with_backward(name: str, head: str, wrapped: Wrapped) -> None:
     model, images = wrapped(name, head), some_images()
     direction = torch.randn_like(images)

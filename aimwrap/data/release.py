@@ -239,7 +239,7 @@ class ImageLoader(DataLoader[Any]):
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Start (fork) processes that do not see Ctrl-C, and whose end does not raise torch's error at once, anywhere."""
+    """Start processes that do not see Ctrl-C, and whose end does not raise torch's error at once, anywhere."""
     elsewhere = os.name == "nt" or threading.current_thread() is not threading.main_thread()
     if elsewhere or None in map(signal.getsignal, (signal.SIGINT, signal.SIGCHLD)):  # set from C: not to be put back
         yield

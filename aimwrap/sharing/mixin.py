@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, cast
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
@@ -30,7 +30,6 @@ from .files import (
 )
 from .rebuilding import Given, check_savable, config_of, rebuild
 
-Shared = TypeVar("Shared", bound="Shareable")
 _CARD = "README.md"
 _ELSEWHERE = {  # what save_pretrained takes in transformers, diffusers and huggingface_hub
     "safe_serialization": "the weights are always saved as safetensors, so leave it out",
@@ -46,12 +45,12 @@ class Shareable(Savable):
     """Saving, loading and sharing, which :class:`~aimwrap.AIM` and :class:`~aimwrap.SecondLook` inherit."""
 
     @classmethod
-    def _rebuilt(cls: type[Shared], config: Config, backbone: Given, where: str) -> Shared:
+    def _rebuilt(cls, config: Config, backbone: Given, where: str) -> Self:
         """Build the model that a config describes, with fresh weights."""
         if config["second_look"] is not None:
             raise ValueError(f"{where} holds a second look: load both by SecondLook.from_pretrained({where!r})")
         base = next(kind for kind in cls.__mro__ if Shareable in kind.__bases__)
-        return cast("Shared", rebuild(cls, base, config, backbone, where))
+        return cast("Self", rebuild(cls, base, config, backbone, where))
 
     def save_pretrained(
         self,
@@ -153,7 +152,7 @@ class Shareable(Savable):
 
     @classmethod
     def from_pretrained(
-        cls: type[Shared],
+        cls,
         pretrained_model_name_or_path: str | Path,
         *,
         backbone: Given = None,
@@ -164,7 +163,7 @@ class Shareable(Savable):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         revision: str | None = None,
-    ) -> Shared:
+    ) -> Self:
         """Load a model from a folder or from the Hugging Face Hub.
 
         Files are data: they are checked, and run no code. A backbone is built by a name that timm or torchvision

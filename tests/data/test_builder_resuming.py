@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from multiprocessing import get_context
+from collections.abc import Iterator
+from multiprocessing import get_context, get_start_method, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from aimwrap.data import Built
 from aimwrap.data.builder import InPlace, Placed, building, waterbirds
 
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns where there are threads
+
+
+@pytest.fixture
+def forked() -> Iterator[None]:
+    """Workers that see what a test has replaced; those of a fork server (Python 3.14) do not."""
+    before = get_start_method(allow_none=True)
+    set_start_method("fork", force=True)
+    yield
+    set_start_method(before, force=True)
 
 
 def test_two_builds_are_the_same_byte_for_byte(made: Made, built: Path, tmp_path: Path) -> None:
@@ -181,6 +191,7 @@ def test_unreadable_sources_are_all_named_and_the_rest_is_built(tmp_path: Path) 
 
 
 @forks
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_full_disk_says_so_and_the_build_goes_on_with_room(
     made: Made, built: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch

@@ -38,7 +38,8 @@ class Signalled(Dataset[int]):
 def test_a_killed_worker_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
     """70 to 110 lines of traceback, from wherever the process was."""
     with pytest.raises(typer.Exit) as caught, exit_on_error(OSError, as_json=False):
-        list(ImageLoader(Signalled(signal.SIGKILL), num_workers=1, timeout=1))
+        # forked, since a fork server (Python 3.14) may take longer to start a worker than a second
+        list(ImageLoader(Signalled(signal.SIGKILL), num_workers=1, timeout=1, multiprocessing_context="fork"))
     assert caught.value.exit_code == 1
     said = capsys.readouterr().err
     assert said.startswith("a process that reads images ended early (DataLoader worker (pid") and said.count("\n") == 1
