@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_nets
@@ -150,13 +149,13 @@ def test_killed_before_its_last_line_the_log_is_complete_afterwards(
 ) -> None:
     """After the last epoch's checkpoint, and no epoch is left to write it."""
 
-    def killing(run: Run, line: dict[str, Any]) -> None:
-        if line["epoch"] == 2:
+    def killing(run: Run) -> None:
+        if run.progress.epoch == 2:
             raise KilledError
 
     settings = settings_of(method="plain")
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(loop, "log_to_tensorboard", killing)
+        patch.setattr(loop, "log_epochs", killing)
         train(settings, tmp_path, fabric)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
     train(settings, tmp_path, fabric)
