@@ -168,7 +168,7 @@ def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{above}{name}/")
         elif isinstance(value, int | float):
-            yield f"{above}{name}", float(value)
+            yield f"{above}{name}", value
         elif isinstance(value, list | tuple):  # a list in what was read from a checkpoint
             yield from _scalars({str(number): one for number, one in enumerate(value)}, f"{above}{name}/")
 
