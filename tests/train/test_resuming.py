@@ -1,5 +1,6 @@
 """A run that is stopped anywhere goes on to the very weights of one that was not."""
 
+import csv
 import json
 import os
 import random
@@ -208,10 +209,14 @@ def test_two_checkpoints_are_kept_and_the_model_loads(
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_kill_9_at_random_moments(table: Path, tmp_path: Path, devices: int) -> None:
+    """Loggers have every epoch once, and change nothing."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     def command(out: Path) -> subprocess.Popen[bytes]:
         source = "from aimwrap.cli import main; main()"
         options = "--backbone tiny_nets:tiny_with_dropout --image-size 32 --epochs 12 --batch-size 4 --workers 0 -q"
         options += f" --checkpoint-steps 2 --ema 0.9 --devices {devices} --accelerator cpu --lr 1e-3"
+        options += " --logger tensorboard,csv" if out == killed else ""
         arguments = ["train", "table", str(table), "mask=mask", "--out", str(out), *options.split()]
         script = tmp_path / "aimwrap_command.py"
         script.write_text(source)
@@ -239,3 +244,9 @@ def test_kill_9_at_random_moments(table: Path, tmp_path: Path, devices: int) -> 
         process.wait()
     assert command(killed).wait(timeout=300) == 0
     assert contents(killed / "seed-0") == contents(whole / "seed-0")
+    steps = [json.loads(line)["step"] for line in (killed / "seed-0" / "log.jsonl").read_text().splitlines()]
+    with (killed / "seed-0" / "csv" / "metrics.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == steps
+    events = EventAccumulator(str(killed / "seed-0" / "tensorboard"), {"images": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == steps
+    assert [event.step for event in events.Images("masks")] == steps
