@@ -175,7 +175,7 @@ def log_picture(logger: Logger, name: str, picture: Tensor, step: int) -> None:
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(name, picture, step)
     elif isinstance(logger, WandbLogger):
-        logger.log_image(name, [Image.fromarray(pixels)])
+        logger.log_image(name, [Image.fromarray(pixels)], step)
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_image(logger.run_id, pixels, artifact_file=f"{name}/{step:08d}.png")
     elif folder := getattr(logger, "log_dir", None) or logger.save_dir:

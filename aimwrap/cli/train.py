@@ -148,7 +148,7 @@ def train(
     presets: bool = option(
         False, "Describe the presets, and exit.", "--presets", is_eager=True, callback=_list_presets
     ),
-    tensorboard: bool = _result(False, "Write curves and masks for TensorBoard.", "--tensorboard"),
+    logger: str = _result("", "Loggers, separated by commas: tensorboard, csv, wandb, mlflow.", show_default="none"),
     keep_masks: int = _result(
         0, "Number of test images whose masks are written after each epoch.", min=0, show_default="none"
     ),
@@ -188,7 +188,8 @@ def train(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         kinds = (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError)
-        more: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard, "keep_masks": keep_masks}
+        loggers = [name.strip() for name in logger.split(",") if name.strip()]
+        more: dict[str, Any] = {"workers": workers, "loggers": loggers, "keep_masks": keep_masks}
         # A ProcessError is printed by the process that it happened in, whichever that is.
         with exit_on_error(*kinds, as_json=as_json, silent=silent), exit_on_error(ProcessError, as_json=False):
             fabric = launched_fabric(settings[0].precision, devices, nodes, accelerator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ from .evaluation import evaluate
 from .report import format_results
 from .run import RANDOM, Report, Result, Run, are_others, weights_of
 from .second_look import train_exchanged, train_second_look
-from .settings import Settings, differences
-from .watching import log_to_tensorboard, write_masks
+from .settings import LoggerName, Settings, differences
+from .watching import check_loggers, log_epochs, logging, write_masks
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
 EXCHANGED, SECOND_LOOK = "exchanged", "second-look"
@@ -71,7 +71,7 @@ def run_training(
     report: Report = lambda line, seconds: None,
     say: Callable[[str], None] = lambda text: None,
     quiet: bool = True,
-    tensorboard: bool = False,
+    loggers: Collection[LoggerName] = (),
     keep_masks: int = 0,
 ) -> Result:
     """Train, or continue an interrupted run with the same settings.
@@ -84,39 +84,36 @@ def run_training(
         report: is called with each epoch's line of the log, and its seconds.
         say: is called with messages for the user.
         quiet: no progress bars.
-        tensorboard: whether to write for TensorBoard.
+        loggers: to give each epoch's numbers and a picture: among tensorboard, csv, wandb and mlflow.
         keep_masks: number of test images whose masks are written after each epoch, into ``masks``.
 
     Returns:
         The result, the same in every process.
 
     Raises:
-        ImportError: if TensorBoard is asked for and missing.
+        ImportError: if a logger's package is missing.
         BlockingIOError: if another process is writing into the folder.
         RunFolderError: if the folder holds a run with other settings or images, or something else.
         CheckpointError: if a checkpoint is damaged, another run's, or cannot be written.
         DivergedError: if the loss or a weight is not finite.
         ProcessError: in one of several processes, where a single one would raise OSError or ValueError.
         FileNotFoundError: if the data is not there.
+        OSError: if a logger fails.
         ValueError: if the settings do not fit each other, the data, the backbone or the number of processes.
     """
-    if tensorboard:
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: F401  # to see at the beginning that it is there
-        except ImportError as error:
-            raise ImportError('--tensorboard needs tensorboard: pip install "aimwrap[train]"') from error
+    check_loggers(loggers)
     _check_folder(folder, settings)
     if (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
         result = _result_in(folder, read_splits(settings).fingerprint, weights_of(settings))
         remove_unfinished(folder)  # of a process that was killed when it had written the result
         remove_unfinished(checkpoint_folder(folder), "lock-")
-        unused = [name for name, given in (("--tensorboard", tensorboard), ("--keep-masks", keep_masks)) if given]
+        unused = [name for name, given in (("--logger", loggers), ("--keep-masks", keep_masks)) if given]
         idle = f"; {' and '.join(unused)} changed nothing, and works with another folder (--out)" if unused else ""
         say(f"{folder} is trained already; its result is in {RESULT}{idle}")
         return result
     if settings.pretrained and ":" not in settings.backbone:
         say(f"starting from the weights {weights_of(settings)}; without a network, {RANDOM}")
-    more: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard, "keep_masks": keep_masks}
+    more: dict[str, Any] = {"workers": workers, "loggers": loggers, "keep_masks": keep_masks}
     run = Run(settings, folder, fabric, report=report, quiet=quiet, **more)
     fabric.barrier()  # no process writes before all have checked the folder
     try:
@@ -140,15 +137,13 @@ def run_training(
         try:
             if run.progress.step == 0:
                 check_files(run.splits, fabric.global_rank, fabric.world_size, not quiet and fabric.is_global_zero)
-            train(run)
-            return _finish(run)
+            with logging(run):
+                train(run)
+                return _finish(run)
         except (OSError, ValueError) as error:
             if fabric.world_size == 1:
                 raise
             raise ProcessError(f"process {fabric.global_rank} of {fabric.world_size}: {error}") from error
-        finally:
-            if run.writer is not None:
-                run.writer.close()
 
 
 def train(run: Run) -> None:
@@ -262,7 +257,7 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     run.progress.end_epoch(line)
     write_masks(run, line)  # before the checkpoint: a run that is interrupted here repeats the epoch
     save_checkpoint(run)
-    log_to_tensorboard(run, line)
+    log_epochs(run)
     return line
 
 

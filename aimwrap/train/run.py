@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ from ..tau import TauScheduler
 from . import data as of_data
 from .distributed import mean_over_processes, synchronise_batch_norms
 from .evaluation import chosen_rule, lacking_objects, objects_are_known
-from .settings import Settings, one_or_each
+from .settings import LoggerName, Settings, one_or_each
 
 RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "torchvision", "timm"}  # whose code the versions name
@@ -161,13 +161,13 @@ class Run:
         workers: int = 0,
         report: Report = lambda line, seconds: None,
         quiet: bool = True,
-        tensorboard: bool = False,
+        loggers: Collection[LoggerName] = (),
         keep_masks: int = 0,
     ) -> None:
         self.settings, self.folder, self.fabric = settings, folder, fabric
-        self.report, self.quiet, self.tensorboard, self.keep_masks = report, quiet, tensorboard, keep_masks
+        self.report, self.quiet, self.loggers, self.keep_masks = report, quiet, dict.fromkeys(loggers), keep_masks
         self.progress = Progress()
-        self.writer: Any = None  # TensorBoard's, after the first epoch
+        self.opened: dict[LoggerName, Any] = {}  # Lightning's loggers
         self.weights = weights_of(settings)
         of_data.seed_generators(settings.seed)  # the same new layers in every process
         splits = of_data.read_splits(settings)
@@ -223,7 +223,7 @@ class Run:
         self.batches = of_data.training_loader(splits.train, self.order, workers, self.pin)  # of this process
         self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
         lacking = lacking_objects(splits.test)
-        if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or tensorboard):
+        if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or loggers):
             try:
                 self.activation_maps = PooledClassifier(self.evaluated.backbone, "the model")
             except ValueError as error:

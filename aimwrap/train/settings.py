@@ -22,6 +22,7 @@ Schedule = Literal["cosine", "constant", "step"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 AugmentationName = Literal["crop-and-flip", "jitter-crop-and-flip", "trivial-augment", "none"]
 Selection = Literal["validation worst group", "validation average", "last"]
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
 
 DATA, MODEL, MASKS, SECOND, IMAGES = "Data", "Model", "Masks (not with --plain)", "Second look", "Images"
 EXCHANGE = "Exchanged backgrounds"

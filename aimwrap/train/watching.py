@@ -1,52 +1,119 @@
-"""What a run writes to look at, where it was asked for: curves and images for TensorBoard, masks after each epoch."""
+"""What a run writes to look at, where it was asked for: numbers and pictures for loggers, masks after each epoch."""
 
 from __future__ import annotations
 
+import os
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .._files import replacing
+from .._files import read_json, replacing, write_json
+from .._text import first_line
 from ..analysis.look import Look, look
 from ..backbones.pooled import PooledClassifier
 from ..data.release import ReleaseDataset
-from ..masks.grid import seen_through
+from ..masks.grid import mask_grid
 from ..model import AIM
 from ..sharing.files import read_weights
 from .run import Run
+from .settings import LoggerName
 
-MASKS = "masks"  # in the folder of a run
+MASKS, LOGGERS = "masks", "loggers.json"  # in the folder of a run
 SHOWN = 8
 
 
-def log_to_tensorboard(run: Run, line: Mapping[str, Any]) -> None:
-    """Add an epoch's scores, and what the merged mask leaves of the first images; in the first process alone.
+def check_loggers(names: Iterable[LoggerName]) -> None:
+    """Raise an ImportError if a logger's package is missing, and a ValueError if there is no such logger."""
+    for name in names:
+        if name not in get_args(LoggerName):
+            raise ValueError(f"loggers must be among {', '.join(get_args(LoggerName))}, got {name!r}")
+        if find_spec(name) is None:  # csv is Python's own
+            raise ImportError(f"--logger {name} needs {name}: pip install {name}")
 
-    A plain model's images are as bright as the predicted class's activation map, where it has one.
 
-    Args:
-        run: after the epoch.
-        line: the epoch's, of the log.
+@contextmanager
+def logging(run: Run) -> Iterator[None]:
+    """Open a run's loggers, which get what an interrupted run has not logged, and close them at the end."""
+    status = "failed"
+    try:
+        log_epochs(run)
+        yield
+        status = "success"
+    finally:
+        for name, logger in run.opened.items():
+            logger.finalize(status)
+            if name == "wandb":  # else the next seed would go on in this run
+                logger.experiment.finish(exit_code=int(status == "failed"))
+
+
+def log_epochs(run: Run) -> None:
+    """Give each logger the epochs that it lacks, with a picture of the model as it is now; in the first process alone.
+
+    A file says how far each logger is, since a run may be killed at any time.
     """
-    if not (run.tensorboard and run.fabric.is_global_zero):
+    if not (run.loggers and run.fabric.is_global_zero):
         return
-    from torch.utils.tensorboard import SummaryWriter
+    from ..lightning import log_picture
 
-    if run.writer is None:  # one file for all epochs, since files of one second may be read in another order
-        # What a run wrote that was interrupted after its last checkpoint is hidden.
-        run.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=line["epoch"])
-    writer = run.writer
-    for name, value in _scalars(line):
-        writer.add_scalar(name, value, line["epoch"])
-    lit = _lit(run)
-    if lit is not None:
-        name = "masks" if isinstance(run.evaluated, AIM) else "activation maps"
-        writer.add_images(name, lit, line["epoch"])
-    writer.flush()
+    path, lines = run.folder / LOGGERS, run.progress.history
+    known = read_json(path) if path.is_file() else {}
+    if not lines:  # a run whose checkpoints were removed begins again
+        known = {name: own for name, own in known.items() if not own["epochs"]}
+    picture = _picture(run) if lines and run.progress.step_of_epoch == 0 else None
+    for name in run.loggers:
+        own = known.setdefault(name, {"run": None, "epochs": 0})
+        try:
+            logger = run.opened[name] = run.opened.get(name) or _opened(run, name, own)
+            for line in lines[own["epochs"] :]:
+                numbers = dict(_scalars(line))
+                step = int(numbers.pop("step"))
+                if name == "mlflow":  # which does not take every name of a group
+                    numbers = {re.sub("[^a-zA-Z0-9_/. -]", "_", ascii(key)[1:-1]): numbers[key] for key in numbers}
+                if name == "wandb":  # its own steps must rise, also in a continued run: two for each epoch
+                    logger.experiment.log({}, step=2 * line["epoch"], commit=False)
+                if picture is not None and line is lines[-1]:
+                    log_picture(logger, *picture, step)
+                logger.log_metrics(numbers, step)
+            logger.save()
+            known[name] = {"run": logger.version, "epochs": max(own["epochs"], len(lines))}
+            write_json(path, known)
+        except Exception as error:  # of the logger's own kinds
+            way_out = "correct this, or leave the logger out, and give the same command again to continue"
+            raise OSError(f"--logger {name} failed ({first_line(error)}); {way_out}") from error
+
+
+def _opened(run: Run, name: LoggerName, own: dict[str, Any]) -> Any:
+    """A logger of Lightning, which goes on with what it has of the run."""
+    from lightning.pytorch import loggers
+
+    logger: Any
+    if name == "tensorboard":  # what was logged after these epochs is hidden
+        first = (own["epochs"] + 1) * run.order.steps_per_epoch
+        logger = loggers.TensorBoardLogger(run.folder, name, "", default_hp_metric=False, purge_step=first)
+    elif name == "csv":
+        own["epochs"] = 0  # it begins a new file
+        logger = loggers.CSVLogger(run.folder, name, "")
+    elif name == "wandb":
+        project, silent = os.environ.get("WANDB_PROJECT", "aimwrap"), {"silent": True} if run.quiet else {}
+        logger = loggers.WandbLogger(str(run.folder), run.folder, id=own["run"], project=project, settings=silent)
+    else:
+        project, uri = os.environ.get("MLFLOW_EXPERIMENT_NAME", "aimwrap"), import_module(name).get_tracking_uri()
+        logger = loggers.MLFlowLogger(project, str(run.folder), uri, run_id=own["run"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Experiment logs directory", UserWarning)
+        logger.experiment  # noqa: B018  # so that it fails now, and not after an epoch
+    if own["run"] is None:
+        logger.log_hyperparams(run.settings.to_json())
+    return logger
 
 
 def write_masks(run: Run, line: Mapping[str, Any]) -> None:
@@ -101,28 +168,24 @@ def _scalars(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{above}{name}/")
         elif isinstance(value, int | float):
-            yield f"{above}{name}", float(value)
-        elif isinstance(value, tuple):
+            yield f"{above}{name}", value
+        elif isinstance(value, list | tuple):  # a list in what was read from a checkpoint
             yield from _scalars({str(number): one for number, one in enumerate(value)}, f"{above}{name}/")
 
 
-def _lit(run: Run) -> Tensor | None:
-    """(N, 3, H, W) in [0, 1]: the first images of the validation split, dark where the merged mask is closed.
-
-    Of a plain model, dark where nothing speaks for the predicted class; None where it has no activation map.
-    """
-    model = run.evaluated
+def _picture(run: Run) -> tuple[str, Tensor] | None:
+    """Its name, and validation images seen through each mask, or a plain model's activation map; None without one."""
+    model, shown = run.evaluated, run.splits.val or run.splits.test
     subject = model if isinstance(model, AIM) else run.activation_maps
-    if subject is None:
-        return None
-    shown = run.splits.val or run.splits.test
-    images, seen = _look_at(run, subject, shown, range(min(SHOWN, len(shown))))
-    light = seen.merged_mask
-    if light is None:
-        heatmaps = seen.heatmap.clamp(min=0)[:, None]
-        light = heatmaps / heatmaps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     assert model.preprocessing is not None
-    return seen_through(images, light, model.preprocessing).cpu()
+    if subject is None or len(model.preprocessing.mean) not in (1, 3):
+        return None
+    images, seen = _look_at(run, subject, shown, range(min(SHOWN, len(shown))))
+    if seen.merged_mask is not None:
+        return "masks", mask_grid(images, {**seen.output.masks, "merged": seen.merged_mask}, model.preprocessing)
+    heatmaps = seen.heatmap.clamp(min=0)[:, None]
+    light = heatmaps / heatmaps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return "activation maps", mask_grid(images, light, model.preprocessing)
 
 
 def _look_at(

@@ -34,7 +34,7 @@ def work(rank: int, processes: int, port: int, runs: list[tuple[dict[str, Any], 
     for values, out in runs:
         settings = Settings.from_json(values)
         own = double if settings.precision == "64-true" else fabric
-        run_training(settings, Path(out), own, workers=0)
+        run_training(settings, Path(out), own, workers=0, loggers=["csv"])
     found = {"whole": one_step(sharded=False), "sharded": one_step(sharded=True)}
     torch.save({**found, "shards": found["sharded"].pop("shards")}, f"{folder}/sharded-{rank}.pt")
     with_an_unused_parameter(fabric, Path(folder) / "unused.txt")

@@ -1,5 +1,6 @@
 """Two processes train what one does with the joint batch, whatever is uneven, and a run may change their number."""
 
+import csv
 import json
 import shutil
 import socket
@@ -178,6 +179,15 @@ def test_the_first_process_s_buffers_are_what_is_scored_and_saved(
     )
     assert result.validation is not None
     assert found["energy_pointing"] == pytest.approx(result.validation["energy_pointing"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*RUNS, "moved"])
+def test_the_first_process_alone_logs(trained: Path, name: str) -> None:
+    """The numbers of its log, which are those of all processes; also where the epochs before had no logger."""
+    with (trained / "two" / name / "csv" / "metrics.csv").open() as file:
+        rows = [(int(row["epoch"]), float(row["train/loss"])) for row in csv.DictReader(file)]
+    assert rows == [(line["epoch"], line["train"]["loss"]) for line in log(trained / "two" / name)]
 
 
 @pytest.mark.slow

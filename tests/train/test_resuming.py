@@ -1,5 +1,6 @@
 """A run that is stopped anywhere goes on to the very weights of one that was not."""
 
+import csv
 import json
 import os
 import random
@@ -9,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_nets
@@ -150,13 +150,13 @@ def test_killed_before_its_last_line_the_log_is_complete_afterwards(
 ) -> None:
     """After the last epoch's checkpoint, and no epoch is left to write it."""
 
-    def killing(run: Run, line: dict[str, Any]) -> None:
-        if line["epoch"] == 2:
+    def killing(run: Run) -> None:
+        if run.progress.epoch == 2:
             raise KilledError
 
     settings = settings_of(method="plain")
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(loop, "log_to_tensorboard", killing)
+        patch.setattr(loop, "log_epochs", killing)
         train(settings, tmp_path, fabric)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
     train(settings, tmp_path, fabric)
@@ -209,10 +209,14 @@ def test_two_checkpoints_are_kept_and_the_model_loads(
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_kill_9_at_random_moments(table: Path, tmp_path: Path, devices: int) -> None:
+    """Loggers have every epoch once, and change nothing."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     def command(out: Path) -> subprocess.Popen[bytes]:
         source = "from aimwrap.cli import main; main()"
         options = "--backbone tiny_nets:tiny_with_dropout --image-size 32 --epochs 12 --batch-size 4 --workers 0 -q"
         options += f" --checkpoint-steps 2 --ema 0.9 --devices {devices} --accelerator cpu --lr 1e-3"
+        options += " --logger tensorboard,csv" if out == killed else ""
         arguments = ["train", "table", str(table), "mask=mask", "--out", str(out), *options.split()]
         script = tmp_path / "aimwrap_command.py"
         script.write_text(source)
@@ -240,3 +244,9 @@ def test_kill_9_at_random_moments(table: Path, tmp_path: Path, devices: int) -> 
         process.wait()
     assert command(killed).wait(timeout=300) == 0
     assert contents(killed / "seed-0") == contents(whole / "seed-0")
+    steps = [json.loads(line)["step"] for line in (killed / "seed-0" / "log.jsonl").read_text().splitlines()]
+    with (killed / "seed-0" / "csv" / "metrics.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == steps
+    events = EventAccumulator(str(killed / "seed-0" / "tensorboard"), {"images": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == steps
+    assert [event.step for event in events.Images("masks")] == steps

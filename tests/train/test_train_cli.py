@@ -68,44 +68,19 @@ def test_the_paper_s_design_and_a_change_of_it(table: Path, tmp_path: Path, monk
     assert model.departures == ("labels do not move the area",) and model.classifier.in_features == 16
 
 
-def test_plain_with_json_tensorboard_and_a_recipe(table: Path, tmp_path: Path) -> None:
-    options = ("--preset", "dfr-base", "--crop", 1, "--json", "--tensorboard", "--hold-out", 0)
+def test_plain_with_json_and_a_recipe(table: Path, tmp_path: Path) -> None:
+    options = ("--preset", "dfr-base", "--crop", 1, "--json", "--hold-out", 0)
     found = train(table, tmp_path / "out", *options)
     assert found.exit_code == 0, found.output
     (result,) = json.loads(found.stdout)
     assert result["selection"] == "last" and "plain" in result["variant"] and result["scores"]["average"] is not None
     settings = json.loads((tmp_path / "out" / "seed-0" / "settings.json").read_text())["settings"]
     assert settings["weight_decay"] == 1e-3 and settings["squash"] and settings["batch_size"] == 8  # given beats recipe
-    assert list((tmp_path / "out" / "seed-0" / "tensorboard").iterdir())
     model = load_plain(tmp_path / "out" / "seed-0" / "model", backbone=tiny_nets.tiny())
     assert isinstance(model, PlainClassifier) and model.class_names == ("0", "1")
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     assert model.preprocessing == Preprocessing((32, 32), *imagenet, crop=1, squash=True)
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2)
-
-
-def test_masks_for_tensorboard(table: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = train(table, tmp_path / "out", "--tensorboard", "-q")
-    assert found.exit_code == 0, found.output
-    events = EventAccumulator(str(tmp_path / "out" / "seed-0" / "tensorboard"), {"images": 0}).Reload()
-    assert {event.step for event in events.Scalars("validation/average")} == {1, 2}
-    assert len(events.Images("masks")) == 2 and events.Scalars("validation/area/2")
-    assert events.Scalars("validation/energy_pointing_matched") and "activation maps" not in events.Tags()["images"]
-
-
-@pytest.mark.parametrize("mask", ["mask", "null"])
-def test_plain_for_tensorboard(table: Path, tmp_path: Path, mask: str) -> None:
-    """Also where no objects are known."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = train(table, tmp_path / "out", f"mask={mask}", "--tensorboard", "-q", "--plain")
-    assert found.exit_code == 0, found.output
-    events = EventAccumulator(str(tmp_path / "out" / "seed-0" / "tensorboard"), {"images": 0}).Reload()
-    assert {event.step for event in events.Scalars("validation/average")} == {1, 2}
-    assert len(events.Images("activation maps")) == 2
-    assert ("validation/energy_pointing" in events.Tags()["scalars"]) == (mask == "mask")
 
 
 def test_images_are_dark_where_the_mask_is_closed() -> None:
