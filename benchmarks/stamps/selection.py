@@ -35,7 +35,7 @@ RULES: dict[str, Callable[[Epoch], float]] = {
     "accuracy": lambda epoch: epoch["accuracy"],
     "worst class": lambda epoch: epoch["worst_class"],
     "survival": lambda epoch: epoch["survival"],
-    "accuracy on the kept pixels alone": lambda epoch: epoch["accuracy_there"],
+    "accuracy on the kept pixels": lambda epoch: epoch["accuracy_there"],
     "area nearest to tau": lambda epoch: -abs(epoch["area"] - 0.1),
     "the oracle: worst group of the test": lambda epoch: epoch["test"]["worst_group"],
 }
