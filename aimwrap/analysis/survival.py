@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from .._numerics import predicted_classes
 from .._text import with_progress
 from ..backbones.pooled import PooledClassifier
 from ..model import AIM
+from ..resizing import resize_to
 from ..second_look import SecondLook
 from .findings import Survival
 from .intervals import wilson_interval
+from .look import Look
 
 Explained = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to logits (N, K) and heatmaps (N, h, w)
 PlainModel = nn.Module | Explained
@@ -94,6 +96,18 @@ def measure(
         for key, same in survived.items()
     )
     return rows, area, ""
+
+
+@torch.no_grad()
+def survive(aim: AIM, images: Tensor, seen: Look) -> Tensor:
+    """Which predictions stay the same when the pixels outside the merged mask become their image's mean colour, (N,).
+
+    The masks are made anew. The mean colour depends on the image alone, so the answer is the same in any batch.
+    """
+    kept = resize_to(cast("Tensor", seen.merged_mask), images)
+    again = aim(torch.where(kept > 0, images, fillings(images, None)["mean colour"])).logits
+    predicted = predicted_classes(seen.logits)
+    return (predicted_classes(again) == predicted) & (predicted >= 0)
 
 
 def _of_aim(

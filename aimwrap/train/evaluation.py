@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
 from ..analysis.look import look, measure
+from ..analysis.survival import survive
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
 from ..data import Batch, ReleaseDataset
@@ -35,6 +36,7 @@ def evaluate(
     fabric: Fabric,
     health: MaskHealth | None = None,
     activation_maps: PooledClassifier | None = None,
+    rule: Selection | None = None,
 ) -> dict[str, Any]:
     """Score a model.
 
@@ -46,18 +48,20 @@ def evaluate(
         fabric: of the run.
         health: is shown every batch.
         activation_maps: of a plain model, where it has them.
+        rule: that an epoch is selected by, whose score is then measured too; survival needs an AIM.
 
     Returns:
         ``average``, ``worst_group`` and ``weighted_average``, by the training images of each group; ``groups`` by name;
         with AIM each stage's active ``area``. Where objects are known and there are maps of the predicted class,
         ``energy_pointing`` with its ``chance``, and ``energy_pointing_matched``, of maps averaged down to the grid of
         the model's deepest map, so that no model scores for a finer one; with AIM ``mask_precision`` and
-        ``mask_recall``, too. None where one is undefined. The same in every process. Of a second look, the masks
-        are those of its first.
+        ``mask_recall``, too. By its rule ``worst_class``, or ``survival`` as in :func:`survive`. None where one is
+        undefined. The same in every process. Of a second look, the masks are those of its first.
     """
     model.eval()
     device, dtype = fabric.device, next(model.parameters()).dtype
-    accuracy = group_accuracy(splits).to(device)
+    accuracy, by_class = group_accuracy(splits).to(device), class_accuracy(splits).to(device)
+    survival = MeanMetric().to(device) if rule == "validation survival" else None
     aim = model.first if isinstance(model, SecondLook) else model  # whose masks are measured
     areas = {stage: MeanMetric().to(device) for stage in (aim.stages if isinstance(aim, AIM) else ())}
     # Asked of the table, so that all processes gather the same metrics whatever images each has seen.
@@ -69,10 +73,15 @@ def evaluate(
         pixels, labels = batch.image.to(device, dtype, non_blocking=True), batch.label.to(device, non_blocking=True)
         groups = labels if batch.group is None else batch.group.to(device)
         with fabric.autocast():
-            seen = look(subject, pixels) if subject is not None and (known or aim is not model) else None
+            needed = known or aim is not model or survival is not None
+            seen = look(subject, pixels) if subject is not None and needed else None
             # AIM's look has its own logits; those that a plain network's map adds up to are rounded otherwise.
             output = seen.output if seen is not None and isinstance(aim, AIM) else model(pixels)
+            if survival is not None:
+                assert isinstance(model, AIM) and seen is not None
+                survival.update(survive(model, pixels, seen).float())
         accuracy.update(output.logits, labels, groups)
+        by_class.update(output.logits, labels, labels)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
         if seen is not None and known:
@@ -84,6 +93,10 @@ def evaluate(
     scores = computed(accuracy)
     found: dict[str, Any] = {name: scores.pop(name) for name in ("average", "worst_group", "weighted_average")}
     found["groups"] = {name: value for name, value in scores.items() if value is not None}
+    if rule == "validation worst class":
+        found["worst_class"] = computed(by_class)["worst_group"]
+    if survival is not None:
+        found["survival"] = computed(survival)["value"]
     if areas:
         found["area"] = {str(stage): computed(metric)["value"] for stage, metric in areas.items()}
     return found | {name: computed(metric)["value"] for name, metric in means.items()}
@@ -93,6 +106,11 @@ def group_accuracy(splits: Splits, **kwargs: Any) -> GroupAccuracy:
     """The metric of a data set's groups; the arguments are torchmetrics'."""
     names = _distinct(splits.group_names)
     return GroupAccuracy(len(names), group_names=names, train_counts=splits.train_counts, **kwargs)
+
+
+def class_accuracy(splits: Splits, **kwargs: Any) -> GroupAccuracy:
+    """The same of its classes: the worst group is the worst class."""
+    return GroupAccuracy(len(splits.classes), **kwargs)
 
 
 def objects_are_known(images: ReleaseDataset) -> bool:
@@ -137,10 +155,18 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 EXPLAINED: Mapping[Selection, str] = {
     "validation worst group": "the epoch whose worst group on the validation split was best; it needs groups there",
+    "validation worst class": "the epoch whose worst class on the validation split was best; it needs no groups",
     "validation average": "the epoch with the best average accuracy on the validation split; it needs no groups",
+    "validation survival": "the epoch with the largest share of predictions on the validation split that stay the same "
+    "when the pixels outside the masks become their image's mean colour; it needs neither labels nor groups there",
     "last": "the last epoch; it needs no validation split",
 }
-_SCORES: Mapping[Selection, str] = {"validation worst group": "worst_group", "validation average": "average"}
+_SCORES: Mapping[Selection, str] = {
+    "validation worst group": "worst_group",
+    "validation worst class": "worst_class",
+    "validation average": "average",
+    "validation survival": "survival",
+}
 
 
 def chosen_rule(asked: Selection | None, splits: Splits) -> Selection:

@@ -45,7 +45,7 @@ from .evaluation import evaluate
 from .report import format_results
 from .run import RANDOM, Report, Result, Run, are_others, weights_of
 from .second_look import train_exchanged, train_second_look
-from .settings import LoggerName, Settings, differences
+from .settings import LoggerName, Selection, Settings, differences
 from .watching import check_loggers, log_epochs, logging, write_masks
 
 SETTINGS, LOG, RESULT, MODEL = "settings.json", "log.jsonl", "result.json", "model"
@@ -250,7 +250,7 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
         line["tau"] = run.schedule.tau
         run.schedule.step()
     if run.splits.val is not None:
-        line["validation"] = _scores(run, run.evaluated, run.splits.val, run.health)
+        line["validation"] = _scores(run, run.evaluated, run.splits.val, run.health, run.rule)
     findings = [] if run.health is None else run.health.report()
     line["mask_findings"] = [finding.message for finding in findings]
     keep_if_best(run, epoch, line.get("validation"))
@@ -261,8 +261,14 @@ def _end_of_epoch(run: Run, epoch: int) -> dict[str, Any]:
     return line
 
 
-def _scores(run: Run, model: Model, images: ReleaseDataset, health: MaskHealth | None = None) -> dict[str, Any]:
-    return evaluate(model, images, run.batches_of(images), run.splits, run.fabric, health, run.activation_maps)
+def _scores(
+    run: Run,
+    model: Model,
+    images: ReleaseDataset,
+    health: MaskHealth | None = None,
+    rule: Selection | None = None,
+) -> dict[str, Any]:
+    return evaluate(model, images, run.batches_of(images), run.splits, run.fabric, health, run.activation_maps, rule)
 
 
 def _finish(run: Run) -> Result:

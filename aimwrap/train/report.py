@@ -13,6 +13,7 @@ _SHOWN = (
     *("average", "worst_group", "weighted_average"),
     *("energy_pointing", "energy_pointing_matched", "mask_precision", "mask_recall"),
 )
+_OF_RULES = ("worst_class", "survival")  # measured where an epoch is selected by them
 _WHAT = {
     "average": "accuracy",
     "weighted_average": "accuracy, weighted by training groups",
@@ -36,8 +37,9 @@ def format_epoch(line: Mapping[str, Any], seconds: float) -> str:
     validation = line.get("validation")
     if validation is not None:
         areas = "".join(f", area of stage {stage} {area:.3f}" for stage, area in validation.get("area", {}).items())
+        more = "".join(f", {_name(name)} {_text(validation[name])}" for name in _OF_RULES if name in validation)
         parts.append(
-            f"validation {_text(validation['average'])}, worst group {_text(validation['worst_group'])}{areas}"
+            f"validation {_text(validation['average'])}, worst group {_text(validation['worst_group'])}{more}{areas}"
         )
     return f"{name} {line['epoch']}: {', '.join(parts)}; {seconds:.0f} s"
 

@@ -28,8 +28,9 @@ from ..second_look import SecondLook
 from .checkpoints import DivergedError
 from .data import OF_EXCHANGE, OF_SECOND_LOOK, batches_of, mixed, seed_generators
 from .distributed import gathered
-from .evaluation import computed, group_accuracy, score_of
+from .evaluation import class_accuracy, computed, group_accuracy, score_of
 from .run import Run
+from .settings import Selection
 
 Part = Literal["second", "exchange"]  # which the names of its settings begin with
 _NAMES: dict[Part, str] = {"second": "second look", "exchange": "exchanged classifier"}
@@ -192,7 +193,9 @@ def _train(
         line["train"] = {"loss": loss_sum / len(labels), "average": hits / len(labels)}
         if to_select_by is not None:
             line["validation"] = _validated(run, classifier, to_select_by)
-        score = score_of(run.rule, line.get("validation"))
+        # Survival is of masks, which this part does not change.
+        rule: Selection = "validation average" if run.rule == "validation survival" else run.rule
+        score = score_of(rule, line.get("validation"))
         if score >= best:  # of equal epochs the later one, as for the first look
             best = score
             selected = epoch + 1, {name: weight.cpu().clone() for name, weight in classifier.state_dict().items()}
@@ -204,7 +207,8 @@ def _train(
 def _validated(run: Run, classifier: nn.Linear, features: Tensor) -> dict[str, float | None]:
     """The accuracies that an epoch is selected by, in this process alone."""
     assert run.splits.val is not None
-    accuracy = group_accuracy(run.splits, sync_on_compute=False)
-    logits = classifier(features.to(run.fabric.device)).cpu()
-    accuracy.update(logits, run.splits.val.labels, groups_of(run.splits.val))
-    return computed(accuracy)
+    accuracy, by_class = (kind(run.splits, sync_on_compute=False) for kind in (group_accuracy, class_accuracy))
+    logits, labels = classifier(features.to(run.fabric.device)).cpu(), run.splits.val.labels
+    accuracy.update(logits, labels, groups_of(run.splits.val))
+    by_class.update(logits, labels, labels)
+    return computed(accuracy) | {"worst_class": computed(by_class)["worst_group"]}

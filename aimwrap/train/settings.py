@@ -21,7 +21,9 @@ OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "constant", "step"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 AugmentationName = Literal["crop-and-flip", "jitter-crop-and-flip", "trivial-augment", "none"]
-Selection = Literal["validation worst group", "validation average", "last"]
+Selection = Literal[
+    "validation worst group", "validation worst class", "validation average", "validation survival", "last"
+]
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
 
 DATA, MODEL, MASKS, SECOND, IMAGES = "Data", "Model", "Masks (not with --plain)", "Second look", "Images"
@@ -262,10 +264,11 @@ class Settings:
     )
     selection: Selection | None = setting(
         None,
-        "Epoch whose weights are kept: the best on the validation split, by worst group or average, or the last",
+        "Epoch whose weights are kept: the best on the validation split, by worst group, worst class, average or the "
+        "share of predictions that survive without the pixels outside the masks, or the last",
         RESULT,
         shown="average with a validation split, else last",
-        words={"worst-group": "validation worst group", "average": "validation average", "last": "last"},
+        words={rule.removeprefix("validation ").replace(" ", "-"): rule for rule in get_args(Selection)},
     )
     hold_out: float = setting(
         0.0,
@@ -318,6 +321,11 @@ class Settings:
             raise ValueError(
                 "exchange needs AIM, whose masks say what is pasted, and this run has a plain backbone; leave one of "
                 "the two out"
+            )
+        if self.selection == "validation survival" and self.method == "plain":
+            raise ValueError(
+                "selection by survival needs AIM, whose masks say what stays, and this run has a plain backbone; "
+                "select by average or worst class"
             )
         if self.second_look and (self.method == "plain" or self.head != "feature-preserving"):
             got = "a plain backbone" if self.method == "plain" else f"head={self.head!r}"

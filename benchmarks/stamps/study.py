@@ -17,6 +17,7 @@
     python benchmarks/stamps/study.py ablations --seeds 0,1,2
     python benchmarks/stamps/study.py fine-tuned --seeds 0         # an hour per tie
     python benchmarks/stamps/centre_bias.py
+    python benchmarks/stamps/selection.py                          # which epoch to keep: half an hour
     python benchmarks/stamps/report.py                             # tables and figures from the results
 
 Runs go seed by seed, since each seed has its own images. Results are appended to results/<part>.jsonl here;

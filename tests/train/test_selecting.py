@@ -11,9 +11,12 @@ import torch
 from lightning.fabric import Fabric
 from test_resuming import KilledError, stop_at
 
-from aimwrap import MaskHealth
+from aimwrap import AIM, MaskHealth
 from aimwrap.train import CheckpointError, Settings, checkpoints, load_plain, loop, run_training
 from aimwrap.train.checkpoints import checkpoint_folder, checkpoints_in, read_checkpoint
+from aimwrap.train.evaluation import evaluate
+from aimwrap.train.report import format_epoch, format_results
+from aimwrap.train.run import Run
 
 STEADY = {"method": "plain", "backbone": "tiny_nets:tiny", "schedule": "constant", "optimizer": "sgd", "lr": 0.01}
 
@@ -69,6 +72,48 @@ def test_the_best_epoch_s_weights_are_kept(
     assert result.validation is not None and result.validation["average"] == averages[best - 1]
     assert are_equal(saved(tmp_path / "run"), newest(tmp_path / "until"))
     assert are_equal(saved(tmp_path / "run"), newest(tmp_path / "run")) == (best == 4)
+
+
+def test_what_needs_no_groups_is_measured_as_by_hand(settings_of: Callable[..., Settings], fabric: Fabric) -> None:
+    """Image by image: the masks' pixels stay and the others become the mean colour; a class has all its places."""
+    run = Run(settings_of(backbone="tiny_nets:tiny"), Path("unused"), fabric)
+    model, images = run.evaluated, run.splits.val
+    assert isinstance(model, AIM) and images is not None
+    right: dict[int, list[bool]] = {0: [], 1: []}
+    same = []
+    model.eval()
+    with torch.no_grad():
+        logits = model(torch.stack([images[number].image for number in range(len(images))])).logits
+        model.classifier.bias[0] += (logits[:, 1] - logits[:, 0]).median()  # about half of the images for each class
+        for number in range(len(images)):
+            sample = images[number]
+            pixels = sample.image[None]
+            merged = model.forward_masks(model.forward_backbone(pixels)).merged_mask
+            kept = merged.repeat_interleave(32 // merged.shape[2], 2).repeat_interleave(32 // merged.shape[3], 3)
+            there = pixels * kept + pixels.mean((2, 3), keepdim=True) * (1 - kept)
+            here, again = (int(model(x).logits.argmax()) for x in (pixels, there))
+            same.append(here == again)
+            right[sample.label].append(here == sample.label)
+    rules = ("validation survival", "validation worst class", "validation average")
+    survival, by_class, plain = (
+        evaluate(model, images, run.batches_of(images), run.splits, fabric, rule=rule) for rule in rules
+    )
+    assert 0 < sum(same) < len(same) and survival["survival"] == pytest.approx(sum(same) / len(same))
+    assert by_class["worst_class"] == pytest.approx(min(sum(hits) / len(hits) for hits in right.values()))
+    assert by_class["worst_class"] not in (0, by_class["worst_group"])
+    shared = {name: value for name, value in survival.items() if name != "survival"}
+    assert plain == shared == {name: value for name, value in by_class.items() if name != "worst_class"}
+
+
+def test_a_run_is_selected_by_survival(settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path) -> None:
+    settings = settings_of(backbone="tiny_nets:tiny", epochs=4, anneal_share=0.25, selection="validation survival")
+    lines: list[dict[str, Any]] = []
+    result = run_training(settings, tmp_path, fabric, workers=0, report=lambda line, seconds: lines.append(line))
+    found = [line["validation"]["survival"] for line in lines]
+    best = max(range(1, 4), key=lambda epoch: (found[epoch], epoch)) + 1
+    assert (result.epoch, result.selection) == (best, "validation survival") and "survival" not in result.scores
+    assert f"survival {found[0]:.3f}" in format_epoch(lines[0], 1.0)
+    assert "needs neither labels nor groups" in format_results([result])
 
 
 def _killing_behind(epoch: int) -> Callable[[dict[str, Any], float], None]:

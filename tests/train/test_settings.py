@@ -35,6 +35,7 @@ from aimwrap.train.settings import differences
         ({"stage_weight": (1.0, -1.0)}, "stage_weight must be one number or 2"),
         (dict(PAPER), "logit_range must be 0 or more, and finite"),  # AIM's own words for it: see design="paper"
         ({"selection": "best"}, "selection must be one of 'validation worst group'"),
+        ({"selection": "validation survival", "method": "plain"}, "needs AIM.*plain backbone; select by average"),
         ({"warmup_epochs": 2.0}, "warmup_epochs must be less than epochs=2"),
     ],
 )
@@ -164,6 +165,8 @@ def test_rules(settings_of: Callable[..., Settings], table: Path, tmp_path: Path
     scores = {"average": 0.9, "worst_group": None}
     assert score_of("validation average", scores) == 0.9
     assert score_of("validation worst group", scores) == score_of("last", scores) == -float("inf")
+    measured = {**scores, "worst_class": 0.8, "survival": 0.7}
+    assert [score_of(f"validation {rule}", measured) for rule in ("worst class", "survival")] == [0.8, 0.7]  # type: ignore[arg-type]
 
 
 def test_reader_arguments_are_read_as_they_are_meant() -> None:

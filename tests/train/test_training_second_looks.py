@@ -161,9 +161,10 @@ def test_features_are_of_every_image_once_without_augmentation_in_any_number_of_
         ((0.5, 0.9, 0.9, 0.7), "validation average", 3),
         ((0.9, 0.5, None, 0.8), "validation average", 1),
         ((None, None, None, None), "validation average", 4),
+        ((0.5, 0.9, 0.9, 0.7), "validation survival", 3),
         ((0.9, 0.5, 0.5, 0.8), "last", 4),
     ],
-    ids=["last of equals", "none is no score", "no score at all", "last"],
+    ids=["last of equals", "none is no score", "no score at all", "by average", "last"],
 )
 def test_the_epoch_that_the_rule_selects_is_kept(
     settings_of: Callable[..., Settings],
@@ -205,6 +206,8 @@ def test_validation_counts_groups_as_the_first_look_s_does(
     found = second_look._validated(run, layer, features)
     assert found["average"] == pytest.approx(right.float().mean().item())
     assert found["worst_group"] == pytest.approx(min(right[groups == n].float().mean().item() for n in groups.unique()))
+    of_classes = [right[run.splits.val.labels == label].float().mean().item() for label in (0, 1)]
+    assert found["worst_class"] == pytest.approx(min(of_classes))
 
 
 def test_stopped_and_resumed_it_is_the_unstopped_one(
