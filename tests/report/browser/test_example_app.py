@@ -233,7 +233,7 @@ def test_files_that_cannot_be_read_are_refused_with_the_reason(
         upload(page, tmp_path / name)
         told = page.locator("[role=alert]").inner_text()
         assert told.startswith("This image cannot be read: ") and reason in told, (name, told)
-            assert "uploads" not in told  # the server's folder
+        assert "uploads" not in told  # the server's folder
         assert page.locator(".views img").count() == 0 and page.locator(".output-class").count() == 0
 
 
