@@ -1,6 +1,8 @@
 """A page in the browser for a saved AIM or second look: upload an image, and see what the model uses of it.
 
-python examples/app.py runs/first/seed-0/second-look image.png more.png  # a folder or a name on the Hub; images to try
+python examples/app.py runs/first/seed-0/second-look image.png more.png  # needs gradio
+
+The model is a folder, or a name on the Hub. The images can be chosen on the page.
 """
 
 import base64
@@ -39,6 +41,8 @@ try:
     model = AIM.from_pretrained(name)
 except ValueError:  # it is a second look; or something is wrong, which is said again
     model = SecondLook.from_pretrained(name)
+except FileNotFoundError as error:
+    sys.exit(f"{error}\n\n{__doc__}")
 twice, seen = isinstance(model, SecondLook), model.preprocessing
 if seen is None or model.in_channels not in (1, 3):
     sys.exit(f"{name} must say how its images are prepared (model.preprocessing), and take grey or RGB images")
