@@ -117,5 +117,4 @@ with gr.Blocks(title="What does the model use?", analytics_enabled=False, delete
             gr.Markdown(HELP + HELP_TWICE * twice)
     upload.change(look, upload, result)
 
-if __name__ == "__main__":
-    page.launch(css=CSS, max_file_size="20mb", show_error=True, footer_links=[])
+page.launch(css=CSS, max_file_size="20mb", show_error=True, footer_links=[])
