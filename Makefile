@@ -35,7 +35,7 @@ slow: $(VENV)/.with-test  ## run the slow tests that CI has time for, in two pro
 rare: $(VENV)/.with-test  ## run the slow tests that CI has no time for, in two processes; do it before a release
 	$(BIN)/python -m pytest -m rare --numprocesses 2 --dist worksteal $(ARGS)
 
-browser: $(VENV)/.with-test  ## open reports in Chromium (of the system), and check what they do there
+browser: $(VENV)/.with-test $(VENV)/.with-app  ## open reports and examples/app.py in Chromium (of the system), and check them
 	$(BIN)/python -m pytest -m browser tests/report/browser $(ARGS)
 
 minimum: $(VENV)-minimum/.with-test  ## run the tests on the oldest versions that pyproject.toml allows

@@ -27,6 +27,7 @@ Names = dict[str, Any]
 # What is not run, by the words that a command begins with, and why.
 OTHERS = {
     ("accelerate", "launch"): "tests/examples runs the example",
+    ("jupyter", "lab"): "tests/examples runs the notebooks",
     ("make",): "CI runs it",
     ("pip", "install"): "installs",
     ("python", "-m", "venv"): "makes an environment",

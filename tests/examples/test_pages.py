@@ -24,7 +24,7 @@ def test_the_docstring_says_how_it_is_called(path: Path) -> None:
 
 @pytest.mark.parametrize("path", ALL, ids=by_name)
 def test_it_is_about_a_page(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 110
+    assert len(path.read_text().splitlines()) <= 120
 
 
 @pytest.mark.parametrize("path", ALL, ids=by_name)
@@ -52,4 +52,4 @@ def test_training_shows_progress_and_watches_the_masks(path: Path) -> None:
 
 
 def test_what_counts_as_an_example() -> None:
-    assert len(ALL) >= 12 and len(TRAINING) == len(ALL) - 3  # one serves, and the second look's train no masks
+    assert len(ALL) >= 12 and len(TRAINING) == len(ALL) - 4  # two serve, and the second look's train no masks
