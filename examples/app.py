@@ -1,5 +1,6 @@
 """A page in the browser for a saved AIM or second look: upload an image, and see what the model uses of it.
 
+python examples/app.py                                                   # the digits' model that comes with aimwrap
 python examples/app.py runs/first/seed-0/second-look image.png more.png  # needs gradio
 
 The model is a folder, or a name on the Hub. The images can be chosen on the page.
@@ -20,7 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from aimwrap import AIM, SecondLook, explain
 
-MODEL, SAMPLES = "runs/first/seed-0/second-look", []  # where no arguments are given, as in a hosted Space
+MODEL, SAMPLES = None, []  # where no arguments are given, as in a hosted Space; None: the model of the digits
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"]  # Pillow opens some others by other programs
 Image.MAX_IMAGE_PIXELS = 50_000_000  # Pillow refuses twice as many
 ORANGE, BLUE = torch.tensor([0.9, 0.45, 0.0]), torch.tensor([0.0, 0.45, 0.9])
@@ -38,11 +39,17 @@ name, samples = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else (MODEL, SA
 if missing := [path for path in samples if not os.path.isfile(path)]:
     sys.exit(f"there is no image {missing[0]}")
 try:
-    model = AIM.from_pretrained(name)
+    model = None if name is None else AIM.from_pretrained(name)
 except ValueError:  # it is a second look; or something is wrong, which is said again
     model = SecondLook.from_pretrained(name)
 except FileNotFoundError as error:
     sys.exit(f"{error}\n\n{__doc__}")
+if model is None:
+    from aimwrap.data import DigitsOnPhotographs
+    from aimwrap.demo import load_second_look
+
+    name, model, digits = "aimwrap.demo.load_second_look()", load_second_look(), DigitsOnPhotographs("test")
+    samples = [to_pil_image(digits[i].image) for i in range(8)]
 twice, seen = isinstance(model, SecondLook), model.preprocessing
 if seen is None or model.in_channels not in (1, 3):
     sys.exit(f"{name} must say how its images are prepared (model.preprocessing), and take grey or RGB images")
@@ -100,7 +107,7 @@ def figure(title: str, caption: str, image: torch.Tensor) -> str:
     return f'<figure><img src="{source}" alt="{title}, {caption}"><b>{title}</b><br>{caption}</figure>'
 
 
-def chosen(event: gr.SelectData) -> str:
+def chosen(event: gr.SelectData) -> str | Image.Image:
     return samples[event.index]
 
 
@@ -108,7 +115,9 @@ with gr.Blocks(title="What does the model use?", analytics_enabled=False, delete
     gr.Markdown(f"# What does the model use?\n`{name}` tells apart: {', '.join(classes)[:200]}")
     with gr.Row():
         with gr.Column():
-            upload = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Your image")
+            upload = gr.Image(
+                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label="Your image"
+            )
             upload.preprocess = lambda file: file and file.path  # unopened: look() says what is wrong with it
             options = {"visible": bool(samples), "allow_preview": False, "buttons": [], "height": "auto"}
             gr.Gallery(samples, label="Or try one of these", **options).select(chosen, None, upload)

@@ -24,14 +24,14 @@ def test_the_docstring_says_how_it_is_called(path: Path) -> None:
 
 @pytest.mark.parametrize("path", ALL, ids=by_name)
 def test_it_is_about_a_page(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 120
+    assert len(path.read_text().splitlines()) <= 130
 
 
 @pytest.mark.parametrize("path", ALL, ids=by_name)
 def test_it_imports_what_is_public(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "aimwrap":
-            assert node.module in ("aimwrap", "aimwrap.data", "aimwrap.lightning", "aimwrap.metrics")
+            assert node.module in ("aimwrap", "aimwrap.data", "aimwrap.demo", "aimwrap.lightning", "aimwrap.metrics")
             public = __import__(node.module, fromlist=["__all__"]).__all__
             assert {name.name for name in node.names} <= set(public)
     assert not re.search(r"\b(model|aim|criterion|schedule|health)\._\w", path.read_text())

@@ -46,17 +46,20 @@ class Served(NamedTuple):
 
 
 def served(model: Any, folder: Path) -> Iterator[Served]:
+    """Run the app with a model, or without arguments."""
     if find_spec("gradio") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Gradio: pip install '.[app]'")
     sample = folder / "sample.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8)).save(sample)
-    model.save_pretrained(folder / "model")
+    if model is not None:
+        model.save_pretrained(folder / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "uploads"), "OMP_NUM_THREADS": "1"}
     settings |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-c", WATCHED, ROOT / "examples" / "app.py", folder / "model", sample]
+    command = [sys.executable, "-c", WATCHED, ROOT / "examples" / "app.py"]
+    command += [] if model is None else [folder / "model", sample]
     log = folder / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -92,6 +95,11 @@ def grey_with_one_logit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     model = AIM("test_resnet", stages=[3], backbone_kwargs={"num_classes": 1, "in_chans": 1}).eval()
     model.preprocessing = Preprocessing((64, 64), (0.5,), (0.5,))
     yield from served(model, tmp_path_factory.mktemp("grey"))
+
+
+@pytest.fixture(scope="module")
+def without_arguments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    yield from served(None, tmp_path_factory.mktemp("digits"))
 
 
 Open = Callable[..., Any]
@@ -180,6 +188,14 @@ def test_one_look_at_grey_images_with_one_logit(grey_with_one_logit: Served, ope
     assert titles == ["The image", "Mask of stage 3", "Merged mask", "Contributions"]
     assert f"Contributions, to the class {winner}" in views(page)
     assert "second look" not in page.inner_text("body")
+
+
+def test_without_arguments_it_shows_the_digits(without_arguments: Served, open_app: Open) -> None:
+    page = open_app(without_arguments)
+    for place, digit in ((0, "0"), (2, "1")):
+        page.locator(".grid-container button").nth(place).click()
+        page.wait_for_function(f"document.querySelector('.output-class')?.innerText.trim() === '{digit}'")
+        assert f"Contributions, to the class {digit}" in views(page)
 
 
 def noise(mode: str, white: int = 255, side: int = 40) -> Image.Image:
