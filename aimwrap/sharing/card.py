@@ -80,7 +80,9 @@ def _snippet(shared: Savable, location: str) -> str:
     named = all(part.named() is not None for part in (model._recipe, *([] if own is None else [own.recipe])))
     passed = "backbone" if own is None else "(backbone, second_backbone)"
     call = f"{loader}.from_pretrained({location!r}{'' if named else f', backbone={passed}'})"
+    of_tiff = model.preprocessing is not None and model.in_channels not in (1, 3)
     needed = "import torch" if model.preprocessing is None else "from PIL import Image"
+    needed = "import tifffile\nimport torch" if of_tiff else needed
     lines = [needed, f"from aimwrap import {loader}, explain", ""]
     if not named:
         kind = "a module" if own is None else "modules (or None, to build one by its name)"
@@ -90,7 +92,8 @@ def _snippet(shared: Savable, location: str) -> str:
         shape = ", ".join(map(str, model._recipe.image_shape))
         lines.append(f"images = torch.randn(1, {shape})  # yours, prepared as in training")
     else:
-        lines.append('image = Image.open("image.jpg")')
+        opened = 'torch.from_numpy(tifffile.imread("image.tif"))  # (C, H, W)' if of_tiff else 'Image.open("image.jpg")'
+        lines.append(f"image = {opened}")
         lines.append("images = model.preprocessing.transform()(image)[None]")
     lines.append("explanation = explain(model, images)  # logits, masks, and what each position contributes")
     single = model.num_classes == 1  # its sign decides
@@ -151,7 +154,8 @@ def prepared_as(images: Preprocessing) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
     resized = "squashed" if images.squash else "resized"
     prepared = f"{resized} ({images.interpolation}), central crop {images.crop:.4g}, mean {mean}, std {std}"
-    return f"{height} x {width}, {prepared}"
+    window = "" if images.window is None else "window {:g} to {:g}, ".format(*images.window)
+    return f"{window}{height} x {width}, {prepared}"
 
 
 def _metrics(metrics: Mapping[str, Metric] | None) -> str:

@@ -139,7 +139,9 @@ def run_training(
         _write_log(run)  # its last line may be missing: it is written after the checkpoint
         try:
             if run.progress.step == 0:
-                check_files(run.splits, fabric.global_rank, fabric.world_size, not quiet and fabric.is_global_zero)
+                shown = not quiet and fabric.is_global_zero
+                if (found := check_files(run.splits, fabric.global_rank, fabric.world_size, shown)) and shown:
+                    say(found)
             train(run)
             return _finish(run)
         except (OSError, ValueError) as error:
