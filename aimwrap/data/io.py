@@ -127,7 +127,7 @@ def _of_tiff(path: Path, channels: int) -> np.ndarray:
                 f"{len(others) + 1} images of different sizes": others,
                 f"the axes {axes} of {shape} for a model of {channels} channels": not unnamed
                 and axes not in ("YX", "YXS", "YXC", "SYX", "CYX"),
-                f"colours of the kind {page.photometric!s}": page.photometric not in (1, 2),
+                f"colours of the kind {page.photometric!r}": page.photometric not in (1, 2),
                 "a note that turns it": 274 in page.tags and page.tags[274].value != 1,
                 f"{shape} values, which would fill the memory": math.prod(shape) > LARGEST_IMAGE,
             }
