@@ -179,11 +179,7 @@ def own_values(picture: Image.Image, channels: int | None) -> np.ndarray:
 
 
 def windowed(values: Any, prepared: Preprocessing, name: object = "image") -> tv_tensors.Image:
-    """An image's values, array (H, W) or (H, W, C) or tensor (C, H, W), from 0 to 1: (C, H, W) of the model's channels.
-
-    Raises:
-        ValueError: if it has other channels, pixels without a value, or 8 bits where the window goes further.
-    """
+    """Values, an array (H, W) or (H, W, C) or tensor (C, H, W), as (C, H, W) from 0 to 1; else a ValueError."""
     assert prepared.window is not None
     (low, high), channels = prepared.window, len(prepared.mean)
     kind = str(values.dtype).removeprefix("torch.")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from .. import _files
 from .. import preprocessing as images
 from ..preprocessing import OR_WINDOW, Preprocessing, eight_bit, loses_bits, lost_in, upright
 
-T = TypeVar("T")
 LONGEST_LINE = 1 << 20
 LARGEST_FILE = 1 << 30  # bytes of an image; some decoders read all of it first
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
@@ -144,12 +143,11 @@ def _of_tiff(path: Path, channels: int) -> np.ndarray:
 
 
 def fitted(
-    image: T, path: Path, turned: bool, size: tuple[int, ...] | None, prepared: Preprocessing | None = None
-) -> T:
+    image: Any, path: Path, turned: bool, size: Sequence[int] | None, prepared: Preprocessing | None = None
+) -> Any:
     """What was read, or read the other way where only then it has the (H, W) of its mask or boxes."""
     own = tuple(get_size(image))
-    again: T = read_image(path, not turned, prepared) if size == own[::-1] != own else image
-    return again
+    return read_image(path, not turned, prepared) if size == own[::-1] != own else image
 
 
 def open_object_mask(path: Path, any_value: bool = False) -> Tensor:

@@ -204,11 +204,6 @@ class ReleaseDataset(Dataset[Sample]):
         """Names, by number of group; empty without places."""
         return tuple(f"{label}, {place}" for label in self.classes for place in self.places)
 
-    @property
-    def prepared(self) -> Preprocessing | None:
-        """How the transform has files read; None for RGB."""
-        return getattr(self.transform, "prepared", None)
-
     def __len__(self) -> int:
         """Number of images."""
         return len(self.records)
@@ -220,7 +215,7 @@ class ReleaseDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Read image ``index``."""
         record = self.records[index]
-        sample = read_sample(record, self.release, self.prepared)
+        sample = read_sample(record, self.release, getattr(self.transform, "prepared", None))
         return sample if self.transform is None else transformed(sample, self.transform)
 
 

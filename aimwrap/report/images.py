@@ -74,13 +74,10 @@ class PreparedImages(Dataset[PreparedImage]):
 
     def __init__(self, images: ReleaseDataset, preprocessings: Sequence[Preprocessing], side: int) -> None:
         self._images, self._side = images, side
-        self._read = {(len(each.mean), each.window): each for each in preprocessings}  # as often as files are read
+        self._how = [(len(each.mean), each.window) for each in preprocessings]  # a file is read once for each of these
+        self._read = dict(zip(self._how, preprocessings, strict=True))
         self._steps = [
-            (
-                (len(preprocessing.mean), preprocessing.window),
-                SampleTransform(preprocessing.resize_and_crop(), ()),
-                v2.Compose(preprocessing.normalise()),
-            )
+            (SampleTransform(preprocessing.resize_and_crop(), ()), v2.Compose(preprocessing.normalise()))
             for preprocessing in preprocessings
         ]
 
@@ -92,8 +89,8 @@ class PreparedImages(Dataset[PreparedImage]):
         """Read and prepare an image."""
         record, release = self._images.records[index], self._images.release
         samples = {how: read_sample(record, release, prepared) for how, prepared in self._read.items()}
-        cropped = [crop(samples[how]) for how, crop, _ in self._steps]
-        views = [_view(seen, normalise) for seen, (*_, normalise) in zip(cropped, self._steps, strict=True)]
+        cropped = [crop(samples[how]) for (crop, _), how in zip(self._steps, self._how, strict=True)]
+        views = [_view(seen, normalise) for seen, (_, normalise) in zip(cropped, self._steps, strict=True)]
         return PreparedImage(torch.tensor(index), views, thumbnail(cropped[0].image, self._side))
 
 

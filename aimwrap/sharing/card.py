@@ -80,20 +80,18 @@ def _snippet(shared: Savable, location: str) -> str:
     named = all(part.named() is not None for part in (model._recipe, *([] if own is None else [own.recipe])))
     passed = "backbone" if own is None else "(backbone, second_backbone)"
     call = f"{loader}.from_pretrained({location!r}{'' if named else f', backbone={passed}'})"
-    of_tiff = model.preprocessing is not None and model.in_channels not in (1, 3)
-    needed = "import torch" if model.preprocessing is None else "from PIL import Image"
-    needed = "import tifffile\nimport torch" if of_tiff else needed
+    drawn = model.preprocessing is None or model.in_channels not in (1, 3)  # which no usual file has
+    needed = "import torch" if drawn else "from PIL import Image"
     lines = [needed, f"from aimwrap import {loader}, explain", ""]
     if not named:
         kind = "a module" if own is None else "modules (or None, to build one by its name)"
         lines.append(f"# {passed}: {kind} built as in training; the weights come from this model")
     lines.append(f"model = {call}")
-    if model.preprocessing is None:
+    if drawn:
         shape = ", ".join(map(str, model._recipe.image_shape))
         lines.append(f"images = torch.randn(1, {shape})  # yours, prepared as in training")
     else:
-        opened = 'torch.from_numpy(tifffile.imread("image.tif"))  # (C, H, W)' if of_tiff else 'Image.open("image.jpg")'
-        lines.append(f"image = {opened}")
+        lines.append('image = Image.open("image.jpg")')
         lines.append("images = model.preprocessing.transform()(image)[None]")
     lines.append("explanation = explain(model, images)  # logits, masks, and what each position contributes")
     single = model.num_classes == 1  # its sign decides

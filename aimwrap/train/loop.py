@@ -139,8 +139,10 @@ def run_training(
         _write_log(run)  # its last line may be missing: it is written after the checkpoint
         try:
             if run.progress.step == 0:
-                shown = not quiet and fabric.is_global_zero
-                if (found := check_files(run.splits, fabric.global_rank, fabric.world_size, shown)) and shown:
+                shown, taken = not quiet and fabric.is_global_zero, run.evaluated.preprocessing
+                assert taken is not None
+                found = check_files(run.splits, taken, fabric.global_rank, fabric.world_size, shown)
+                if found and shown:
                     say(found)
             train(run)
             return _finish(run)

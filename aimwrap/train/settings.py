@@ -52,11 +52,7 @@ def parse_numbers(name: str, example: str, text: str) -> tuple[float, ...]:
 
 
 def parse_window(text: str) -> tuple[float, float]:
-    """Read a window from a command line.
-
-    >>> parse_window("-1000,400")
-    (-1000.0, 400.0)
-    """
+    """Read a window from a command line; ValueError if it is none."""
     with suppress(ValueError):
         low, high = map(float, text.split(","))
         if -math.inf < low < high < math.inf:
@@ -260,18 +256,10 @@ class Settings:
     compile: bool = setting(False, "Compile the model with torch.compile", MACHINES)
     augmentation: AugmentationName = setting("crop-and-flip", "Augmentation of the training images", IMAGES)
     window: tuple[float, float] | None = setting(
-        None,
-        "Values LOW,HIGH of the files that become black and white, of images that are not RGB or grey with 8 bits",
-        IMAGES,
-        shown="0,255 of images with 8 bits",
-        parse=parse_window,
+        None, "Values LOW,HIGH of the files that become black and white", IMAGES, shown="8 bits", parse=parse_window
     )
     channels: int | None = setting(
-        None,
-        "Number of channels of the images and of the backbone, one of timm's or your own",
-        IMAGES,
-        shown="3",
-        least=1,
+        None, "Number of channels of the images; timm's backbones take any", IMAGES, shown="3", least=1
     )
     image_size: int | None = setting(
         None, "Side of the square images, in pixels", IMAGES, shown="that of the backbone", least=1
@@ -344,10 +332,7 @@ class Settings:
         if self.window is not None:
             parse_window(",".join(map(str, self.window)))
         if self.augmentation not in ("crop-and-flip", "none") and (self.window or self.channels not in (None, 1, 3)):
-            raise ValueError(
-                f"augmentation={self.augmentation!r} is for images with 8 bits, read without a window; use "
-                "'crop-and-flip' or 'none'"
-            )
+            raise ValueError(f"augmentation={self.augmentation!r} is for 8 bits without a window; use 'crop-and-flip'")
         if self.exchange and self.method == "plain":
             raise ValueError(
                 "exchange needs AIM, whose masks say what is pasted, and this run has a plain backbone; leave one of "

@@ -15,6 +15,7 @@ from aimwrap import AIM, Preprocessing
 from aimwrap.cli import app
 from aimwrap.export.serving import ServingModel
 from aimwrap.train import Settings, load_plain
+from aimwrap.train.data import check_files, read_splits
 
 USUAL = ("--no-pretrained", "--image-size", 32, "--batch-size", 4, "--workers", 0, "--accelerator", "cpu", "--lr", 1e-3)
 
@@ -138,7 +139,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     for window in ((4095.0, 0.0), (0.0, float("inf")), (0.0,), (0.0, 1.0, 2.0)):
         with pytest.raises(ValueError, match="window must be two numbers, LOW,HIGH, the first smaller"):
             Settings(data="folder", root="x", window=window)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="augmentation='trivial-augment' is for images with 8 bits"):
+    with pytest.raises(ValueError, match="augmentation='trivial-augment' is for 8 bits without"):
         Settings(data="folder", root="x", window=(0.0, 4095.0), augmentation="trivial-augment")
     settings = Settings(data="folder", root="x", window=(-1000.0, 400.0), channels=1)
     assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
@@ -169,3 +170,22 @@ def test_a_window_survives_json(tmp_path: Path) -> None:
     model.preprocessing = model.preprocessing._replace(window=(400, -1000))
     with pytest.raises(ValueError, match="a window of two numbers, the first smaller"):
         model.save_pretrained(tmp_path / "wrong")
+
+
+@pytest.mark.parametrize(
+    ("most", "says"), [(12, "warning: no pixel is brighter than 12, and white is 255; or say"), (200, "")]
+)
+def test_nearly_black_images_are_warned_of(tmp_path: Path, most: int, says: str) -> None:
+    """12 bits that a program saved as 8."""
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(np.linspace(0, most, 64).astype(np.uint8).reshape(8, 8)).save(
+                tmp_path / split / name / "x.png"
+            )
+    splits = read_splits(Settings(data="folder", root=str(tmp_path)))
+    found = check_files(splits, Preprocessing((8, 8), (0.5,), (0.5,)), 0, 1, progress=False)
+    assert found.startswith(says) and bool(found) == bool(says)
+    through = Preprocessing((8, 8), (0.5,), (0.5,), window=(0, most / 2))
+    found = check_files(splits, through, 0, 1, progress=False)
+    assert found.startswith(f"window 0 to {most // 2}: ") and found.endswith(f", 50.0% {most // 2} or more")
