@@ -140,7 +140,7 @@ class AIMCallback(lightning.Callback):
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Log the picture."""
         shown, self._shown = self._shown, None
-        if shown is None or not len(shown[0]) or not trainer.is_global_zero or shown[0].shape[1] not in (1, 3):
+        if shown is None or not len(shown[0]) or not trainer.is_global_zero:
             return
         fits = self.preprocessing is not None and len(self.preprocessing.mean) == shown[0].shape[1]
         picture = mask_grid(*shown, self.preprocessing if fits else None)

@@ -17,9 +17,11 @@ import torchvision
 from PIL import Image, ImageOps
 from timm.data import resolve_data_config
 from torch import nn
+from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 LEAST_WHITE = 1 << 14  # in 16 bits; what has no brighter value is more likely of 10 to 14 bits than so dark
+OR_WINDOW = "or say which values are black and white: --window LOW,HIGH, in Python aimwrap.Preprocessing(window=)"
 _RECORDED = ("input_size", "mean", "std")  # without these, timm would fall back to ImageNet's usual values
 
 
@@ -33,6 +35,8 @@ class Preprocessing(NamedTuple):
         interpolation: ``"bilinear"``, ``"bicubic"`` or another of torchvision's names.
         crop: share of the resized image's shorter side that the central crop keeps; timm's ``crop_pct``.
         squash: whether images are resized to the given size without keeping their proportions.
+        window: of images that are not RGB or grey with 8 bits, the values that become 0 and 1, before the mean is
+            subtracted; those outside are cut off there. Images then count in the values of their files, of any type.
 
     Example:
         >>> import torch
@@ -46,11 +50,13 @@ class Preprocessing(NamedTuple):
     interpolation: str = "bicubic"
     crop: float = 0.875
     squash: bool = False
+    window: tuple[float, float] | None = None
 
     def transform(self) -> Callable[[Any], Any]:
         """Build the transform: a PIL image, array (H, W, C) or image tensor (C, H, W) to a normalised float tensor.
 
         It turns photographs upright, makes them RGB, or grey for a model of one channel, and does what timm's does.
+        With a window, arrays and tensors may have any numbers, and any number of channels.
         Do not turn them yourself, except by ``ImageOps.exif_transpose``: after ``rotate`` they would be turned twice.
         :func:`aimwrap.data.eval_transform` does the same to the image of a sample, and transforms its object mask too.
 
@@ -58,7 +64,7 @@ class Preprocessing(NamedTuple):
             A transform of ``torchvision.transforms.v2``.
         """
         transform: Callable[[Any], Any] = v2.Compose(
-            [partial(_as_shown, channels=len(self.mean)), *self.resize_and_crop(), *self.normalise()]
+            [partial(_as_shown, prepared=self), *self.resize_and_crop(), *self.normalise()]
         )
         return transform
 
@@ -125,7 +131,7 @@ def lost_in(picture: Image.Image, name: object = "image", channels: int = 3) -> 
         "more than 8 bits in a plane per colour, which Pillow reads wrong": bits > 8 and planes,
     }
     what = next((what for what, is_so in found.items() if is_so), "")
-    return what and f"{name} has {what}. Save what you need of it as one picture, RGB or grey, with 8 bits"
+    return what and f"{name} has {what}. Save what you need of it as one picture, RGB or grey, with 8 bits; {OR_WINDOW}"
 
 
 def _goes_on(picture: Any, decoder: str, _: Any, start: int, white: Any) -> bool:
@@ -152,12 +158,49 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
             f"{name} has pixels of {'fractions' if picture.mode == 'F' else 'more than 8 bits'}, from {least:g} to "
             f"{most:g}, and nothing says which value is white; only 16 bits with 65535 for white can be read, and no "
             f"brightest value below {LEAST_WHITE} (dark, or of 8 to 14 bits). Save it with 8 bits, 255 for white: with "
-            "NumPy, (values * (255 / white)).clip(0, 255).round().astype('uint8'), with the value that is white"
+            "NumPy, (values * (255 / white)).clip(0, 255).round().astype('uint8'), with the value that is white; "
+            f"{OR_WINDOW}"
         )
     return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8)) if deep else picture
 
 
-def _as_shown(image: Any, channels: int) -> Any:
+def scaled_in(picture: Image.Image, name: object = "image") -> str:
+    """An error about an opened file of more than 8 bits whose values Pillow scales; empty if it does not."""
+    scaled = loses_bits(picture) or (picture.format, picture.mode) == ("PPM", "I")
+    return f"{name} has more than 8 bits, of a kind whose values Pillow scales. Save it as TIFF" if scaled else ""
+
+
+def own_values(picture: Image.Image, channels: int | None) -> np.ndarray:
+    """A picture's values as its file has them, (H, W) or (H, W, C): not scaled, and colours grey for one channel."""
+    if picture.mode[0] in "FI" or picture.mode == "L" or (picture.mode, channels) in (("LA", 2), ("RGBA", 4)):
+        return np.asarray(picture)
+    picture = picture.convert("RGBA") if picture.mode == "P" else picture  # else it would warn
+    return np.asarray(picture.convert("L" if channels == 1 or picture.mode in ("1", "LA") else "RGB"))
+
+
+def windowed(values: Any, prepared: Preprocessing, name: object = "image") -> tv_tensors.Image:
+    """Values, an array (H, W) or (H, W, C) or tensor (C, H, W), as (C, H, W) from 0 to 1; else a ValueError."""
+    assert prepared.window is not None
+    (low, high), channels = prepared.window, len(prepared.mean)
+    kind = str(values.dtype).removeprefix("torch.")
+    if not isinstance(values, torch.Tensor):
+        values = values.astype(np.float32 if kind in ("uint8", "uint16", "int16") else np.float64)
+        values = torch.from_numpy(values if values.ndim == 3 else values[..., None]).movedim(-1, 0)
+    if values.ndim != 3 or len(values) not in (channels, 1 if channels == 3 else channels) or 0 in values.shape:
+        raise ValueError(
+            f"{name} must have the model's {channels} channels, got {len(values)} of {tuple(values.shape[1:])}; build "
+            "the model for as many (--channels), or save those that you need"
+        )
+    if high > 255 and kind == "uint8":
+        raise ValueError(f"{name} has 8 bits, and the window goes to {high:g}; leave it out, or get its own values")
+    values = (values.to(torch.promote_types(values.dtype, torch.float32)) - low) / (high - low)
+    if bool(values.isnan().any()):
+        raise ValueError(f"{name} has pixels without a value (NaN); write a number there, such as {low:g}")
+    return tv_tensors.Image(values.clamp(0, 1).float().expand(channels, -1, -1))
+
+
+def _as_shown(image: Any, prepared: Preprocessing) -> Any:
+    channels = len(prepared.mean)
     if not isinstance(image, Image.Image | np.ndarray | torch.Tensor):
         came = type(image).__name__
         raise TypeError(f"image must be a PIL image, array or tensor, got {came}; PIL.Image.open(path) opens a file")
@@ -166,6 +209,12 @@ def _as_shown(image: Any, channels: int) -> Any:
     misfit = ValueError(f"image must be {layouts}, got {shape}{'' if kind is None else f' of {kind}'}")
     if 0 in shape or len(shape) < 2:
         raise misfit
+    if prepared.window is not None:
+        if not isinstance(image, Image.Image):
+            return windowed(image, prepared)
+        if lost := lost_in(image, channels=channels) or scaled_in(image):
+            raise ValueError(f"{lost.partition('. ')[0]}. Pass its values as an array, as tifffile.imread(path) does")
+        return windowed(own_values(upright(image), channels), prepared)
     wrong = image.ndim == 3 and kind != np.uint8 if isinstance(image, np.ndarray) else kind not in (None, torch.uint8)
     values = ""
     if isinstance(image, torch.Tensor) and image.is_floating_point():
@@ -290,6 +339,7 @@ def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
         height, width = map(operator.index, given.image_size)
         mean, std = (tuple(map(float, values)) for values in (given.mean, given.std))
         crop = float(given.crop)
+        window: Any = None if given.window is None else tuple(map(float, given.window))
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"preprocessing must have image_size (H, W), whole numbers, and a mean and a std per channel, got {given}"
@@ -303,11 +353,13 @@ def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
         "a crop in (0, 1]": 0 < crop <= 1,
         f"an interpolation of {', '.join(names)}": given.interpolation in names,
         "squash True or False": isinstance(given.squash, bool),
+        "a window of two numbers, the first smaller": window is None
+        or (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf),
     }
     for expected, fit in fits.items():
         if not fit:
             raise ValueError(f"preprocessing must have {expected}, got {given}")
-    return Preprocessing((height, width), mean, std, given.interpolation, crop, given.squash)
+    return Preprocessing((height, width), mean, std, given.interpolation, crop, given.squash, window)
 
 
 def preprocessing_of_weights(name: str, weights: Any) -> Preprocessing | None:

@@ -115,9 +115,8 @@ with gr.Blocks(title="What does the model use?", analytics_enabled=False, delete
     gr.Markdown(f"# What does the model use?\n`{name}` tells apart: {', '.join(classes)[:200]}")
     with gr.Row():
         with gr.Column():
-            upload = gr.Image(
-                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label="Your image"
-            )
+            given = {"type": "filepath", "format": "png", "image_mode": None, "sources": ["upload", "clipboard"]}
+            upload = gr.Image(label="Your image", **given)
             upload.preprocess = lambda file: file and file.path  # unopened: look() says what is wrong with it
             options = {"visible": bool(samples), "allow_preview": False, "buttons": [], "height": "auto"}
             gr.Gallery(samples, label="Or try one of these", **options).select(chosen, None, upload)

@@ -28,9 +28,17 @@ def prepared(path: str) -> Image.Image:
             raise ValueError("it has several pages or frames; save the one that you mean as one picture")
         tile = str(file.tile)  # of RGB with 16 bits Pillow would keep the upper 8
         image = ImageOps.exif_transpose(file)  # turned upright, by the camera's note
-    if image.mode[0] in "IF" or any(deep in tile for deep in (";16B", ";16L", ";16N", "'RGB', 65535)")):
-        raise ValueError("it has more than 8 bits; save it with 8 bits, 255 for white")
-    image = image.convert("L" if len(prep["mean"]) == 1 else "RGB")
+    deep, window = image.mode[0] in "IF", prep.get("window")
+    halved = any(each in tile for each in (";16B", ";16L", ";16N", "'RGB', 65535)")) and not deep
+    if halved or (deep and (not window or file.format == "PPM")):  # whose values Pillow scales
+        raise ValueError("it has more than 8 bits; save it with 8 bits, 255 for white, as the model's images had")
+    image = image if deep else image.convert("L" if len(prep["mean"]) == 1 else "RGB")
+    if window:  # the values that the model sees as black and white
+        low, high = window
+        if high > 255 and not deep:
+            raise ValueError(f"it has 8 bits, and the model's images have values up to {high}")
+        shares = 255 * ((np.asarray(image, np.float32) - low) / (high - low)).clip(0, 1)
+        image = Image.fromarray(shares if deep else shares.round().astype(np.uint8))
     height, width = prep["image_size"]
     high, wide = int(height / prep["crop"]), int(width / prep["crop"])
     target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])
@@ -50,6 +58,8 @@ for number, path in enumerate(sys.argv[2:]):
         print(f"{path} cannot be read as an image: {error}", file=sys.stderr)
         failed = True
         continue
+    if len(prep["mean"]) not in (1, 3):
+        sys.exit(f"the model takes {len(prep['mean'])} channels; this program reads grey and colours only")
     pixels = (np.asarray(image).reshape(image.height, image.width, -1) / 255 - prep["mean"]) / prep["std"]
     images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
     logits, mask = session.run(["logits", shown], {"images": images})
@@ -58,6 +68,7 @@ for number, path in enumerate(sys.argv[2:]):
     best = odds.argmax()
     print(f"{path}: " * (len(sys.argv) > 3) + f"{names[best]} {odds[best] / odds.sum():.1%}")
 
+    image = image.convert("L") if image.mode == "F" else image
     kept = Image.fromarray((255 * mask[0, 0]).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     darkened = image.point(lambda value: value // 4)
     same = [Path(other).stem for other in sys.argv[2:][:number]].count(Path(path).stem)  # of other folders

@@ -279,6 +279,26 @@ def test_serving_example_turns_photographs_upright(onnx_model: Exported, wrapped
 
 
 @needs_torch("onnx")
+@pytest.mark.parametrize("kind", [np.uint16, np.uint8])
+def test_serving_example_looks_through_the_window(
+    kind: type, onnx_model: Exported, wrapped: Wrapped, tmp_path: Path
+) -> None:
+    import onnx
+
+    most = 4095 if kind is np.uint16 else 255
+    values = np.random.default_rng(0).integers(0, most + 1, (80, 100)).astype(kind)
+    preprocessing = SQUARE._replace(window=(0.25 * most, 0.75 * most))
+    proto = onnx.load(onnx_model.path)
+    (entry,) = [entry for entry in proto.metadata_props if entry.key == "preprocessing"]
+    entry.value = json.dumps(preprocessing._asdict())
+    onnx.save(proto, tmp_path / "model.onnx")
+    Image.fromarray(values).save(tmp_path / "image.png")
+    images = preprocessing.transform()(values)[None]
+    assert serve(tmp_path / "model.onnx", tmp_path / "image.png") == printed(wrapped("tiny", "paper"), images)
+    assert np.asarray(Image.open(tmp_path / "image.mask.png")).shape[:2] == (64, 64)
+
+
+@needs_torch("onnx")
 @pytest.mark.slow
 def test_from_saving_to_serving(tmp_path: Path) -> None:
     """A model by name, saved, exported by the command line, and served without torch."""

@@ -154,7 +154,9 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         described = files.checked({"weights": None, "modules": {}} | content, _CONTENT)  # as older versions wrote
         weights = files.read_weights(path.with_name(files.WEIGHTS), described["weights"])
         with building_at_most(2**27 + sum(tensor.numel() for tensor in weights.values())):
-            network = create_backbone(described["backbone"]) if backbone is None else backbone
+            channels = len((described["preprocessing"] or {"mean": ()})["mean"]) or 3
+            arguments = {} if channels == 3 else {"in_chans": channels}  # of timm
+            network = create_backbone(described["backbone"], arguments) if backbone is None else backbone
             model = PlainClassifier(network, described["num_classes"])
         files.load_weights(model.backbone, weights, [], strict=True)
         if described["preprocessing"] is not None:

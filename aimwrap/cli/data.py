@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .._choices import COLUMNS, DATA_SETS, FileFormat
+from ..train.settings import parse_window
 from .build import EPILOG as BUILD
 from .build import INTERRUPTED, build, print_summary
 from .options import AsJson, Quiet, Workers, check_data, complete_data, option, options_in
@@ -58,6 +59,10 @@ def doctor(
     any_value_is_object: bool = _judged(
         False, "Treat every mask value except 0 as object; only for your own masks.", "--any-value-is-object"
     ),
+    window: str | None = _judged(
+        None, "Values LOW,HIGH that become black and white, as for aimwrap train.", show_default="8 bits: 0,255"
+    ),
+    channels: int = _judged(3, "Number of channels of the images, as for aimwrap train.", min=1),
     subset: bool = _judged(False, "Do not compare image counts: the data set is meant to be a subset.", "--subset"),
     quick: bool = _judged(False, "Read file headers only; damage and duplicates are not checked.", "--quick"),
     workers: int | None = option(None, "Number of threads that open files.", min=1, show_default="one per core"),
@@ -69,10 +74,15 @@ def doctor(
     Opens every file of the data set; writes nothing.
     """
     named = _columns(column or [])
+    try:
+        pair = None if window is None else parse_window(window)
+    except ValueError as error:
+        raise typer.BadParameter(f"--{error}") from error
 
     with exit_on_interrupt("Interrupted. Nothing was found yet; --quick is faster, since it reads file headers only."):
         from ..data.doctor import NotRecognisedError, examine
         from ..data.doctor.report import report
+        from ..preprocessing import Preprocessing
 
         with exit_on_error(NotRecognisedError, OSError, as_json=as_json, facts={"version": 1, "path": str(path)}):
             found = examine(
@@ -90,6 +100,7 @@ def doctor(
                 quick=quick,
                 workers=workers,
                 progress=not (quiet or as_json),
+                preprocessing=Preprocessing((1, 1), (0.0,) * channels, (1.0,) * channels, window=pair),
             )
     print_result(as_json, found.as_dict(), report(found, lambda text, mark: typer.style(text, fg=COLOURS[mark])))
     raise typer.Exit(found.exit_code)

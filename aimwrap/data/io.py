@@ -20,15 +20,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.v2.functional import get_size, to_pil_image
 
 from .. import _files
-from ..preprocessing import eight_bit, loses_bits, lost_in, upright
+from .. import preprocessing as images
+from ..preprocessing import OR_WINDOW, Preprocessing, eight_bit, loses_bits, lost_in, upright
 
 LONGEST_LINE = 1 << 20
 LARGEST_FILE = 1 << 30  # bytes of an image; some decoders read all of it first
 LARGEST_IMAGE = 100_000_000  # pixels; the largest photograph of ImageNet has 50 million
 _FAINT = 26  # no soft mask of an object is darker than this everywhere, of 255, and no grey is more coloured
 REMEDY = "get it again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin; the last two are of more than 4 GB
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
@@ -73,9 +76,78 @@ def open_image(path: Path, turned: bool = True) -> Image.Image:
     return picture if picture.mode == "RGB" else _converted(picture, "RGB", path)
 
 
-def fitted(image: Image.Image, path: Path, turned: bool, size: tuple[int, ...] | None) -> Image.Image:
-    """What :func:`open_image` read, or read the other way where only then it has the (H, W) of its mask or boxes."""
-    return open_image(path, not turned) if size == image.size != image.size[::-1] else image
+def read_image(path: Path, turned: bool = True, prepared: Preprocessing | None = None) -> Any:
+    """Read an image as a model takes it: a picture, RGB or for one channel grey; through a window, a float tensor.
+
+    With a window, TIFF is read by tifffile (extra ``tiff``; else an ImportError). ValueError if the file is not
+    complete, or cannot be read so.
+    """
+    channels = 3 if prepared is None else len(prepared.mean)
+    if prepared is not None and prepared.window is not None:
+        tiff = is_tiff(path)
+        values = _of_tiff(path, channels) if tiff else images.own_values(decoded(path, turned, exact=True), channels)
+        return images.windowed(values, prepared, path)
+    if channels not in (1, 3):
+        raise ValueError(f"{path} is to be read in {channels} channels; for that, {OR_WINDOW.removeprefix('or ')}")
+    return open_image(path, turned) if channels == 3 else _converted(decoded(path, turned), "L", path)
+
+
+def as_picture(image: Any) -> Image.Image:
+    """What :func:`read_image` read, or a crop of it, to look at: RGB; of other than 3 channels, their mean as grey."""
+    if isinstance(image, Tensor):
+        shown = image if len(image) == 3 else image.mean(0, keepdim=True)
+        image = to_pil_image((255 * shown.clamp(0, 1)).round().byte())
+    picture: Image.Image = image.convert("RGB")
+    return picture
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as TIFF."""
+    with suppress(OSError):
+        if os.path.isfile(path) and os.path.getsize(path) <= LARGEST_FILE:
+            with path.open("rb") as file:
+                return file.read(4) in TIFF
+    return False
+
+
+def _of_tiff(path: Path, channels: int) -> np.ndarray:
+    """The values of a TIFF file, (H, W) or (H, W, C): one image, whose channels have a name, or are its only pages."""
+    try:
+        from tifffile import TiffFile
+    except ModuleNotFoundError as error:
+        raise ImportError("TIFF is read through a window by tifffile: pip install 'aimwrap[tiff]'") from error
+    try:
+        with TiffFile(path) as file:
+            page, (series, *others) = file.pages.first, file.series
+            kept = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1 or axis in "YX"]
+            axes, shape = "".join(axis for axis, _ in kept), [n for _, n in kept]
+            unnamed = axes in ("QYX", "IYX") and shape[0] == channels  # pages of which nothing is said
+            wrong = {
+                f"{len(others) + 1} images of different sizes": others,
+                f"the axes {axes} of {shape} for a model of {channels} channels": not unnamed
+                and axes not in ("YX", "YXS", "YXC", "SYX", "CYX"),
+                f"colours of the kind {page.photometric!r}": page.photometric not in (1, 2),
+                "a note that turns it": 274 in page.tags and page.tags[274].value != 1,
+                f"{shape} values, which would fill the memory": math.prod(shape) > LARGEST_IMAGE,
+            }
+            if what := next((what for what, is_so in wrong.items() if is_so), ""):
+                raise ValueError(f"it has {what}")
+            values: np.ndarray = series.asarray().reshape(shape)
+    except Exception as error:  # its decoders raise what they like
+        raise ValueError(
+            f"{path} cannot be read as one image: {error}. Save each slice, frame or position as a file of its own, "
+            "upright, with rows, columns and perhaps channels (axes YX, CYX or YXS), and 0 for black; if it was cut "
+            "off, get it again"
+        ) from error
+    return values if axes[:2] == "YX" else np.moveaxis(values, 0, -1)
+
+
+def fitted(
+    image: Any, path: Path, turned: bool, size: Sequence[int] | None, prepared: Preprocessing | None = None
+) -> Any:
+    """What was read, or read the other way where only then it has the (H, W) of its mask or boxes."""
+    own = tuple(get_size(image))
+    return read_image(path, not turned, prepared) if size == own[::-1] != own else image
 
 
 def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
@@ -130,8 +202,11 @@ def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
         return shown[::-1] if picture.format != "TIFF" and orientation > 4 else shown, orientation
 
 
-def decoded(path: Path, turned: bool = True) -> Image.Image:
-    """An image in its file's own mode, turned upright; ValueError if it is not complete, or more than can be read."""
+def decoded(path: Path, turned: bool = True, exact: bool = False) -> Image.Image:
+    """An image in its file's own mode, turned upright; ValueError if it is not complete, or more than can be read.
+
+    Where it is to be ``exact``, also if its values would be scaled.
+    """
     with _opened(path) as picture:
         if picture.width * picture.height > LARGEST_IMAGE or max(picture.size) > NARROWEST * min(picture.size):
             raise ValueError(
@@ -139,6 +214,8 @@ def decoded(path: Path, turned: bool = True) -> Image.Image:
                 f"these sets, or a side more than {NARROWEST} times the other; it was not decoded, since it would fill "
                 "the memory. Get the file again"
             )
+        if exact and (scaled := images.scaled_in(picture, path)):
+            raise ValueError(scaled)
         lowered = loses_bits(picture)
         try:
             picture.load()

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import get_size
 
-from .io import fitted, open_image, open_object_mask
+from ..preprocessing import Preprocessing
+from .io import fitted, open_object_mask, read_image
 from .sample import Sample, group_number
 from .transforms import transformed
 
@@ -164,7 +166,8 @@ class ReleaseDataset(Dataset[Sample]):
         transform: called with the complete :class:`Sample`, so that mask and boxes move with the image:
             :func:`~aimwrap.data.eval_transform`, :func:`~aimwrap.data.train_transform`, or one of
             ``torchvision.transforms.v2``; a transform of only images in :func:`~aimwrap.data.image_only`. Without one
-            the image stays a ``PIL.Image``, as in torchvision.
+            the image stays a ``PIL.Image``, as in torchvision. Images that are not RGB or grey with 8 bits are read by
+            the first two with a preprocessing that has a ``window``.
 
     Attributes:
         release: as given.
@@ -212,7 +215,7 @@ class ReleaseDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Read image ``index``."""
         record = self.records[index]
-        sample = read_sample(record, self.release)
+        sample = read_sample(record, self.release, getattr(self.transform, "prepared", None))
         return sample if self.transform is None else transformed(sample, self.transform)
 
 
@@ -268,20 +271,20 @@ def counts_stored(record: Record, release: Release) -> bool:
     return release.boxes_as_stored and record.boxes is not None
 
 
-def read_sample(record: Record, release: Release) -> Sample:
-    """Open an image with its mask.
+def read_sample(record: Record, release: Release, prepared: Preprocessing | None = None) -> Sample:
+    """Open an image with its mask; RGB, or as a model's preprocessing says.
 
     Raises:
         FileNotFoundError: if a file is not there.
         ValueError: if a file is damaged, or mask or boxes do not fit the image.
     """
     turned = not counts_stored(record, release)
-    image, mask, boxes = open_image(record.path, turned), None, None
+    image, mask, boxes = read_image(record.path, turned, prepared), None, None
     if record.mask_path is not None:
         mask = open_object_mask(record.mask_path, release.any_value_is_object)
     known = record.size if mask is None else tuple(mask.shape[1:])
-    image = fitted(image, record.path, turned, known)
-    size = (image.height, image.width)
+    image = fitted(image, record.path, turned, known, prepared)
+    size: tuple[int, int] = tuple(get_size(image))
     if record.size not in (None, size):
         raise ValueError(
             f"{record.path} has {size[0]} x {size[1]} pixels (H x W), and {record.size[0]} x {record.size[1]} in the "

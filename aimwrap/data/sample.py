@@ -14,7 +14,7 @@ class Sample(NamedTuple):
     """One image with what is known about it; what is not known is None.
 
     Attributes:
-        image: an RGB ``PIL.Image`` as it is on disk, or what the transform made of it: (3, H, W).
+        image: an RGB ``PIL.Image`` as it is on disk, or what the transform made of it: (C, H, W).
         label: class number.
         group: the pair of label and place as one number, see :func:`group_number`.
         place: number of the background's kind.
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """Samples stacked by :func:`collate`.
 
     Attributes:
-        image: (N, 3, H, W).
+        image: (N, C, H, W).
         label: (N,) int64.
         group: (N,) int64, or None if it is not known of every sample; also ``place``.
         place: (N,) int64, or None.

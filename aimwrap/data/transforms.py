@@ -45,6 +45,7 @@ class SampleTransform:
         geometry: transforms of v2 that move pixels. They get the image, the mask as an image with one channel, and the
             boxes; so none of them may touch colours.
         pixels: transforms of an image alone, which must not move pixels.
+        prepared: tells the data set how files are read: in how many channels, and through which window; None is RGB.
 
     Example:
         >>> flip = SampleTransform([v2.RandomHorizontalFlip(p=1)], [v2.ToImage(), v2.ToPureTensor()])
@@ -53,8 +54,13 @@ class SampleTransform:
         [[4.0, 0.0, 6.0, 4.0]]
     """
 
-    def __init__(self, geometry: Sequence[Callable[..., Any]], pixels: Sequence[Callable[[Any], Any]]) -> None:
-        self.geometry, self.pixels = tuple(geometry), tuple(pixels)
+    def __init__(
+        self,
+        geometry: Sequence[Callable[..., Any]],
+        pixels: Sequence[Callable[[Any], Any]],
+        prepared: Preprocessing | None = None,
+    ) -> None:
+        self.geometry, self.pixels, self.prepared = tuple(geometry), tuple(pixels), prepared
 
     def __call__(self, sample: Sample) -> Sample:
         """Transform a sample.
@@ -117,7 +123,7 @@ def eval_transform(preprocessing: Preprocessing) -> SampleTransform:
         preprocessing: the backbone's, ``model.preprocessing`` or :func:`~aimwrap.preprocessing_of`.
 
     Returns:
-        A transform of samples to image (3, H, W) float32, normalised, object mask (1, H, W) and boxes.
+        A transform of samples to image (C, H, W) float32, normalised, object mask (1, H, W) and boxes.
 
     Example:
         >>> transform = eval_transform(Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))
@@ -125,7 +131,7 @@ def eval_transform(preprocessing: Preprocessing) -> SampleTransform:
         >>> transform(sample).image.shape
         torch.Size([3, 224, 224])
     """
-    return SampleTransform(preprocessing.resize_and_crop(), preprocessing.normalise())
+    return SampleTransform(preprocessing.resize_and_crop(), preprocessing.normalise(), preprocessing)
 
 
 def crop_and_flip(preprocessing: Preprocessing) -> Augmentation:
@@ -230,7 +236,7 @@ def train_transform(preprocessing: Preprocessing, recipe: Recipe = crop_and_flip
             :func:`no_augmentation`, or your own function from a preprocessing to an :class:`Augmentation`.
 
     Returns:
-        A transform of samples to image (3, H, W) float32, normalised, object mask (1, H, W) and boxes. It draws from
+        A transform of samples to image (C, H, W) float32, normalised, object mask (1, H, W) and boxes. It draws from
         torch's global random state, so a ``DataLoader``'s workers draw differently.
 
     Example:
@@ -239,7 +245,7 @@ def train_transform(preprocessing: Preprocessing, recipe: Recipe = crop_and_flip
         torch.Size([3, 224, 224])
     """
     augmentation = recipe(preprocessing)
-    return SampleTransform(augmentation.geometry, (*augmentation.colour, *preprocessing.normalise()))
+    return SampleTransform(augmentation.geometry, (*augmentation.colour, *preprocessing.normalise()), preprocessing)
 
 
 def image_only(transform: Callable[[Any], Any]) -> Callable[[Sample], Sample]:

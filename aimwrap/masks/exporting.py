@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
+from torchvision.transforms import v2
 
 from .._files import locked, parts_of, read_json, write_json
 from .._text import numbered, with_progress
 from ..analysis.look import Look, look
 from ..analysis.readout import inside, unwrap
-from ..data.io import left_out, open_image, pictures_below, size_and_orientation
+from ..data.io import as_picture, is_tiff, left_out, pictures_below, read_image, size_and_orientation
 from ..data.release import ImageLoader, Record, Release, ReleaseDataset, read_sample
 from ..preprocessing import Preprocessing
 from ..second_look import SecondLook
@@ -148,11 +149,15 @@ def export_masks(
                 maps = maps_on(seen, row, placed, seen_part(network.preprocessing, tuple(size)), tuple(size))
                 arrays = _masks_of({name: values.numpy() for name, values in maps.items()}, threshold)
                 if "overlay" in asked:
-                    _save(overlaid(source.picture(), arrays[own]), folder / "overlay" / f"{source.name}.jpg")
+                    _save(
+                        overlaid(as_picture(source.read(network.preprocessing)), arrays[own]),
+                        folder / "overlay" / f"{source.name}.jpg",
+                    )
                     if own not in asked:
                         del arrays[own]
                 if as_stored:
-                    turn = size_and_orientation(source.path)[1]
+                    windowed = network.preprocessing.window and is_tiff(source.path)  # which must be upright
+                    turn = 1 if windowed else size_and_orientation(source.path)[1]
                     arrays = {name: turned_back(values, turn) for name, values in arrays.items()}
                 line = _facts(source, seen, row, arrays, size, "coco" in formats)
                 _write(folder, source, arrays, line, formats)
@@ -180,12 +185,11 @@ class _Source(NamedTuple):
     record: Record | None = None
     release: Release | None = None
 
-    def picture(self) -> Image.Image:
-        """It, upright, or as the data set's own masks count its pixels."""
+    def read(self, prepared: Preprocessing) -> Any:
+        """It, as the model takes it: upright, or as the data set's own masks count its pixels."""
         if self.record is None or self.release is None:
-            return open_image(self.path)
-        picture: Image.Image = read_sample(self.record, self.release).image
-        return picture
+            return read_image(self.path, prepared=prepared)
+        return read_sample(self.record, self.release, prepared).image
 
     def digest(self) -> str:
         """Another one where the file has changed."""
@@ -198,11 +202,12 @@ class _Prepared(Dataset[tuple[Tensor, Tensor]]):
     """Images as the model takes them, with the (H, W) that they had."""
 
     def __init__(self, sources: Sequence[_Source], preprocessing: Preprocessing) -> None:
-        self._sources, self._transform = sources, preprocessing.transform()
+        self._sources, self._prepared = sources, preprocessing
+        self._transform = v2.Compose([*preprocessing.resize_and_crop(), *preprocessing.normalise()])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self._sources[index].picture()
-        return self._transform(image), torch.tensor([image.height, image.width])
+        image = self._sources[index].read(self._prepared)
+        return self._transform(image), torch.tensor(v2.functional.get_size(image))
 
 
 def _check(network: nn.Module, what: Sequence[str], formats: Sequence[str], threshold: float | str | None) -> None:

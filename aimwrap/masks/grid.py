@@ -24,10 +24,11 @@ def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) ->
         preprocessing: how they were normalised.
 
     Returns:
-        (N, C, H, W) in [0, 1].
+        (N, C, H, W) in [0, 1]; of other than 1 or 3 channels, their mean (N, 1, H, W).
     """
     mean, std = (images.new_tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     shown = (images * std + mean).clamp(0, 1)
+    shown = shown if shown.shape[1] in (1, 3) else shown.mean(1, keepdim=True)
     return shown * (SHADE + (1 - SHADE) * resize_to(masks.to(images), images))
 
 
@@ -38,7 +39,7 @@ def mask_grid(
     """A row per image: the image, and what each of its masks leaves of it. For TensorBoard, wandb and other loggers.
 
     Args:
-        images: (N, 1 or 3, H, W), normalised as ``preprocessing`` says, or in [0, 1] without it.
+        images: (N, C, H, W), normalised as ``preprocessing`` says, or in [0, 1] without it.
         masks: (N, 1, h, w), or several by name, such as an output's ``masks``; their columns are in this order.
         preprocessing: ``model.preprocessing``, to undo the normalisation.
 
@@ -58,9 +59,9 @@ def mask_grid(
     columns = list(masks.values()) if isinstance(masks, Mapping) else [masks]
     channels = images.shape[1] if images.ndim == 4 else 0
     prepared = preprocessing or Preprocessing((1, 1), (0.0,) * channels, (1.0,) * channels)
-    if channels not in (1, 3) or len(prepared.mean) != channels or len(images) == 0:
+    if not channels or len(prepared.mean) != channels or len(images) == 0:
         raise ValueError(
-            f"images must be (N, C, H, W) of {len(prepared.mean) or '1 or 3'} channels, got {tuple(images.shape)}"
+            f"images must be (N, C, H, W) of {len(prepared.mean) or 'some'} channels, got {tuple(images.shape)}"
         )
     for mask in columns:
         if mask.ndim != 4 or mask.shape[:2] != (len(images), 1):

@@ -180,6 +180,11 @@ def on_one_view(subjects: list[Subject]) -> list[str]:
                 f"{subject.role} takes images of {_size(own)}, and the model {_size(first)}: of other proportions, so "
                 "they never see the same part of an image. Report on them one by one"
             )
+        if subject.role == "plain" and (len(own.mean), own.window) != (len(first.mean), first.window):
+            raise ValueError(
+                f"plain reads images in {len(own.mean)} channels with the window {own.window}, and the model in "
+                f"{len(first.mean)} with {first.window}; pass a plain model that was trained with the same"
+            )
         if (own.crop, own.squash) != (first.crop, first.squash):
             subject.preprocessing = own._replace(crop=first.crop, squash=first.squash)
             notes.append(

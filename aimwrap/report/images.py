@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ..data import Sample, SampleTransform
+from ..data.io import as_picture
 from ..data.release import ReleaseDataset, read_sample
 from ..metrics import boxes_to_masks
 from ..preprocessing import Preprocessing
@@ -33,9 +34,9 @@ def thumbnail_side(images: int) -> int:
     return next((side for most, side in _SIDES if images <= most), _MANY)
 
 
-def thumbnail(image: Image.Image, side: int) -> bytes:
+def thumbnail(image: Any, side: int) -> bytes:
     """An image, cropped but not normalised, as a JPEG file; never enlarged."""
-    small, file = image.convert("RGB"), BytesIO()
+    small, file = as_picture(image), BytesIO()
     small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
     small.save(file, "JPEG", quality=_QUALITY, optimize=True)
     return file.getvalue()
@@ -47,7 +48,7 @@ def as_url(jpeg: bytes) -> str:
 
 
 class View(NamedTuple):
-    """One model's view of an image (3, H, W), normalised, and the object's mask (H, W): zero where it is not ``known``.
+    """One model's view of an image (C, H, W), normalised, and the object's mask (H, W): zero where it is not ``known``.
 
     Of a batch, each has a dimension in front.
     """
@@ -73,6 +74,8 @@ class PreparedImages(Dataset[PreparedImage]):
 
     def __init__(self, images: ReleaseDataset, preprocessings: Sequence[Preprocessing], side: int) -> None:
         self._images, self._side = images, side
+        self._how = [(len(each.mean), each.window) for each in preprocessings]  # a file is read once for each of these
+        self._read = dict(zip(self._how, preprocessings, strict=True))
         self._steps = [
             (SampleTransform(preprocessing.resize_and_crop(), ()), v2.Compose(preprocessing.normalise()))
             for preprocessing in preprocessings
@@ -84,8 +87,9 @@ class PreparedImages(Dataset[PreparedImage]):
 
     def __getitem__(self, index: int) -> PreparedImage:
         """Read and prepare an image."""
-        sample = read_sample(self._images.records[index], self._images.release)
-        cropped = [crop(sample) for crop, _ in self._steps]
+        record, release = self._images.records[index], self._images.release
+        samples = {how: read_sample(record, release, prepared) for how, prepared in self._read.items()}
+        cropped = [crop(samples[how]) for (crop, _), how in zip(self._steps, self._how, strict=True)]
         views = [_view(seen, normalise) for seen, (_, normalise) in zip(cropped, self._steps, strict=True)]
         return PreparedImage(torch.tensor(index), views, thumbnail(cropped[0].image, self._side))
 

@@ -80,13 +80,14 @@ def _snippet(shared: Savable, location: str) -> str:
     named = all(part.named() is not None for part in (model._recipe, *([] if own is None else [own.recipe])))
     passed = "backbone" if own is None else "(backbone, second_backbone)"
     call = f"{loader}.from_pretrained({location!r}{'' if named else f', backbone={passed}'})"
-    needed = "import torch" if model.preprocessing is None else "from PIL import Image"
+    drawn = model.preprocessing is None or model.in_channels not in (1, 3)  # which no usual file has
+    needed = "import torch" if drawn else "from PIL import Image"
     lines = [needed, f"from aimwrap import {loader}, explain", ""]
     if not named:
         kind = "a module" if own is None else "modules (or None, to build one by its name)"
         lines.append(f"# {passed}: {kind} built as in training; the weights come from this model")
     lines.append(f"model = {call}")
-    if model.preprocessing is None:
+    if drawn:
         shape = ", ".join(map(str, model._recipe.image_shape))
         lines.append(f"images = torch.randn(1, {shape})  # yours, prepared as in training")
     else:
@@ -151,7 +152,8 @@ def prepared_as(images: Preprocessing) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
     resized = "squashed" if images.squash else "resized"
     prepared = f"{resized} ({images.interpolation}), central crop {images.crop:.4g}, mean {mean}, std {std}"
-    return f"{height} x {width}, {prepared}"
+    window = "" if images.window is None else "window {:g} to {:g}, ".format(*images.window)
+    return f"{window}{height} x {width}, {prepared}"
 
 
 def _metrics(metrics: Mapping[str, Metric] | None) -> str:

@@ -20,9 +20,9 @@ from ..preprocessing import Preprocessing, checked_preprocessing
 from .recipe import decoded_json
 
 # The version is raised by whatever an older aimwrap would compute wrongly: a second look has 2, and 3 with a size or a
-# network of its own; all else is as in 1.
+# network of its own; a window has 4; all else is as in 1.
 FORMAT: dict[str, Any] = {"format": "aimwrap", "format_version": 1}
-TWICE, NEWEST = 2, 3
+TWICE, OWN_LOOK, NEWEST = 2, 3, 4
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WAY_OUT = "; the file was damaged or edited, or another version of aimwrap saved it: fetch it or save the model again"
@@ -34,6 +34,7 @@ Config = dict[str, Any]  # the values of config.json, checked; "preprocessing" i
 
 # What config.json must hold. int is positive, float any number, object anything, [x] a list of x, (x,) is x or null.
 IMAGES = {"image_size": [int], "mean": [float], "std": [float], "interpolation": str, "crop": float, "squash": bool}
+IMAGES |= {"window": ([float],)}
 FILE = {"bytes": int, "sha256": str}
 _TAP = {"stage": object, "node": str, "channels": int, "stride": int}
 _BACKBONE = {
@@ -143,6 +144,7 @@ def checked(value: Any, kind: Any, where: str = "") -> Any:
         return [checked(item, kind[0], f"{where}.{index}") for index, item in enumerate(value)]
     if isinstance(kind, dict):
         prefix = where and f"{where}."
+        value = {"window": None} | value if kind is IMAGES else value  # which older models lack
         missing = [key for key in kind if key not in value]
         if missing:
             raise ValueError(f"{prefix + missing[0]!r} is missing")

@@ -18,7 +18,7 @@ from ..backbones.create import building_at_most, check_size, find_builder
 from ..base import AIMBase, Savable
 from ..preprocessing import Preprocessing, checked_preprocessing
 from ..taps import Tap
-from .files import FORMAT, NEWEST, TWICE, Config, parts
+from .files import FORMAT, NEWEST, OWN_LOOK, TWICE, Config, parts
 from .recipe import Recipe, decoded_json, differing_part, encoded_json, without_weights
 
 Given = nn.Module | tuple[nn.Module | None, nn.Module | None] | None  # a backbone, or one for each look
@@ -31,7 +31,9 @@ def config_of(model: Savable, size: int, sha256: str) -> str:
     network, content = model._network, dict(FORMAT)
     if second_look is not None:
         newer = network is not None or "size" in second_look
-        content |= {"format_version": NEWEST if newer else TWICE, "second_look": second_look}
+        content |= {"format_version": OWN_LOOK if newer else TWICE, "second_look": second_look}
+    if images is not None and images.window is not None:
+        content["format_version"] = NEWEST
     if network is not None:
         expected = network.preprocessing
         content["second_backbone"] = _named(network.recipe) | {

@@ -18,7 +18,7 @@ from ..data import Batch, ReleaseDataset, Sample, collate, transforms
 from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
 from ..data.release import ImageLoader, Record, Release, all_trained, groups_of, read_sample
-from ..preprocessing import Preprocessing
+from ..preprocessing import OR_WINDOW, Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
 
@@ -240,21 +240,36 @@ def read_splits(settings: Settings) -> Splits:
     return Splits(train, val, test, str(test.split), train.classes, train.group_names or train.classes, fingerprint)
 
 
-def check_files(splits: Splits, rank: int, processes: int, progress: bool) -> None:
-    """Open this process's share of all images and masks; a ValueError names the first ones that cannot be read."""
+def check_files(splits: Splits, prepared: Preprocessing, rank: int, processes: int, progress: bool) -> str:
+    """Open this process's share of all images and masks; a ValueError names the first ones that cannot be read.
+
+    Returns what a window cuts off, or that all images are nearly black, in words.
+    """
     parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
     mine = [(record, part.release) for part in parts for record in part.records][rank::processes]
-    looks = look_at_all(_opened, mine, None, "checking the files", progress)
+    ends = [(0.0, 0.0, 0.0)]  # of each image: the shares of its values at both ends, and the largest
+
+    def opened(item: tuple[Record, Release]) -> Look:
+        try:
+            image = read_sample(*item, prepared).image
+        except (OSError, ValueError) as error:
+            return Look(None, str(error))
+        values = image if isinstance(image, Tensor) else torch.tensor(np.asarray(image).max() / 255)
+        ends.append(((values <= 0).float().mean().item(), (values >= 1).float().mean().item(), values.max().item()))
+        return Look((0, 0))
+
+    looks = look_at_all(opened, mine, None, "checking the files", progress)
     reasons = [look.error for look in looks if look.error is not None]
     if reasons:
         raise ValueError("\n".join([*reasons[:5], f"{len(reasons)} of {len(mine)} images cannot be read"]))
-
-
-def _opened(item: tuple[Record, Release]) -> Look:
-    try:
-        return Look((read_sample(*item).image.height, 0))
-    except (OSError, ValueError) as error:
-        return Look(None, str(error))
+    low, high, most = torch.tensor(ends).T.tolist()
+    black, white = prepared.window or (0, 255)
+    if mine and max(most) < 1 / 16:
+        brightest = black + max(most) * (white - black)
+        return f"warning: no pixel is brighter than {brightest:.4g}, and white is {white:g}; {OR_WINDOW}"
+    below, above = (sum(shares) / max(1, len(mine)) for shares in (low, high))
+    cut = f"{below:.1%} of the values are {black:g} or less, {above:.1%} {white:g} or more"
+    return f"window {black:g} to {white:g}: {cut}" if prepared.window else ""
 
 
 def prepared(splits: Splits, settings: Settings, preprocessing: Preprocessing) -> Splits:

@@ -136,7 +136,11 @@ def run_training(
         _write_log(run)  # its last line may be missing: it is written after the checkpoint
         try:
             if run.progress.step == 0:
-                check_files(run.splits, fabric.global_rank, fabric.world_size, not quiet and fabric.is_global_zero)
+                shown, taken = not quiet and fabric.is_global_zero, run.evaluated.preprocessing
+                assert taken is not None
+                found = check_files(run.splits, taken, fabric.global_rank, fabric.world_size, shown)
+                if found and shown:
+                    say(found)
             with logging(run):
                 train(run)
                 return _finish(run)

@@ -11,11 +11,14 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -249,12 +252,18 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
         ValueError: if the backbone is unknown or cannot be wrapped, or the size of its images is unknown.
     """
     model: AIM | PlainClassifier
-    side = settings.image_size
+    side, channels = settings.image_size, settings.channels
     kwargs: dict[str, Any] | None = None
+    record: Any = None
     if ":" not in settings.backbone:
-        library, _ = find_builder(settings.backbone)
+        library, name = find_builder(settings.backbone)
         if library == "timm":
             kwargs = {"pretrained": settings.pretrained, "num_classes": num_classes}
+            if channels not in (None, 3):  # to which timm adapts pretrained weights
+                kwargs["in_chans"] = channels
+                record = SimpleNamespace(pretrained_cfg=vars(get_pretrained_cfg(name)))
+        elif channels not in (None, 3):
+            raise ValueError(f"channels={channels} is for backbones of timm or your own; try timm/{settings.backbone}")
         else:
             kwargs = {"weights": "DEFAULT"} if settings.pretrained else {}
     if settings.method == "aim":
@@ -268,7 +277,8 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
             mask_width=settings.mask_width,
             temperature=settings.temperature,
             **settings.design_arguments,
-            example_input=None if side is None else torch.zeros(1, 3, side, side),  # so that costs are of this size
+            # So that costs are of this size.
+            example_input=None if side is None else torch.zeros(1, channels or 3, side, side),
             backbone_kwargs=kwargs,
         )
     else:
@@ -278,7 +288,10 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
         model.freeze_backbone()
     elif settings.frozen == "norm-statistics":
         model.freeze_norm_statistics()
-    found = model.preprocessing
+    channels = model.in_channels if isinstance(model, AIM) else channels
+    if settings.channels not in (None, channels):
+        raise ValueError(f"channels must be the backbone's, {channels} of {settings.backbone}, got {settings.channels}")
+    found = model.preprocessing or preprocessing_of(record)  # of RGB, where that is timm's record
     if found is None:
         if side is None:
             raise ValueError(
@@ -286,7 +299,10 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
                 "it, images are normalised by ImageNet's mean and standard deviation"
             )
         found = Preprocessing((side, side), *_IMAGENET)
+    if channels not in (None, len(found.mean)):  # as grey photographs have
+        found = found._replace(mean=(fmean(found.mean),) * channels, std=(fmean(found.std),) * channels)
     model.preprocessing = found._replace(
+        window=settings.window or found.window,
         image_size=found.image_size if side is None else (side, side),
         crop=found.crop if settings.crop is None else settings.crop,
         squash=settings.squash or found.squash,

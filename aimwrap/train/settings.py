@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -51,6 +52,15 @@ def parse_numbers(name: str, example: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{name} must be one number or one per stage, such as {example}; got {text!r}") from None
+
+
+def parse_window(text: str) -> tuple[float, float]:
+    """Read a window from a command line; ValueError if it is none."""
+    with suppress(ValueError):
+        low, high = map(float, text.split(","))
+        if -math.inf < low < high < math.inf:
+            return low, high
+    raise ValueError(f"window must be two numbers, LOW,HIGH, the first smaller, such as 0,4095, got {text!r}")
 
 
 def one_or_each(values: tuple[float, ...]) -> float | tuple[float, ...]:
@@ -248,6 +258,12 @@ class Settings:
     )
     compile: bool = setting(False, "Compile the model with torch.compile", MACHINES)
     augmentation: AugmentationName = setting("crop-and-flip", "Augmentation of the training images", IMAGES)
+    window: tuple[float, float] | None = setting(
+        None, "Values LOW,HIGH of the files that become black and white", IMAGES, shown="8 bits", parse=parse_window
+    )
+    channels: int | None = setting(
+        None, "Number of channels of the images; timm's backbones take any", IMAGES, shown="3", least=1
+    )
     image_size: int | None = setting(
         None, "Side of the square images, in pixels", IMAGES, shown="that of the backbone", least=1
     )
@@ -317,6 +333,10 @@ class Settings:
                 f"area_per='batch' needs the areas of a complete batch at once, and accumulate={self.accumulate} "
                 "computes it in parts; use area_per='image' or accumulate=1"
             )
+        if self.window is not None:
+            parse_window(",".join(map(str, self.window)))
+        if self.augmentation not in ("crop-and-flip", "none") and (self.window or self.channels not in (None, 1, 3)):
+            raise ValueError(f"augmentation={self.augmentation!r} is for 8 bits without a window; use 'crop-and-flip'")
         if self.exchange and self.method == "plain":
             raise ValueError(
                 "exchange needs AIM, whose masks say what is pasted, and this run has a plain backbone; leave one of "

@@ -235,7 +235,7 @@ def forget_pictures() -> None:
 
 def _open_cutout(cutout: Cutout) -> Image.Image:
     if cutout.opacity_path is None:
-        picture = decoded(cutout.path)
+        picture: Image.Image = decoded(cutout.path)
         has_alpha = "A" in picture.getbands() or "transparency" in picture.info
         if not has_alpha or picture.convert("RGBA").getchannel("A").getextrema()[0] == 255:
             raise ValueError(

@@ -231,7 +231,7 @@ def check_readable(looks: Mapping[Path, Look], root: Path, quick: bool) -> Check
     """Whether every file could be opened, and decoded to its end."""
     findings = tuple(Finding(shown(path, root), look.error) for path, look in looks.items() if look.error is not None)
     if findings:
-        again = "copy or download again what is damaged, and save the others as RGB or grey, with 8 bits"
+        again = "copy or download again what is damaged, and save the others as RGB or grey, with 8 bits (or --window)"
         summary = f"{len(findings):,} of {len(looks):,} files cannot be read: {again}"
         return Check("readable", "fault", summary, findings)
     how = "only headers were read; without --quick every file is decoded" if quick else "opened and decoded to the end"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..._choices import COLUMNS
 from ..._text import numbered
+from ...preprocessing import Preprocessing
 from ..io import FolderListing, expand_path, folders_below, pictures, subfolders
 from ..registry import READERS
 from ..release import Release, usable
@@ -131,6 +132,7 @@ class Options(NamedTuple):
     quick: bool = False
     workers: int | None = None
     progress: bool = False
+    prepared: Preprocessing | None = None
 
 
 def examine(
@@ -149,6 +151,7 @@ def examine(
     quick: bool = False,
     workers: int | None = None,
     progress: bool = False,
+    preprocessing: Preprocessing | None = None,
 ) -> Examination:
     """Examine a data set on disk: counts, columns, splits, groups, files, masks, boxes, duplicates.
 
@@ -172,6 +175,7 @@ def examine(
             files nor duplicates.
         workers: threads that open files; None takes one per core.
         progress: whether there is a progress bar (extra ``cli``).
+        preprocessing: the model's, whose ``window`` and channels images are read with; None for RGB with 8 bits.
 
     Returns:
         What was found.
@@ -191,7 +195,7 @@ def examine(
     table = here if here.suffix.lower() in (".csv", ".tsv") and here.is_file() else None
     paths = [None if each is None else expand_path(each) for each in elsewhere]
     sources = Sources._make([*paths, any_value_is_object, table, columns or {}])
-    options = Options(official, quick, workers, progress)
+    options = Options(official, quick, workers, progress, preprocessing)
     found = recognise(here, sources, kind)
     again = _command(here, kind, sources, options)
     release = _read(found, sources)
@@ -215,7 +219,7 @@ def examine(
         count(release),
         checks,
         release.notes,
-        _next_lines(found, sources, all(check.mark != "fault" for check in checks), again),
+        _next_lines(found, sources, all(check.mark != "fault" for check in checks), again, "--window" in again),
         quick,
     )
 
@@ -234,7 +238,9 @@ def _without_tables(found: Recognised, problem: Check, options: Options) -> tupl
     """Where the tables have faults, the images are checked too, so that users see both at once."""
     listing = FolderListing()
     paths = pictures(listing, folders_below(found.root))
-    looks = _look_at_files(lambda path: look_at_image(path, options.quick), paths, "images", listing, options)
+    looks = _look_at_files(
+        lambda path: look_at_image(path, options.quick, prepared=options.prepared), paths, "images", listing, options
+    )
     readable = check_readable(looks, found.root, options.quick)
     note = (
         "The tables could not be read, so nothing was compared with them: repair them first, then run the doctor again."
@@ -257,7 +263,9 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
     paths = [record.path for record in release.records]
     mask_paths = [record.mask_path for record in release.records]
     alike, quick, any_value = worth_a_digest(paths, listing), options.quick, release.any_value_is_object
-    images = _look_at_files(lambda path: look_at_image(path, quick, path in alike), paths, "images", listing, options)
+    images = _look_at_files(
+        lambda path: look_at_image(path, quick, path in alike, options.prepared), paths, "images", listing, options
+    )
     masks = _look_at_files(lambda path: look_at_mask(path, any_value, quick), mask_paths, "masks", listing, options)
     yield check_readable({**images, **masks}, release.root, quick)
     looks = [
@@ -289,13 +297,14 @@ def _look_at_files(
     return dict(zip(there, look_at_all(look, there, options.workers, description, options.progress), strict=True))
 
 
-def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str) -> tuple[str, ...]:
+def _next_lines(found: Recognised, sources: Sources, healthy: bool, again: str, windowed: bool) -> tuple[str, ...]:
     if not healthy:
         return (f"{again}   # again, after it is fixed",)
     kind, root = found.kind, found.root
     rest = "".join(f", {name}={_quoted(value)}" for name, value in kind.arguments(root, sources).items())
     made = f'{kind.__name__}({_quoted(kind.path(root, sources))}, "train"{rest})'
-    python = f"from aimwrap.data import {kind.__name__}; train = {made}; print(len(train), train[0])"
+    shown = "" if windowed else ", train[0]"  # which a transform would read
+    python = f"from aimwrap.data import {kind.__name__}; train = {made}; print(len(train){shown})"
     return (
         "aimwrap inspect convnext_tiny   # the cost of masks on a backbone, and the lines that train it",
         f"python -c {shlex.quote(python)}",
@@ -310,6 +319,8 @@ def _command(path: Path, kind: str | None, sources: Sources, options: Options) -
     """The same examination on the command line."""
     named = {"as": kind, **sources._asdict(), "table": None}  # a table is the path itself
     words = ["aimwrap", "data", "doctor", str(path)]
+    if options.prepared is not None and options.prepared.window is not None:
+        words += ["--window", "{:g},{:g}".format(*options.prepared.window), f"--channels={len(options.prepared.mean)}"]
     for name, value in named.items():
         if isinstance(value, str | Path):
             words += [f"--{name.replace('_', '-')}", str(value)]

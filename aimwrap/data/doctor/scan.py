@@ -16,10 +16,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ImageFile
+from torchvision.transforms.v2.functional import get_size
 
 from ..._files import checksum
 from ..._text import with_progress
-from ..io import open_image, open_object_mask, size_and_orientation
+from ...preprocessing import Preprocessing
+from ..io import open_object_mask, read_image, size_and_orientation
 from ..release import Box
 
 CHUNK = 32  # files a thread takes at once
@@ -44,12 +46,13 @@ class Look(NamedTuple):
     orientation: int = 1  # by its EXIF data, which turn it upright
 
 
-def look_at_image(path: Path, quick: bool = False, digest: bool = False) -> Look:
-    """Open an image."""
+def look_at_image(path: Path, quick: bool = False, digest: bool = False, prepared: Preprocessing | None = None) -> Look:
+    """Open an image; one with a window is always read."""
     try:
-        size, orientation = size_and_orientation(path)
-        if not quick:
-            size = open_image(path).size[::-1]  # by notes behind the pixels too, as some programs write in PNG
+        through = prepared is not None and prepared.window is not None
+        size, orientation = ((0, 0), 1) if through else size_and_orientation(path)
+        if through or not quick:  # by notes behind the pixels too, as some programs write in PNG
+            size = tuple(get_size(read_image(path, prepared=prepared)))
         return Look(size, digest=checksum(path) if digest and not quick else None, orientation=orientation)
     except Exception as error:  # a decoder that meets arbitrary bytes raises what it likes
         return Look(None, _reason(error, path))
