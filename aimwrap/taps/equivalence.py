@@ -22,6 +22,8 @@ from .layout import Layout, Shape, map_shape
 from .probe import CallSite, Probe, state_of, tensors_in
 from .usage import gradients_reach
 
+_MORE = 1.2  # than the mean: trained attention spreads a change, and what is out of order has as much everywhere
+
 
 def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
     """Layouts and shapes from a fake run in evaluation, which a fake run in training has to agree with."""
@@ -146,6 +148,35 @@ def check_values(
                     "branch or a function is between them. Name the module, or the node of the graph, whose map it "
                     "reads (torchvision's get_graph_node_names lists them)"
                 )
+
+
+def check_order(model: nn.Module, measured: Probe, program: Program, layouts: dict[str, Layout]) -> None:
+    """Change strips of an image: where tokens are in raster order, those in the strip change more than others.
+
+    Raises:
+        ValueError: if they do not, since the tokens would make a map of wrong places.
+    """
+    tokens = {name: layout for name, layout in layouts.items() if layout.kind == "tokens" and min(layout.grid) > 3}
+    tensors = [*model.parameters(), *model.buffers()]
+    if not tokens or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+        return
+    twin = twin_of(model, own_buffers=True, own_parameters=measured.writes_parameters)
+    host = switched(TappedBackbone(twin, program, tokens), False)
+    images = torch.rand((1, *measured.image_shape[1:]), generator=torch.Generator().manual_seed(0)).to(tensors[0])
+    with torch.no_grad(), _same_draws(images.device):
+        before = host(images.clone())
+        for axis, side in ((2, images.shape[2]), (3, images.shape[3])):
+            changed = images.clone()
+            changed.narrow(axis, side // 4, side // 4).neg_().add_(1)  # the mean stays, so attention's does
+            for name, after in host(changed).items():
+                change = (after - before[name]).float().abs().mean((1, 5 - axis))
+                quarters = nn.functional.adaptive_avg_pool1d(change, 4)[0]
+                if quarters[1] < _MORE * quarters.mean():  # False where nothing changes, or all is NaN
+                    raise ValueError(
+                        f"the tokens of {type(model).__name__} are not in raster order, so masks would lie on wrong "
+                        "places. Name modules whose tokens are, or take timm's model of this kind, whose own code "
+                        "makes maps of its tokens"
+                    )
 
 
 @contextmanager
