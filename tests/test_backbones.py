@@ -87,9 +87,12 @@ def test_a_name_that_the_user_registered_may_have_capitals(monkeypatch: pytest.M
         ("resnet50.a1_in1", r"timm has no weights named 'resnet50.a1_in1'; use resnet50.a1_in1k, "),
         ("tf_efficientnet_b0_ns.nope", r"no weights named 'tf_efficientnet_b0.nope'; use tf_efficientnet_b0\."),
         ("torchvision/resnet18.a1_in1k", r"torchvision has no model named 'resnet18.a1_in1k'; did you mean resnet18,"),
-        ("microsoft/resnet-50", r"named 'microsoft/resnet-50'; if it is another owner's on the Hub, build it with"),
-        ("hf-hub:someone/net", r"named 'hf-hub:someone/net'; if it is another owner's on the Hub, build it with"),
-        ("local-dir:/net", r"named 'local-dir:/net'; if it is another owner's on the Hub, build it with"),
+        (
+            "microsoft/resnet-50",
+            r"named 'microsoft/resnet-50'; build what others share on the Hub with its own library",
+        ),
+        ("hf-hub:someone/net", r"named 'hf-hub:someone/net'; build what others share on the Hub with its own library"),
+        ("local-dir:/net", r"named 'local-dir:/net'; build what others share on the Hub with its own library"),
         ("§§§", r"backbone: .* model named '§§§'; timm.list_models\(\) lists all names"),
     ],
 )

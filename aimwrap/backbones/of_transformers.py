@@ -45,18 +45,18 @@ def preprocessing_of_processor(processor: Any) -> Preprocessing:
         return max(float(((a - b) / white).abs().mean()) if a.shape == b.shape else 1.0 for a, b in pairs)
 
     black, white = (run(Image.new("RGB", (400, 300), colour)).double().mean((1, 2)) for colour in ("black", "white"))
-    std = 1 / (white - black)
-    scale = [tuple(float(f"{value + 0:.6g}") for value in values) for values in ((-black * std).tolist(), std.tolist())]
+    scale = white - black
+    mean, std = (tuple(float(f"{value + 0:.6g}") for value in each.tolist()) for each in (-black / scale, 1 / scale))
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8).repeat(10, 0).repeat(10, 1)
     pictures = [Image.fromarray(pixels) for pixels in (noise, noise.transpose(1, 0, 2))]
     wanted = [run(picture) for picture in pictures]
     height, width = wanted[0].shape[1:]
-    side, size = min(height, width), processor.size
+    side, size = min(height, width), getattr(processor, "size", {})
     resized = {side, side * 256 // 224, int(side / (getattr(processor, "crop_pct", None) or 1))}
     resized |= {edge for edge in (size.get("shortest_edge"), size.get("height")) if edge and edge > side}
     methods = ("bilinear", "bicubic", "lanczos", "nearest")
     tried = [
-        Preprocessing((height, width), *scale, method, crop_share(side, edge), squash)
+        Preprocessing((height, width), mean, std, method, crop_share(side, edge), squash)
         for method, edge, squash in product(methods, resized, (False, True))
     ]
     best = min(tried, key=error)
