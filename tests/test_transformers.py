@@ -101,13 +101,13 @@ def test_stages_of_swin_are_its_last_blocks() -> None:
         assert torch.equal(model.forward_backbone(images)["3"], theirs)
 
 
-def test_tokens_that_are_not_in_order_are_refused() -> None:
+def test_tokens_that_are_not_in_order() -> None:
     """Hiera keeps the tokens of a mask unit together."""
     config = transformers.HieraConfig(
         embed_dim=8, image_size=[64, 64], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], masked_unit_size=[8, 8], **NAMES
     )
     hiera = transformers.AutoModelForImageClassification.from_config(config)
-    with pytest.raises(ValueError, match="tokens of HieraForImageClassification are not in raster order"):
+    with pytest.warns(UserWarning, match="tokens of HieraForImageClassification are perhaps not in raster order"):
         AIM(hiera, ["hiera.encoder.stages.0.layers.0"], head="paper")
     with pytest.raises(ValueError, match="stage numbers cannot be trusted on HieraForImageClassification"):
         AIM(hiera)
@@ -143,7 +143,7 @@ def test_preprocessing_does_what_a_processor_does(
     found = preprocessing_of_processor(processor)
     size, mean, interpolation, crop, squash = expected
     assert found.image_size == size and (found.interpolation, found.squash) == (interpolation, squash)
-    assert found.crop == pytest.approx(crop) and (mean == 0 or found.mean == (mean,) * 3)
+    assert found.crop == pytest.approx(crop) and (mean is None or found.mean == (mean,) * 3)
     pixels = numpy.random.default_rng(1).integers(0, 256, (20, 25, 3), numpy.uint8).repeat(8, 0).repeat(8, 1)
     assert mean != 0 or processor.do_normalize or (found.mean, found.std) == ((0, 0, 0), (1, 1, 1))
     picture = Image.fromarray(pixels)

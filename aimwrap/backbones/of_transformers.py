@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -10,8 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..preprocessing import Preprocessing, crop_share
-
-_NEAR = 0.01  # of white: two ways to round are nearer, another crop or interpolation is not
 
 
 def class_names_of(backbone: nn.Module, num_classes: int) -> tuple[str, ...] | None:
@@ -40,9 +39,9 @@ def preprocessing_of_processor(processor: Any) -> Preprocessing:
         return values
 
     def error(tried: Preprocessing) -> float:
-        transform, white = tried.transform(), 1 / Tensor(tried.std)[:, None, None]
-        pairs = [(transform(picture), values) for picture, values in zip(pictures, wanted, strict=True)]
-        return max(float(((a - b) / white).abs().mean()) if a.shape == b.shape else 1.0 for a, b in pairs)
+        pairs = zip(map(tried.transform(), pictures), wanted, strict=True)
+        white = Tensor(tried.std)[:, None, None]
+        return max(float(((a - b) * white).abs().mean()) if a.shape == b.shape else 1.0 for a, b in pairs)
 
     black, white = (run(Image.new("RGB", (400, 300), colour)).double().mean((1, 2)) for colour in ("black", "white"))
     scale = white - black
@@ -54,13 +53,11 @@ def preprocessing_of_processor(processor: Any) -> Preprocessing:
     side, size = min(height, width), getattr(processor, "size", {})
     resized = {side, side * 256 // 224, int(side / (getattr(processor, "crop_pct", None) or 1))}
     resized |= {edge for edge in (size.get("shortest_edge"), size.get("height")) if edge and edge > side}
-    methods = ("bilinear", "bicubic", "lanczos", "nearest")
-    tried = [
-        Preprocessing((height, width), mean, std, method, crop_share(side, edge), squash)
-        for method, edge, squash in product(methods, resized, (False, True))
-    ]
-    best = min(tried, key=error)
-    if error(best) > _NEAR:
+    ways = product(
+        ("bilinear", "bicubic", "lanczos", "nearest"), map(partial(crop_share, side), resized), (False, True)
+    )
+    best = min((Preprocessing((height, width), mean, std, *way) for way in ways), key=error)
+    if error(best) > 0.01:  # of white; other rounding is less, another crop or interpolation more
         raise ValueError(
             f"processor: no aimwrap.Preprocessing does what {type(processor).__name__} does; it may pad images, swap "
             "their channels or keep their proportions. Give the images that it makes to the model, and leave "

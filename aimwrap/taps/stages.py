@@ -227,8 +227,9 @@ def _last_alike(probe: Probe, block: Call) -> CallSite:
 
 def _by_tokens(probe: Probe) -> Stages | None:
     """Where tokens are on ever coarser grids, the last block on each of them: Swin's and PVT's in transformers."""
+    alike = [c for c in probe.root.calls() if c.children and len(c.made) == 3 and c.input_shape == c.made]
     last: dict[int, Call] = {}
-    for call in _blocks_of_tokens(probe.root):
+    for call in (c for c in alike if not any(c.name.startswith(f"{block.name}.") for block in alike)):
         layout = probe.layout(call.made)
         level = None if layout is None else level_of(layout.grid, probe.image_shape[2:])
         if level is None or level < max(last, default=2):
@@ -239,15 +240,6 @@ def _by_tokens(probe: Probe) -> Stages | None:
     nodes = {level - 2: probe.place(call) for level, call in last.items()}
     final = _last_alike(probe, last[max(last)])
     return Stages(nodes, final, 0, found_by="the last block on each grid of tokens")
-
-
-def _blocks_of_tokens(call: Call) -> Iterator[Call]:
-    """The outermost calls that leave the shape of tokens alone."""
-    if call.children and len(call.made) == 3 and call.input_shape == call.made:
-        yield call
-    else:
-        for child in call.children:
-            yield from _blocks_of_tokens(child)
 
 
 def _candidates(probe: Probe) -> tuple[str, ...]:
