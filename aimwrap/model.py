@@ -20,6 +20,7 @@ from ._checks import (
 )
 from ._numerics import in_precision
 from .backbones.create import create_backbone
+from .backbones.of_transformers import class_names_of
 from .base import AIMBase, architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
 from .mask_estimator import MaskContext, MaskEstimator, MaskNorm, MaskPadding
@@ -75,7 +76,8 @@ class AIM(Shareable, AIMBase):
         classified: the backbone's final map, which the feature-preserving head selects from; else None.
         variant: stages and areas in the paper's notation, and the head where the method is not the paper's.
         preprocessing: how images should be prepared, if the backbone's record says so; may be assigned.
-        class_names: assign one name per class, two for a single logit; they are saved with the model.
+        class_names: assign one name per class, two for a single logit; they are saved with the model. Those that a
+            model of transformers has in its config are there already.
 
     Raises:
         TypeError: if the backbone or a stage is of the wrong type.
@@ -155,7 +157,7 @@ class AIM(Shareable, AIMBase):
         self._notation = f"{name or architecture_of(backbone)}+AIM {notation(tapped, self.tau)}"
         self._bare = (tapped.parameters, tapped.macs, tapped.image_shape)
         self.preprocessing = preprocessing_of(backbone, self.in_channels)
-        self.class_names = None
+        self.class_names = class_names_of(backbone, self.num_classes)
         parts = parts_of(backbone, tapped.backbone)
         made_by = builder_of(backbone, name, backbone_kwargs, self.in_channels)
         self._recipe = Recipe(*made_by, tapped.image_shape, width, mask_width, mask_norm, parts)

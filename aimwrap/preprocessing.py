@@ -380,10 +380,12 @@ def preprocessing_of_weights(name: str, weights: Any) -> Preprocessing | None:
     if chosen is None:
         return None
     preset = chosen.transforms()
-    cropped, resized = preset.crop_size[0], preset.resize_size[0]
-    crop = cropped / resized
-    if math.floor(cropped / crop) != resized:
-        crop = math.nextafter(crop, 0)  # the division was a rounding error short of the size
-    return Preprocessing(
-        (cropped, cropped), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, crop, squash=False
-    )
+    cropped, mean, std = preset.crop_size[0], tuple(preset.mean), tuple(preset.std)
+    crop = crop_share(cropped, preset.resize_size[0])
+    return Preprocessing((cropped, cropped), mean, std, preset.interpolation.value, crop, squash=False)
+
+
+def crop_share(cropped: int, resized: int) -> float:
+    """The ``crop`` of a preprocessing that resizes the shorter side to ``resized`` and keeps ``cropped`` of it."""
+    crop = cropped / resized  # which may be a rounding error short of the size
+    return crop if math.floor(cropped / crop) == resized else math.nextafter(crop, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None)
     """Build a timm or torchvision classification model.
 
     Args:
-        name: the model's name. One that both have is timm's; ``"torchvision/resnet50"`` and ``"timm/resnet50"`` decide.
+        name: the model's name, for timm also with a tag. One that both have is timm's; ``"torchvision/resnet50"`` and
+            ``"timm/resnet50"`` decide.
         backbone_kwargs: arguments of the builder, such as ``{"pretrained": True, "num_classes": 200}`` for timm or
             ``{"weights": "DEFAULT"}`` for torchvision.
 
@@ -82,22 +84,36 @@ def default_weights(name: str) -> str | None:
     return str(torchvision.models.get_model_weights(model)["DEFAULT"])
 
 
+def is_import_path(name: str) -> bool:
+    """Whether a name is ``package.module:name``, a place of code, and not a model's; ``hf-hub:timm/...`` is one's."""
+    return ":" in name and not re.match("hf[-_]hub:", name, re.IGNORECASE)
+
+
 def find_builder(name: str) -> tuple[str, str]:
     """Whether ``"timm"`` or ``"torchvision"`` has a model of that name, and its name there; a ValueError if neither."""
-    library, _, model = name.partition("/") if name.startswith(("timm/", "torchvision/")) else ("", "", name)
+    of = re.match("(?:hf[-_]hub:(?=timm/))?(timm|torchvision)/", name, re.IGNORECASE)
+    library, model = (of[1].lower(), name[of.end() :]) if of else ("", name)
+    model = model if timm.is_model(model) else model.lower()
+    architecture, _, tag = model.partition(".")
     if library != "torchvision" and timm.is_model(model):
+        current = timm.models.get_deprecated_models().get(architecture) or architecture
+        model = f"{current.partition('.')[0]}.{tag}" if tag else current
         try:
             timm.models.get_pretrained_cfg(model)
         except RuntimeError as error:
-            tags = ", ".join(timm.list_pretrained(f"{model.partition('.')[0]}.*")) or "it without a tag"
-            raise ValueError(f"backbone: timm has no weights named {model!r}; use {tags}") from error
+            tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
+            near = ", ".join(difflib.get_close_matches(model, tags, cutoff=0)) or "it without a tag"
+            raise ValueError(f"backbone: timm has no weights named {model!r}; use {near}") from error
         return "timm", model
     torchvision_models = torchvision.models.list_models(module=torchvision.models)
     if library != "timm" and model in torchvision_models:
         return "torchvision", model
     known = {"timm": timm.list_models(), "torchvision": torchvision_models}
     candidates = known[library] if library else [*known["timm"], *known["torchvision"]]
-    close = difflib.get_close_matches(model, candidates, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(architecture, candidates, n=3, cutoff=0.5)
     where = f"{library} has no" if library else "neither timm nor torchvision has a"
     hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "timm.list_models() lists all names"
+    if "/" in model:
+        hint = "build what others share on the Hub with its own library, and pass the module; on the command line, "
+        hint += "a function that builds it: package.module:name"
     raise ValueError(f"backbone: {where} model named {model!r}; {hint}")

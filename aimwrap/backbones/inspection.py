@@ -17,7 +17,7 @@ from ..taps import Stage, Tap, find_stages, number_of_classes, probe, unwrapped
 from ..taps.stages import Stages
 from ..taps.tapping import HIGHEST_STAGE
 from ..top_down import Head
-from .create import create_backbone, find_builder
+from .create import create_backbone, find_builder, is_import_path
 
 UNKNOWN_CLASSES = 1000  # for the cost, where the backbone has no classifier that says how many
 
@@ -130,7 +130,7 @@ def inspect_backbone(
     """
     name = backbone if isinstance(backbone, str) else type(backbone).__name__
     if isinstance(backbone, str):
-        backbone = import_backbone(backbone) if ":" in backbone else create_backbone(backbone)
+        backbone = import_backbone(backbone) if is_import_path(backbone) else create_backbone(backbone)
     backbone = unwrapped(backbone)
     measured = probe(backbone, example_input)
     found = find_stages(backbone, measured)
@@ -179,7 +179,7 @@ def import_backbone(path: str) -> nn.Module:
         why = error if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
         raise ValueError(
             f"backbone: {path!r} cannot be imported: {why}. Write package.module:name, with a module that "
-            "can be imported from the current folder, or timm's own name for a model of the Hub, without hf-hub:"
+            "can be imported from the current folder, or the name of a model of timm or torchvision"
         ) from error
     try:
         built = copy.deepcopy(found) if isinstance(found, nn.Module) or not callable(found) else found()
@@ -201,7 +201,7 @@ def _named(path: str) -> Any:
 
 def _lines_that_build(name: str) -> tuple[str, str]:
     """What is imported, and the line with the backbone."""
-    if ":" in name:
+    if is_import_path(name):
         place, _, attribute = name.partition(":")
         made = attribute if isinstance(_named(name), nn.Module) else f"{attribute}()"
         return f"from {place} import {attribute.partition('.')[0]}", f"backbone = {made}"

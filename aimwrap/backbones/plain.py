@@ -21,7 +21,7 @@ from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_
 from ..sharing import files
 from ..sharing.recipe import differing_part, parts_of
 from ..taps.probe import logits_in, tensors_in
-from .create import building_at_most, create_backbone
+from .create import building_at_most, create_backbone, is_import_path
 
 CONFIG = "plain.json"
 _VERSIONS = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
@@ -145,7 +145,7 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
         )
     content = files.parsed(path)
     name = str(content.get("backbone"))
-    if backbone is None and ":" in name:
+    if backbone is None and is_import_path(name):
         raise ValueError(
             f"{path}: the backbone was {name}, which is not imported because a file says so. Pass it: "
             f"load_plain({str(folder)!r}, backbone=...); on the command line, --backbone {name}"

@@ -141,6 +141,7 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     """The model of a folder, with AIM or plain, on the device."""
     import torch
 
+    from ..backbones.create import is_import_path
     from ..backbones.plain import CONFIG, load_plain
     from ..sharing.files import parsed
 
@@ -148,7 +149,7 @@ def _loaded(folder: Path, backbone: str | None, device: str | None) -> nn.Module
     if not (folder / CONFIG).is_file():
         return loaded_model(folder, backbone).to(place)
     # Where the folder names a model of a library, --backbone is another folder's.
-    own = ":" in str(parsed(folder / CONFIG).get("backbone"))
+    own = is_import_path(str(parsed(folder / CONFIG).get("backbone")))
     return load_plain(folder, backbone=imported_backbone(backbone if own else None)).to(place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,6 +22,8 @@ from .hooks import HookProgram, watch_for
 from .layout import Layout, Shape, map_shape
 from .probe import CallSite, Probe, state_of, tensors_in
 from .usage import gradients_reach
+
+_MORE = 1.2  # than the mean: trained attention spreads a change, and what is out of order has as much everywhere
 
 
 def measure(program: Program, measured: Probe, labels: dict[str, str]) -> tuple[dict[str, Layout], dict[str, Shape]]:
@@ -146,6 +149,33 @@ def check_values(
                     "branch or a function is between them. Name the module, or the node of the graph, whose map it "
                     "reads (torchvision's get_graph_node_names lists them)"
                 )
+
+
+def check_order(model: nn.Module, measured: Probe, program: Program, layouts: dict[str, Layout]) -> None:
+    """Warn of tokens in another than raster order: if a strip of an image changes, those in it should change most."""
+    tokens = {name: layout for name, layout in layouts.items() if layout.kind == "tokens" and min(layout.grid) > 3}
+    tensors = [*model.parameters(), *model.buffers()]
+    if not tokens or any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+        return
+    twin = twin_of(model, own_buffers=True, own_parameters=measured.writes_parameters)
+    host = switched(TappedBackbone(twin, program, tokens), False)
+    images = torch.rand((1, *measured.image_shape[1:]), generator=torch.Generator().manual_seed(0)).to(tensors[0])
+    for axis, side in ((2, images.shape[2]), (3, images.shape[3])):
+        changed = images.clone()
+        changed.narrow(axis, side // 4, side // 4).neg_().add_(1)  # the mean stays, so attention's does
+        with torch.no_grad(), _same_draws(images.device):
+            before, after = host(images.clone()), host(changed)
+        for name in tokens:
+            change = (after[name] - before[name]).float().abs().mean((1, 5 - axis))
+            quarters = nn.functional.adaptive_avg_pool1d(change, 4)[0]
+            if quarters[1] < _MORE * quarters.mean():  # False where nothing changes, or all is NaN
+                warnings.warn(
+                    f"the tokens of {type(model).__name__} are perhaps not in raster order, so that masks would lie on "
+                    "wrong places: where an image changes, other tokens change as much. Name modules whose tokens are "
+                    "in order, or take timm's model of this kind, which makes maps of them itself",
+                    stacklevel=5,  # where AIM is built
+                )
+                return
 
 
 @contextmanager

@@ -66,9 +66,15 @@ class Call:
 
     @property
     def only_map(self) -> Key | None:
-        """Where in a container the one (N, C, H, W) map is; None where there is none, or a choice."""
-        maps = [key for key, shape in self.contained.items() if len(shape) == 4]
-        return maps[0] if len(maps) == 1 else None
+        """Where in a container its one map is or, without maps, its one (N, L, C); None without one, or of several."""
+        maps = [key for ndim in (4, 3) for key, shape in self.contained.items() if len(shape) == ndim]
+        several = sum(len(self.contained[key]) == len(self.contained[maps[0]]) for key in maps) > 1
+        return maps[0] if maps and not several else None
+
+    @property
+    def made(self) -> Shape:
+        """The shape that came out, also that of the one map or (N, L, C) in a container."""
+        return self.output_shape if self.only_map is None else self.contained[self.only_map]
 
     @property
     def doublings(self) -> int | None:
@@ -119,7 +125,8 @@ class Probe:
     @cached_property
     def grids(self) -> set[tuple[int, int]]:
         """(height, width) of every map that was seen: what tokens may be laid out on."""
-        shapes = {call.output_shape for call in self.root.calls()}
+        calls = list(self.root.calls())
+        shapes = {shape for call in calls for shape in (call.output_shape, *call.contained.values())}
         maps = {shape[2:] for shape in shapes if len(shape) == 4 and shape[2] * shape[3] > 1}
         height, width = self.image_shape[2:]
         ratios = {size: (height / size[0], width / size[1]) for size in maps}
@@ -256,8 +263,11 @@ def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[Sh
         yield (1, channels, *own_size[1:])
         if channels != own_size[0]:
             yield (1, *own_size)  # a layer before the first convolution may make channels out of pixels
-    for size in _USUAL_SIZES:
-        yield (1, channels, size, size)
+    config = getattr(model, "config", None)  # transformers' own record
+    side = getattr(getattr(config, "vision_config", config), "image_size", None)
+    sides = [(side, side) if isinstance(side, int) else side] if isinstance(side, int | list | tuple) else []
+    for height, width in [*sides, *((size, size) for size in _USUAL_SIZES)]:
+        yield (1, channels, height, width)
 
 
 def fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor:

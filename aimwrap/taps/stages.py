@@ -102,7 +102,7 @@ def find_stages(model: nn.Module, probe: Probe, trust_records: bool = True) -> S
         return ruled
     blocks = _blocks(probe)
     if not blocks:
-        return replace(ruled, candidates=_candidates(probe))
+        return _by_tokens(probe) or replace(ruled, candidates=_candidates(probe))
     sites = tuple(probe.place(call) for call in blocks)
     final = ruled.final or _last_alike(probe, blocks[-1])
     nodes = ruled.nodes if ruled.obstacle is None else {}  # before tokens, a convolution may cut patches
@@ -201,7 +201,7 @@ def _blocks(probe: Probe) -> list[Call]:
 
     None where tokens are on several grids: a run at one of them is then not the model's depth.
     """
-    tokens = [call.output_shape for call in probe.root.calls() if len(call.output_shape) == 3]
+    tokens = [call.made for call in probe.root.calls() if len(call.made) == 3]
     layouts = [probe.layout(shape) for shape in tokens if shape[0] == 1]  # what is split into windows has other N
     if len({layout.grid for layout in layouts if layout is not None}) > 1:
         return []
@@ -209,8 +209,8 @@ def _blocks(probe: Probe) -> list[Call]:
     for parent in probe.root.calls():
         run: list[Call] = []
         for call in parent.children:
-            alike = run and type(call.module) is type(run[-1].module) and call.output_shape == run[-1].output_shape
-            same = call.input_shape == call.output_shape and probe.layout(call.output_shape) is not None
+            alike = run and type(call.module) is type(run[-1].module) and call.made == run[-1].made
+            same = call.input_shape == call.made and probe.layout(call.made) is not None
             run = [*run, call] if alike and same else [call] if same and call.children else []
             if len(run) > max(len(longest), 1):
                 longest = list(run)
@@ -221,17 +221,34 @@ def _last_alike(probe: Probe, block: Call) -> CallSite:
     """The last innermost call whose output is laid out like a block's: a trailing norm, before anything is pooled."""
     calls = list(probe.root.leaves())
     after = calls.index(list(block.leaves())[-1])
-    alike = [call for call in calls[after + 1 :] if call.output_shape == block.output_shape]
+    alike = [call for call in calls[after + 1 :] if call.output_shape == block.made]
     return probe.place(alike[-1] if alike else block)
+
+
+def _by_tokens(probe: Probe) -> Stages | None:
+    """Where tokens are on ever coarser grids, the last block on each of them: Swin's and PVT's in transformers."""
+    alike = [c for c in probe.root.calls() if c.children and len(c.made) == 3 and c.input_shape == c.made]
+    last: dict[int, Call] = {}
+    for call in (c for c in alike if not any(c.name.startswith(f"{block.name}.") for block in alike)):
+        layout = probe.layout(call.made)
+        level = None if layout is None else level_of(layout.grid, probe.image_shape[2:])
+        if level is None or level < max(last, default=2):
+            return None
+        last[level] = call
+    if len(last) < 2:
+        return None
+    nodes = {level - 2: probe.place(call) for level, call in last.items()}
+    final = _last_alike(probe, last[max(last)])
+    return Stages(nodes, final, 0, found_by="the last block on each grid of tokens")
 
 
 def _candidates(probe: Probe) -> tuple[str, ...]:
     """For each size of map, the outermost module that last gives one, or its tokens: what a user may name."""
     by_size: dict[tuple[int, int], str] = {}
     for call in (call for child in probe.root.children for call in _expand(child)):
-        shape = call.output_shape if call.only_map is None else call.contained[call.only_map]
+        shape = call.made
         layout = probe.layout(shape)
-        if layout is not None:
+        if layout is not None and not isinstance(call.module, _DO_NOTHING):
             height, width = shape[2:] if len(shape) == 4 else layout.grid
             if height * width > 1:
                 by_size[height, width] = call.name

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .backbone import TappedBackbone
 from .copies import unwrapped
+from .equivalence import check_order
 from .extraction import FINAL, Extraction, extract
 from .graph import ONE_AT_A_TIME
 from .probe import Call, CallSite, Probe, probe
@@ -115,6 +116,8 @@ def _tapped(model: nn.Module, stages: Sequence[Stage], final: bool, example_inpu
             f"the map that {type(model).__name__} classifies was taken to be {extraction.labels[FINAL]!r}, but "
             f"{[extraction.labels[name] for name in later]} come after it, so it is another one. {_WITHOUT_FINAL}"
         )
+    if not any(isinstance(target, Intermediate) for target in targets.values()):  # else timm's code makes the maps
+        check_order(model, measured, extraction.program, extraction.layouts)
     taps = {name: _measured_tap(name, stages, extraction, measured) for name in extraction.order}
     for k, target in found.nodes.items():  # of a small map the stride alone is ambiguous: 34 becomes 2 at 16 and 32
         if targets.get(str(k)) is target and str(k) in by_number:

@@ -22,6 +22,7 @@ import aimwrap
 
 from .._files import is_unfinished, locked, read_json, remove_unfinished, replacing, write_json
 from .._text import first_line, printable, with_progress
+from ..backbones.create import is_import_path
 from ..backbones.plain import PlainClassifier, save_plain
 from ..data import ReleaseDataset
 from ..data.release import likely_ids
@@ -111,7 +112,7 @@ def run_training(
         idle = f"; {' and '.join(unused)} changed nothing, and works with another folder (--out)" if unused else ""
         say(f"{folder} is trained already; its result is in {RESULT}{idle}")
         return result
-    if settings.pretrained and ":" not in settings.backbone:
+    if settings.pretrained and not is_import_path(settings.backbone):
         say(f"starting from the weights {weights_of(settings)}; without a network, {RANDOM}")
     more: dict[str, Any] = {"workers": workers, "loggers": loggers, "keep_masks": keep_masks}
     run = Run(settings, folder, fabric, report=report, quiet=quiet, **more)

@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._numerics import predicted_classes, wide_dtype
 from .._text import first_line, numbered
-from ..backbones.create import create_backbone, default_weights, find_builder
+from ..backbones.create import create_backbone, default_weights, find_builder, is_import_path
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
@@ -255,7 +255,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     side, channels = settings.image_size, settings.channels
     kwargs: dict[str, Any] | None = None
     record: Any = None
-    if ":" not in settings.backbone:
+    if not is_import_path(settings.backbone):
         library, name = find_builder(settings.backbone)
         if library == "timm":
             kwargs = {"pretrained": settings.pretrained, "num_classes": num_classes}
@@ -312,7 +312,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
 
 def weights_of(settings: Settings) -> str | None:
     """The weights that the backbone starts from, by its library's name; of a function, a digest of what it builds."""
-    if ":" in settings.backbone:
+    if is_import_path(settings.backbone):
         builds = []
         for seed in (0, 1):  # which random weights differ by
             of_data.seed_generators(seed)

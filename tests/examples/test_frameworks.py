@@ -1,6 +1,7 @@
 """Training with Lightning and with Accelerate: also going on where a run stopped."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +100,42 @@ def test_accelerate_in_two_processes(image_folder: Path, tmp_path: Path) -> None
     printed = launched("train_accelerate.py", image_folder, tmp_path, SMALL | SMALL_BACKBONE | small)
     assert re.findall(r"epoch (\d): 5 images, accuracy", printed) == ["0", "1"]
     assert AIM.from_pretrained(tmp_path / "aim").class_names == ("cats", "dogs")
+
+
+def small_model(name: str, **arguments: object) -> torch.nn.Module:
+    import transformers
+
+    small = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "image_size": 64}
+    del arguments["ignore_mismatched_sizes"]
+    torch.manual_seed(0)
+    return transformers.AutoModelForImageClassification.from_config(transformers.ConvNextConfig(**small, **arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_transformers_trains_and_goes_on(
+    image_folder: Path, tmp_path: Path, run: Run, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run goes on where the first stopped, with the same tau, and ends as the first did."""
+    transformers = pytest.importorskip("transformers", minversion="5")
+    monkeypatch.setattr(transformers.AutoModelForImageClassification, "from_pretrained", small_model)
+    processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875)
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda name: processor)
+    small = {
+        "EPOCHS, ANNEAL_EPOCHS = 20, 6": "EPOCHS, ANNEAL_EPOCHS = 2, 1",
+        "train_batch_size=64": "train_batch_size=2",
+        'output_dir="runs",': 'output_dir="runs", use_cpu=True,',
+    }
+    run("train_transformers.py", image_folder, changes=small)
+    made.check_trained()
+    shutil.rmtree(tmp_path / "runs" / "checkpoint-8")
+    run("train_transformers.py", image_folder, changes=small)
+    made.check_trained(1)
+    assert all(torch.equal(tensor, made.models[0].state_dict()[n]) for n, tensor in made.models[1].state_dict().items())
+
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "aim" / "backbone")
+    backbone = transformers.AutoModelForImageClassification.from_config(config)
+    saved = AIM.from_pretrained(tmp_path / "aim", backbone=backbone)
+    assert saved.class_names == ("cats", "dogs") and saved.preprocessing.image_size == (64, 64)
+    assert torch.equal(logits_of(saved), logits_of(made.models[1]))

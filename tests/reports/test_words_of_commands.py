@@ -24,7 +24,7 @@ def invoke(*arguments: object) -> Result:
     [
         ("resnet10t.nope", "timm has no weights named 'resnet10t.nope'; use resnet10t.c3_in1k"),
         ("resnetv2_50d.nope", "use it without a tag"),
-        ("hf-hub:timm/resnet10t", "timm's own name for a model of the Hub, without hf-hub:"),
+        ("no_such_module:build", "or the name of a model of timm or torchvision"),
     ],
 )
 def test_names_of_weights_that_are_not_there(name: str, message: str) -> None:

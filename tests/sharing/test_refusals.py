@@ -313,9 +313,9 @@ def test_wrong_values_are_named(folder: Path, changes: dict[str, object], messag
 @pytest.mark.parametrize(
     "name",
     [
-        "hf-hub:timm/resnet18.a1_in1k",
+        "hf-hub:someone/resnet18.a1_in1k",
         "timm/hf-hub:timm/resnet18.a1_in1k",
-        "hf_hub:timm/resnet18",
+        "hf_hub:resnet18",
         "local-dir:/etc",
         "timm/local-dir:/etc",
         "https://example.org/model",

@@ -1,0 +1,66 @@
+"""What the models and image processors of Hugging Face's transformers say: class names and preprocessing."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+
+from ..preprocessing import Preprocessing, crop_share
+
+
+def class_names_of(backbone: nn.Module, num_classes: int) -> tuple[str, ...] | None:
+    """The names in a model's ``config.id2label``; None if it has none, or names of other classes."""
+    labels = getattr(getattr(backbone, "config", None), "id2label", None)
+    names = tuple(str(labels[index]) for index in sorted(labels)) if isinstance(labels, dict) else ()
+    numbered = names == tuple(f"LABEL_{index}" for index in range(len(names)))
+    return None if numbered or len(names) != max(2, num_classes) else names
+
+
+def preprocessing_of_processor(processor: Any) -> Preprocessing:
+    """Find out how an image processor of transformers prepares images, by trying it.
+
+    Args:
+        processor: what ``AutoImageProcessor.from_pretrained`` gives, for images of three channels.
+
+    Returns:
+        The preprocessing that does the same, except for rounding.
+
+    Raises:
+        ValueError: if none does, as where images are padded or their channels swapped.
+    """
+
+    def run(picture: Image.Image) -> Tensor:
+        values: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        return values
+
+    def error(tried: Preprocessing) -> float:
+        pairs = zip(map(tried.transform(), pictures), wanted, strict=True)
+        white = Tensor(tried.std)[:, None, None]
+        return max(float(((a - b) * white).abs().mean()) if a.shape == b.shape else 1.0 for a, b in pairs)
+
+    black, white = (run(Image.new("RGB", (400, 300), colour)).double().mean((1, 2)) for colour in ("black", "white"))
+    scale = white - black
+    mean, std = (tuple(float(f"{value + 0:.6g}") for value in each.tolist()) for each in (-black / scale, 1 / scale))
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    pictures = [Image.fromarray(pixels) for pixels in (noise, noise.transpose(1, 0, 2))]
+    wanted = [run(picture) for picture in pictures]
+    height, width = wanted[0].shape[1:]
+    side, size = min(height, width), getattr(processor, "size", {})
+    resized = {side, side * 256 // 224, int(side / (getattr(processor, "crop_pct", None) or 1))}
+    resized |= {edge for edge in (size.get("shortest_edge"), size.get("height")) if edge and edge > side}
+    ways = product(
+        ("bilinear", "bicubic", "lanczos", "nearest"), map(partial(crop_share, side), resized), (False, True)
+    )
+    best = min((Preprocessing((height, width), mean, std, *way) for way in ways), key=error)
+    if error(best) > 0.01:  # of white; other rounding is less, another crop or interpolation more
+        raise ValueError(
+            f"processor: no aimwrap.Preprocessing does what {type(processor).__name__} does; it may pad images, swap "
+            "their channels or keep their proportions. Give the images that it makes to the model, and leave "
+            "model.preprocessing None"
+        )
+    return best
