@@ -159,16 +159,19 @@ def check_order(model: nn.Module, measured: Probe, program: Program, layouts: di
         return
     twin = twin_of(model, own_buffers=True, own_parameters=measured.writes_parameters)
     host = switched(TappedBackbone(twin, program, tokens), False)
-    images = torch.rand((1, *measured.image_shape[1:]), generator=torch.Generator().manual_seed(0)).to(tensors[0])
-    for axis, side in ((2, images.shape[2]), (3, images.shape[3])):
-        changed = images.clone()
-        changed.narrow(axis, side // 4, side // 4).neg_().add_(1)  # the mean stays, so attention's does
+    like = next(tensor for tensor in tensors if tensor.is_floating_point())
+    images = torch.rand((1, *measured.image_shape[1:]), generator=torch.Generator().manual_seed(0)).to(like)
+    with torch.no_grad(), _same_draws(images.device):
+        before = host(images.clone())
+    for axis in (2, 3):
+        strip, quarter = torch.zeros_like(images[:, 0]), images.shape[axis] // 4
+        strip.narrow(axis - 1, quarter, quarter).fill_(1)
         with torch.no_grad(), _same_draws(images.device):
-            before, after = host(images.clone()), host(changed)
-        for name in tokens:
-            change = (after[name] - before[name]).float().abs().mean((1, 5 - axis))
-            quarters = nn.functional.adaptive_avg_pool1d(change, 4)[0]
-            if quarters[1] < _MORE * quarters.mean():  # False where nothing changes, or all is NaN
+            after = host(torch.where(strip[:, None] > 0, 1 - images, images))  # the mean stays, so attention's does
+        for name, layout in tokens.items():
+            change = (after[name] - before[name]).float().abs().mean(1)
+            inside = nn.functional.adaptive_avg_pool2d(strip.float(), layout.grid)
+            if (change * inside).sum() < _MORE * change.mean() * inside.sum():  # False where nothing changes, or is NaN
                 warnings.warn(
                     f"the tokens of {type(model).__name__} are perhaps not in raster order, so that masks would lie on "
                     "wrong places: where an image changes, other tokens change as much. Name modules whose tokens are "

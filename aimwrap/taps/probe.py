@@ -67,7 +67,13 @@ class Call:
     @property
     def only_map(self) -> Key | None:
         """Where in a container its one map is or, without maps, its one (N, L, C); None without one, or of several."""
-        maps = [key for ndim in (4, 3) for key, shape in self.contained.items() if len(shape) == ndim]
+        lengths = {shape[1] for shape in self.contained.values() if len(shape) == 3}
+        maps = [
+            key
+            for ndim in (4, 3)
+            for key, shape in self.contained.items()
+            if len(shape) == ndim and (ndim == 3 or {*shape[2:]} - lengths)  # else weights of an attention
+        ]
         several = sum(len(self.contained[key]) == len(self.contained[maps[0]]) for key in maps) > 1
         return maps[0] if maps and not several else None
 

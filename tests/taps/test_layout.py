@@ -1,8 +1,13 @@
 """Outputs become maps: channels last, and tokens after class and register tokens."""
 
+import warnings
+
 import pytest
 import torch
+from timm.models.mlp_mixer import MlpMixer
+from torch import Tensor, nn
 
+from aimwrap.taps import tap_backbone
 from aimwrap.taps.layout import Layout, layout_of, map_shape
 
 IMAGES = (1, 3, 224, 224)
@@ -54,3 +59,51 @@ def test_tokens_that_fill_no_grid_are_refused() -> None:
         ValueError, match=r"7 tokens of images of 64 x 64, .* 2 x 3 of 32 x 48; resize .* example_input="
     ):
         layout.to_map(torch.zeros(1, 8, 5), torch.zeros(1, 3, 64, 64))
+
+
+class Attending(nn.Module):
+    """A block that returns its tokens and its attention's weights, (N, heads, L, L)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        change, weights = self.attention(tokens, tokens, tokens, average_attn_weights=False)
+        return tokens + change, weights
+
+
+class OfTuples(nn.Module):
+    """A transformer of such blocks, whose first parameter holds whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(4), requires_grad=False)
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.first = nn.Parameter(torch.zeros(1, 1, 8))
+        self.blocks = nn.ModuleList(Attending() for _ in range(5))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.first.expand(len(tokens), 1, 8), tokens], 1)
+        for block in self.blocks:
+            tokens, _ = block(tokens)
+        return self.head(tokens[:, 0])
+
+
+@pytest.mark.parametrize("stages", [["blocks.1"], [1, 4]])
+def test_weights_of_an_attention_are_no_map(stages: list[int | str]) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 64)
+    tapped = tap_backbone(OfTuples().eval(), stages, example_input=images[:1])
+    assert {(tap.channels, tap.size) for tap in tapped.taps} == {(8, (8, 8))}
+
+
+def test_tokens_in_order_that_do_not_divide_into_quarters_are_not_doubted() -> None:
+    """7 x 7 tokens, of which each one sees all others after a block."""
+    torch.manual_seed(0)
+    mixer = MlpMixer(img_size=56, patch_size=8, num_blocks=2, embed_dim=64, num_classes=3).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tap_backbone(mixer, ["blocks.1"], example_input=torch.rand(1, 3, 56, 56))
