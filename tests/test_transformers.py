@@ -14,6 +14,7 @@ import transformers
 
 from aimwrap import AIM, AIMLoss, explain
 from aimwrap.backbones import preprocessing_of_processor
+from aimwrap.backbones.of_transformers import class_names_of
 
 NAMES = {"id2label": {0: "cat", 1: "dog", 2: "bird"}}
 FLAT = {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
@@ -119,6 +120,16 @@ def test_names_that_say_nothing_are_not_taken() -> None:
     assert AIM(backbone, mask_width=4).class_names is None  # LABEL_0 and so on
     backbone.config.id2label = {0: "cat", 1: "dog", 2: "bird"}
     assert AIM(backbone, num_classes=5, mask_width=4).class_names is None
+    backbone.config.id2label = {1: "cat", 2: "dog", 3: "bird"}
+    assert AIM(backbone, mask_width=4).class_names is None
+
+
+def test_names_are_in_the_order_of_their_numbers() -> None:
+    """As strings, which JSON makes of numbers, 10 would come before 2."""
+    backbone = nn.Identity()
+    backbone.config = transformers.ResNetConfig()
+    backbone.config.id2label = {str(index): f"class {index}" for index in range(12)}
+    assert class_names_of(backbone, 12) == tuple(f"class {index}" for index in range(12))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +168,8 @@ def test_preprocessing_does_what_a_processor_does(
         ("MobileViTImageProcessor", {}),  # swaps red and blue
         ("CLIPImageProcessor", {"do_center_crop": False}),  # the size depends on the image
         ("ViTImageProcessor", {"do_resize": False}),
+        ("BitImageProcessor", {"do_resize": False, "crop_size": 300}),  # whatever the image's size is
+        ("Siglip2ImageProcessor", {}),  # makes patches
     ],
 )
 def test_a_processor_that_does_more_is_refused(name: str, arguments: dict[str, Any]) -> None:

@@ -16,9 +16,11 @@ from ..preprocessing import Preprocessing, crop_share
 def class_names_of(backbone: nn.Module, num_classes: int) -> tuple[str, ...] | None:
     """The names in a model's ``config.id2label``; None if it has none, or names of other classes."""
     labels = getattr(getattr(backbone, "config", None), "id2label", None)
-    names = tuple(str(labels[index]) for index in sorted(labels)) if isinstance(labels, dict) else ()
-    numbered = names == tuple(f"LABEL_{index}" for index in range(len(names)))
-    return None if numbered or len(names) != max(2, num_classes) else names
+    named = {str(index): str(name) for index, name in labels.items()} if isinstance(labels, dict) else {}
+    numbers = [str(index) for index in range(max(2, num_classes))]
+    if set(named) != set(numbers) or all(name == f"LABEL_{index}" for index, name in named.items()):
+        return None
+    return tuple(named[index] for index in numbers)
 
 
 def preprocessing_of_processor(processor: Any) -> Preprocessing:
@@ -36,6 +38,8 @@ def preprocessing_of_processor(processor: Any) -> Preprocessing:
 
     def run(picture: Image.Image) -> Tensor:
         values: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        if values.ndim != 3 or len(values) != 3:
+            raise refusal
         return values
 
     def error(tried: Preprocessing) -> float:
@@ -43,11 +47,17 @@ def preprocessing_of_processor(processor: Any) -> Preprocessing:
         white = Tensor(tried.std)[:, None, None]
         return max(float(((a - b) * white).abs().mean()) if a.shape == b.shape else 1.0 for a, b in pairs)
 
+    refusal = ValueError(
+        f"processor: no aimwrap.Preprocessing does what {type(processor).__name__} does; it may pad images, swap "
+        "their channels or keep their proportions. Give the images that it makes to the model, and leave "
+        "model.preprocessing None"
+    )
     black, white = (run(Image.new("RGB", (400, 300), colour)).double().mean((1, 2)) for colour in ("black", "white"))
     scale = white - black
     mean, std = (tuple(float(f"{value + 0:.6g}") for value in each.tolist()) for each in (-black / scale, 1 / scale))
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8).repeat(10, 0).repeat(10, 1)
-    pictures = [Image.fromarray(pixels) for pixels in (noise, noise.transpose(1, 0, 2))]
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    sizes = ((noise, 10), (noise.transpose(1, 0, 2), 8))  # two, as of one nothing may be resized
+    pictures = [Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)) for pixels, times in sizes]
     wanted = [run(picture) for picture in pictures]
     height, width = wanted[0].shape[1:]
     side, size = min(height, width), getattr(processor, "size", {})
@@ -58,9 +68,5 @@ def preprocessing_of_processor(processor: Any) -> Preprocessing:
     )
     best = min((Preprocessing((height, width), mean, std, *way) for way in ways), key=error)
     if error(best) > 0.01:  # of white; other rounding is less, another crop or interpolation more
-        raise ValueError(
-            f"processor: no aimwrap.Preprocessing does what {type(processor).__name__} does; it may pad images, swap "
-            "their channels or keep their proportions. Give the images that it makes to the model, and leave "
-            "model.preprocessing None"
-        )
+        raise refusal
     return best
