@@ -46,6 +46,7 @@ def test_wrapped_by_name() -> None:
         ("hf-hub:timm/resnet18.a1_in1k", "timm", "resnet18.a1_in1k"),
         ("hf_hub:timm/resnet18.a1_in1k", "timm", "resnet18.a1_in1k"),
         ("HF-Hub:TIMM/ResNet18.A1_in1k", "timm", "resnet18.a1_in1k"),
+        ("resnet18.A1_IN1K", "timm", "resnet18.a1_in1k"),
         ("ResNet18", "timm", "resnet18"),
         ("tf_efficientnet_b0_ns", "timm", "tf_efficientnet_b0.ns_jft_in1k"),  # as timm maps it
         ("timm/tf_efficientnet_b0_ns.ap_in1k", "timm", "tf_efficientnet_b0.ap_in1k"),

@@ -97,7 +97,7 @@ def find_builder(name: str) -> tuple[str, str]:
     architecture, _, tag = model.partition(".")
     if library != "torchvision" and timm.is_model(model):
         current = timm.models.get_deprecated_models().get(architecture) or architecture
-        model = f"{current.partition('.')[0]}.{tag}" if tag else current
+        model = f"{current.partition('.')[0]}.{tag.lower()}" if tag else current
         try:
             timm.models.get_pretrained_cfg(model)
         except RuntimeError as error:
