@@ -90,10 +90,10 @@ def test_a_name_that_the_user_registered_may_have_capitals(monkeypatch: pytest.M
         ("torchvision/resnet18.a1_in1k", r"torchvision has no model named 'resnet18.a1_in1k'; did you mean resnet18,"),
         (
             "microsoft/resnet-50",
-            r"named 'microsoft/resnet-50'; build what others share on the Hub with its own library",
+            r"named 'microsoft/resnet-50'; build models of other libraries with that library",
         ),
-        ("hf-hub:someone/net", r"named 'hf-hub:someone/net'; build what others share on the Hub with its own library"),
-        ("local-dir:/net", r"named 'local-dir:/net'; build what others share on the Hub with its own library"),
+        ("hf-hub:someone/net", r"named 'hf-hub:someone/net'; build models of other libraries with that library"),
+        ("local-dir:/net", r"named 'local-dir:/net'; build models of other libraries with that library"),
         ("§§§", r"backbone: .* model named '§§§'; timm.list_models\(\) lists all names"),
     ],
 )

@@ -114,6 +114,6 @@ def find_builder(name: str) -> tuple[str, str]:
     where = f"{library} has no" if library else "neither timm nor torchvision has a"
     hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "timm.list_models() lists all names"
     if "/" in model:
-        hint = "build what others share on the Hub with its own library, and pass the module; on the command line, "
+        hint = "build models of other libraries with that library, and pass the module; on the command line, "
         hint += "a function that builds it: package.module:name"
     raise ValueError(f"backbone: {where} model named {model!r}; {hint}")

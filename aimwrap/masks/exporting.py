@@ -242,7 +242,10 @@ def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset, out: Pa
         (root, release), unread = (Path(images), None), list[Path]()
         paths = [root / name for name in pictures_below(root, unread)]
         paths = [path for path in paths if not path.resolve().is_relative_to(out.resolve())]
-        for note in left_out(unread, root):
+        there = {path.relative_to(root).with_suffix("").parts for path in paths}
+        twins = ["/".join(parts) for parts in sorted(there) if parts[1:] in there]
+        masks = [f"{one} seems to be a mask of another image; --data leaves out a data set's masks" for one in twins]
+        for note in (*left_out(unread, root), *masks[:1]):
             warnings.warn(note, stacklevel=3)
     else:
         paths, release = [Path(path) for path in ([images] if isinstance(images, str | Path) else images)], None

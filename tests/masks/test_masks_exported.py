@@ -208,6 +208,15 @@ def test_pictures_of_kinds_that_are_not_read_are_named(model: AIM, pictures: Pat
         export_masks(model, pictures, tmp_path / "out", **SILENT)
 
 
+def test_masks_next_to_the_images_are_warned_of(model: AIM, pictures: Path, tmp_path: Path) -> None:
+    own = next(path for path in pictures.rglob("*") if path.is_file())
+    twin = pictures / "segmentations" / own.relative_to(pictures).with_suffix(".png")
+    twin.parent.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(twin)
+    with pytest.warns(UserWarning, match=f"segmentations/.*{own.stem} seems to be a mask of another image"):
+        export_masks(model, pictures, tmp_path / "out", **SILENT)
+
+
 def test_classes_in_another_order_are_refused(model: AIM, tmp_path: Path) -> None:
     for name in ("dog", "cat", "owl"):
         Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")

@@ -110,7 +110,7 @@ def test_five_channels_plain_and_with_masks(tmp_path: Path) -> None:
                 values[label] += 2000
                 path = tmp_path / "cells" / split / name / f"{number}.tif"
                 tifffile.imwrite(path, values, imagej=True, metadata={"axes": "CYX"})
-    usual = ("--window", "0,4095", "--channels", 5, "--epochs", 1, "-q", "--tensorboard")
+    usual = ("--window", "0,4095", "--channels", 5, "--epochs", 1, "-q", "--logger", "tensorboard")
     for out, more in (("aim", ()), ("plain", ("--plain",))):
         found = train(tmp_path / "cells", tmp_path / out, *usual, *more)
         assert found.exit_code == 0, found.output
