@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,9 +51,12 @@ def logging(run: Run) -> Iterator[None]:
         status = "success"
     finally:
         for name, logger in run.opened.items():
-            logger.finalize(status)
-            if name == "wandb":  # else the next seed would go on in this run
-                logger.experiment.finish(exit_code=int(status == "failed"))
+            try:
+                logger.finalize(status)
+                if name == "wandb":  # else the next seed would go on in this run
+                    logger.experiment.finish(exit_code=int(status == "failed"))
+            except Exception as error:  # which would hide the one before, or a result that is there
+                warnings.warn(f"--logger {name} was not closed ({first_line(error)})", stacklevel=2)
 
 
 def log_epochs(run: Run) -> None:
@@ -76,8 +80,9 @@ def log_epochs(run: Run) -> None:
             for line in lines[own["epochs"] :]:
                 numbers = dict(_scalars(line))
                 step = int(numbers.pop("step"))
-                if name == "mlflow":  # which does not take every name of a group
-                    numbers = {re.sub("[^a-zA-Z0-9_/. -]", "_", ascii(key)[1:-1]): numbers[key] for key in numbers}
+                if name == "mlflow":  # which does not take every name of a group; another one for each
+                    code = partial(re.sub, "[^a-zA-Z0-9_/. -]", lambda found: f"_{ord(found[0]):x}")
+                    numbers = {code(key.replace(",", "_")): value for key, value in numbers.items()}
                 if name == "wandb":  # its own steps must rise, also in a continued run: two for each epoch
                     logger.experiment.log({}, step=2 * line["epoch"], commit=False)
                 if picture is not None and line is lines[-1]:
@@ -177,7 +182,6 @@ def _picture(run: Run) -> tuple[str, Tensor] | None:
     """Its name, and validation images seen through each mask, or a plain model's activation map; None without one."""
     model, shown = run.evaluated, run.splits.val or run.splits.test
     subject = model if isinstance(model, AIM) else run.activation_maps
-    assert model.preprocessing is not None
     if subject is None:
         return None
     images, seen = _look_at(run, subject, shown, range(min(SHOWN, len(shown))))
