@@ -25,7 +25,7 @@ from aimwrap.cli import app
 from aimwrap.data import ReleaseDataset, eval_transform
 from aimwrap.data.registry import read_by_name
 from aimwrap.masks import mask_grid
-from aimwrap.train import Settings, loop, run_training, watching
+from aimwrap.train import Settings, evaluation, loop, run_training, watching
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -296,6 +296,12 @@ def test_a_logger_that_fails_ends_the_run_and_it_can_continue(
         with pytest.warns(UserWarning, match=r"--logger csv was not closed \(KeyError: 'gone'\)"):
             assert train(table, here / "out", "--logger", "csv").exit_code == 0
     check(here / "out" / "seed-0", "csv")
+
+
+def test_the_page_explains_every_score() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="utf-8")
+    names = [*evaluation._SCORES.values(), *evaluation._OF_OBJECTS, "weighted_average"]
+    assert [name for name in names if f"{name}`" not in page] == []
 
 
 def test_mlflow_has_a_number_of_each_group(tmp_path: Path) -> None:
