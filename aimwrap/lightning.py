@@ -115,9 +115,8 @@ class AIMCallback(lightning.Callback):
         self._log_areas(pl_module)
         if self.schedule is not None:
             pl_module.log("masks/tau", self.schedule.criterion.tau.mean())
-            while (
-                self.schedule.steps_done < trainer.global_step
-            ):  # with accumulated gradients not every batch is a step
+            # With accumulated gradients not every batch is a step.
+            while self.schedule.steps_done < trainer.global_step:
                 self.schedule.step()
 
     def on_validation_batch_end(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import quote
 
 import torch
 from safetensors.torch import save_file
@@ -80,9 +79,8 @@ def log_epochs(run: Run) -> None:
             for line in lines[own["epochs"] :]:
                 numbers = dict(_scalars(line))
                 step = int(numbers.pop("step"))
-                if name == "mlflow":  # which does not take every name of a group; another one for each
-                    code = partial(re.sub, "[^a-zA-Z0-9_/. -]", lambda found: f"_{ord(found[0]):x}")
-                    numbers = {code(key.replace(",", "_")): value for key, value in numbers.items()}
+                if name == "mlflow":  # which does not take every name of a group
+                    numbers = {quote(key.replace(",", "_"), "/ ").replace("%", "_"): numbers[key] for key in numbers}
                 if name == "wandb":  # its own steps must rise, also in a continued run: two for each epoch
                     logger.experiment.log({}, step=2 * line["epoch"], commit=False)
                 if picture is not None and line is lines[-1]:

@@ -318,7 +318,7 @@ def test_mlflow_has_a_number_of_each_group(tmp_path: Path) -> None:
         progress=progress,
     )
     watching.log_epochs(run)  # type: ignore[arg-type]
-    named = {"groups/C_2b_ north": 0.1, "groups/C_23_ north": 0.2, "groups/Gr_f6_dfe": 0.3}
+    named = {"groups/C_2B_ north": 0.1, "groups/C_23_ north": 0.2, "groups/Gr_C3_B6_C3_9Fe": 0.3}
     assert logged == {"epoch": 1, **named}
 
 
