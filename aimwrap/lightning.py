@@ -77,11 +77,11 @@ class AIMCallback(lightning.Callback):
             assert isinstance(model, SecondLook)
             self.health = aimwrap.MaskHealth(model.first.tau)
 
-        def see(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        def see(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             if not trainer.sanity_checking and isinstance(output, AIMOutput | SecondLookOutput):
-                self._see(module, given, output)
+                self._see(module, given[0] if given else named["images"], output)
 
-        self._hook = model.register_forward_hook(see)
+        self._hook = model.register_forward_hook(see, with_kwargs=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Leave the model as it was."""
@@ -90,7 +90,7 @@ class AIMCallback(lightning.Callback):
             self._hook = None
 
     @torch.no_grad()
-    def _see(self, module: nn.Module, given: tuple[Any, ...], output: AIMOutput | SecondLookOutput) -> None:
+    def _see(self, module: nn.Module, images: Tensor, output: AIMOutput | SecondLookOutput) -> None:
         assert self.health is not None
         first = output if isinstance(output, AIMOutput) else output.first
         if first is None:  # a second look at masks that were given
@@ -104,9 +104,9 @@ class AIMCallback(lightning.Callback):
             f"masks/{when}{name.replace('stage', 'area of stage')}": (mask.float().mean(), len(mask))
             for name, mask in masks.items()
         }
-        if not module.training and self._shown is None and given:
+        if not module.training and self._shown is None:
             count = self.pictures
-            self._shown = given[0][:count].detach(), {name: mask[:count] for name, mask in masks.items()}
+            self._shown = images[:count].detach(), {name: mask[:count] for name, mask in masks.items()}
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -115,9 +115,8 @@ class AIMCallback(lightning.Callback):
         self._log_areas(pl_module)
         if self.schedule is not None:
             pl_module.log("masks/tau", self.schedule.criterion.tau.mean())
-            while (
-                self.schedule.steps_done < trainer.global_step
-            ):  # with accumulated gradients not every batch is a step
+            # With accumulated gradients not every batch is a step.
+            while self.schedule.steps_done < trainer.global_step:
                 self.schedule.step()
 
     def on_validation_batch_end(

@@ -245,6 +245,17 @@ def test_negative_weight(name: str, weight: float) -> None:
         AIMLoss(tau=0.5, **{name: weight})
 
 
+def test_parts_of_weight_0_have_gradients_of_0() -> None:
+    """Else DistributedDataParallel would wait for those of their layers."""
+    output, labels = worked_example()
+    given = [output.logits, *output.stage_logits.values(), *output.masks.values()]
+    criterion = AIMLoss(tau=(0.5, 0.25), mask_weight=0, stage_weight=0, final_weight=0)
+    for tensor in given:
+        tensor.requires_grad_()
+    criterion(output, labels).backward()
+    assert [tensor.grad is not None and not tensor.grad.any() for tensor in given] == [True] * 5
+
+
 def test_unknown_area_per() -> None:
     with pytest.raises(ValueError, match="area_per must be one of 'image', 'batch', got 'stage'"):
         AIMLoss(tau=0.5, area_per="stage")

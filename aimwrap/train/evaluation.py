@@ -195,8 +195,9 @@ def chosen_rule(asked: Selection | None, splits: Splits) -> Selection:
 def score_of(rule: Selection, validation: Mapping[str, Any] | None) -> float:
     """What an epoch's validation is worth by a rule: higher is better, and an undefined score is worth nothing.
 
-    >>> score_of("validation worst group", {"average": 0.9, "worst_group": 0.6})
-    0.6
+    >>> validation = {"average": 0.9, "worst_group": 0.6, "worst_class": 0.7}
+    >>> score_of("validation worst group", validation), score_of("validation worst class", validation)
+    (0.6, 0.7)
     """
     if rule == "last" or validation is None:
         return -math.inf

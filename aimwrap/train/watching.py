@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import quote
 
 import torch
 from safetensors.torch import save_file
@@ -50,9 +50,12 @@ def logging(run: Run) -> Iterator[None]:
         status = "success"
     finally:
         for name, logger in run.opened.items():
-            logger.finalize(status)
-            if name == "wandb":  # else the next seed would go on in this run
-                logger.experiment.finish(exit_code=int(status == "failed"))
+            try:
+                logger.finalize(status)
+                if name == "wandb":  # else the next seed would go on in this run
+                    logger.experiment.finish(exit_code=int(status == "failed"))
+            except Exception as error:  # which would hide the one before, or a result that is there
+                warnings.warn(f"--logger {name} was not closed ({first_line(error)})", stacklevel=2)
 
 
 def log_epochs(run: Run) -> None:
@@ -77,7 +80,7 @@ def log_epochs(run: Run) -> None:
                 numbers = dict(_scalars(line))
                 step = int(numbers.pop("step"))
                 if name == "mlflow":  # which does not take every name of a group
-                    numbers = {re.sub("[^a-zA-Z0-9_/. -]", "_", ascii(key)[1:-1]): numbers[key] for key in numbers}
+                    numbers = {quote(key.replace(",", "_"), "/ ").replace("%", "_"): numbers[key] for key in numbers}
                 if name == "wandb":  # its own steps must rise, also in a continued run: two for each epoch
                     logger.experiment.log({}, step=2 * line["epoch"], commit=False)
                 if picture is not None and line is lines[-1]:
@@ -177,8 +180,7 @@ def _picture(run: Run) -> tuple[str, Tensor] | None:
     """Its name, and validation images seen through each mask, or a plain model's activation map; None without one."""
     model, shown = run.evaluated, run.splits.val or run.splits.test
     subject = model if isinstance(model, AIM) else run.activation_maps
-    assert model.preprocessing is not None
-    if subject is None or len(model.preprocessing.mean) not in (1, 3):
+    if subject is None:
         return None
     images, seen = _look_at(run, subject, shown, range(min(SHOWN, len(shown))))
     if seen.merged_mask is not None:

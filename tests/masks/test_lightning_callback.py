@@ -48,7 +48,7 @@ class Classifier(lightning.LightningModule):
         return self.criterion(output, batch[1]) if hasattr(self, "criterion") else F.cross_entropy(output[0], batch[1])
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
-        self.model(batch[0])
+        self.model(images=batch[0])  # by its name, and in training by its place
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 1e-3)

@@ -8,6 +8,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from aimwrap.cli import app
 from aimwrap.data import ReleaseDataset, eval_transform
 from aimwrap.data.registry import read_by_name
 from aimwrap.masks import mask_grid
-from aimwrap.train import Settings, loop, run_training, watching
+from aimwrap.train import Settings, evaluation, loop, run_training, watching
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -284,13 +285,41 @@ def kill() -> float:
 def test_a_logger_that_fails_ends_the_run_and_it_can_continue(
     table: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A server that is gone fails again when the logger is closed, and that hides neither the error nor the result."""
     with monkeypatch.context() as patch:
-        patch.setattr("lightning.pytorch.loggers.CSVLogger.log_metrics", lambda *_: 1 / 0)
-        found = train(table, here / "out", "--logger", "csv")
-    assert found.exit_code == 1
-    assert "--logger csv failed (ZeroDivisionError: division by zero); correct this, or leave" in found.stderr
-    assert train(table, here / "out", "--logger", "csv").exit_code == 0
+        patch.setattr("lightning.pytorch.loggers.CSVLogger.finalize", lambda *_: {}["gone"])
+        with monkeypatch.context() as also, pytest.warns(UserWarning, match="--logger csv was not closed"):
+            also.setattr("lightning.pytorch.loggers.CSVLogger.log_metrics", lambda *_: 1 / 0)
+            found = train(table, here / "out", "--logger", "csv")
+        assert found.exit_code == 1
+        assert "--logger csv failed (ZeroDivisionError: division by zero); correct this, or leave" in found.stderr
+        with pytest.warns(UserWarning, match=r"--logger csv was not closed \(KeyError: 'gone'\)"):
+            assert train(table, here / "out", "--logger", "csv").exit_code == 0
     check(here / "out" / "seed-0", "csv")
+
+
+def test_the_page_explains_every_score() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="utf-8")
+    names = [*evaluation._SCORES.values(), *evaluation._OF_OBJECTS, "weighted_average"]
+    assert [name for name in names if f"{name}`" not in page] == []
+
+
+def test_mlflow_has_a_number_of_each_group(tmp_path: Path) -> None:
+    """Also of groups whose names differ in characters that it does not take."""
+    logged: dict[str, float] = {}
+    logger = SimpleNamespace(log_metrics=lambda numbers, step: logged.update(numbers), save=lambda: None, version="1")
+    groups = {"C+, north": 0.1, "C#, north": 0.2, "Größe": 0.3}
+    progress = SimpleNamespace(history=[{"epoch": 1, "step": 6, "groups": groups}], step_of_epoch=2)
+    run = SimpleNamespace(
+        loggers={"mlflow": None},
+        opened={"mlflow": logger},
+        fabric=SimpleNamespace(is_global_zero=True),
+        folder=tmp_path,
+        progress=progress,
+    )
+    watching.log_epochs(run)  # type: ignore[arg-type]
+    named = {"groups/C_2B_ north": 0.1, "groups/C_23_ north": 0.2, "groups/Gr_C3_B6_C3_9Fe": 0.3}
+    assert logged == {"epoch": 1, **named}
 
 
 def test_missing_packages_and_unknown_names(

@@ -110,10 +110,13 @@ def test_five_channels_plain_and_with_masks(tmp_path: Path) -> None:
                 values[label] += 2000
                 path = tmp_path / "cells" / split / name / f"{number}.tif"
                 tifffile.imwrite(path, values, imagej=True, metadata={"axes": "CYX"})
-    usual = ("--window", "0,4095", "--channels", 5, "--epochs", 1, "-q", "--logger", "tensorboard")
-    for out, more in (("aim", ()), ("plain", ("--plain",))):
+    usual = ("--window", "0,4095", "--channels", 5, "--epochs", 1, "-q", "--logger", "csv")
+    for out, more, name in (("aim", (), "masks"), ("plain", ("--plain",), "activation maps")):
         found = train(tmp_path / "cells", tmp_path / out, *usual, *more)
         assert found.exit_code == 0, found.output
+        (path,) = (tmp_path / out / "seed-0" / "csv" / name).iterdir()
+        with Image.open(path) as picture:
+            assert 30 < np.asarray(picture).max() < 100, "the mean of the channels"
     model, plain = (tmp_path / out / "seed-0" / "model" for out in ("aim", "plain"))
     prepared = AIM.from_pretrained(model).preprocessing
     assert prepared == load_plain(plain, backbone=None).preprocessing and prepared.window == (0, 4095)
