@@ -121,14 +121,86 @@ def test_values_that_the_window_does_not_fit_are_refused(tmp_path: Path) -> None
     (tmp_path / "12.pgm").write_bytes(b"P5\n9 7\n4095\n" + np.full(63, 2000, ">u2").tobytes())
     tifffile.imwrite(tmp_path / "nan.tif", np.full((7, 9), np.nan, np.float32))
     wrong = {
-        "8.png": "8 bits, and the window goes to 4095",
+        "8.png": "8 bits with values from 200 to 200, and the window goes from 0 to 4095",
         "8.tif": "8 bits",
-        "12.pgm": "Pillow scales",
+        "12.pgm": "Pillow changes",
         "nan.tif": "NaN",
     }
     for name, message in wrong.items():
         with pytest.raises(ValueError, match=rf"{name} has .*{message}"):
             read_image(tmp_path / name, prepared=through(0, 4095))
+
+
+@pytest.mark.parametrize(
+    ("window", "values"),
+    {
+        (-160, 240): np.full((7, 9), 200, np.uint8),  # a JPEG of a CT
+        (0, 1): np.full((7, 9), 200, np.uint8),
+        (0, 0.9): np.full((7, 9), 20000, np.uint16),
+        (300, 3100): torch.rand(1, 7, 9),  # as torchvision's ToTensor gives
+    }.items(),
+)
+def test_values_of_another_kind_than_the_window_are_refused(window: tuple[float, float], values: Any) -> None:
+    with pytest.raises(ValueError, match=f"the window goes from {window[0]} to {window[1]}; pass the values that"):
+        through(*window).transform()(values)
+
+
+def test_values_are_not_taken_where_pillow_changes_them(tmp_path: Path) -> None:
+    """It scales 2 and 4 bits and PGM's to 255, makes large numbers negative, and swaps no bytes of some fractions."""
+    Image.fromarray(np.arange(15, dtype=np.uint8).reshape(3, 5)).save(tmp_path / "4.png", bits=4)
+    (tmp_path / "100.pgm").write_bytes(b"P5\n5 3\n100\n" + bytes(range(0, 90, 6)))
+    (tmp_path / "plain.pgm").write_text("P2\n5 1\n100\n0 10 20 50 100\n")
+    tifffile.imwrite(tmp_path / "32.tif", np.full((7, 9), 3_000_000_000, np.uint32))
+    tifffile.imwrite(tmp_path / "f.tif", np.full((7, 9), 7, ">f4"), byteorder=">", compression="zlib")
+    for name in ("4.png", "100.pgm", "plain.pgm", "32.tif", "f.tif"):
+        prepared = through(0, 14 if name == "f.tif" else 200)
+        with (
+            Image.open(tmp_path / name) as picture,
+            pytest.raises(ValueError, match=r"Pillow changes. Pass its values"),
+        ):
+            prepared.transform()(picture)
+        if name[-3:] == "tif":
+            assert read_image(tmp_path / name, prepared=prepared).unique() in (0.5, 1)
+        else:
+            with pytest.raises(ValueError, match="whose values Pillow changes"):
+                read_image(tmp_path / name, prepared=prepared)
+    (tmp_path / "255.pgm").write_text("P2\n5 1\n255\n0 10 20 50 100\n")
+    assert read_image(tmp_path / "255.pgm", prepared=through(0, 100)).flatten().tolist() == pytest.approx(
+        [0, 0.1, 0.2, 0.5, 1]
+    )
+
+
+def test_a_window_that_was_turned_round_is_refused() -> None:
+    """``_replace`` checks nothing; the image would be a negative."""
+    for window in ((4095, 0), (5, 5)):
+        with pytest.raises(ValueError, match="a window of two numbers, the first smaller"):
+            through(0, 1)._replace(window=window).transform()(DEEP)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 7, 9), (7, 9)])
+def test_tensors_of_other_axes_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"image must be an array \(H, W\) .*, got .* of torch.float32"):
+        through(0, 4095).transform()(torch.rand(shape) * 4095)
+
+
+def test_parts_of_an_image_in_other_files_are_not_read(tmp_path: Path) -> None:
+    """OME's table of files may point anywhere, and what is missing would be black."""
+    schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    size = 'SizeC="2" SizeT="1" SizeX="9" SizeY="7" SizeZ="1" Type="uint16" DimensionOrder="XYZCT"'
+    uuids = ["urn:uuid:00000000-0000-0000-0000-00000000000a", "urn:uuid:00000000-0000-0000-0000-00000000000b"]
+    (tmp_path / "below").mkdir()
+    for files in (("a.ome.tif", "../b.ome.tif"), ("one.ome.tif",)):
+        data = "".join(
+            f'<TiffData FirstC="{n}" IFD="0" PlaneCount="1"><UUID FileName="{file}">{uuids[n]}</UUID></TiffData>'
+            for n, file in enumerate(files)
+        )
+        pixels = f'<Image ID="Image:0"><Pixels ID="Pixels:0" {size}>{data}</Pixels></Image>'
+        for n, file in enumerate(files):
+            text = f'<?xml version="1.0"?><OME xmlns="{schema}" UUID="{uuids[n]}">{pixels}</OME>'
+            values = np.full((7, 9), 100 + 100 * n, np.uint16)
+            tifffile.imwrite(tmp_path / "below" / file, values, description=text, metadata=None)
+        with pytest.raises(ValueError, match=r"not in this file|got 1 of"):
+            read_image(tmp_path / "below" / files[0], prepared=through(0, 400, 2))
 
 
 def test_without_a_window_the_message_says_how(tmp_path: Path) -> None:
