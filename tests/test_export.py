@@ -112,6 +112,15 @@ def test_metadata_are_the_models_own_where_it_has_them() -> None:
     assert json.loads(facts["class_names"]) == NAMES and json.loads(facts["preprocessing"])["crop"] == 0.8
 
 
+def test_metadata_keep_the_models_window() -> None:
+    """Where what is given does not name one: else a server would show the model other values."""
+    model, few = AIM(TinyNet(), [2, 3]), {name: PREPARATION._asdict()[name] for name in ("image_size", "mean", "std")}
+    model.preprocessing = PREPARATION._replace(window=(0, 4095))
+    for given, window in ((few, [0, 4095]), (few | {"window": None}, None), (PREPARATION, None), (None, [0, 4095])):
+        facts = ServingModel(model).metadata(None, given)
+        assert json.loads(facts["preprocessing"])["window"] == window
+
+
 @pytest.mark.parametrize(
     ("names", "preparation", "error", "message"),
     [

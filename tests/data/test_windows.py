@@ -237,6 +237,22 @@ def test_the_transform_tells_the_reader(tmp_path: Path) -> None:
         images[0]
 
 
+def test_a_transform_with_a_window_takes_only_what_was_read_through_it(tmp_path: Path) -> None:
+    """Inside a function, nothing tells the data set of the window: 8 bits would be taken as they are, in silence."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((20, 30), 100, np.uint8)).save(tmp_path / name / "x.png")
+    inner = eval_transform(through(50, 150, 3)._replace(image_size=(20, 30)))
+    (first, _) = LabelledFolder(tmp_path, transform=inner)
+    assert (first.image == 0.5).all()
+    other = LabelledFolder(tmp_path, transform=lambda sample: inner(sample))
+    for sample in (first._replace(image=first.image * 100), first._replace(image=torch.ones(3, 20, 30).short())):
+        with pytest.raises(ValueError, match=r"not read through the window \(50, 150\); pass this transform itself"):
+            inner(sample)
+    with pytest.raises(ValueError, match="not read through the window"):
+        other[0]
+
+
 def test_a_grey_model_reads_colours_as_grey(tmp_path: Path) -> None:
     """Without a window: the same as its own preparation of the opened file."""
     for name in ("a", "b"):
@@ -266,5 +282,7 @@ def test_the_doctor_reads_through_the_window(tmp_path: Path) -> None:
     for quick in (True, False):
         found = examine(tmp_path, preprocessing=through(0, 4095, 2), quick=quick)
         assert found.exit_code == 0 and not found.next_lines[1].endswith("train[0])'")
-    again = examine(tmp_path, preprocessing=through(-1.5, 4095, 3)).next_lines
-    assert "--window -1.5,4095 --channels=3" in again[0]
+    again = examine(tmp_path, preprocessing=through(-1.5, 1048575, 3)).next_lines
+    assert "--window=-1.5,1048575 --channels=3" in again[0]
+    grey = Preprocessing((1, 1), (0.0,), (1.0,))
+    assert "--channels=1" in examine(tmp_path, preprocessing=grey).next_lines[0]
