@@ -30,9 +30,11 @@ def prepared(path: str) -> Image.Image:
         image = ImageOps.exif_transpose(file)  # turned upright, by the camera's note
     deep, window = image.mode[0] in "IF", prep.get("window")
     halved = any(each in tile for each in (";16B", ";16L", ";16N", "'RGB', 65535)")) and not deep
-    scaled = file.format == "PPM" or "'L;4'" in tile or (file.format, image.mode) in (("TIFF", "I"), ("TIFF", "F"))
-    if halved or (deep and not window) or (scaled and window):  # whose values Pillow scales, or reads wrong
+    if halved or (deep and (not window or file.format == "PPM")):  # whose values Pillow scales
         raise ValueError("it has more than 8 bits; save it with 8 bits, 255 for white, as the model's images had")
+    wrong = ("'ppm'", "'L;2'", "'L;4'", "I;32N", *((";16BS", ";32BS", ";32BF") if "'libtiff'" in tile else ()))
+    if window and any(each in tile for each in wrong):
+        raise ValueError("Pillow reads other values than the file has; save it as PNG of 8 or 16 bits")
     image = image if deep else image.convert("L" if len(prep["mean"]) == 1 else "RGB")
     if window:  # the values that the model sees as black and white
         low, high = window

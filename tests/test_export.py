@@ -2,14 +2,17 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -581,3 +584,31 @@ def test_attention_spelled_out_is_torchs(given: dict[str, Any]) -> None:
     query, key, value = (torch.randn(2, 3, 4, tokens, 6, generator=generator) for tokens in (5, 7, 7))
     expected = F.scaled_dot_product_attention(query, key, value, **given)
     assert torch.allclose(_plain_attention(query, key, value, **given), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "options"),
+    [
+        ("u1", (-160, 240), {}),  # Hounsfield units
+        ("u1", (0, 1), {}),
+        (">i2", (-160, 240), {"byteorder": ">", "compression": "zlib"}),
+        ("u4", (0, 4e9), {}),
+    ],
+)
+def test_serving_example_refuses_values_that_the_window_is_not_for(
+    kind: str,
+    window: tuple[float, float],
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", np.full((80, 100), 200, kind), **options)
+    facts = {"class_names": "[]", "preprocessing": json.dumps(SQUARE._replace(window=window)._asdict())}
+    session = SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=facts))
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda path: session))
+    monkeypatch.setattr(sys, "argv", ["serve_onnx.py", "x", str(tmp_path / "image.tif")])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(SERVE), run_name="__main__")
+    reason = "it has 8 bits, and" if kind == "u1" else "Pillow reads other values than the file has"
+    assert reason in capsys.readouterr().err
