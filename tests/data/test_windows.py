@@ -273,6 +273,22 @@ def test_pictures_to_look_at() -> None:
     assert grid.shape == (3, 10, 22) and (grid[0, 2:8, 2:10] / 255 - five.mean(0)).abs().max() < 0.003
 
 
+def test_turned_scans_fit_masks_of_both_kinds(tmp_path: Path) -> None:
+    """As of 8 bits: a mask counts the pixels as shown, or as stored, and its size says which."""
+    turned, mask, values = Image.Exif(), np.zeros((20, 30), np.uint8), np.full((20, 30), 1000, np.uint16)
+    turned[0x0112] = 6
+    mask[:5], values[:5] = 255, 4095
+    for name, content in (("shown", np.rot90(mask, -1)), ("stored", mask)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png", exif=turned)
+        Image.fromarray(content).save(tmp_path / f"{name}-mask.png")
+    (tmp_path / "set.csv").write_text("image,label,mask\nshown.png,a,shown-mask.png\nstored.png,b,stored-mask.png\n")
+    prepared = through(0, 4095)._replace(image_size=(20, 20))
+    for sample in ReleaseDataset(read_table(tmp_path / "set.csv"), "train", eval_transform(prepared)):
+        assert torch.equal(sample.object_mask, (sample.image == 1).float())
+    found = examine(tmp_path / "set.csv", preprocessing=prepared)
+    assert {check.name: check.mark for check in found.checks}["sizes"] == "ok"
+
+
 def test_the_doctor_reads_through_the_window(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
