@@ -100,6 +100,16 @@ def test_what_is_not_one_upright_image_is_refused(tmp_path: Path, kind: str) -> 
         read_image(tmp_path / "x.tif", prepared=through(0, 4095, 5))
 
 
+def test_of_a_pyramid_the_full_resolution_is_read(tmp_path: Path) -> None:
+    full, half = np.full((64, 48), 1000, np.uint16), np.zeros((32, 24), np.uint16)
+    for name, below in (("inside", 1), ("pages", 0)):
+        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
+            file.write(full, subifds=below)
+            file.write(half, subfiletype=1)
+        read = read_image(tmp_path / f"{name}.tif", prepared=through(0, 4000))
+        assert read.shape == (1, 64, 48) and read.unique() == 0.25
+
+
 def test_damaged_and_several_images_are_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         for side in (7, 8):

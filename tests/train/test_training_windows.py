@@ -110,10 +110,13 @@ def test_five_channels_plain_and_with_masks(tmp_path: Path) -> None:
                 values[label] += 2000
                 path = tmp_path / "cells" / split / name / f"{number}.tif"
                 tifffile.imwrite(path, values, imagej=True, metadata={"axes": "CYX"})
-    usual = ("--window", "0,4095", "--channels", 5, "--epochs", 1, "-q", "--tensorboard")
+    usual = ("--window", "0,4095", "--channels", 5, "--epochs", 1, "-q", "--logger", "csv")
     for out, more in (("aim", ()), ("plain", ("--plain",))):
         found = train(tmp_path / "cells", tmp_path / out, *usual, *more)
         assert found.exit_code == 0, found.output
+    (logged,) = (tmp_path / "aim" / "seed-0" / "csv" / "masks").glob("*.png")
+    with Image.open(logged) as picture:
+        assert np.ptp(np.asarray(picture).astype(int), axis=2).max() == 0, "grey"
     model, plain = (tmp_path / out / "seed-0" / "model" for out in ("aim", "plain"))
     prepared = AIM.from_pretrained(model).preprocessing
     assert prepared == load_plain(plain, backbone=None).preprocessing and prepared.window == (0, 4095)
@@ -163,6 +166,8 @@ def test_a_window_survives_json(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / f"{version}")
         config = json.loads((tmp_path / f"{version}" / "config.json").read_text())
         assert config["format_version"] == version
+        opened = 'Image.open("image.png")' if window else 'Image.open("image.jpg")'  # of 8 bits, so not for a window
+        assert opened in (tmp_path / f"{version}" / "README.md").read_text()
         if window is None:
             del config["preprocessing"]["window"]
             (tmp_path / "1" / "config.json").write_text(json.dumps(config))
