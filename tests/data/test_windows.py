@@ -80,6 +80,25 @@ def test_colours_with_8_bits_and_more(tmp_path: Path) -> None:
     assert torch.allclose(read, torch.from_numpy(colours[..., :3] / 255).movedim(-1, 0).float(), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_grey_with_opacity_or_a_palette_is_read_as_grey(tmp_path: Path) -> None:
+    grey = np.linspace(0, 255, 63).astype(np.uint8).reshape(7, 9)
+    Image.fromarray(np.stack([grey, 255 - grey], -1)).save(tmp_path / "opacity.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    for name in ("opacity.png", "palette.png"):
+        for channels in (1, 3):
+            read = read_image(tmp_path / name, prepared=through(50, 150, channels))
+            expected = ((torch.from_numpy(grey).float() - 50) / 100).clamp(0, 1)
+            assert torch.allclose(read, expected.expand(channels, 7, 9))
+
+
+def test_large_numbers_keep_their_differences(tmp_path: Path) -> None:
+    """Which float32 would round to the same."""
+    tifffile.imwrite(tmp_path / "x.tif", np.array([[1_000_000_001, 1_000_000_003]], np.uint32))
+    read = read_image(tmp_path / "x.tif", prepared=through(1_000_000_000, 1_000_000_004))
+    assert read.tolist() == [[[0.25, 0.75]]]
+
+
 def tiff(path: Path, values: np.ndarray, **options: Any) -> None:
     tifffile.imwrite(path, values, **options)
 
@@ -293,8 +312,11 @@ def test_turned_scans_fit_masks_of_both_kinds(tmp_path: Path) -> None:
         Image.fromarray(content).save(tmp_path / f"{name}-mask.png")
     (tmp_path / "set.csv").write_text("image,label,mask\nshown.png,a,shown-mask.png\nstored.png,b,stored-mask.png\n")
     prepared = through(0, 4095)._replace(image_size=(20, 20))
-    for sample in ReleaseDataset(read_table(tmp_path / "set.csv"), "train", eval_transform(prepared)):
+    images = ReleaseDataset(read_table(tmp_path / "set.csv"), "train", eval_transform(prepared))
+    for sample in images:
         assert torch.equal(sample.object_mask, (sample.image == 1).float())
+    with Image.open(tmp_path / "shown.png") as picture:
+        assert torch.equal(prepared.transform()(picture), images[0].image)
     found = examine(tmp_path / "set.csv", preprocessing=prepared)
     assert {check.name: check.mark for check in found.checks}["sizes"] == "ok"
 
