@@ -165,9 +165,11 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
 
 
 def scaled_in(picture: Image.Image, name: object = "image") -> str:
-    """An error about an opened file of more than 8 bits whose values Pillow scales; empty if it does not."""
-    scaled = loses_bits(picture) or (picture.format, picture.mode) == ("PPM", "I")
-    return f"{name} has more than 8 bits, of a kind whose values Pillow scales. Save it as TIFF" if scaled else ""
+    """An error about an opened file whose values Pillow scales, or reads wrong; empty if it does not."""
+    scaled = loses_bits(picture) or (picture.format, picture.mode) == ("PPM", "I")  # or of 2 or 4 bits, as below
+    scaled |= bool(re.search(r"'L;[24]'|'ppm.*\('(L|RGB)', (?!255\))", str(getattr(picture, "tile", ""))))
+    scaled |= picture.format == "TIFF" and picture.mode in ("I", "F")  # of 32 bits
+    return f"{name} has other than 8 bits, of a kind whose values Pillow changes. Save it as TIFF" if scaled else ""
 
 
 def own_values(picture: Image.Image, channels: int | None) -> np.ndarray:
@@ -180,9 +182,9 @@ def own_values(picture: Image.Image, channels: int | None) -> np.ndarray:
 
 def windowed(values: Any, prepared: Preprocessing, name: object = "image") -> tv_tensors.Image:
     """Values, an array (H, W) or (H, W, C) or tensor (C, H, W), as (C, H, W) from 0 to 1; else a ValueError."""
-    assert prepared.window is not None
-    (low, high), channels = prepared.window, len(prepared.mean)
-    kind = str(values.dtype).removeprefix("torch.")
+    given = checked_preprocessing(prepared)
+    assert given is not None and given.window is not None
+    (low, high), channels, kind = given.window, len(given.mean), str(values.dtype).removeprefix("torch.")
     if not isinstance(values, torch.Tensor):
         values = values.astype(np.float32 if kind in ("uint8", "uint16", "int16") else np.float64)
         values = torch.from_numpy(values if values.ndim == 3 else values[..., None]).movedim(-1, 0)
@@ -191,12 +193,18 @@ def windowed(values: Any, prepared: Preprocessing, name: object = "image") -> tv
             f"{name} must have the model's {channels} channels, got {len(values)} of {tuple(values.shape[1:])}; build "
             "the model for as many (--channels), or save those that you need"
         )
-    if high > 255 and kind == "uint8":
-        raise ValueError(f"{name} has 8 bits, and the window goes to {high:g}; leave it out, or get its own values")
-    values = (values.to(torch.promote_types(values.dtype, torch.float32)) - low) / (high - low)
-    if bool(values.isnan().any()):
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    least, most = values.aminmax()  # NaN if a value is
+    shares = "float" in kind and high > 255 and 0 <= least < most <= 1
+    if shares or (kind == "uint8" and (low < 0 or high > 255)) or ("int" in kind and 0 <= low < high <= 1 < most):
+        raise ValueError(
+            f"{name} has {'8 bits' if kind == 'uint8' else kind} with values from {least:g} to {most:g}, and the "
+            f"window goes from {low:g} to {high:g}; pass the values that the window is for"
+        )
+    if bool(least.isnan()):
         raise ValueError(f"{name} has pixels without a value (NaN); write a number there, such as {low:g}")
-    return tv_tensors.Image(values.clamp(0, 1).float().expand(channels, -1, -1))
+    values = ((values - low) / (high - low)).clamp(0, 1).float()
+    return tv_tensors.Image(values.expand(channels, -1, -1))
 
 
 def _as_shown(image: Any, prepared: Preprocessing) -> Any:
@@ -211,6 +219,8 @@ def _as_shown(image: Any, prepared: Preprocessing) -> Any:
         raise misfit
     if prepared.window is not None:
         if not isinstance(image, Image.Image):
+            if len(shape) != 3 and not (len(shape) == 2 and isinstance(image, np.ndarray)):
+                raise misfit
             return windowed(image, prepared)
         if lost := lost_in(image, channels=channels) or scaled_in(image):
             raise ValueError(f"{lost.partition('. ')[0]}. Pass its values as an array, as tifffile.imread(path) does")

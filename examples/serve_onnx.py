@@ -32,11 +32,14 @@ def prepared(path: str) -> Image.Image:
     halved = any(each in tile for each in (";16B", ";16L", ";16N", "'RGB', 65535)")) and not deep
     if halved or (deep and (not window or file.format == "PPM")):  # whose values Pillow scales
         raise ValueError("it has more than 8 bits; save it with 8 bits, 255 for white, as the model's images had")
+    wrong = ("'ppm'", "'L;2'", "'L;4'", "I;32N", *((";16BS", ";32BS", ";32BF") if "'libtiff'" in tile else ()))
+    if window and any(each in tile for each in wrong):
+        raise ValueError("Pillow reads other values than the file has; save it as PNG of 8 or 16 bits")
     image = image if deep else image.convert("L" if len(prep["mean"]) == 1 else "RGB")
     if window:  # the values that the model sees as black and white
         low, high = window
-        if high > 255 and not deep:
-            raise ValueError(f"it has 8 bits, and the model's images have values up to {high}")
+        if (low < 0 or not 1 < high <= 255) and not deep:
+            raise ValueError(f"it has 8 bits, and the model's images have values from {low} to {high}")
         shares = 255 * ((np.asarray(image, np.float32) - low) / (high - low)).clip(0, 1)
         image = Image.fromarray(shares if deep else shares.round().astype(np.uint8))
     height, width = prep["image_size"]

@@ -2,14 +2,17 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -110,6 +113,15 @@ def test_metadata_are_the_models_own_where_it_has_them() -> None:
     model.class_names, model.preprocessing = tuple(NAMES), PREPARATION
     facts = ServingModel(model).metadata(None, None)
     assert json.loads(facts["class_names"]) == NAMES and json.loads(facts["preprocessing"])["crop"] == 0.8
+
+
+def test_metadata_keep_the_models_window() -> None:
+    """Where what is given does not name one: else a server would show the model other values."""
+    model, few = AIM(TinyNet(), [2, 3]), {name: PREPARATION._asdict()[name] for name in ("image_size", "mean", "std")}
+    model.preprocessing = PREPARATION._replace(window=(0, 4095))
+    for given, window in ((few, [0, 4095]), (few | {"window": None}, None), (PREPARATION, None), (None, [0, 4095])):
+        facts = ServingModel(model).metadata(None, given)
+        assert json.loads(facts["preprocessing"])["window"] == window
 
 
 @pytest.mark.parametrize(
@@ -572,3 +584,31 @@ def test_attention_spelled_out_is_torchs(given: dict[str, Any]) -> None:
     query, key, value = (torch.randn(2, 3, 4, tokens, 6, generator=generator) for tokens in (5, 7, 7))
     expected = F.scaled_dot_product_attention(query, key, value, **given)
     assert torch.allclose(_plain_attention(query, key, value, **given), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "options"),
+    [
+        ("u1", (-160, 240), {}),  # Hounsfield units
+        ("u1", (0, 1), {}),
+        (">i2", (-160, 240), {"byteorder": ">", "compression": "zlib"}),
+        ("u4", (0, 4e9), {}),
+    ],
+)
+def test_serving_example_refuses_values_that_the_window_is_not_for(
+    kind: str,
+    window: tuple[float, float],
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", np.full((80, 100), 200, kind), **options)
+    facts = {"class_names": "[]", "preprocessing": json.dumps(SQUARE._replace(window=window)._asdict())}
+    session = SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=facts))
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda path: session))
+    monkeypatch.setattr(sys, "argv", ["serve_onnx.py", "x", str(tmp_path / "image.tif")])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(SERVE), run_name="__main__")
+    reason = "it has 8 bits, and" if kind == "u1" else "Pillow reads other values than the file has"
+    assert reason in capsys.readouterr().err

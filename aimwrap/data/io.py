@@ -117,7 +117,7 @@ def _of_tiff(path: Path, channels: int) -> np.ndarray:
     except ModuleNotFoundError as error:
         raise ImportError("TIFF is read through a window by tifffile: pip install 'aimwrap[tiff]'") from error
     try:
-        with TiffFile(path) as file:
+        with TiffFile(path, _multifile=False) as file:  # opens no other file
             page, (series, *others) = file.pages.first, file.series
             kept = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1 or axis in "YX"]
             axes, shape = "".join(axis for axis, _ in kept), [n for _, n in kept]
@@ -127,6 +127,7 @@ def _of_tiff(path: Path, channels: int) -> np.ndarray:
                 f"the axes {axes} of {shape} for a model of {channels} channels": not unnamed
                 and axes not in ("YX", "YXS", "YXC", "SYX", "CYX"),
                 f"colours of the kind {page.photometric!r}": page.photometric not in (1, 2),
+                "parts that are not in this file": any(each is None for each in series.pages),
                 "a note that turns it": 274 in page.tags and page.tags[274].value != 1,
                 f"{shape} values, which would fill the memory": math.prod(shape) > LARGEST_IMAGE,
             }

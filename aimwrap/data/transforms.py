@@ -74,7 +74,7 @@ class SampleTransform:
 
         Raises:
             TypeError: if it is given anything other than a sample.
-            ValueError: if mask or boxes are of another size than the image.
+            ValueError: if mask or boxes are of another size than the image, or it was not read through the window.
         """
         if not isinstance(sample, Sample):
             raise TypeError(
@@ -82,6 +82,12 @@ class SampleTransform:
                 "there is Preprocessing.transform()"
             )
         image, mask, boxes = sample.image, sample.object_mask, sample.boxes
+        window, shares = self.prepared and self.prepared.window, isinstance(image, Tensor) and image.is_floating_point()
+        if window is not None and not (shares and -0.5 < image.min() <= image.max() < 1.5):
+            raise ValueError(
+                f"the sample's image was not read through the window {window}; pass this transform itself "
+                "to the data set, not a function that calls it, or a tensor of floats: 0 for black, 1 for white"
+            )
         if mask is None and boxes is None:
             for step in self.geometry:
                 image = step(image)

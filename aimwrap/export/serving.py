@@ -91,7 +91,8 @@ class ServingModel(nn.Module):
         Args:
             class_names: K names, or None for the model's own, or else the classes' numbers.
             preprocessing: with ``image_size`` (H, W), ``mean`` and ``std``, and perhaps ``interpolation``, ``crop``
-                (the share that the central crop keeps) and ``squash``; None for the model's own.
+                (the share that the central crop keeps), ``squash`` and ``window``, else the model's; None for the
+                model's own.
 
         Returns:
             ``variant``, ``head``, ``stages``, ``masks`` (each stage's output), ``class_names`` and ``preprocessing``;
@@ -135,7 +136,8 @@ class ServingModel(nn.Module):
         missing = [name for name in ("image_size", "mean", "std") if name not in own]
         if missing:
             raise TypeError(f"preprocessing must have image_size, mean and std, got {found!r}, without {missing}")
-        fields = {"interpolation": "bicubic", "crop": 0.875, "squash": False} | own
+        window = getattr(self.model.preprocessing, "window", None)
+        fields = {"interpolation": "bicubic", "crop": 0.875, "squash": False, "window": window} | own
         for name in ("mean", "std"):
             if len(fields[name]) != self.model.in_channels:
                 raise ValueError(

@@ -91,7 +91,7 @@ def _snippet(shared: Savable, location: str) -> str:
         shape = ", ".join(map(str, model._recipe.image_shape))
         lines.append(f"images = torch.randn(1, {shape})  # yours, prepared as in training")
     else:
-        lines.append('image = Image.open("image.jpg")')
+        lines.append(f'image = Image.open("image.{"png" if getattr(model.preprocessing, "window", None) else "jpg"}")')
         lines.append("images = model.preprocessing.transform()(image)[None]")
     lines.append("explanation = explain(model, images)  # logits, masks, and what each position contributes")
     single = model.num_classes == 1  # its sign decides

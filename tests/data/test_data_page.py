@@ -76,7 +76,7 @@ def test_a_set_next_to_a_release_is_not_taken_for_it(in_a_folder_with_all_sets: 
 
 
 def test_every_set_has_both_commands() -> None:
-    sections = re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]
+    sections = [part for part in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:] if not part.startswith("Addresses")]
     assert len(sections) == 7
     for section in sections:
         assert "\naimwrap data doctor " in section and "\npython examples/train_on_dataset.py " in section

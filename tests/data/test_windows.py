@@ -80,6 +80,25 @@ def test_colours_with_8_bits_and_more(tmp_path: Path) -> None:
     assert torch.allclose(read, torch.from_numpy(colours[..., :3] / 255).movedim(-1, 0).float(), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_grey_with_opacity_or_a_palette_is_read_as_grey(tmp_path: Path) -> None:
+    grey = np.linspace(0, 255, 63).astype(np.uint8).reshape(7, 9)
+    Image.fromarray(np.stack([grey, 255 - grey], -1)).save(tmp_path / "opacity.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    for name in ("opacity.png", "palette.png"):
+        for channels in (1, 3):
+            read = read_image(tmp_path / name, prepared=through(50, 150, channels))
+            expected = ((torch.from_numpy(grey).float() - 50) / 100).clamp(0, 1)
+            assert torch.allclose(read, expected.expand(channels, 7, 9))
+
+
+def test_large_numbers_keep_their_differences(tmp_path: Path) -> None:
+    """Which float32 would round to the same."""
+    tifffile.imwrite(tmp_path / "x.tif", np.array([[1_000_000_001, 1_000_000_003]], np.uint32))
+    read = read_image(tmp_path / "x.tif", prepared=through(1_000_000_000, 1_000_000_004))
+    assert read.tolist() == [[[0.25, 0.75]]]
+
+
 def tiff(path: Path, values: np.ndarray, **options: Any) -> None:
     tifffile.imwrite(path, values, **options)
 
@@ -98,6 +117,16 @@ def test_what_is_not_one_upright_image_is_refused(tmp_path: Path, kind: str) -> 
     tifffile.imwrite(tmp_path / "x.tif", RNG.integers(0, 4096, (5, 7, 9)).astype(np.uint16), **options)
     with pytest.raises(ValueError, match=rf"{message}.*Save each slice, frame or position as a file of its own"):
         read_image(tmp_path / "x.tif", prepared=through(0, 4095, 5))
+
+
+def test_of_a_pyramid_the_full_resolution_is_read(tmp_path: Path) -> None:
+    full, half = np.full((64, 48), 1000, np.uint16), np.zeros((32, 24), np.uint16)
+    for name, below in (("inside", 1), ("pages", 0)):
+        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
+            file.write(full, subifds=below)
+            file.write(half, subfiletype=1)
+        read = read_image(tmp_path / f"{name}.tif", prepared=through(0, 4000))
+        assert read.shape == (1, 64, 48) and read.unique() == 0.25
 
 
 def test_damaged_and_several_images_are_refused(tmp_path: Path) -> None:
@@ -121,14 +150,86 @@ def test_values_that_the_window_does_not_fit_are_refused(tmp_path: Path) -> None
     (tmp_path / "12.pgm").write_bytes(b"P5\n9 7\n4095\n" + np.full(63, 2000, ">u2").tobytes())
     tifffile.imwrite(tmp_path / "nan.tif", np.full((7, 9), np.nan, np.float32))
     wrong = {
-        "8.png": "8 bits, and the window goes to 4095",
+        "8.png": "8 bits with values from 200 to 200, and the window goes from 0 to 4095",
         "8.tif": "8 bits",
-        "12.pgm": "Pillow scales",
+        "12.pgm": "Pillow changes",
         "nan.tif": "NaN",
     }
     for name, message in wrong.items():
         with pytest.raises(ValueError, match=rf"{name} has .*{message}"):
             read_image(tmp_path / name, prepared=through(0, 4095))
+
+
+@pytest.mark.parametrize(
+    ("window", "values"),
+    {
+        (-160, 240): np.full((7, 9), 200, np.uint8),  # a JPEG of a CT
+        (0, 1): np.full((7, 9), 200, np.uint8),
+        (0, 0.9): np.full((7, 9), 20000, np.uint16),
+        (300, 3100): torch.rand(1, 7, 9),  # as torchvision's ToTensor gives
+    }.items(),
+)
+def test_values_of_another_kind_than_the_window_are_refused(window: tuple[float, float], values: Any) -> None:
+    with pytest.raises(ValueError, match=f"the window goes from {window[0]} to {window[1]}; pass the values that"):
+        through(*window).transform()(values)
+
+
+def test_values_are_not_taken_where_pillow_changes_them(tmp_path: Path) -> None:
+    """It scales 2 and 4 bits and PGM's to 255, makes large numbers negative, and swaps no bytes of some fractions."""
+    Image.fromarray(np.arange(15, dtype=np.uint8).reshape(3, 5)).save(tmp_path / "4.png", bits=4)
+    (tmp_path / "100.pgm").write_bytes(b"P5\n5 3\n100\n" + bytes(range(0, 90, 6)))
+    (tmp_path / "plain.pgm").write_text("P2\n5 1\n100\n0 10 20 50 100\n")
+    tifffile.imwrite(tmp_path / "32.tif", np.full((7, 9), 3_000_000_000, np.uint32))
+    tifffile.imwrite(tmp_path / "f.tif", np.full((7, 9), 7, ">f4"), byteorder=">", compression="zlib")
+    for name in ("4.png", "100.pgm", "plain.pgm", "32.tif", "f.tif"):
+        prepared = through(0, 14 if name == "f.tif" else 200)
+        with (
+            Image.open(tmp_path / name) as picture,
+            pytest.raises(ValueError, match=r"Pillow changes. Pass its values"),
+        ):
+            prepared.transform()(picture)
+        if name[-3:] == "tif":
+            assert read_image(tmp_path / name, prepared=prepared).unique() in (0.5, 1)
+        else:
+            with pytest.raises(ValueError, match="whose values Pillow changes"):
+                read_image(tmp_path / name, prepared=prepared)
+    (tmp_path / "255.pgm").write_text("P2\n5 1\n255\n0 10 20 50 100\n")
+    assert read_image(tmp_path / "255.pgm", prepared=through(0, 100)).flatten().tolist() == pytest.approx(
+        [0, 0.1, 0.2, 0.5, 1]
+    )
+
+
+def test_a_window_that_was_turned_round_is_refused() -> None:
+    """``_replace`` checks nothing; the image would be a negative."""
+    for window in ((4095, 0), (5, 5)):
+        with pytest.raises(ValueError, match="a window of two numbers, the first smaller"):
+            through(0, 1)._replace(window=window).transform()(DEEP)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 7, 9), (7, 9)])
+def test_tensors_of_other_axes_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"image must be an array \(H, W\) .*, got .* of torch.float32"):
+        through(0, 4095).transform()(torch.rand(shape) * 4095)
+
+
+def test_parts_of_an_image_in_other_files_are_not_read(tmp_path: Path) -> None:
+    """OME's table of files may point anywhere, and what is missing would be black."""
+    schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    size = 'SizeC="2" SizeT="1" SizeX="9" SizeY="7" SizeZ="1" Type="uint16" DimensionOrder="XYZCT"'
+    uuids = ["urn:uuid:00000000-0000-0000-0000-00000000000a", "urn:uuid:00000000-0000-0000-0000-00000000000b"]
+    (tmp_path / "below").mkdir()
+    for files in (("a.ome.tif", "../b.ome.tif"), ("one.ome.tif",)):
+        data = "".join(
+            f'<TiffData FirstC="{n}" IFD="0" PlaneCount="1"><UUID FileName="{file}">{uuids[n]}</UUID></TiffData>'
+            for n, file in enumerate(files)
+        )
+        pixels = f'<Image ID="Image:0"><Pixels ID="Pixels:0" {size}>{data}</Pixels></Image>'
+        for n, file in enumerate(files):
+            text = f'<?xml version="1.0"?><OME xmlns="{schema}" UUID="{uuids[n]}">{pixels}</OME>'
+            values = np.full((7, 9), 100 + 100 * n, np.uint16)
+            tifffile.imwrite(tmp_path / "below" / file, values, description=text, metadata=None)
+        with pytest.raises(ValueError, match=r"not in this file|got 1 of"):
+            read_image(tmp_path / "below" / files[0], prepared=through(0, 400, 2))
 
 
 def test_without_a_window_the_message_says_how(tmp_path: Path) -> None:
@@ -165,6 +266,22 @@ def test_the_transform_tells_the_reader(tmp_path: Path) -> None:
         images[0]
 
 
+def test_a_transform_with_a_window_takes_only_what_was_read_through_it(tmp_path: Path) -> None:
+    """Inside a function, nothing tells the data set of the window: 8 bits would be taken as they are, in silence."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((20, 30), 100, np.uint8)).save(tmp_path / name / "x.png")
+    inner = eval_transform(through(50, 150, 3)._replace(image_size=(20, 30)))
+    (first, _) = LabelledFolder(tmp_path, transform=inner)
+    assert (first.image == 0.5).all()
+    other = LabelledFolder(tmp_path, transform=lambda sample: inner(sample))
+    for sample in (first._replace(image=first.image * 100), first._replace(image=torch.ones(3, 20, 30).short())):
+        with pytest.raises(ValueError, match=r"not read through the window \(50, 150\); pass this transform itself"):
+            inner(sample)
+    with pytest.raises(ValueError, match="not read through the window"):
+        other[0]
+
+
 def test_a_grey_model_reads_colours_as_grey(tmp_path: Path) -> None:
     """Without a window: the same as its own preparation of the opened file."""
     for name in ("a", "b"):
@@ -185,6 +302,25 @@ def test_pictures_to_look_at() -> None:
     assert grid.shape == (3, 10, 22) and (grid[0, 2:8, 2:10] / 255 - five.mean(0)).abs().max() < 0.003
 
 
+def test_turned_scans_fit_masks_of_both_kinds(tmp_path: Path) -> None:
+    """As of 8 bits: a mask counts the pixels as shown, or as stored, and its size says which."""
+    turned, mask, values = Image.Exif(), np.zeros((20, 30), np.uint8), np.full((20, 30), 1000, np.uint16)
+    turned[0x0112] = 6
+    mask[:5], values[:5] = 255, 4095
+    for name, content in (("shown", np.rot90(mask, -1)), ("stored", mask)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png", exif=turned)
+        Image.fromarray(content).save(tmp_path / f"{name}-mask.png")
+    (tmp_path / "set.csv").write_text("image,label,mask\nshown.png,a,shown-mask.png\nstored.png,b,stored-mask.png\n")
+    prepared = through(0, 4095)._replace(image_size=(20, 20))
+    images = ReleaseDataset(read_table(tmp_path / "set.csv"), "train", eval_transform(prepared))
+    for sample in images:
+        assert torch.equal(sample.object_mask, (sample.image == 1).float())
+    with Image.open(tmp_path / "shown.png") as picture:
+        assert torch.equal(prepared.transform()(picture), images[0].image)
+    found = examine(tmp_path / "set.csv", preprocessing=prepared)
+    assert {check.name: check.mark for check in found.checks}["sizes"] == "ok"
+
+
 def test_the_doctor_reads_through_the_window(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -194,5 +330,7 @@ def test_the_doctor_reads_through_the_window(tmp_path: Path) -> None:
     for quick in (True, False):
         found = examine(tmp_path, preprocessing=through(0, 4095, 2), quick=quick)
         assert found.exit_code == 0 and not found.next_lines[1].endswith("train[0])'")
-    again = examine(tmp_path, preprocessing=through(-1.5, 4095, 3)).next_lines
-    assert "--window -1.5,4095 --channels=3" in again[0]
+    again = examine(tmp_path, preprocessing=through(-1.5, 1048575, 3)).next_lines
+    assert "--window=-1.5,1048575 --channels=3" in again[0]
+    grey = Preprocessing((1, 1), (0.0,), (1.0,))
+    assert "--channels=1" in examine(tmp_path, preprocessing=grey).next_lines[0]

@@ -182,12 +182,12 @@ def test_a_file_is_no_folder(folder: Path) -> None:
         ('{"format": "aimwrap", "format_version": 0}', "must be an integer from 1 on, got 0"),
         ('{"format": "aimwrap", "format_version": true}', "must be an integer from 1 on, got True"),
         (
-            '{"format": "aimwrap", "format_version": 4, "versions": {"aimwrap": "3.1"}}',
-            "format version 4.*newer one 3.1",
+            '{"format": "aimwrap", "format_version": 5, "versions": {"aimwrap": "3.1"}}',
+            "format version 5.*newer one 3.1",
         ),
         (
-            '{"format": "aimwrap", "format_version": 4, "versions": 7}',
-            "and this aimwrap reads up to 3: a newer one saved",
+            '{"format": "aimwrap", "format_version": 5, "versions": 7}',
+            "and this aimwrap reads up to 4: a newer one saved",
         ),
         ('{"format": "aimwrap", "format_version": 1}', "'aim' is missing; the file was damaged or edited"),
     ],

@@ -117,6 +117,7 @@ def test_five_channels_plain_and_with_masks(tmp_path: Path) -> None:
         (path,) = (tmp_path / out / "seed-0" / "csv" / name).iterdir()
         with Image.open(path) as picture:
             assert 30 < np.asarray(picture).max() < 100, "the mean of the channels"
+            assert np.ptp(np.asarray(picture).astype(int), axis=2).max() == 0, "grey"
     model, plain = (tmp_path / out / "seed-0" / "model" for out in ("aim", "plain"))
     prepared = AIM.from_pretrained(model).preprocessing
     assert prepared == load_plain(plain, backbone=None).preprocessing and prepared.window == (0, 4095)
@@ -166,6 +167,8 @@ def test_a_window_survives_json(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / f"{version}")
         config = json.loads((tmp_path / f"{version}" / "config.json").read_text())
         assert config["format_version"] == version
+        opened = 'Image.open("image.png")' if window else 'Image.open("image.jpg")'  # of 8 bits, so not for a window
+        assert opened in (tmp_path / f"{version}" / "README.md").read_text()
         if window is None:
             del config["preprocessing"]["window"]
             (tmp_path / "1" / "config.json").write_text(json.dumps(config))

@@ -319,8 +319,9 @@ def _command(path: Path, kind: str | None, sources: Sources, options: Options) -
     """The same examination on the command line."""
     named = {"as": kind, **sources._asdict(), "table": None}  # a table is the path itself
     words = ["aimwrap", "data", "doctor", str(path)]
-    if options.prepared is not None and options.prepared.window is not None:
-        words += ["--window", "{:g},{:g}".format(*options.prepared.window), f"--channels={len(options.prepared.mean)}"]
+    if (prepared := options.prepared) is not None and (prepared.window is not None or len(prepared.mean) != 3):
+        words += [] if prepared.window is None else ["--window={:.15g},{:.15g}".format(*prepared.window)]
+        words.append(f"--channels={len(prepared.mean)}")
     for name, value in named.items():
         if isinstance(value, str | Path):
             words += [f"--{name.replace('_', '-')}", str(value)]

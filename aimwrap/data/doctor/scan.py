@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import get_size
 from ..._files import checksum
 from ..._text import with_progress
 from ...preprocessing import Preprocessing
-from ..io import open_object_mask, read_image, size_and_orientation
+from ..io import is_tiff, open_object_mask, read_image, size_and_orientation
 from ..release import Box
 
 CHUNK = 32  # files a thread takes at once
@@ -50,7 +50,7 @@ def look_at_image(path: Path, quick: bool = False, digest: bool = False, prepare
     """Open an image; one with a window is always read."""
     try:
         through = prepared is not None and prepared.window is not None
-        size, orientation = ((0, 0), 1) if through else size_and_orientation(path)
+        size, orientation = ((0, 0), 1) if through and is_tiff(path) else size_and_orientation(path)
         if through or not quick:  # by notes behind the pixels too, as some programs write in PNG
             size = tuple(get_size(read_image(path, prepared=prepared)))
         return Look(size, digest=checksum(path) if digest and not quick else None, orientation=orientation)
