@@ -40,7 +40,7 @@ def support(masks: list[Tensor], head: str) -> Tensor:
     return merged
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(QUICK),
     head=st.sampled_from(["paper", "feature-preserving"]),

@@ -56,7 +56,8 @@ ADDED = {
     ("report",): "--workers 0 --verify-images 8 -q",
     ("train",): SHORT_RUN,
 }
-SLOW = {"docs/attribution.md", "docs/backbones.md", "docs/figures.md", "docs/sharing.md"}  # more than a few seconds
+# More than a few seconds.
+SLOW = {"docs/attribution.md", "docs/backbones.md", "docs/figures.md", "docs/sharing.md", "docs/transformers.md"}
 SLOW_COMMANDS = {
     "data",
     "demo",
