@@ -60,7 +60,8 @@ def evaluate(
     """
     model.eval()
     device, dtype = fabric.device, next(model.parameters()).dtype
-    accuracy, by_class = group_accuracy(splits).to(device), class_accuracy(splits).to(device)
+    accuracy = group_accuracy(splits).to(device)
+    by_class = class_accuracy(splits).to(device) if rule == "validation worst class" else None
     survival = MeanMetric().to(device) if rule == "validation survival" else None
     aim = model.first if isinstance(model, SecondLook) else model  # whose masks are measured
     areas = {stage: MeanMetric().to(device) for stage in (aim.stages if isinstance(aim, AIM) else ())}
@@ -81,7 +82,8 @@ def evaluate(
                 assert isinstance(model, AIM) and seen is not None
                 survival.update(survive(model, pixels, seen).float())
         accuracy.update(output.logits, labels, groups)
-        by_class.update(output.logits, labels, labels)
+        if by_class is not None:
+            by_class.update(output.logits, labels, labels)
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
         if seen is not None and known:
@@ -93,7 +95,7 @@ def evaluate(
     scores = computed(accuracy)
     found: dict[str, Any] = {name: scores.pop(name) for name in ("average", "worst_group", "weighted_average")}
     found["groups"] = {name: value for name, value in scores.items() if value is not None}
-    if rule == "validation worst class":
+    if by_class is not None:
         found["worst_class"] = computed(by_class)["worst_group"]
     if survival is not None:
         found["survival"] = computed(survival)["value"]
