@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -38,3 +38,17 @@ def wait_until(page: Any, expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"never: {expression}"
         page.wait_for_timeout(50)
+
+
+def check_accessible(axe: Any, page: Any, known: Mapping[str, str] | None = None) -> None:
+    """axe-core finds nothing serious, but what is ``known``: a text in the element, by the finding's id."""
+    found = axe.run(page).response
+    assert len(found["passes"]) > 20  # it did look
+    serious = [
+        f"{one['id']} ({one['impact']}): {node['html'][:160]} {node['failureSummary']}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+        if (known or {}).get(one["id"], "no such text") not in node["html"]
+    ]
+    assert not serious, "\n".join(serious)
