@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .analysis.verification import verify as verify
     from .backbones.inspection import Inspection as Inspection
     from .backbones.inspection import inspect_backbone as inspect_backbone
+    from .backbones.records import preprocessing_of as preprocessing_of
     from .exchange import exchange_backgrounds as exchange_backgrounds
     from .gumbel import binary_gumbel_softmax as binary_gumbel_softmax
     from .gumbel import budgeted_mask as budgeted_mask
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from .output import MaskedFeatures as MaskedFeatures
     from .output import Prediction as Prediction
     from .preprocessing import Preprocessing as Preprocessing
-    from .preprocessing import preprocessing_of as preprocessing_of
     from .second_look import SecondLook as SecondLook
     from .second_look import SecondLookOutput as SecondLookOutput
     from .tau import TauScheduler as TauScheduler
@@ -68,6 +68,7 @@ else:
         "analysis.findings": ("Check", "Survival", "Verification"),
         "analysis.verification": ("verify",),
         "backbones.inspection": ("Inspection", "inspect_backbone"),
+        "backbones.records": ("preprocessing_of",),
         "exchange": ("exchange_backgrounds",),
         "gumbel": ("binary_gumbel_softmax", "budgeted_mask"),
         "health": ("MaskFinding", "MaskHealth", "MaskHealthWarning"),
@@ -76,7 +77,7 @@ else:
         "masks.exporting": ("MaskExport", "export_masks"),
         "model": ("AIM",),
         "output": ("AIMOutput", "MaskedFeatures", "Prediction"),
-        "preprocessing": ("Preprocessing", "preprocessing_of"),
+        "preprocessing": ("Preprocessing",),
         "second_look": ("SecondLook", "SecondLookOutput"),
         "tau": ("TauScheduler", "annealed_tau"),
     }

@@ -20,12 +20,11 @@ from ._checks import (
 )
 from ._numerics import in_precision
 from .backbones.create import create_backbone
-from .backbones.of_transformers import class_names_of
+from .backbones.records import class_names_of, preprocessing_of
 from .base import AIMBase, architecture_of, fresh_linear, notation
 from .gumbel import binary_gumbel_softmax, budgeted_mask, perturb, rank_only, straight_through
 from .mask_estimator import MaskContext, MaskEstimator, MaskNorm, MaskPadding
 from .output import AIMOutput, MaskedFeatures, Prediction
-from .preprocessing import preprocessing_of
 from .sharing import Shareable
 from .sharing.recipe import Recipe, builder_of, parts_of
 from .taps import FINAL, Stage, tap_backbone

@@ -1,4 +1,4 @@
-"""How images are prepared for a backbone: sizes, crop and normalisation, from its record."""
+"""How images are prepared for a model: what their values mean, sizes, crop and normalisation."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image, ImageOps
-from timm.data import resolve_data_config
-from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 LEAST_WHITE = 1 << 14  # in 16 bits; what has no brighter value is more likely of 10 to 14 bits than so dark
 OR_WINDOW = "or say which values are black and white: --window LOW,HIGH, in Python aimwrap.Preprocessing(window=)"
-_RECORDED = ("input_size", "mean", "std")  # without these, timm would fall back to ImageNet's usual values
 
 
 class Preprocessing(NamedTuple):
@@ -297,40 +293,6 @@ class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no
         return self._call_kernel(v2.functional.resize, inpt, params["size"], interpolation=self.interpolation)
 
 
-def preprocessing_of(backbone: nn.Module, channels: int | None = None) -> Preprocessing | None:
-    """Find out how a backbone's images should be prepared.
-
-    Args:
-        backbone: a model of timm, which keeps a record, or one of torchvision that
-            :func:`~aimwrap.backbones.create_backbone` built with weights.
-        channels: of its images, if known: a record for another number says nothing.
-
-    Returns:
-        The preprocessing; None where nothing is known: torchvision's modules do not say with which weights they were
-        built, and a few models of timm that pad instead of cropping are not covered.
-
-    Example:
-        >>> import timm
-        >>> preprocessing_of(timm.create_model("resnet10t")).image_size
-        (176, 176)
-    """
-    own = getattr(backbone, "preprocessing", None)
-    if isinstance(own, Preprocessing):
-        return own if channels in (None, len(own.mean)) else None
-    record = getattr(backbone, "pretrained_cfg", None)
-    if not isinstance(record, Mapping) or not all(record.get(key) for key in _RECORDED):
-        return None
-    if channels is not None and len(record["mean"]) != channels:
-        return None
-    data = resolve_data_config(pretrained_cfg=dict(record))
-    if data["crop_mode"] == "border":
-        return None
-    _, height, width = data["input_size"]
-    mean, std = (tuple(map(float, data[key])) for key in ("mean", "std"))
-    crop, squash = float(data["crop_pct"]), data["crop_mode"] == "squash"
-    return Preprocessing((height, width), mean, std, data["interpolation"], crop, squash)
-
-
 def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
     """The same in plain numbers and tuples.
 
@@ -370,32 +332,3 @@ def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
         if not fit:
             raise ValueError(f"preprocessing must have {expected}, got {given}")
     return Preprocessing((height, width), mean, std, given.interpolation, crop, given.squash, window)
-
-
-def preprocessing_of_weights(name: str, weights: Any) -> Preprocessing | None:
-    """Find out how images should be prepared for torchvision's weights.
-
-    Args:
-        name: torchvision's name of the model.
-        weights: the weights as its builder takes them: a name such as ``"DEFAULT"`` or a member of their enumeration.
-
-    Returns:
-        The preprocessing, or None without weights.
-
-    Example:
-        >>> preprocessing_of_weights("resnet18", "DEFAULT").image_size
-        (224, 224)
-    """
-    chosen = torchvision.models.get_model_weights(name).verify(weights)
-    if chosen is None:
-        return None
-    preset = chosen.transforms()
-    cropped, mean, std = preset.crop_size[0], tuple(preset.mean), tuple(preset.std)
-    crop = crop_share(cropped, preset.resize_size[0])
-    return Preprocessing((cropped, cropped), mean, std, preset.interpolation.value, crop, squash=False)
-
-
-def crop_share(cropped: int, resized: int) -> float:
-    """The ``crop`` of a preprocessing that resizes the shorter side to ``resized`` and keeps ``cropped`` of it."""
-    crop = cropped / resized  # which may be a rounding error short of the size
-    return crop if math.floor(cropped / crop) == resized else math.nextafter(crop, 0)

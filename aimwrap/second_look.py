@@ -14,10 +14,11 @@ from ._checks import check_images, check_second_look
 from ._numerics import in_precision, wide_dtype, without_autocast
 from .analysis.readout import evaluating, unwrap
 from .backbones.create import create_backbone
+from .backbones.records import preprocessing_of
 from .base import AIMBase, Cost, Network, fresh_linear
 from .model import AIM
 from .output import AIMOutput, Prediction
-from .preprocessing import Preprocessing, preprocessing_of, renormalised
+from .preprocessing import Preprocessing, renormalised
 from .sharing import Shareable
 from .sharing.files import Config
 from .sharing.rebuilding import Given, rebuild_second_look

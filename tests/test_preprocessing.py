@@ -14,7 +14,7 @@ from torch import nn
 from zoo import TinyNet
 
 from aimwrap import AIM, Preprocessing, preprocessing_of
-from aimwrap.preprocessing import preprocessing_of_weights
+from aimwrap.backbones.records import preprocessing_of_weights
 
 
 class Recorded(nn.Module):

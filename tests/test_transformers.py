@@ -14,7 +14,7 @@ import transformers
 
 from aimwrap import AIM, AIMLoss, explain
 from aimwrap.backbones import preprocessing_of_processor
-from aimwrap.backbones.of_transformers import class_names_of
+from aimwrap.backbones.records import class_names_of
 
 NAMES = {"id2label": {0: "cat", 1: "dog", 2: "bird"}}
 FLAT = {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}

@@ -1,6 +1,6 @@
 """Backbones: built by name, inspected before they are wrapped, and trained without AIM for comparison."""
 
 from .create import create_backbone
-from .of_transformers import preprocessing_of_processor
+from .records import preprocessing_of_processor
 
 __all__ = ["create_backbone", "preprocessing_of_processor"]

@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from ..preprocessing import preprocessing_of_weights
+from .records import preprocessing_of_weights
 
 
 def create_backbone(name: str, backbone_kwargs: Mapping[str, Any] | None = None) -> nn.Module:

@@ -17,11 +17,12 @@ from .._checks import check_logits
 from .._files import checksum, replacing_together
 from ..base import fresh_linear, parameter_groups
 from ..output import AIMOutput
-from ..preprocessing import Preprocessing, checked_preprocessing, preprocessing_of
+from ..preprocessing import Preprocessing, checked_preprocessing
 from ..sharing import files
 from ..sharing.recipe import differing_part, parts_of
 from ..taps.probe import logits_in, tensors_in
 from .create import building_at_most, create_backbone, is_import_path
+from .records import preprocessing_of
 
 CONFIG = "plain.json"
 _VERSIONS = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"

@@ -149,12 +149,9 @@ def export_masks(
                 maps = maps_on(seen, row, placed, seen_part(network.preprocessing, tuple(size)), tuple(size))
                 arrays = _masks_of({name: values.numpy() for name, values in maps.items()}, threshold)
                 if "overlay" in asked:
-                    _save(
-                        overlaid(as_picture(source.read(network.preprocessing)), arrays[own]),
-                        folder / "overlay" / f"{source.name}.jpg",
-                    )
-                    if own not in asked:
-                        del arrays[own]
+                    image = as_picture(source.read(network.preprocessing))
+                    overlaid(image, arrays[own]).save(_place(folder, "overlay", source, "jpg"))
+                    arrays = {name: values for name, values in arrays.items() if own in asked or name != own}
                 if as_stored:
                     windowed = network.preprocessing.window and is_tiff(source.path)  # which must be upright
                     turn = 1 if windowed else size_and_orientation(source.path)[1]
@@ -310,13 +307,8 @@ def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _masks_of(maps: dict[str, np.ndarray[Any, Any]], threshold: float | str | None) -> dict[str, np.ndarray[Any, Any]]:
     """Masks as truth values; contributions, too, with a threshold."""
-    found: dict[str, np.ndarray[Any, Any]] = {}
-    for name, values in maps.items():
-        if name == "contributions":
-            found[name] = values if threshold is None else above(values, threshold)
-        else:
-            found[name] = values > 0
-    return found
+    masks = {name: values > 0 for name, values in maps.items() if name != "contributions"}
+    return masks | {n: v if threshold is None else above(v, threshold) for n, v in maps.items() if n not in masks}
 
 
 def _facts(
@@ -348,17 +340,15 @@ def _write(
     folder: Path, source: _Source, arrays: dict[str, np.ndarray[Any, Any]], line: dict[str, Any], formats: Sequence[str]
 ) -> None:
     for name, values in arrays.items():
-        path = folder / name / source.name
         if "png" in formats:
-            _save(Image.fromarray(grey(values)), path.with_name(f"{path.name}.png"))
+            Image.fromarray(grey(values)).save(_place(folder, name, source, "png"))
         if "npy" in formats:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path.with_name(f"{path.name}.npy"), values)
+            np.save(_place(folder, name, source, "npy"), values)
         if "yolo" in formats and name in line["masks"]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f"{path.name}.txt").write_text(yolo(line, name), encoding="utf-8")
+            _place(folder, name, source, "txt").write_text(yolo(line, name), encoding="utf-8")
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def _place(folder: Path, kind: str, source: _Source, suffix: str) -> Path:
+    path = folder / kind / f"{source.name}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    return path

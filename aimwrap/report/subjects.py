@@ -10,8 +10,9 @@ from ..analysis.look import Look, look
 from ..analysis.readout import inside
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
+from ..backbones.records import preprocessing_of
 from ..model import AIM
-from ..preprocessing import Preprocessing, preprocessing_of
+from ..preprocessing import Preprocessing
 from ..second_look import SecondLook
 from ..sharing.card import facts_of, listed_classes, prepared_as
 from ..taps import Stage

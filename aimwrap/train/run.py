@@ -30,12 +30,13 @@ from ..backbones.create import create_backbone, default_weights, find_builder, i
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
+from ..backbones.records import preprocessing_of
 from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
-from ..preprocessing import Preprocessing, preprocessing_of
+from ..preprocessing import Preprocessing
 from ..sharing.recipe import fingerprint
 from ..taps.copies import unmoved_generators
 from ..tau import TauScheduler
