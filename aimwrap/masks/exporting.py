@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
-from .._files import locked, parts_of, read_json, write_json
+from .._files import locked, parts_of, read_json, replacing, write_json
 from .._text import numbered, with_progress
 from ..analysis.look import Look, look
 from ..analysis.readout import inside, unwrap
 from ..data.io import as_picture, is_tiff, left_out, pictures_below, read_image, size_and_orientation
 from ..data.release import ImageLoader, Record, Release, ReleaseDataset, read_sample
+from ..data.sets.folder import seen_twice
 from ..preprocessing import Preprocessing
 from ..second_look import SecondLook
 from .formats import above, box_around, coco, digest_of, grey, overlaid, run_lengths, yolo
@@ -125,14 +126,18 @@ def export_masks(
         raise ValueError("as_stored is for folders and files; masks of a data set always fit its own masks")
     assert network.preprocessing is not None
     folder, weight = Path(out), next(network.parameters())
-    sources, classes = _sources(images, folder), _classes(network, images)
+    (root, sources), classes = _sources(images, folder), _classes(network, images)
     settings: dict[str, Any] = {"what": sorted(asked), "formats": sorted(formats), "threshold": threshold}
     settings |= {"as_stored": as_stored, "weights": digest_of(network), "images": str(network.preprocessing)}
+    settings |= {"second look": second and second.extra_repr(), "folder of images": str(root.resolve())}
+    files = [source.digest() for source in sources]
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         done = _begin(folder, settings)
-        files = [source.digest() for source in sources]
         todo = [n for n, source in enumerate(sources) if done.get(source.image, {}).get("file") != files[n]]
+        if old := {sources[n].image for n in todo} & done.keys():  # they get another line
+            with replacing(folder / JOURNAL) as path:
+                path.write_text("".join(json.dumps(line) + "\n" for one, line in done.items() if one not in old))
         loader = ImageLoader(
             Subset(_Prepared(sources, network.preprocessing), todo),
             batch_size,
@@ -189,10 +194,11 @@ class _Source(NamedTuple):
         return read_sample(self.record, self.release, prepared).image
 
     def digest(self) -> str:
-        """Another one where the file has changed."""
+        """Another one where the file, its label or its name in the output has changed."""
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not there; pass a folder, or paths of images")
-        return hashlib.sha256(b"".join(parts_of(self.path))).hexdigest()[:16]
+        known = f"{self.name}\n{None if self.record is None else self.record.label}".encode()
+        return hashlib.sha256(b"".join([*parts_of(self.path), known])).hexdigest()[:16]
 
 
 class _Prepared(Dataset[tuple[Tensor, Tensor]]):
@@ -229,20 +235,20 @@ def _check(network: nn.Module, what: Sequence[str], formats: Sequence[str], thre
         )
 
 
-def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset, out: Path) -> list[_Source]:
-    """The images, each with a name of its own below a common folder, without those that were written to ``out``."""
+def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset, out: Path) -> tuple[Path, list[_Source]]:
+    """A common folder, and the images, each with a name of its own below it, without masks that were written here."""
     records: list[Record | None] = []
     if isinstance(images, ReleaseDataset):
         records, release = list(images.records), images.release
         paths, root = [record.path for record in images.records], release.root
     elif isinstance(images, str | Path) and Path(images).is_dir():
         (root, release), unread = (Path(images), None), list[Path]()
+        written = [out.resolve(), *(path.resolve().parent for path in root.rglob(JOURNAL))]  # as these are masks
         paths = [root / name for name in pictures_below(root, unread)]
-        paths = [path for path in paths if not path.resolve().is_relative_to(out.resolve())]
-        there = {path.relative_to(root).with_suffix("").parts for path in paths}
-        twins = ["/".join(parts) for parts in sorted(there) if parts[1:] in there]
-        masks = [f"{one} seems to be a mask of another image; --data leaves out a data set's masks" for one in twins]
-        for note in (*left_out(unread, root), *masks[:1]):
+        paths = [path for path in paths if not any(path.resolve().is_relative_to(each) for each in written)]
+        twins = seen_twice([path.relative_to(root).as_posix() for path in paths])[1]
+        masks = [f"{one} is perhaps an image and its mask; --data leaves out a data set's masks" for one in twins[:1]]
+        for note in (*left_out(unread, root), *masks):
             warnings.warn(note, stacklevel=3)
     else:
         paths, release = [Path(path) for path in ([images] if isinstance(images, str | Path) else images)], None
@@ -258,7 +264,7 @@ def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset, out: Pa
     names_out = [name if stem in twice else stem for name, stem in zip(names, stems, strict=True)]
     names_out = names_out if len(set(names_out)) == len(names_out) else names  # a.jpg, a.png and a.jpg.png
     records = records or [None] * len(paths)
-    return [_Source(*each, release) for each in zip(paths, names, names_out, records, strict=True)]
+    return root, [_Source(*each, release) for each in zip(paths, names, names_out, records, strict=True)]
 
 
 def _classes(network: Any, images: object) -> list[str]:

@@ -380,7 +380,8 @@ def _level(shape: Shape, probe: Probe, deepest: int = 0, last: Call | None = Non
 
 def _is_global_pool(call: Call) -> bool:
     weightless = not any(True for _ in call.module.parameters())
-    return isinstance(call.module, _ADAPTIVE_POOLS) or (weightless and (call.doublings or 0) >= 2)
+    averages = isinstance(call.module, nn.AvgPool2d) and math.prod(call.output_shape[2:]) == 1  # also of 2 x 2
+    return isinstance(call.module, _ADAPTIVE_POOLS) or averages or (weightless and (call.doublings or 0) >= 2)
 
 
 def _without_branches(calls: list[Call], probe: Probe) -> list[Call]:

@@ -238,5 +238,8 @@ def test_a_grid_of_given_masks() -> None:
     assert torch.equal(found[0, 12:20, 12:20], (255 * images[1, 0] * shade).round().byte())
     with pytest.raises(ValueError, match=r"masks must be \(2, 1, h, w\)"):
         mask_grid(images, masks[:1])
+    for wrong, found in ((255 * masks, "0 to 255"), (masks * torch.nan, "nan to nan")):
+        with pytest.raises(ValueError, match=f"masks must be from 0 to 1, got {found}"):
+            mask_grid(images, wrong)
     with pytest.raises(ValueError, match="images must be"):
         mask_grid(images[0], masks)

@@ -208,13 +208,49 @@ def test_pictures_of_kinds_that_are_not_read_are_named(model: AIM, pictures: Pat
         export_masks(model, pictures, tmp_path / "out", **SILENT)
 
 
-def test_masks_next_to_the_images_are_warned_of(model: AIM, pictures: Path, tmp_path: Path) -> None:
-    own = next(path for path in pictures.rglob("*") if path.is_file())
-    twin = pictures / "segmentations" / own.relative_to(pictures).with_suffix(".png")
-    twin.parent.mkdir(parents=True)
-    Image.new("L", (8, 8)).save(twin)
-    with pytest.warns(UserWarning, match=f"segmentations/.*{own.stem} seems to be a mask of another image"):
-        export_masks(model, pictures, tmp_path / "out", **SILENT)
+@pytest.mark.parametrize("names", [("0.jpg", "masks/0.png"), ("images/0.jpg", "masks/0.png"), ("0.jpg", "0_mask.png")])
+def test_masks_among_the_images_are_warned_of(model: AIM, tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (40, 40)).save(tmp_path / name)
+    with pytest.warns(UserWarning, match="^0 is perhaps an image and its mask; --data leaves out"):
+        assert export_masks(model, tmp_path, tmp_path / "out", **SILENT).images == 2
+
+
+def test_earlier_masks_are_no_images(model: AIM, pictures: Path) -> None:
+    """Of another output below the images."""
+    export_masks(model, pictures, pictures / "masks" / "first", **SILENT)
+    assert export_masks(model, pictures, pictures / "masks" / "second", **SILENT).images == 4
+
+
+def test_a_corrected_label_is_written(model: AIM, pictures: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "t.csv", tmp_path / "out"
+    for first, second in (("cat", "dog"), ("owl", "dog")):
+        table.write_text(f"image,label\npictures/a/wide.jpg,{first}\npictures/b/same.jpg,{second}\n")
+        images = LabelledTable(table, classes=("cat", "dog", "owl"))
+        found = export_masks(model, images, out, formats=["yolo", "coco"], **SILENT)
+        names = [("cat", "dog", "owl").index(name) for name in (first, second)]
+        assert [
+            lines_of(out)[record.path.relative_to(tmp_path).as_posix()]["class"] for record in images.records
+        ] == names
+        annotations = json.loads((out / "merged.json").read_text())["annotations"]
+        assert [one["category_id"] - 1 for one in annotations] == names
+        assert (out / "merged" / "pictures" / "a" / "wide.txt").read_text().startswith(str(names[0]))
+    assert found.written == 1, "the other label is the same"
+    assert len((out / "masks.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_folder_of_masks_is_of_one_folder_of_images_and_one_second_look(
+    model: AIM, pictures: Path, tmp_path: Path
+) -> None:
+    """They have equal names, and no weight tells a margin."""
+    second = SecondLook(model, margin=1)
+    export_masks(second, pictures / "a", tmp_path / "out", **SILENT)
+    with pytest.raises(ValueError, match="holds masks with other folder of images; name another folder"):
+        export_masks(second, pictures / "b", tmp_path / "out", **SILENT)
+    second.margin = 0
+    with pytest.raises(ValueError, match="holds masks with other second look; name another folder"):
+        export_masks(second, pictures / "a", tmp_path / "out", **SILENT)
 
 
 def test_classes_in_another_order_are_refused(model: AIM, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.loss import AsymmetricLossMultiLabel, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 from zoo import TinyNet
 
@@ -244,6 +244,32 @@ def test_any_loss_with_a_softmax_is_refused_for_one_logit(loss: nn.Module, targe
 def test_losses_of_one_logit_are_taken(loss: nn.Module, logit: float) -> None:
     """Also where they have no gradient, as for an image that is classified well already."""
     check_one_logit(loss, torch.full((2, 1), logit), torch.ones(2, 1))
+
+
+def test_balanced_labels_are_no_softmax() -> None:
+    """Of as many ones as zeros, a hinge is the same wherever all logits are."""
+    check_one_logit(nn.L1Loss(), torch.zeros(4, 1), torch.tensor([[0.0], [1.0], [0.0], [1.0]]))
+
+
+@pytest.mark.parametrize("loss", [AsymmetricLossMultiLabel(), nn.HingeEmbeddingLoss()])
+def test_labels_without_a_second_dimension_are_refused(loss: nn.Module) -> None:
+    """Each logit was compared with all labels: six right predictions had a loss of 17.9."""
+    labels = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    logits = torch.where(labels == 1, 4.0, -4.0)[:, None]
+    output = AIMOutput(logits, {3: logits}, {3: torch.ones(6, 1, 2, 2)})
+    criterion = AIMLoss(tau=1.0, classification_loss=loss)
+    criterion(output, torch.ones(6))  # of which nothing can be said yet
+    with pytest.raises(ValueError, match=r"compares each logit with all labels, .* \(6,\) .*write labels\[:, None\]"):
+        criterion(output, labels)
+    criterion(output, labels[:, None])
+
+
+def test_a_loss_that_takes_the_second_dimension_away_is_taken() -> None:
+    class Squeezed(nn.Module):
+        def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+            return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), labels)
+
+    check_one_logit(Squeezed(), torch.zeros(300, 1), (torch.arange(300) == 7).float())
 
 
 def test_explanations_of_either_class_may_be_asked_for(model: AIM) -> None:

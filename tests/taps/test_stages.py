@@ -694,3 +694,13 @@ def test_what_the_next_block_does_first_is_its_own() -> None:
             return super().features(x)
 
     assert [tap.node for tap in tap_backbone(Net(), [2, 3]).taps] == ["block2", "block3"]
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.AvgPool2d(1280, ceil_mode=True), nn.AdaptiveAvgPool2d(1)])
+def test_an_average_over_four_positions_is_no_map(pool: nn.Module) -> None:
+    """AvgPool2d(2) on 2 x 2 was the final map, so a mask chose nothing."""
+    blocks = [conv_block(c, k, stride=2) for c, k in ((3, 8), (8, 12), (12, 16), (16, 20))]
+    model = nn.Sequential(*blocks, pool, nn.Flatten(), nn.Linear(20, 3))
+    tapped = tap_backbone(model, [1, 2], example_input=torch.zeros(1, 3, 32, 32), final=True)
+    assert [(tap.node, tap.size) for tap in tapped.taps] == [("2", (4, 4)), ("3", (2, 2))]
+    assert tapped.final is not None and tapped.final.node == "3"

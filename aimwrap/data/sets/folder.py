@@ -206,14 +206,19 @@ def _class_pictures(folder: Path, unread: list[Path]) -> list[str]:
             f"{folder} has no image, so its class would be empty; remove the folder, or put its images there "
             "(files that end in .jpg, .jpeg, .png, .webp and so on)"
         )
-    names = Counter(MASK.sub("", stem) for stem in sorted({*map(_stem, relatives)}))
-    twice = [name for name, count in names.items() if count > 1]
-    if len(twice) > 1 or (twice and len(names) <= 2):  # a single pair may have its names by chance
+    names, twice = seen_twice(relatives)
+    if len(twice) > 1 or (twice and names <= 2):  # a single pair may have its names by chance
         raise ValueError(
             f"{folder} has masks or thumbnails among its images, such as those of {twice[0]}, which would be images of "
             "the class. Move them into another folder, with a folder per class; masks= takes it"
         )
     return relatives
+
+
+def seen_twice(relatives: list[str]) -> tuple[int, list[str]]:
+    """How many names there are without words for masks, and those of them that an image and its mask have."""
+    names = Counter(MASK.sub("", stem) for stem in sorted({*map(_stem, relatives)}))
+    return len(names), [name for name, count in names.items() if count > 1]
 
 
 def _masks(folder: Path, mask_folder: Path, names: list[str]) -> dict[str, Path]:
