@@ -162,12 +162,13 @@ def test_values_that_the_window_does_not_fit_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("window", "values"),
-    {
-        (-160, 240): np.full((7, 9), 200, np.uint8),  # a JPEG of a CT
-        (0, 1): np.full((7, 9), 200, np.uint8),
-        (0, 0.9): np.full((7, 9), 20000, np.uint16),
-        (300, 3100): torch.rand(1, 7, 9),  # as torchvision's ToTensor gives
-    }.items(),
+    [
+        ((-160, 240), np.full((7, 9), 200, np.uint8)),  # a JPEG of a CT
+        ((0, 1), np.full((7, 9), 200, np.uint8)),
+        ((0, 0.9), np.full((7, 9), 20000, np.uint16)),
+        ((300, 3100), torch.rand(1, 7, 9)),  # as torchvision's ToTensor gives
+        ((-160, 240), torch.rand(1, 7, 9)),
+    ],
 )
 def test_values_of_another_kind_than_the_window_are_refused(window: tuple[float, float], values: Any) -> None:
     with pytest.raises(ValueError, match=f"the window goes from {window[0]} to {window[1]}; pass the values that"):

@@ -83,6 +83,27 @@ def test_values_of_fewer_bits_than_the_file_are_refused(tmp_path: Path, bits: in
             opening(tmp_path / name)
 
 
+def test_a_mark_of_65535_makes_no_white(tmp_path: Path) -> None:
+    """Written into an image of 12 bits, it left 12 of 255 for the rest; beside nothing else it is white."""
+    values = np.linspace(0, 4095, 96).round().astype(np.uint16).reshape(8, 12)
+    values[:2, :2] = 65535
+    Image.fromarray(values).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"x\.png has pixels of more than 8 bits, from 86 to 4095"):
+        open_image(tmp_path / "x.png")
+    Image.fromarray(np.uint16(65535) * (values == 65535)).save(tmp_path / "x.png")
+    assert open_object_mask(tmp_path / "x.png").sum() == 4
+
+
+def test_a_preview_before_the_full_picture_is_refused(tmp_path: Path) -> None:
+    """As in DNG, whose full picture is in a part that Pillow does not open."""
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(np.zeros((6, 8, 3), np.uint8), subfiletype=1, subifds=1, photometric="rgb")
+        file.write(np.ones((60, 80, 3), np.uint8), photometric="rgb")
+    with pytest.raises(ValueError, match="a small picture before the full one, which would not be read"):
+        open_image(tmp_path / "x.tif")
+
+
 def test_full_16_bits_are_read(tmp_path: Path) -> None:
     """Right before, and so it stays."""
     values = np.linspace(0, 65535, 96).astype(np.uint16).reshape(4, 8, 3)
