@@ -133,12 +133,8 @@ def export_masks(
         done = _begin(folder, settings)
         files = [source.digest() for source in sources]
         todo = [n for n, source in enumerate(sources) if done.get(source.image, {}).get("file") != files[n]]
-        loader = ImageLoader(
-            Subset(_Prepared(sources, network.preprocessing), todo),
-            batch_size,
-            num_workers=workers,
-            generator=torch.Generator(),  # else torch's is moved
-        )
+        prepared = Subset(_Prepared(sources, network.preprocessing), todo)
+        loader = ImageLoader(prepared, batch_size, num_workers=workers)
         position, placed = iter(todo), (*asked, own) if "overlay" in asked else asked
         for batch, sizes in with_progress(loader, "masks") if progress else loader:
             seen, lines = look(network, batch.to(weight.device, weight.dtype)).cpu(), []
