@@ -279,8 +279,7 @@ class MaskHealth:
     ) -> list[MaskFinding]:
         """At most one finding: the first symptom that fits explains the others."""
         seen = evaluation or training
-        if seen is None:
-            return []
+        assert seen is not None
         where = "in evaluation" if evaluation else "in training"
         area = seen.mean_area
         early = annealing and tau >= _LATE

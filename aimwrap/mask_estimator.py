@@ -208,9 +208,8 @@ def _clamp_passing_gradients(logits: Tensor, bound: float) -> Tensor:
 
 
 def _norm(norm: MaskNorm, channels: int) -> nn.Module:
-    kinds = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}
-    module: nn.Module = kinds[norm](channels)
-    return module
+    kinds: dict[str, type[nn.Module]] = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}
+    return kinds[norm](channels)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -182,7 +182,7 @@ def own_values(picture: Image.Image, channels: int | None) -> np.ndarray:
 def windowed(values: Any, prepared: Preprocessing, name: object = "image") -> tv_tensors.Image:
     """Values, an array (H, W) or (H, W, C) or tensor (C, H, W), as (C, H, W) from 0 to 1; else a ValueError."""
     given = checked_preprocessing(prepared)
-    assert given is not None and given.window is not None
+    assert given.window is not None
     (low, high), channels, kind = given.window, len(given.mean), str(values.dtype).removeprefix("torch.")
     if not isinstance(values, torch.Tensor):
         values = values.astype(np.float32 if kind in ("uint8", "uint16", "int16") else np.float64)
@@ -296,15 +296,13 @@ class ResizeToCover(v2.Transform):  # type: ignore[misc]  # torchvision ships no
         return self._call_kernel(v2.functional.resize, inpt, params["size"], interpolation=self.interpolation)
 
 
-def checked_preprocessing(given: Preprocessing | None) -> Preprocessing | None:
+def checked_preprocessing(given: Preprocessing) -> Preprocessing:
     """The same in plain numbers and tuples.
 
     Raises:
         TypeError: if it is not a Preprocessing, or its fields are not numbers.
         ValueError: if images cannot be prepared so.
     """
-    if given is None:
-        return None
     if not isinstance(given, Preprocessing):
         raise TypeError(
             "preprocessing must be an aimwrap.Preprocessing(image_size, mean, std, ...) or None, got "

@@ -215,8 +215,8 @@ class SecondLook(Shareable):
 
         Args:
             images: (N, C, H, W).
-            kept: as in :class:`SecondLookOutput`, ``boxes`` too.
-            boxes: see there.
+            kept: as in :class:`SecondLookOutput`.
+            boxes: as there.
 
         Returns:
             (N, K).
@@ -231,10 +231,7 @@ class SecondLook(Shareable):
 
     @torch.no_grad()
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, AIMOutput]:
-        """Everything before the classifier.
-
-        Args:
-            images: (N, C, H, W).
+        """Everything before the classifier, of images (N, C, H, W).
 
         Returns:
             The backbone's final map of the enlarged pixels, (N, D, h, w), and ``kept``, ``boxes`` and ``first`` of
@@ -252,21 +249,12 @@ class SecondLook(Shareable):
 
     @torch.no_grad()
     def closer(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
-        """The backbone's final map of the kept pixels in their boxes, enlarged.
-
-        Args:
-            images: (N, C, H, W).
-            kept: as in :class:`SecondLookOutput`, ``boxes`` too.
-            boxes: see there.
-
-        Returns:
-            (N, D, h, w).
-        """
+        """The backbone's final map, (N, D, h, w), of the kept pixels in their boxes, enlarged; as :meth:`logits_of`."""
         with evaluating(self.first.backbone if self.backbone is None else self.backbone):
             return self.final_map(self.cut_out(images, kept, boxes))
 
     def cut_out(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
-        """The kept pixels in their boxes, enlarged: all that the second look sees, (N, C, H, W); see :meth:`closer`."""
+        """All that the second look sees, (N, C, H, W): kept pixels in their boxes, enlarged. As :meth:`logits_of`."""
         shown = torch.where(kept > 0, images, self.fill + 0 * kept.to(images))  # NaN stays NaN
         return enlarge(shown, boxes, self.size)
 
@@ -504,16 +492,13 @@ def check_masks(masks: Tensor, images: Tensor) -> Tensor:
 
 def _check_given(images: Tensor, kept: Tensor, boxes: Tensor) -> None:
     number, _, height, width = images.shape
-    if kept.shape != (number, 1, height, width):
-        raise ValueError(
-            f"kept must be of shape {(number, 1, height, width)}, the images' own, got {tuple(kept.shape)}; "
-            "aimwrap.second_look.kept_pixels(mask, images) brings a mask to it"
-        )
-    if boxes.shape != (number, 4):
-        raise ValueError(
-            f"boxes must be of shape {(number, 4)}, left, top, right and bottom in pixels, got {tuple(boxes.shape)}; "
-            "aimwrap.second_look.boxes_around(kept) makes them"
-        )
+    for name, given, shape, which, way_out in (
+        ("kept", kept, (number, 1, height, width), "the images' own", "kept_pixels(mask, images) brings a mask to it"),
+        ("boxes", boxes, (number, 4), "left, top, right and bottom in pixels", "boxes_around(kept) makes them"),
+    ):
+        if given.shape != shape:
+            expected = f"{name} must be of shape {shape}, {which}"
+            raise ValueError(f"{expected}, got {tuple(given.shape)}; aimwrap.second_look.{way_out}")
 
 
 def bounds(kept: Tensor) -> Tensor:

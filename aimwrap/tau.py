@@ -99,11 +99,11 @@ class TauScheduler:
             )
         if not hasattr(criterion, "target_tau"):
             raise TypeError(f"TauScheduler moves an AIMLoss's tau, got {type(criterion).__name__}; pass the criterion")
-        length: Any = anneal_epochs if anneal_epochs is not None else anneal_steps
-        name = "anneal_epochs" if anneal_epochs is not None else "anneal_steps"
+        self.unit = "steps" if anneal_epochs is None else "epochs"
+        length: Any = anneal_steps if anneal_epochs is None else anneal_epochs
         if isinstance(length, bool) or not isinstance(length, Integral) or length < 0:
             wrong = "not be negative" if isinstance(length, Integral) else "be a whole number"
-            raise ValueError(f"{name} must {wrong}, got {length!r}; 0 starts at the target")
+            raise ValueError(f"anneal_{self.unit} must {wrong}, got {length!r}; 0 starts at the target")
         self.criterion = criterion
         self.target: float | tuple[float, ...] = criterion.target_tau
         if not max(_as_tuple(self.target)) <= start <= 1:
@@ -111,7 +111,6 @@ class TauScheduler:
                 f"start must be between the target {self.target} and 1, got {start}; masks open before they close"
             )
         self.length = int(length)
-        self.unit = name.removeprefix("anneal_")
         self.start = start
         self.curve: Curve = curve
         self.steps_done = 0

@@ -129,12 +129,7 @@ def background_bias(
     check_second_look(margin=margin)
     second = inside(model, SecondLook)
     aim = unwrap(model if second is None else second.first)
-    labels: list[Tensor] = []
-    kept_shares: list[Tensor] = []
-    hidden_shares: list[Tensor] = []
-    of_background: list[Tensor] = []
-    of_boxes: list[Tensor] = []
-    of_objects: list[Tensor] = []
+    parts: list[list[Tensor]] = []  # of each batch: labels, shares kept and hidden, and the three kinds of features
     one: Tensor | None = None
     with evaluating(aim):
         for batch in with_progress(batches, "background") if progress else batches:
@@ -143,35 +138,29 @@ def background_bias(
             images = images.to(aim.classifier.weight.device)
             kept = kept_pixels(aim.forward_masks(aim.forward_backbone(images)).merged_mask, images, margin)
             region = bounds(kept)
-            labels.append(own.cpu().long())
             one = images[:1] if one is None else one
-            same = one if one.shape[2:] == images.shape[2:] else resize_to(one, images)
-            kept_shares.append(kept.float().mean((1, 2, 3)).cpu())
-            hidden_shares.append(region.float().mean((1, 2, 3)).cpu())
-            for found, pixels, shown in (
-                (of_background, images, 1 - region),
-                (of_boxes, same.expand_as(images), 1 - region),
-                (of_objects, images, region),
-            ):
+            same = (one if one.shape[2:] == images.shape[2:] else resize_to(one, images)).expand_as(images)
+            parts.append([own.cpu().long(), *(part.float().mean((1, 2, 3)).cpu() for part in (kept, region))])
+            for pixels, shown in ((images, 1 - region), (same, 1 - region), (images, region)):
                 maps = aim.forward_backbone(painted_over(pixels, shown))
-                found.append(list(maps.values())[-1].mean((2, 3)).float().cpu())
-    if sum(map(len, labels)) < 2 * FOLDS:
-        raise ValueError(f"batches must hold at least {2 * FOLDS} images, got {sum(map(len, labels))}")
-    measured = torch.cat(kept_shares) > 0
+                parts[-1].append(list(maps.values())[-1].mean((2, 3)).float().cpu())
+    if (number := sum(len(own) for own, *_ in parts)) < 2 * FOLDS:
+        raise ValueError(f"batches must hold at least {2 * FOLDS} images, got {number}")
+    labels, kept_shares, hidden_shares, *features = map(torch.cat, zip(*parts, strict=True))
+    measured = kept_shares > 0
     if int(measured.sum()) < max(2 * FOLDS, len(measured) // 2):
         raise ValueError(
             f"the masks keep something of {int(measured.sum())} of {len(measured)} images only, too few to compare; "
             "give more images, or see MaskHealth for the remedy"
         )
-    truth, hidden = torch.cat(labels)[measured], torch.cat(hidden_shares)[measured].mean().item()
+    truth, hidden = labels[measured], hidden_shares[measured].mean().item()
     if len(truth.unique()) < 2:
         raise ValueError("batches must hold images of at least two classes, got one")
     if hidden > 0.95:
         raise ValueError(f"the masks, with margin={margin}, leave no background; see MaskHealth for the remedy")
-    found_by = [torch.cat(found)[measured] for found in (of_background, of_boxes, of_objects)]
-    if not all(features.isfinite().all() for features in found_by):
+    if not all(found[measured].isfinite().all() for found in features):
         raise ValueError("features must be finite, got NaN or infinity; check the images and the model's weights")
-    by_background, by_box, by_object = (classified_in_folds(features, truth, seed) for features in found_by)
+    by_background, by_box, by_object = (classified_in_folds(found[measured], truth, seed) for found in features)
     right = measured.clone()
     right[measured] = by_background
     scores = [(int(r.sum()) / len(r), *wilson_interval(int(r.sum()), len(r))) for r in (by_background, by_object)]

@@ -79,7 +79,14 @@ def verify(
         >>> verify(model, torch.randn(4, 3, 64, 64), measure_pixels=False).passed
         True
     """
-    _check_arguments(images, batch_size)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}; torch.stack makes one")
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image, got none; a hundred or more give useful intervals")
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+        raise TypeError(f"batch_size must be an int, got {batch_size!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     batches = images.split(batch_size)
     generator = torch.Generator().manual_seed(seed)
     second = inside(model, SecondLook)
@@ -300,14 +307,3 @@ def _contributions_add_up(model: AIM | SecondLook, images: Tensor, called: nn.Mo
     if not gap <= bound:
         return Check(name, False, f"the stages' shares miss the sum by {gap:.1e}: fuse() adds more than masked maps")
     return Check(name, True, f"within {miss:.1e} of their terms, and are 0 outside the merged mask")
-
-
-def _check_arguments(images: Tensor, batch_size: int) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}; torch.stack makes one")
-    if len(images) == 0:
-        raise ValueError("images must hold at least one image, got none; a hundred or more give useful intervals")
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool):
-        raise TypeError(f"batch_size must be an int, got {batch_size!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")

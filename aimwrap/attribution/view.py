@@ -157,8 +157,7 @@ def cam_layer_of(model: nn.Module, example_input: Tensor | None = None) -> nn.Mo
             f"activation maps would misread. {_WAY_OUT}, whose output is (N, C, H, W), or wrap the model in AIM, "
             "which permutes it"
         )
-    layer: nn.Module = model.get_submodule(found.final.node)
-    return layer
+    return model.get_submodule(found.final.node)
 
 
 def chosen_layer(model: nn.Module, layer: nn.Module | str | None, example_input: Tensor) -> nn.Module:

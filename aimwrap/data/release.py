@@ -220,7 +220,13 @@ class ReleaseDataset(Dataset[Sample]):
 
 
 class ImageLoader(DataLoader[Any]):
-    """A loader whose workers leave Ctrl-C to this process; an error in one reads as it would without workers."""
+    """A loader whose workers leave Ctrl-C to this process; an error in one reads as it would without workers.
+
+    It has a generator of its own: each iteration would move torch's.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **{"generator": torch.Generator()} | keywords)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # which only torch's own code needs more of
         """The batches; a worker's error is raised without the worker's traceback."""

@@ -160,13 +160,8 @@ def jitter_crop_and_flip(preprocessing: Preprocessing) -> Augmentation:
     """At least 8 % of the image's area, flipped in half of the cases, with another brightness and saturation.
 
     As on CUB and TravelingBirds in concept bottleneck models (Koh et al. 2020, ``CUB/dataset.py``), which jitter before
-    they crop; here the colours come last, which gives the same except for the rounding and costs less.
-
-    Args:
-        preprocessing: gives the size and the interpolation.
-
-    Returns:
-        The augmentation.
+    they crop; here the colours come last, which gives the same except for the rounding and costs less. Argument and
+    result as for :func:`crop_and_flip`.
     """
     jitter = v2.ColorJitter(brightness=32 / 255, saturation=(0.5, 1.5))
     return Augmentation(_random_crop_and_flip(preprocessing, (0.08, 1.0)), (jitter,))
@@ -178,13 +173,7 @@ def trivial_augment(preprocessing: Preprocessing) -> Augmentation:
     As on CUB in PIP-Net's training of its classifier (Nauta et al. 2023, ``util/data.py``), after TrivialAugment
     (Müller and Hutter 2021): one operation of a list, at a random strength. Here most strengths are continuous and not
     in 31 steps, and shapes are filtered bilinearly and not to the nearest pixel. PIP-Net cuts the birds out of their
-    images before, and this does not.
-
-    Args:
-        preprocessing: gives the size and the interpolation.
-
-    Returns:
-        The augmentation. Its colours need 8-bit images.
+    images before, and this does not. Argument and result as for :func:`crop_and_flip`; the colours need 8-bit images.
     """
     (height, width), method = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
     shape = partial(v2.RandomAffine, interpolation=InterpolationMode.BILINEAR)

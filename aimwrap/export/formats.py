@@ -210,8 +210,7 @@ class _Program:
         path.write_bytes(file.getbuffer())
 
     def load(self, path: Path) -> Runnable:
-        module: Runnable = torch.export.load(path).module()
-        return module
+        return torch.export.load(path).module()
 
 
 class _AotInductor:
@@ -233,8 +232,7 @@ class _AotInductor:
         )
 
     def load(self, path: Path) -> Runnable:
-        module: Runnable = torch._inductor.aoti_load_package(str(path))
-        return module
+        return torch._inductor.aoti_load_package(str(path))
 
 
 def _export(

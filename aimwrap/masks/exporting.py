@@ -138,12 +138,8 @@ def export_masks(
         if old := {sources[n].image for n in todo} & done.keys():  # they get another line
             with replacing(folder / JOURNAL) as path:
                 path.write_text("".join(json.dumps(line) + "\n" for one, line in done.items() if one not in old))
-        loader = ImageLoader(
-            Subset(_Prepared(sources, network.preprocessing), todo),
-            batch_size,
-            num_workers=workers,
-            generator=torch.Generator(),  # else torch's is moved
-        )
+        prepared = Subset(_Prepared(sources, network.preprocessing), todo)
+        loader = ImageLoader(prepared, batch_size, num_workers=workers)
         position, placed = iter(todo), (*asked, own) if "overlay" in asked else asked
         for batch, sizes in with_progress(loader, "masks") if progress else loader:
             seen, lines = look(network, batch.to(weight.device, weight.dtype)).cpu(), []

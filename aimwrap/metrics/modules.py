@@ -210,10 +210,7 @@ class PointingGame(_PerImage):
         }
 
     def per_image(self) -> Tensor:
-        """Each image's score, (N,), in the order of the updates.
-
-        Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
-        """
+        """Each image's score, (N,), of the images as for :meth:`EnergyPointingGame.per_image`."""
         hits = self.joined("hits")
         hits = torch.where(hits.isnan(), self.constant_map, hits)
         return torch.where(self.joined("no_object") > 0, self.empty_object, hits)
@@ -268,10 +265,7 @@ class MaskOverlap(_PerImage):
         return {**means, "empty_mask": empty_mask, "empty_object": empty_object}
 
     def per_image(self) -> dict[str, Tensor]:
-        """Each image's ``precision``, ``recall`` and ``iou``, (N,) each, in the order of the updates.
-
-        Of this process's images; in ``with metric.sync_context():`` those of all processes, one after the other.
-        """
+        """Each image's ``precision``, ``recall`` and ``iou``, (N,) each, as :meth:`EnergyPointingGame.per_image`."""
         joined = {name: self.joined(name) for name in ("precision", "recall", "iou")}
         return {name: torch.where(values.isnan(), self.empty, values) for name, values in joined.items()}
 

@@ -107,11 +107,7 @@ def draw_masked_image(axes: Axes, image: Tensor, mask: Tensor) -> None:
 def draw_heatmap(axes: Axes, image: Tensor, heatmap: Tensor, object_mask: Tensor | None = None) -> None:
     """Show the positive part of a heatmap (h, w) over an image (3, H, W), scaled to its own largest value.
 
-    Args:
-        axes: where to draw.
-        image: (3, H, W) in [0, 1].
-        heatmap: (h, w); resized bilinearly, as the energy pointing game does.
-        object_mask: (1, H, W), outlined in white if given.
+    It is resized bilinearly, as the energy pointing game does. ``object_mask`` (1, H, W) is outlined in white.
     """
     height, width = image.shape[-2:]
     positive = F.interpolate(plain(heatmap)[None, None].clamp(min=0), size=(height, width), mode="bilinear")[0, 0]

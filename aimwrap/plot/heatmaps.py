@@ -38,6 +38,8 @@ def plot_heatmaps(
 ) -> Figure:
     """Show the heatmaps of two models side by side, one image a row, each with a score (paper fig. 3).
 
+    Result and errors are as for :func:`~aimwrap.plot.plot_masks`.
+
     Args:
         images: (N, 3, H, W) in [0, 1], not normalised; up to eight or so fill a page.
         plain_heatmaps: (N, h, w), of any scale; what is below zero is not shown.
@@ -57,13 +59,6 @@ def plot_heatmaps(
         names: what the two models are called.
         row_titles: one per image.
         title: of the figure.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: if shapes or numbers do not fit.
-        ImportError: without matplotlib, naming the extra.
 
     >>> import torch
     >>> object_mask = torch.zeros(1, 1, 64, 64)

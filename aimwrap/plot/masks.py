@@ -105,6 +105,8 @@ def plot_mask_evolution(
 ) -> Figure:
     """Show how masks change over training, one epoch a column, and their mean area under them (paper fig. 7).
 
+    Result and errors are as for :func:`plot_masks`; all epochs must have the same stages.
+
     Args:
         images: (N, 3, H, W) in [0, 1], not normalised; the same in all epochs.
         masks_by_epoch: pairs of an epoch, in the order of training, and the masks of these images after it: by stage
@@ -113,13 +115,6 @@ def plot_mask_evolution(
         stages: which of the masks to show, a row each per image; all of them by default.
         row_titles: one per image.
         title: of the figure.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: if shapes or numbers do not fit, or epochs have different stages.
-        ImportError: without matplotlib, naming the extra.
 
     >>> import torch
     >>> masks_by_epoch = [(0, torch.ones(1, 1, 2, 2)), (5, torch.eye(2)[None, None])]

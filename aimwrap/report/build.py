@@ -232,13 +232,7 @@ def _background(
     """The findings of :func:`~aimwrap.background_bias` on training images as plain values, or why there are none."""
     training = ReleaseDataset(images.release, "train", eval_transform(subject.preprocessing))
     drawn = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed + 2))[:most].sort().values
-    loader = ImageLoader(
-        Subset(training, drawn.tolist()),
-        batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # else torch's is moved
-    )
+    loader = ImageLoader(Subset(training, drawn.tolist()), batch_size, num_workers=workers, collate_fn=collate)
     weight = next(subject.network.parameters())
     batches = ((batch.image.to(weight.device, weight.dtype), batch.label) for batch in loader)
     try:

@@ -109,10 +109,7 @@ class Report:
 def check_page(path: Path, name: str = "path") -> None:
     """Check before the long work that a page can be written there, and make its folder; ``name`` is the argument's.
 
-    Raises:
-        ImportError: without Jinja, naming the extra.
-        OSError: if its folder cannot be made, or written to.
-        ValueError: if the path has another ending, or is a folder.
+    Errors are those of :meth:`Report.write`.
     """
     from .html import page_template
 

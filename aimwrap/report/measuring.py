@@ -345,8 +345,8 @@ def evaluate(
         ValueError: if an image is damaged, or a model's logits or maps are not finite.
     """
     found = Evaluation(subjects, images, limit, verify_images, seed)
-    prepared, own = PreparedImages(images, found.preprocessings, found.side), torch.Generator()  # else torch's moved
-    loader = ImageLoader(prepared, batch_size, num_workers=workers, generator=own)
+    prepared = PreparedImages(images, found.preprocessings, found.side)
+    loader = ImageLoader(prepared, batch_size, num_workers=workers)
     count = -(-len(images) // batch_size)
     for batch in with_progress(loader, "evaluating", total=count) if progress else loader:
         found.add(batch)

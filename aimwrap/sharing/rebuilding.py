@@ -115,8 +115,8 @@ def check_savable(model: Savable, class_names: Sequence[str] | None, preprocessi
         if len(names) != classes:
             raise ValueError(f"class_names must have one name per class: {classes} classes, {len(names)} name(s)")
         names = tuple(map(str, names))
-    images = checked_preprocessing(aim.preprocessing if preprocessing is None else preprocessing)
-    aim.class_names, aim.preprocessing = names, images
+    images = aim.preprocessing if preprocessing is None else preprocessing
+    aim.class_names, aim.preprocessing = names, None if images is None else checked_preprocessing(images)
 
 
 def rebuild(cls: type, base: type, config: Config, backbone: Given, where: str) -> Any:

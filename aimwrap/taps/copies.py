@@ -238,13 +238,7 @@ def _share_what_cannot_be_copied(module: nn.Module, memo: dict[int, Any]) -> Non
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile's wrapper, or the model itself.
-
-    Args:
-        model: what the user passed.
-
-    Returns:
-        A module that can be copied, run on the copies' own modules, and tapped.
+    """The module inside torch.compile's wrapper, or the model itself: one that can be copied, run and tapped.
 
     Raises:
         TypeError: if it is not an ``nn.Module``, or one that is scripted or wrapped for several devices.

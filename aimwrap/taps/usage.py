@@ -149,11 +149,7 @@ class Removed(nn.Module):
     """In place of a part of the backbone that the tapped outputs did not need when it was wrapped."""
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        """Refuse to be run.
-
-        Raises:
-            RuntimeError: always.
-        """
+        """Refuse to be run, by a RuntimeError."""
         raise RuntimeError(
             "this forward uses a part of the backbone that it did not use when it was wrapped, which may depend "
             "on the images' size; wrap the backbone with example_input= of this size"

@@ -166,7 +166,6 @@ def training_loader(images: Dataset[Sample], order: BatchOrder, workers: int, pi
         collate_fn=_collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
-        generator=torch.Generator(),  # its own: each iteration would move the global one
     )
 
 
@@ -175,9 +174,7 @@ def evaluation_loader(
 ) -> Iterable[Batch]:
     """The loader of a process's part of a split: each image is in one process, once."""
     mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
-    return ImageLoader(
-        mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin, generator=torch.Generator()
-    )
+    return ImageLoader(mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin)
 
 
 def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._text import table
 from .evaluation import EXPLAINED
 from .run import Result
 
@@ -72,14 +73,12 @@ def format_results(results: Sequence[Result]) -> str:
     parts = {part: name for part, name in _PARTS.items() if part in found}
     looks = [(found["scores"], first.scores)]
     looks += [(found[part]["scores"], getattr(first, part)["scores"]) for part in parts]
-    table = [["", "first look", *parts.values()]] if parts else []
-    table += [
+    rows = [["", "first look", *parts.values()]] if parts else []
+    rows += [
         [_name(name), *(_cell(name, means[name], one, len(results)) for means, one in looks)]
         for name in found["scores"]
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        lines.append("".join(f"  {cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines.append(table(rows, indent="  "))
     rule = EXPLAINED[first.selection]  # type: ignore[index]  # written by a run, as one of these
     lines.append(f"Selected by {first.selection}: {rule}. Epoch {', '.join(map(str, found['epochs']))}.")
     for part, name in parts.items():

@@ -136,14 +136,7 @@ def _features(
     batches = batches or [batch.tolist() for batch in torch.arange(len(images)).split(run.settings.batch_size)]
     turns = range(rank, math.ceil(len(batches) / processes) * processes, processes)
     mine = [batches[min(number, len(batches) - 1)] for number in turns]  # perhaps one more, left out below
-    loader = ImageLoader(
-        images,
-        batch_sampler=mine,
-        num_workers=run.workers,
-        collate_fn=collate,
-        pin_memory=run.pin,
-        generator=torch.Generator(),
-    )
+    loader = ImageLoader(images, batch_sampler=mine, num_workers=run.workers, collate_fn=collate, pin_memory=run.pin)
     bar = f"seed {run.settings.seed}, features of the {images.split} split"
     found = weight.new_empty(0, device="cpu")
     shown = loader if run.quiet or rank else with_progress(loader, bar, total=len(mine))

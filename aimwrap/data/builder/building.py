@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from io import BytesIO, StringIO
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,7 +169,7 @@ def build_composed(
     workers: int = 0,
     progress: bool = True,
 ) -> Release:
-    """Write a set to disk as :func:`aimwrap.data.builder.build` does, in the same layout and with the same promises.
+    """Write a set to disk as :func:`aimwrap.data.builder.build` does: layout, promises, result and errors are the same.
 
     Args:
         out: a folder that is new, empty, or of an earlier build with the same arguments.
@@ -182,12 +182,6 @@ def build_composed(
         file_format: ``"jpg"`` or ``"png"``.
         workers: how many processes; 0 draws in this one.
         progress: whether to show a bar.
-
-    Returns:
-        The set, read back.
-
-    Raises:
-        FileExistsError: if the folder has something else in it.
     """
     entries, images = [], []
     for split, data in splits.items():
@@ -282,14 +276,12 @@ def _write_set(
                 f"{len(problems)} of {len(names)} images could not be made, and {METADATA} was not written:\n  {lines}"
                 "\nFix or replace these files under the same names and build again: the finished images are kept"
             )
-        table = StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for number, (entry, (image, mask)) in enumerate(zip(entries, names, strict=True), start=1):
-            split, sources = SPLITS.index(entry.split), (entry.place_filename, entry.cutout_filename)
-            writer.writerow([number, image, entry.label, split, entry.place, *sources, mask])
-        with replacing(out / METADATA) as path:
-            path.write_bytes(table.getvalue().encode())
+        with replacing(out / METADATA) as path, path.open("w", encoding="utf-8", newline="") as table:
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for number, (entry, (image, mask)) in enumerate(zip(entries, names, strict=True), start=1):
+                split, sources = SPLITS.index(entry.split), (entry.place_filename, entry.cutout_filename)
+                writer.writerow([number, image, entry.label, split, entry.place, *sources, mask])
         shutil.rmtree(out / PARTIAL, ignore_errors=True)
     return read_built(out)
 

@@ -53,8 +53,7 @@ def jitter_colour(image: np.ndarray, rng: Generator) -> np.ndarray:
     turn = gain * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
     luma = luma.clip(0, 1) ** _power_to_mean(luma.clip(0, 1), brightness)
     luma += brightness - luma.mean()
-    jittered: np.ndarray = (np.concatenate([luma[..., None], chroma @ turn], axis=-1) @ _FROM_YIQ.T).clip(0, 1)
-    return jittered
+    return (np.concatenate([luma[..., None], chroma @ turn], axis=-1) @ _FROM_YIQ.T).clip(0, 1)
 
 
 # NTSC's luma and two colour differences: hue is an angle, saturation a length, brightness apart from both.

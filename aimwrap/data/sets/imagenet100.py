@@ -190,8 +190,8 @@ def read_imagenet100(root: str | Path, class_list: str | Path, annotations: str 
         for label, wnid in enumerate(wnids):
             pictures = [folder / wnid / name for name in class_pictures(folder / wnid)]
             records += [Record(path.stem, path, label, split) for path in pictures]
-    for split in (split for split in SPLITS if split not in folders):
-        notes.append(f"The split {split} is left out: {root} has no folder {split}.")
+    lacking = [split for split in SPLITS if split not in folders]
+    notes += [f"The split {split} is left out: {root} has no folder {split}." for split in lacking]
     if annotations is not None:
         records = _with_boxes(records, wnids, expand_path(annotations))
         notes.append("Validation samples have ImageNet's boxes of their own class; training samples have none.")

@@ -172,10 +172,8 @@ def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: 
 
 
 SPLIT_VALUES: Mapping[str, str] = {
-    **{"0": "train", "1": "val", "2": "test"},  # as in Waterbirds and wilds
-    **{"train": "train", "training": "train"},
-    **{"val": "val", "valid": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
+    **dict(zip("012", SPLITS, strict=True)),  # as in Waterbirds and wilds
+    **{name: str(split_of(name)) for name in ("train", "training", "val", "valid", "validation", "test", "testing")},
 }
 _OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va")  # and train
 _HELD_OUT = re.compile(r"(.*[ _-])?((public|private)?test(ing)?|val|validation)([ _-].*|[0-9]*)")  # beside anything

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..._checks import check_choices
 from ..io import read_json, require_folder, safe_join
 from ..release import Record, Release
-from . import DatasetOnDisk, Expected, Sources
+from . import DatasetOnDisk, Sources
 from .cub import CUB200, GET_SEGMENTATIONS, cub_next_to, find_cub, find_segmentations, mask_of, masks_note, read_birds
 
 Variant = Literal["fixed", "black", "random"]
@@ -186,10 +186,7 @@ class TravelingBirds(DatasetOnDisk):
             "no CUB_200_2011 next to it: pass --cub FOLDER"
         )
 
-    @classmethod
-    def expected(cls, release: Release) -> Mapping[str, Expected]:
-        """Of CUB's own split."""
-        return CUB200.expected(release)
+    expected = CUB200.expected  # of CUB's own split
 
 
 def _variant_folder(root: Path) -> Path:
