@@ -270,14 +270,19 @@ def test_columns_that_are_not_of_splits_are_passed_over(tmp_path: Path, values: 
     assert read(tmp_path, text, label="is_valid").classes == ("0", "1")
 
 
-def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
-    """They were boxes of less than a pixel in the corner, and every score of them was wrong."""
-    text = FOUR.format(",left,top,right,bottom", ",0,0.25,1,0.75", ",,,,", ",0,0,1,1", ",0.1,0.2,0.5,1.0005")
-    with pytest.raises(ValueError, match=r"multiply left and right by the image's width, .* or pass box=None"):
+@pytest.mark.parametrize("third", ["0,0,1,1", "-0.02,0.2,1.0031,0.8", "10,20,300,400"])
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path, third: str) -> None:
+    """They were boxes of less than a pixel in the corner; one edge just outside made the whole table pass for pixels."""
+    text = FOUR.format(",left,top,right,bottom", ",0,0,1,1", ",,,,", f",{third}", ",0.1,0.2,0.5,1.0005")
+    line = 4 if "-" in third else 5
+    with pytest.raises(ValueError, match=rf"line {line}: .* multiply left and right by the image's width, .* box=None"):
         read(tmp_path, text)
     assert read(tmp_path, text, box=None).records[0].boxes is None
-    for boxes in ([",0,0,1,1"] * 4, [",0,0,1,1", ",0.5,0.5,0.9,0.9", ",0,0,8,8", ",,,,"]):
-        assert read(tmp_path, FOUR.format(",left,top,right,bottom", *boxes)).records[0].boxes == ((0, 0, 1, 1),)
+
+
+def test_boxes_of_a_pixel_stay_boxes(tmp_path: Path) -> None:
+    text = FOUR.format(",left,top,right,bottom", ",0,0,1,1", ",5.5,0.5,6.4,1.4", ",0,0,8,8", ",0.5,0.5,1.5,1.5")
+    assert [each.boxes for each in read(tmp_path, text).records][::3] == [((0, 0, 1, 1),), ((0.5, 0.5, 1.5, 1.5),)]
 
 
 @pytest.mark.parametrize("column", ["partition", "subset", "split_id", "data_split", "set", "Usage"])

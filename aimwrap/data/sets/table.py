@@ -275,12 +275,6 @@ def read_table(
         )
         for position, row in enumerate(rows)
     ]
-    edges = [edge for record in records for each in record.boxes or () for edge in each]
-    if all(0 <= edge <= 1.001 for edge in edges) and any(edge % 1 for edge in edges):
-        raise ValueError(
-            f"{', '.join(box or ())} of {table} are from 0 to 1, as shares of the image, and must be pixels: multiply "
-            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
-        )
     names = () if numbered_places is None else numbered_places.names
     notes = tuple(_notes(records, rows, split))
     found = Release(table.stem, root, tuple(_joined(records, rows)), labels.names, names, any_value_is_object, notes)
@@ -370,7 +364,13 @@ def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
             f"or all empty, got {', '.join(repr(text) for text in texts):.80}. Where a table has x, y, width and "
             "height, right is x + width and bottom is y + height: write these first"
         )
-    return ((left, top, right, bottom),)
+    edges = (left, top, right, bottom)
+    if all(-0.1 < edge < 1.1 for edge in edges) and any(edge % 1 for edge in edges):  # some are just outside
+        raise ValueError(
+            f"{row.where}: {', '.join(columns)} are from 0 to 1, as shares of the image, and must be pixels: multiply "
+            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
+        )
+    return (edges,)
 
 
 def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
