@@ -272,7 +272,7 @@ def test_columns_that_are_not_of_splits_are_passed_over(tmp_path: Path, values: 
 
 @pytest.mark.parametrize("third", ["0,0,1,1", "-0.02,0.2,1.0031,0.8", "10,20,300,400"])
 def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path, third: str) -> None:
-    """They were boxes of less than a pixel in the corner; one edge just outside made the whole table pass for pixels."""
+    """They were boxes of less than a pixel in the corner; one edge just outside made all of them pass."""
     text = FOUR.format(",left,top,right,bottom", ",0,0,1,1", ",,,,", f",{third}", ",0.1,0.2,0.5,1.0005")
     line = 4 if "-" in third else 5
     with pytest.raises(ValueError, match=rf"line {line}: .* multiply left and right by the image's width, .* box=None"):

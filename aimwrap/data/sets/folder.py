@@ -91,7 +91,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
                 "ImageFolder on this split alone numbers them differently."
             )
-    _check_level(root, {name: _first_folders(at) for name, at in below.items()})
+    check_level(root, below)
     if inner := sorted({f"{name}/{at.split('/')[0]}" for name, folders in below.items() for at in folders if at}):
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
     notes += left_out(unread, root)
@@ -156,8 +156,9 @@ def _first_folders(below: Counter[str]) -> set[str]:
     return {at.removeprefix(shared).lstrip("/").split("/")[0] for at in below if at or own}
 
 
-def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
-    """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
+def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = "") -> None:
+    """Refuse folders of something other than classes, or a build's ``source``; ``images`` are counted by folder."""
+    below = {name: _first_folders(at) for name, at in images.items()}
     for name, inner in below.items():
         if inner - {""} and inner - {""} <= below.keys() - {name}:
             raise ValueError(
@@ -178,11 +179,13 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     of_files |= len(parts) == len(below) and len({*parts}) == 1
     direct = any((root / name / each).is_dir() for each in same[:1] for name in below)  # else a level deeper
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
+        table = _AS_TABLE.format(", ".join(below), column, root) if direct else ""
+        root_too = f" as root, masks as masks=, splits as train, val and test; or a table of the images{table}"
+        wanted = "places" if source == "place" else "classes"
         raise ValueError(
-            f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
-            f"({', '.join(same)}) or to hold kinds of files or parts. Pass the folder whose folders are the classes as "
-            f"root (as {root / first} may be), masks as masks=, splits as train, val and test; or a table of the images"
-            f"{_AS_TABLE.format(', '.join(below), column, root) if direct else ''}"
+            f"{root} has one {source or 'class'} only, or folders ({', '.join(below)}) that seem to be above the "
+            f"{wanted} ({', '.join(same)}) or to hold kinds of files or parts. Pass the folder whose folders are the "
+            f"{wanted} (as {root / first} may be){'' if source else root_too}"
         )
     splits: dict[str, set[str]] = {}  # of each name without a split's
     for name in below:
