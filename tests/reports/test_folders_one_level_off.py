@@ -264,6 +264,48 @@ def test_images_of_kinds_that_are_not_read_are_noted(tmp_path: Path) -> None:
     )
 
 
+NUMBERED = ("scan.001", "Photo 2021-03-04 at 12.30.45", "1.2.840.113619.2.55.3", "Shot at 12.30.45 PM")
+
+
+KINDS = [
+    "lsm",
+    "nd2",
+    "lif",
+    "oir",
+    "vsi",
+    "scn",
+    "mrxs",
+    "jpx",
+    "jpf",
+    "j2c",
+    "jls",
+    "wdp",
+    "hdp",
+    "mrw",
+    "kdc",
+    "dcr",
+]
+KINDS += ["erf", "rwl", "gpr", "fit", "nrrd", "MHA"]
+
+
+@pytest.mark.parametrize("name", [*NUMBERED, ".IMG_1.jpg.icloud", "a.jpg (1)", *(f"a.{kind}" for kind in KINDS)])
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff\xe0", bytes(128) + b"DICM"], ids=["JPEG", "DICOM"])
+def test_images_of_more_kinds_and_names_are_noted(tmp_path: Path, name: str, start: bytes) -> None:
+    """They were passed over in silence: a number after a dot is no suffix, and placeholders are hidden files."""
+    (folders(tmp_path, "cat", "dog") / "dog" / name).write_bytes(start)
+    assert f"such as dog/{name}." in str(read_folder(tmp_path).notes)
+    assert any(each.name == "other files" and each.mark == "warning" for each in examine(tmp_path).checks)
+
+
+@pytest.mark.parametrize(
+    "name", ["v1.2.3", "archive.001", "a.txt", ".notes.txt.icloud", ".a.jpg", "a.npy", "a.7z", "x.c~"]
+)
+def test_other_files_are_no_images(tmp_path: Path, name: str) -> None:
+    start = b"PK\3\4" if name[-1].isdecimal() else b"\xff\xd8\xff"
+    (folders(tmp_path, "cat", "dog") / "dog" / name).write_bytes(start)
+    assert not read_folder(tmp_path).notes
+
+
 def test_a_class_may_lack_test_images(tmp_path: Path) -> None:
     release = read_folder(folders(tmp_path, "train/cat", "train/dog", "train/bird", "test/cat", "test/dog"))
     assert len(release.classes) == 3 and examine(tmp_path).healthy
