@@ -79,6 +79,18 @@ REFUSED = {
         f"{copy} beside a class": (("cat", copy, "dog"), "one class in several splits, or with its masks or copies")
         for copy in ("Copy of cat", "Copy (2) of cat", "Kopie von cat", "cat 2", "cat copy 2")
     },
+    **{
+        f"{one} and {other}": ((one, other), "hold kinds of files")
+        for one, other in (("JPEGImages", "SegmentationClass"), ("original", "segmented"), ("img", "mask_binary"))
+    },
+    "labelled and not": (("labelled/cat", "labelled/dog", "unlabelled"), "hold kinds of files"),
+    "labeled and not": (("labeled/cat", "labeled/dog", "unlabeled"), "hold kinds of files"),
+    "numbered splits": (("1.train/cat", "1.train/dog", "2.test/mixed"), "or to hold kinds of files or parts"),
+    "splits and numbers in the names": (
+        ("cat-train-1", "cat-test-1", "dog-train-1", "dog-test-1"),
+        "in several splits",
+    ),
+    "a backup": (("cat", "cat_backup", "dog"), "one class in several splits, or with its masks or copies"),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",
@@ -202,6 +214,14 @@ ORDINARY = (
     ("carnival/masks", "carnival/hats", "office/suits"),
     ("train/n01440764", "train/n01443537", "val/n01440764"),
     ("val/cat", "val/dog"),
+    ("01.train", "02.bus", "03.car"),
+    ("1_train", "2_train_station"),
+    ("0", "1", "10"),
+    ("cat 1", "cat 2", "cat 10"),
+    ("original", "fake"),
+    ("blood_test_1", "blood_test_2"),
+    ("type_1_mask", "type_2_hat", "type_3_seg"),
+    ("labeled", "spoiled"),
 )
 
 
@@ -221,8 +241,11 @@ def test_folders_that_tools_make_are_left_out(tmp_path: Path, name: str, inside:
     assert examine(tmp_path).healthy
 
 
+MORE_MASKS = ["{}_label.png", "{}_annotation.bmp", "mask_{}.png", "{}_superpixels.png", "{}Mask.png", "{}_overlay.jpg"]
+
+
 @pytest.mark.parametrize(
-    "mask", ["{}_mask.png", "{}_Mask_1.png", "{} seg.png", "{}-gt.png", "GT/{}.bmp", "thumbs/{}.jpg"]
+    "mask", ["{}_mask.png", "{}_Mask_1.png", "{} seg.png", "{}-gt.png", "GT/{}.bmp", "thumbs/{}.jpg", *MORE_MASKS]
 )
 def test_masks_named_after_their_images_are_not_images(tmp_path: Path, mask: str) -> None:
     """As in a set of ultrasound pictures that many use: every second image of a class was a mask."""
