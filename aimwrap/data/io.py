@@ -297,7 +297,7 @@ def read_csv(
     """Read a table with a header; ValueError if a column is missing, or a row has too few or too many values."""
     with _table(path) as file:
         separator, _ = header_of(path)
-        reader = csv.DictReader(file, strict=True, delimiter=separator)
+        reader = csv.DictReader(file, strict=True, delimiter=separator, skipinitialspace=True)
         reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
         missing = [column for column in columns if column not in header]
         if missing:
@@ -418,7 +418,7 @@ def list_folder(folder: Path, meaning: str = "the folder") -> Listing:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in OF_TOOLS:
+                if _HIDDEN.match(entry.name) or entry.name.lower() in OF_TOOLS:
                     continue
                 if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # a link to itself is none
                     folders.append(entry.name)
@@ -463,10 +463,12 @@ def left_out(unread: Sequence[Path], root: Path) -> list[str]:
     return [f"{len(unread)} images of kinds that are not read ({kinds}) are left out, such as {one}." for one in first]
 
 
+_HIDDEN = re.compile(r"\.(?!.+\.icloud$)")  # iCloud writes .a.jpg.icloud for a.jpg that is not on this machine
 IMAGE_NAME = re.compile(
-    r"(?i)\.((jp[eg2]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)|(mpo|tga|ps[bd]|svgz?|ico|"
+    r"(?i)\.((jp[eg2xf]|jfif|a?png|bmp|dib|gif|webp|tiff?|p[bgnp]m|avif|hei[cf]|jxl|dng|cr2|nef)|(mpo|tga|ps[bd]|svgz?|ico|"
     r"pjpe?g|pjp|jif|jfi|j2k|jxr|p[af]m|pcx|exr|qoi|xcf|hif|arw|cr[3w]|nrw|sr[2fw]|orf|rw2|raf|raw|pef|3fr|iiq|x3f|"
-    r"dcm|dicom|nii|svs|ndpi|czi|dds|djvu|fits)(?![a-z]))"
+    r"dcm|dicom|nii|svs|ndpi|czi|dds|djvu|fits?|lsm|nd2|lif|oir|vsi|scn|mrxs|j2c|jls|wdp|hdp|mrw|kdc|dcr|erf|rwl|gpr|"
+    r"nrrd|mha)(?![a-z]))"
 )
 
 
@@ -522,15 +524,17 @@ def pictures(listing: FolderListing, folders: Iterable[Path]) -> list[Path]:
         folder / name
         for folder in folders
         for name in sorted(listing.files(folder))
-        if not name.startswith(".") and _is_image(folder / name)
+        if not _HIDDEN.match(name) and _is_image(folder / name)
     ]
 
 
 def _is_image(path: Path) -> bool:
-    if "." in path.name or not path.is_file():  # such as a pipe, from which reading might never end
-        return bool(IMAGE_NAME.search(path.name))
+    named = bool(IMAGE_NAME.search(path.name))
+    if named or re.search(r"(?i)\.\w*[a-z]\w*\W*$", path.name) or not path.is_file():  # a pipe might never end
+        return named
+    start = rb"(?s)\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP|....ftyp|.{128}DICM"
     with suppress(OSError), path.open("rb") as file:
-        return bool(re.match(rb"(?s)\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP|....ftyp", file.read(16)))
+        return bool(re.match(start, file.read(132)))
     return False
 
 
@@ -545,6 +549,7 @@ def header_of(path: Path) -> tuple[str, list[str]]:
                 line = file.readline(1 << 14).decode("utf-8", "replace")
         line = line.strip().partition("\r")[0]
         separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
-        return separator, [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+        names = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+        return separator, [name.strip() for name in names]
     except (OSError, csv.Error):
         return ",", []

@@ -117,16 +117,18 @@ def written_twice(names: Iterable[str]) -> str | None:
 
     >>> written_twice(["Golden retriever", "golden_retriever"])
     "'Golden retriever' and 'golden_retriever', which differ in case, spaces, accents or dashes only"
-    >>> written_twice(["A", "a", "1_1", "11", "blood group A-", "blood group A"]) is None
+    >>> written_twice(["A", "a", "1_1", "11", "blood group A-", "blood group A", "b\u00f2", "b\u01a1"]) is None
     True
     """
     first: dict[str, tuple[str, str]] = {}
-    for name in sorted(set(names)):
+    for name in sorted(set(names), key=lambda name: (not name.isascii(), name)):
         look = normalize("NFKC", name)
         for sign, others in _LOOK_ALIKE.items():
             look = re.sub(others, sign, look)
-        plain = re.sub(r"(?<!\d)[\s_]+|[\s_]+(?!\d)", "", look)  # 1_1 is not 11
-        other, its_look = first.setdefault(plain.casefold() if len(plain) > 1 else plain, (name, look))
+        plain = re.sub(r"(?<!\d)[\s_]+|[\s_]+(?!\d)", "", re.sub(r"(?<=\w)-(?=\w)", "_", look))  # 1_1 is not 11
+        plain = plain.casefold() if len(plain) > 1 else plain
+        bare = re.sub("[\u0300-\u036f]", "", normalize("NFKD", plain)) if len(plain) > 1 else plain
+        other, its_look = first.setdefault(bare if bare in first else plain, (name, look))
         if other != name:
             show = ascii if look == its_look else repr
             return f"{show(other)} and {show(name)}, which differ in case, spaces, accents or dashes only"

@@ -48,12 +48,12 @@ def test_splits_above_the_classes(tmp_path: Path) -> None:
 
 
 def test_opacity_has_the_same_names(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        save(tmp_path / "images" / "cat" / f"{name}.jpg", np.zeros((8, 8, 3)))
-        save(tmp_path / "masks" / "cat" / f"{name}.png", np.zeros((8, 8)))
+    for name in ("cat/a", "dog/b"):
+        save(tmp_path / "images" / f"{name}.jpg", np.zeros((8, 8, 3)))
+        save(tmp_path / "masks" / f"{name}.png", np.zeros((8, 8)))
     found = cutouts_in(tmp_path / "images", tmp_path / "masks")
-    assert [source.opacity_path for source in found] == [tmp_path / "masks" / "cat" / f"{n}.png" for n in "ab"]
-    (tmp_path / "masks" / "cat" / "b.png").unlink()
+    assert [source.opacity_path for source in found] == [tmp_path / "masks" / f"{n}.png" for n in ("cat/a", "dog/b")]
+    (tmp_path / "masks" / "dog" / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"b\.png is not there; it belongs to .*b\.jpg"):
         cutouts_in(tmp_path / "images", tmp_path / "masks")
 
@@ -121,12 +121,12 @@ def test_links_are_followed_and_the_home_folder_may_be_written_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_cutouts(tmp_path / "cutouts", count=1)
-    make_backgrounds(tmp_path / "far", ("ocean",), count=1)
+    make_backgrounds(tmp_path / "far", ("ocean", "forest"), count=1)
     (tmp_path / "cutouts" / "cat" / "more").symlink_to(tmp_path / "cutouts" / "dog")
     monkeypatch.setenv("HOME", str(tmp_path))
     names = [source.name for source in cutouts_in("~/cutouts")]
     assert names == ["cat/cat00.png", "cat/more/dog00.png", "dog/dog00.png"]
-    assert [len(backgrounds_in("~/far")), len(backgrounds_of({"water": ["~/far/ocean"]}))] == [1, 1]
+    assert [len(backgrounds_in("~/far")), len(backgrounds_of({"water": ["~/far/ocean"]}))] == [2, 1]
     (tmp_path / "cutouts" / "dog" / "back").symlink_to(tmp_path / "cutouts" / "cat")
     with pytest.raises(ValueError, match="listing would never end"):
         cutouts_in(tmp_path / "cutouts")

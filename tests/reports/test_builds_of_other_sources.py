@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aimwrap.data.builder import backgrounds_in, build, cutouts_in, waterbirds
+from aimwrap.data.builder import backgrounds_in, backgrounds_of, build, cutouts_in, waterbirds
 
 RNG = np.random.default_rng(0)
 
@@ -140,3 +140,37 @@ def test_classes_that_would_share_a_folder_are_refused(tmp_path: Path, names: tu
         (root / "cutouts" / f"new-{before}").rename(root / "cutouts" / after)
     with pytest.raises(ValueError, match="names that differ in more than case or accents"):
         make(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("all/cat", "all/dog"), r"one {0} only, .*\. Pass the folder whose folders are the {1} \(as .*all may be\)$"),
+        (("train/all/cat", "train/all/dog", "test/all/cat"), "has one {0} only"),
+        (("2020/cat", "2020/dog", "2021/cat", "2021/dog"), r"folders \(2020, 2021\) .* above the {1} \(cat, dog\)"),
+        (("2020/in/cat", "2020/in/dog", "2021/out/cat", "2021/out/dog"), r"above the {1} \(cat, dog\)"),
+        (("cat/train", "cat/test", "dog/train", "dog/test"), r"above the {1} \(test, train\)"),
+        (("pictures", "masks"), "to hold kinds of files"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "kinds"), [("class", "classes"), ("place", "places")])
+def test_sources_one_level_off_are_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str, kind: str, kinds: str
+) -> None:
+    """A folder above the classes or places was the only one, or years were the classes: a set without a tie."""
+    for name in names:
+        cut_out(tmp_path / name / "1.png")
+    with pytest.raises(ValueError, match=message.format(kind, kinds)):
+        (cutouts_in if kind == "class" else backgrounds_in)(tmp_path)
+
+
+def test_folders_within_places_still_belong_to_them(tmp_path: Path) -> None:
+    for name in ("land/bamboo", "land/forest", "water/lake", "water/ocean/1"):
+        cut_out(tmp_path / name / "1.png")
+    assert [each.place for each in backgrounds_in(tmp_path)] == ["land", "land", "water", "water"]
+
+
+def test_one_place_ties_nothing(tmp_path: Path) -> None:
+    cutouts = cutouts_in(sources(tmp_path) / "cutouts")
+    with pytest.raises(ValueError, match="places must name two or more of sea, each once, got sea"):
+        build(tmp_path / "out", cutouts, backgrounds_of({"sea": [tmp_path / "backgrounds"]}), waterbirds())

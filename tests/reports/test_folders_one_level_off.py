@@ -79,6 +79,18 @@ REFUSED = {
         f"{copy} beside a class": (("cat", copy, "dog"), "one class in several splits, or with its masks or copies")
         for copy in ("Copy of cat", "Copy (2) of cat", "Kopie von cat", "cat 2", "cat copy 2")
     },
+    **{
+        f"{one} and {other}": ((one, other), "hold kinds of files")
+        for one, other in (("JPEGImages", "SegmentationClass"), ("original", "segmented"), ("img", "mask_binary"))
+    },
+    "labelled and not": (("labelled/cat", "labelled/dog", "unlabelled"), "hold kinds of files"),
+    "labeled and not": (("labeled/cat", "labeled/dog", "unlabeled"), "hold kinds of files"),
+    "numbered splits": (("1.train/cat", "1.train/dog", "2.test/mixed"), "or to hold kinds of files or parts"),
+    "splits and numbers in the names": (
+        ("cat-train-1", "cat-test-1", "dog-train-1", "dog-test-1"),
+        "in several splits",
+    ),
+    "a backup": (("cat", "cat_backup", "dog"), "one class in several splits, or with its masks or copies"),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",
@@ -202,6 +214,14 @@ ORDINARY = (
     ("carnival/masks", "carnival/hats", "office/suits"),
     ("train/n01440764", "train/n01443537", "val/n01440764"),
     ("val/cat", "val/dog"),
+    ("01.train", "02.bus", "03.car"),
+    ("1_train", "2_train_station"),
+    ("0", "1", "10"),
+    ("cat 1", "cat 2", "cat 10"),
+    ("original", "fake"),
+    ("blood_test_1", "blood_test_2"),
+    ("type_1_mask", "type_2_hat", "type_3_seg"),
+    ("labeled", "spoiled"),
 )
 
 
@@ -221,8 +241,11 @@ def test_folders_that_tools_make_are_left_out(tmp_path: Path, name: str, inside:
     assert examine(tmp_path).healthy
 
 
+MORE_MASKS = ["{}_label.png", "{}_annotation.bmp", "mask_{}.png", "{}_superpixels.png", "{}Mask.png", "{}_overlay.jpg"]
+
+
 @pytest.mark.parametrize(
-    "mask", ["{}_mask.png", "{}_Mask_1.png", "{} seg.png", "{}-gt.png", "GT/{}.bmp", "thumbs/{}.jpg"]
+    "mask", ["{}_mask.png", "{}_Mask_1.png", "{} seg.png", "{}-gt.png", "GT/{}.bmp", "thumbs/{}.jpg", *MORE_MASKS]
 )
 def test_masks_named_after_their_images_are_not_images(tmp_path: Path, mask: str) -> None:
     """As in a set of ultrasound pictures that many use: every second image of a class was a mask."""
@@ -262,6 +285,48 @@ def test_images_of_kinds_that_are_not_read_are_noted(tmp_path: Path) -> None:
         "8 images of kinds that are not read (.heic, .jfi, .jif, .nef, .pjp, .pjpeg, no suffix) are left out, such as "
         "dog/IMG_0.",
     )
+
+
+NUMBERED = ("scan.001", "Photo 2021-03-04 at 12.30.45", "1.2.840.113619.2.55.3", "Shot at 12.30.45 PM")
+
+
+KINDS = [
+    "lsm",
+    "nd2",
+    "lif",
+    "oir",
+    "vsi",
+    "scn",
+    "mrxs",
+    "jpx",
+    "jpf",
+    "j2c",
+    "jls",
+    "wdp",
+    "hdp",
+    "mrw",
+    "kdc",
+    "dcr",
+]
+KINDS += ["erf", "rwl", "gpr", "fit", "nrrd", "MHA"]
+
+
+@pytest.mark.parametrize("name", [*NUMBERED, ".IMG_1.jpg.icloud", "a.jpg (1)", *(f"a.{kind}" for kind in KINDS)])
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff\xe0", bytes(128) + b"DICM"], ids=["JPEG", "DICOM"])
+def test_images_of_more_kinds_and_names_are_noted(tmp_path: Path, name: str, start: bytes) -> None:
+    """They were passed over in silence: a number after a dot is no suffix, and placeholders are hidden files."""
+    (folders(tmp_path, "cat", "dog") / "dog" / name).write_bytes(start)
+    assert f"such as dog/{name}." in str(read_folder(tmp_path).notes)
+    assert any(each.name == "other files" and each.mark == "warning" for each in examine(tmp_path).checks)
+
+
+@pytest.mark.parametrize(
+    "name", ["v1.2.3", "archive.001", "a.txt", ".notes.txt.icloud", ".a.jpg", "a.npy", "a.7z", "x.c~"]
+)
+def test_other_files_are_no_images(tmp_path: Path, name: str) -> None:
+    start = b"PK\3\4" if name[-1].isdecimal() else b"\xff\xd8\xff"
+    (folders(tmp_path, "cat", "dog") / "dog" / name).write_bytes(start)
+    assert not read_folder(tmp_path).notes
 
 
 def test_a_class_may_lack_test_images(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Reports of tables as spreadsheets write them, and of tables that hang."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,7 @@ def test_boxes_in_another_case_are_not_passed_over(tmp_path: Path) -> None:
         read(tmp_path, FOUR.format(",Left,Top,Right,Bottom", *[",0,0,8,8"] * 4))
 
 
-@pytest.mark.parametrize("other", ["Cat", "cat\u200b", "CAT", "c\u00adat", "\uff43at"])
+@pytest.mark.parametrize("other", ["Cat", "cat\u200b", "CAT", "c\u00adat", "\uff43at", "c\u00e2t", "C-at"])
 def test_one_label_written_in_two_ways_is_refused(tmp_path: Path, other: str) -> None:
     """They were two classes."""
     text = FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{other}")
@@ -148,7 +149,16 @@ def test_letters_in_two_cases_are_two_classes(tmp_path: Path) -> None:
     assert read(tmp_path, "image,label\na.png,A\nb.png,a\nc.png,B\n").classes == ("A", "B", "a")
 
 
-@pytest.mark.parametrize("error", ["#N/A", "#REF!", "#NAME?", "#DIV/0!", "#NV", "<NA>", "NULL"])
+@pytest.mark.parametrize("names", ["e \u00e9", "A- A", "v1-1 v11", "b\u00f2 b\u01a1", "\u304b\u304d \u304b\u304e"])
+def test_names_of_which_neither_is_the_other_without_its_accents(tmp_path: Path, names: str) -> None:
+    one, other = names.split()
+    assert {*read(tmp_path, f"image,label\na.png,{one}\nb.png,{other}\nc.png,z\n").classes} == {one, other, "z"}
+
+
+OTHERS = ["#N/D", "#I/T", "#\u00bfNOMBRE?", "#\u0418\u041c\u042f?", "#SAYI/0!", "#YOK", "Err:502", "NaT"]
+
+
+@pytest.mark.parametrize("error", ["#N/A", "#REF!", "#NAME?", "#DIV/0!", "#NV", "<NA>", "NULL", *OTHERS])
 def test_what_a_spreadsheet_writes_for_no_value_is_no_class(tmp_path: Path, error: str) -> None:
     text = FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{error}")
     with pytest.raises(ValueError, match=r"line 4: label must have a value, and is "):
@@ -156,7 +166,7 @@ def test_what_a_spreadsheet_writes_for_no_value_is_no_class(tmp_path: Path, erro
     assert read(tmp_path, text, classes=["cat", "dog", error]).records[2].label == 2
 
 
-@pytest.mark.parametrize("label", ["none", "None", "NA", "C#", "#cat"])
+@pytest.mark.parametrize("label", ["none", "None", "NA", "C#", "#cat", "#1", "#B", "#1/2", "Err: what?"])
 def test_ordinary_words_stay_classes(tmp_path: Path, label: str) -> None:
     assert label in read(tmp_path, FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{label}")).classes
 
@@ -226,13 +236,18 @@ def test_a_column_of_splits_with_an_unusual_value_is_not_passed_over(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("column", "named"), [("is_train", "train"), ("Is_Test", "test"), ("is_valid", "val"), ("Train", "train")]
+    ("column", "named"),
+    [
+        *[("is_train", "train"), ("Is_Test", "test"), ("is_valid", "val"), ("Train", "train"), ("in_train", "train")],
+        *[("is_training_image", "train"), ("test_set", "test"), ("holdout", "test"), ("training?", "train")],
+        *[("train_test", "train"), ("Held-out", "test"), ("isTest", "test"), ("val_mask", "val")],
+    ],
 )
-@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False"), ("yes", "no")])
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False"), ("yes", "no"), ("x", "")])
 def test_a_flag_of_a_split_is_not_passed_over(tmp_path: Path, column: str, named: str, yes: str, no: str) -> None:
     """All images were training images."""
     text = FOUR.format(f",{column}", *[f",{yes}"] * 2, *[f",{no}"] * 2)
-    with pytest.raises(ValueError, match=f"pass split_column= with {column} and splits= with what its values mean, or"):
+    with pytest.raises(ValueError, match=f"with {re.escape(column)} and splits= with what its values mean, or"):
         read(tmp_path, text)
     splits = {yes.lower(): named, no.lower(): "test" if named == "train" else "train"}
     assert read(tmp_path, text, split_column=column, splits=splits).records[0].split == named
@@ -270,17 +285,22 @@ def test_columns_that_are_not_of_splits_are_passed_over(tmp_path: Path, values: 
     assert read(tmp_path, text, label="is_valid").classes == ("0", "1")
 
 
-def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path) -> None:
-    """They were boxes of less than a pixel in the corner, and every score of them was wrong."""
-    text = FOUR.format(",left,top,right,bottom", ",0,0.25,1,0.75", ",,,,", ",0,0,1,1", ",0.1,0.2,0.5,1.0005")
-    with pytest.raises(ValueError, match=r"multiply left and right by the image's width, .* or pass box=None"):
+@pytest.mark.parametrize("third", ["0,0,1,1", "-0.02,0.2,1.0031,0.8", "10,20,300,400"])
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path, third: str) -> None:
+    """They were boxes of less than a pixel in the corner; one edge just outside made all of them pass."""
+    text = FOUR.format(",left,top,right,bottom", ",0,0,1,1", ",,,,", f",{third}", ",0.1,0.2,0.5,1.0005")
+    line = 4 if "-" in third else 5
+    with pytest.raises(ValueError, match=rf"line {line}: .* multiply left and right by the image's width, .* box=None"):
         read(tmp_path, text)
     assert read(tmp_path, text, box=None).records[0].boxes is None
-    for boxes in ([",0,0,1,1"] * 4, [",0,0,1,1", ",0.5,0.5,0.9,0.9", ",0,0,8,8", ",,,,"]):
-        assert read(tmp_path, FOUR.format(",left,top,right,bottom", *boxes)).records[0].boxes == ((0, 0, 1, 1),)
 
 
-@pytest.mark.parametrize("column", ["partition", "subset", "split_id", "data_split", "set", "Usage"])
+def test_boxes_of_a_pixel_stay_boxes(tmp_path: Path) -> None:
+    text = FOUR.format(",left,top,right,bottom", ",0,0,1,1", ",5.5,0.5,6.4,1.4", ",0,0,8,8", ",0.5,0.5,1.5,1.5")
+    assert [each.boxes for each in read(tmp_path, text).records][::3] == [((0, 0, 1, 1),), ((0.5, 0.5, 1.5, 1.5),)]
+
+
+@pytest.mark.parametrize("column", ["partition", "subset", "split_id", "data_split", "set", "Usage", "phase"])
 def test_a_column_of_splits_by_number_is_not_passed_over(tmp_path: Path, column: str) -> None:
     """As in a set of faces that many use, whose table has the column partition: all were training images."""
     text = FOUR.format(f",{column}", ",0", ",0", ",1", ",2")
@@ -326,3 +346,20 @@ def test_whole_numbers_with_a_fraction_of_zero(tmp_path: Path) -> None:
     table.write_text(f"image,label,is_train,group\n{rows.replace('2.0', '1.0')}")
     with pytest.raises(ValueError, match=r"is_train of .* says yes \(1\) or no \(0\)"):
         read_table(table, split_column="is_train")
+
+
+def test_folders_of_splits_are_not_passed_over(tmp_path: Path) -> None:
+    """All images, those in the folder of the test too, were training images."""
+    text = "image,label\ndata/train/a.png,cat\ndata/train/b.png,dog\ndata/Test/1.png,cat\n"
+    with pytest.raises(ValueError, match=r"no column of splits, and images in folders of test, train: .* pass split"):
+        read(tmp_path, text)
+    assert {one.split for one in read(tmp_path, text, split_column=None).records} == {"train"}
+    for other in ("data/bus/1.png", "data/train/test/1.png", "test.png"):  # a class, one split, a file
+        assert len(read(tmp_path, text.replace("data/Test/1.png", other)).records) == 3
+
+
+def test_spaces_after_the_commas_do_not_keep_the_quotation_marks(tmp_path: Path) -> None:
+    """`a.png, "cat"` was of the class `"cat"`, with its quotation marks, beside the class cat."""
+    release = read(tmp_path, 'image, "label"\na.png, "cat"\nb.png, cat\nc.png,  "dog, brown"\n')
+    assert release.classes == ("cat", "dog, brown") and [one.label for one in release.records] == [0, 0, 1]
+    assert header_of(tmp_path / "t.csv") == (",", ["image", "label"])

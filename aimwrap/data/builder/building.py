@@ -152,10 +152,10 @@ def _by_kind(
 ) -> dict[str, list[Source]]:
     names: list[str] = sorted({*kinds}) if chosen is None else list(chosen)
     unknown = [name for name in names if name not in kinds]
-    if unknown or len({*names}) < len(names) or not names:
+    if unknown or len({*names}) < len(names) or len(names) < 2:
         raise ValueError(
-            f"{argument} must name some of {', '.join(sorted({*kinds})[:10]) or 'none at all'}, each once, got "
-            f"{', '.join(names) or 'none'}"
+            f"{argument} must name two or more of {', '.join(sorted({*kinds})[:10]) or 'none at all'}, each once, got "
+            f"{', '.join(names) or 'none'}. If there is only one, pass the folder whose folders are the {argument}"
         )
     return {name: [source for source, kind in zip(sources, kinds, strict=True) if kind == name] for name in names}
 

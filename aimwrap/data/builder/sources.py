@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..io import SUFFIXES, expand_path, left_out, list_folder, pictures_below, require_folder
 from ..release import SPLITS, Release, counts_stored, split_of
+from ..sets.folder import check_level
 from ..sets.waterbirds import WATER_BIRDS
 
 ENDINGS = ", ".join(sorted(SUFFIXES))
@@ -66,7 +68,7 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
 
     Raises:
         FileNotFoundError: if a folder or an image of the opacity is not there.
-        ValueError: if there is no class, or one without images.
+        ValueError: if there are fewer than two classes, one without images, or folders of something else.
     """
     folder, opacity = require_folder(folder, "cutouts"), None if opacity is None else expand_path(opacity)
     found = []
@@ -128,7 +130,7 @@ def backgrounds_in(folder: Path | str) -> list[Background]:
 
     Raises:
         FileNotFoundError: if the folder is not there.
-        ValueError: if there is no place, or one without photographs.
+        ValueError: if there are fewer than two places, one without photographs, or folders of something else.
     """
     folder = require_folder(folder, "backgrounds")
     return [
@@ -227,6 +229,7 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
             f"({', '.join(others[:3])}); it must have either splits or a folder for each {kind}: move or rename some"
         )
     unread: list[Path] = []
+    below: dict[str, Counter[str]] = {}
     splits: dict[str, str | None] = {**named} or {"": None}
     for above, split in splits.items():
         parent = folder / above
@@ -235,12 +238,14 @@ def _pictures_by_kind(folder: Path, kind: str) -> Iterator[tuple[str | None, str
             has = f"images next to them, such as {loose[0]}; move these into one or elsewhere" if kinds else "none"
             raise ValueError(f"{parent} must have a folder for each {kind}, with images in it, and has {has}")
         for name in kinds:
-            paths = sorted(parent / name / path for path in pictures_below(parent / name, unread))
-            if not paths:
+            found = pictures_below(parent / name, unread)
+            if not found:
                 raise ValueError(
                     f"each folder in {parent} is a {kind} and must have images ({ENDINGS}), but {name} has none: "
                     "remove it, or fill it"
                 )
-            for path in paths:
+            below.setdefault(name, Counter()).update(path.rpartition("/")[0] for path in found)
+            for path in sorted(parent / name / path for path in found):
                 yield split, name, path
+    check_level(folder, below, kind)
     _warn(unread, folder)

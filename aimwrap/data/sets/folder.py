@@ -13,22 +13,22 @@ from ..release import SPLIT, SPLITS, Record, Release, all_trained, split_of, wri
 from . import DatasetOnDisk, Sources
 
 KINDS_OF_FILES = re.compile(
-    r"images?|imgs?|pictures?|photos?|data|"
-    r"(masks?|labels?|annotations?|segmentations?|seg|gt|ground[ _-]?truths?|thumb(?:nail)?s?)"
+    r"(?:jpeg)?images?|imgs?|pictures?|photos?|data|originals?|((?:binary[ _-]?)?masks?(?:[ _-]?binary)?|labels?|"
+    r"(?:un)?labell?ed|annotations?|segment(?:ations?(?:class|object)?|ed)|seg|gt|ground[ _-]?truths?|thumb(?:nail)?s?)"
 )
 PARTS = re.compile(
     r"(.*[ _-])?(?i:images?|(?<=[ _-])part|fold|batch|(?:data|sub)?set)(?:[ _-]?[0-9]+|[ _-][a-z]|[ _-]?[A-Z])"
 )
 MASK = re.compile(
-    r"(?i)(^|(?<=/))(images?|masks?|labels?|seg\w*|gt|ground.truth|thumb(nail)?s?|resized)/|"
-    r"[ _-](mask|seg\w*|gt)[\d _-]*$"
+    r"(?i)(^|(?<=/))((images?|masks?|labels?|seg\w*|gt|ground.truth|thumb(nail)?s?|resized)/|(mask|seg|gt|label)[ _-])|"
+    r"([ _-](seg\w*|gt|labels?|annotations?|superpixels?|overlay)|[ _-]?mask)[\d _-]*$"
 )
 ENDS = re.compile(
     rf"{SPLIT.pattern}|images|masks?|labels|annotations|segmentations|seg|gt|groundtruth|thumb(nail)?s?|"
     r"aug(mented|mentation)?|resized|cropped"
 )  # also beginnings
 COPY = re.compile(  # as file managers name it
-    r"(?i)^(cop(y|ie|ia)|kopie)( \([0-9]+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|\([0-9]+\))( ?\(?[0-9]+\)?)?| 2)$"
+    r"(?i)^(cop(y|ie|ia)|kopie)( \(\d+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|backup|\(\d+\))( ?\(?\d+\)?)?| 2)$"
 )
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
@@ -91,7 +91,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
                 f"The split {split} lacks the classes {', '.join(lacking)}. Labels count the classes of all splits, so "
                 "ImageFolder on this split alone numbers them differently."
             )
-    _check_level(root, {name: _first_folders(at) for name, at in below.items()})
+    check_level(root, below)
     if inner := sorted({f"{name}/{at.split('/')[0]}" for name, folders in below.items() for at in folders if at}):
         notes.append(f"Images in folders within a class count as that class, such as those in {', '.join(inner[:5])}.")
     notes += left_out(unread, root)
@@ -156,8 +156,9 @@ def _first_folders(below: Counter[str]) -> set[str]:
     return {at.removeprefix(shared).lstrip("/").split("/")[0] for at in below if at or own}
 
 
-def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
-    """Refuse folders of something other than classes; ``below`` has each one's folders, "" for images of its own."""
+def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = "") -> None:
+    """Refuse folders of something other than classes, or a build's ``source``; ``images`` are counted by folder."""
+    below = {name: _first_folders(at) for name, at in images.items()}
     for name, inner in below.items():
         if inner - {""} and inner - {""} <= below.keys() - {name}:
             raise ValueError(
@@ -176,18 +177,22 @@ def _check_level(root: Path, below: Mapping[str, set[str]]) -> None:
     column = "split" if all(map(split_of, same)) else "place"
     parts = [match[1] for name in below if (match := PARTS.fullmatch(name))]
     of_files |= len(parts) == len(below) and len({*parts}) == 1
+    of_files |= all(split_of(re.sub(r"^\d+[ _.-]+", "", name)) for name in below)  # as 1.train
     direct = any((root / name / each).is_dir() for each in same[:1] for name in below)  # else a level deeper
     if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
+        table = _AS_TABLE.format(", ".join(below), column, root) if direct else ""
+        root_too = f" as root, masks as masks=, splits as train, val and test; or a table of the images{table}"
+        wanted = "places" if source == "place" else "classes"
         raise ValueError(
-            f"{root} has one class only, or folders ({', '.join(below)}) that seem to be above the classes "
-            f"({', '.join(same)}) or to hold kinds of files or parts. Pass the folder whose folders are the classes as "
-            f"root (as {root / first} may be), masks as masks=, splits as train, val and test; or a table of the images"
-            f"{_AS_TABLE.format(', '.join(below), column, root) if direct else ''}"
+            f"{root} has one {source or 'class'} only, or folders ({', '.join(below)}) that seem to be above the "
+            f"{wanted} ({', '.join(same)}) or to hold kinds of files or parts. Pass the folder whose folders are the "
+            f"{wanted} (as {root / first} may be){'' if source else root_too}"
         )
     splits: dict[str, set[str]] = {}  # of each name without a split's
     for name in below:
         words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
-        split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
+        ends = [word for word in words if not word.isdigit()]
+        split = next((word for word in (*ends[:1], *ends[-1:]) if ENDS.fullmatch(word.lower())), "")
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
     copied = any(COPY.sub("", name) in below.keys() - {name} for name in below)
     several = any(len(found - {""}) > 1 for found in splits.values())

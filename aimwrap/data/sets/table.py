@@ -75,7 +75,7 @@ def _places_of_groups(
 
 WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")  # pandas writes 3.0 where another row has no value
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
-_NO_VALUE = re.compile(r"#(N/A|NV|[A-Z/0]+[!?])|N/A|n/a|<NA>|NULL")  # as spreadsheets and pandas write it
+_NO_VALUE = re.compile(r"#([^a-z\s]*[!?]|\D/\D|NV|YOK)|Err:\d+|NaT|N/A|n/a|<NA>|NULL")  # of spreadsheets and pandas
 
 
 class Numbered(NamedTuple):
@@ -177,9 +177,11 @@ SPLIT_VALUES: Mapping[str, str] = {
 }
 _OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va")  # and train
 _HELD_OUT = re.compile(r"(.*[ _-])?((public|private)?test(ing)?|val|validation)([ _-].*|[0-9]*)")  # beside anything
-_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|set|usage|partition)([ _-]?(id|set|index))?")
-_YES_OR_NO = {*"01tfyn", "0.0", "1.0", "true", "false", "yes", "no"}
-_FLAG = re.compile(r"(is[ _-]?)?(train|training|val|validation|test|testing)|is[ _-]?valid")  # of yes and no
+_NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|set|usage|partition|phase)([ _-]?(id|set|index))?")
+_YES_OR_NO = {*"01tfynx", "", "0.0", "1.0", "true", "false", "yes", "no"}
+_FLAG = re.compile(  # of yes and no
+    r"((is|in)[\W_]?)?((train|test)(ing)?|val(idation)?|h[eo]ld.?out)([\W_]?(test|set|split|images?|mask))*\??|is.?valid"
+)
 BOX = ("left", "top", "right", "bottom")
 
 
@@ -258,6 +260,12 @@ def read_table(
             f"{split} of {table} says yes (1) or no (0); pass splits= with what that means, such as "
             'splits={"1": "train", "0": "test"}, or another column'
         )
+    named = {next(filter(None, map(split_of, row.values[image].split("/")[:-1])), "") for row in rows}
+    if split is None and split_column and len(named) > 1 and "" not in named:
+        raise ValueError(
+            f"{table} has no column of splits, and images in folders of {', '.join(sorted(named))}: write a column "
+            "split, or pass split_column=None to take all for training"
+        )
     box = _box_columns(table, header, box)
     labels = number_column(rows, label, classes, "classes")
     numbered_places = number_places(rows, place, group, labels, places)
@@ -273,12 +281,6 @@ def read_table(
         )
         for position, row in enumerate(rows)
     ]
-    edges = [edge for record in records for each in record.boxes or () for edge in each]
-    if all(0 <= edge <= 1.001 for edge in edges) and any(edge % 1 for edge in edges):
-        raise ValueError(
-            f"{', '.join(box or ())} of {table} are from 0 to 1, as shares of the image, and must be pixels: multiply "
-            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
-        )
     names = () if numbered_places is None else numbered_places.names
     notes = tuple(_notes(records, rows, split))
     found = Release(table.stem, root, tuple(_joined(records, rows)), labels.names, names, any_value_is_object, notes)
@@ -368,7 +370,13 @@ def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
             f"or all empty, got {', '.join(repr(text) for text in texts):.80}. Where a table has x, y, width and "
             "height, right is x + width and bottom is y + height: write these first"
         )
-    return ((left, top, right, bottom),)
+    edges = (left, top, right, bottom)
+    if all(-0.1 < edge < 1.1 for edge in edges) and any(edge % 1 for edge in edges):  # some are just outside
+        raise ValueError(
+            f"{row.where}: {', '.join(columns)} are from 0 to 1, as shares of the image, and must be pixels: multiply "
+            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
+        )
+    return (edges,)
 
 
 def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
