@@ -184,8 +184,8 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
             wrong = "something bright where it is transparent"
     counts = np.bincount(brightness.ravel(), minlength=256)
     levels, grey = counts.nonzero()[0], counts[1:255].sum() > brightness.size / 2
-    shares = (np.isin(levels, np.rint(np.arange(n + 1) * 255 / n)).all() for n in range(2, 11))  # of so many annotators
-    if grey and len(levels) < 32 and not (any_value or lossy or any(shares)):
+    shares = (np.isin(levels, np.rint(np.arange(n + 1) * 255 / n)).all() for n in range(2, 11))  # as of n annotators
+    if grey and len(levels) <= 12 and not (any_value or lossy or any(shares)):
         wrong = f"the values {', '.join(map(str, levels))}, most of which are between black and white"
     below = brightness if lossy else brightness[brightness < 255]
     if 0 < below.max(initial=0) < _FAINT and not any_value:
