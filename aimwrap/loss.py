@@ -16,7 +16,6 @@ from ._checks import (
     check_output,
     check_target,
     check_tau,
-    varies,
 )
 from ._choices import AreaPer as AreaPer
 from ._numerics import wide_dtype
@@ -170,8 +169,7 @@ class AIMLoss(nn.Module):
         if isinstance(loss, nn.CrossEntropyLoss) or type(loss) is nn.BCEWithLogitsLoss:
             check_target(output.logits, target, getattr(loss, "ignore_index", None))
         elif output.logits.shape[1:] == (1,) and not self._tried_one_logit and not torch.compiler.is_compiling():
-            check_one_logit(self.classification_loss, output.logits, target)
-            self._tried_one_logit = varies(target)
+            self._tried_one_logit = check_one_logit(loss, output.logits, target)
         taus = self.tau.float().expand(len(output.masks))
         areas = {
             stage: active_area_loss(mask, tau, self.area_per, self.batch_mean)
