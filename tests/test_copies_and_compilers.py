@@ -109,6 +109,7 @@ def test_moving_tau_compiles_nothing_again() -> None:
     assert losses == sorted(losses) and losses[0] < losses[-1]
 
 
+@pytest.mark.slow
 def test_compiled_loop_of_model_and_criterion_compiles_once_per_mode() -> None:
     torch._dynamo.reset()
     graphs = []

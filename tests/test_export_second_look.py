@@ -119,6 +119,7 @@ def test_metadata_has_the_second_looks_arguments(second: SecondLook) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"size": 48}, {"backbone": "timm/test_efficientnet", "size": 80}])
+@pytest.mark.slow
 def test_a_network_and_a_size_of_its_own_are_served_and_traced(arguments: dict[str, Any]) -> None:
     first = lively(AIM("timm/test_resnet", backbone_kwargs={"num_classes": NUM_CLASSES}))
     second, images = looking_twice(first, **arguments), images_of(3, 3, 64, 97)

@@ -29,11 +29,13 @@ def test_inspection_says_what_wrapping_does() -> None:
     assert found.costs[(2, 3)] == wrapped.cost()
 
 
+@pytest.mark.slow
 def test_the_head_changes_the_cost() -> None:
     costs = [inspect_backbone(TinyNet(), head=head).costs[(2, 3)] for head in ("paper", "feature-preserving")]
     assert costs[0] == AIM(TinyNet(), [2, 3], head="paper").cost() != costs[1]
 
 
+@pytest.mark.slow
 def test_how_stages_were_found_is_shown() -> None:
     assert inspect_backbone(TinyNet()).found_by == "module boundaries"
     assert inspect_backbone(timm.create_model("test_resnet")).found_by == "timm's feature_info"
@@ -105,6 +107,7 @@ def test_wrong_names(path: str, message: str, monkeypatch: pytest.MonkeyPatch) -
         inspect_backbone(path)
 
 
+@pytest.mark.slow
 def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("typer")
     from typer.testing import CliRunner

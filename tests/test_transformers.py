@@ -41,7 +41,9 @@ def built(kind: str) -> tuple[nn.Module, list[int], torch.Tensor]:
     return transformers.AutoModelForImageClassification.from_config(config).eval(), stages, IMAGES[..., :side, :side]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("resnet", "vit") else pytest.mark.slow) for kind in CONFIGS]
+)
 def test_wrapped_trained_saved_and_explained(kind: str, tmp_path: Path) -> None:
     backbone, stages, images = built(kind)
     model = AIM(backbone, stages, mask_width=4)

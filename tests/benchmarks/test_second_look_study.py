@@ -49,6 +49,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "PROBES", ((1, 1e-3), (20, 3e-4)))
 
 
+@pytest.mark.slow
 def test_a_job_has_every_method_with_every_setting_and_is_repeated_to_the_bit(short: None) -> None:
     line, again = study.run(JOB), study.run(JOB)
     assert [(run["method"], run["epochs"]) for run in line["runs"]] == [

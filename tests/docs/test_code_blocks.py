@@ -57,7 +57,10 @@ ADDED = {
     ("train",): SHORT_RUN,
 }
 # More than a few seconds.
-SLOW = {"docs/attribution.md", "docs/backbones.md", "docs/figures.md", "docs/sharing.md", "docs/transformers.md"}
+SLOW = {
+    *("docs/attribution.md", "docs/backbones.md", "docs/figures.md"),
+    *("docs/sharing.md", "docs/transformers.md", "docs/verify.md"),
+}
 SLOW_COMMANDS = {
     "data",
     "demo",

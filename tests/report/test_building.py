@@ -306,6 +306,7 @@ def test_what_is_printed(report: Report) -> None:
     assert report.headline["models"][0]["scores"] == report.content["models"][0]["scores"]
 
 
+@pytest.mark.slow
 def test_the_background_is_that_of_training_images(
     tmp_path: Path, models: tuple[AIM, TinyNet], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ def images(tmp_path: Path) -> LabelledFolder:
     return LabelledFolder(tmp_path, transform=eval_transform(Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3)))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damage", ["cut off", "gone"])
 def test_workers_say_what_the_process_itself_would_say(images: LabelledFolder, damage: str, workers: int) -> None:
     """53 lines of traceback with workers, one clear line without."""

@@ -116,7 +116,9 @@ def test_a_flipped_byte_in_the_weights_of_a_plain_model(plain_folder: Path) -> N
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("backbone", "arguments", "depths"), [100000, 1, 1, 1], "more than 30000 modules"),
+        pytest.param(
+            ("backbone", "arguments", "depths"), [100000, 1, 1, 1], "more than 30000 modules", marks=pytest.mark.slow
+        ),
         (("backbone", "arguments", "dims"), [8, 12, 16, 2**20], "far larger than its weights|can't allocate"),
         (("aim", "mask_width"), 2**30, "far larger than its weights|can't allocate"),
         ("image_shape", [3, 100000, 100000], "'image_shape' must be 3 positive integers"),

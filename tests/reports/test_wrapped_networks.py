@@ -228,6 +228,7 @@ def test_adapters_may_be_switched_and_merged_after_wrapping(kind: type[nn.Module
     torch.testing.assert_close(backbone(images)["3"], network.features(images))
 
 
+@pytest.mark.slow
 def test_the_lines_of_inspect_run_as_they_are() -> None:
     """They lacked imports and ``num_classes``, and built 1000 logits without a word."""
     found = inspect_backbone("timm/resnet10t")

@@ -118,6 +118,7 @@ def own_network(backbone: nn.Module | str, **arguments: object) -> SecondLook:
     return second.eval()
 
 
+@pytest.mark.slow
 def test_a_network_by_name_and_a_size_come_back(tmp_path: Path) -> None:
     """A module of timm is recognised; how it expects images is saved, whatever its record says when it is loaded."""
     network = timm.create_model("test_efficientnet", num_classes=0, global_pool="")
