@@ -169,7 +169,8 @@ class AIMLoss(nn.Module):
         if isinstance(loss, nn.CrossEntropyLoss) or type(loss) is nn.BCEWithLogitsLoss:
             check_target(output.logits, target, getattr(loss, "ignore_index", None))
         elif output.logits.shape[1:] == (1,) and not self._tried_one_logit and not torch.compiler.is_compiling():
-            self._tried_one_logit = check_one_logit(loss, output.logits, target)
+            check_one_logit(loss, output.logits, target)
+            self._tried_one_logit = True
         taus = self.tau.float().expand(len(output.masks))
         areas = {
             stage: active_area_loss(mask, tau, self.area_per, self.batch_mean)

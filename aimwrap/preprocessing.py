@@ -115,7 +115,7 @@ def lost_in(picture: Image.Image, name: object = "image", channels: int = 3) -> 
     bits, white, planes = max(tags.get(258, (1,))), tags.get(262), tags.get(284) == 2 and tags.get(259) == 1
     tiles = getattr(picture, "tile", []) if picture.format == "PPM" else []
     found = {
-        "a small picture before the full one, which would not be read": tags.get(254) == 1,
+        "a small picture before the full one, which would not be read": tags.get(254) == 1 and 330 in tags,
         f"{pages} pages or frames, of which only the first would be read": not alone,
         "several images, of which only the first would be read": any(_goes_on(picture, *each) for each in tiles),
         f"{tags.get(277)} bands, of which only {bands} would be read": tags.get(277, 1) > bands,  # of TIFF, as below
@@ -150,7 +150,7 @@ def eight_bit(picture: Image.Image, lowered: bool, name: object = "image") -> Im
     kept = picture if deep or picture.mode == "CMYK" else picture.convert("RGB")
     values = np.asarray(kept) if deep else 256 * np.asarray(kept, np.int32)  # Pillow has kept 8
     least, most = (values.min(), values.max()) if deep else (0, values.max() or 255)
-    if deep and most == 65535:  # of a mark that was burnt in, or of pixels without a value
+    if deep and most == 65535 and (values == most).mean() < 0.1:  # of a mark that was burnt in
         most = values[values < 65535].max(initial=0) or most
     if picture.mode == "F" or least < 0 or most > 65535 or 0 < most < LEAST_WHITE:
         raise ValueError(
@@ -194,7 +194,7 @@ def windowed(values: Any, prepared: Preprocessing, name: object = "image") -> tv
         )
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     least, most = values.aminmax()  # NaN if a value is
-    shares = "float" in kind and high - low > 50 and 0 <= least < most <= 1
+    shares = "float" in kind and high - low > 255 and 0 <= least < most <= 1
     if shares or (kind == "uint8" and (low < 0 or high > 255)) or ("int" in kind and 0 <= low < high <= 1 < most):
         raise ValueError(
             f"{name} has {'8 bits' if kind == 'uint8' else kind} with values from {least:g} to {most:g}, and the "

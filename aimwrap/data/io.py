@@ -183,9 +183,10 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
         elif shown.size and hidden.max(initial=0) > 127:
             wrong = "something bright where it is transparent"
     counts = np.bincount(brightness.ravel(), minlength=256)
-    levels, grey = counts.nonzero()[0], counts[1:255].sum() > brightness.size / 2
-    shares = (np.isin(levels, np.rint(np.arange(n + 1) * 255 / n)).all() for n in range(2, 11))  # as of n annotators
-    if grey and len(levels) <= 12 and not (any_value or lossy or any(shares)):
+    levels = _FAINT + counts[_FAINT : 256 - _FAINT].nonzero()[0]
+    shares = (abs(levels - np.rint(levels * n / 255) * 255 / n).max() < 1 for n in range(2, 11))  # as of n annotators
+    grey = 1000 < brightness.size < 2 * counts[levels].sum() and 1 < len(levels) <= 12
+    if grey and not (any_value or lossy or any(shares)):
         wrong = f"the values {', '.join(map(str, levels))}, most of which are between black and white"
     below = brightness if lossy else brightness[brightness < 255]
     if 0 < below.max(initial=0) < _FAINT and not any_value:

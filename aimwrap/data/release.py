@@ -117,7 +117,7 @@ def written_twice(names: Iterable[str]) -> str | None:
 
     >>> written_twice(["Golden retriever", "golden_retriever"])
     "'Golden retriever' and 'golden_retriever', which differ in case, spaces, accents or dashes only"
-    >>> written_twice(["A", "a", "1_1", "11", "blood group A-", "blood group A", "b\u00f2", "b\u01a1"]) is None
+    >>> written_twice(["A", "a", "1_1", "11", "rot-90", "rot90", "group A-", "group A", "b\u00f2", "b\u01a1"]) is None
     True
     """
     first: dict[str, tuple[str, str]] = {}
@@ -125,7 +125,8 @@ def written_twice(names: Iterable[str]) -> str | None:
         look = normalize("NFKC", name)
         for sign, others in _LOOK_ALIKE.items():
             look = re.sub(others, sign, look)
-        plain = re.sub(r"(?<!\d)[\s_]+|[\s_]+(?!\d)", "", re.sub(r"(?<=\w)-(?=\w)", "_", look))  # 1_1 is not 11
+        plain = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", "_", look)
+        plain = re.sub(r"(?<!\d)[\s_]+|[\s_]+(?!\d)", "", plain)  # 1_1 is not 11
         plain = plain.casefold() if len(plain) > 1 else plain
         bare = re.sub("[\u0300-\u036f]", "", normalize("NFKD", plain)) if len(plain) > 1 else plain
         other, its_look = first.setdefault(bare if bare in first else plain, (name, look))

@@ -129,7 +129,9 @@ def export_masks(
     (root, sources), classes = _sources(images, folder), _classes(network, images)
     settings: dict[str, Any] = {"what": sorted(asked), "formats": sorted(formats), "threshold": threshold}
     settings |= {"as_stored": as_stored, "weights": digest_of(network), "images": str(network.preprocessing)}
-    settings |= {"second look": second and second.extra_repr(), "folder of images": str(root.resolve())}
+    settings |= {"second look": second and second.extra_repr()}
+    if isinstance(images, ReleaseDataset) or (isinstance(images, str | Path) and Path(images).is_dir()):
+        settings["folder of images"] = str(root.resolve())
     files = [source.digest() for source in sources]
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
@@ -239,7 +241,10 @@ def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset, out: Pa
         paths, root = [record.path for record in images.records], release.root
     elif isinstance(images, str | Path) and Path(images).is_dir():
         (root, release), unread = (Path(images), None), list[Path]()
-        written = [out.resolve(), *(path.resolve().parent for path in root.rglob(JOURNAL))]  # as these are masks
+        written = [
+            out.resolve(),
+            *(path.resolve().parent for path in root.rglob(JOURNAL) if path.with_name(SETTINGS).is_file()),
+        ]
         paths = [root / name for name in pictures_below(root, unread)]
         paths = [path for path in paths if not any(path.resolve().is_relative_to(each) for each in written)]
         twins = seen_twice([path.relative_to(root).as_posix() for path in paths])[1]
@@ -286,7 +291,8 @@ def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
             found = read_json(path)
         except (ValueError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged: {error}; name another folder, or remove this one") from error
-        others = [name for name, value in settings.items() if not isinstance(found, dict) or found.get(name) != value]
+        known = found if isinstance(found, dict) else dict.fromkeys(settings, "damaged")
+        others = [name for name, value in settings.items() if known.get(name, value) != value]
         if others:
             raise ValueError(f"{folder} holds masks with other {', '.join(others)}; name another folder")
     elif journal.exists():

@@ -66,7 +66,7 @@ def mask_grid(
     for mask in columns:
         if mask.ndim != 4 or mask.shape[:2] != (len(images), 1):
             raise ValueError(f"masks must be ({len(images)}, 1, h, w), one per image, got {tuple(mask.shape)}")
-        if not bool(((mask >= 0) & (mask <= 1)).all()):
+        if not bool(((mask >= -1e-3) & (mask <= 1.001)).all()):
             raise ValueError(f"masks must be from 0 to 1, got {mask.min():g} to {mask.max():g}")
     shown = [images.new_ones(len(images), 1, 1, 1), *columns]
     rows = torch.stack([seen_through(images, mask, prepared) for mask in shown], 1).flatten(0, 1)

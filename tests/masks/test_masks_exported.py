@@ -248,6 +248,7 @@ def test_a_folder_of_masks_is_of_one_folder_of_images_and_one_second_look(
     export_masks(second, pictures / "a", tmp_path / "out", **SILENT)
     with pytest.raises(ValueError, match="holds masks with other folder of images; name another folder"):
         export_masks(second, pictures / "b", tmp_path / "out", **SILENT)
+    export_masks(second, [pictures / "b" / "same.png"], tmp_path / "out", **SILENT)  # of a list, nothing is said
     second.margin = 0
     with pytest.raises(ValueError, match="holds masks with other second look; name another folder"):
         export_masks(second, pictures / "a", tmp_path / "out", **SILENT)

@@ -90,7 +90,6 @@ REFUSED = {
         ("cat-train-1", "cat-test-1", "dog-train-1", "dog-test-1"),
         "in several splits",
     ),
-    "a backup": (("cat", "cat_backup", "dog"), "one class in several splits, or with its masks or copies"),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",

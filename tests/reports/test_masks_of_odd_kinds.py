@@ -54,7 +54,7 @@ UNCLEAR = {
     "Pascal VOC in colours": grey(np.array(voc_palette())[15 * OBJECT + 255 * BORDER]),
     "Pascal VOC's numbers": grey(15 * OBJECT + 255 * BORDER),
     "one class and a border": grey(OBJECT + 255 * BORDER),
-    "COCO-Stuff's numbers": grey(np.where(OBJECT, 17, 124) + 131 * BORDER * ~OBJECT),
+    "COCO-Stuff's numbers": grey(np.where(OBJECT, 17, np.where(np.arange(32)[:, None] < 8, 156, 124))),
     "two objects": palette(OBJECT + 2 * BORDER, voc_palette()),
     "red on white": painted((255, 0, 0), WHITE),
     "a colour map": painted((253, 231, 37), (68, 1, 84)),

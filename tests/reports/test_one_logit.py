@@ -247,7 +247,7 @@ def test_losses_of_one_logit_are_taken(loss: nn.Module, logit: float) -> None:
 
 
 def test_balanced_labels_are_no_softmax() -> None:
-    """Of as many ones as zeros, a hinge is the same wherever all logits are."""
+    """A loss that is linear in the logits is the same for all of one value."""
     check_one_logit(nn.L1Loss(), torch.zeros(4, 1), torch.tensor([[0.0], [1.0], [0.0], [1.0]]))
 
 
@@ -258,7 +258,6 @@ def test_labels_without_a_second_dimension_are_refused(loss: nn.Module) -> None:
     logits = torch.where(labels == 1, 4.0, -4.0)[:, None]
     output = AIMOutput(logits, {3: logits}, {3: torch.ones(6, 1, 2, 2)})
     criterion = AIMLoss(tau=1.0, classification_loss=loss)
-    criterion(output, torch.ones(6))  # of which nothing can be said yet
     with pytest.raises(ValueError, match=r"compares each logit with all labels, .* \(6,\) .*write labels\[:, None\]"):
         criterion(output, labels)
     criterion(output, labels[:, None])
@@ -269,7 +268,11 @@ def test_a_loss_that_takes_the_second_dimension_away_is_taken() -> None:
         def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
             return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), labels)
 
-    check_one_logit(Squeezed(), torch.zeros(300, 1), (torch.arange(300) == 7).float())
+    for count, positives in ((2, 1), (256, 1), (300, 150), (1025, 1024)):
+        for first in range(0, count - positives + 1, max(1, count // 8)):
+            numbers = torch.arange(count)
+            labels = ((numbers >= first) & (numbers < first + positives)).float()
+            check_one_logit(Squeezed(), torch.zeros(count, 1), labels)
 
 
 def test_explanations_of_either_class_may_be_asked_for(model: AIM) -> None:

@@ -21,14 +21,14 @@ PARTS = re.compile(
 )
 MASK = re.compile(
     r"(?i)(^|(?<=/))((images?|masks?|labels?|seg\w*|gt|ground.truth|thumb(nail)?s?|resized)/|(mask|seg|gt|label)[ _-])|"
-    r"([ _-](seg\w*|gt|labels?|annotations?|superpixels?|overlay)|[ _-]?mask)[\d _-]*$"
+    r"[ _-](mask|seg\w*|gt)[\d _-]*$|([ _-](labels?|annotations?|superpixels?|overlay)|mask)$"
 )
 ENDS = re.compile(
     rf"{SPLIT.pattern}|images|masks?|labels|annotations|segmentations|seg|gt|groundtruth|thumb(nail)?s?|"
     r"aug(mented|mentation)?|resized|cropped"
 )  # also beginnings
 COPY = re.compile(  # as file managers name it
-    r"(?i)^(cop(y|ie|ia)|kopie)( \(\d+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|backup|\(\d+\))( ?\(?\d+\)?)?| 2)$"
+    r"(?i)^(cop(y|ie|ia)|kopie)( \(\d+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|\(\d+\))( ?\(?\d+\)?)?| 2)$"
 )
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:
@@ -179,7 +179,9 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
     of_files |= len(parts) == len(below) and len({*parts}) == 1
     of_files |= all(split_of(re.sub(r"^\d+[ _.-]+", "", name)) for name in below)  # as 1.train
     direct = any((root / name / each).is_dir() for each in same[:1] for name in below)  # else a level deeper
-    if len(below) == 1 or of_files or (len(same) > 1 and not any("" in names for names in below.values())):
+    above = len(same) > 1 and not any("" in names for names in below.values())
+    above &= not source or column == "split" or all(map(str.isdecimal, below))  # as years; a build takes other folders
+    if len(below) == 1 or of_files or above:
         table = _AS_TABLE.format(", ".join(below), column, root) if direct else ""
         root_too = f" as root, masks as masks=, splits as train, val and test; or a table of the images{table}"
         wanted = "places" if source == "place" else "classes"
@@ -192,7 +194,8 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
     for name in below:
         words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
         ends = [word for word in words if not word.isdigit()]
-        split = next((word for word in (*ends[:1], *ends[-1:]) if ENDS.fullmatch(word.lower())), "")
+        split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
+        split = split or next((word for word in ends[-1:] if SPLIT.fullmatch(word.lower())), "")  # as cat-train-1
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
     copied = any(COPY.sub("", name) in below.keys() - {name} for name in below)
     several = any(len(found - {""}) > 1 for found in splits.values())
@@ -222,7 +225,7 @@ def _class_pictures(folder: Path, unread: list[Path]) -> list[str]:
 
 def seen_twice(relatives: list[str]) -> tuple[int, list[str]]:
     """How many names there are without words for masks, and those of them that an image and its mask have."""
-    names = Counter(MASK.sub("", stem) for stem in sorted({*map(_stem, relatives)}))
+    names = Counter(MASK.sub("", stem) or stem for stem in sorted({*map(_stem, relatives)}))
     return len(names), [name for name, count in names.items() if count > 1]
 
 
