@@ -166,8 +166,11 @@ def test_sources_one_level_off_are_refused(
 
 def test_folders_within_places_still_belong_to_them(tmp_path: Path) -> None:
     for name in ("land/bamboo", "land/forest", "water/lake", "water/ocean/1"):
-        cut_out(tmp_path / name / "1.png")
-    assert [each.place for each in backgrounds_in(tmp_path)] == ["land", "land", "water", "water"]
+        cut_out(tmp_path / "all" / name / "1.png")
+    assert [each.place for each in backgrounds_in(tmp_path / "all")] == ["land", "land", "water", "water"]
+    for name in ("sea/day", "sea/night", "forest/day", "forest/night"):
+        cut_out(tmp_path / "alike" / name / "1.png")
+    assert [each.place for each in backgrounds_in(tmp_path / "alike")] == ["forest", "forest", "sea", "sea"]
 
 
 def test_one_place_ties_nothing(tmp_path: Path) -> None:

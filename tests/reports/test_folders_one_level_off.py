@@ -263,6 +263,14 @@ def test_one_image_may_be_called_a_mask(tmp_path: Path) -> None:
     assert len(read_folder(root).records) == 8
 
 
+@pytest.mark.parametrize("name", ["mask{}", "facemask{}", "wine_label_{}"])
+def test_images_of_masks_and_labels_are_no_masks(tmp_path: Path, name: str) -> None:
+    root = folders(tmp_path, "with", "without")
+    for number in range(5):
+        Image.new("RGB", (8, 8)).save(root / "with" / f"{name.format(number)}.png")
+    assert len(read_folder(root).records) == 9
+
+
 def test_folders_within_classes_are_noted(tmp_path: Path) -> None:
     """Two sets of other names that share a class cannot be told from classes with folders: training says it."""
     release = read_folder(folders(tmp_path, "mine/cat", "mine/dog", "yours/cat", "yours/bird"))
