@@ -246,8 +246,10 @@ def _sources(images: str | Path | Sequence[str | Path] | ReleaseDataset, out: Pa
             *(path.resolve().parent for path in root.rglob(JOURNAL) if path.with_name(SETTINGS).is_file()),
         ]
         paths = [root / name for name in pictures_below(root, unread)]
-        paths = [path for path in paths if not any(path.resolve().is_relative_to(each) for each in written)]
+        paths = [path for path in paths if not any(map(path.resolve().is_relative_to, written))]
+        there = {path.relative_to(root).with_suffix("").parts for path in paths}
         twins = seen_twice([path.relative_to(root).as_posix() for path in paths])[1]
+        twins += ["/".join(parts[1:]) for parts in sorted(there) if parts[1:] in there]
         masks = [f"{one} is perhaps an image and its mask; --data leaves out a data set's masks" for one in twins[:1]]
         for note in (*left_out(unread, root), *masks):
             warnings.warn(note, stacklevel=3)
@@ -292,7 +294,8 @@ def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
         except (ValueError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged: {error}; name another folder, or remove this one") from error
         known = found if isinstance(found, dict) else dict.fromkeys(settings, "damaged")
-        others = [name for name, value in settings.items() if known.get(name, value) != value]
+        known.setdefault("folder of images", settings.get("folder of images"))  # not known of a list
+        others = [name for name, value in settings.items() if known.get(name) != value]
         if others:
             raise ValueError(f"{folder} holds masks with other {', '.join(others)}; name another folder")
     elif journal.exists():

@@ -208,7 +208,10 @@ def test_pictures_of_kinds_that_are_not_read_are_named(model: AIM, pictures: Pat
         export_masks(model, pictures, tmp_path / "out", **SILENT)
 
 
-@pytest.mark.parametrize("names", [("0.jpg", "masks/0.png"), ("images/0.jpg", "masks/0.png"), ("0.jpg", "0_mask.png")])
+@pytest.mark.parametrize(
+    "names",
+    [("0.jpg", "masks/0.png"), ("images/0.jpg", "masks/0.png"), ("0.jpg", "0_mask.png"), ("0.jpg", "outlines/0.png")],
+)
 def test_masks_among_the_images_are_warned_of(model: AIM, tmp_path: Path, names: tuple[str, str]) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
