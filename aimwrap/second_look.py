@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree
 
 from ._checks import check_images, check_second_look
-from ._numerics import in_precision, wide_dtype, without_autocast
+from ._numerics import in_precision, wide_dtype
 from .analysis.readout import evaluating, unwrap
 from .backbones.create import create_backbone
 from .backbones.records import preprocessing_of
@@ -424,55 +424,25 @@ def _between(x: Tensor, begin: Tensor, end: Tensor, length: int) -> Tensor:
     return lower + (upper - lower) * (at - low)
 
 
-def spread(contributions: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """A second look's contributions on the image: each position's share, even over its part of the box.
-
-    Args:
-        contributions: (N, K, h, w), over each image's box.
-        boxes: (N, 4) as left, top, right, bottom in pixels, within the image.
-        height: H of the image.
-        width: W of the image.
-
-    Returns:
-        (N, K, H, W), with the same sums over positions.
-
-    Example:
-        >>> spread(torch.ones(1, 1, 1, 1), torch.tensor([[1.0, 0.0, 3.0, 1.0]]), height=2, width=4)
-        tensor([[[[0.0000, 0.5000, 0.5000, 0.0000],
-                  [0.0000, 0.0000, 0.0000, 0.0000]]]])
-    """
-    left, top, right, bottom = boxes.to(contributions).unbind(1)
-    rows = _overlaps(top, bottom, contributions.shape[2], height)
-    columns = _overlaps(left, right, contributions.shape[3], width)
-    with without_autocast(contributions):  # else the sums are of half precision
-        return rows[:, None] @ contributions @ columns[:, None].mT
-
-
-def _overlaps(begin: Tensor, end: Tensor, positions: int, pixels: int) -> Tensor:
-    """The share of each position of an even grid, from begin to end (N,), in each pixel: (N, pixels, positions)."""
-    edges = torch.arange(pixels + 1).to(begin)[None, :, None]
-    sides = (end - begin)[:, None, None] / positions
-    inside = (edges - begin[:, None, None]) / sides - torch.arange(positions).to(begin)
-    return inside.clamp(0, 1).diff(dim=1)
-
-
-def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
+def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor, mode: str = "nearest") -> Tensor:
     """A second look's map, placed on the image.
 
     Args:
         heatmap: (N, h, w), over each image's box.
         kept: (N, 1, H, W) of zeros and ones.
         boxes: (N, 4) as left, top, right, bottom in pixels.
+        mode: ``"nearest"`` gives each pixel the value of the position that its centre is in, ``"bilinear"`` one between
+            those of the four positions whose centres are around it.
 
     Returns:
-        (N, H, W): each pixel has the value of the position that its centre is in, and 0 where it is not kept.
+        (N, H, W), 0 where a pixel is not kept.
     """
     height, width = kept.shape[-2:]
     left, top, right, bottom = boxes.to(heatmap).unbind(1)
     x = 2 * (torch.arange(width).to(heatmap) + 0.5 - left[:, None]) / (right - left)[:, None] - 1
     y = 2 * (torch.arange(height).to(heatmap) + 0.5 - top[:, None]) / (bottom - top)[:, None] - 1
     grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
-    placed = F.grid_sample(heatmap[:, None], grid, mode="nearest", align_corners=False)
+    placed = F.grid_sample(heatmap[:, None], grid, mode=mode, align_corners=False)
     return torch.where(kept == 0, 0.0, placed)[:, 0]
 
 

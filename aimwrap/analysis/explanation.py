@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_numbers
-from .._numerics import both_sides, predicted_classes
+from .._numerics import both_sides, predicted_classes, without_autocast
 from .._text import numbered
-from ..second_look import SecondLook, spread
+from ..second_look import SecondLook
 from ..taps import Stage
 from . import html
 from .readout import bias_of, evaluating, inside, linear_classifier, shares, unwrap
@@ -200,3 +200,35 @@ def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> 
         raise ValueError(f"{expected}, got {classes!r}")
     check_numbers(asked, max(2, num_classes), "classes")
     return asked.long().cpu()
+
+
+def spread(contributions: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """A second look's contributions on the image: each position's share, even over its part of the box.
+
+    Args:
+        contributions: (N, K, h, w), over each image's box.
+        boxes: (N, 4) as left, top, right, bottom in pixels, within the image.
+        height: H of the image.
+        width: W of the image.
+
+    Returns:
+        (N, K, H, W), with the same sums over positions.
+
+    Example:
+        >>> spread(torch.ones(1, 1, 1, 1), torch.tensor([[1.0, 0.0, 3.0, 1.0]]), height=2, width=4)
+        tensor([[[[0.0000, 0.5000, 0.5000, 0.0000],
+                  [0.0000, 0.0000, 0.0000, 0.0000]]]])
+    """
+    left, top, right, bottom = boxes.to(contributions).unbind(1)
+    rows = _overlaps(top, bottom, contributions.shape[2], height)
+    columns = _overlaps(left, right, contributions.shape[3], width)
+    with without_autocast(contributions):  # else the sums are of half precision
+        return rows[:, None] @ contributions @ columns[:, None].mT
+
+
+def _overlaps(begin: Tensor, end: Tensor, positions: int, pixels: int) -> Tensor:
+    """The share of each position of an even grid, from begin to end (N,), in each pixel: (N, pixels, positions)."""
+    edges = torch.arange(pixels + 1).to(begin)[None, :, None]
+    sides = (end - begin)[:, None, None] / positions
+    inside = (edges - begin[:, None, None]) / sides - torch.arange(positions).to(begin)
+    return inside.clamp(0, 1).diff(dim=1)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from ..analysis.explanation import spread
 from ..analysis.look import Look
 from ..preprocessing import Preprocessing
-from ..second_look import on_the_image, spread
+from ..second_look import on_the_image
 
 Part = tuple[float, float, float, float]
 
@@ -45,8 +46,8 @@ def seen_part(preprocessing: Preprocessing, size: tuple[int, int]) -> Part:
     )
 
 
-def placed(values: Tensor, part: Part, size: tuple[int, int]) -> Tensor:
-    """A map (h, w) over a part of an image, as (H, W): each pixel has the value of the cell that its centre is in.
+def placed(values: Tensor, part: Part, size: tuple[int, int], mode: str = "nearest") -> Tensor:
+    """A map (h, w) over a part of an image, as (H, W), with a mode of :func:`~aimwrap.second_look.on_the_image`.
 
     Outside the part it is 0.
 
@@ -55,7 +56,7 @@ def placed(values: Tensor, part: Part, size: tuple[int, int]) -> Tensor:
         tensor([[0., 1., 1., 2., 2., 0.],
                 [0., 1., 1., 2., 2., 0.]])
     """
-    return on_the_image(values[None].float(), torch.ones(1, 1, *size), torch.tensor([part]))[0]
+    return on_the_image(values[None].float(), torch.ones(1, 1, *size), torch.tensor([part]), mode)[0]
 
 
 def maps_on(look: Look, number: int, what: Sequence[str], part: Part, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ def maps_on(look: Look, number: int, what: Sequence[str], part: Part, size: tupl
         masks = {f"stage_{stage}": mask[number, 0] for stage, mask in look.output.masks.items()}
         found |= {name: placed(mask, part, size) for name, mask in masks.items()}
     if "kept" in what and look.kept is not None:
-        found["kept"] = placed(look.kept[number, 0], part, size)
+        found["kept"] = (placed(look.kept[number, 0], part, size, "bilinear") > 0.5).float()  # of pixels, not cells
     if "contributions" in what:
         box = part if look.boxes is None else box_on(look, number, part)
         shares = look.shares[number].double()
