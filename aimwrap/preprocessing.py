@@ -184,6 +184,7 @@ def windowed(values: Any, prepared: Preprocessing, name: object = "image") -> tv
     given = checked_preprocessing(prepared)
     assert given.window is not None
     (low, high), channels, kind = given.window, len(given.mean), str(values.dtype).removeprefix("torch.")
+    values = values * 255 if kind == "bool" else values  # of TIFF with 1 bit; other formats have 255
     if not isinstance(values, torch.Tensor):
         values = values.astype(np.float32 if kind in ("uint8", "uint16", "int16") else np.float64)
         values = torch.from_numpy(values if values.ndim == 3 else values[..., None]).movedim(-1, 0)

@@ -22,7 +22,7 @@ except Exception as error:  # the runtime's errors have no kind in common
     sys.exit(f"{sys.argv[1]} is not a model that aimwrap exported to ONNX: {error}")
 
 
-def prepared(path: str) -> Image.Image:
+def prepared(path: str) -> np.ndarray:
     with Image.open(path) as file:
         if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":  # whose others are a preview or a second view
             raise ValueError("it has several pages or frames; save the one that you mean as one picture")
@@ -36,34 +36,35 @@ def prepared(path: str) -> Image.Image:
     if window and any(each in tile for each in wrong):
         raise ValueError("Pillow reads other values than the file has; save it as PNG of 8 or 16 bits")
     image = image if deep else image.convert("L" if len(prep["mean"]) == 1 else "RGB")
-    if window:  # the values that the model sees as black and white
+    parts = list(image.split())
+    if window:  # the values that the model sees as black and white; 8 bits would cut off what the resize overshoots
         low, high = window
         if (low < 0 or not 1 < high <= 255) and not deep:
             raise ValueError(f"it has 8 bits, and the model's images have values from {low} to {high}")
-        shares = 255 * ((np.asarray(image, np.float32) - low) / (high - low)).clip(0, 1)
-        image = Image.fromarray(shares if deep else shares.round().astype(np.uint8))
+        shares = [((np.asarray(part, np.float32) - low) / (high - low)).clip(0, 1) for part in parts]
+        parts = [Image.fromarray(255 * each) for each in shares]
     height, width = prep["image_size"]
     high, wide = int(height / prep["crop"]), int(width / prep["crop"])
     target, side = max((high, image.height), (wide, image.width), key=lambda pair: pair[0] / pair[1])
     # timm rounds down for square images only
     size = [n * target // side if height == width else round(n / (side / target)) for n in image.size]
     size = [wide, high] if prep["squash"] else size
-    image = image.resize(size, Image.Resampling[prep["interpolation"].upper()])
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
+    method = Image.Resampling[prep["interpolation"].removesuffix("-exact").upper()]
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return np.dstack([part.resize(size, method).crop((left, top, left + width, top + height)) for part in parts])
 
 
 failed = False
 for number, path in enumerate(sys.argv[2:]):
     try:
-        image = prepared(path)
+        values = prepared(path)  # (H, W, C), 255 for white
     except (OSError, ValueError) as error:
         print(f"{path} cannot be read as an image: {error}", file=sys.stderr)
         failed = True
         continue
     if len(prep["mean"]) not in (1, 3):
         sys.exit(f"the model takes {len(prep['mean'])} channels; this program reads grey and colours only")
-    pixels = (np.asarray(image).reshape(image.height, image.width, -1) / 255 - prep["mean"]) / prep["std"]
+    pixels = (values / 255 - prep["mean"]) / prep["std"]
     images = pixels.transpose(2, 0, 1)[None].astype(np.float32)
     logits, mask = session.run(["logits", shown], {"images": images})
     logits = np.append(0, logits) if logits.size == 1 else logits[0]  # a single logit decides by its sign
@@ -71,7 +72,7 @@ for number, path in enumerate(sys.argv[2:]):
     best = odds.argmax()
     print(f"{path}: " * (len(sys.argv) > 3) + f"{names[best]} {odds[best] / odds.sum():.1%}")
 
-    image = image.convert("L") if image.mode == "F" else image
+    image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8).squeeze())
     kept = Image.fromarray((255 * mask[0, 0]).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     darkened = image.point(lambda value: value // 4)
     same = [Path(other).stem for other in sys.argv[2:][:number]].count(Path(path).stem)  # of other folders

@@ -14,3 +14,14 @@ def test_the_predicted_class_is_the_largest_logit_also_where_the_softmax_has_a_t
     measured = measure(Look(AIMOutput(logits, {}, {}), heatmaps, (2, 2)), labels, torch.ones(3, 4, 4), (2, 2))
     assert measured.predicted.tolist() == [1, 1, 0]
     assert measured.right.tolist() == [True, True, False]
+
+
+def test_precision_leaves_out_images_without_an_object_as_chance_and_recall_do() -> None:
+    """They counted as 0, so a mask at chance seemed to avoid the object; a crop may cut an object away, too."""
+    objects, masks = torch.zeros(3, 4, 4), torch.ones(3, 1, 2, 2)
+    objects[0, :2] = 1
+    look = Look(AIMOutput(torch.zeros(3, 2), {}, {}), torch.ones(3, 2, 2), (2, 2), masks)
+    for known in (None, torch.tensor([True, True, False])):
+        measured = measure(look, torch.zeros(3, dtype=torch.int64), objects, (2, 2), known)
+        for score in (measured.mask_precision, measured.chance):
+            assert score[0] == 0.5 and score[1:].isnan().all()

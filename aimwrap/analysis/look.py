@@ -121,7 +121,7 @@ class Measured(NamedTuple):
         true_confidence: softmax of the label's class.
         energy_pointing: of the heatmap, at its own resolution.
         energy_pointing_matched: of the heatmap and the object, both averaged exactly over one coarse grid.
-        mask_precision: of the merged mask.
+        mask_precision: of the merged mask; NaN where the image has no object.
         mask_recall: of the merged mask.
         area: of the merged mask.
         chance: the object's share of the image, which any even heatmap scores; where energy pointing is defined.
@@ -165,10 +165,8 @@ def measure(
         matched = energy_pointing_game(look.heatmap, object_masks, resolution=resolution)
         chance = chance_level(object_masks).where(~pointing.isnan(), math.nan)
         if look.merged_mask is not None:
-            precision = mask_precision(look.merged_mask, object_masks)
-            recall = mask_recall(look.merged_mask, object_masks)
-    if known is not None:
-        precision = precision.where(known, math.nan)
+            recall = mask_recall(look.merged_mask, object_masks)  # NaN where there is no object
+            precision = mask_precision(look.merged_mask, object_masks).where(~recall.isnan(), math.nan)
     kept = undefined if look.kept is None else look.kept.float().mean((1, 2, 3))
     right, sure, of_label = predicted == labels, probabilities.amax(1), probabilities.gather(1, labels[:, None])[:, 0]
     return Measured(predicted, right, sure, of_label, pointing, matched, precision, recall, area, chance, kept)

@@ -51,6 +51,15 @@ def test_values_are_linear_in_the_window_and_cut_off_outside(tmp_path: Path, kin
         assert torch.allclose(prepared(Image.open(tmp_path / name)), (read - 0.5) / 0.25, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_1_bit_is_black_and_white_in_every_format(tmp_path: Path, name: str) -> None:
+    """In TIFF it was 0 and 1, both nearly black."""
+    Image.fromarray(DEEP > 1000).save(tmp_path / name)
+    read = read_image(tmp_path / name, prepared=through(0, 255))
+    assert read.flatten().tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(through(0, 255).transform()(DEEP > 1000), read)
+
+
 @pytest.mark.parametrize(("axes", "options"), {"CYX": {"imagej": True}, "YXS": {"photometric": "minisblack"}}.items())
 def test_channels_of_tiff(tmp_path: Path, axes: str, options: dict[str, Any]) -> None:
     values = RNG.integers(0, 4096, (5, 7, 9)).astype(np.uint16)

@@ -177,3 +177,15 @@ def test_one_place_ties_nothing(tmp_path: Path) -> None:
     cutouts = cutouts_in(sources(tmp_path) / "cutouts")
     with pytest.raises(ValueError, match="places must name two or more of sea, each once, got sea"):
         build(tmp_path / "out", cutouts, backgrounds_of({"sea": [tmp_path / "backgrounds"]}), waterbirds())
+
+
+def test_two_cut_outs_do_not_share_a_mask(tmp_path: Path) -> None:
+    """Of one name and two suffixes, as the reader of a folder refuses."""
+    for folder in ("cutouts", "masks"):
+        for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+            cut_out(tmp_path / folder / name)
+    assert len(cutouts_in(tmp_path / "cutouts", tmp_path / "masks")) == 3
+    cut_out(tmp_path / "cutouts" / "cat" / "1.webp")
+    with pytest.raises(ValueError, match=r"1\.png would be the mask of two images; rename one of them"):
+        cutouts_in(tmp_path / "cutouts", tmp_path / "masks")
+    assert len(cutouts_in(tmp_path / "cutouts")) == 4

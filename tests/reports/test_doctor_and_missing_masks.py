@@ -27,3 +27,20 @@ def test_missing_masks_are_one_fault_beside_the_other_checks(root: Path) -> None
     assert [check.name for check in found.faults][:2] == ["object masks", "readable"]
     assert "lacks the masks of 2 of 4 images" in found.faults[0].summary
     assert found.classes == ("cat", "dog") and len(found.checks) > 5
+
+
+def test_images_without_an_object_are_a_warning(root: Path) -> None:
+    """Such as all of a class: an exit code of 1, and "fix them before training"."""
+    masks = root.parent / "masks"
+    for number, name in enumerate(["cat/a", "cat/b", "dog/a", "dog/b"]):
+        Image.new("L", (8 + number, 8)).save(masks / f"{name}.png")
+    found = examine(root, "folder", masks=masks)
+    assert "masks that show nothing, or everything: 4 of 4" in [check.summary for check in found.faults]
+    for number, name in enumerate(["a", "b"]):
+        mask = Image.new("L", (8 + number, 8))
+        mask.putpixel((0, 0), 255)
+        mask.save(masks / "cat" / f"{name}.png")
+    found = examine(root, "folder", masks=masks)
+    said = {check.name: (check.mark, check.summary) for check in found.checks}
+    assert found.healthy
+    assert said["mask contents"] == ("warning", "empty: 2 of 4, right if these have no object; scores leave them out")

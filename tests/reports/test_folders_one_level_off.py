@@ -166,6 +166,25 @@ def test_a_folder_of_the_classes_names_is_no_class(tmp_path: Path, extra: str) -
         assert read_folder(root, masks=root / extra).classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("above", ["", "train"])
+def test_a_flat_folder_of_masks_is_no_class(tmp_path: Path, above: str) -> None:
+    """Beside the classes, also in each split; three were trained, and the doctor said "Healthy"."""
+    root = folders(tmp_path, "gloves", "hats", "masks") / above
+    for name in ("gloves", "hats", "masks") if above else ():
+        (tmp_path / name).rename((root / name) if root.is_dir() else root.mkdir() or root / name)
+    assert len(read_folder(tmp_path).classes) == 3, "of numbered images, and not one of each of the others"
+    for path in (root / "masks").iterdir():
+        path.unlink()
+    for name in ("gloves", "hats"):
+        for path in (root / name).iterdir():
+            path.rename(path.with_name(f"{name}{path.name}"))
+            Image.new("L", (8, 8)).save(root / "masks" / f"{name}{path.stem}_mask.png")
+    with pytest.raises(ValueError, match="masks has a file named as each image of the classes, so it is none"):
+        read_folder(tmp_path)
+    (root / "masks").rename(root / "scarves")
+    assert len(read_folder(tmp_path).classes) == 3
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("cat", "Cat"), ("caf\u00e9", "cafe\u0301"), ("cat", "cat "), ("\u00e9", "e\u0301"), ("big cat", "big_cat")],

@@ -142,9 +142,12 @@ def test_the_cards_code_goes_by_the_sign(
     assert capsys.readouterr().out.split()[-1] == name
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, logit: float, *arguments: str) -> None:
-    """Run the example with a model that gives this logit for every picture."""
-    facts = ServingModel(AIM(TinyNet(), [2, 3], num_classes=1, mask_width=4)).metadata(None, UNIT)
+def serve(
+    monkeypatch: pytest.MonkeyPatch, logit: float, *arguments: str, prepared: Preprocessing = UNIT
+) -> list[np.ndarray]:
+    """Run the example with a model that gives this logit for every picture; returns what the model was given."""
+    network, given_images = TinyNet(in_channels=len(prepared.mean)), []
+    facts = ServingModel(AIM(network, [2, 3], num_classes=1, mask_width=4)).metadata(None, prepared)
 
     class Session:
         def __init__(self, path: str) -> None:
@@ -155,11 +158,13 @@ def serve(monkeypatch: pytest.MonkeyPatch, logit: float, *arguments: str) -> Non
             return SimpleNamespace(custom_metadata_map=facts)
 
         def run(self, names: list[str], given: dict[str, Any]) -> list[Any]:
+            given_images.append(given["images"][0])
             return [np.array([[logit]], np.float32), np.ones((1, 1, 2, 2), np.float32)]
 
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
     monkeypatch.setattr(sys, "argv", ["serve_onnx.py", *arguments])
     runpy.run_path(str(SERVE))
+    return given_images
 
 
 @pytest.mark.parametrize(("logit", "said"), [(-1.0, "0 73.1%"), (2.0, "1 88.1%")])
@@ -303,3 +308,21 @@ def test_serving_refuses_colours_of_more_than_8_bits(
     with pytest.raises(SystemExit):
         serve(monkeypatch, 2.0, "model.onnx", "deep.ppm")
     assert "it has more than 8 bits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "nearest-exact"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_serving_through_a_window_sees_what_training_sees(
+    channels: int, interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values that a filter overshoots were cut off: 67 of 255 apart."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save("x.png")
+    prepared = Preprocessing((32, 32), (0.4,) * channels, (0.3,) * channels, interpolation, window=(20, 200))
+    (seen,) = serve(monkeypatch, 2.0, "model.onnx", "x.png", prepared=prepared)
+    with Image.open("x.png") as picture:
+        right = prepared.transform()(picture).numpy()
+    assert np.abs(seen - right).max() < 1e-4
+    assert (right.max() > 2.1) == (interpolation == "bicubic"), "it overshoots"
+    assert Path("x.mask.png").is_file()

@@ -351,11 +351,45 @@ def test_whole_numbers_with_a_fraction_of_zero(tmp_path: Path) -> None:
 def test_folders_of_splits_are_not_passed_over(tmp_path: Path) -> None:
     """All images, those in the folder of the test too, were training images."""
     text = "image,label\ndata/train/a.png,cat\ndata/train/b.png,dog\ndata/Test/1.png,cat\n"
-    with pytest.raises(ValueError, match=r"no column of splits, and images in folders of test, train: .* pass split"):
+    with pytest.raises(
+        ValueError, match=r"no column of splits, and images or folders named after test, train: .* pass split"
+    ):
         read(tmp_path, text)
     assert {one.split for one in read(tmp_path, text, split_column=None).records} == {"train"}
     for other in ("data/bus/1.png", "data/train/test/1.png", "test.png"):  # a class, one split, a file
         assert len(read(tmp_path, text.replace("data/Test/1.png", other)).records) == 3
+
+
+@pytest.mark.parametrize("name", ["{}_1.png", "cat-{}-1.png", "COCO_{}2014_01.jpg", "data_{}/1.png", "{} images/1.png"])
+def test_names_of_splits_in_paths_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    """Only folders with a split's name alone were asked about; these images of the test were training images."""
+    train, test = (f"a/{name.format(split)}" for split in ("train", "val"))
+    text = f"image,label\n{train},cat\n{test},cat\na/{train},dog\n"
+    with pytest.raises(ValueError, match="images or folders named after train, val: write a column split, or pass"):
+        read(tmp_path, text)
+    assert len(read(tmp_path, text, split_column=None).records) == 3
+    for other in ("latest_1.png", "a/contest/1_2.png", f"{train}/val_1.png"):  # no split, and the same one
+        assert len(read(tmp_path, text.replace(f"\n{test}", f"\n{other}")).records) == 3
+
+
+def test_groups_that_count_from_1_are_not_read_from_0(tmp_path: Path) -> None:
+    """They became three places, of which one was the first of a label and the second of the other."""
+    text = FOUR.format(",group", ",1", ",3", ",2", ",4")
+    with pytest.raises(
+        ValueError, match=r"3 places fit the .* labels, unless they count from 1: then subtract 1. Pass"
+    ):
+        read(tmp_path, text)
+    assert read(tmp_path, text, places=["x", "y", "z"]).places == ("x", "y", "z")
+    for groups, number in ((",0 ,2 ,1 ,3", 2), (",1 ,2 ,1 ,3", 2), (",0 ,3 ,2 ,5", 3)):  # the second lacks group 0
+        assert len(read(tmp_path, FOUR.format(",group", *groups.split())).places) == number
+
+
+def test_errors_of_rows_say_which(tmp_path: Path) -> None:
+    """A sum at the end blamed the first row, and an equal row "differs in more than its box"."""
+    with pytest.raises(ValueError, match=r"line 2: .* has 'cat' here and '2' in line 6\. Fix the table"):
+        read(tmp_path, FOUR.format(*[""] * 5) + "Total,2\n")
+    with pytest.raises(ValueError, match=r"line 6: a\.png is there a second time, and not for another box"):
+        read(tmp_path, FOUR.format(*[""] * 5) + "a.png,cat\n")
 
 
 def test_spaces_after_the_commas_do_not_keep_the_quotation_marks(tmp_path: Path) -> None:

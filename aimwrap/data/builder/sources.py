@@ -81,6 +81,8 @@ def cutouts_in(folder: Path | str, opacity: Path | str | None = None) -> list[Cu
                 f"it belongs to {path}"
             )
         found.append(Cutout(name, path, class_name, opacity_path, split=split))
+    if twice := [mask for mask, times in Counter(each.opacity_path for each in found).items() if mask and times > 1]:
+        raise ValueError(f"{twice[0]} would be the mask of two images; rename one of them")
     return found
 
 

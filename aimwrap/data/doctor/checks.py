@@ -292,7 +292,7 @@ def _by(size: tuple[int, int] | None) -> str:
     return "unknown" if size is None else f"{size[1]} x {size[0]}"
 
 
-def check_mask_contents(seen: Sequence[Seen], root: Path, empty_is_usual: bool) -> Check:
+def check_mask_contents(seen: Sequence[Seen], root: Path, of_empty: Mark) -> Check:
     """Whether masks show something, and not everything."""
     empty, odd, number = [], [], 0
     for record, _, look in seen:
@@ -307,12 +307,12 @@ def check_mask_contents(seen: Sequence[Seen], root: Path, empty_is_usual: bool) 
             odd.append(Finding(name, f"no pixel is at least half object; {values}: all too soft"))
         elif look.mask.share == 1:
             odd.append(Finding(name, "full: every pixel is object"))
-    if odd or (empty and not empty_is_usual):
+    if odd or (empty and (of_empty == "fault" or len(empty) == number)):
         summary = f"masks that show nothing, or everything: {len(odd) + len(empty):,} of {number:,}"
         return Check("mask contents", "fault", summary, (*odd, *empty))
     if empty:
-        summary = f"empty: {len(empty):,} of {number:,}, as some of this release are; leave them out of scores"
-        return Check("mask contents", "ok", summary, tuple(empty))
+        summary = f"empty: {len(empty):,} of {number:,}, right if these have no object; scores leave them out"
+        return Check("mask contents", of_empty, summary, tuple(empty))
     return Check("mask contents", "ok", "every mask shows an object and a background")
 
 

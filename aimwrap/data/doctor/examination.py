@@ -278,7 +278,7 @@ def _checks(release: Release, kind: type[DatasetOnDisk], listing: FolderListing,
     if turned := check_turned(seen, release):
         yield turned
     if masks and not quick:
-        yield check_mask_contents(seen, release.root, kind.some_masks_are_empty)
+        yield check_mask_contents(seen, release.root, kind.empty_masks)
     if any(record.boxes is not None for record in release.records):
         yield check_boxes(seen, release)
     if not quick:

@@ -55,7 +55,7 @@ class DatasetOnDisk(ReleaseDataset):
         authority: the source of the expected counts.
         num_classes: of the official release, or None.
         where_masks: how to get masks; empty if the set never has any.
-        some_masks_are_empty: whether the official release has empty masks.
+        empty_masks: what the doctor thinks of them, where others are not empty.
         duplicates: mark for the same file in two splits; a warning where the official release has some.
         owns_folder: whether every image below its folder should be one of the release.
     """
@@ -66,7 +66,7 @@ class DatasetOnDisk(ReleaseDataset):
     authority: ClassVar[str] = "the official release"
     num_classes: ClassVar[int | None] = None
     where_masks: ClassVar[str] = ""
-    some_masks_are_empty: ClassVar[bool] = False
+    empty_masks: ClassVar[Literal["ok", "warning", "fault"]] = "fault"
     duplicates: ClassVar[Literal["warning", "fault"]] = "fault"
     owns_folder: ClassVar[bool] = True
     __signature__: ClassVar[Signature]

@@ -73,6 +73,7 @@ def read_folder(root: str | Path, *, masks: str | Path | None = None, any_value_
     unread: list[Path] = []
     for split, (folder, names) in parts.items():
         relatives = [f"{name}/{relative}" for name in names for relative in _class_pictures(folder / name, unread)]
+        _check_kinds(folder, names, relatives)
         mask_of: dict[str, Path] = {}
         if mask_root is not None:
             mask_folder = mask_root / folder.relative_to(root)
@@ -229,6 +230,18 @@ def seen_twice(relatives: list[str]) -> tuple[int, list[str]]:
     return len(names), [name for name, count in names.items() if count > 1]
 
 
+def _check_kinds(folder: Path, names: list[str], relatives: list[str]) -> None:
+    """Refuse a class of masks or the like, one of each image of the others."""
+    times = Counter(MASK.sub("", _stem(relative).partition("/")[2]) for relative in relatives)
+    for name in names if len(names) > 2 and {*times.values()} == {2} else ():
+        kind, number = KINDS_OF_FILES.fullmatch(name.lower()), sum(each.startswith(f"{name}/") for each in relatives)
+        if kind and kind[1] and 2 * number == len(relatives):
+            raise ValueError(
+                f"{folder / name} has a file named as each image of the classes, so it is none: move it elsewhere, and "
+                "sort it into a folder per class; masks= takes that. If it is a class, rename the folder"
+            )
+
+
 def _masks(folder: Path, mask_folder: Path, names: list[str]) -> dict[str, Path]:
     """Masks by the images' names without suffix."""
     found: dict[str, Path] = {}
@@ -267,6 +280,7 @@ class LabelledFolder(DatasetOnDisk):
     read = staticmethod(read_folder)
     title = "a folder per class"
     generic = True
+    empty_masks = "warning"
 
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:

@@ -344,7 +344,7 @@ class HardImageNet(DatasetOnDisk):
     read = staticmethod(read_hard_imagenet)
     title = "Hard-ImageNet"
     num_classes = NUM_CLASSES
-    some_masks_are_empty = True
+    empty_masks = "ok"
     duplicates = "warning"
 
     @classmethod

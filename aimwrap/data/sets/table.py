@@ -52,21 +52,27 @@ def _whole(row: Row, column: str) -> Row:
     return row._replace(values=row.values | {column: row.values[column].strip().removesuffix(".0")})
 
 
-def _places_of_groups(
-    rows: Sequence[Row], column: str, groups: list[int], labels: Numbered, names: Sequence[str] | None
-) -> Numbered:
-    """The places by ``label * num_places + place``, if only one number of places fits."""
+def _fitting(groups: Sequence[int], labels: Numbered, names: Sequence[str] | None) -> Sequence[int]:
+    """The numbers of places with which every group is ``label * num_places + place``."""
     pairs = set(zip(groups, labels.numbers, strict=True))
     least = max(number // (label + 1) + 1 for number, label in pairs)
     most = min((number // label for number, label in pairs if label), default=max(groups) + 1)
     counts = range(least, min(most, 10**6) + 1)  # those with number // count == label; no table by group holds more
-    fitting = counts if names is None else [len(names)] if least <= len(names) <= most else []
-    if len(fitting) != 1:
+    return counts if names is None else [len(names)] if least <= len(names) <= most else []
+
+
+def _places_of_groups(
+    rows: Sequence[Row], column: str, groups: list[int], labels: Numbered, names: Sequence[str] | None
+) -> Numbered:
+    """The places by ``label * num_places + place``, if only one number of places fits."""
+    fitting = _fitting(groups, labels, names)
+    from_one = names is None and min(groups) == 1 == len(_fitting([n - 1 for n in groups], labels, None))
+    if len(fitting) != 1 or from_one:
         fit = f"{' or '.join(map(str, fitting[:5]))} places fit" if fitting else "no number of places fits"
         raise ValueError(
-            f"{column} must be label * num_places + place, and {fit} the table's groups and labels. Pass place= with "
-            "the column of places and group=None to have groups numbered here, places= with the places' names, or "
-            "group=None to go without"
+            f"{column} must be label * num_places + place, and {fit} the table's groups and labels"
+            f"{', unless they count from 1: then subtract 1' * from_one}. Pass place= with the column of places and "
+            "group=None to have groups numbered here, places= with the places' names, or group=None to go without"
         )
     (count,) = fitting
     found = tuple(str(number) for number in range(count)) if names is None else tuple(names)
@@ -159,7 +165,7 @@ def _amount(text: str) -> str | Decimal:
 
 def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: str) -> None:
     """Names of which some are numbers are a damaged column, or measurements."""
-    numeric = next((row.values[column] for row in rows if NUMBER.fullmatch(row.number(column))), None)
+    numeric = next((row for row in rows if NUMBER.fullmatch(row.number(column))), None)
     if numeric is None:
         return
     row, value = next(
@@ -167,7 +173,8 @@ def _check_names(rows: Sequence[Row], values: list[str], column: str, argument: 
     )
     raise ValueError(
         f"{row.where}: {column} must have integers from 0, or only names, and has {value!r:.40} here and "
-        f"{numeric!r:.40} elsewhere. Fix the table, or pass {argument}= with all values as names"
+        f"{numeric.values[column]!r:.40} in {numeric.where.rpartition(', ')[2]}. Fix the table, or pass {argument}= "
+        "with all values as names"
     )
 
 
@@ -260,11 +267,13 @@ def read_table(
             f"{split} of {table} says yes (1) or no (0); pass splits= with what that means, such as "
             'splits={"1": "train", "0": "test"}, or another column'
         )
-    named = {next(filter(None, map(split_of, row.values[image].split("/")[:-1])), "") for row in rows}
+    parts = (re.sub("(^|/)[^/ _-]*$", "", row.values[image]) for row in rows)  # without a name such as test.png
+    words = (re.split("[/ _.-]+", each) for each in parts)
+    named = {next(filter(None, map(split_of, each)), "") for each in words}
     if split is None and split_column and len(named) > 1 and "" not in named:
         raise ValueError(
-            f"{table} has no column of splits, and images in folders of {', '.join(sorted(named))}: write a column "
-            "split, or pass split_column=None to take all for training"
+            f"{table} has no column of splits, and images or folders named after {', '.join(sorted(named))}: write a "
+            "column split, or pass split_column=None to take all for training"
         )
     box = _box_columns(table, header, box)
     labels = number_column(rows, label, classes, "classes")
@@ -388,7 +397,7 @@ def _joined(records: list[Record], rows: Sequence[Row]) -> list[Record]:
             continue
         if earlier.boxes is None or record.boxes is None or earlier._replace(boxes=record.boxes) != record:
             raise ValueError(
-                f"{row.where}: {record.id} is there a second time, and differs in more than its box; an image in two "
+                f"{row.where}: {record.id} is there a second time, and not for another box of it; an image in two "
                 "splits or classes makes results wrong. Remove one of the rows"
             )
         joined[record.path] = earlier._replace(boxes=earlier.boxes + record.boxes)
@@ -409,6 +418,7 @@ class LabelledTable(DatasetOnDisk):
     read = staticmethod(read_table)
     title = "images listed in a table"
     generic = True
+    empty_masks = "warning"
 
     @classmethod
     def evidence(cls, folder: Path, sources: Sources) -> str | None:
