@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class AIMCallback(lightning.Callback):
         pictures: number of validation images in the picture; 0 for none.
 
     Raises:
-        ValueError: in ``fit``, if the LightningModule holds no model, several, or an AIM without an AIMLoss.
+        ValueError: in ``fit``, if the LightningModule holds no model, several, or an AIM without an AIMLoss, or if the
+            number of steps is not known.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -70,8 +72,13 @@ class AIMCallback(lightning.Callback):
             raise ValueError("the LightningModule has no AIM: self.model = AIM(backbone, stages=[2, 3], tau=0.25)")
         self.preprocessing = model.preprocessing
         if isinstance(criterion, AIMLoss) and isinstance(model, AIM):
-            steps = int(self.anneal_share * trainer.estimated_stepping_batches)
-            self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=steps, start=self.start, curve=self.curve)
+            steps = self.anneal_share * trainer.estimated_stepping_batches
+            if math.isinf(steps):
+                raise ValueError(
+                    "tau falls in a share of all steps, and the Trainer cannot know their number: pass max_steps=, or "
+                    "max_epochs= with a loader that has a length"
+                )
+            self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=int(steps), start=self.start, curve=self.curve)
             self.health = aimwrap.MaskHealth(criterion)
         else:
             assert isinstance(model, SecondLook)
@@ -115,8 +122,10 @@ class AIMCallback(lightning.Callback):
         self._log_areas(pl_module)
         if self.schedule is not None:
             pl_module.log("masks/tau", self.schedule.criterion.tau.mean())
-            # With accumulated gradients not every batch is a step.
-            while self.schedule.steps_done < trainer.global_step:
+            # With accumulated gradients not every batch is a step; several optimizers make several steps of a batch.
+            by_steps = pl_module.automatic_optimization or trainer.max_steps > 0
+            done = trainer.global_step if by_steps else trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            while self.schedule.steps_done < done:
                 self.schedule.step()
 
     def on_validation_batch_end(
@@ -129,7 +138,7 @@ class AIMCallback(lightning.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the areas."""
-        self._log_areas(pl_module, on_epoch=True, sync_dist=True, add_dataloader_idx=False)
+        self._log_areas(pl_module, on_epoch=True, sync_dist=True)
 
     def _log_areas(self, pl_module: lightning.LightningModule, **options: Any) -> None:
         for name, (area, images) in self._areas.items():
