@@ -42,8 +42,7 @@ class AIMCallback(lightning.Callback):
         pictures: number of validation images in the picture; 0 for none.
 
     Raises:
-        ValueError: in ``fit``, if the LightningModule holds no model, several, or an AIM without an AIMLoss, or if the
-            number of steps is not known.
+        ValueError: in ``fit``, if the number of steps is unknown, there is no model, several, or no AIMLoss for it.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -74,10 +73,7 @@ class AIMCallback(lightning.Callback):
         if isinstance(criterion, AIMLoss) and isinstance(model, AIM):
             steps = self.anneal_share * trainer.estimated_stepping_batches
             if math.isinf(steps):
-                raise ValueError(
-                    "tau falls in a share of all steps, and the Trainer cannot know their number: pass max_steps=, or "
-                    "max_epochs= with a loader that has a length"
-                )
+                raise ValueError("tau falls in a share of all steps, of unknown number: give the Trainer max_steps=")
             self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=int(steps), start=self.start, curve=self.curve)
             self.health = aimwrap.MaskHealth(criterion)
         else:
