@@ -72,7 +72,7 @@ class AIMCallback(lightning.Callback):
         self.preprocessing = model.preprocessing
         if isinstance(criterion, AIMLoss) and isinstance(model, AIM):
             steps = self.anneal_share * trainer.estimated_stepping_batches
-            if math.isinf(steps):
+            if not math.isfinite(steps):
                 raise ValueError("tau falls in a share of all steps, of unknown number: give the Trainer max_steps=")
             self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=int(steps), start=self.start, curve=self.curve)
             self.health = aimwrap.MaskHealth(criterion)

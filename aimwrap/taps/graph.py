@@ -482,7 +482,7 @@ def _noting_assignments(traces: Traces) -> Iterator[None]:
         return proxy
 
     def asks(*device: str) -> bool:  # a graph would keep the answer of now
-        if threading.get_ident() == thread and not sys._getframe(1).f_globals["__name__"].startswith("torch."):
+        if threading.get_ident() == thread and not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
             asked.append(device)
         return _AUTOCASTS(*device)
 
