@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class AIMCallback(lightning.Callback):
         pictures: number of validation images in the picture; 0 for none.
 
     Raises:
-        ValueError: in ``fit``, if the LightningModule holds no model, several, or an AIM without an AIMLoss.
+        ValueError: in ``fit``, if the number of steps is unknown, there is no model, several, or no AIMLoss for it.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -70,8 +71,10 @@ class AIMCallback(lightning.Callback):
             raise ValueError("the LightningModule has no AIM: self.model = AIM(backbone, stages=[2, 3], tau=0.25)")
         self.preprocessing = model.preprocessing
         if isinstance(criterion, AIMLoss) and isinstance(model, AIM):
-            steps = int(self.anneal_share * trainer.estimated_stepping_batches)
-            self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=steps, start=self.start, curve=self.curve)
+            steps = self.anneal_share * trainer.estimated_stepping_batches
+            if not math.isfinite(steps):
+                raise ValueError("tau falls in a share of all steps, of unknown number: give the Trainer max_steps=")
+            self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=int(steps), start=self.start, curve=self.curve)
             self.health = aimwrap.MaskHealth(criterion)
         else:
             assert isinstance(model, SecondLook)
@@ -115,8 +118,10 @@ class AIMCallback(lightning.Callback):
         self._log_areas(pl_module)
         if self.schedule is not None:
             pl_module.log("masks/tau", self.schedule.criterion.tau.mean())
-            # With accumulated gradients not every batch is a step.
-            while self.schedule.steps_done < trainer.global_step:
+            # With accumulated gradients not every batch is a step; several optimizers make several steps of a batch.
+            by_steps = pl_module.automatic_optimization or trainer.max_steps > 0
+            done = trainer.global_step if by_steps else trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            while self.schedule.steps_done < done:
                 self.schedule.step()
 
     def on_validation_batch_end(
@@ -129,7 +134,7 @@ class AIMCallback(lightning.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the areas."""
-        self._log_areas(pl_module, on_epoch=True, sync_dist=True, add_dataloader_idx=False)
+        self._log_areas(pl_module, on_epoch=True, sync_dist=True)
 
     def _log_areas(self, pl_module: lightning.LightningModule, **options: Any) -> None:
         for name, (area, images) in self._areas.items():

@@ -88,6 +88,17 @@ def test_masks_lie_on_patch_tokens(kind: str, extra: int) -> None:
     assert torch.equal(maps["2"], tokens.transpose(1, 2).reshape(2, 16, 6, 6))
 
 
+def test_positions_that_a_model_keeps_outside_of_its_modules_are_real() -> None:
+    """BEiT was refused with "aten._local_scalar_dense.default" unless it had run before, and then failed alone, too."""
+    config = transformers.BeitConfig(**FLAT | {"image_size": 56}, intermediate_size=32, use_relative_position_bias=True)
+    backbone = transformers.AutoModelForImageClassification.from_config(config).eval()
+    images = torch.rand(1, 3, 56, 56)
+    with torch.no_grad():
+        maps = AIM(nn.Sequential(backbone.beit), [2, 5], num_classes=3, mask_width=4).eval().forward_backbone(images)
+        theirs = backbone(images, output_hidden_states=True).hidden_states[3][:, 1:]
+    torch.testing.assert_close(maps["2"].flatten(2).mT, theirs)
+
+
 def test_stages_of_swin_are_its_last_blocks() -> None:
     """The map of the last one is what their own code makes of the tokens."""
     backbone, _, images = built("swin")

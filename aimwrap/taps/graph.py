@@ -42,6 +42,7 @@ _IN_PLACE_OPERATORS = {
     operator.itruediv: operator.truediv,
 }
 
+_AUTOCASTS = torch.is_autocast_enabled  # as it is outside of tracing
 _TORCHS_OWN = vars(nn.Module()).keys()  # attributes that every module has
 
 # What only looks at a map in another way, or thins it in training.
@@ -214,7 +215,7 @@ class GraphProgram:
         return result
 
     def loses_context(self, model: nn.Module) -> bool:
-        """Whether the forward has its own autocast, or keeps gradients from parameters; images have none to lose."""
+        """Whether the forward has or asks for autocast, or keeps gradients from parameters; images have none."""
         for graph in self.graphs.values():
             noted = [node for node in graph.nodes if "own autocast" in node.meta]
             before = [f"{n.target}." for n in _ancestors(noted, stop=set()) if n.op in ("call_module", "get_attr")]
@@ -387,7 +388,7 @@ def _python_function(graph: fx.Graph) -> Callable[..., dict[str, Tensor]]:
 def _contexts() -> tuple[bool, bool, tuple[int, ...]]:
     """What is set that fx does not write down: whether gradients are on, inference mode is, and autocasts."""
     torch.autocast_increment_nesting()
-    casts = torch.autocast_decrement_nesting(), *map(torch.is_autocast_enabled, ("cpu", "cuda"))
+    casts = torch.autocast_decrement_nesting(), *map(_AUTOCASTS, ("cpu", "cuda"))
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), casts
 
 
@@ -417,6 +418,7 @@ def _noting_assignments(traces: Traces) -> Iterator[None]:
     Meanwhile fx replaces the call of every module: one thread at a time traces, and others' forwards go on.
     """
     thread = threading.get_ident()
+    asked: list[Any] = []  # whether autocast is on, since the last step
     states: dict[nn.Module, dict[str, Any]] = {}  # before the forward that is being traced
 
     def refuse_changed(name: str, module: nn.Module) -> None:
@@ -474,14 +476,21 @@ def _noting_assignments(traces: Traces) -> Iterator[None]:
     def create_proxy(tracer: fx.Tracer, *arguments: Any, **keywords: Any) -> fx.Proxy:
         proxy = super(fx.Tracer, tracer).create_proxy(*arguments, **keywords)
         inside = _contexts()
-        proxy.node.meta |= {"own autocast": inside[2] != outside[2]} if inside != outside else {}
+        if inside != outside or asked:
+            proxy.node.meta["own autocast"] = inside[2] != outside[2] or bool(asked)
+            asked.clear()
         return proxy
+
+    def asks(*device: str) -> bool:  # a graph would keep the answer of now
+        if threading.get_ident() == thread and not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
+            asked.append(device)
+        return _AUTOCASTS(*device)
 
     operators = [(fx.Proxy, f"__{place.__name__}__", noting(place, as_)) for place, as_ in _IN_PLACE_OPERATORS.items()]
     calls: list[tuple[Any, str, Callable[..., Any]]]
     calls = [(fx.Tracer, "create_proxy", create_proxy), (NodePathTracer, "call_module", call_module)]
     calls += [(NodePathTracer, "trace", trace), (fx.Proxy, "__setattr__", set_attribute), *operators]
-    calls += [(fx.Graph, "eliminate_dead_code", eliminate_dead_code)]
+    calls += [(fx.Graph, "eliminate_dead_code", eliminate_dead_code), (torch, "is_autocast_enabled", asks)]
     with ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad(), ExitStack() as replaced:
         own, outside, eliminate = NodePathTracer.call_module, _contexts(), fx.Graph.eliminate_dead_code
         for owner, name, function in calls:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .copies import quiet_fakes, shadow_of, switched
+from .copies import quiet_fakes, shadow_of, switched, twin_of, unmoved_generators
 from .layout import STRIDE_TOLERANCE, Layout, Shape, is_channels_last, layout_of, level_of, map_shape
 
 # Sizes to try, in this order, where neither the user nor the model says which images it takes.
@@ -195,6 +195,7 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
     for image_shape in _image_shapes(model, example_input):
         if uneven is not None and image_shape[2] != _SIZE_OF_UNPADDED:
             continue
+        _run_once(model, image_shape)
         images = fake_images(shadow, mode, image_shape)
         counter = FlopCounterMode(display=False)
         writes = Writes(shadow)
@@ -233,6 +234,16 @@ def probe(model: nn.Module, example_input: Tensor | None = None) -> Probe:
         + "\nPass example_input=, a batch of images as your model takes them, for example torch.zeros(1, 3, 96, 96); "
         "on the command line, pass --image-size; aimwrap inspect has --channels, too, and other commands need three."
     )
+
+
+def _run_once(model: nn.Module, image_shape: Shape) -> None:
+    """Run a model of transformers on real images first: some keep positions by functools.lru_cache, else fake ones."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if not any("config" in vars(module) for module in model.modules()) or any(tensor.is_meta for tensor in tensors):
+        return
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    with torch.no_grad(), unmoved_generators(), suppress(Exception):  # on fake ones it is told
+        switched(twin_of(model, own_buffers=True, own_parameters=True), False)(torch.zeros(image_shape).to(like))
 
 
 def count_macs(module: nn.Module, image_shape: Shape) -> int:

@@ -47,7 +47,7 @@ class Classifier(lightning.LightningModule):
         output = self.model(batch[0])
         return self.criterion(output, batch[1]) if hasattr(self, "criterion") else F.cross_entropy(output[0], batch[1])
 
-    def validation_step(self, batch: list[Tensor], _: int) -> None:
+    def validation_step(self, batch: list[Tensor], _: int, dataloader_idx: int = 0) -> None:
         self.model(images=batch[0])  # by its name, and in training by its place
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -65,6 +65,7 @@ def fit(
     logger: Logger | bool = False,
     epochs: int = 2,
     also: lightning.Callback | None = None,
+    validation: Any = None,
     **options: Any,
 ) -> lightning.Trainer:
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=2)
@@ -79,7 +80,7 @@ def fit(
         log_every_n_steps=1,
         **options,
     )
-    trainer.fit(module, loader, DataLoader(TensorDataset(IMAGES[:6], LABELS[:6]), batch_size=3))
+    trainer.fit(module, loader, validation or DataLoader(TensorDataset(IMAGES[:6], LABELS[:6]), batch_size=3))
     return trainer
 
 
@@ -97,6 +98,58 @@ def test_tau_falls_with_the_optimizers_steps(accumulate: int) -> None:
     assert seen == pytest.approx([0.625, 0.25])
     assert callback.schedule is not None and callback.schedule.steps_done == 8 // accumulate
     assert not model._forward_hooks, "the model is left as it was"
+
+
+class TwoOptimizers(Classifier):
+    """Two steps of optimizers for each batch."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], _: int) -> None:
+        self.manual_backward(super().training_step(batch, _))
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+        return [torch.optim.SGD(part.parameters(), 1e-3) for part in (self.model.backbone, self.model.classifier)]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [({}, [0.75, 0.5]), ({"max_steps": 8}, [0.25])])
+def test_tau_falls_in_a_share_of_the_training_with_several_optimizers(
+    limit: dict[str, int], expected: list[float]
+) -> None:
+    """It reached its target in half of that time, since each of them counts steps."""
+    model = aim()
+    criterion, seen = AIMLoss([0.5, 0.5] if not limit else [0.25, 0.25]), list[float]()
+
+    class Notes(lightning.Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            seen.append(criterion.tau.mean().item())
+
+    fit(TwoOptimizers(model, criterion), AIMCallback(anneal_share=1.0, pictures=0), also=Notes(), **limit)
+    assert seen == pytest.approx(expected)
+
+
+def test_an_unknown_number_of_steps_is_refused() -> None:
+    """It was "cannot convert float infinity to integer"."""
+    model = aim()
+    with pytest.raises(ValueError, match="of unknown number: give the Trainer max_steps="):
+        fit(Classifier(model, AIMLoss(model.tau)), AIMCallback(), epochs=-1, max_time={"seconds": 5})
+
+
+def test_several_validation_loaders(tmp_path: Path) -> None:
+    """Lightning refused the second one's areas, since they had the first one's names."""
+    model = aim()
+    parts = [TensorDataset(IMAGES[:2], LABELS[:2]), TensorDataset(IMAGES[2:], LABELS[2:])]
+    loaders = [DataLoader(part, batch_size=2) for part in parts]
+    fit(Classifier(model, AIMLoss(model.tau)), AIMCallback(), CSVLogger(tmp_path, version=0), validation=loaders)
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        rows = list(csv.DictReader(file))
+    model.eval()
+    for number, images in enumerate((IMAGES[:2], IMAGES[2:])):
+        name = f"masks/validation area of stage 2/dataloader_idx_{number}"
+        found = [float(row[name]) for row in rows if row[name]]
+        assert found[-1] == pytest.approx(model(images).masks[2].mean().item())
 
 
 def test_dead_masks_are_noticed_without_the_steps_help() -> None:

@@ -116,7 +116,12 @@ def test_a_context_after_the_maps_leaves_the_graph() -> None:
             with torch.autocast("cpu", enabled=False):
                 return self.fc(x.mean((2, 3)))
 
-    for network in (Head(), Within(nullcontext)):
+    class Asks(TinyNet):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.features(x).mean((2, 3))
+            return self.fc(x.float() if torch.is_autocast_enabled("cpu") else x)
+
+    for network in (Head(), Asks(), Within(nullcontext)):
         assert isinstance(tap_backbone(network, [2, 3], final=True).backbone.tapped_program, GraphProgram)
 
 
@@ -309,11 +314,20 @@ class SwitchesAutocast(TinyNet):
         return x.clone()
 
 
-def test_what_a_forward_sets_by_functions_is_kept() -> None:
-    """``set_autocast_enabled(False)`` was lost, and the maps had half precision."""
-    images = torch.randn(1, 3, 64, 64)
+class AsksForAutocast(TinyNet):
+    """As ``maybe_autocast`` of transformers: where it is off there is nothing to keep."""
+
+    def features(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+            return super().features(x).clone()
+
+
+@pytest.mark.parametrize("network", [SwitchesAutocast, AsksForAutocast])
+def test_what_a_forward_sets_by_functions_is_kept(network: type[TinyNet]) -> None:
+    """``set_autocast_enabled(False)`` was lost, or whether it is called, and the maps had half precision."""
+    model = AIM(network(), mask_width=8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        maps = AIM(SwitchesAutocast(), mask_width=8).forward_backbone(images)
+        maps = model.forward_backbone(torch.randn(1, 3, 64, 64))
     assert {x.dtype for x in maps.values()} == {torch.float32}
 
 
