@@ -44,7 +44,7 @@ from .data import OLD, SeededBatch, check_files, read_splits
 from .distributed import share_buffers
 from .evaluation import evaluate
 from .report import format_results
-from .run import RANDOM, Report, Result, Run, are_others, weights_of
+from .run import RANDOM, Report, Result, Run, are_others, cached_features, weights_of
 from .second_look import train_exchanged, train_second_look
 from .settings import LoggerName, Selection, Settings, differences
 from .watching import check_loggers, log_epochs, logging, write_masks
@@ -143,7 +143,8 @@ def run_training(
                 if found and shown:
                     say(found)
             with logging(run):
-                train(run)
+                with cached_features(run, say):
+                    train(run)
                 return _finish(run)
         except (OSError, ValueError) as error:
             if fabric.world_size == 1:

@@ -7,9 +7,9 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -25,24 +25,25 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._numerics import predicted_classes, wide_dtype
-from .._text import first_line, numbered
+from .._text import first_line, numbered, with_progress
 from ..backbones.create import create_backbone, default_weights, find_builder, is_import_path
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
 from ..backbones.records import preprocessing_of
-from ..data import Batch, ReleaseDataset
+from ..data import Batch, ReleaseDataset, Sample
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing
+from ..second_look import SecondLook
 from ..sharing.recipe import fingerprint
 from ..taps.copies import unmoved_generators
 from ..tau import TauScheduler
 from . import data as of_data
-from .distributed import mean_over_processes, synchronise_batch_norms
-from .evaluation import chosen_rule, lacking_objects, objects_are_known
+from .distributed import gathered, mean_over_processes, synchronise_batch_norms
+from .evaluation import chosen_rule, lacking_objects, object_masks_of, objects_are_known
 from .settings import LoggerName, Settings, one_or_each
 
 RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
@@ -66,7 +67,8 @@ class Result(NamedTuple):
         mask_findings: the messages of :class:`~aimwrap.MaskHealth` after the selected epoch.
         folder: of the run; the model is in its ``model``.
         departures: what the model does otherwise than the paper; None for a plain one, and in older results.
-        weights: that the backbone started from, or a digest of your own backbone; None in older results.
+        weights: that the backbone started from, or a digest of your own backbone, and the same of the second look's
+            own network; None in older results.
         data: a fingerprint of each split, and ``classes``, the training images of each, in words; None in older ones.
         second_look: its ``epoch``, ``scores`` and ``validation``, and ``folder``, of the model with both looks; None
             without one.
@@ -178,8 +180,10 @@ class Run:
         self.rule = chosen_rule(settings.selection, splits)  # which epoch's weights are kept
         try:
             self.network = network = build_model(settings, len(splits.classes))
+            if settings.second_backbone is not None and isinstance(network, AIM):
+                new_second_look(settings, network)  # now, and not when the first look is trained
         except OSError as error:  # of the Hub's client or of torch's, whose ways out are for those who know them
-            if self.weights in (None, "random"):
+            if not settings.pretrained:
                 raise
             raise OSError(f"the weights {self.weights} cannot be fetched ({first_line(error)}); {RANDOM}") from error
         self.variant = variant_of(settings, network)
@@ -225,6 +229,7 @@ class Run:
 
         self.workers, self.pin = workers, fabric.device.type == "cuda"
         self.batches = of_data.training_loader(splits.train, self.order, workers, self.pin)  # of this process
+        self.validation: list[Batch] | None = None  # batches of numbers, while the maps are in memory
         self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
         lacking = lacking_objects(splits.test)
         if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or loggers):
@@ -242,8 +247,68 @@ class Run:
 
     def batches_of(self, images: ReleaseDataset) -> Iterable[Batch]:
         """This process's part of a split, to evaluate on."""
+        if self.validation is not None and images is self.splits.val:
+            return self.validation
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         return of_data.evaluation_loader(images, self.settings.batch_size, rank, processes, self.workers, self.pin)
+
+
+@contextmanager
+def cached_features(run: Run, say: Callable[[str], None]) -> Iterator[None]:
+    """With ``cache_features``, train on numbers of images, whose maps are in memory; to be called in all processes.
+
+    Each process keeps the maps of every k-th image. In training they exchange what they need.
+    """
+    network, train, val, fabric = run.network, run.splits.train, run.splits.val, run.fabric
+    if not (run.settings.cache_features and isinstance(network, AIM) and run.progress.epoch < run.settings.epochs):
+        yield
+        return
+    rank, processes, like = fabric.global_rank, fabric.world_size, network.classifier.weight
+    kept, validation, most = dict[int, dict[str, Tensor]](), list[Batch](), -(-run.settings.batch_size // processes)
+    # Survival changes the pixels of the validation split, which the backbone then has to see.
+    for images in [train] if val is None or run.rule == "validation survival" else [train, val]:
+        batches, first = run.batches_of(images), rank + len(train) * (images is val)
+        bar = f"seed {run.settings.seed}, maps of the {images.split} split"
+        for batch in batches if run.quiet or rank else with_progress(batches, bar):
+            with torch.no_grad(), fabric.autocast():
+                maps = network.forward_backbone(batch.image.to(like, non_blocking=True))
+            apart = {id(one): one.cpu() for one in maps.values()}  # the final map may be that of the deepest stage
+            if not kept:
+                size, count = sum(one.nbytes for one in apart.values()) / len(batch.label), len(train) + len(val or ())
+                said = f"{size / 1e6:.2g} MB for each of {numbered(count, 'image')}, {size * count / 1e9:.2g} GB"
+                say(f"the backbone's maps are kept in memory: {said}")
+            members = range(first, first + len(batch.label) * processes, processes)
+            first = members.stop
+            kept |= {n: {name: apart[id(one)][i] for name, one in maps.items()} for i, n in enumerate(members)}
+            if images is val:
+                masks = object_masks_of(batch) if objects_are_known(val) else None
+                validation.append(batch._replace(image=torch.tensor(members), object_mask=masks))
+    nothing = {name: torch.zeros_like(one) for name, one in kept[rank].items()}
+
+    def forward_backbone(images: Tensor) -> dict[str, Tensor]:
+        if images.ndim > 1:
+            return AIM.forward_backbone(network, images)
+        # Evaluation, whose images are each process's own, makes them floating.
+        wanted, own, shared = images.long(), slice(None), processes > 1 and not images.is_floating_point()
+        if shared:
+            own = slice(rank * most, rank * most + len(images))
+            wanted = torch.cat(gathered(F.pad(wanted, (0, most - len(images)), value=-1)))
+        found = [kept.get(number, nothing) for number in wanted.tolist()]
+        maps = {name: torch.stack([one[name] for one in found]).to(images.device) for name in nothing}
+        for one in maps.values() if shared else ():
+            dist.all_reduce(one.view(torch.uint8))  # all are zeros but one process's: the same bits in any precision
+        return {name: one[own] for name, one in maps.items()}
+
+    for model in {network, run.evaluated}:
+        vars(model)["forward_backbone"] = torch.compiler.disable(forward_backbone)
+    samples: Any = [
+        Sample(torch.tensor(n), label, None, None, None, None, "", "") for n, label in enumerate(train.labels.tolist())
+    ]
+    run.batches, run.validation = of_data.training_loader(samples, run.order, 0, run.pin), validation or None
+    yield
+    run.validation = None
+    for model in {network, run.evaluated}:
+        del vars(model)["forward_backbone"]
 
 
 def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
@@ -254,21 +319,11 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     """
     model: AIM | PlainClassifier
     side, channels = settings.image_size, settings.channels
-    kwargs: dict[str, Any] | None = None
+    backbone, kwargs = _backbone_of(settings, num_classes)
     record: Any = None
-    if not is_import_path(settings.backbone):
-        library, name = find_builder(settings.backbone)
-        if library == "timm":
-            kwargs = {"pretrained": settings.pretrained, "num_classes": num_classes}
-            if channels not in (None, 3):  # to which timm adapts pretrained weights
-                kwargs["in_chans"] = channels
-                record = SimpleNamespace(pretrained_cfg=vars(get_pretrained_cfg(name)))
-        elif channels not in (None, 3):
-            raise ValueError(f"channels={channels} is for backbones of timm or your own; try timm/{settings.backbone}")
-        else:
-            kwargs = {"weights": "DEFAULT"} if settings.pretrained else {}
+    if kwargs is not None and "in_chans" in kwargs:
+        record = SimpleNamespace(pretrained_cfg=vars(get_pretrained_cfg(find_builder(settings.backbone)[1])))
     if settings.method == "aim":
-        backbone = import_backbone(settings.backbone) if kwargs is None else settings.backbone
         model = AIM(
             backbone,
             settings.stages,
@@ -283,7 +338,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
             backbone_kwargs=kwargs,
         )
     else:
-        plain = import_backbone(settings.backbone) if kwargs is None else create_backbone(settings.backbone, kwargs)
+        plain = create_backbone(backbone, kwargs) if isinstance(backbone, str) else backbone
         model = PlainClassifier(plain, num_classes)
     if settings.frozen == "backbone":
         model.freeze_backbone()
@@ -311,8 +366,45 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     return model
 
 
-def weights_of(settings: Settings) -> str | None:
+def _backbone_of(settings: Settings, num_classes: int) -> tuple[nn.Module | str, dict[str, Any] | None]:
+    """A module by its import path, or a name, and the arguments of its builder."""
+    if is_import_path(settings.backbone):
+        return import_backbone(settings.backbone), None
+    name, channels = settings.backbone, settings.channels
+    if find_builder(name)[0] == "timm":
+        more = {} if channels in (None, 3) else {"in_chans": channels}  # to which timm adapts pretrained weights
+        return name, {"pretrained": settings.pretrained, "num_classes": num_classes, **more}
+    if channels not in (None, 3):
+        raise ValueError(f"channels={channels} is for backbones of timm or your own; try timm/{name}")
+    return name, {"weights": "DEFAULT"} if settings.pretrained else {}
+
+
+def new_second_look(settings: Settings, first: AIM) -> SecondLook:
+    """A second look before training; a ValueError if its own network cannot be built, or run on the first's images."""
+    own: Any = {"margin": settings.margin, "least": settings.least}
+    if settings.second_backbone is None or first.preprocessing is None:
+        return SecondLook(first, **own)
+    images = first.classifier.weight.new_zeros(1, first.in_channels, *first.preprocessing.image_size)
+    try:
+        given, kwargs = _backbone_of(replace(settings, backbone=settings.second_backbone), first.num_classes)
+        second = SecondLook(first, given, backbone_kwargs=kwargs, **own)
+        cast("nn.Module", second.backbone).to(images)
+        second(images, images[:, :1] + 1)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"second_backbone={settings.second_backbone!r} cannot be used on images of {images.shape[2]} x "
+            f"{images.shape[3]} pixels: {error}. Name another one, or give the image_size that it needs"
+        ) from error
+    return second
+
+
+def weights_of(settings: Settings) -> str:
     """The weights that the backbone starts from, by its library's name; of a function, a digest of what it builds."""
+    if settings.second_backbone is not None:
+        looks = (
+            replace(settings, backbone=b, second_backbone=None) for b in (settings.backbone, settings.second_backbone)
+        )
+        return "; second look: ".join(map(weights_of, looks))
     if is_import_path(settings.backbone):
         builds = []
         for seed in (0, 1):  # which random weights differ by
