@@ -103,10 +103,9 @@ def loaded_model(folder: Path, backbone: str | None) -> AIM | SecondLook:
     from ..sharing.files import CONFIG, parsed
 
     twice = (folder / CONFIG).is_file() and parsed(folder / CONFIG).get("second_look") is not None
-    first, second = imported_backbone(backbone), imported_backbone(backbone, 1)
-    if not twice:
-        return AIM.from_pretrained(folder, backbone=first)
-    return SecondLook.from_pretrained(folder, backbone=first if second is None else (first, second))
+    first, second = (imported_backbone(backbone, look) for look in (0, 1))
+    given = first if second is None or not twice else (first, second)
+    return (SecondLook if twice else AIM).from_pretrained(folder, backbone=given)
 
 
 def _listed(text: str, convert: Callable[[str], float]) -> list[float]:
@@ -189,8 +188,7 @@ BackboneName = Annotated[
 BackbonePath = Annotated[
     str | None,
     typer.Option(
-        help="Backbone as package.module:name, for a model folder that does not name its backbone; of a second look's "
-        "own network ,package.module:name, or both.",
+        help="Backbone as package.module:name, if the folder does not name it; for two FIRST,SECOND.",
         show_default=False,
     ),
 ]

@@ -7,8 +7,8 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -67,8 +67,7 @@ class Result(NamedTuple):
         mask_findings: the messages of :class:`~aimwrap.MaskHealth` after the selected epoch.
         folder: of the run; the model is in its ``model``.
         departures: what the model does otherwise than the paper; None for a plain one, and in older results.
-        weights: that the backbone started from, or a digest of your own backbone, and the same of the second look's
-            own network; None in older results.
+        weights: that each look's backbone started from, or a digest of your own backbone; None in older results.
         data: a fingerprint of each split, and ``classes``, the training images of each, in words; None in older ones.
         second_look: its ``epoch``, ``scores`` and ``validation``, and ``folder``, of the model with both looks; None
             without one.
@@ -229,7 +228,8 @@ class Run:
 
         self.workers, self.pin = workers, fabric.device.type == "cuda"
         self.batches = of_data.training_loader(splits.train, self.order, workers, self.pin)  # of this process
-        self.validation: list[Batch] | None = None  # batches of numbers, while the maps are in memory
+        self.kept: dict[int, dict[str, Tensor]] = {}  # the maps of images, by number, and the batches that name these
+        self.validation: list[Batch] = []
         self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
         lacking = lacking_objects(splits.test)
         if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or loggers):
@@ -247,43 +247,32 @@ class Run:
 
     def batches_of(self, images: ReleaseDataset) -> Iterable[Batch]:
         """This process's part of a split, to evaluate on."""
-        if self.validation is not None and images is self.splits.val:
-            return self.validation
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         return of_data.evaluation_loader(images, self.settings.batch_size, rank, processes, self.workers, self.pin)
 
 
-@contextmanager
-def cached_features(run: Run, say: Callable[[str], None]) -> Iterator[None]:
-    """With ``cache_features``, train on numbers of images, whose maps are in memory; to be called in all processes.
-
-    Each process keeps the maps of every k-th image. In training they exchange what they need.
-    """
-    network, train, val, fabric = run.network, run.splits.train, run.splits.val, run.fabric
-    if not (run.settings.cache_features and isinstance(network, AIM) and run.progress.epoch < run.settings.epochs):
-        yield
-        return
+def keep_maps(run: Run, say: Callable[[str], None]) -> None:
+    """Train and validate on numbers of images; each process keeps the maps of every k-th. To be called in all."""
+    network, train, val, fabric = cast("AIM", run.network), run.splits.train, run.splits.val, run.fabric
     rank, processes, like = fabric.global_rank, fabric.world_size, network.classifier.weight
-    kept, validation, most = dict[int, dict[str, Tensor]](), list[Batch](), -(-run.settings.batch_size // processes)
+    most = -(-run.settings.batch_size // processes)  # images of a process in a step
     # Survival changes the pixels of the validation split, which the backbone then has to see.
     for images in [train] if val is None or run.rule == "validation survival" else [train, val]:
         batches, first = run.batches_of(images), rank + len(train) * (images is val)
-        bar = f"seed {run.settings.seed}, maps of the {images.split} split"
-        for batch in batches if run.quiet or rank else with_progress(batches, bar):
+        for batch in batches if run.quiet or rank else with_progress(batches, f"maps of the {images.split} split"):
             with torch.no_grad(), fabric.autocast():
                 maps = network.forward_backbone(batch.image.to(like, non_blocking=True))
             apart = {id(one): one.cpu() for one in maps.values()}  # the final map may be that of the deepest stage
-            if not kept:
+            if not run.kept:
                 size, count = sum(one.nbytes for one in apart.values()) / len(batch.label), len(train) + len(val or ())
-                said = f"{size / 1e6:.2g} MB for each of {numbered(count, 'image')}, {size * count / 1e9:.2g} GB"
-                say(f"the backbone's maps are kept in memory: {said}")
+                say(f"the maps of {numbered(count, 'image')} need {size * count / 1e9:.2g} GB, {size:,.0f} bytes each")
             members = range(first, first + len(batch.label) * processes, processes)
             first = members.stop
-            kept |= {n: {name: apart[id(one)][i] for name, one in maps.items()} for i, n in enumerate(members)}
+            run.kept |= {n: {name: apart[id(one)][i] for name, one in maps.items()} for i, n in enumerate(members)}
             if images is val:
                 masks = object_masks_of(batch) if objects_are_known(val) else None
-                validation.append(batch._replace(image=torch.tensor(members), object_mask=masks))
-    nothing = {name: torch.zeros_like(one) for name, one in kept[rank].items()}
+                run.validation.append(batch._replace(image=torch.tensor(members), object_mask=masks))
+    nothing = {name: torch.zeros_like(one) for name, one in run.kept[rank].items()}
 
     def forward_backbone(images: Tensor) -> dict[str, Tensor]:
         if images.ndim > 1:
@@ -293,7 +282,7 @@ def cached_features(run: Run, say: Callable[[str], None]) -> Iterator[None]:
         if shared:
             own = slice(rank * most, rank * most + len(images))
             wanted = torch.cat(gathered(F.pad(wanted, (0, most - len(images)), value=-1)))
-        found = [kept.get(number, nothing) for number in wanted.tolist()]
+        found = [run.kept.get(number, nothing) for number in wanted.tolist()]
         maps = {name: torch.stack([one[name] for one in found]).to(images.device) for name in nothing}
         for one in maps.values() if shared else ():
             dist.all_reduce(one.view(torch.uint8))  # all are zeros but one process's: the same bits in any precision
@@ -301,14 +290,9 @@ def cached_features(run: Run, say: Callable[[str], None]) -> Iterator[None]:
 
     for model in {network, run.evaluated}:
         vars(model)["forward_backbone"] = torch.compiler.disable(forward_backbone)
-    samples: Any = [
-        Sample(torch.tensor(n), label, None, None, None, None, "", "") for n, label in enumerate(train.labels.tolist())
-    ]
-    run.batches, run.validation = of_data.training_loader(samples, run.order, 0, run.pin), validation or None
-    yield
-    run.validation = None
-    for model in {network, run.evaluated}:
-        del vars(model)["forward_backbone"]
+    labels = enumerate(train.labels.tolist())
+    samples: Any = [Sample(torch.tensor(number), label, None, None, None, None, "", "") for number, label in labels]
+    run.batches = of_data.training_loader(samples, run.order, 0, run.pin)
 
 
 def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
@@ -370,40 +354,39 @@ def _backbone_of(settings: Settings, num_classes: int) -> tuple[nn.Module | str,
     """A module by its import path, or a name, and the arguments of its builder."""
     if is_import_path(settings.backbone):
         return import_backbone(settings.backbone), None
-    name, channels = settings.backbone, settings.channels
-    if find_builder(name)[0] == "timm":
-        more = {} if channels in (None, 3) else {"in_chans": channels}  # to which timm adapts pretrained weights
-        return name, {"pretrained": settings.pretrained, "num_classes": num_classes, **more}
-    if channels not in (None, 3):
-        raise ValueError(f"channels={channels} is for backbones of timm or your own; try timm/{name}")
-    return name, {"weights": "DEFAULT"} if settings.pretrained else {}
+    if find_builder(settings.backbone)[0] == "timm":
+        more = {} if settings.channels in (None, 3) else {"in_chans": settings.channels}  # timm adapts weights to them
+        return settings.backbone, {"pretrained": settings.pretrained, "num_classes": num_classes, **more}
+    if settings.channels not in (None, 3):
+        raise ValueError(
+            f"channels={settings.channels} is for backbones of timm or your own; try timm/{settings.backbone}"
+        )
+    return settings.backbone, {"weights": "DEFAULT"} if settings.pretrained else {}
 
 
 def new_second_look(settings: Settings, first: AIM) -> SecondLook:
     """A second look before training; a ValueError if its own network cannot be built, or run on the first's images."""
-    own: Any = {"margin": settings.margin, "least": settings.least}
     if settings.second_backbone is None or first.preprocessing is None:
-        return SecondLook(first, **own)
+        return SecondLook(first, margin=settings.margin, least=settings.least)
     images = first.classifier.weight.new_zeros(1, first.in_channels, *first.preprocessing.image_size)
     try:
         given, kwargs = _backbone_of(replace(settings, backbone=settings.second_backbone), first.num_classes)
-        second = SecondLook(first, given, backbone_kwargs=kwargs, **own)
+        second = SecondLook(first, given, margin=settings.margin, least=settings.least, backbone_kwargs=kwargs)
         cast("nn.Module", second.backbone).to(images)
         second(images, images[:, :1] + 1)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"second_backbone={settings.second_backbone!r} cannot be used on images of {images.shape[2]} x "
-            f"{images.shape[3]} pixels: {error}. Name another one, or give the image_size that it needs"
-        ) from error
+        what = (
+            f"second_backbone={settings.second_backbone!r} cannot look at {images.shape[2]} x {images.shape[3]} pixels"
+        )
+        raise ValueError(f"{what}: {error}. Name another one, or give the image_size that it needs") from error
     return second
 
 
 def weights_of(settings: Settings) -> str:
     """The weights that the backbone starts from, by its library's name; of a function, a digest of what it builds."""
     if settings.second_backbone is not None:
-        looks = (
-            replace(settings, backbone=b, second_backbone=None) for b in (settings.backbone, settings.second_backbone)
-        )
+        names = settings.backbone, settings.second_backbone
+        looks = (replace(settings, backbone=name, second_backbone=None) for name in names)
         return "; second look: ".join(map(weights_of, looks))
     if is_import_path(settings.backbone):
         builds = []

@@ -210,11 +210,7 @@ class Settings:
         False, "After it, train a second look at the pixels that the masks keep; it is tested and saved too", SECOND
     )
     second_backbone: str | None = setting(
-        None,
-        "Another network for the second look, which is not trained: a name or package.module:name, as for --backbone",
-        SECOND,
-        shown="that of the first look",
-        needs=_TWICE,
+        None, "Another network for the second look, named as --backbone", SECOND, shown="the first's", needs=_TWICE
     )
     second_epochs: int = setting(20, "Number of epochs of the second look", SECOND, least=1, needs=_TWICE)
     second_lr: float = setting(3e-4, "Learning rate of the second look, with AdamW", SECOND, needs=_TWICE)
@@ -349,9 +345,8 @@ class Settings:
             raise ValueError(f"augmentation={self.augmentation!r} is for 8 bits without a window; use 'crop-and-flip'")
         if self.cache_features and (self.method, self.frozen, self.augmentation) != ("aim", "backbone", "none"):
             raise ValueError(
-                "cache_features needs AIM with frozen='backbone' and augmentation='none', so that an image's maps stay as "
-                f"they are, and this run has method={self.method!r}, frozen={self.frozen!r} and augmentation="
-                f"{self.augmentation!r}; change that, or leave cache_features out"
+                "cache_features needs AIM with frozen='backbone' and augmentation='none', as maps must not change, and "
+                f"this run has {self.method!r}, {self.frozen!r}, {self.augmentation!r}; change that, or leave it out"
             )
         if self.exchange and self.method == "plain":
             raise ValueError(
