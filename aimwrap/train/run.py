@@ -254,20 +254,18 @@ class Run:
 def keep_maps(run: Run, say: Callable[[str], None]) -> None:
     """Train and validate on numbers of images; each process keeps the maps of every k-th. To be called in all."""
     network, train, val, fabric = cast("AIM", run.network), run.splits.train, run.splits.val, run.fabric
-    rank, processes, like = fabric.global_rank, fabric.world_size, network.classifier.weight
-    most = -(-run.settings.batch_size // processes)  # images of a process in a step
+    rank, processes, most = fabric.global_rank, fabric.world_size, -(-run.settings.batch_size // fabric.world_size)
     # Survival changes the pixels of the validation split, which the backbone then has to see.
     for images in [train] if val is None or run.rule == "validation survival" else [train, val]:
-        batches, first = run.batches_of(images), rank + len(train) * (images is val)
+        batches = run.batches_of(images)
         for batch in batches if run.quiet or rank else with_progress(batches, f"maps of the {images.split} split"):
             with torch.no_grad(), fabric.autocast():
-                maps = network.forward_backbone(batch.image.to(like, non_blocking=True))
+                maps = network.forward_backbone(batch.image.to(network.classifier.weight, non_blocking=True))
             apart = {id(one): one.cpu() for one in maps.values()}  # the final map may be that of the deepest stage
             if not run.kept:
                 size, count = sum(one.nbytes for one in apart.values()) / len(batch.label), len(train) + len(val or ())
                 say(f"the maps of {numbered(count, 'image')} need {size * count / 1e9:.2g} GB, {size:,.0f} bytes each")
-            members = range(first, first + len(batch.label) * processes, processes)
-            first = members.stop
+            members = [rank + (len(run.kept) + place) * processes for place in range(len(batch.label))]
             run.kept |= {n: {name: apart[id(one)][i] for name, one in maps.items()} for i, n in enumerate(members)}
             if images is val:
                 masks = object_masks_of(batch) if objects_are_known(val) else None
@@ -385,9 +383,8 @@ def new_second_look(settings: Settings, first: AIM) -> SecondLook:
 def weights_of(settings: Settings) -> str:
     """The weights that the backbone starts from, by its library's name; of a function, a digest of what it builds."""
     if settings.second_backbone is not None:
-        names = settings.backbone, settings.second_backbone
-        looks = (replace(settings, backbone=name, second_backbone=None) for name in names)
-        return "; second look: ".join(map(weights_of, looks))
+        first, second = replace(settings, second_backbone=None), settings.second_backbone
+        return f"{weights_of(first)}; second look: {weights_of(replace(first, backbone=second))}"
     if is_import_path(settings.backbone):
         builds = []
         for seed in (0, 1):  # which random weights differ by

@@ -221,9 +221,7 @@ class Settings:
         0.3, "Smallest side of the enlarged box, as a share of the image's", SECOND, least=0.01, most=1, needs=_TWICE
     )
     frozen: Frozen = setting("nothing", "Part of the backbone that is not trained", MODEL)
-    cache_features: bool = setting(
-        False, "Keep the frozen backbone's maps of all training and validation images in memory", MODEL
-    )
+    cache_features: bool = setting(False, "Keep the frozen backbone's maps of all images in memory", MODEL)
     seed: int = setting(0, "Seed of every random number of the run", MODEL)
     epochs: int = setting(20, "Number of passes over the training images", OPTIMIZER, least=1)
     batch_size: int = setting(64, "Images per optimizer step, summed over all processes", OPTIMIZER, least=1)

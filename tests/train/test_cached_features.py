@@ -79,8 +79,8 @@ def test_the_backbone_sees_each_image_once(
     settings = settings_of(**FROZEN, cache_features=True)
     run_training(settings, tmp_path, fabric, workers=0, say=said.append)
     assert sum(seen) == 22 + 9 + 11 + 1  # training, validation; once the test, and what the cost is counted with
-    # Stages 2 and 3 of images of 32 x 32: 10 x 2 x 2 and 12 x 1 x 1, which is the final map too, of four bytes each.
-    assert "the maps of 31 images need 6.4e-06 GB, 208 bytes each" in said
+    # Stages 2 and 3 of images of 32 x 32: 12 x 2 x 2 and 12 x 1 x 1, which is the final map too, of four bytes each.
+    assert "the maps of 31 images need 7.4e-06 GB, 240 bytes each" in said
     assert json.loads((tmp_path / "settings.json").read_text())["settings"]["cache_features"] is True
     (tmp_path / "result.json").unlink()
     seen.clear()
