@@ -87,22 +87,25 @@ def import_from_here() -> None:
         sys.path.insert(0, "")
 
 
-def imported_backbone(path: str | None) -> nn.Module | None:
-    """The backbone at the path of ``--backbone``, if one is given."""
+def imported_backbone(paths: str | None, look: int = 0) -> nn.Module | None:
+    """The backbone of a look at the paths of ``--backbone``, if one is given."""
     from ..backbones.inspection import import_backbone
 
     import_from_here()
-    return None if path is None else import_backbone(path)
+    path = [*(paths or "").split(","), ""][look]
+    return import_backbone(path) if path else None
 
 
 def loaded_model(folder: Path, backbone: str | None) -> AIM | SecondLook:
-    """The model that a folder holds, with one look or two; ``backbone`` is the path of ``--backbone``."""
+    """The model that a folder holds, with one look or two; ``backbone`` has the paths of ``--backbone``."""
     from ..model import AIM
     from ..second_look import SecondLook
     from ..sharing.files import CONFIG, parsed
 
     twice = (folder / CONFIG).is_file() and parsed(folder / CONFIG).get("second_look") is not None
-    return (SecondLook if twice else AIM).from_pretrained(folder, backbone=imported_backbone(backbone))
+    first, second = (imported_backbone(backbone, look) for look in (0, 1))
+    given = first if second is None or not twice else (first, second)
+    return (SecondLook if twice else AIM).from_pretrained(folder, backbone=given)
 
 
 def _listed(text: str, convert: Callable[[str], float]) -> list[float]:
@@ -185,7 +188,8 @@ BackboneName = Annotated[
 BackbonePath = Annotated[
     str | None,
     typer.Option(
-        help="Backbone as package.module:name, for a model folder that does not name its backbone.", show_default=False
+        help="Backbone as package.module:name, if the folder does not name it; for two FIRST,SECOND.",
+        show_default=False,
     ),
 ]
 Data = Annotated[

@@ -56,7 +56,7 @@ def option_of(each: Field[Any]) -> inspect.Parameter:
     """The option of a setting; its value is None where it was not given, so that a preset or the default holds."""
     about, kind = each.metadata, kind_of(each.name)
     words: dict[str, Any] = {"help": f"{about['help']}.", "rich_help_panel": about["panel"]}
-    if each.name == "backbone":
+    if each.name in ("backbone", "second_backbone"):
         words["autocompletion"] = complete_backbone
     names = [about.get("flag", f"--{each.name.replace('_', '-')}")]
     if not _is_switch(each):

@@ -210,7 +210,7 @@ def _source(
         raise ValueError(
             f"{where}: this model's {which} was {config['backbone_was']}. aimwrap cannot build that by name: pass a "
             f"new one of the same kind, whose weights are replaced: from_pretrained({where!r}, backbone={passed}); "
-            "on the command line, --backbone package.module:name"
+            f"on the command line, --backbone {',' if passed != '...' else ''}package.module:name"
         )
     try:
         library, model = find_builder(config["backbone"]["name"])

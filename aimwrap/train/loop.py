@@ -44,7 +44,7 @@ from .data import OLD, SeededBatch, check_files, read_splits
 from .distributed import share_buffers
 from .evaluation import evaluate
 from .report import format_results
-from .run import RANDOM, Report, Result, Run, are_others, weights_of
+from .run import RANDOM, Report, Result, Run, are_others, keep_maps, weights_of
 from .second_look import train_exchanged, train_second_look
 from .settings import LoggerName, Selection, Settings, differences
 from .watching import check_loggers, log_epochs, logging, write_masks
@@ -142,8 +142,11 @@ def run_training(
                 found = check_files(run.splits, taken, fabric.global_rank, fabric.world_size, shown)
                 if found and shown:
                     say(found)
+            if settings.cache_features and run.progress.epoch < settings.epochs:
+                keep_maps(run, say)
             with logging(run):
                 train(run)
+                run.kept.clear()
                 return _finish(run)
         except (OSError, ValueError) as error:
             if fabric.world_size == 1:
@@ -273,7 +276,8 @@ def _scores(
     health: MaskHealth | None = None,
     rule: Selection | None = None,
 ) -> dict[str, Any]:
-    return evaluate(model, images, run.batches_of(images), run.splits, run.fabric, health, run.activation_maps, rule)
+    batches = run.validation if rule and run.validation else run.batches_of(images)
+    return evaluate(model, images, batches, run.splits, run.fabric, health, run.activation_maps, rule)
 
 
 def _finish(run: Run) -> Result:

@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -25,24 +25,25 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._numerics import predicted_classes, wide_dtype
-from .._text import first_line, numbered
+from .._text import first_line, numbered, with_progress
 from ..backbones.create import create_backbone, default_weights, find_builder, is_import_path
 from ..backbones.inspection import import_backbone
 from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
 from ..backbones.records import preprocessing_of
-from ..data import Batch, ReleaseDataset
+from ..data import Batch, ReleaseDataset, Sample
 from ..health import MaskHealth
 from ..loss import AIMLoss
 from ..model import AIM
 from ..output import AIMOutput
 from ..preprocessing import Preprocessing
+from ..second_look import SecondLook
 from ..sharing.recipe import fingerprint
 from ..taps.copies import unmoved_generators
 from ..tau import TauScheduler
 from . import data as of_data
-from .distributed import mean_over_processes, synchronise_batch_norms
-from .evaluation import chosen_rule, lacking_objects, objects_are_known
+from .distributed import gathered, mean_over_processes, synchronise_batch_norms
+from .evaluation import chosen_rule, lacking_objects, object_masks_of, objects_are_known
 from .settings import LoggerName, Settings, one_or_each
 
 RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
@@ -66,7 +67,7 @@ class Result(NamedTuple):
         mask_findings: the messages of :class:`~aimwrap.MaskHealth` after the selected epoch.
         folder: of the run; the model is in its ``model``.
         departures: what the model does otherwise than the paper; None for a plain one, and in older results.
-        weights: that the backbone started from, or a digest of your own backbone; None in older results.
+        weights: that each look's backbone started from, or a digest of your own backbone; None in older results.
         data: a fingerprint of each split, and ``classes``, the training images of each, in words; None in older ones.
         second_look: its ``epoch``, ``scores`` and ``validation``, and ``folder``, of the model with both looks; None
             without one.
@@ -178,8 +179,10 @@ class Run:
         self.rule = chosen_rule(settings.selection, splits)  # which epoch's weights are kept
         try:
             self.network = network = build_model(settings, len(splits.classes))
+            if settings.second_backbone is not None and isinstance(network, AIM):
+                new_second_look(settings, network)  # now, and not when the first look is trained
         except OSError as error:  # of the Hub's client or of torch's, whose ways out are for those who know them
-            if self.weights in (None, "random"):
+            if not settings.pretrained:
                 raise
             raise OSError(f"the weights {self.weights} cannot be fetched ({first_line(error)}); {RANDOM}") from error
         self.variant = variant_of(settings, network)
@@ -225,6 +228,8 @@ class Run:
 
         self.workers, self.pin = workers, fabric.device.type == "cuda"
         self.batches = of_data.training_loader(splits.train, self.order, workers, self.pin)  # of this process
+        self.kept: dict[int, dict[str, Tensor]] = {}  # the maps of images, by number, and the batches that name these
+        self.validation: list[Batch] = []
         self.activation_maps: PooledClassifier | None = None  # of a plain model, if they are needed and it has them
         lacking = lacking_objects(splits.test)
         if isinstance(self.evaluated, PlainClassifier) and (objects_are_known(splits.test) or loggers):
@@ -246,6 +251,48 @@ class Run:
         return of_data.evaluation_loader(images, self.settings.batch_size, rank, processes, self.workers, self.pin)
 
 
+def keep_maps(run: Run, say: Callable[[str], None]) -> None:
+    """Train and validate on numbers of images; each process keeps the maps of every k-th. To be called in all."""
+    network, train, val, fabric = cast("AIM", run.network), run.splits.train, run.splits.val, run.fabric
+    rank, processes, most = fabric.global_rank, fabric.world_size, -(-run.settings.batch_size // fabric.world_size)
+    # Survival changes the pixels of the validation split, which the backbone then has to see.
+    for images in [train] if val is None or run.rule == "validation survival" else [train, val]:
+        batches = run.batches_of(images)
+        for batch in batches if run.quiet or rank else with_progress(batches, f"maps of the {images.split} split"):
+            with torch.no_grad(), fabric.autocast():
+                maps = network.forward_backbone(batch.image.to(network.classifier.weight, non_blocking=True))
+            apart = {id(one): one.cpu() for one in maps.values()}  # the final map may be that of the deepest stage
+            if not run.kept:
+                size, count = sum(one.nbytes for one in apart.values()) / len(batch.label), len(train) + len(val or ())
+                say(f"the maps of {numbered(count, 'image')} need {size * count / 1e9:.2g} GB, {size:,.0f} bytes each")
+            members = [rank + (len(run.kept) + place) * processes for place in range(len(batch.label))]
+            run.kept |= {n: {name: apart[id(one)][i] for name, one in maps.items()} for i, n in enumerate(members)}
+            if images is val:
+                masks = object_masks_of(batch) if objects_are_known(val) else None
+                run.validation.append(batch._replace(image=torch.tensor(members), object_mask=masks))
+    nothing = {name: torch.zeros_like(one) for name, one in run.kept[rank].items()}
+
+    def forward_backbone(images: Tensor) -> dict[str, Tensor]:
+        if images.ndim > 1:
+            return AIM.forward_backbone(network, images)
+        # Evaluation, whose images are each process's own, makes them floating.
+        wanted, own, shared = images.long(), slice(None), processes > 1 and not images.is_floating_point()
+        if shared:
+            own = slice(rank * most, rank * most + len(images))
+            wanted = torch.cat(gathered(F.pad(wanted, (0, most - len(images)), value=-1)))
+        found = [run.kept.get(number, nothing) for number in wanted.tolist()]
+        maps = {name: torch.stack([one[name] for one in found]).to(images.device) for name in nothing}
+        for one in maps.values() if shared else ():
+            dist.all_reduce(one.view(torch.uint8))  # all are zeros but one process's: the same bits in any precision
+        return {name: one[own] for name, one in maps.items()}
+
+    for model in {network, run.evaluated}:
+        vars(model)["forward_backbone"] = torch.compiler.disable(forward_backbone)
+    labels = enumerate(train.labels.tolist())
+    samples: Any = [Sample(torch.tensor(number), label, None, None, None, None, "", "") for number, label in labels]
+    run.batches = of_data.training_loader(samples, run.order, 0, run.pin)
+
+
 def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     """The model before training, with ``preprocessing`` set, and without gradients where it is frozen.
 
@@ -254,21 +301,11 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     """
     model: AIM | PlainClassifier
     side, channels = settings.image_size, settings.channels
-    kwargs: dict[str, Any] | None = None
+    backbone, kwargs = _backbone_of(settings, num_classes)
     record: Any = None
-    if not is_import_path(settings.backbone):
-        library, name = find_builder(settings.backbone)
-        if library == "timm":
-            kwargs = {"pretrained": settings.pretrained, "num_classes": num_classes}
-            if channels not in (None, 3):  # to which timm adapts pretrained weights
-                kwargs["in_chans"] = channels
-                record = SimpleNamespace(pretrained_cfg=vars(get_pretrained_cfg(name)))
-        elif channels not in (None, 3):
-            raise ValueError(f"channels={channels} is for backbones of timm or your own; try timm/{settings.backbone}")
-        else:
-            kwargs = {"weights": "DEFAULT"} if settings.pretrained else {}
+    if kwargs is not None and "in_chans" in kwargs:
+        record = SimpleNamespace(pretrained_cfg=vars(get_pretrained_cfg(find_builder(settings.backbone)[1])))
     if settings.method == "aim":
-        backbone = import_backbone(settings.backbone) if kwargs is None else settings.backbone
         model = AIM(
             backbone,
             settings.stages,
@@ -283,7 +320,7 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
             backbone_kwargs=kwargs,
         )
     else:
-        plain = import_backbone(settings.backbone) if kwargs is None else create_backbone(settings.backbone, kwargs)
+        plain = create_backbone(backbone, kwargs) if isinstance(backbone, str) else backbone
         model = PlainClassifier(plain, num_classes)
     if settings.frozen == "backbone":
         model.freeze_backbone()
@@ -311,8 +348,43 @@ def build_model(settings: Settings, num_classes: int) -> AIM | PlainClassifier:
     return model
 
 
-def weights_of(settings: Settings) -> str | None:
+def _backbone_of(settings: Settings, num_classes: int) -> tuple[nn.Module | str, dict[str, Any] | None]:
+    """A module by its import path, or a name, and the arguments of its builder."""
+    if is_import_path(settings.backbone):
+        return import_backbone(settings.backbone), None
+    if find_builder(settings.backbone)[0] == "timm":
+        more = {} if settings.channels in (None, 3) else {"in_chans": settings.channels}  # timm adapts weights to them
+        return settings.backbone, {"pretrained": settings.pretrained, "num_classes": num_classes, **more}
+    if settings.channels not in (None, 3):
+        raise ValueError(
+            f"channels={settings.channels} is for backbones of timm or your own; try timm/{settings.backbone}"
+        )
+    return settings.backbone, {"weights": "DEFAULT"} if settings.pretrained else {}
+
+
+def new_second_look(settings: Settings, first: AIM) -> SecondLook:
+    """A second look before training; a ValueError if its own network cannot be built, or run on the first's images."""
+    if settings.second_backbone is None or first.preprocessing is None:
+        return SecondLook(first, margin=settings.margin, least=settings.least)
+    images = first.classifier.weight.new_zeros(1, first.in_channels, *first.preprocessing.image_size)
+    try:
+        given, kwargs = _backbone_of(replace(settings, backbone=settings.second_backbone), first.num_classes)
+        second = SecondLook(first, given, margin=settings.margin, least=settings.least, backbone_kwargs=kwargs)
+        cast("nn.Module", second.backbone).to(images)
+        second(images, images[:, :1] + 1)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        what = (
+            f"second_backbone={settings.second_backbone!r} cannot look at {images.shape[2]} x {images.shape[3]} pixels"
+        )
+        raise ValueError(f"{what}: {error}. Name another one, or give the image_size that it needs") from error
+    return second
+
+
+def weights_of(settings: Settings) -> str:
     """The weights that the backbone starts from, by its library's name; of a function, a digest of what it builds."""
+    if settings.second_backbone is not None:
+        first, second = replace(settings, second_backbone=None), settings.second_backbone
+        return f"{weights_of(first)}; second look: {weights_of(replace(first, backbone=second))}"
     if is_import_path(settings.backbone):
         builds = []
         for seed in (0, 1):  # which random weights differ by

@@ -29,7 +29,7 @@ from .checkpoints import DivergedError
 from .data import OF_EXCHANGE, OF_SECOND_LOOK, batches_of, mixed, seed_generators
 from .distributed import gathered
 from .evaluation import class_accuracy, computed, group_accuracy, score_of
-from .run import Run
+from .run import Run, new_second_look
 from .settings import Selection
 
 Part = Literal["second", "exchange"]  # which the names of its settings begin with
@@ -49,7 +49,7 @@ def train_second_look(run: Run) -> tuple[SecondLook, int]:
     settings, first = run.settings, run.evaluated
     assert isinstance(first, AIM) and first.preprocessing is not None
     seed_generators(mixed(settings.seed, OF_SECOND_LOOK))  # the same new layer, whatever was drawn before
-    second = SecondLook(first, margin=settings.margin, least=settings.least)
+    second = new_second_look(settings, first)
     features = _features(run, lambda images, _: second.features(images), _not_augmented(run))
     val = run.splits.val
     to_select_by = None if val is None else _features(run, lambda images, _: second.features(images), val)

@@ -209,6 +209,9 @@ class Settings:
     second_look: bool = setting(
         False, "After it, train a second look at the pixels that the masks keep; it is tested and saved too", SECOND
     )
+    second_backbone: str | None = setting(
+        None, "Another network for the second look, named as --backbone", SECOND, shown="the first's", needs=_TWICE
+    )
     second_epochs: int = setting(20, "Number of epochs of the second look", SECOND, least=1, needs=_TWICE)
     second_lr: float = setting(3e-4, "Learning rate of the second look, with AdamW", SECOND, needs=_TWICE)
     margin: int = setting(
@@ -218,6 +221,7 @@ class Settings:
         0.3, "Smallest side of the enlarged box, as a share of the image's", SECOND, least=0.01, most=1, needs=_TWICE
     )
     frozen: Frozen = setting("nothing", "Part of the backbone that is not trained", MODEL)
+    cache_features: bool = setting(False, "Keep the frozen backbone's maps of all images in memory", MODEL)
     seed: int = setting(0, "Seed of every random number of the run", MODEL)
     epochs: int = setting(20, "Number of passes over the training images", OPTIMIZER, least=1)
     batch_size: int = setting(64, "Images per optimizer step, summed over all processes", OPTIMIZER, least=1)
@@ -337,6 +341,11 @@ class Settings:
             parse_window(",".join(map(str, self.window)))
         if self.augmentation not in ("crop-and-flip", "none") and (self.window or self.channels not in (None, 1, 3)):
             raise ValueError(f"augmentation={self.augmentation!r} is for 8 bits without a window; use 'crop-and-flip'")
+        if self.cache_features and (self.method, self.frozen, self.augmentation) != ("aim", "backbone", "none"):
+            raise ValueError(
+                "cache_features needs AIM with frozen='backbone' and augmentation='none', as maps must not change, and "
+                f"this run has {self.method!r}, {self.frozen!r}, {self.augmentation!r}; change that, or leave it out"
+            )
         if self.exchange and self.method == "plain":
             raise ValueError(
                 "exchange needs AIM, whose masks say what is pasted, and this run has a plain backbone; leave one of "

@@ -32,6 +32,10 @@ RUNS = {
     "double": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005, "second_look": True, "second_lr": 0.05},
     "per batch": {"area_per": "batch", "head": "paper", "clip": 0.5},
     "plain": {"method": "plain", "lr": 0.02, "head_lr": 0.02},
+    "cached": {
+        "precision": "64-true",
+        **{"lr": 0.005, "head_lr": 0.005, "frozen": "backbone", "augmentation": "none", "cache_features": True},
+    },
     "in parts": {"precision": "64-true", "lr": 0.005, "head_lr": 0.005, "accumulate": 2},
 }
 # Each process's BatchNorm sees its own images, so this is nothing that one process could train.

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from aimwrap import AIM, AIMOutput, SecondLook
 from aimwrap.cli import app
+from aimwrap.cli.options import loaded_model
 from aimwrap.data import ReleaseDataset
 from aimwrap.data.transforms import eval_transform
 from aimwrap.train import DivergedError, Result, RunFolderError, Settings, run_training, second_look
@@ -240,6 +241,67 @@ def test_stopped_and_resumed_it_is_the_unstopped_one(
         run_training(settings, tmp_path / "whole", fabric, workers=0)
 
 
+def test_another_network_looks_again(
+    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network of an import path, on its own features, with the same weights in a run that was stopped."""
+    settings = settings_of(**TWICE, second_backbone="tiny_nets:tiny_with_batch_norm", precision="64-true")
+    double = Fabric(accelerator="cpu", devices=1, precision="64-true")
+    double.launch()
+    run_training(settings, tmp_path / "whole", double, workers=0)
+
+    def killing(*arguments: object, **more: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr("aimwrap.train.second_look._validated", killing)
+        run_training(settings, tmp_path / "stopped", double, workers=0)
+    torch.manual_seed(5)  # whatever another process would have drawn meanwhile
+    run_training(settings, tmp_path / "stopped", double, workers=0)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+    folder = tmp_path / "whole" / "second-look"
+    second = loaded_model(folder, "tiny_nets:tiny,tiny_nets:tiny_with_batch_norm")
+    assert isinstance(second, SecondLook) and second.backbone is not None
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in second.backbone.modules())
+    one, other = (network.state_dict()["stages.0.0.weight"] for network in (second.backbone, second.first.backbone))
+    assert one.shape == other.shape and not torch.equal(one, other)
+    once = loaded_model(tmp_path / "whole" / "model", "tiny_nets:tiny,tiny_nets:tiny_with_batch_norm")
+    assert isinstance(once, AIM)
+    with pytest.raises(ValueError, match=r"on the command line, --backbone ,package\.module:name"):
+        loaded_model(folder, "tiny_nets:tiny")
+    weights = json.loads((tmp_path / "whole" / "result.json").read_text())["weights"]
+    assert weights.startswith("tiny_nets:tiny ") and "; second look: tiny_nets:tiny_with_batch_norm " in weights
+    monkeypatch.setattr(tiny_nets, "tiny_with_batch_norm", lambda: tiny_nets.tiny_with_two_linear_layers())
+    with pytest.raises(
+        RunFolderError, match=r"holds the result of tiny_nets:tiny .*; second look: .*, not of tiny_nets"
+    ):
+        run_training(settings, tmp_path / "whole", double, workers=0)
+
+
+def test_another_network_is_checked_before_the_first_look_is_trained(
+    settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path
+) -> None:
+    given = {**TWICE, "pretrained": False}
+    for name, message in (
+        ("vit_tiny_patch16_224", "second_backbone='vit_tiny_patch16_224' cannot look at 32 x 32 pixels"),
+        ("no_such_net", "second_backbone='no_such_net' cannot .* neither timm nor torchvision has a model named"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_training(settings_of(**given, second_backbone=name), tmp_path / name, fabric, workers=0)
+        assert not (tmp_path / name).exists()
+
+
+def test_the_command_takes_the_name_of_another_network(table: Path, tmp_path: Path) -> None:
+    more = ("--second-look", "--second-backbone", "resnet10t", "--no-pretrained", "--second-epochs", 1)
+    found = command(table, tmp_path / "out", *more)
+    assert found.exit_code == 0, found.output
+    folder = tmp_path / "out" / "seed-0"
+    second = loaded(folder)  # which builds it by its name
+    assert second._network is not None and second.classifier.in_features == 512
+    assert json.loads((folder / "settings.json").read_text())["settings"]["second_backbone"] == "resnet10t"
+
+
 def test_another_seed_is_another_second_look_of_the_same_first(
     settings_of: Callable[..., Settings], fabric: Fabric
 ) -> None:
@@ -289,6 +351,7 @@ def test_both_looks_are_in_the_table_of_seeds() -> None:
     [
         (("--second-lr", 0.1), "--second-lr has no effect without --second-look; add it, or leave --second-lr out"),
         (("--margin", 2), "--margin has no effect without --second-look"),
+        (("--second-backbone", "resnet18"), "--second-backbone has no effect without --second-look"),
         (("--second-look", "--plain"), "--second-look needs AIM with --head='feature-preserving'"),
         (
             ("--second-look", "--design", "paper"),
