@@ -23,8 +23,9 @@ def mask_gradients(model: AIM, loss: AIMLoss) -> dict[str, Tensor]:
 @every_head
 def test_labels_order_positions_and_the_area_loss_opens_them(head: str, pooling: str) -> None:
     """The classification losses pull at no estimator's openness; its order of positions they train as ever."""
-    model = lively(aim(head, (1, 2, 3), pooling=pooling))
-    twin = lively(aim(head, (1, 2, 3), pooling=pooling, labels_move_area=True))
+    arguments = {"pooling": pooling, "tau": 0.3}  # an area that no mask of so few positions has
+    model = lively(aim(head, (1, 2, 3), **arguments))
+    twin = lively(aim(head, (1, 2, 3), **arguments, labels_move_area=True))
     twin.load_state_dict(model.state_dict())
     labels_only = AIMLoss(model.tau, mask_weight=0)
     area_only = AIMLoss(model.tau, stage_weight=0, final_weight=0)

@@ -80,6 +80,7 @@ def test_a_plain_classifier_loads() -> None:
     assert_as_recorded({"logits": logits}, HERE / "plain" / "recorded.safetensors")
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="the run was recorded by torch 2.14, and 2.6 ends elsewhere")
 def test_a_killed_run_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning.fabric import Fabric
 

@@ -29,6 +29,7 @@ def test_it_can_be_looked_at(sharded: AIM) -> None:
     assert "resnet" in repr(sharded).lower() and "cost unknown" in repr(sharded)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="fully_shard of torch 2.6 needs a GPU")
 def test_it_is_saved_from_what_was_gathered(sharded: AIM, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is spread over processes .*get_model_state_dict"):
         sharded.save_pretrained(tmp_path / "aim")

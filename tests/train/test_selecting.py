@@ -84,7 +84,8 @@ def test_what_needs_no_groups_is_measured_as_by_hand(settings_of: Callable[..., 
     model.eval()
     with torch.no_grad():
         logits = model(torch.stack([images[number].image for number in range(len(images))])).logits
-        model.classifier.bias[0] += (logits[:, 1] - logits[:, 0]).median()  # about half of the images for each class
+        middle = (logits[:, 1] - logits[:, 0]).sort().values[len(logits) // 2 :][:2]
+        model.classifier.bias[0] += middle.mean()  # about half of the images for each class, and none in between
         for number in range(len(images)):
             sample = images[number]
             pixels = sample.image[None]
