@@ -146,6 +146,8 @@ def run_training(
                 keep_maps(run, say)
             with logging(run):
                 train(run)
+                for model in {run.network, run.evaluated} if run.kept else ():
+                    del vars(model)["forward_backbone"]
                 run.kept.clear()
                 return _finish(run)
         except (OSError, ValueError) as error:

@@ -39,7 +39,7 @@ def last(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("bf16", "batch norm"))) for k in KINDS]
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k != "moving average in parts")) for k in KINDS]
 )
 def test_a_run_is_the_one_without_it(
     kind: str, settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path
@@ -118,6 +118,7 @@ def test_the_random_numbers_and_the_batches_are_those_without_it(
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_takes_maps(
     settings_of: Callable[..., Settings], fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:

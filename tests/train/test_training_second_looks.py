@@ -241,6 +241,7 @@ def test_stopped_and_resumed_it_is_the_unstopped_one(
         run_training(settings, tmp_path / "whole", fabric, workers=0)
 
 
+@pytest.mark.slow
 def test_another_network_looks_again(
     settings_of: Callable[..., Settings], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
