@@ -373,10 +373,11 @@ def new_second_look(settings: Settings, first: AIM) -> SecondLook:
         cast("nn.Module", second.backbone).to(images)
         second(images, images[:, :1] + 1)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        what = (
-            f"second_backbone={settings.second_backbone!r} cannot look at {images.shape[2]} x {images.shape[3]} pixels"
-        )
-        raise ValueError(f"{what}: {error}. Name another one, or give the image_size that it needs") from error
+        why = f"{images.shape[2]} x {images.shape[3]} pixels: {str(error).removeprefix('backbone: ').rstrip('.')}"
+        raise ValueError(
+            f"second_backbone={settings.second_backbone!r} cannot be used for {why}. Name another one, or give the "
+            "image_size that it needs"
+        ) from error
     return second
 
 

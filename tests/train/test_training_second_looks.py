@@ -285,7 +285,7 @@ def test_another_network_is_checked_before_the_first_look_is_trained(
 ) -> None:
     given = {**TWICE, "pretrained": False}
     for name, message in (
-        ("vit_tiny_patch16_224", "second_backbone='vit_tiny_patch16_224' cannot look at 32 x 32 pixels"),
+        ("vit_tiny_patch16_224", "second_backbone='vit_tiny_patch16_224' cannot be used for 32 x 32 pixels"),
         ("no_such_net", "second_backbone='no_such_net' cannot .* neither timm nor torchvision has a model named"),
     ):
         with pytest.raises(ValueError, match=message):
