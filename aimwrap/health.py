@@ -103,10 +103,6 @@ class _Seen:
         return float(self.area) / self.images
 
     @property
-    def all_or_nothing(self) -> bool:
-        return self.first[0].numel() > 1 and float(self.extreme) >= _MOST * self.images
-
-    @property
     def one_for_all(self) -> bool:
         return self.comparable and self.images > 1 and torch.equal(self.any_on, self.all_on)
 
@@ -283,6 +279,9 @@ class MaskHealth:
         where = "in evaluation" if evaluation else "in training"
         area = seen.mean_area
         early = annealing and tau >= _LATE
+        # Further from tau than healthy masks are (benchmarks/mask_health.py).
+        off_tau = evaluation is not None and abs(area - tau) > max(0.05, 0.4 * tau)
+        last = self._last_first.get(stage)
         symptom: Symptom | None = None
         if area > 1 - _EDGE:
             symptom = "all on" if tau < 1 - 2 * _EDGE and not early else None
@@ -291,24 +290,15 @@ class MaskHealth:
             symptom = "open only in training" if opened else "all off"
         elif early:
             pass  # most masks are still fully open, and the same for all images, as they should be
-        elif seen.all_or_nothing:
+        elif seen.first[0].numel() > 1 and float(seen.extreme) >= _MOST * seen.images:
             symptom = "all or nothing"
-        elif training is not None and evaluation is not None and self._frozen(stage, tau, evaluation):
+        elif training is not None and off_tau and last is not None and torch.equal(last, seen.first):
             symptom = "frozen"
         elif evaluation is not None and evaluation.one_for_all and tau < 1:
             symptom = "same for every image"
-        elif evaluation is not None and not annealing and _is_off(area, tau):
+        elif off_tau and not annealing:
             symptom = "off tau"
         if symptom is None:
             return []
         state = f"the mask of stage {stage!r} is {symptom} (area {area:.3f} {where}, tau {tau:.3g})"
         return [MaskFinding(stage, symptom, area, f"{state}: {_REMEDIES[symptom]}")]
-
-    def _frozen(self, stage: Stage, tau: float, evaluation: _Seen) -> bool:
-        last, first = self._last_first.get(stage), evaluation.first
-        return last is not None and _is_off(evaluation.mean_area, tau) and torch.equal(last, first)
-
-
-def _is_off(area: float, tau: float) -> bool:
-    """Further from tau than healthy masks are (benchmarks/mask_health.py)."""
-    return abs(area - tau) > max(0.05, 0.4 * tau)

@@ -487,11 +487,8 @@ def bounds(kept: Tensor) -> Tensor:
 
 def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """Where the ones of each row begin and end: (N, L) -> (N,) each; a row without ones is all of it."""
-    length = occupied.shape[1]
     found = occupied.float()
-    begin = found.argmax(1).float()
-    end = length - found.flip(1).argmax(1).float()  # without any one, 0 and the length
-    return begin, end
+    return found.argmax(1).float(), found.shape[1] - found.flip(1).argmax(1).float()  # without ones, 0 and the length
 
 
 def _begin(low: Tensor, high: Tensor, size: Tensor, length: int) -> Tensor:

@@ -154,15 +154,14 @@ class TauScheduler:
                 f"the state counts {state['unit']} and this scheduler {self.unit}; build it with "
                 f"anneal_{state['unit']}={state['length']}"
             )
-        target = state["target"]
-        if len(_as_tuple(target)) != len(_as_tuple(self.target)):
+        values, own = _as_tuple(state["target"]), _as_tuple(self.target)
+        if len(values) != len(own):
             raise ValueError(
-                f"the state is for {len(_as_tuple(target))} stage(s) and this loss has {len(_as_tuple(self.target))}; "
-                "build the AIMLoss with the tau of the model that is resumed"
+                f"the state is for {len(values)} stage(s) and this loss has {len(own)}; build the AIMLoss with the tau "
+                "of the model that is resumed"
             )
         for name in self.state_dict():
             setattr(self, name, state[name])
-        values = _as_tuple(target)
         self.criterion.target_tau = values if isinstance(self.criterion.target_tau, tuple) else values[0]
         self._move()
 

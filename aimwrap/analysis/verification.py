@@ -147,11 +147,8 @@ def _checks_of_second_look(second: SecondLook, images: Tensor, generator: torch.
 
 def _finite(values: Iterable[tuple[str, Tensor, str]], found: str) -> Check:
     """The first of the named values that is not finite fails; each has its cause."""
-    name = "values are finite"
-    for subject, value, cause in values:
-        if not value.isfinite().all():
-            return Check(name, False, f"{subject} not: {cause}")
-    return Check(name, True, found)
+    wrong = next((f"{subject} not: {cause}" for subject, value, cause in values if not value.isfinite().all()), None)
+    return Check("values are finite", wrong is None, wrong or found)
 
 
 def _values_of(aim: AIM, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:

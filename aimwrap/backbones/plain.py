@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +174,7 @@ def load_plain(folder: str | Path, *, backbone: nn.Module | None = None) -> Plai
 
 
 def _last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:
-    linears: Sequence[tuple[str, nn.Linear]] = [
-        (name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Linear)
-    ]
+    linears = [(name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     if not linears or not linears[-1][0]:
         raise ValueError(
             f"backbone: {type(backbone).__name__} does not end in a linear layer, so it cannot be trained plain for "

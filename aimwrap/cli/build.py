@@ -67,9 +67,7 @@ def chosen_cutouts(
         raise typer.BadParameter("give either --cutouts or --cub")
     if by_water:
         return relabelled(found, {cutout.class_name: water_or_land_of(cutout.class_name) for cutout in found})
-    if labels is None:
-        return found
-    return relabelled(found, _labels_by_class(labels))
+    return found if labels is None else relabelled(found, _labels_by_class(labels))
 
 
 def _labels_by_class(table: Path) -> dict[str, str]:

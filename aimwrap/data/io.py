@@ -497,10 +497,9 @@ class FolderListing:
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders of :func:`list_folder` with their paths; none if it cannot be read."""
-    try:
+    with suppress(OSError):
         return [folder / name for name in list_folder(folder).folders]
-    except OSError:
-        return []
+    return []
 
 
 def folders_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]:
@@ -541,16 +540,14 @@ def _is_image(path: Path) -> bool:
 
 def header_of(path: Path) -> tuple[str, list[str]]:
     """What separates a table's values, and its columns; none if it cannot be read."""
-    try:
-        if not path.is_file():  # such as a pipe, from which reading might never end
-            return ",", []
-        with path.open("rb") as file:
-            line = file.readline(1 << 14).decode("utf-8-sig", "replace")
-            if _SAYS_SEPARATOR.match(line):
-                line = file.readline(1 << 14).decode("utf-8", "replace")
-        line = line.strip().partition("\r")[0]
-        separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
-        names = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-        return separator, [name.strip() for name in names]
-    except (OSError, csv.Error):
-        return ",", []
+    with suppress(OSError, csv.Error):
+        if path.is_file():  # else it may be a pipe, from which reading might never end
+            with path.open("rb") as file:
+                line = file.readline(1 << 14).decode("utf-8-sig", "replace")
+                if _SAYS_SEPARATOR.match(line):
+                    line = file.readline(1 << 14).decode("utf-8", "replace")
+            line = line.strip().partition("\r")[0]
+            separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
+            names = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+            return separator, [name.strip() for name in names]
+    return ",", []

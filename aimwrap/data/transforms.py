@@ -211,13 +211,8 @@ def no_augmentation(preprocessing: Preprocessing) -> Augmentation:
     """The same crop as in evaluation.
 
     As on Hard-ImageNet in its authors' linear probes (Moayeri et al. 2022, ``augmentations.py``) and, by default, on
-    Waterbirds in group DRO; both squash, see :func:`eval_transform`.
-
-    Args:
-        preprocessing: gives sizes, crop and interpolation.
-
-    Returns:
-        The augmentation.
+    Waterbirds in group DRO; both squash, see :func:`eval_transform`. Argument and result as for :func:`crop_and_flip`,
+    and the preprocessing gives the crop, too.
     """
     return Augmentation(preprocessing.resize_and_crop())
 

@@ -155,15 +155,9 @@ def differences(model: Measured, other: Measured, labels: Tensor, groups: Groups
     found = [_mean("average", right[:, 0] - right[:, 1], _PAIRED, "")]
     accuracies = [group_accuracies(m.predicted, labels, groups.numbers, len(groups.names)) for m in (model, other)]
     by_group = _draws_by_group(right, groups)
-    found.append(
-        _difference(
-            "worst_group",
-            worst(accuracies[0]) - worst(accuracies[1]),
-            by_group.nan_to_num(nan=math.inf).amin(1),
-            len(labels),
-            "Each model's own worst group, which need not be the same. Images are drawn again within each group.",
-        )
-    )
+    lowest, draws = worst(accuracies[0]) - worst(accuracies[1]), by_group.nan_to_num(nan=math.inf).amin(1)
+    own = "Each model's own worst group, which need not be the same. Images are drawn again within each group."
+    found.append(_difference("worst_group", lowest, draws, len(labels), own))
     shares = _shares(groups, labels)
     if shares is not None:
         values = [weighted_average_accuracy(m.predicted, labels, groups.numbers, shares) for m in (model, other)]

@@ -278,17 +278,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], channels_last:
         ValueError: if they do not fit, naming what differs.
     """
     state = model.state_dict(keep_vars=True)
-    pairs = [(name, weights[name], state[name]) for name in state.keys() & weights.keys()]
-    differing = [
-        f"{name} is {tuple(saved.shape)} in the file and {tuple(own.shape)} in the model"
-        for name, saved, own in pairs
-        if saved.shape != own.shape
-    ]
-    differing += [
-        f"{name} is {saved.dtype} in the file and {own.dtype} in the model"
-        for name, saved, own in pairs
-        if saved.is_floating_point() != own.is_floating_point()
-    ]
+    differing = []
+    for name in state.keys() & weights.keys():
+        saved, own = weights[name], state[name]
+        if saved.shape != own.shape:
+            differing.append(f"{name} is {tuple(saved.shape)} in the file and {tuple(own.shape)} in the model")
+        if saved.is_floating_point() != own.is_floating_point():
+            differing.append(f"{name} is {saved.dtype} in the file and {own.dtype} in the model")
     if strict:
         differing += [f"the file has no {name}" for name in state if name not in weights]
         differing += [f"the model has no {name}" for name in weights if name not in state]

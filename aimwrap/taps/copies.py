@@ -17,7 +17,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FunctionType, MethodType
 from typing import Any
 from unittest.mock import patch
@@ -293,9 +293,6 @@ def _refuse(name: str, module: nn.Module, modules: set[nn.Module]) -> None:
 
 def _modules_in(function: FunctionType) -> Iterator[nn.Module]:
     for cell in function.__closure__ or ():
-        try:
-            content = cell.cell_contents
-        except ValueError:  # nothing yet
-            continue
-        if isinstance(content, nn.Module):
-            yield content
+        with suppress(ValueError):  # of a cell with nothing in it yet
+            if isinstance(cell.cell_contents, nn.Module):
+                yield cell.cell_contents

@@ -163,9 +163,7 @@ class Probe:
         level = level_of(shape[2:], self.image_shape[2:])
         if level is not None and level >= 0:
             return int(2**level)
-        if abs(math.log2(ratios[0] / ratios[1])) > STRIDE_TOLERANCE:
-            return None
-        return round(ratios[0])
+        return None if abs(math.log2(ratios[0] / ratios[1])) > STRIDE_TOLERANCE else round(ratios[0])
 
     def fake_images(self, batch_size: int = 1) -> Tensor:
         """Fake images like the ones that were probed, (N, C, H, W), on the model's device."""
@@ -289,11 +287,9 @@ def _image_shapes(model: nn.Module, example_input: Tensor | None) -> Iterator[Sh
 
 def fake_images(module: nn.Module, mode: FakeTensorMode, shape: Shape) -> Tensor:
     """Fake images of a shape, of the dtype and on the device of a module's parameters."""
-    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
-    dtype = parameter.dtype if parameter is not None else torch.get_default_dtype()
-    device = parameter.device if parameter is not None else torch.device("cpu")
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
     with mode:
-        return torch.empty(*shape, dtype=dtype, device=device)
+        return torch.empty(*shape, dtype=like.dtype, device=like.device)
 
 
 class Writes(TorchDispatchMode):

@@ -117,14 +117,10 @@ def notes_on(records: Sequence[Record], version: Version | None) -> list[str]:
             f"of {land} land birds are on land and {counts['train'][3]} of {water} water birds on water."
         )
     if version is not None:
-        wrong = (
-            "are labelled water birds, though they are land birds"
-            if version == "original"
-            else "are labelled land birds"
-        )
+        kind = "water birds, though they are land birds" if version == "original" else "land birds"
         notes.append(
-            f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee {wrong}. "
-            "Results with the other labels cannot be compared."
+            f"These are the {version} labels: Eastern Towhee, Western Meadowlark and Western Wood Pewee are "
+            f"labelled {kind}. Results with the other labels cannot be compared."
         )
     if counts == OFFICIAL_COUNTS:
         notes.append("The groups are as large as in the official 95 % release.")
