@@ -87,8 +87,7 @@ def areas_by_stage(stages: Sequence[Stage], tau: float | Sequence[float]) -> dic
 def per_stage(area: float | Sequence[float], stages: int, name: str) -> tuple[float, ...]:
     """An area for each stage, from one float for all or one per stage."""
     areas = check_tau(area, name)
-    if not isinstance(areas, tuple):
-        areas = (areas,) * stages
+    areas = areas if isinstance(areas, tuple) else (areas,) * stages
     if len(areas) != stages:
         raise ValueError(f"{name} must be one float or one per stage: {stages} stage(s), {len(areas)} value(s)")
     return areas

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._choices import FileFormat, Placement
-from .options import AsJson, Quiet, Workers, options_in
+from .options import AsJson, Quiet, Workers, listed, options_in
 from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result
 
 if TYPE_CHECKING:
@@ -242,8 +242,8 @@ def build(
             travelingbirds(**tied) if permuted else waterbirds(**tied, keep_label_shares=keep_label_shares),
             seed,
             style=InPlace() if in_place else Placed()._replace(**given),
-            classes=_listed(classes),
-            places=_listed(places),
+            classes=None if classes is None else listed(classes),
+            places=None if places is None else listed(places),
             test_share=test_share,
             val_share=val_share,
             cutout_uses=cutout_uses,
@@ -253,7 +253,3 @@ def build(
             progress=not (quiet or as_json),
         )
     print_summary(as_json, release)
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -17,6 +17,7 @@ from .options import (
     Workers,
     check_data,
     complete_data,
+    listed,
     loaded_model,
     option,
 )
@@ -84,22 +85,18 @@ def masks(
         found: Any = images
         if data is not None:
             found = read_by_name(data, images, split, parse_reader_arguments(arguments or []))
-        options: dict[str, Any] = {"formats": _listed(formats), "batch_size": batch_size, "workers": workers}
+        options: dict[str, Any] = {"formats": listed(formats), "batch_size": batch_size, "workers": workers}
         written = export_masks(
             loaded_model(folder, backbone).to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
             found,
             out,
-            what=None if what is None else _listed(what),
+            what=None if what is None else listed(what),
             threshold=_parsed(threshold),
             as_stored=as_stored,
             progress=not (quiet or as_json),
             **options,
         )
     print_result(as_json, {**written._asdict(), "folder": str(written.folder)}, str(written))
-
-
-def _listed(text: str) -> list[Any]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _parsed(threshold: str | None) -> Any:

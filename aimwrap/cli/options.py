@@ -108,7 +108,8 @@ def loaded_model(folder: Path, backbone: str | None) -> AIM | SecondLook:
     return (SecondLook if twice else AIM).from_pretrained(folder, backbone=given)
 
 
-def _listed(text: str, convert: Callable[[str], float]) -> list[float]:
+def listed(text: str, convert: Callable[[str], Any] = str.strip) -> list[Any]:
+    """The parts of a text between commas; none of them if one cannot be converted."""
     try:
         return [convert(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -121,7 +122,7 @@ def parse_seeds(text: str) -> list[int]:
     >>> parse_seeds("3"), parse_seeds("0,7")
     ([0, 1, 2], [0, 7])
     """
-    numbers = [int(number) for number in _listed(text, int)]
+    numbers = listed(text, int)
     if len(numbers) == 1 and "," not in text:
         numbers = list(range(numbers[0]))
     if not numbers or min(numbers) < 0:
@@ -137,7 +138,7 @@ def parse_ties(text: str) -> list[float]:
     >>> parse_ties("0.95,1")
     [0.95, 1.0]
     """
-    shares = _listed(text, float)
+    shares = listed(text, float)
     if not shares or not all(0.5 <= share <= 1 for share in shares):
         raise typer.BadParameter(f"--ties must be shares from 0.5 to 1, such as 0.95,1; got {text!r}")
     return shares
@@ -149,7 +150,7 @@ def parse_heads(text: str) -> list[Head]:
     >>> parse_heads("paper, feature-preserving")
     ['paper', 'feature-preserving']
     """
-    names = [part.strip() for part in text.split(",") if part.strip()]
+    names = listed(text)
     heads = [head for name in names for head in get_args(Head) if head == name]
     if not heads or len(heads) != len(names):
         raise typer.BadParameter(f"--heads must be among {', '.join(sorted(get_args(Head)))}; got {text!r}")

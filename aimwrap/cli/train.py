@@ -25,6 +25,7 @@ from .options import (
     Seeds,
     complete_backbone,
     import_from_here,
+    listed,
     option,
     options_in,
     parse_seeds,
@@ -188,7 +189,7 @@ def train(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         kinds = (CheckpointError, DivergedError, ImportError, OSError, TypeError, ValueError)
-        loggers = [name.strip() for name in logger.split(",") if name.strip()]
+        loggers = listed(logger)
         more: dict[str, Any] = {"workers": workers, "loggers": loggers, "keep_masks": keep_masks}
         # A ProcessError is printed by the process that it happened in, whichever that is.
         with exit_on_error(*kinds, as_json=as_json, silent=silent), exit_on_error(ProcessError, as_json=False):

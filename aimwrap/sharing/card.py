@@ -157,11 +157,9 @@ def prepared_as(images: Preprocessing) -> str:
 
 
 def _metrics(metrics: Mapping[str, Metric] | None) -> str:
-    if metrics is None:
-        return "None were given."
-    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+    if not isinstance(metrics, Mapping | None) or not all(isinstance(name, str) for name in metrics or ()):
         raise TypeError(f"metrics must be numbers by name, such as {{'accuracy': 0.9}}, got {metrics!r:.80}")
-    rows = [(name, *_formatted(name, value)) for name, value in metrics.items()]
+    rows = [(name, *_formatted(name, value)) for name, value in (metrics or {}).items()]
     return _table(("", "value", "interval"), rows) if rows else "None were given."
 
 

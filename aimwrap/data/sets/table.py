@@ -31,11 +31,10 @@ def number_places(
         return number_column(rows, str(place), names, "places")
     way_out = "Pass group=None to leave the column out"
     groups = [integer(_whole(row, group), group, range(10**9), way_out) for row in rows]
-    found = (
-        _places_of_groups(rows, group, groups, labels, names)
-        if place is None
-        else number_column(rows, place, names, "places")
-    )
+    if place is None:
+        found = _places_of_groups(rows, group, groups, labels, names)
+    else:
+        found = number_column(rows, place, names, "places")
     for row, number, label, position in zip(rows, groups, labels.numbers, found.numbers, strict=True):
         expected = group_number(label, position, len(found.names))
         if number != expected:
@@ -257,12 +256,9 @@ def read_table(
     place, group = _column(table, rows, place, "place"), _column(table, rows, group, "group")
     mask = _column(table, rows, mask, "mask")
     split = _column(table, rows, split_column, "split", image, label, place, group)
-    flags = (
-        {row.values[split].strip().removesuffix(".0") for row in rows}
-        if split and _FLAG.fullmatch(split.lower())
-        else {""}
-    )
-    if flags <= {*"01"} and splits is SPLIT_VALUES:  # whose numbers are of the three splits
+    flags = {row.values[split].strip().removesuffix(".0") for row in rows} if split else {""}
+    # The numbers of SPLIT_VALUES are of the three splits.
+    if split and _FLAG.fullmatch(split.lower()) and flags <= {*"01"} and splits is SPLIT_VALUES:
         raise ValueError(
             f"{split} of {table} says yes (1) or no (0); pass splits= with what that means, such as "
             'splits={"1": "train", "0": "test"}, or another column'
