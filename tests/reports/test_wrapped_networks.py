@@ -172,7 +172,7 @@ def test_a_layer_in_front_does_not_count_as_full_resolution() -> None:
 
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node", "ignore:Node .* does not reference")
 def test_torchvisions_normalize_in_front_can_be_exported() -> None:
-    """``v2.Normalize`` in front could not be traced, and so not be exported; up to torch 2.7, it warns of its constants."""
+    """``v2.Normalize`` in front could not be traced, and so not be exported; torch 2.7 warns of its constants."""
     model = AIM(nn.Sequential(v2.Normalize([0.5] * 3, [0.25] * 3), TinyNet()), mask_width=8).eval()
     assert isinstance(model.backbone.tapped_program, GraphProgram)
     images = torch.rand(1, 3, 64, 64)
