@@ -107,10 +107,10 @@ class TwoOptimizers(Classifier):
 
     def training_step(self, batch: list[Tensor], _: int) -> None:
         self.manual_backward(super().training_step(batch, _))
-        for optimizer in self.optimizers():  # type: ignore[union-attr]
+        for optimizer in self.optimizers():
             optimizer.step()
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.SGD(part.parameters(), 1e-3) for part in (self.model.backbone, self.model.classifier)]
 
 

@@ -46,7 +46,7 @@ def test_a_run_is_the_one_without_it(
 ) -> None:
     """Up to rounding, which the number of images that a backbone sees at once may change; so in double precision."""
     given = {"precision": "64-true", **FROZEN, **KINDS[kind]}
-    own = Fabric(accelerator="cpu", devices=1, precision=given["precision"])  # type: ignore[arg-type]
+    own = Fabric(accelerator="cpu", devices=1, precision=given["precision"])
     own.launch()
     for cached in (False, True):
         run_training(settings_of(**given, cache_features=cached), tmp_path / str(cached), own, workers=0)
