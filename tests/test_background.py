@@ -1,4 +1,4 @@
-"""How well the background alone gives the label away is right where the tie is known."""
+"""How well the background alone predicts the label is right where the tie is known."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Does the background alone give the label away? A linear classifier on images whose kept region is painted over."""
+"""Does the background alone predict the label? A linear classifier on images whose kept region is painted over."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class BackgroundBias:
         """What the numbers say, in one or two sentences."""
         images = int(self.measured.sum())
         if self.low > max(self.chance, self.box_accuracy):
-            said = f"The background gives the label away in {self.accuracy:.0%} of {images} images."
+            said = f"The background alone predicts the label of {self.accuracy:.0%} of {images} images."
         elif self.low > self.chance:
             said = f"Of {images} images, the background says no more than the size and the place of the box."
         else:

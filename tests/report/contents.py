@@ -348,7 +348,7 @@ def _background() -> dict[str, Any]:
     }
     rows = [{"sees": name, **_rate(count, 100)} for name, count in counts.items()]
     return {
-        "verdict": "The background gives the label away in 96% of 100 images.",
+        "verdict": "The background alone predicts the label of 96% of 100 images.",
         "rows": [{"accuracy" if key == "rate" else key: value for key, value in row.items()} for row in rows],
         "hidden": 0.31,
         "images": 100,

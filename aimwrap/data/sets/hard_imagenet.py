@@ -1,4 +1,4 @@
-"""Hard-ImageNet: masks of the objects of fifteen ImageNet classes whose surroundings give them away.
+"""Hard-ImageNet: masks of the objects of fifteen ImageNet classes whose surroundings predict the label.
 
 Moayeri, Singla, Feizi: Hard ImageNet, NeurIPS 2022 (data sets and benchmarks). The release has only masks, in flat
 folders; the images are ImageNet's.
