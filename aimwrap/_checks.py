@@ -295,6 +295,20 @@ def check_images(images: Tensor, channels: int, classifier: nn.Module, least_sid
         )
 
 
+def check_masks(masks: Tensor, images: Tensor) -> Tensor:
+    """Masks from elsewhere in the images' own dtype, (N, 1, h, w)."""
+    number = images.shape[0]  # of len() torch.export would make a fixed number
+    fits = isinstance(masks, Tensor) and masks.ndim == 4 and masks.shape[1] == 1 and masks.shape[0] == number
+    if fits and (torch.compiler.is_compiling() or bool(((masks == 0) | (masks == 1)).all())):
+        return masks.to(images)
+    expected = f"masks must be zeros and ones, ({number}, 1, h, w), the pixels to show"
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"{expected}, got {type(masks).__name__}")
+    if not fits:
+        raise ValueError(f"{expected}, got {tuple(masks.shape)}")
+    raise ValueError(f"{expected}, got other values; masks > 0.5 makes them of probabilities")
+
+
 def class_numbers(classes: Tensor, images: int, num_classes: int, device: torch.device) -> Tensor:
     """One class per image, 0 to ``num_classes - 1``, as int64 on a device."""
     if not isinstance(classes, Tensor) or classes.is_floating_point():

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._checks import check_second_look
+from ._checks import check_masks, check_second_look
 from ._numerics import wide_dtype
-from .analysis.background import painted_over
-from .second_look import check_masks
 
 
 @torch.no_grad()
@@ -98,3 +96,33 @@ def _shares(images: Tensor, masks: Tensor, margin: int) -> Tensor:
     grown = F.max_pool2d(check_masks(masks, images).to(wide_dtype(images)), 2 * margin + 1, 1, margin)
     shares = F.interpolate(grown, size=images.shape[2:], mode="bilinear")
     return shares.mul(255).round() / 255  # interpolated ones are not exactly 1 everywhere
+
+
+def painted_over(images: Tensor, shown: Tensor) -> Tensor:
+    """Images with only some pixels shown, the others in the mean colours of what is shown around them.
+
+    From fine to coarse the shown pixels are averaged, two by two; from coarse to fine what is not shown takes the
+    average of the finest level that has one, interpolated.
+
+    Args:
+        images: (N, C, H, W).
+        shown: (N, 1, H, W) of zeros and ones.
+
+    Returns:
+        (N, C, H, W); where nothing is shown at all, zeros.
+
+    Example:
+        >>> image = torch.tensor([[[[1.0, 1.0, 5.0, 1.0]]]])
+        >>> painted_over(image, torch.tensor([[[[1.0, 1.0, 0.0, 1.0]]]]))
+        tensor([[[[1., 1., 1., 1.]]]])
+    """
+    levels = [(images * shown, shown.to(images))]
+    while max(levels[-1][0].shape[2:]) > 1:
+        halved = [F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in levels[-1]]
+        levels.append((halved[0], halved[1]))
+    colours, weights = levels.pop()
+    filled = colours / weights.clamp(min=1e-6)
+    for colours, weights in reversed(levels):
+        coarser = F.interpolate(filled, size=colours.shape[2:], mode="bilinear")
+        filled = colours + (1 - weights) * coarser
+    return filled

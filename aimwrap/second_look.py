@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree
 
-from ._checks import check_images, check_second_look
+from ._checks import check_images, check_masks, check_positive, check_second_look
 from ._numerics import in_precision, wide_dtype
 from .analysis.readout import evaluating, unwrap
 from .backbones.create import create_backbone
 from .backbones.records import preprocessing_of
 from .base import AIMBase, Cost, Network, fresh_linear
+from .exchange import exchange_backgrounds
 from .model import AIM
 from .output import AIMOutput, Prediction
 from .preprocessing import Preprocessing, renormalised
@@ -206,9 +208,30 @@ class SecondLook(Shareable):
         merged = self.first.top_down.fuse(list(masks.values()), list(masks.values()))[1]
         return Prediction(self.logits_of(images, *self.region(merged, images)), masks)
 
-    def features(self, images: Tensor) -> Tensor:
-        """The classifier's input, (N, D). Nothing before it is trained, so it may be kept for all epochs."""
-        return self.look(images)[0].mean((2, 3))
+    @torch.no_grad()
+    def features(self, images: Tensor, copies: int = 0, *, generator: torch.Generator | None = None) -> Tensor:
+        """The classifier's input. Nothing before it is trained, so it may be kept for all epochs.
+
+        What the margin of a mask shows is mostly background. So train on copies, too, that show another one there: in
+        each, what the mask keeps without its margin is pasted on another image of the batch, by
+        :func:`~aimwrap.exchange_backgrounds`. Shuffle the images, so that a batch has several classes.
+
+        Args:
+            images: (N, C, H, W), as the model takes them; two at least, if there are copies.
+            copies: of each image, for training alone.
+            generator: of the draw, on the CPU; None takes torch's own.
+
+        Returns:
+            (N, D), or with copies (N, 1 + copies, D), of which the first is of the image as it is.
+        """
+        if not copies:
+            return self.look(images)[0].mean((2, 3))
+        check_positive(Integral, copies=copies)
+        with evaluating(self.first):
+            merged = self.first.forward_masks(self.first.forward_backbone(images)).merged_mask
+        kept, boxes = self.region(merged, images)
+        pasted = (exchange_backgrounds(images, merged, margin=0, generator=generator) for _ in range(copies))
+        return torch.stack([self.closer(each, kept, boxes).mean((2, 3)) for each in (images, *pasted)], dim=1)
 
     def logits_of(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
         """The second look's logits for masks that are given: no other pixel can move them.
@@ -444,20 +467,6 @@ def on_the_image(heatmap: Tensor, kept: Tensor, boxes: Tensor, mode: str = "near
     grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
     placed = F.grid_sample(heatmap[:, None], grid, mode=mode, align_corners=False)
     return torch.where(kept == 0, 0.0, placed)[:, 0]
-
-
-def check_masks(masks: Tensor, images: Tensor) -> Tensor:
-    """Masks from elsewhere in the images' own dtype, (N, 1, h, w)."""
-    number = images.shape[0]  # of len() torch.export would make a fixed number
-    fits = isinstance(masks, Tensor) and masks.ndim == 4 and masks.shape[1] == 1 and masks.shape[0] == number
-    if fits and (torch.compiler.is_compiling() or bool(((masks == 0) | (masks == 1)).all())):
-        return masks.to(images)
-    expected = f"masks must be zeros and ones, ({number}, 1, h, w), the pixels to show"
-    if not isinstance(masks, Tensor):
-        raise TypeError(f"{expected}, got {type(masks).__name__}")
-    if not fits:
-        raise ValueError(f"{expected}, got {tuple(masks.shape)}")
-    raise ValueError(f"{expected}, got other values; masks > 0.5 makes them of probabilities")
 
 
 def _check_given(images: Tensor, kept: Tensor, boxes: Tensor) -> None:

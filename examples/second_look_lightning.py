@@ -23,8 +23,10 @@ class Twice(lightning.LightningModule):
         self.model.first.requires_grad_(False)  # else DistributedDataParallel waits for its gradients
 
     def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
-        images, labels = batch
-        loss = F.cross_entropy(self.model(images).logits, labels)  # the first look runs without gradients
+        images, labels = batch  # more than one image: with copies, whose masks' margins show other backgrounds
+        features = self.model.features(images, copies=1)  # of both looks, without gradients
+        logits = self.model.classifier(features.flatten(0, 1))
+        loss = F.cross_entropy(logits, labels.repeat_interleave(2))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -43,7 +45,7 @@ def main(data: str, folder: str) -> None:
     twice = Twice(folder).train()
     prepare = twice.model.preprocessing.transform()
     train_set, val_set = ImageFolder(f"{data}/train", prepare), ImageFolder(f"{data}/val", prepare)
-    loader = DataLoader(train_set, batch_size=32, shuffle=True, num_workers=2)
+    loader = DataLoader(train_set, batch_size=32, shuffle=True, num_workers=2, drop_last=True)
     val_loader = DataLoader(val_set, batch_size=64, num_workers=2)
     trainer = lightning.Trainer(max_epochs=EPOCHS)
     trainer.fit(twice, loader, val_loader)

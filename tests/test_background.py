@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from aimwrap import AIM, AIMLoss, SecondLook, background_bias
-from aimwrap.analysis.background import classified_in_folds, painted_over
+from aimwrap.analysis.background import classified_in_folds
+from aimwrap.exchange import painted_over
 from aimwrap.second_look import bounds
 
 
@@ -53,7 +54,7 @@ def test_a_known_tie_is_measured(tie: float, model: AIM) -> None:
     assert found.hidden == 0.25
     if tie > 0.9:
         assert found.wrong == (places != labels).nonzero().flatten().tolist(), "they contradict the tie"
-    said = "in " + f"{found.accuracy:.0%}" if tie > 0.5 else "says no more than chance"
+    said = "of " + f"{found.accuracy:.0%}" if tie > 0.5 else "says no more than chance"
     assert said in str(found)
 
 
@@ -122,7 +123,7 @@ def test_images_with_empty_masks_are_left_out(model: AIM, monkeypatch: pytest.Mo
     found = background_bias(model, [(images, labels)], margin=0)
     assert found.measured.tolist() == [False] * 5 + [True] * 55
     assert found.accuracy == 1.0 and found.hidden == 0.25 and found.wrong == []
-    assert "in 100% of 55 images. 5 images with empty masks are left out." in str(found)
+    assert "of 100% of 55 images. 5 images with empty masks are left out." in str(found)
     images[7] = torch.nan
     with pytest.raises(ValueError, match="features must be finite, got NaN"):
         background_bias(model, [(images, labels)], margin=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from zoo import HeadConvNet
 
-from aimwrap import AIM, AIMLoss, MaskHealth, SecondLook, explain, verify
+from aimwrap import AIM, AIMLoss, MaskHealth, SecondLook, exchange_backgrounds, explain, verify
 from aimwrap.analysis.look import look
 from aimwrap.second_look import boxes_around, enlarge, kept_pixels
 from aimwrap.taps import FINAL, count_macs
@@ -137,6 +137,32 @@ def test_it_reads_the_final_map_after_the_last_stage(images: Tensor) -> None:
 def test_cached_features_are_what_the_classifier_reads(model: AIM, images: Tensor) -> None:
     second = SecondLook(model)
     torch.testing.assert_close(second.classifier(second.features(images)), second(images).logits)
+
+
+def test_copies_show_the_mask_on_another_image_and_keep_their_own_region(model: AIM, images: Tensor) -> None:
+    """The core of a mask is pasted; what the margin shows of it, and the box, stay those of the image."""
+    second = SecondLook(model.train())
+    found = second.features(images, 2, generator=torch.Generator().manual_seed(3))
+    assert found.shape == (4, 3, second.classifier.in_features) and not found.requires_grad
+    torch.testing.assert_close(found[:, 0], second.features(images))
+    assert model.training
+    model.eval()
+    merged = model.forward_masks(model.forward_backbone(images)).merged_mask
+    kept, boxes = second.region(merged, images)
+    draws = torch.Generator().manual_seed(3)
+    for copy_of in (1, 2):
+        pasted = exchange_backgrounds(images, merged, margin=0, generator=draws)
+        shown = enlarge(torch.where(kept > 0, pasted, 0), boxes)
+        expected = model.forward_backbone(shown)[FINAL].mean((2, 3))
+        torch.testing.assert_close(found[:, copy_of], expected)
+        assert not torch.allclose(found[:, copy_of], found[:, 0])
+    assert not torch.allclose(found[:, 1], found[:, 2])
+
+
+@pytest.mark.parametrize(("copies", "kind"), [(-1, "positive"), (1.5, "whole"), (True, "positive")])
+def test_copies_are_counted(copies: int, kind: str, model: AIM, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=f"copies must be a {kind} number, got {copies}"):
+        SecondLook(model).features(images, copies)
 
 
 def test_its_weights_load_again(model: AIM, images: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .._checks import check_second_look
 from .._numerics import predicted_classes, without_autocast
 from .._text import table, with_progress
+from ..exchange import painted_over
 from ..resizing import resize_to
 from ..second_look import SecondLook, bounds, kept_pixels
 from .areas import check_batch
@@ -166,36 +167,6 @@ def background_bias(
     scores = [(int(r.sum()) / len(r), *wilson_interval(int(r.sum()), len(r))) for r in (by_background, by_object)]
     chance, box = truth.bincount().max().item() / len(truth), by_box.float().mean().item()
     return BackgroundBias(*scores[0], chance, box, *scores[1], hidden, right, measured)
-
-
-def painted_over(images: Tensor, shown: Tensor) -> Tensor:
-    """Images with only some pixels shown, the others in the mean colours of what is shown around them.
-
-    From fine to coarse the shown pixels are averaged, two by two; from coarse to fine what is not shown takes the
-    average of the finest level that has one, interpolated.
-
-    Args:
-        images: (N, C, H, W).
-        shown: (N, 1, H, W) of zeros and ones.
-
-    Returns:
-        (N, C, H, W); where nothing is shown at all, zeros.
-
-    Example:
-        >>> image = torch.tensor([[[[1.0, 1.0, 5.0, 1.0]]]])
-        >>> painted_over(image, torch.tensor([[[[1.0, 1.0, 0.0, 1.0]]]]))
-        tensor([[[[1., 1., 1., 1.]]]])
-    """
-    levels = [(images * shown, shown.to(images))]
-    while max(levels[-1][0].shape[2:]) > 1:
-        halved = [F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in levels[-1]]
-        levels.append((halved[0], halved[1]))
-    colours, weights = levels.pop()
-    filled = colours / weights.clamp(min=1e-6)
-    for colours, weights in reversed(levels):
-        coarser = F.interpolate(filled, size=colours.shape[2:], mode="bilinear")
-        filled = colours + (1 - weights) * coarser
-    return filled
 
 
 @torch.inference_mode(False)

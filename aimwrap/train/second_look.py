@@ -40,18 +40,26 @@ _PURPOSES: dict[Part, int] = {"second": OF_SECOND_LOOK, "exchange": OF_EXCHANGE}
 def train_second_look(run: Run) -> tuple[SecondLook, int]:
     """Train a second look at a run's evaluated model, which is left as it is; to be called in all processes.
 
+    In shuffled batches, copies of each image show another one's margin, as :meth:`SecondLook.features` says; an epoch
+    takes an image as it is or one of its copies, at random. The epoch is selected without copies.
+
     Returns:
         It, with the weights of the selected epoch, and that epoch, from 1. The same in every process.
 
     Raises:
         DivergedError: if a weight is not finite.
     """
-    settings, first = run.settings, run.evaluated
+    settings, first, val = run.settings, run.evaluated, run.splits.val
     assert isinstance(first, AIM) and first.preprocessing is not None
-    seed_generators(mixed(settings.seed, OF_SECOND_LOOK))  # the same new layer, whatever was drawn before
+    seed = mixed(settings.seed, OF_SECOND_LOOK)
+    seed_generators(seed)  # the same new layer, whatever was drawn before
     second = new_second_look(settings, first)
-    features = _features(run, lambda images, _: second.features(images), _not_augmented(run))
-    val = run.splits.val
+
+    def with_copies(images: Tensor, batch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(mixed(seed, batch))
+        return second.features(images, settings.second_copies, generator=generator).flatten(1)
+
+    features = _features(run, with_copies, _not_augmented(run), _to_exchange(run, seed))
     to_select_by = None if val is None else _features(run, lambda images, _: second.features(images), val)
     return second, _trained(run, "second", second.classifier, features, to_select_by)
 
@@ -81,11 +89,14 @@ def train_exchanged(run: Run) -> tuple[AIM, int]:
         copies = (exchange_backgrounds(images, masks, generator=generator) for _ in range(settings.exchange_copies))
         return torch.cat([inputs, *(_inputs(model, pasted)[0] for pasted in copies)], dim=1)
 
-    # Even parts of batches of two may be a single image, which has no other to be pasted on.
-    batches = batches_of(len(run.splits.train), max(3, settings.batch_size), seed, epoch=0)
-    features = _features(run, with_copies, _not_augmented(run), batches)
+    features = _features(run, with_copies, _not_augmented(run), _to_exchange(run, seed))
     to_select_by = None if val is None else _features(run, lambda images, _: _inputs(model, images)[0], val)
     return model, _trained(run, "exchange", model.classifier, features, to_select_by)
+
+
+def _to_exchange(run: Run, seed: int) -> list[list[int]]:
+    """Shuffled batches: even parts of batches of two may be a single image, which has no other to be pasted on."""
+    return batches_of(len(run.splits.train), max(3, run.settings.batch_size), seed, epoch=0)
 
 
 def _inputs(model: AIM, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -213,6 +213,9 @@ class Settings:
         None, "Another network for the second look, named as --backbone", SECOND, shown="the first's", needs=_TWICE
     )
     second_epochs: int = setting(20, "Number of epochs of the second look", SECOND, least=1, needs=_TWICE)
+    second_copies: int = setting(
+        2, "Number of copies of each training image whose margin shows another image", SECOND, least=0, needs=_TWICE
+    )
     second_lr: float = setting(3e-4, "Learning rate of the second look, with AdamW", SECOND, needs=_TWICE)
     margin: int = setting(
         1, "Mask positions by which the kept region grows on every side", SECOND, most=1000, needs=_TWICE

@@ -19,7 +19,8 @@ TIES = (0.95, 1.0)
 SEEDS = (0, 1, 2, 3, 4)
 CELLS = tuple(itertools.product(SETS, NETWORKS, TIES))
 PLAIN, AIM_ALONE, LOOK, ORACLE = "linear probe", "AIM", "second look", "no background"
-SEARCHED = (PLAIN, LOOK, ORACLE)
+OWN = "second look, no copies"
+SEARCHED = (PLAIN, OWN, LOOK, ORACLE)
 DEFAULT = {"epochs": 20, "learning_rate": 3e-4}  # of `aimwrap train --second-look`
 
 Run = dict[str, Any]

@@ -12,8 +12,10 @@ twice to use two cores: the processes share the work. A cell and seed takes 1 to
 The sets are Stamps, Stamps with small objects (0.25 to 0.45 of the side instead of 0.5 to 0.8), and the digits as
 `aimwrap data digits` builds them. The networks are timm's tf_efficientnet_lite0 and tf_efficientnet_lite2 with ImageNet
 weights, frozen. AIM is trained once per cell and seed, at its defaults. Then one linear layer is trained with each of
-plain's twenty settings on the pooled features of three views of the same images: the image as it is (linear probe),
-the enlarged pixels that AIM's masks keep (second look), and the true object on grey (no background).
+plain's twenty settings on the pooled features of views of the same images: the image as it is (linear probe), the
+enlarged pixels that AIM's masks keep (second look, no copies), these and, at random, copies of the training images with
+another image in the masks' margin, as `aimwrap train --second-look` has them (second look), and the true object on grey
+(no background).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from cells import (
     LOOK,
     NETWORKS,
     ORACLE,
+    OWN,
     PLAIN,
     RESULTS,
     SEEDS,
@@ -50,15 +53,18 @@ from look_again import FIRST, MARGIN, Looked, merged_masks, through
 from parts import PROBES
 from torch import Tensor, nn
 from tqdm import tqdm
-from variants import Config, Data, Outcome, data_of, load_split, train, without_background
+from variants import Config, Data, Outcome, data_of, load_split, train, train_plain, without_background
 
 import aimwrap
+from aimwrap import exchange_backgrounds
 from aimwrap.data import DigitsOnPhotographs
 from aimwrap.demo.backbone import load_in_order, load_pretrained_backbone
 from aimwrap.metrics import mask_precision, mask_recall
+from aimwrap.second_look import enlarge
 
 Split = Literal["train", "test"]
 SMALL = (0.25, 0.45)
+NUM_COPIES = 2  # of each training image, as `aimwrap train --second-look` makes
 
 
 def main() -> None:
@@ -87,18 +93,19 @@ def run(job: Job) -> dict[str, Any]:
     with timed(seconds, AIM_ALONE):
         first = train(Config("aim", job.tie, job.seed, **FIRST), data, backbone)
     runs = [scored(AIM_ALONE, FIRST, first, data[1])]
-    with timed(seconds, LOOK):
+    with timed(seconds, OWN):
         looked = [through(split, merged_masks(first.model, split), MARGIN, backbone) for split in data]
-    views: dict[str, Callable[[], list[Data]]] = {  # made one at a time, for memory
+    views: dict[str, Callable[[], list[Data]]] = {  # made one at a time, for memory; the test is the last
         PLAIN: lambda: list(data),
-        LOOK: lambda: [look.data for look in looked],
+        OWN: lambda: [look.data for look in looked],
+        LOOK: lambda: [looked[0].data, *other_margins(data[0], looked[0], job.seed, backbone), looked[1].data],
         ORACLE: lambda: [without_background(split, backbone) for split in data],
     }
     for method, view in views.items():
         with timed(seconds, f"view of {method}"):
-            pooled = [averaged(split) for split in view()]
+            *versions, test = [averaged(split) for split in view()]
         with timed(seconds, f"search of {method}"):
-            runs += searched(method, job, (pooled[0], pooled[1]), backbone)
+            runs += searched(method, job, versions, test, backbone)
     return {
         "runs": runs,
         "masks": seen(first, looked[1], data[1]),
@@ -109,14 +116,40 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def searched(method: str, job: Job, views: tuple[Data, Data], backbone: nn.Module) -> list[dict[str, Any]]:
-    """A linear layer with each setting, from the same start."""
+def searched(method: str, job: Job, versions: list[Data], test: Data, backbone: nn.Module) -> list[dict[str, Any]]:
+    """A linear layer with each setting, from the same start; an epoch takes one of an image's versions at random."""
+    number = len(versions[0].labels)
+    train_set = Data(*map(torch.cat, zip(*(version[:-1] for version in versions), strict=True)), maps={})
+    final = torch.cat([version.maps["final map"] for version in versions])
+    data = train_set._replace(maps={"final map": final}), test
+
+    def drawn(generator: torch.Generator) -> Tensor:
+        images = torch.randperm(number, generator=generator)
+        if len(versions) == 1:
+            return images
+        return images + number * torch.randint(len(versions), (number,), generator=generator)
+
     runs = []
     for epochs, rate in PROBES:
         setting = {"epochs": epochs, "learning_rate": rate}
-        outcome = train(Config("plain", job.tie, job.seed, **setting), views, backbone)
-        runs.append(scored(method, setting, outcome, views[1]))
+        torch.manual_seed(job.seed)
+        outcome = train_plain(Config("plain", job.tie, job.seed, **setting), data, backbone, order=drawn)
+        runs.append(scored(method, setting, outcome, test))
     return runs
+
+
+def other_margins(data: Data, looked: Looked, seed: int, backbone: nn.Module) -> Iterator[Data]:
+    """What a second look sees of copies whose masks, without their margin, are pasted on other images of a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = torch.randperm(len(data.labels), generator=generator).split(64)
+    for _ in range(NUM_COPIES):
+        maps = torch.empty_like(looked.data.maps["final map"])
+        for batch in batches:
+            pasted = exchange_backgrounds(data.images[batch], looked.merged[batch], margin=0, generator=generator)
+            shown = enlarge(pasted * looked.kept[batch], looked.boxes[batch])
+            with torch.no_grad():
+                maps[batch] = backbone.forward_features(shown.contiguous(memory_format=torch.channels_last))
+        yield looked.data._replace(maps={"final map": maps})
 
 
 def scored(method: str, setting: dict[str, Any], outcome: Outcome, test: Data) -> dict[str, Any]:

@@ -17,7 +17,7 @@ QUIET = (
 )
 TRAINER = {"lightning.Trainer(max_epochs=EPOCHS": 'lightning.Trainer(accelerator="cpu", devices=1, max_epochs=2'}
 EXAMPLES = [
-    ("train_second_look.py", {"EPOCHS = 20": "EPOCHS = 2"}),
+    ("train_second_look.py", {"COPIES = 20, 2": "COPIES = 2, 2", "batch_size=64": "batch_size=4"}),
     ("second_look_lightning.py", {"batch_size=32": "batch_size=4"} | TRAINER),
 ]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_from_the_built_digits_to_a_folder_with_both_looks(
     digits = ["data", "digits", "digits95", "--image-size", "32", "--num-images", "40", "--workers", "0", "-q"]
     assert run.invoke(app, digits).exit_code == 0
     usual = "--backbone tiny_nets:tiny --image-size 32 --epochs 2 --batch-size 8 --workers 0 --accelerator cpu -q"
-    more = "--second-look --second-lr 0.03 --second-epochs 4 --margin 0 --least 0.5 --hold-out 0.3"
+    more = "--second-look --second-lr 0.03 --second-epochs 4 --second-copies 1 --margin 0 --least 0.5 --hold-out 0.3"
     found = run.invoke(app, ["train", "built", "digits95", "--out", "out", *usual.split(), *more.split()])
     assert found.exit_code == 0, found.output
     rows = found.stdout.strip().splitlines()
@@ -153,7 +154,16 @@ def test_features_are_of_every_image_once_without_augmentation_in_any_number_of_
 
     monkeypatch.setattr(second_look, "_train", train_on)
     second_look.train_second_look(run)
-    assert torch.equal(trained[0], found) and len(trained[1]) == 9
+    assert trained[0].shape == (22, 3 * 12) and trained[1].shape == (9, 12)
+    torch.testing.assert_close(trained[0][:, :12], found)
+    for pasted in trained[0][:, 12:].split(12, dim=1):
+        assert not torch.allclose(pasted, found)
+    again = Run(run.settings, Path("unused"), fabric)
+    second_look.train_second_look(again)
+    assert torch.equal(trained[2], trained[0])
+    without = Run(replace(run.settings, second_copies=0), Path("unused"), fabric)
+    second_look.train_second_look(without)
+    torch.testing.assert_close(trained[4], found)
 
 
 @pytest.mark.parametrize(
