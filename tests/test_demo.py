@@ -148,5 +148,5 @@ def test_the_trained_second_look_has_the_packages_backbone_and_tells_the_digits_
     assert all(torch.equal(own, pretrained[name]) for name, own in model.first.backbone.state_dict().items())
     images, labels, _, _ = DigitsOnPhotographs("test", num_images=40).stacked()
     right = (model.predict((images - 0.5) / 0.5).logits.argmax(1) == labels).float().mean()
-    assert right >= 0.95  # 0.98 of 320
+    assert right >= 0.95  # 0.99 of 320
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 3e6

@@ -16,7 +16,21 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1] / "stamps"))
 
 from bootstrap import by_setting, difference
-from cells import AIM_ALONE, CELLS, DEFAULT, LOOK, ORACLE, PLAIN, RESULTS, SEARCHED, SEEDS, Run, lines_of, read_runs
+from cells import (
+    AIM_ALONE,
+    CELLS,
+    DEFAULT,
+    LOOK,
+    ORACLE,
+    OWN,
+    PLAIN,
+    RESULTS,
+    SEARCHED,
+    SEEDS,
+    Run,
+    lines_of,
+    read_runs,
+)
 from report import NO_BREAK, best_of, few, markdown, mean, pick, signed
 
 MEASURES = {"worst_group": "worst group", "accuracy": "accuracy"}
@@ -113,6 +127,7 @@ def pairs(cell: Cell) -> list[tuple[str, list[Run], list[Run]]]:
         ("second look, best, minus the best linear probe", best[LOOK], best[PLAIN]),
         ("second look, default, minus no background, default", default[LOOK], default[ORACLE]),
         ("second look, best, minus no background, best", best[LOOK], best[ORACLE]),
+        ("second look, default, minus the same without copies", default[LOOK], default[OWN]),
     ]
 
 

@@ -25,7 +25,7 @@ with pytest.MonkeyPatch.context() as patch:
     import cell_tables as report
     import cells
     import run_cells as study
-    from cells import DEFAULT, LOOK, ORACLE, PLAIN, RESULTS, Job, append_line, claim, is_done, read_runs
+    from cells import DEFAULT, LOOK, ORACLE, OWN, PLAIN, RESULTS, Job, append_line, claim, is_done, read_runs
     from variants import data_of
 
 JOB = Job("stamps", "lite0", 1.0, 0)
@@ -54,7 +54,7 @@ def test_a_job_has_every_method_with_every_setting_and_is_repeated_to_the_bit(sh
     line, again = study.run(JOB), study.run(JOB)
     assert [(run["method"], run["epochs"]) for run in line["runs"]] == [
         ("AIM", 1),
-        *((method, epochs) for method in (PLAIN, LOOK, ORACLE) for epochs in (1, 20)),
+        *((method, epochs) for method in (PLAIN, OWN, LOOK, ORACLE) for epochs in (1, 20)),
     ]
     assert line["group"] == [0, 2, 0, 2, 1, 3, 1, 3]
     assert all(len(run["right"]) == 8 and set(run["right"]) <= {"0", "1"} for run in line["runs"])
@@ -66,24 +66,46 @@ def test_a_job_has_every_method_with_every_setting_and_is_repeated_to_the_bit(sh
 def test_every_view_starts_alike_and_no_background_sees_the_object_alone(
     short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[Any, torch.Tensor]] = []
+    seen: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
 
-    def watched(config: Any, data: Any, backbone: nn.Module) -> Any:
-        seen.append((config, data[1].maps["final map"]))
-        return trained(config, data, backbone)
+    def watched(config: Any, data: Any, backbone: nn.Module, **more: Any) -> Any:
+        seen.append((config, *(split.maps["final map"] for split in data)))
+        return trained(config, data, backbone, **more)
 
-    trained = study.train
-    monkeypatch.setattr(study, "train", watched)
+    trained = study.train_plain
+    monkeypatch.setattr(study, "train_plain", watched)
     study.run(JOB)
-    maps = seen[0][1]
-    plain, looked, oracle = (seen[row][1] for row in (1, 3, 5))
-    torch.testing.assert_close(plain, maps.mean((2, 3), keepdim=True))
-    backbone, data = study.BACKBONES["lite0"](), study.LOADERS["stamps"]("test", 1.0, 0, None)
+    plain, looked, _, oracle = (seen[row][2] for row in (0, 2, 4, 6))
+    backbone = study.BACKBONES["lite0"]()
+    data = study.LOADERS["stamps"]("test", 1.0, 0, backbone)
+    torch.testing.assert_close(plain, data.maps["final map"].mean((2, 3), keepdim=True))
     with torch.no_grad():
         alone = backbone.forward_features(data.images * data.object_masks)
     torch.testing.assert_close(oracle, alone.mean((2, 3), keepdim=True))
     assert not torch.allclose(looked, plain) and not torch.allclose(looked, oracle)
-    assert len({config for config, _ in seen[1:]}) == 2  # two settings, whatever the view
+    assert len({config for config, _, _ in seen}) == 2  # two settings, whatever the view
+
+
+def test_an_epoch_takes_one_of_an_image_s_versions(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image as it is or one of two copies, whose labels are its own; the test has no copies."""
+    seen: list[tuple[Any, Any]] = []
+
+    def watched(config: Any, data: Any, backbone: nn.Module, *, order: Any) -> Any:
+        seen.append((data, order))
+        return trained(config, data, backbone, order=order)
+
+    trained = study.train_plain
+    monkeypatch.setattr(study, "train_plain", watched)
+    study.run(JOB)
+    (own, _), (data, order) = seen[2], seen[4]
+    versions = data[0].maps["final map"].split(8)
+    assert len(versions) == 3 and torch.equal(versions[0], own[0].maps["final map"])
+    assert all(torch.equal(labels, own[0].labels) for labels in data[0].labels.split(8))
+    assert not torch.allclose(versions[1], versions[0]) and not torch.allclose(versions[2], versions[1])
+    assert torch.equal(data[1].maps["final map"], own[1].maps["final map"])
+    epochs = [order(torch.Generator().manual_seed(seed)) for seed in range(5)]
+    assert all(sorted((epoch % 8).tolist()) == list(range(8)) for epoch in epochs)
+    assert set(torch.cat(epochs).div(8, rounding_mode="floor").tolist()) == {0, 1, 2}
 
 
 def test_images_of_one_digit_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,13 +200,14 @@ ALL, HALF, NONE = "11111111", "10111111", "00111111"  # worst group 1, 0.5 and 0
 
 def test_scores_and_counts_by_hand(tmp_path: Path) -> None:
     searched = [(PLAIN, 1, HALF), (PLAIN, 20, NONE), (PLAIN, 60, NONE)]
+    searched += [(OWN, 1, HALF), (OWN, 20, HALF), (OWN, 60, NONE)]
     searched += [(LOOK, 1, HALF), (LOOK, 20, ALL), (LOOK, 60, ALL)]
     searched += [(ORACLE, 1, HALF), (ORACLE, 20, HALF), (ORACLE, 60, ALL)]
     for seed in (0, 1):
         write(tmp_path, JOB._replace(seed=seed), ("AIM", 20, NONE), *searched)
     tables = {name: table.splitlines() for name, table in report.tables(tmp_path).items()}
     tie = "100\N{NO-BREAK SPACE}% (2 seeds)"
-    row = "0.000 | 0.500 | 0.000 | 1.000 | 1.000 | 1.000 | 0.500 | 1.000 | 0.500 | 0.000 |"
+    row = "0.000 | 0.500 | 0.000 | 0.500 | 0.500 | 0.500 | 1.000 | 1.000 | 1.000 | 0.500 | 1.000 | 0.500 | 0.000 |"
     assert tables["worst-group"][2:] == [f"| stamps | lite0 | {tie} | {row}", f"| **mean** |  |  | {row}"]
     assert tables["accuracy"][2].split(" | ")[3:6] == ["0.750", "0.875", "0.750"]
     found = [line.split(" | ")[2:] for line in tables["acceptance"][2:]]
@@ -205,7 +228,7 @@ def test_scores_and_counts_by_hand(tmp_path: Path) -> None:
 def test_a_verdict_is_final_with_every_cell_and_seed(tmp_path: Path) -> None:
     for name, network, tie in cells.CELLS:
         for seed in cells.SEEDS:
-            rows = [("AIM", 20, NONE), *((method, 20, ALL) for method in (LOOK, ORACLE)), (PLAIN, 20, "1010" * 2)]
+            rows = [("AIM", 20, NONE), *((method, 20, ALL) for method in (OWN, LOOK, ORACLE)), (PLAIN, 20, "1010" * 2)]
             write(tmp_path, Job(name, network, tie, seed), *rows)
     found = report.cells_of(read_runs(tmp_path))
     assert len(found) == 12
@@ -222,7 +245,7 @@ def test_the_lines_of_the_committed_runs_are_complete() -> None:
     jobs = [tuple(line[name] for name in Job._fields) for line in lines]
     assert len(jobs) == len(set(jobs)) > 0
     for line in lines:
-        assert len(line["runs"]) == 61
+        assert len(line["runs"]) == 81
         assert all(len(run["right"]) == len(line["group"]) == len(line["cutout"]) for run in line["runs"])
 
 
