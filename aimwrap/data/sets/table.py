@@ -103,7 +103,8 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
     for row, value in zip(rows, values, strict=True):
         if not value or (names is None and _NO_VALUE.fullmatch(value)):
             raise ValueError(
-                f"{row.where}: {column} must have a value, and is {value or 'empty'}. Complete it, or leave the row out"
+                f"{row.where}: {column} must have a value, and is {value or 'empty'}. Complete it, or leave the row "
+                f"out{f'; if it is a name, pass {argument}= with all names' if value else ''}"
             )
     if names is not None:
         return _among(rows, values, column, names, argument)
@@ -181,7 +182,10 @@ SPLIT_VALUES: Mapping[str, str] = {
     **dict(zip("012", SPLITS, strict=True)),  # as in Waterbirds and wilds
     **{name: str(split_of(name)) for name in ("train", "training", "val", "valid", "validation", "test", "testing")},
 }
-_OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va")  # and train
+_OTHER_SPLIT = re.compile(  # and train; also in other languages
+    r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va|"
+    r"(train|trein|treni|entra|entren|addestr|apprent|test|prueba|prova|essai|valid|convalid|训|测|验|обуч|тест|валид).*"
+)
 _HELD_OUT = re.compile(r"(.*[ _-])?((public|private)?test(ing)?|val|validation)([ _-].*|[0-9]*)")  # beside anything
 _NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|set|usage|partition|phase)([ _-]?(id|set|index))?")
 _YES_OR_NO = {*"01tfynx", "", "0.0", "1.0", "true", "false", "yes", "no"}
@@ -308,6 +312,8 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
             either = len(found) == 2 and "train" in named.values()
             flag = _FLAG.fullmatch(name.lower()) and found.keys() <= _YES_OR_NO
             number = _NAMED_SPLIT.fullmatch(name.lower()) and found.keys() <= {*"012"}
+            if re.search(r"(^|k|cv|[\W_])folds?(?![a-z])", name.lower()):
+                flag = all(re.fullmatch(r"(fold)?[ _-]?\d{0,2}(\.0)?", value) for value in found)
             if len(found) > 1 and ((apart and len(found) <= 6) or either or flag or number or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
