@@ -199,12 +199,16 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     return torch.from_numpy(brightness / np.float32(255))[None]
 
 
-def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
-    """(H, W) of an image as it is shown, and its EXIF orientation, from its header: 1 to 8, or 0, which is as 1."""
+def size_and_orientation(path: Path, late: bool = False) -> tuple[tuple[int, int], int]:
+    """(H, W) of an image as it is shown, and its EXIF orientation: 1 to 8, or 0, which is as 1.
+
+    From its header, which is quick; ``late`` also looks behind the pixels, where some programs write it in PNG.
+    """
     with _opened(path) as picture:
         orientation, shown = 1, (picture.height, picture.width)
         with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels
-            orientation = min(int(Image.Image.getexif(picture).get(0x0112, 1)), 9) % 9  # 9 or more turn nothing
+            exif = picture.getexif() if late else Image.Image.getexif(picture)
+            orientation = min(int(exif.get(0x0112, 1)), 9) % 9  # 9 or more turn nothing
         # Pillow turns TIFF by itself
         return shown[::-1] if picture.format != "TIFF" and orientation > 4 else shown, orientation
 
