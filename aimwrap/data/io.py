@@ -185,9 +185,11 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     counts = np.bincount(brightness.ravel(), minlength=256)
     levels = _FAINT + counts[_FAINT : 256 - _FAINT].nonzero()[0]
     shares = (abs(levels - np.rint(levels * n / 255) * 255 / n).max() < 1 for n in range(2, 11))  # as of n annotators
-    grey = 1000 < brightness.size < 2 * counts[levels].sum() and 1 < len(levels) <= 12
-    if grey and not (any_value or lossy or any(shares)):
-        wrong = f"the values {', '.join(map(str, levels))}, most of which are between black and white"
+    several, pixels, white = len(levels) > 1, counts[levels].sum(), counts[256 - _FAINT :].any()
+    grey = several and 2 * pixels > brightness.size
+    grey |= not white and pixels > 50 * len(levels) and (several or levels[0] < 128)  # soft edges have more values
+    if grey and brightness.size > 1000 and len(levels) <= 12 and not (any_value or lossy or any(shares)):
+        wrong = f"the values {', '.join(map(str, levels))}, and too few or none that are white"
     below = brightness if lossy else brightness[brightness < 255]
     if 0 < below.max(initial=0) < _FAINT and not any_value:
         wrong = f"no value above {below.max()} of 255: it was saved with 1, or with class numbers (and 255 as a border)"
