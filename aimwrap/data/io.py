@@ -295,7 +295,8 @@ class Row(NamedTuple):
     def number(self, column: str) -> str:
         """A value as numbers are written here; one that is no number, as it is."""
         text = self.values[column].strip()
-        return re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", text) if self.decimal_comma else text
+        comma = self.decimal_comma and re.fullmatch(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+", text)  # as 1.234,5
+        return text.replace(".", "").replace(",", ".") if comma else text
 
 
 def read_csv(

@@ -43,6 +43,30 @@ def test_a_comma_is_a_point_only_where_it_separates_nothing(tmp_path: Path) -> N
         read_table(tmp_path / "t.csv")
 
 
+def test_points_of_thousands_are_no_fractions(tmp_path: Path) -> None:
+    """Next to a decimal comma "1.234,5" was no number; 1.234 next to 800 was a box of less than two pixels."""
+    table = "image;label;left;top;right;bottom\na.png;a;{}\nb.png;b;;;;\n"
+    for texts, box in (
+        ("0;10,5;1.234,5;-1.234.567,5", None),
+        ("-0,5;10,5;1.234,5;1.234.567,25", (-0.5, 10.5, 1234.5, 1234567.25)),
+        ("0.125;1.250;12.500;20.000", (0.125, 1.25, 12.5, 20)),
+        ("0;0;800;20.5", (0, 0, 800, 20.5)),
+        ("0;0;800,25;1.234,125", (0, 0, 800.25, 1234.125)),
+        ("0;0;1.234;800", None),
+        ("0;0;1.234;800,5", None),
+        ("0;0;12,34,5;800", None),
+        ("0;0;12.34,5;800", None),
+    ):
+        (tmp_path / "t.csv").write_text(table.format(texts))
+        if box is None:
+            with pytest.raises(
+                ValueError, match=r"line 2: left, top, right, bottom must be .*thousands without a point"
+            ):
+                read_table(tmp_path / "t.csv")
+        else:
+            assert read_table(tmp_path / "t.csv").records[0].boxes == (box,)
+
+
 def test_separators_in_quotes_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('"my, long, name";"label"\na.png;a\nb,c.png;b\n')
     release = read_table(tmp_path / "t.csv", image="my, long, name")

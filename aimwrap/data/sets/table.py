@@ -371,21 +371,21 @@ def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
     texts = [row.number(column) for column in columns]
     if not any(texts):
         return None
-    try:
-        left, top, right, bottom = (float(text) for text in texts)
-    except ValueError:
-        left = top = right = bottom = math.nan
-    if not (all(map(math.isfinite, (left, top, right, bottom))) and left < right and top < bottom):
+    behind = [row.values[column].strip().partition(".")[2] for column in columns]  # of 1.234 next to 800: of a thousand
+    thousands = row.decimal_comma and not all(behind) and any(len(digits) == 3 for digits in behind)
+    left, top, right, bottom = (float(text) if NUMBER.fullmatch(text) else math.nan for text in texts)
+    if not (all(map(math.isfinite, (left, top, right, bottom))) and left < right and top < bottom) or thousands:
         raise ValueError(
             f"{row.where}: {', '.join(columns)} must be the edges of a box in pixels, left < right and top < bottom, "
             f"or all empty, got {', '.join(repr(text) for text in texts):.80}. Where a table has x, y, width and "
-            "height, right is x + width and bottom is y + height: write these first"
+            "height, right is x + width and bottom is y + height: write these first, and thousands without a point"
         )
     edges = (left, top, right, bottom)
     if all(-0.1 < edge < 1.1 for edge in edges) and any(edge % 1 for edge in edges):  # some are just outside
         raise ValueError(
             f"{row.where}: {', '.join(columns)} are from 0 to 1, as shares of the image, and must be pixels: multiply "
-            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
+            "left and right by the image's width, and top and bottom by its height, pass box=None to go without, or "
+            "empty the cells of a single box that is below a pixel"
         )
     return (edges,)
 
