@@ -111,9 +111,7 @@ class AIMCallback(lightning.Callback):
             count = self.pictures
             self._shown = images[:count].detach(), {name: mask[:count] for name, mask in masks.items()}
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         """Log tau and the areas; a step of tau for each step of the optimizer."""
         self._log_areas(pl_module)
         if self.schedule is not None:
@@ -127,13 +125,7 @@ class AIMCallback(lightning.Callback):
                 self.schedule.step()
 
     def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
     ) -> None:
         """Log the areas."""
         self._log_areas(pl_module, on_epoch=True, sync_dist=True)

@@ -33,6 +33,7 @@ _FAINT = 26  # no soft mask of an object is darker than this everywhere, of 255,
 REMEDY = "get it again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin; the last two are of more than 4 GB
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 # No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
@@ -202,10 +203,7 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
 
 def size_and_orientation(path: Path, late: bool = False) -> tuple[tuple[int, int], int]:
-    """(H, W) of an image as it is shown, and its EXIF orientation: 1 to 8, or 0, which is as 1.
-
-    From its header, which is quick; ``late`` also looks behind the pixels, where some programs write it in PNG.
-    """
+    """(H, W) of an image as shown, and its EXIF orientation, 0 (as 1) to 8, by its header or, ``late``, by all of it."""
     with _opened(path) as picture:
         orientation, shown = 1, (picture.height, picture.width)
         with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels
@@ -400,10 +398,7 @@ def integer(row: Row, column: str, allowed: range, way_out: str = "Get the file 
 def parse_float(row: Row, column: str) -> float:
     """A row's number, with or without a fraction; ValueError if it is not finite."""
     text = row.number(column)
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = float(text) if NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
         raise ValueError(f"{row.where}: {column} must be a number, got {text!r:.40}. Get the file again")
     return number

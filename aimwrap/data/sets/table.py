@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..io import FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
+from ..io import NUMBER, FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
 from ..release import SPLITS, Box, Record, Release, all_trained, split_of, written_twice
 from ..sample import group_number
 from . import DatasetOnDisk, Sources
@@ -79,7 +79,6 @@ def _places_of_groups(
 
 
 WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")  # pandas writes 3.0 where another row has no value
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
 _NO_VALUE = re.compile(r"#([^a-z\s]*[!?]|\D/\D|NV|YOK)|Err:\d+|NaT|N/A|n/a|<NA>|NULL")  # of spreadsheets and pandas
 
 
