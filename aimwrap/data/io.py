@@ -203,7 +203,7 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
 
 
 def size_and_orientation(path: Path, late: bool = False) -> tuple[tuple[int, int], int]:
-    """(H, W) of an image as shown, and its EXIF orientation, 0 (as 1) to 8, by its header or, ``late``, by all of it."""
+    """(H, W) of an image as shown, and its EXIF orientation, 0 (as 1) to 8: by its header, ``late`` by all of it."""
     with _opened(path) as picture:
         orientation, shown = 1, (picture.height, picture.width)
         with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels
