@@ -183,7 +183,7 @@ SPLIT_VALUES: Mapping[str, str] = {
 }
 _OTHER_SPLIT = re.compile(  # and train; also in other languages
     r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va|"
-    r"(train|trein|treni|entra|entren|addestr|apprent|test|prueba|prova|essai|valid|convalid|训|测|验|обуч|тест|валид).*"
+    r"(train|trein|treni|entra|entren|addestr|apprentiss|test|prueba|prova|essai|valid|convalid|训|测|验|обуч|тест|валид).*"
 )
 _HELD_OUT = re.compile(r"(.*[ _-])?((public|private)?test(ing)?|val|validation)([ _-].*|[0-9]*)")  # beside anything
 _NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|set|usage|partition|phase)([ _-]?(id|set|index))?")
