@@ -71,10 +71,10 @@ class AIMCallback(lightning.Callback):
             raise ValueError("the LightningModule has no AIM: self.model = AIM(backbone, stages=[2, 3], tau=0.25)")
         self.preprocessing = model.preprocessing
         if isinstance(criterion, AIMLoss) and isinstance(model, AIM):
-            steps = self.anneal_share * trainer.estimated_stepping_batches
-            if not math.isfinite(steps):
+            if not 0 < (steps := trainer.estimated_stepping_batches) < math.inf:
                 raise ValueError("tau falls in a share of all steps, of unknown number: give the Trainer max_steps=")
-            self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=int(steps), start=self.start, curve=self.curve)
+            length, self._steps = int(self.anneal_share * steps), int(steps)
+            self.schedule = aimwrap.TauScheduler(criterion, anneal_steps=length, start=self.start, curve=self.curve)
             self.health = aimwrap.MaskHealth(criterion)
         else:
             assert isinstance(model, SecondLook)
@@ -111,27 +111,21 @@ class AIMCallback(lightning.Callback):
             count = self.pictures
             self._shown = images[:count].detach(), {name: mask[:count] for name, mask in masks.items()}
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         """Log tau and the areas; a step of tau for each step of the optimizer."""
         self._log_areas(pl_module)
         if self.schedule is not None:
             pl_module.log("masks/tau", self.schedule.criterion.tau.mean())
-            # With accumulated gradients not every batch is a step; several optimizers make several steps of a batch.
-            by_steps = pl_module.automatic_optimization or trainer.max_steps > 0
-            done = trainer.global_step if by_steps else trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            done = trainer.global_step  # with accumulated gradients not every batch is a step
+            if not pl_module.automatic_optimization:  # several optimizers make several steps of a batch
+                batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+                ends = (done, trainer.max_steps), (batches, (trainer.max_epochs or -1) * trainer.num_training_batches)
+                done = round(self._steps * max(number / end for number, end in ends if end > 0))  # by what ends first
             while self.schedule.steps_done < done:
                 self.schedule.step()
 
     def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
     ) -> None:
         """Log the areas."""
         self._log_areas(pl_module, on_epoch=True, sync_dist=True)

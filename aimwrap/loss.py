@@ -166,7 +166,7 @@ class AIMLoss(nn.Module):
         """Every term apart, for the log. Arguments and errors as in :meth:`forward`."""
         check_output(output, self.tau)
         loss = self.classification_loss
-        if isinstance(loss, nn.CrossEntropyLoss) or type(loss) is nn.BCEWithLogitsLoss:
+        if isinstance(loss, nn.CrossEntropyLoss) or type(loss).forward is nn.BCEWithLogitsLoss.forward:
             check_target(output.logits, target, getattr(loss, "ignore_index", None))
         elif output.logits.shape[1:] == (1,) and not self._tried_one_logit and not torch.compiler.is_compiling():
             check_one_logit(loss, output.logits, target)

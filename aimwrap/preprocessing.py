@@ -118,6 +118,8 @@ def lost_in(picture: Image.Image, name: object = "image", channels: int = 3) -> 
         "a small picture before the full one, which would not be read": tags.get(254) == 1 and 330 in tags,
         f"{pages} pages or frames, of which only the first would be read": not alone,
         "several images, of which only the first would be read": any(_goes_on(picture, *each) for each in tiles),
+        "several slices, of which only the first would be read": pages == 1
+        and re.search(r"(?s)^ImageJ=.*\nimages=(?!1\s)", str(tags.get(270))),
         f"{tags.get(277)} bands, of which only {bands} would be read": tags.get(277, 1) > bands,  # of TIFF, as below
         "4 bands, and nothing says whether the last is opacity": bands == 4 > channels
         and tags.get(262) == 2
@@ -237,6 +239,8 @@ def _as_shown(image: Any, prepared: Preprocessing) -> Any:
             "(image / white * 255).round().astype('uint8') of an array"
         )
     if isinstance(image, np.ndarray):
+        if len(shape) == 3 and shape[2] not in (1, 3, channels):  # Pillow would take the last one for opacity
+            raise ValueError(f"{misfit}; image[..., :{channels}] has the first {channels}")
         try:
             image = Image.fromarray(image.squeeze(-1) if shape[2:] == (1,) else image)
         except TypeError as error:  # of more dimensions or channels, or of a type, that PIL does not know

@@ -192,6 +192,15 @@ def test_a_loss_of_ones_own_may_leave_labels_out(model: AIM, images: Tensor) -> 
     assert abs(parts.final_classification - expected) < 1e-6
 
 
+def test_a_loss_with_torchs_own_forward_is_checked_as_torchs(model: AIM, images: Tensor) -> None:
+    """A subclass with settings of its own was trained on -1 in silence."""
+    criterion = AIMLoss(tau=0.25, classification_loss=type("Named", (nn.BCEWithLogitsLoss,), {})())
+    with pytest.raises(
+        ValueError, match=r"binary cross entropy must be floats from 0 to 1 .* got -1 to -1; write a loss"
+    ):
+        criterion(output_of(model, images), -torch.ones_like(SEVERAL))
+
+
 @pytest.mark.parametrize("loss", [nn.BCELoss(), nn.KLDivLoss(reduction="batchmean"), nn.NLLLoss()])
 def test_losses_of_probabilities_are_refused(loss: nn.Module) -> None:
     """Of logits, two of them fall without end, in silence."""

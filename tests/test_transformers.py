@@ -12,7 +12,7 @@ from torch import nn
 pytest.importorskip("transformers", minversion="5")
 import transformers
 
-from aimwrap import AIM, AIMLoss, explain
+from aimwrap import AIM, AIMLoss, SecondLook, explain
 from aimwrap.backbones import preprocessing_of_processor
 from aimwrap.backbones.records import class_names_of
 
@@ -97,6 +97,16 @@ def test_positions_that_a_model_keeps_outside_of_its_modules_are_real() -> None:
         maps = AIM(nn.Sequential(backbone.beit), [2, 5], num_classes=3, mask_width=4).eval().forward_backbone(images)
         theirs = backbone(images, output_hidden_states=True).hidden_states[3][:, 1:]
     torch.testing.assert_close(maps["2"].flatten(2).mT, theirs)
+
+
+def test_counting_keeps_no_positions_without_values() -> None:
+    """After ``cost()``, the network kept fakes for the size of the second look: it then returned fakes."""
+    config = transformers.BeitConfig(**FLAT | {"image_size": 56}, intermediate_size=32, use_relative_position_bias=True)
+    backbone = transformers.AutoModelForImageClassification.from_config(config).eval()
+    second = SecondLook(AIM(nn.Sequential(backbone.beit), [2, 5], num_classes=3, mask_width=4), size=72).eval()
+    assert second.cost().macs > second.first.cost().macs
+    with torch.no_grad():
+        assert type(backbone(torch.zeros(1, 3, 72, 72)).logits) is torch.Tensor
 
 
 def test_stages_of_swin_are_its_last_blocks() -> None:

@@ -33,6 +33,7 @@ _FAINT = 26  # no soft mask of an object is darker than this everywhere, of 255,
 REMEDY = "get it again (aimwrap data doctor FOLDER lists all such files); else save it as RGB or grey, with 8 bits"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin; the last two are of more than 4 GB
 NARROWEST = 100  # times the shorter side, for the longer one; evaluation enlarges the shorter one to the model's size
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
 # What Pillow's decoders were seen to raise at damaged files, or may: mostly the first three.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 # No others, since Pillow hands PostScript to another program that runs what is in it, whatever the file's name.
@@ -185,9 +186,11 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     counts = np.bincount(brightness.ravel(), minlength=256)
     levels = _FAINT + counts[_FAINT : 256 - _FAINT].nonzero()[0]
     shares = (abs(levels - np.rint(levels * n / 255) * 255 / n).max() < 1 for n in range(2, 11))  # as of n annotators
-    grey = 1000 < brightness.size < 2 * counts[levels].sum() and 1 < len(levels) <= 12
-    if grey and not (any_value or lossy or any(shares)):
-        wrong = f"the values {', '.join(map(str, levels))}, most of which are between black and white"
+    several, pixels, white = len(levels) > 1, counts[levels].sum(), counts[256 - _FAINT :].any()
+    grey = several and 2 * pixels > brightness.size
+    grey |= not white and pixels > 50 * len(levels) and (several or levels[0] < 128)  # soft edges have more values
+    if grey and brightness.size > 1000 and len(levels) <= 12 and not (any_value or lossy or any(shares)):
+        wrong = f"the values {', '.join(map(str, levels))}, and too few or none that are white"
     below = brightness if lossy else brightness[brightness < 255]
     if 0 < below.max(initial=0) < _FAINT and not any_value:
         wrong = f"no value above {below.max()} of 255: it was saved with 1, or with class numbers (and 255 as a border)"
@@ -199,12 +202,13 @@ def open_object_mask(path: Path, any_value: bool = False) -> Tensor:
     return torch.from_numpy(brightness / np.float32(255))[None]
 
 
-def size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
-    """(H, W) of an image as it is shown, and its EXIF orientation, from its header: 1 to 8, or 0, which is as 1."""
+def size_and_orientation(path: Path, late: bool = False) -> tuple[tuple[int, int], int]:
+    """(H, W) of an image as shown, and its EXIF orientation, 0 (as 1) to 8: by its header, ``late`` by all of it."""
     with _opened(path) as picture:
         orientation, shown = 1, (picture.height, picture.width)
         with suppress(*DAMAGED):  # damaged EXIF data do not change the pixels
-            orientation = min(int(Image.Image.getexif(picture).get(0x0112, 1)), 9) % 9  # 9 or more turn nothing
+            exif = picture.getexif() if late else Image.Image.getexif(picture)
+            orientation = min(int(exif.get(0x0112, 1)), 9) % 9  # 9 or more turn nothing
         # Pillow turns TIFF by itself
         return shown[::-1] if picture.format != "TIFF" and orientation > 4 else shown, orientation
 
@@ -289,7 +293,8 @@ class Row(NamedTuple):
     def number(self, column: str) -> str:
         """A value as numbers are written here; one that is no number, as it is."""
         text = self.values[column].strip()
-        return re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", text) if self.decimal_comma else text
+        comma = self.decimal_comma and re.fullmatch(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+", text)  # as 1.234,5
+        return text.replace(".", "").replace(",", ".") if comma else text
 
 
 def read_csv(
@@ -393,10 +398,7 @@ def integer(row: Row, column: str, allowed: range, way_out: str = "Get the file 
 def parse_float(row: Row, column: str) -> float:
     """A row's number, with or without a fraction; ValueError if it is not finite."""
     text = row.number(column)
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = float(text) if NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
         raise ValueError(f"{row.where}: {column} must be a number, got {text!r:.40}. Get the file again")
     return number

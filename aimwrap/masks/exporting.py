@@ -157,7 +157,7 @@ def export_masks(
                     arrays = {name: values for name, values in arrays.items() if own in asked or name != own}
                 if as_stored:
                     windowed = network.preprocessing.window and is_tiff(source.path)  # which must be upright
-                    turn = 1 if windowed else size_and_orientation(source.path)[1]
+                    turn = 1 if windowed else size_and_orientation(source.path, late=True)[1]
                     arrays = {name: turned_back(values, turn) for name, values in arrays.items()}
                 line = _facts(source, seen, row, arrays, size, "coco" in formats)
                 _write(folder, source, arrays, line, formats)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
 
-def boxes_to_masks(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+def boxes_to_masks(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> Tensor:
     """Turn bounding boxes into object masks, for data sets that have no masks.
 
     A pixel belongs to the object where its centre is in at least one of the image's boxes (their union, so that
@@ -20,9 +22,9 @@ def boxes_to_masks(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     pixels. What is outside the image is cut off.
 
     Args:
-        boxes: one (M_i, 4) tensor per image, in pixels of the mask, as x0, y0, x1, y1 with x to the right and y down;
-            (0, 4) for an image without any box, whose mask is then empty. torchvision's ``BoundingBoxes`` may be of
-            any format that is not rotated.
+        boxes: per image an (M_i, 4) tensor, array or list, in pixels of the mask, as x0, y0, x1, y1 with x to the right
+            and y down; (0, 4) for an image without any box, whose mask is then empty. torchvision's ``BoundingBoxes``
+            may be of any format that is not rotated.
         size: height and width of the masks, in pixels.
 
     Returns:
@@ -40,7 +42,8 @@ def boxes_to_masks(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     return torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
 
 
-def _box_union(boxes: Tensor, height: int, width: int, image: int) -> Tensor:
+def _box_union(given: ArrayLike, height: int, width: int, image: int) -> Tensor:
+    boxes = given if isinstance(given, Tensor) else torch.tensor(np.asarray(given))
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(
             f"boxes must hold one (M, 4) tensor of x0, y0, x1, y1 per image, got {tuple(boxes.shape)} for image "

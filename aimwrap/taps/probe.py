@@ -250,6 +250,7 @@ def count_macs(module: nn.Module, image_shape: Shape) -> int:
     Returns:
         The count for the whole batch; convolutions and matrix products, as usual.
     """
+    _run_once(module, image_shape)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shadow = switched(shadow_of(module, mode), False).requires_grad_(False)
     with _unfused_attention(), torch.no_grad(), mode, FlopCounterMode(display=False) as counter:

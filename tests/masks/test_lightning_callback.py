@@ -3,6 +3,7 @@
 import csv
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from zoo import TinyNet, lively
 
 from aimwrap import AIM, AIMLoss, MaskHealthWarning, SecondLook
@@ -66,9 +67,10 @@ def fit(
     epochs: int = 2,
     also: lightning.Callback | None = None,
     validation: Any = None,
+    training: Any = None,
     **options: Any,
 ) -> lightning.Trainer:
-    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=2)
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=2) if training is None else training
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -114,7 +116,15 @@ class TwoOptimizers(Classifier):
         return [torch.optim.SGD(part.parameters(), 1e-3) for part in (self.model.backbone, self.model.classifier)]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [({}, [0.75, 0.5]), ({"max_steps": 8}, [0.25])])
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ({}, [0.75, 0.5]),
+        ({"max_steps": 8}, [0.25]),
+        ({"max_steps": 100}, [0.625, 0.25]),
+        ({"max_steps": 12}, [0.53125, 0.25]),
+    ],
+)
 def test_tau_falls_in_a_share_of_the_training_with_several_optimizers(
     limit: dict[str, int], expected: list[float]
 ) -> None:
@@ -131,10 +141,16 @@ def test_tau_falls_in_a_share_of_the_training_with_several_optimizers(
 
 
 def test_an_unknown_number_of_steps_is_refused() -> None:
-    """It was "cannot convert float infinity to integer"."""
-    model = aim()
-    with pytest.raises(ValueError, match="of unknown number: give the Trainer max_steps="):
-        fit(Classifier(model, AIMLoss(model.tau)), AIMCallback(), epochs=-1, max_time={"seconds": 5})
+    """It was "cannot convert float infinity to integer"; of a stream, whose length is -1, tau began at its target."""
+
+    class Stream(IterableDataset[list[Tensor]]):
+        def __iter__(self) -> Iterator[list[Tensor]]:
+            return iter([[IMAGES[0], LABELS[0]]])
+
+    for loader, epochs in ((None, -1), (DataLoader(Stream()), 2)):
+        with pytest.raises(ValueError, match="of unknown number: give the Trainer max_steps="):
+            module = Classifier(aim(), AIMLoss(0.25))
+            fit(module, AIMCallback(), epochs=epochs, max_time={"seconds": 5}, training=loader)
 
 
 def test_several_validation_loaders(tmp_path: Path) -> None:

@@ -181,6 +181,20 @@ def test_a_data_sets_labels_and_its_own_frame(model: AIM, tmp_path: Path) -> Non
     assert np.array_equal(np.rot90(pair[0]), pair[1])
 
 
+def test_a_note_after_the_pixels_turns_masks_back(model: AIM, tmp_path: Path) -> None:
+    """Some programs write it there in PNG: masks for the pixels in the file were those of the picture as shown."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.full((40, 60, 3), 60, np.uint8)).save(tmp_path / "1.png", exif=exif)
+    content = (tmp_path / "1.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    (tmp_path / "1.png").write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    for as_stored, size in ((False, (60, 40)), (True, (40, 60))):
+        export_masks(model, [tmp_path / "1.png"], tmp_path / str(as_stored), as_stored=as_stored, **SILENT)
+        assert read_png(tmp_path / str(as_stored) / "merged" / "1.png").shape == size
+
+
 def test_other_masks_are_not_mixed_in(model: AIM, pictures: Path, tmp_path: Path) -> None:
     export_masks(model, pictures, tmp_path / "out", **SILENT)
     with pytest.raises(ValueError, match="holds masks with other formats; name another folder"):

@@ -361,6 +361,16 @@ def test_no_images_no_masks() -> None:
     assert boxes_to_masks([], size=(3, 4)).shape == (0, 3, 4)
 
 
+def test_boxes_may_be_arrays_and_lists() -> None:
+    """They ended in "'numpy.ndarray' object has no attribute 'unbind'"."""
+    boxes = np.array([[0, 0, 2, 1], [1, 0, 3, 1]])
+    expected = boxes_to_masks([torch.from_numpy(boxes)], size=(2, 4)).expand(3, 2, 4)
+    assert torch.equal(boxes_to_masks([boxes, boxes.tolist(), list(boxes)], size=(2, 4)), expected)
+    assert not boxes_to_masks(np.zeros((2, 0, 4)), size=(2, 4)).any()
+    with pytest.raises(ValueError, match=r"got \(0,\) for image 0: .* for none torch\.zeros\(0, 4\)"):
+        boxes_to_masks([[]], size=(2, 4))
+
+
 @pytest.mark.parametrize(("form", "box"), [("XYXY", [2, 3, 12, 7]), ("XYWH", [2, 3, 10, 4]), ("CXCYWH", [7, 5, 10, 4])])
 def test_boxes_of_torchvision_say_their_format(form: str, box: list[int]) -> None:
     boxes = tv_tensors.BoundingBoxes([box], format=form, canvas_size=(16, 16))

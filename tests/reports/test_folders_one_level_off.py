@@ -77,7 +77,19 @@ REFUSED = {
     **{f"flat images and {kind}": (("images", kind), "hold kinds of files") for kind in ("GT", "groundtruth", "thumb")},
     **{
         f"{copy} beside a class": (("cat", copy, "dog"), "one class in several splits, or with its masks or copies")
-        for copy in ("Copy of cat", "Copy (2) of cat", "Kopie von cat", "cat 2", "cat copy 2")
+        for copy in (
+            *("Copy of cat", "Copy (2) of cat", "Kopie von cat", "cat 2", "cat copy 2"),
+            *(
+                "cat_aug",
+                "cat-augmented",
+                "aug_cat",
+                "cat_rot90",
+                "cat_rotated",
+                "cat flipped",
+                "cat_hflip",
+                "cat_aug2",
+            ),
+        )
     },
     **{
         f"{one} and {other}": ((one, other), "hold kinds of files")
@@ -223,6 +235,7 @@ ORDINARY = (
     ("part 1", "part 2"),
     ("copy", "original"),
     ("type (1)", "type (2)", "book copy"),
+    ("2019_jul", "2019_aug", "august rose", "rose_rot", "rose"),
     ("cat/1", "cat/2", "dog/2", "dog/3", "owl/4"),
     ("#1", "@home", "$5", "thumbs"),
     ("type 1", "type 2", "2"),

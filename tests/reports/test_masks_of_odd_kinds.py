@@ -55,6 +55,8 @@ UNCLEAR = {
     "Pascal VOC's numbers": grey(15 * OBJECT + 255 * BORDER),
     "one class and a border": grey(OBJECT + 255 * BORDER),
     "COCO-Stuff's numbers": grey(np.where(OBJECT, 17, np.where(np.arange(32)[:, None] < 8, 156, 124))),
+    "numbers above 25 on black": grey(np.where(OBJECT, 62, 89 * BORDER)),
+    "a number above 25 on black": grey(62 * OBJECT),
     "two objects": palette(OBJECT + 2 * BORDER, voc_palette()),
     "red on white": painted((255, 0, 0), WHITE),
     "a colour map": painted((253, 231, 37), (68, 1, 84)),
@@ -122,6 +124,20 @@ def test_shares_of_annotators_are_read(tmp_path: Path) -> None:
     """CUB's masks have fifths of 255."""
     fifths = np.random.default_rng(0).integers(0, 6, (32, 40)) * 51
     assert torch.allclose(read(tmp_path / "x.png", grey(fifths)), torch.from_numpy(fifths / 255).float())
+
+
+@pytest.mark.parametrize("kind", ["grey", "enlarged", "thin and enlarged", "made smaller", "a dot"])
+def test_soft_edges_and_grey_are_no_class_numbers(tmp_path: Path, kind: str) -> None:
+    """Also where few pixels are white, or none."""
+    ring = grey(255 * (abs(DISTANCE - 100) < 12))
+    picture = {
+        "grey": grey(200 * OBJECT),
+        "enlarged": grey(255 * OBJECT).resize((80, 64), Image.Resampling.BILINEAR),
+        "thin and enlarged": ring.resize((80, 64), Image.Resampling.BILINEAR),
+        "made smaller": ring.resize((320, 256)).resize((60, 48), Image.Resampling.BOX),
+        "a dot": grey(255 * (DISTANCE < 2)).resize((120, 96), Image.Resampling.BICUBIC),
+    }[kind]
+    assert torch.allclose(read(tmp_path / "x.png", picture), torch.from_numpy(np.asarray(picture) / 255).float())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])

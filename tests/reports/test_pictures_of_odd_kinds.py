@@ -358,6 +358,11 @@ def test_four_channels_are_taken() -> None:
     assert torch.equal(prepared(Image.fromarray(values), 4), prepared(tensor, 4))
     assert torch.equal(prepared(values, 4), prepared(tensor, 4)) and prepared(tensor[None], 4).shape == (1, 4, 4, 8)
     assert prepared(tensor[:1], 3).shape == (3, 4, 8), "grey is all three colours"
+    for channels, wrong in ((3, values), (3, values[..., :2]), (1, values), (1, values[..., :2]), (2, values)):
+        with pytest.raises(
+            ValueError, match=rf"the model's {channels} channels, got .*image\[\.\.\., :{channels}\] has"
+        ):
+            prepared(wrong, channels)  # Pillow took the last one for opacity, and left it out
     for channels, wrong in ((4, tensor[:1]), (3, tensor), (1, tensor[:3])):
         with pytest.raises(ValueError, match=f"the model's {channels} channels, got"):
             prepared(wrong, channels)
@@ -411,6 +416,20 @@ def test_a_nearly_black_copy_is_warned_of(tmp_path: Path, copying: Callable[[Ima
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             prepared(copying(usual))
+
+
+@pytest.mark.parametrize(("images", "refused"), [(5, True), (12, True), (1, False)])
+def test_slices_after_one_header_are_refused(tmp_path: Path, images: int, refused: bool) -> None:
+    """As ImageJ writes large stacks, and says so in the description only: the first slice was the picture."""
+    path = tmp_path / "stack.tif"
+    said = f"ImageJ=1.54f\nimages={images}\nslices={images}\nloop=false\n"
+    Image.fromarray(noise(8, 9)).save(path, tiffinfo={270: said})
+    path.write_bytes(path.read_bytes() + noise(images - 1, 8, 9).tobytes())
+    if refused:
+        with pytest.raises(ValueError, match="several slices, of which only the first would be read"):
+            open_image(path)
+    else:
+        assert open_image(path).size == (9, 8)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

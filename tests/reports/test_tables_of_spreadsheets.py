@@ -43,6 +43,30 @@ def test_a_comma_is_a_point_only_where_it_separates_nothing(tmp_path: Path) -> N
         read_table(tmp_path / "t.csv")
 
 
+def test_points_of_thousands_are_no_fractions(tmp_path: Path) -> None:
+    """Next to a decimal comma "1.234,5" was no number; 1.234 next to 800 was a box of less than two pixels."""
+    table = "image;label;left;top;right;bottom\na.png;a;{}\nb.png;b;;;;\n"
+    for texts, box in (
+        ("0;10,5;1.234,5;-1.234.567,5", None),
+        ("-0,5;10,5;1.234,5;1.234.567,25", (-0.5, 10.5, 1234.5, 1234567.25)),
+        ("0.125;1.250;12.500;20.000", (0.125, 1.25, 12.5, 20)),
+        ("0;0;800;20.5", (0, 0, 800, 20.5)),
+        ("0;0;800,25;1.234,125", (0, 0, 800.25, 1234.125)),
+        ("0;0;1.234;800", None),
+        ("0;0;1.234;800,5", None),
+        ("0;0;12,34,5;800", None),
+        ("0;0;12.34,5;800", None),
+    ):
+        (tmp_path / "t.csv").write_text(table.format(texts))
+        if box is None:
+            with pytest.raises(
+                ValueError, match=r"line 2: left, top, right, bottom must be .*thousands without a point"
+            ):
+                read_table(tmp_path / "t.csv")
+        else:
+            assert read_table(tmp_path / "t.csv").records[0].boxes == (box,)
+
+
 def test_separators_in_quotes_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('"my, long, name";"label"\na.png;a\nb,c.png;b\n')
     release = read_table(tmp_path / "t.csv", image="my, long, name")
@@ -161,7 +185,7 @@ OTHERS = ["#N/D", "#I/T", "#\u00bfNOMBRE?", "#\u0418\u041c\u042f?", "#SAYI/0!", 
 @pytest.mark.parametrize("error", ["#N/A", "#REF!", "#NAME?", "#DIV/0!", "#NV", "<NA>", "NULL", *OTHERS])
 def test_what_a_spreadsheet_writes_for_no_value_is_no_class(tmp_path: Path, error: str) -> None:
     text = FOUR.format(*[""] * 5).replace("c.png,cat", f"c.png,{error}")
-    with pytest.raises(ValueError, match=r"line 4: label must have a value, and is "):
+    with pytest.raises(ValueError, match=r"line 4: label must have a value, and is .*, pass classes= with all names$"):
         read(tmp_path, text)
     assert read(tmp_path, text, classes=["cat", "dog", error]).records[2].label == 2
 
@@ -307,6 +331,44 @@ def test_a_column_of_splits_by_number_is_not_passed_over(tmp_path: Path, column:
     with pytest.raises(ValueError, match=f"pass split_column= with {column}, or None to go without"):
         read(tmp_path, text)
     assert [one.split for one in read(tmp_path, text, split_column=column).records] == ["train", "train", "val", "test"]
+
+
+@pytest.mark.parametrize("column", ["fold", "Fold_id", "kfold", "cv_fold"])
+def test_a_column_of_folds_is_not_passed_over(tmp_path: Path, column: str) -> None:
+    """The folds that a table's authors test on were training images."""
+    for values in ("0134", ["1.0", "2.0", "", "3.0"], ["fold1", "fold2", "fold3", "fold4"]):
+        text = FOUR.format(f",{column}", *(f",{value}" for value in values))
+        with pytest.raises(ValueError, match=f"pass split_column= with {column} and splits= with what its values mean"):
+            read(tmp_path, text)
+        assert {one.split for one in read(tmp_path, text, split_column=None).records} == {"train"}
+    splits = {"fold1": "train", "fold2": "train", "fold3": "val", "fold4": "test"}
+    assert read(tmp_path, text, split_column=column, splits=splits).records[3].split == "test"
+
+
+@pytest.mark.parametrize("column", ["folder", "scaffold", "manifold"])
+def test_what_only_sounds_like_a_fold_is_passed_over(tmp_path: Path, column: str) -> None:
+    assert {one.split for one in read(tmp_path, FOUR.format(f",{column}", *[",1", ",2"] * 2)).records} == {"train"}
+
+
+SPLITS_ELSEWHERE = [
+    "Training Validierung Testdaten",
+    "entra\u00eenement validation essai",
+    "entrainement apprentissage test",
+    "entrenamiento validaci\u00f3n prueba",
+    "treino valida\u00e7\u00e3o teste",
+    "addestramento convalida prova",
+    "\u8bad\u7ec3 \u9a8c\u8bc1\u96c6 \u6d4b\u8bd5",
+    "\u043e\u0431\u0443\u0447 \u0432\u0430\u043b\u0438\u0434 \u0442\u0435\u0441\u0442",
+]
+
+
+@pytest.mark.parametrize("values", SPLITS_ELSEWHERE)
+def test_splits_in_other_languages_are_not_passed_over(tmp_path: Path, values: str) -> None:
+    first, second, third = values.split()
+    for column, way_out in (("conjunto", "pass split_column= with conjunto"), ("split", "pass splits= with what")):
+        text = FOUR.format(f",{column}", f",{first}", f",{first}", f",{second}", f",{third}")
+        with pytest.raises(ValueError, match=way_out):
+            read(tmp_path, text)
 
 
 @pytest.mark.parametrize("joined", ["cat|dog", "dog;cat", '"cat, dog"'])

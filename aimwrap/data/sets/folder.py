@@ -27,8 +27,9 @@ ENDS = re.compile(
     rf"{SPLIT.pattern}|images|masks?|labels|annotations|segmentations|seg|gt|groundtruth|thumb(nail)?s?|"
     r"aug(mented|mentation)?|resized|cropped"
 )  # also beginnings
-COPY = re.compile(  # as file managers name it
-    r"(?i)^(cop(y|ie|ia)|kopie)( \(\d+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|\(\d+\))( ?\(?\d+\)?)?| 2)$"
+COPY = re.compile(  # as file managers name it, or who makes more images of each
+    r"(?i)^(cop(y|ie|ia)|kopie)( \(\d+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|\(\d+\))( ?\(?\d+\)?)?| 2)$|"
+    r"^aug(mented)?[ _-]|[ _-]+(aug(mented|mentation|s)?|rotated|rot(ate)?[ _-]?\d+|([hv][ _-]?)?flip(ped)?)[ _-]?\d*$"
 )
 
 _AS_TABLE = r""". If {0} are the classes, with the same {1}s in each, run this in {2} and read images.tsv as a table:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..io import FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
+from ..io import NUMBER, FolderListing, Row, expand_path, header_of, integer, read_csv, safe_join
 from ..release import SPLITS, Box, Record, Release, all_trained, split_of, written_twice
 from ..sample import group_number
 from . import DatasetOnDisk, Sources
@@ -79,7 +79,6 @@ def _places_of_groups(
 
 
 WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")  # pandas writes 3.0 where another row has no value
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]")
 _NO_VALUE = re.compile(r"#([^a-z\s]*[!?]|\D/\D|NV|YOK)|Err:\d+|NaT|N/A|n/a|<NA>|NULL")  # of spreadsheets and pandas
 
 
@@ -103,7 +102,8 @@ def number_column(rows: Sequence[Row], column: str, names: Sequence[str] | None,
     for row, value in zip(rows, values, strict=True):
         if not value or (names is None and _NO_VALUE.fullmatch(value)):
             raise ValueError(
-                f"{row.where}: {column} must have a value, and is {value or 'empty'}. Complete it, or leave the row out"
+                f"{row.where}: {column} must have a value, and is {value or 'empty'}. Complete it, or leave the row "
+                f"out{f'; if it is a name, pass {argument}= with all names' if value else ''}"
             )
     if names is not None:
         return _among(rows, values, column, names, argument)
@@ -181,7 +181,10 @@ SPLIT_VALUES: Mapping[str, str] = {
     **dict(zip("012", SPLITS, strict=True)),  # as in Waterbirds and wilds
     **{name: str(split_of(name)) for name in ("train", "training", "val", "valid", "validation", "test", "testing")},
 }
-_OTHER_SPLIT = re.compile(r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va")  # and train
+_OTHER_SPLIT = re.compile(  # and train; also in other languages
+    r"dev|eval\w*|h[eo]ld[ _-]?out|query|gallery|unlabell?ed|unused|extra|tr|te|va|"
+    r"(train|trein|treni|entra|entren|addestr|apprentiss|test|prueba|prova|essai|valid|convalid|训|测|验|обуч|тест|валид).*"
+)
 _HELD_OUT = re.compile(r"(.*[ _-])?((public|private)?test(ing)?|val|validation)([ _-].*|[0-9]*)")  # beside anything
 _NAMED_SPLIT = re.compile(r"(data[ _-]?)?(splits?|subset|set|usage|partition|phase)([ _-]?(id|set|index))?")
 _YES_OR_NO = {*"01tfynx", "", "0.0", "1.0", "true", "false", "yes", "no"}
@@ -308,6 +311,8 @@ def _column(table: Path, rows: Sequence[Row], column: str | None, default: str, 
             either = len(found) == 2 and "train" in named.values()
             flag = _FLAG.fullmatch(name.lower()) and found.keys() <= _YES_OR_NO
             number = _NAMED_SPLIT.fullmatch(name.lower()) and found.keys() <= {*"012"}
+            if re.search(r"(^|k|cv|[\W_])folds?(?![a-z])", name.lower()):
+                flag = all(re.fullmatch(r"(fold)?[ _-]?\d{0,2}(\.0)?", value) for value in found)
             if len(found) > 1 and ((apart and len(found) <= 6) or either or flag or number or len(named) == len(found)):
                 alike.append(f"{name}{' and splits= with what its values mean' if flag else ''}")
     if column == default and not alike:
@@ -365,21 +370,21 @@ def _box(row: Row, columns: Sequence[str]) -> tuple[Box, ...] | None:
     texts = [row.number(column) for column in columns]
     if not any(texts):
         return None
-    try:
-        left, top, right, bottom = (float(text) for text in texts)
-    except ValueError:
-        left = top = right = bottom = math.nan
-    if not (all(map(math.isfinite, (left, top, right, bottom))) and left < right and top < bottom):
+    behind = [row.values[column].strip().partition(".")[2] for column in columns]  # of 1.234 next to 800: of a thousand
+    thousands = row.decimal_comma and not all(behind) and any(len(digits) == 3 for digits in behind)
+    left, top, right, bottom = (float(text) if NUMBER.fullmatch(text) else math.nan for text in texts)
+    if not (all(map(math.isfinite, (left, top, right, bottom))) and left < right and top < bottom) or thousands:
         raise ValueError(
             f"{row.where}: {', '.join(columns)} must be the edges of a box in pixels, left < right and top < bottom, "
             f"or all empty, got {', '.join(repr(text) for text in texts):.80}. Where a table has x, y, width and "
-            "height, right is x + width and bottom is y + height: write these first"
+            "height, right is x + width and bottom is y + height: write these first, and thousands without a point"
         )
     edges = (left, top, right, bottom)
     if all(-0.1 < edge < 1.1 for edge in edges) and any(edge % 1 for edge in edges):  # some are just outside
         raise ValueError(
             f"{row.where}: {', '.join(columns)} are from 0 to 1, as shares of the image, and must be pixels: multiply "
-            "left and right by the image's width, and top and bottom by its height, or pass box=None to go without"
+            "left and right by the image's width, and top and bottom by its height, pass box=None to go without, or "
+            "empty the cells of a single box that is below a pixel"
         )
     return (edges,)
 
