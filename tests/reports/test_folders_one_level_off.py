@@ -90,6 +90,18 @@ REFUSED = {
         ("cat-train-1", "cat-test-1", "dog-train-1", "dog-test-1"),
         "in several splits",
     ),
+    **{
+        f"splits within {first}": ((first, other), "one class in several splits")
+        for first, other in (
+            ("ISIC_2019_Training_Input", "ISIC_2019_Test_Input"),
+            ("stage_2_train_images", "stage_2_test_images"),
+            ("data_train_128x128", "data_val_128x128"),
+            ("myTrainData", "myTestData"),
+        )
+    },
+    "a set beside its copies": (("d/train/ok", "d/test/ok", "d512/ok", "d512/bad"), "or another set"),
+    "a set beside its classes": (("cat", "dog", "set/train/cat", "set/test/cat"), "or another set"),
+    "first letters above the classes": (("a/abbey", "a/alley", "b/beach"), "seem to be above the classes"),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",
@@ -240,6 +252,9 @@ ORDINARY = (
     ("blood_test_1", "blood_test_2"),
     ("type_1_mask", "type_2_hat", "type_3_seg"),
     ("labeled", "spoiled"),
+    ("Apple Red 1", "Grape White", "Grape White 2", "Grape White 3", "Plum", "Plum 2"),
+    ("crash_test_dummy", "rapid_test_kit", "dog_training_photo", "dog_photo"),
+    ("A/1", "A/2", "B/1", "B/3"),
 )
 
 
