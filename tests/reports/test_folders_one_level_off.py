@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from aimwrap import AIM, Preprocessing
+from aimwrap.cli.app import app
 from aimwrap.data import examine, read_folder, read_table
 from aimwrap.data.registry import read_by_name
 from aimwrap.train import Settings
@@ -326,6 +329,21 @@ def test_images_of_kinds_that_are_not_read_are_noted(tmp_path: Path) -> None:
         "8 images of kinds that are not read (.heic, .jfi, .jif, .nef, .pjp, .pjpeg, no suffix) are left out, such as "
         "dog/IMG_0.",
     )
+
+
+@pytest.mark.parametrize("command", ["report", "masks"])
+def test_results_name_images_that_are_not_read(tmp_path: Path, command: str) -> None:
+    """Training said it; the report was on the other images, and its page did not say so either."""
+    root, model = folders(tmp_path / "pets", "cat", "dog"), AIM("test_resnet", backbone_kwargs={"num_classes": 2})
+    (root / "cat" / "a.heic").touch()
+    model.save_pretrained(tmp_path / "model", preprocessing=Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3))
+    page, given = tmp_path / "page.html", ["--workers", "0", "--out", str(tmp_path / "page.html")]
+    given = [str(root), "--data", "folder", *given] if command == "masks" else ["folder", str(root), *given]
+    more = ["--no-verify", "--background-images", "0"] if command == "report" else []
+    found = CliRunner().invoke(app, [command, str(tmp_path / "model"), *given, *more])
+    said = "1 images of kinds that are not read (.heic) are left out, such as cat/a.heic."
+    assert found.exit_code == 0 and f"note: {said}\n" in found.stderr, found.output
+    assert command == "masks" or said in page.read_text()
 
 
 NUMBERED = ("scan.001", "Photo 2021-03-04 at 12.30.45", "1.2.840.113619.2.55.3", "Shot at 12.30.45 PM")

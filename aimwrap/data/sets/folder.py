@@ -178,7 +178,7 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
     parts = [match[1] for name in below if (match := PARTS.fullmatch(name))]
     of_files |= len(parts) == len(below) and len({*parts}) == 1
     of_files |= all(split_of(re.sub(r"^\d+[ _.-]+", "", name)) for name in below)  # as 1.train
-    of_files |= all(len(name) == 1 and {each[:1] for each in inner} == {name} for name, inner in below.items())  # a/abbey
+    of_files |= all(len(name) == 1 and {each[:1] for each in inner} == {name} for name, inner in below.items())
     direct = any((root / name / each).is_dir() for each in same[:1] for name in below)  # else a level deeper
     above = len(same) > 1 and not any("" in names for names in below.values())
     above &= not source or column == "split" or all(map(str.isdecimal, below))  # as years; a build takes other folders
@@ -205,7 +205,7 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
     if copied or several:
         raise ValueError(
             f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks "
-            "or copies, or another set. Make a folder per split (and per kind of files), each with a folder per class, or rename them"
+            "or copies, or another set. Make a folder per split (and kind), each with a folder per class, or rename them"
         )
 
 
