@@ -74,7 +74,7 @@ def export_masks(
 
     The resizing and the crop of the model's preprocessing are undone: a pixel has the value of the position that its
     centre is in, and what the crop left out is 0. If the run is interrupted, the same call continues it; images that
-    were added or changed since are done, and those that are done are left alone.
+    were added or changed since are done, as those whose files were removed; others that are done are left alone.
 
     Args:
         model: an :class:`~aimwrap.AIM` or a :class:`~aimwrap.SecondLook` that knows its ``preprocessing``.
@@ -136,7 +136,12 @@ def export_masks(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         done = _begin(folder, settings)
-        todo = [n for n, source in enumerate(sources) if done.get(source.image, {}).get("file") != files[n]]
+        todo = [
+            n
+            for n, source in enumerate(sources)
+            if (line := done.get(source.image, {})).get("file") != files[n]
+            or not _are_there(folder, source, line, asked, formats)
+        ]
         if old := {sources[n].image for n in todo} & done.keys():  # they get another line
             with replacing(folder / JOURNAL) as path:
                 path.write_text("".join(json.dumps(line) + "\n" for one, line in done.items() if one not in old))
@@ -357,6 +362,17 @@ def _write(
             np.save(_place(folder, name, source, "npy"), values)
         if "yolo" in formats and name in line["masks"]:
             _place(folder, name, source, "txt").write_text(yolo(line, name), encoding="utf-8")
+
+
+def _are_there(
+    folder: Path, source: _Source, line: dict[str, Any], what: Sequence[str], formats: Sequence[str]
+) -> bool:
+    """Whether none of its files was removed."""
+    names = [("overlay", "jpg")] if "overlay" in what else []
+    names += [(kind, "txt") for kind in line["masks"] if "yolo" in formats]
+    kinds = {*line["masks"], *{"contributions"} & {*what}}
+    names += [(kind, suffix) for kind in kinds for suffix in {"png", "npy"} & {*formats}]
+    return all((folder / kind / f"{source.name}.{suffix}").is_file() for kind, suffix in names)
 
 
 def _place(folder: Path, kind: str, source: _Source, suffix: str) -> Path:

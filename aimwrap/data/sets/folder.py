@@ -205,7 +205,7 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
     if copied or several:
         raise ValueError(
             f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks "
-            "or copies, or another set. Make a folder per split (and kind), each with a folder per class, or rename them"
+            "or copies, or another set. Make a folder per split or kind, each with a folder per class, or rename them"
         )
 
 
