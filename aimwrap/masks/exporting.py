@@ -136,12 +136,16 @@ def export_masks(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         done = _begin(folder, settings)
-        todo = [
-            n
-            for n, source in enumerate(sources)
-            if (line := done.get(source.image, {})).get("file") != files[n]
-            or not _are_there(folder, source, line, asked, formats)
-        ]
+        kinds = [*next(iter(done.values()), {"masks": ()})["masks"]]
+        names = [(kind, {"yolo": "txt"}.get(each, each)) for kind in kinds for each in formats if each != "coco"]
+        names += [("overlay", "jpg")] * ("overlay" in asked)
+        names += [("contributions", each) for each in {"npy", "png"} & {*formats} if "contributions" in asked]
+
+        def is_done(source: _Source, file: str) -> bool:
+            there = ((folder / kind / f"{source.name}.{suffix}").is_file() for kind, suffix in names)
+            return done.get(source.image, {}).get("file") == file and all(there)
+
+        todo = [n for n, source in enumerate(sources) if not is_done(source, files[n])]
         if old := {sources[n].image for n in todo} & done.keys():  # they get another line
             with replacing(folder / JOURNAL) as path:
                 path.write_text("".join(json.dumps(line) + "\n" for one, line in done.items() if one not in old))
@@ -362,17 +366,6 @@ def _write(
             np.save(_place(folder, name, source, "npy"), values)
         if "yolo" in formats and name in line["masks"]:
             _place(folder, name, source, "txt").write_text(yolo(line, name), encoding="utf-8")
-
-
-def _are_there(
-    folder: Path, source: _Source, line: dict[str, Any], what: Sequence[str], formats: Sequence[str]
-) -> bool:
-    """Whether none of its files was removed."""
-    names = [("overlay", "jpg")] if "overlay" in what else []
-    names += [(kind, "txt") for kind in line["masks"] if "yolo" in formats]
-    kinds = {*line["masks"], *{"contributions"} & {*what}}
-    names += [(kind, suffix) for kind in kinds for suffix in {"png", "npy"} & {*formats}]
-    return all((folder / kind / f"{source.name}.{suffix}").is_file() for kind, suffix in names)
 
 
 def _place(folder: Path, kind: str, source: _Source, suffix: str) -> Path:
