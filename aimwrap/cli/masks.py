@@ -21,7 +21,7 @@ from .options import (
     loaded_model,
     option,
 )
-from .outcomes import closing, exit_on_error, exit_on_interrupt, print_result, warnings_printed
+from .outcomes import closing, echo, exit_on_error, exit_on_interrupt, print_result, warnings_printed
 
 EPILOG = closing(
     [
@@ -85,6 +85,8 @@ def masks(
         found: Any = images
         if data is not None:
             found = read_by_name(data, images, split, parse_reader_arguments(arguments or []))
+            for note in [] if quiet else found.release.notes:
+                echo(f"note: {note}", err=True)
         options: dict[str, Any] = {"formats": listed(formats), "batch_size": batch_size, "workers": workers}
         written = export_masks(
             loaded_model(folder, backbone).to(device or ("cuda" if torch.cuda.is_available() else "cpu")),

@@ -112,7 +112,7 @@ def report(
         )
         written = found.write(out)
     for line in [] if quiet else found.content["notes"]:
-        echo(f"warning: {line}", err=True)
+        echo(f"{'note' if line in images.release.notes else 'warning'}: {line}", err=True)
     text = f"{found}\n\n{_size(written.page)} and {_size(written.numbers)}"
     print_result(as_json, {"path": str(out), **found.headline}, text)
 

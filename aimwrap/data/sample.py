@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..metrics import boxes_to_masks
+
 
 class Sample(NamedTuple):
     """One image with what is known about it; what is not known is None.
@@ -80,6 +82,13 @@ def group_number(label: Any, place: Any, num_places: int) -> Any:
     [0, 1, 2, 3]
     """
     return label * num_places + place
+
+
+def with_object(sample: Sample) -> Sample:
+    """The sample with its boxes, filled, as the object mask where it has none."""
+    if sample.object_mask is not None or sample.boxes is None:
+        return sample
+    return sample._replace(object_mask=boxes_to_masks([sample.boxes], sample.boxes.canvas_size).float())
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -74,7 +74,7 @@ def export_masks(
 
     The resizing and the crop of the model's preprocessing are undone: a pixel has the value of the position that its
     centre is in, and what the crop left out is 0. If the run is interrupted, the same call continues it; images that
-    were added or changed since are done, and those that are done are left alone.
+    were added or changed since are done, as those whose files were removed; others that are done are left alone.
 
     Args:
         model: an :class:`~aimwrap.AIM` or a :class:`~aimwrap.SecondLook` that knows its ``preprocessing``.
@@ -136,7 +136,16 @@ def export_masks(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         done = _begin(folder, settings)
-        todo = [n for n, source in enumerate(sources) if done.get(source.image, {}).get("file") != files[n]]
+        kinds = [*next(iter(done.values()), {"masks": ()})["masks"]]
+        names = [(kind, {"yolo": "txt"}.get(each, each)) for kind in kinds for each in formats if each != "coco"]
+        names += [("overlay", "jpg")] * ("overlay" in asked)
+        names += [("contributions", each) for each in {"npy", "png"} & {*formats} if "contributions" in asked]
+
+        def is_done(source: _Source, file: str) -> bool:
+            there = ((folder / kind / f"{source.name}.{suffix}").is_file() for kind, suffix in names)
+            return done.get(source.image, {}).get("file") == file and all(there)
+
+        todo = [n for n, source in enumerate(sources) if not is_done(source, files[n])]
         if old := {sources[n].image for n in todo} & done.keys():  # they get another line
             with replacing(folder / JOURNAL) as path:
                 path.write_text("".join(json.dumps(line) + "\n" for one, line in done.items() if one not in old))

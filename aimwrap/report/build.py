@@ -103,7 +103,7 @@ def build_report(
         (plain, "plain", plain_name),
     ]
     subjects = [Subject(one, role, called, preprocessing) for one, role, called in given if one is not None]
-    found_notes = [*notes, *(note for subject in subjects for note in check_classes(subject, images))]
+    found_notes = [*notes, *images.release.notes, *(n for each in subjects for n in check_classes(each, images))]
     control = next((subject for subject in subjects if subject.role == "plain"), None)
     found_notes += on_one_view(subjects)
     once = [subject for subject in subjects if subject.aim is not None and subject.second is None]

@@ -118,6 +118,9 @@ def check_page(path: Path, name: str = "path") -> None:
         raise ValueError(f"{name} must end in .html, got {str(path)!r}: its JSON goes next to it with another ending")
     if path.is_dir():
         raise ValueError(f"{name} must be a file, and {path} is a folder; write {path / 'report.html'}")
+    numbers = path.with_suffix(".json")
+    if numbers.is_file() and not numbers.read_bytes().startswith(b'{\n "format": '):
+        raise ValueError(f"{name} must have another name: its JSON would replace {numbers}, which is of no report")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{name} must be in a folder that can be written to, and {path.parent} cannot")

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from ..data import Sample, SampleTransform
 from ..data.io import as_picture
 from ..data.release import ReleaseDataset, read_sample
-from ..metrics import boxes_to_masks
+from ..data.sample import with_object
 from ..preprocessing import Preprocessing
 
 # Longer side in pixels, by how many images there are: a page of 500 then has 3 MB, and one of 5,000 some 13.
@@ -96,12 +96,7 @@ class PreparedImages(Dataset[PreparedImage]):
 
 def _view(sample: Sample, normalise: Callable[[Any], Any]) -> View:
     """A cropped image, normalised, with the object's mask, or the union of its boxes where there is no mask."""
-    image = normalise(sample.image)
-    mask = image.new_zeros(image.shape[-2:])
-    if sample.object_mask is not None:
-        mask = sample.object_mask[0]
-    elif sample.boxes is not None:
-        height, width = sample.boxes.canvas_size
-        mask = boxes_to_masks([sample.boxes.as_subclass(Tensor)], (height, width))[0].float()
-    known = torch.tensor(sample.object_mask is not None or sample.boxes is not None)
+    image, mask = normalise(sample.image), with_object(sample).object_mask
+    known = torch.tensor(mask is not None)
+    mask = image.new_zeros(image.shape[-2:]) if mask is None else mask[0]
     return View(image.as_subclass(Tensor), mask.as_subclass(Tensor), known)

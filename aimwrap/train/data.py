@@ -18,6 +18,7 @@ from ..data import Batch, ReleaseDataset, Sample, collate, transforms
 from ..data.doctor.scan import Look, look_at_all
 from ..data.registry import read_by_name
 from ..data.release import ImageLoader, Record, Release, all_trained, groups_of, read_sample
+from ..data.sample import with_object
 from ..preprocessing import OR_WINDOW, Preprocessing
 from ..taps.copies import unmoved_generators
 from .settings import AugmentationName, Settings
@@ -174,7 +175,12 @@ def evaluation_loader(
 ) -> Iterable[Batch]:
     """The loader of a process's part of a split: each image is in one process, once."""
     mine = Subset(images, range(rank, len(images), processes))  # type: ignore[arg-type]  # a Dataset has no len() to mypy
-    return ImageLoader(mine, batch_size, num_workers=workers, collate_fn=collate, pin_memory=pin)
+    return ImageLoader(mine, batch_size, num_workers=workers, collate_fn=with_objects, pin_memory=pin)
+
+
+def with_objects(samples: Sequence[Sample]) -> Batch:
+    """A batch whose object masks are boxes, filled, where an image has no mask."""
+    return collate([*map(with_object, samples)])
 
 
 def _collate(samples: Sequence[tuple[Sample, int]]) -> SeededBatch:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
 from ..analysis.look import look, measure
@@ -18,7 +17,7 @@ from ..backbones.plain import PlainClassifier
 from ..backbones.pooled import PooledClassifier
 from ..data import Batch, ReleaseDataset
 from ..health import MaskHealth
-from ..metrics import GroupAccuracy, boxes_to_masks
+from ..metrics import GroupAccuracy
 from ..model import AIM
 from ..second_look import SecondLook
 from .data import Splits
@@ -87,7 +86,8 @@ def evaluate(
         for stage, mask in output.masks.items():
             areas[stage].update(mask.mean((1, 2, 3)))
         if seen is not None and known:
-            measured = measure(seen, labels, object_masks_of(batch).to(device), seen.deepest)
+            assert batch.object_mask is not None
+            measured = measure(seen, labels, batch.object_mask.to(device), seen.deepest)
             for name, metric in means.items():
                 metric.update(getattr(measured, name))
         if health is not None:
@@ -116,15 +116,14 @@ def class_accuracy(splits: Splits, **kwargs: Any) -> GroupAccuracy:
 
 
 def objects_are_known(images: ReleaseDataset) -> bool:
-    """Whether the data set has a mask of the object for each of the split's images, or boxes around it for each."""
-    masked = all(record.mask_path is not None for record in images.records)
-    return masked or all(record.boxes is not None for record in images.records)
+    """Whether the data set has a mask of the object, or boxes around it, for each of the split's images."""
+    return all(record.mask_path is not None or record.boxes is not None for record in images.records)
 
 
 def lacking_objects(images: ReleaseDataset) -> str | None:
     """What to say of a split where the objects of some images are known, and not those of all."""
     known = sum(record.mask_path is not None or record.boxes is not None for record in images.records)
-    if known == 0 or objects_are_known(images):
+    if known in (0, len(images)):
         return None
     return f"{len(images) - known} of {len(images)} images have neither an object mask nor boxes"
 
@@ -137,14 +136,6 @@ def computed(metric: Metric) -> dict[str, float | None]:
         values = metric.compute()
     named = values if isinstance(values, dict) else {"value": values}
     return {name: None if value.isnan() else float(value) for name, value in named.items()}
-
-
-def object_masks_of(batch: Batch) -> Tensor:
-    """(N, 1, H, W) or (N, H, W): masks where all images have one, else their boxes, filled."""
-    if batch.object_mask is not None:
-        return batch.object_mask
-    assert batch.boxes is not None
-    return boxes_to_masks(batch.boxes, (batch.image.shape[-2], batch.image.shape[-1]))
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -104,7 +104,8 @@ def run_training(
     """
     check_loggers(loggers)
     _check_folder(folder, settings)
-    if (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
+    saved = (folder / MODEL).is_dir() or not checkpoints_in(checkpoint_folder(folder))  # else it is saved again
+    if saved and (folder / RESULT).is_file() and (folder / SETTINGS).is_file():
         result = _result_in(folder, read_splits(settings).fingerprint, weights_of(settings))
         remove_unfinished(folder)  # of a process that was killed when it had written the result
         remove_unfinished(checkpoint_folder(folder), "lock-")

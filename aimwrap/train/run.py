@@ -43,7 +43,7 @@ from ..taps.copies import unmoved_generators
 from ..tau import TauScheduler
 from . import data as of_data
 from .distributed import gathered, mean_over_processes, synchronise_batch_norms
-from .evaluation import chosen_rule, lacking_objects, object_masks_of, objects_are_known
+from .evaluation import chosen_rule, lacking_objects, objects_are_known
 from .settings import LoggerName, Settings, one_or_each
 
 RANDOM = "start from random ones (--no-pretrained, pretrained=False)"
@@ -268,8 +268,7 @@ def keep_maps(run: Run, say: Callable[[str], None]) -> None:
             members = [rank + (len(run.kept) + place) * processes for place in range(len(batch.label))]
             run.kept |= {n: {name: apart[id(one)][i] for name, one in maps.items()} for i, n in enumerate(members)}
             if images is val:
-                masks = object_masks_of(batch) if objects_are_known(val) else None
-                run.validation.append(batch._replace(image=torch.tensor(members), object_mask=masks))
+                run.validation.append(batch._replace(image=torch.tensor(members)))
     nothing = {name: torch.zeros_like(one) for name, one in run.kept[rank].items()}
 
     def forward_backbone(images: Tensor) -> dict[str, Tensor]:

@@ -27,12 +27,12 @@ from aimwrap.attribution import grad_cam, guided_backprop, guided_grad_cam
 from aimwrap.backbones.inspection import import_backbone
 from aimwrap.backbones.pooled import PooledClassifier
 from aimwrap.cli.options import import_from_here
-from aimwrap.data import Batch, ReleaseDataset, collate, eval_transform
+from aimwrap.data import Batch, ReleaseDataset, eval_transform
 from aimwrap.metrics import energy_pointing_game
 from aimwrap.plot import plot_heatmaps, plot_mask_evolution, plot_masks, plot_scatter
 from aimwrap.train import PlainClassifier, Settings, load_plain
-from aimwrap.train.data import read_splits
-from aimwrap.train.evaluation import object_masks_of, objects_are_known
+from aimwrap.train.data import read_splits, with_objects
+from aimwrap.train.evaluation import objects_are_known
 from aimwrap.train.watching import kept_masks, spread_evenly
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class Finished(NamedTuple):
     def batches(self, what: str) -> Iterator[Batch]:
         """The test split, with a progress bar."""
         for first in tqdm(range(0, len(self.images), BATCH), desc=what, unit="batch"):
-            yield collate([self.images[number] for number in range(first, min(first + BATCH, len(self.images)))])
+            yield with_objects([self.images[number] for number in range(first, min(first + BATCH, len(self.images)))])
 
     def some(self, numbers: Sequence[int]) -> tuple[Batch, Tensor]:
         """Some test images as the model takes them, and in their own colours, (N, 3, H, W) in [0, 1]."""
-        batch = collate([self.images[number] for number in numbers])
+        batch = with_objects([self.images[number] for number in numbers])
         preprocessing = self.model.preprocessing
         assert preprocessing is not None
         mean, std = (torch.tensor(value)[:, None, None] for value in (preprocessing.mean, preprocessing.std))
@@ -142,7 +142,7 @@ def draw(aim: Finished, plain: Finished) -> dict[str, Figure]:
         colours,
         seen_plain.heatmap,
         seen.heatmap,
-        object_masks_of(batch).reshape(len(numbers), 1, *colours.shape[2:]).ge(0.5).float(),
+        objects_of(batch).reshape(len(numbers), 1, *colours.shape[2:]).ge(0.5).float(),
         resolution=grid,
         measure=pointing,
         labels=batch.label,
@@ -177,11 +177,17 @@ def draw_masks(run: Finished, batch: Batch, colours: Tensor, seen: Look, **title
     )
 
 
+def objects_of(batch: Batch) -> Tensor:
+    """(N, 1, H, W): masks of the objects, which are known."""
+    assert batch.object_mask is not None
+    return batch.object_mask
+
+
 def measured(run: Finished, subject: AIM | PooledClassifier, grid: tuple[int, int]) -> Measured:
     """What is measured of each test image, with heatmaps also averaged over a common grid."""
     parts = []
     for batch in run.batches(run.folder.as_posix()):
-        parts.append(measure(look(subject, batch.image), batch.label, object_masks_of(batch), grid))
+        parts.append(measure(look(subject, batch.image), batch.label, objects_of(batch), grid))
     return joined(parts)
 
 
@@ -207,7 +213,7 @@ def attribution_table(aim: Finished, plain: Finished, methods: Sequence[str]) ->
 
 def _pointing(run: Finished, method: str) -> float:
     found = [
-        energy_pointing_game(METHODS[method](run.network, batch.image), object_masks_of(batch))
+        energy_pointing_game(METHODS[method](run.network, batch.image), objects_of(batch))
         for batch in run.batches(f"{method}, {run.folder.as_posix()}")
     ]
     return 100 * torch.cat(found).nanmean().item()

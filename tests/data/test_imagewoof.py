@@ -54,6 +54,7 @@ def test_seen_images_are_known_by_their_names(tmp_path: Path) -> None:
     assert [record.id for record in unseen.records] == ["ILSVRC2012_val_00000042"]
     assert not unseen.seen_in_pretraining.any() and unseen[0].label == 4
     assert [record.id for record in ImageWoof(root, unseen_only=True).records] == ["ILSVRC2012_val_00000041"]
+    assert "1 training images remain, and 1 validation images are few" in unseen.release.notes[-1]
     assert any("1 validation images are few" in note and "58.8 points" in note for note in unseen.release.notes)
     note = next(note for note in val.release.notes if "pretrained" in note)
     assert "trained on 9 of the 10 validation images, and not on the other 1" in note

@@ -1,6 +1,7 @@
 """Masks as files: names, sizes, formats as their own readers see them, continuing, and refusals."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def test_an_interrupted_run_continues(
     Image.new("RGB", (50, 60), "blue").save(pictures / "new.png")
     assert export_masks(model, pictures, out, **options)[1:3] == (5, 2), "a changed one and a new one"
     assert (out / "merged" / "a" / "wide.png").read_bytes() != before
+
+
+@pytest.mark.parametrize("removed", ["merged/a/wide.png", "merged/a/wide.txt", "contributions", "overlay/a/wide.jpg"])
+def test_files_that_were_removed_are_written_again(model: AIM, pictures: Path, tmp_path: Path, removed: str) -> None:
+    """The message was that they were there already."""
+    out = tmp_path / "out"
+    what: Any = {"what": ["merged", "contributions", "overlay"], "formats": ["png", "yolo"]}
+    export_masks(model, pictures, out, **what, **SILENT)
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    path = out / removed
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    found = export_masks(model, pictures, out, **what, **SILENT)
+    assert found.written == (1 if "." in removed else found.images)
+    assert all(path.read_bytes() == content for path, content in before.items() if path.suffix in (".png", ".txt"))
+    assert export_masks(model, pictures, out, **what, **SILENT).written == 0
 
 
 def test_a_data_sets_labels_and_its_own_frame(model: AIM, tmp_path: Path) -> None:

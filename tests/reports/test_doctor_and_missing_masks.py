@@ -43,4 +43,8 @@ def test_images_without_an_object_are_a_warning(root: Path) -> None:
     found = examine(root, "folder", masks=masks)
     said = {check.name: (check.mark, check.summary) for check in found.checks}
     assert found.healthy
-    assert said["mask contents"] == ("warning", "empty: 2 of 4, right if these have no object; scores leave them out")
+    right = "right if the images are so; scores leave out empty ones"
+    assert said["mask contents"] == ("warning", f"empty or full: 2 of 4, {right}")
+    Image.new("L", (8, 8), 255).save(masks / "cat" / "a.png")  # a close-up was a fault
+    found = examine(root, "folder", masks=masks)
+    assert found.healthy and any(f"empty or full: 3 of 4, {right}" == check.summary for check in found.checks)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from aimwrap import AIM, Preprocessing
+from aimwrap.cli.app import app
 from aimwrap.data import examine, read_folder, read_table
 from aimwrap.data.registry import read_by_name
 from aimwrap.train import Settings
@@ -102,6 +105,18 @@ REFUSED = {
         ("cat-train-1", "cat-test-1", "dog-train-1", "dog-test-1"),
         "in several splits",
     ),
+    **{
+        f"splits within {first}": ((first, other), "one class in several splits")
+        for first, other in (
+            ("ISIC_2019_Training_Input", "ISIC_2019_Test_Input"),
+            ("stage_2_train_images", "stage_2_test_images"),
+            ("data_train_128x128", "data_val_128x128"),
+            ("myTrainData", "myTestData"),
+        )
+    },
+    "a set beside its copies": (("d/train/ok", "d/test/ok", "d512/ok", "d512/bad"), "or another set"),
+    "a set beside its classes": (("cat", "dog", "set/train/cat", "set/test/cat"), "or another set"),
+    "first letters above the classes": (("a/abbey", "a/alley", "b/beach"), "seem to be above the classes"),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",
@@ -253,6 +268,9 @@ ORDINARY = (
     ("blood_test_1", "blood_test_2"),
     ("type_1_mask", "type_2_hat", "type_3_seg"),
     ("labeled", "spoiled"),
+    ("Apple Red 1", "Grape White", "Grape White 2", "Grape White 3", "Plum", "Plum 2"),
+    ("crash_test_dummy", "rapid_test_kit", "dog_training_photo", "dog_photo"),
+    ("A/1", "A/2", "B/1", "B/3"),
 )
 
 
@@ -324,6 +342,21 @@ def test_images_of_kinds_that_are_not_read_are_noted(tmp_path: Path) -> None:
         "8 images of kinds that are not read (.heic, .jfi, .jif, .nef, .pjp, .pjpeg, no suffix) are left out, such as "
         "dog/IMG_0.",
     )
+
+
+@pytest.mark.parametrize("command", ["report", "masks"])
+def test_results_name_images_that_are_not_read(tmp_path: Path, command: str) -> None:
+    """Training said it; the report was on the other images, and its page did not say so either."""
+    root, model = folders(tmp_path / "pets", "cat", "dog"), AIM("test_resnet", backbone_kwargs={"num_classes": 2})
+    (root / "cat" / "a.heic").touch()
+    model.save_pretrained(tmp_path / "model", preprocessing=Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3))
+    page, given = tmp_path / "page.html", ["--workers", "0", "--out", str(tmp_path / "page.html")]
+    given = [str(root), "--data", "folder", *given] if command == "masks" else ["folder", str(root), *given]
+    more = ["--no-verify", "--background-images", "0"] if command == "report" else []
+    found = CliRunner().invoke(app, [command, str(tmp_path / "model"), *given, *more])
+    said = "1 images of kinds that are not read (.heic) are left out, such as cat/a.heic."
+    assert found.exit_code == 0 and f"note: {said}\n" in found.stderr, found.output
+    assert command == "masks" or said in page.read_text()
 
 
 NUMBERED = ("scan.001", "Photo 2021-03-04 at 12.30.45", "1.2.840.113619.2.55.3", "Shot at 12.30.45 PM")

@@ -5,15 +5,21 @@ import json
 import linecache
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from small_run import Net, make_pictures, settings_of, train
 from torch import nn
 
 from aimwrap import Preprocessing
+from aimwrap.data import LabelledTable, eval_transform
+from aimwrap.report.content import check_page
 from aimwrap.train import CheckpointError, RunFolderError
+from aimwrap.train.data import evaluation_loader
+from aimwrap.train.evaluation import lacking_objects, objects_are_known
 from aimwrap.train.run import weights_of
 
 
@@ -79,6 +85,44 @@ def test_what_a_finished_run_does_not_do_is_said(done: Path) -> None:
     said: list[str] = []
     train(done / "a", done / "out", say=said.append, keep_masks=2)
     assert "is trained already" in said[0] and "--keep-masks changed nothing" in said[0]
+
+
+def test_a_model_that_was_removed_is_saved_again(done: Path) -> None:
+    """The result was shown with the path of a model that was not there."""
+    before = (done / "out" / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(done / "out" / "model")
+    train(done / "a", done / "out")
+    assert (done / "out" / "model" / "model.safetensors").read_bytes() == before
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(done / "out" / name)
+    said: list[str] = []
+    train(done / "a", done / "out", say=said.append)
+    assert "is trained already" in said[0], "and not trained again"
+
+
+def test_a_report_replaces_no_other_file(tmp_path: Path) -> None:
+    """``--out RUN/result.html`` replaced the run's own ``result.json``."""
+    for text in ('{\n  "variant": "test_resnet"', '{\n "format": 1'):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(ValueError, match=r"would replace .*result\.json") if "variant" in text else nullcontext():
+            check_page(tmp_path / "result.html")
+
+
+def test_objects_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """Masks counted only in batches where all images had one, and boxes in the others."""
+    for name in "abc":
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 8, 8))
+    mask.save(tmp_path / "mask.png")
+    rows = ("a.png,0,mask.png,0,0,16,16", "b.png,1,,0,0,32,16", "c.png,1,mask.png,,,,")
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,mask,left,top,right,bottom", *rows]))
+    transform = eval_transform(Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3, crop=1.0))
+    images = LabelledTable(tmp_path / "t.csv", transform=transform)
+    assert objects_are_known(images) and lacking_objects(images) is None
+    for size in (1, 2, 3):
+        masks = [batch.object_mask for batch in evaluation_loader(images, size, 0, 1, 0, False)]
+        assert torch.cat(masks).mean((1, 2, 3)).tolist() == [1 / 16, 1 / 2, 1 / 16]
 
 
 def test_a_network_with_another_forward_makes_another_result(

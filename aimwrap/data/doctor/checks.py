@@ -201,7 +201,7 @@ def _hint(path: Path, listing: FolderListing) -> str:
     names = sorted(listing.files(path.parent))
     near = next((name for name in names if Path(name).stem.lower() == path.stem.lower()), None)
     if near is not None:
-        return f"missing; there is {near}, which differs in letter case or suffix: rename it"
+        return f"missing; there is {near}, which differs in letter case or suffix: rename it, or correct the table"
     return "missing" if names else "missing, with its complete folder"
 
 
@@ -306,12 +306,13 @@ def check_mask_contents(seen: Sequence[Seen], root: Path, of_empty: Mark) -> Che
             values = f"its brightest value is {round(look.mask.brightest * 255)} of 255"
             odd.append(Finding(name, f"no pixel is at least half object; {values}: all too soft"))
         elif look.mask.share == 1:
-            odd.append(Finding(name, "full: every pixel is object"))
+            (empty if of_empty == "warning" else odd).append(Finding(name, "full: every pixel is object"))
     if odd or (empty and (of_empty == "fault" or len(empty) == number)):
         summary = f"masks that show nothing, or everything: {len(odd) + len(empty):,} of {number:,}"
         return Check("mask contents", "fault", summary, (*odd, *empty))
     if empty:
-        summary = f"empty: {len(empty):,} of {number:,}, right if these have no object; scores leave them out"
+        full = " or full" * (of_empty == "warning")
+        summary = f"empty{full}: {len(empty):,} of {number:,}, right if the images are so; scores leave out empty ones"
         return Check("mask contents", of_empty, summary, tuple(empty))
     return Check("mask contents", "ok", "every mask shows an object and a background")
 

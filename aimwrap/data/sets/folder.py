@@ -23,10 +23,9 @@ MASK = re.compile(
     r"(?i)(^|(?<=/))((images?|masks?|labels?|seg\w*|gt|ground.truth|thumb(nail)?s?|resized)/|(mask|seg|gt|label)[ _-])|"
     r"[ _-](mask|seg\w*|gt)[\d _-]*$|([ _-](labels?|annotations?|superpixels?|overlay)|mask)$"
 )
-ENDS = re.compile(
-    rf"{SPLIT.pattern}|images|masks?|labels|annotations|segmentations|seg|gt|groundtruth|thumb(nail)?s?|"
-    r"aug(mented|mentation)?|resized|cropped"
-)  # also beginnings
+ENDS = re.compile(  # also beginnings
+    r"images|masks?|labels|annotations|seg(mentations)?|gt|groundtruth|thumb(nail)?s?|aug(ment(ed|ation))?|resized|cropped"
+)
 COPY = re.compile(  # as file managers name it, or who makes more images of each
     r"(?i)^(cop(y|ie|ia)|kopie)( \(\d+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|\(\d+\))( ?\(?\d+\)?)?| 2)$|"
     r"^aug(mented)?[ _-]|[ _-]+(aug(mented|mentation|s)?|rotated|rot(ate)?[ _-]?\d+|([hv][ _-]?)?flip(ped)?)[ _-]?\d*$"
@@ -180,6 +179,7 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
     parts = [match[1] for name in below if (match := PARTS.fullmatch(name))]
     of_files |= len(parts) == len(below) and len({*parts}) == 1
     of_files |= all(split_of(re.sub(r"^\d+[ _.-]+", "", name)) for name in below)  # as 1.train
+    of_files |= all(len(name) == 1 and {each[:1] for each in inner} == {name} for name, inner in below.items())
     direct = any((root / name / each).is_dir() for each in same[:1] for name in below)  # else a level deeper
     above = len(same) > 1 and not any("" in names for names in below.values())
     above &= not source or column == "split" or all(map(str.isdecimal, below))  # as years; a build takes other folders
@@ -195,17 +195,18 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
     splits: dict[str, set[str]] = {}  # of each name without a split's
     for name in below:
         words = re.split(r"[ _.-]+|(?<=[a-z])(?=[A-Z])", name)
-        ends = [word for word in words if not word.isdigit()]
-        split = next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
-        split = split or next((word for word in ends[-1:] if SPLIT.fullmatch(word.lower())), "")  # as cat-train-1
+        split = next((word for word in words if SPLIT.fullmatch(word.lower())), "")  # as cat-train-1
+        split = split or next((word for word in (words[0], words[-1]) if ENDS.fullmatch(word.lower())), "")
         splits.setdefault(" ".join(word for word in words if word != split).lower(), set()).add(split.lower())
-    copied = any(COPY.sub("", name) in below.keys() - {name} for name in below)
+    series = any(re.search(r" (?!2$)\d+$", name) for name in below)  # as Plum, Plum 2, Plum 3
+    copied = any(COPY.sub("", name) in below.keys() - {name} for name in below if not (series and name[-2:] == " 2"))
     several = any(len(found - {""}) > 1 for found in splits.values())
+    several |= any(len({*map(split_of, inner)} - {None}) > 1 for inner in below.values())
     several |= len(splits) > 1 and min(map(len, splits.values())) > 1
     if copied or several:
         raise ValueError(
             f"{root} has folders ({', '.join(below)}) that seem to be one class in several splits, or with its masks "
-            "or copies. Make a folder per split (and per kind of files), each with a folder per class, or rename them"
+            "or copies, or another set. Make a folder per split or kind, each with a folder per class, or rename them"
         )
 
 

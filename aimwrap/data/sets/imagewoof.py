@@ -185,7 +185,8 @@ def _unseen_note(records: list[Record], root: Path) -> str:
     count = sum(record.split == "val" for record in records)
     error = 100 * 1.96 * math.sqrt(0.9 * 0.1 / max(count, 1))
     return (
-        f"Images of ImageNet's training set were left out (unseen_only=True). {count} validation images are few: "
+        f"Images of ImageNet's training set were left out (unseen_only=True). {len(records) - count} training "
+        f"images remain, and {count} validation images are few: "
         f"the 95 % interval of an accuracy of 90 % on them is {error:.1f} points to each side."
     )
 
