@@ -36,15 +36,8 @@ def replacing_together(*paths: Path, wait: bool = True) -> Iterator[list[Path]]:
     All but the first are removed before, so that a kill in between leaves no files of two runs next to each other. A
     link is replaced itself: the file that it points to is not changed. What a killed process left of them is removed.
 
-    Args:
-        *paths: the files to replace or to make, of one folder.
-        wait: for another process that writes the same; else that is a BlockingIOError.
-
-    Yields:
-        Where to write each.
-
-    Raises:
-        OSError: naming the file, if the disk is full.
+    The files are of one folder. Where another process writes the same, wait for it, or raise a BlockingIOError. On a
+    full disk an OSError names the file.
     """
     folder = paths[0].parent
     names = [_UNFINISHED + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] for path in paths]

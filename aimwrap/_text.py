@@ -17,12 +17,7 @@ def with_progress(batches: Iterable[T], description: str, unit: str = "batch", t
 
     Where the error output is no terminal there are lines instead of the bar: at most one per tenth of the batches (per
     doubling, where their number is not known) and per ten seconds, so that what is quick says nothing at all.
-
-    Args:
-        batches: to iterate over.
-        description: before the bar.
-        unit: what one of them is called.
-        total: how many there are, for those that have no length.
+    ``unit`` is what one of them is called, and ``total`` how many there are, for those that have no length.
     """
     try:
         from tqdm import tqdm

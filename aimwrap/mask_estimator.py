@@ -17,13 +17,7 @@ from .resizing import resize_to
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution, (N, C, H, W) to (N, D, H, W).
-
-    Args:
-        in_channels: C.
-        out_channels: D.
-        padding: what is outside the border.
-    """
+    """A 3x3 convolution, (N, C, H, W) to (N, D, H, W), with a choice of what is outside the border."""
 
     def __init__(self, in_channels: int, out_channels: int, padding: MaskPadding = "replicate") -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding)
@@ -77,13 +71,7 @@ def with_border(x: Tensor, padding: str) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a skip connection; (N, C, H, W) in and out.
-
-    Args:
-        channels: C.
-        norm: normalisation after each convolution.
-        padding: of the convolutions.
-    """
+    """Two 3x3 convolutions, with a norm after each, around a skip connection; (N, C, H, W) in and out."""
 
     def __init__(self, channels: int, norm: MaskNorm, padding: MaskPadding) -> None:
         super().__init__()

@@ -172,15 +172,9 @@ def background_bias(
 @torch.inference_mode(False)
 @torch.enable_grad()
 def classified_in_folds(features: Tensor, labels: Tensor, seed: int) -> Tensor:
-    """Whether multinomial logistic regression, fitted on the other folds, gives each image its label.
+    """Whether multinomial logistic regression, fitted on the other folds, gives each image its label, (N,) bool.
 
-    Args:
-        features: (N, D).
-        labels: (N,), numbers from 0.
-        seed: draws the folds.
-
-    Returns:
-        (N,) bool.
+    Of features (N, D) and labels (N,), numbers from 0; the seed draws the folds.
     """
     features, labels = features.clone(), labels.clone()  # no longer made under inference_mode
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))

@@ -205,14 +205,7 @@ def _check_classes(classes: Sequence[int] | Tensor | None, num_classes: int) -> 
 def spread(contributions: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """A second look's contributions on the image: each position's share, even over its part of the box.
 
-    Args:
-        contributions: (N, K, h, w), over each image's box.
-        boxes: (N, 4) as left, top, right, bottom in pixels, within the image.
-        height: H of the image.
-        width: W of the image.
-
-    Returns:
-        (N, K, H, W), with the same sums over positions.
+    From (N, K, h, w), over boxes (N, 4) within the image, to (N, K, H, W) with the same sums over positions.
 
     Example:
         >>> spread(torch.ones(1, 1, 1, 1), torch.tensor([[1.0, 0.0, 3.0, 1.0]]), height=2, width=4)

@@ -12,14 +12,7 @@ _AT_ONCE = 2**22  # values that are drawn at once, 32 MB
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a proportion (Wilson 1927), which stays within [0, 1].
-
-    Args:
-        successes: how often it was seen.
-        trials: how often it could have been, at least 1.
-
-    Returns:
-        The lower and the upper end.
+    """The ends of the 95 % confidence interval of a proportion (Wilson 1927), within [0, 1], of one trial or more.
 
     Example:
         >>> low, high = wilson_interval(8, 10)
@@ -58,13 +51,7 @@ def bootstrap_means(values: Tensor, *, seed: int = 0) -> Tensor:
 
 
 def percentile_interval(draws: Tensor) -> tuple[float, float]:
-    """The range of the middle 95 % of bootstrap draws.
-
-    Args:
-        draws: (D,), without NaN.
-
-    Returns:
-        The lower and the upper end.
+    """The lower and the upper end of the middle 95 % of bootstrap draws (D,), without NaN.
 
     Example:
         >>> percentile_interval(torch.arange(101.0))

@@ -50,13 +50,11 @@ def fillings(images: Tensor, others: Tensor | None) -> Mapping[str, Tensor]:
 
 def moved(region: Tensor, generator: torch.Generator) -> Tensor:
     """The same shape elsewhere: each image's region rolled by a random step of at least a quarter of each side."""
-    moved = []
-    for one in region:
-        steps = [
-            int(torch.randint(side // 4, side - side // 4 + 1, (), generator=generator)) for side in one.shape[-2:]
-        ]
-        moved.append(one.roll(steps, (1, 2)))
-    return torch.stack(moved)
+
+    def step(side: int) -> int:
+        return int(torch.randint(side // 4, side - side // 4 + 1, (), generator=generator))
+
+    return torch.stack([one.roll([step(side) for side in one.shape[-2:]], (1, 2)) for one in region])
 
 
 def highest(heatmap: Tensor, region: Tensor) -> Tensor:

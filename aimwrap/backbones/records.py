@@ -54,14 +54,7 @@ def preprocessing_of(backbone: nn.Module, channels: int | None = None) -> Prepro
 
 
 def preprocessing_of_weights(name: str, weights: Any) -> Preprocessing | None:
-    """Find out how images should be prepared for torchvision's weights.
-
-    Args:
-        name: torchvision's name of the model.
-        weights: the weights as its builder takes them: a name such as ``"DEFAULT"`` or a member of their enumeration.
-
-    Returns:
-        The preprocessing, or None without weights.
+    """How images should be prepared for torchvision's weights, as its builder of that name takes them; None without.
 
     Example:
         >>> preprocessing_of_weights("resnet18", "DEFAULT").image_size

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,21 +90,18 @@ def chosen_backgrounds(folder: Path | None, places: Sequence[str] | None) -> lis
 
     if (folder is None) == (not places):
         raise typer.BadParameter("give either --backgrounds or --place (once for each folder)")
-    if folder is not None:
-        return backgrounds_in(folder)
-    folders: dict[str, list[Path | str]] = {}
-    for text, path in folders_of(places).items():
-        folders.setdefault(text.partition("=")[0], []).append(path)
-    return backgrounds_of(folders)
+    return backgrounds_of(folders_of(places)) if folder is None else backgrounds_in(folder)
 
 
-def folders_of(places: Sequence[str] | None) -> dict[str, Path]:
-    """The folders of ``--place``, by the complete text."""
-    for text in places or ():
+def folders_of(places: Sequence[str] | None) -> dict[str, list[Path]]:
+    """The folders of ``--place``, by the place."""
+    folders: dict[str, list[Path]] = {}
+    for text in dict.fromkeys(places or ()):
         name, equals, folder = text.partition("=")
         if not (name and equals and folder):
             raise typer.BadParameter(f"--place must be NAME=FOLDER, such as water=places365/o/ocean, got {text!r}")
-    return {text: Path(text.partition("=")[2]) for text in places or ()}
+        folders.setdefault(name, []).append(Path(folder))
+    return folders
 
 
 def check_outside(out: Path, folders: Sequence[Path | None]) -> None:
@@ -234,7 +232,7 @@ def build(
         tied: dict[str, Any] = {"num_images": {name: number for name, number in numbers.items() if number is not None}}
         if tie is not None:
             tied["tie"] = tie
-        check_outside(out, [cutouts, opacity, cub, backgrounds, *folders_of(place).values()])
+        check_outside(out, [cutouts, opacity, cub, backgrounds, *chain(*folders_of(place).values())])
         release = build_set(
             out,
             chosen_cutouts(cutouts, opacity, cub, labels, water_or_land),

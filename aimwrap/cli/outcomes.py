@@ -123,11 +123,7 @@ def warnings_printed(quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def exit_on_interrupt(message: str) -> Iterator[None]:
-    """End without a traceback on Ctrl-C.
-
-    Args:
-        message: says whether the work can continue, and how; empty to print nothing.
-    """
+    """End without a traceback on Ctrl-C, with a message on whether the work can continue, and how; empty for none."""
     try:
         yield
     except KeyboardInterrupt:

@@ -68,18 +68,9 @@ def measure_parity(model: Runnable, artefact: Runnable, batches: Sequence[Tensor
     """Compare an artefact with the model.
 
     A mask position that flips, its logit being within rounding of 0, moves the whole image's logits. So logits and
-    contributions are compared on images whose masks agree, and the masks by themselves.
+    contributions are compared on images whose masks agree, and the masks by themselves; see :func:`is_mask`.
 
-    Args:
-        model: gives outputs by name; see :func:`is_mask`.
-        artefact: the same.
-        batches: images (N, C, H, W) each, of whatever sizes both take.
-
-    Returns:
-        One row per output.
-
-    Raises:
-        ValueError: if an output's shape differs.
+    ``batches`` are images (N, C, H, W), of whatever sizes both take. A row per output; a ValueError if a shape differs.
     """
     largest: dict[str, float] = {}
     apart: dict[str, float] = {}

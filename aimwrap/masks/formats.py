@@ -68,10 +68,7 @@ def run_lengths(mask: Array) -> str:
 def coco(kind: str, lines: Iterable[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
     """A data set in COCO's format: an annotation per image, of its label where it is known, else of the prediction.
 
-    Args:
-        kind: of mask.
-        lines: of the journal, one per image.
-        classes: their names; their ids begin with 1.
+    Of a kind of mask, from the journal's lines, one per image, and the names of the classes, whose ids begin with 1.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -16,15 +16,9 @@ SHADE = 0.25  # of the brightness that positions outside a mask keep
 
 
 def seen_through(images: Tensor, masks: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images in their own colours, darkened where the mask is closed.
+    """Normalised images (N, C, H, W) in their own colours, darkened where the masks (N, 1, h, w) are closed.
 
-    Args:
-        images: (N, C, H, W), normalised.
-        masks: (N, 1, h, w), from 0 to 1.
-        preprocessing: how they were normalised.
-
-    Returns:
-        (N, C, H, W) in [0, 1]; of other than 1 or 3 channels, their mean (N, 1, H, W).
+    In [0, 1]; of other than 1 or 3 channels, their mean (N, 1, H, W).
     """
     mean, std = (images.new_tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     shown = (images * std + mean).clamp(0, 1)

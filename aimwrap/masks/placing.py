@@ -98,11 +98,7 @@ def box_on(look: Look, number: int, part: Part) -> Part:
 
 
 def as_stored(shown: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
-    """What was placed on an image as it is shown, turned back to the pixels in the file.
-
-    Args:
-        shown: (H, W).
-        orientation: EXIF's, 1 to 8.
+    """What was placed on an image as it is shown, (H, W), turned back to the pixels in the file by EXIF's orientation.
 
     Example:
         >>> as_stored(np.array([[1, 2, 3]]), 6)  # viewers turn the file by 90 degrees clockwise

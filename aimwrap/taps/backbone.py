@@ -40,14 +40,7 @@ class TappedBackbone(nn.Module):
         return self._aimwrap_program
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Run the backbone up to its deepest tap.
-
-        Args:
-            images: (N, C, H, W).
-
-        Returns:
-            The tapped maps by name, each (N, C_l, H_l, W_l).
-        """
+        """Run the backbone on images (N, C, H, W): the tapped maps (N, C_l, H_l, W_l) by name."""
         outputs = self._aimwrap_program.run(self, images)
         return {name: layout.to_map(outputs[name], images) for name, layout in self._aimwrap_layouts.items()}
 

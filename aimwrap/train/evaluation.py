@@ -163,17 +163,9 @@ _SCORES: Mapping[Selection, str] = {
 
 
 def chosen_rule(asked: Selection | None, splits: Splits) -> Selection:
-    """The rule to select by.
+    """The rule to select by: the one asked for, else validation average, or last where there is no validation split.
 
-    Args:
-        asked: by the settings, or None.
-        splits: of the data set.
-
-    Returns:
-        What was asked for; else by validation average where there is a validation split, and the last epoch where not.
-
-    Raises:
-        ValueError: if the rule needs a validation split and there is none.
+    A ValueError if the one asked for needs a validation split and there is none.
     """
     if asked is None:
         return "last" if splits.val is None else "validation average"

@@ -120,12 +120,7 @@ def _opened(run: Run, name: LoggerName, own: dict[str, Any]) -> Any:
 
 
 def write_masks(run: Run, line: Mapping[str, Any]) -> None:
-    """Write each stage's masks of some test images after an epoch, as :func:`kept_masks` reads them.
-
-    Args:
-        run: after the epoch; it says how many images. They are spread evenly over the split.
-        line: the epoch's, of the log.
-    """
+    """Write each stage's masks of some test images, spread evenly, after an epoch, as :func:`kept_masks` reads them."""
     model, shown = run.evaluated, run.splits.test
     if not (run.keep_masks and isinstance(model, AIM) and run.fabric.is_global_zero):
         return
