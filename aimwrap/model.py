@@ -220,7 +220,10 @@ class AIM(Shareable, AIMBase):
     ) -> MaskedFeatures:
         """The top-down pathway: transform the maps, and estimate the masks that select from them.
 
-        ``maps`` are those of :meth:`forward_backbone`, the other arguments as in :meth:`forward`.
+        Args:
+            maps: from :meth:`forward_backbone`.
+            masks: as in :meth:`forward`.
+            noise_seeds: as in :meth:`forward`.
 
         Returns:
             Features and masks; the masked maps and the fused one when they are asked for.

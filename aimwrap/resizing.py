@@ -20,7 +20,12 @@ def sum_to(x: Tensor, partner: Tensor) -> Tensor:
 
     ``(sum_to(x, y) * y).sum()`` is ``(x * resize_to(y, x)).sum()``, without the resized map.
 
-    From (N, C, H, W), and a partner (..., h, w), to (N, C, h, w).
+    Args:
+        x: (N, C, H, W).
+        partner: gives the grid, (..., h, w).
+
+    Returns:
+        (N, C, h, w).
 
     Example:
         >>> sum_to(torch.ones(1, 1, 3, 3), torch.empty(2, 2))

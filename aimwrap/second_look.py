@@ -234,9 +234,18 @@ class SecondLook(Shareable):
         return torch.stack([self.closer(each, kept, boxes).mean((2, 3)) for each in (images, *pasted)], dim=1)
 
     def logits_of(self, images: Tensor, kept: Tensor, boxes: Tensor) -> Tensor:
-        """The second look's logits, (N, K), of images (N, C, H, W) for given masks: no other pixel can move them.
+        """The second look's logits for masks that are given: no other pixel can move them.
 
-        ``kept`` and ``boxes`` are as in :class:`SecondLookOutput`; a ValueError if they are not of these images.
+        Args:
+            images: (N, C, H, W).
+            kept: as in :class:`SecondLookOutput`.
+            boxes: as there.
+
+        Returns:
+            (N, K).
+
+        Raises:
+            ValueError: if the masks or boxes are not of these images.
         """
         check_images(images, self.first.in_channels, self.first.classifier, least_side=1)
         _check_given(images, kept, boxes)
