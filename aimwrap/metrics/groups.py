@@ -78,12 +78,18 @@ def weighted_average_accuracy(
     What the literature reports as average accuracy on Waterbirds (Sagawa et al. 2020, app. C.1): its test set has
     the groups in other proportions than its training set, so that the plain average would answer another question.
 
-    ``train_counts`` are the images of each group in the training set, or their shares: not negative, nor all zero.
-    Other arguments and errors as for :func:`group_accuracies`.
+    Args:
+        predictions: (N,) predicted classes, or (N, K) logits, whose largest counts.
+        labels: (N,) true classes.
+        groups: (N,) group of each image, 0 to ``len(train_counts) - 1``.
+        train_counts: images of each group in the training set, or their shares.
 
     Returns:
         A scalar from 0 to 1; NaN if a group that was trained on has no image here. A group that was not trained on
         does not count.
+
+    Raises:
+        ValueError: as :func:`group_accuracies`; or if ``train_counts`` are negative or all zero.
 
     >>> accuracies = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1])  # 1.0 and 0.5
     >>> weighted_average_accuracy(*accuracies, train_counts=[75, 25])

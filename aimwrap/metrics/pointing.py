@@ -131,11 +131,17 @@ def energy_pointing_game(
 def chance_level(object_mask: Tensor, *, threshold: float | None = 0.5) -> Tensor:
     """The energy pointing game's chance level: the object's share of the image, which any map of equal values scores.
 
-    It is the same at every ``resolution``, since averaging keeps the share. Arguments and errors as for
-    :func:`energy_pointing_game`.
+    It is the same at every ``resolution``, since averaging keeps the share.
+
+    Args:
+        object_mask: (N, H, W) or (N, 1, H, W), as for :func:`energy_pointing_game`.
+        threshold: as there.
 
     Returns:
         (N,) float32, 0 for an empty object, 1 for one that fills the image.
+
+    Raises:
+        ValueError: if the shape does not fit, or a soft mask leaves 0 to 1.
 
     >>> chance_level(torch.tensor([[[1, 0], [0, 0]]]))
     tensor([0.2500])
