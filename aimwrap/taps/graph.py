@@ -537,8 +537,7 @@ def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
     for tapped in output.all_input_nodes:
         if _is_overwritten(tapped, shadow):
             with graph.inserting_after(tapped):
-                clone = graph.call_method("clone", (tapped,))
-            output.replace_input_with(tapped, clone)
+                output.replace_input_with(tapped, graph.call_method("clone", (tapped,)))
 
 
 def _is_overwritten(node: fx.Node, shadow: nn.Module) -> bool:
