@@ -192,9 +192,10 @@ def _explained(model: nn.Module, images: Tensor, classes: Tensor | None) -> Iter
     with evaluating(view), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations", UserWarning)  # captum
         inputs = images.detach().clone().requires_grad_()
-        if (logits := logits_in(view(inputs[:1].clone()))) is not None:  # which the model may overwrite
+        if (logits := logits_in(view(inputs[:1].clone()))) is not None:
             check_logits(logits, "model", "Sigmoid|Softmax|LogSoftmax")
-        with view.register_forward_hook(lambda *called: _both_sides_in(called[-1])):
+        copied = view.register_forward_pre_hook(lambda _, given: given[0].clone())  # which the model may overwrite
+        with copied, view.register_forward_hook(lambda *called: _both_sides_in(called[-1])):
             with torch.no_grad():
                 targets = _targets(classes, view(inputs), len(images))
             yield view, inputs, targets

@@ -518,10 +518,10 @@ def _refuse_lost_writes(graph: fx.Graph) -> None:
 
 
 def _renew_constants(graph: fx.Graph, model: nn.Module, shadow: nn.Module) -> None:
-    """Let each run overwrite a copy of a tensor that the forward makes: it makes a new one, and the graph holds one."""
+    """Let each run overwrite a copy of the images, and of a tensor that the forward makes: the graph holds only one."""
     constants: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
-        if node.op == "get_attr" and not _has(model, str(node.target)):
+        if node.op == "placeholder" or (node.op == "get_attr" and not _has(model, str(node.target))):
             constants.setdefault(str(node.target), []).append(node)
     for nodes in constants.values():
         if any(_is_overwritten(node, shadow) for node in nodes):
@@ -538,14 +538,13 @@ def _protect_taps(graph: fx.Graph, shadow: nn.Module) -> None:
     for tapped in output.all_input_nodes:
         if _is_overwritten(tapped, shadow):
             with graph.inserting_after(tapped):
-                clone = graph.call_method("clone", (tapped,))
-            output.replace_input_with(tapped, clone)
+                output.replace_input_with(tapped, graph.call_method("clone", (tapped,)))
 
 
 def _is_overwritten(node: fx.Node, shadow: nn.Module) -> bool:
     """Whether a node's tensor is changed in place, directly or after nodes that may return the same memory."""
-    users = list(node.users)
-    return any(_works_in_place(u, shadow) or (_may_alias(u, shadow) and _is_overwritten(u, shadow)) for u in users)
+    memory = reachable([node], lambda n: [user for user in n.users if _may_alias(user, shadow)])
+    return any(_works_in_place(user, shadow) for each in memory for user in each.users)
 
 
 def _may_alias(node: fx.Node, shadow: nn.Module) -> bool:
@@ -557,7 +556,8 @@ def _may_alias(node: fx.Node, shadow: nn.Module) -> bool:
 
 def _works_in_place(node: fx.Node, shadow: nn.Module) -> bool:
     if node.op == "call_module":
-        return bool(getattr(shadow.get_submodule(str(node.target)), "inplace", False))
+        module = shadow.get_submodule(str(node.target))
+        return bool(getattr(module, "inplace", hasattr(module, "transforms")))  # what torchvision's containers hold may
     name = str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
     says_so = name.endswith("_") and not name.endswith("__")  # x.relu_(), F.relu_(x)
     given = dict(node.kwargs)

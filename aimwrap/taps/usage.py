@@ -79,7 +79,7 @@ class OwnCodeProgram:
     def run(self, host: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """The tapped outputs by name, as the backbone lays them out."""
         self.source.training = host.training
-        return self.outputs(images)
+        return self.outputs(images.clone())  # which its code may overwrite
 
     def train(self, mode: bool) -> None:
         """Let the model's own ``train`` decide which of its modules follow."""

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 from zoo import BACKBONES, HAND_WRITTEN, NUM_CLASSES, Branching, HeadConvNet, TinyNet, small_aim
 
 from aimwrap import AIM, explain
@@ -241,6 +242,13 @@ def test_an_activation_in_place_does_not_overwrite_the_map(method: Callable[...,
     in_place, apart = (nn.Sequential(convolution, nn.ReLU(inplace=place), *ends).eval() for place in (True, False))
     maps = method(in_place, images, layer="0")
     assert (maps < 0).any() and torch.equal(maps, method(apart, images, layer="0"))
+
+
+@every_method
+def test_a_layer_in_place_does_not_overwrite_the_images(method: Callable[..., Tensor], images: Tensor) -> None:
+    network = TinyNet()
+    in_place, apart = (nn.Sequential(v2.Normalize([0.5] * 3, [0.5] * 3, place), network) for place in (True, False))
+    assert torch.equal(method(in_place, images), method(apart, images))
 
 
 def test_score_cam_prints_nothing(images: Tensor, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from zoo import TinyNet, conv_block
 
-from aimwrap import AIM, explain, inspect_backbone
+from aimwrap import AIM, SecondLook, explain, inspect_backbone
 from aimwrap.analysis.readout import evaluating
 from aimwrap.attribution import LogitsView
 from aimwrap.backbones.pooled import PooledClassifier
@@ -403,3 +403,40 @@ def test_a_layer_in_front_that_moves_pixels_is_warned_of(front: nn.Module, kind:
         tap_backbone(nn.Sequential(front, TinyNet()), ["1.block2", "1.block3"], example_input=torch.zeros(1, 3, 64, 64))
     said = [str(each.message) for each in caught if "will be shifted" in str(each.message)]
     assert [kind in text and "Prepare images before the model" in text for text in said] == [True] * bool(kind)
+
+
+class OwnCode(TinyNet):
+    """Depends on sizes, and so is run by its own code."""
+
+    def features(self, x: Tensor) -> Tensor:
+        x[:] = (x - 0.5) / 0.5
+        return super().features(x) if x.shape[-1] > 16 else super().features(x.repeat(1, 1, 2, 2))
+
+
+class Method(TinyNet):
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x.sub_(0.5).div_(0.5))
+
+
+IN_PLACE = v2.Normalize(MEAN, MEAN, inplace=True)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(IN_PLACE, TinyNet()),
+        lambda: nn.Sequential(v2.Compose([IN_PLACE]), TinyNet()),
+        lambda: nn.Sequential(nn.Identity(), nn.Hardtanh(inplace=True), TinyNet()),
+        Method,
+        OwnCode,
+    ],
+    ids=["layer", "within a transform", "after an identity", "method", "own code"],
+)
+def test_layers_in_front_that_work_in_place_leave_the_images(build: Callable[[], nn.Module]) -> None:
+    """``v2.Normalize(inplace=True)`` normalised the images again for each look: second looks were wrong."""
+    torch.manual_seed(0)
+    model = AIM(build(), mask_width=8).eval()
+    second, images = SecondLook(model), 3 * torch.rand(2, 3, 64, 64)
+    before = images.clone()
+    again, twice = (second(images).logits for _ in range(2))
+    assert torch.equal(images, before) and torch.equal(again, twice)
