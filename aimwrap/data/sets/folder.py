@@ -24,7 +24,7 @@ MASK = re.compile(
     r"[ _-](mask|seg\w*|gt)[\d _-]*$|([ _-](labels?|annotations?|superpixels?|overlay)|mask)$"
 )
 ENDS = re.compile(  # also beginnings
-    r"images|masks?|labels|annotations|seg(mentations)?|gt|groundtruth|thumb(nail)?s?|aug(ment(ed|ation))?|resized|cropped"
+    r"images|masks?|labels|annotations|seg(mentations)?|gt|groundtruth|thumb(nail)?s?|aug|augment(ed|ation)?|resized|cropped"
 )
 COPY = re.compile(  # as file managers name it, or who makes more images of each
     r"(?i)^(cop(y|ie|ia)|kopie)( \(\d+\))? (of|de|von) |([ _-]+(cop(y|ie|ia)|kopie|\(\d+\))( ?\(?\d+\)?)?| 2)$|"
