@@ -7,7 +7,7 @@
     python benchmarks/second_look/cell_tables.py            # tables from the results so far
 
 Stop it at any moment and start it again: what is in results/*.jsonl is not repeated, what was interrupted is. Start it
-twice to use two cores: the processes share the work. A cell and seed takes 1 to 4 minutes of one core and 2 to 4 GB.
+twice to use two cores: the processes share the work. A cell and seed takes 2 to 5 minutes of one core and 2 to 4 GB.
 
 The sets are Stamps, Stamps with small objects (0.25 to 0.45 of the side instead of 0.5 to 0.8), and the digits as
 `aimwrap data digits` builds them. The networks are timm's tf_efficientnet_lite0 and tf_efficientnet_lite2 with ImageNet
