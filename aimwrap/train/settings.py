@@ -397,6 +397,8 @@ class Settings:
         unknown = sorted(values.keys() - names)
         if unknown:
             raise ValueError(f"the settings {', '.join(unknown)} are unknown to this version of aimwrap")
+        if values.get("second_look"):
+            values = {"second_copies": 0, **values}  # older versions made none
         try:
             plain: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
             return cls(**plain)

@@ -54,6 +54,16 @@ def test_settings_survive_a_file(settings_of: Callable[..., Settings]) -> None:
         Settings.from_json({"data": "cub"})
 
 
+def test_second_looks_of_older_versions_had_no_copies(settings_of: Callable[..., Settings]) -> None:
+    """So their runs are not taken for the result of the same command now."""
+    settings = settings_of(second_look=True)
+    older = {name: value for name, value in settings.to_json().items() if name != "second_copies"}
+    assert differences(Settings.from_json(older), settings) == {"second_copies": (0, 2)}
+    assert Settings.from_json(settings.to_json()) == settings
+    older |= {"second_look": False}
+    assert not differences(Settings.from_json(older), settings_of())
+
+
 def test_a_design_decides_what_is_not_given(settings_of: Callable[..., Settings]) -> None:
     assert settings_of().design_arguments == OURS and settings_of(design="paper").design_arguments == PAPER
     settings = settings_of(design="paper", pooling="active", labels_move_area=False, logit_range=6.0, logit_spread=0.0)
