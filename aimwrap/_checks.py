@@ -306,6 +306,8 @@ def check_masks(masks: Tensor, images: Tensor) -> Tensor:
         raise TypeError(f"{expected}, got {type(masks).__name__}")
     if not fits:
         raise ValueError(f"{expected}, got {tuple(masks.shape)}")
+    if masks.isnan().any():
+        raise ValueError(f"{expected}, got NaN; a model's are NaN where its images or weights are not finite")
     raise ValueError(f"{expected}, got other values; masks > 0.5 makes them of probabilities")
 
 

@@ -165,6 +165,12 @@ def test_copies_are_counted(copies: int, kind: str, model: AIM, images: Tensor) 
         SecondLook(model).features(images, copies)
 
 
+def test_copies_of_images_that_are_not_finite_are_refused(model: AIM, images: Tensor) -> None:
+    images[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="got NaN; a model's are NaN where its images or weights are not finite"):
+        SecondLook(model).features(images, 1)
+
+
 def test_its_weights_load_again(model: AIM, images: Tensor) -> None:
     second, other = SecondLook(model), SecondLook(copy.deepcopy(model))
     for parameter in other.parameters():
@@ -489,7 +495,7 @@ def test_given_masks_replace_the_first_look(model: AIM, images: Tensor) -> None:
     ("masks", "error", "says"),
     [
         (torch.full((4, 1, 6, 8), 0.3), ValueError, r"masks must be zeros and ones, .* got other values; masks > 0\.5"),
-        (torch.full((4, 1, 6, 8), torch.nan), ValueError, r"got other values"),
+        (torch.full((4, 1, 6, 8), torch.nan), ValueError, r"got NaN"),
         (torch.ones(4, 6, 8), ValueError, r"\(4, 1, h, w\), the pixels to show, got \(4, 6, 8\)"),
         (torch.ones(1, 1, 6, 8), ValueError, r"got \(1, 1, 6, 8\)"),
         ({2: torch.ones(4, 1, 6, 8)}, TypeError, r"got dict"),
