@@ -116,7 +116,7 @@ REFUSED = {
     },
     "a set beside its copies": (("d/train/ok", "d/test/ok", "d512/ok", "d512/bad"), "or another set"),
     "a set beside its classes": (("cat", "dog", "set/train/cat", "set/test/cat"), "or another set"),
-    "first letters above the classes": (("a/abbey", "a/alley", "b/beach"), "seem to be above the classes"),
+    "first letters above the classes": (("a/abbey", "a/alley", "b/beach"), "above the classes (abbey, alley, beach)"),
     "splits of other names": (
         ("seg_train/cat", "seg_train/dog", "seg_pred/cat", "seg_pred/dog"),
         "seem to be above the classes",

@@ -189,8 +189,8 @@ def check_level(root: Path, images: Mapping[str, Counter[str]], source: str = ""
         wanted = "places" if source == "place" else "classes"
         raise ValueError(
             f"{root} has one {source or 'class'} only, or folders ({', '.join(below)}) that seem to be above the "
-            f"{wanted} ({', '.join(same)}) or to hold kinds of files or parts. Pass the folder whose folders are the "
-            f"{wanted} (as {root / first} may be){'' if source else root_too}"
+            f"{wanted} ({', '.join((same or inside)[:9])}) or to hold kinds of files or parts. Pass the folder whose "
+            f"folders are the {wanted} (as {root / first} may be){'' if source else root_too}"
         )
     splits: dict[str, set[str]] = {}  # of each name without a split's
     for name in below:
